@@ -1,0 +1,1 @@
+"""Nets that turn clips into features, one file each."""

@@ -1,0 +1,217 @@
+"""Frozen, validated values that cross module borders: rows, specs, features, splits and scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from har_pipeline.errors import FeatureMismatchError
+
+VIDEO_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+Sampling = Literal["first", "uniform", "dense"]
+Padding = Literal["repeat_last", "loop"]
+Stream = Literal["rgb", "flow", "depth"]
+
+
+def check_video_id(video_id: str) -> str:
+    """Return `video_id` if it is a legal one: letters, digits, `.`, `_`, `-`, at most 200 characters.
+
+    Raises: ValueError otherwise.
+    """
+    if not VIDEO_ID_PATTERN.fullmatch(video_id):
+        raise ValueError(f"video_id {video_id!r} must match [A-Za-z0-9][A-Za-z0-9._-]* and have at most 200 characters")
+    return video_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoRecord:
+    """One row of a manifest. Frames are numbered from 0; the row covers `[start_frame, end_frame)` of its file.
+
+    `path` is a video file and `depth_path` a depth file or folder, both absolute; at least one is set.
+    `end_frame=None` means the end of the video. `extra` holds the manifest's own columns, whose names start with `x_`.
+    Raises: ValueError if the id is illegal, the range is empty or negative, or no path is given.
+    """
+
+    video_id: str
+    label: str
+    path: Path | None = None
+    depth_path: Path | None = None
+    subject: str | None = None
+    group: str | None = None
+    camera: str | None = None
+    scenario: str | None = None
+    start_frame: int = 0
+    end_frame: int | None = None
+    split: str | None = None
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_video_id(self.video_id)
+        if not self.label:
+            raise ValueError(f"{self.video_id}: label is empty")
+        if self.path is None and self.depth_path is None:
+            raise ValueError(f"{self.video_id}: one of path and depth_path is required")
+        if self.start_frame < 0:
+            raise ValueError(f"{self.video_id}: start_frame {self.start_frame} is negative")
+        if self.end_frame is not None and self.end_frame <= self.start_frame:
+            raise ValueError(f"{self.video_id}: end_frame {self.end_frame} is not above start_frame {self.start_frame}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipSpec:
+    """Which frames of a video make which clip.
+
+    sampling: `first` = clips start at 0, clip_stride, 2 clip_stride ...; `uniform` = num_clips clips spread evenly,
+    first and last included; `dense` = as `first` but all that fit, and num_clips is None.
+    padding: what stands in for frames after the last: the last frame again, or the video from its start.
+    Defaults: Orozco 2020, section 3: the first 40 frames, completed with the last frame.
+    Raises: ValueError if a count is below 1, or num_clips does not fit the sampling.
+    """
+
+    sampling: Sampling = "first"
+    clip_len: int = 1
+    frame_interval: int = 1
+    clip_stride: int = 1
+    num_clips: int | None = 40
+    padding: Padding = "repeat_last"
+
+    def __post_init__(self) -> None:
+        for name in ("clip_len", "frame_interval", "clip_stride"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.sampling == "dense":
+            if self.num_clips is not None:
+                raise ValueError("dense sampling takes every clip: num_clips must be None")
+        elif self.num_clips is None or self.num_clips < 1:
+            raise ValueError(f"num_clips must be at least 1 for {self.sampling} sampling, not {self.num_clips}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureSpec:
+    """All that changes the numbers of a feature set; two features may be mixed only if their specs are equal.
+
+    weights: `sha256:<hex>` of the weights file or `random:<seed>`; fps: frames/s after resampling, None = as filmed;
+    resize: as in `stretch-224`, `short256-center224`; precision: arithmetic of the net; dtype: of the stored features.
+    """
+
+    extractor: str
+    weights: str
+    layer: str
+    feature_dim: int
+    stream: Stream = "rgb"
+    clips: ClipSpec = field(default_factory=ClipSpec)
+    fps: float | None = None
+    resize: str = "stretch-224"
+    preprocess: str = ""
+    precision: str = "fp32"
+    dtype: str = "float16"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the spec as a plain nested dict, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FeatureSpec:
+        """Build a spec from what `to_dict` returned."""
+        return cls(**{**values, "clips": ClipSpec(**values["clips"])})
+
+    @property
+    def name(self) -> str:
+        """The feature set's name: `<extractor>-<stream>-<first 10 hex of the sha256 of the canonical JSON>`."""
+        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return f"{self.extractor}-{self.stream}-{hashlib.sha256(canonical.encode()).hexdigest()[:10]}"
+
+    def require_equal(self, other: FeatureSpec, where: str) -> None:
+        """Check that `other` is the same spec. Raises: FeatureMismatchError naming each differing field."""
+        mine, theirs = self.to_dict(), other.to_dict()
+        differing = [f"{key}: {mine[key]!r} != {theirs[key]!r}" for key in mine if mine[key] != theirs[key]]
+        if differing:
+            raise FeatureMismatchError(f"{where}: the feature specs differ in " + "; ".join(differing))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureRecord:
+    """The stored features of one video.
+
+    features: (N, D) of the spec's dtype; clip_starts: (N,) int64 first source frame of each clip, 0-based;
+    num_frames: decodable frames as far as known, or the container's count; fps: of the source, frames/s.
+    decode_notes: what was wrong with the file, empty if nothing. provenance: versions, decoder, device.
+    """
+
+    video_id: str
+    features: np.ndarray
+    clip_starts: np.ndarray
+    num_frames: int
+    fps: float
+    checksum: str
+    decode_notes: tuple[str, ...] = ()
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """Video ids of one fold of a protocol; the three parts share no id. Raises: ValueError if they do."""
+
+    protocol: str
+    index: int
+    train: tuple[str, ...]
+    val: tuple[str, ...] = ()
+    test: tuple[str, ...]
+    seed: int = 0
+    manifest_sha256: str = ""
+
+    def __post_init__(self) -> None:
+        parts = {"train": set(self.train), "val": set(self.val), "test": set(self.test)}
+        for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
+            if shared := parts[first] & parts[second]:
+                raise ValueError(f"{self.protocol} split {self.index}: {first} and {second} share {sorted(shared)[:3]}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """Class probabilities of V videos.
+
+    probabilities: (V, K) float64, rows sum to 1, columns as in `classes`; labels: the true class of each row;
+    part: `train`, `val` or `test`; fold, seed: (V,) the fold and the repeat a row comes from.
+    Raises: ValueError if lengths disagree or a probability is not finite.
+    """
+
+    video_ids: tuple[str, ...]
+    labels: tuple[str, ...]
+    classes: tuple[str, ...]
+    probabilities: np.ndarray
+    part: tuple[str, ...]
+    fold: tuple[int, ...]
+    seed: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        rows = len(self.video_ids)
+        if self.probabilities.shape != (rows, len(self.classes)):
+            raise ValueError(f"probabilities are {self.probabilities.shape}, not ({rows}, {len(self.classes)})")
+        for name in ("labels", "part", "fold", "seed"):
+            if len(getattr(self, name)) != rows:
+                raise ValueError(f"{name} has {len(getattr(self, name))} entries for {rows} videos")
+        if not np.isfinite(self.probabilities).all():
+            raise ValueError("a probability is not finite")
+
+    def select(self, rows: Sequence[int] | np.ndarray) -> Scores:
+        """Return the scores of the given row numbers, in that order."""
+        index = [int(i) for i in rows]
+        return Scores(
+            video_ids=tuple(self.video_ids[i] for i in index),
+            labels=tuple(self.labels[i] for i in index),
+            classes=self.classes,
+            probabilities=self.probabilities[index],
+            part=tuple(self.part[i] for i in index),
+            fold=tuple(self.fold[i] for i in index),
+            seed=tuple(self.seed[i] for i in index),
+        )

@@ -1,0 +1,1 @@
+"""Decoding, preprocessing and writing of video files."""
