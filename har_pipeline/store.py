@@ -1,0 +1,318 @@
+"""The feature store: one Zarr v3 array of shape (N, D) per video, complete or absent, written without locks.
+
+Layout: `store.zarr/<feature_set>/<video_id>`; a feature set's group carries its `FeatureSpec` as the attribute `spec`.
+An array is built in the group `_staging` and renamed into place in one step after its commit attribute was written,
+so a kill at any moment leaves no half video, and of two processes that finish the same video the first one stays.
+Reasons of failed videos live in `_failures`, so that whoever lists a feature set's arrays sees features only.
+Arrays have one chunk, or chunks of at most 64 MiB where a video is longer, so that writing needs bounded memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+
+from har_pipeline.errors import FeatureMismatchError, StoreError
+from har_pipeline.records import FeatureRecord, FeatureSpec, check_video_id
+
+CHUNK_BYTES = 64 * 2**20
+FAILURES, STAGING = "_failures", "_staging"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class VideoSource:
+    """What a commit says of the video that features come from; see `FeatureRecord` for the fields."""
+
+    clip_starts: np.ndarray
+    num_frames: int
+    fps: float
+    decode_notes: tuple[str, ...] = ()
+    provenance: Mapping[str, str] | None = None
+
+
+class FeatureWriter:
+    """Writes one video's features in order; nothing is visible in the store before `commit` returns."""
+
+    def __init__(self, store: FeatureStore, feature_set: str, video_id: str, num_clips: int) -> None:
+        spec = store.spec(feature_set)
+        self._final = store.path / feature_set / check_video_id(video_id)
+        self._staged = store.path / STAGING / f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex}"
+        dtype = np.dtype(spec.dtype)
+        rows = max(1, min(num_clips, CHUNK_BYTES // (spec.feature_dim * dtype.itemsize)))
+        self._array = zarr.create_array(
+            self._staged,
+            shape=(num_clips, spec.feature_dim),
+            chunks=(rows, spec.feature_dim),
+            dtype=dtype,
+            fill_value=float("nan"),
+            compressors=[ZstdCodec(level=1, checksum=True)],
+            dimension_names=("clip", "feature"),
+        )
+        self._buffer = np.empty((rows, spec.feature_dim), dtype)
+        self._buffered = self._written = 0
+        self._hash = hashlib.sha256()
+
+    def append(self, rows: np.ndarray) -> None:
+        """Add (n, D) features of the store's dtype after those already given. Raises: StoreError if there are too many."""
+        if self._written + self._buffered + len(rows) > self._array.shape[0]:
+            raise StoreError(f"{self._final.name}: more features than the {self._array.shape[0]} clips announced")
+        self._hash.update(np.ascontiguousarray(rows, dtype=self._buffer.dtype).data)
+        while len(rows):
+            taken = min(len(rows), len(self._buffer) - self._buffered)
+            self._buffer[self._buffered : self._buffered + taken] = rows[:taken]
+            self._buffered += taken
+            rows = rows[taken:]
+            if self._buffered == len(self._buffer):
+                self._flush()
+
+    def _flush(self) -> None:
+        self._array[self._written : self._written + self._buffered] = self._buffer[: self._buffered]
+        self._written += self._buffered
+        self._buffered = 0
+
+    def commit(self, source: VideoSource) -> bool:
+        """Make the features visible. Returns False if another process had committed this video before.
+
+        Raises: StoreError if rows are missing.
+        """
+        if self._buffered:
+            self._flush()
+        if self._written != self._array.shape[0]:
+            raise StoreError(f"{self._final.name}: {self._written} of {self._array.shape[0]} clips were written")
+        self._array.update_attributes(
+            {
+                "complete": True,
+                "checksum": f"sha256:{self._hash.hexdigest()}",
+                "num_clips": self._written,
+                "num_frames": int(source.num_frames),
+                "fps": float(source.fps),
+                "clip_starts": [int(start) for start in source.clip_starts],
+                "decode_notes": list(source.decode_notes),
+                "provenance": dict(source.provenance or {}),
+                "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+        )
+        try:
+            self._staged.rename(self._final)
+        except OSError:
+            if not (self._final / "zarr.json").exists():
+                raise
+            self.abort()
+            return False
+        return True
+
+    def abort(self) -> None:
+        """Forget what was written."""
+        shutil.rmtree(self._staged, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A stored video that does not hold what its commit says."""
+
+    video_id: str
+    reason: str
+
+
+class FeatureStore:
+    """Feature sets on disk. Reading never writes; `create=True` makes the folder where there is none.
+
+    Raises: StoreError if `path` is not a feature store.
+    """
+
+    def __init__(self, path: Path | str, *, create: bool = False) -> None:
+        self.path = Path(path)
+        if create and not (self.path / "zarr.json").exists():
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                raise StoreError(f"{self.path} exists and is no feature store: choose another path")
+            # Two processes may come here together: both write the same bytes, and the rename of the key is atomic.
+            zarr.create_group(self.path, attributes={"har_pipeline_store": FORMAT_VERSION}, overwrite=False)
+        if not (self.path / "zarr.json").exists():
+            raise StoreError(f"{self.path} is not a feature store (no zarr.json); make one with `har extract`")
+        version = self._attributes(self.path).get("har_pipeline_store")
+        if version != FORMAT_VERSION:
+            raise StoreError(f"{self.path} is a Zarr group but not a feature store of format {FORMAT_VERSION}")
+        self._specs: dict[str, FeatureSpec] = {}
+
+    @staticmethod
+    def _attributes(node: Path) -> dict[str, Any]:
+        try:
+            return dict(zarr.open(node, mode="r").attrs)
+        except Exception as error:
+            raise StoreError(f"{node}: cannot be read as Zarr ({type(error).__name__}: {error})") from error
+
+    def feature_sets(self) -> list[str]:
+        """Return the names of all feature sets, sorted."""
+        return sorted(
+            node.name for node in self.path.iterdir() if (node / "zarr.json").exists() and not node.name.startswith("_")
+        )
+
+    def resolve(self, prefix: str) -> str:
+        """Return the full name of the one feature set that starts with `prefix`.
+
+        Raises: StoreError if none or several do; the message lists the candidates.
+        """
+        names = self.feature_sets()
+        found = [name for name in names if name == prefix] or [name for name in names if name.startswith(prefix)]
+        if len(found) != 1:
+            what = "no feature set starts" if not found else f"{len(found)} feature sets start"
+            raise StoreError(f"{self.path}: {what} with {prefix!r}; there are: {', '.join(found or names) or 'none'}")
+        return found[0]
+
+    def spec(self, feature_set: str) -> FeatureSpec:
+        """Return how the features of a set were made."""
+        if feature_set not in self._specs:
+            group = self.path / feature_set
+            if not (group / "zarr.json").exists():
+                raise StoreError(f"{self.path} has no feature set {feature_set!r}")
+            self._specs[feature_set] = FeatureSpec.from_dict(self._attributes(group)["spec"])
+        return self._specs[feature_set]
+
+    def create_feature_set(self, spec: FeatureSpec) -> str:
+        """Make the group of `spec` where it is missing and return its name.
+
+        Raises: FeatureMismatchError if the group of that name was made from another spec.
+        """
+        group = self.path / spec.name
+        if not (group / "zarr.json").exists():
+            with contextlib.suppress(zarr.errors.ContainsGroupError):
+                zarr.create_group(group, attributes={"spec": spec.to_dict()})
+        stored = FeatureSpec.from_dict(self._attributes(group)["spec"])
+        spec.require_equal(stored, f"{self.path}/{spec.name}")
+        for special in (STAGING, FAILURES, f"{FAILURES}/{spec.name}"):
+            if not (self.path / special / "zarr.json").exists():
+                with contextlib.suppress(zarr.errors.ContainsGroupError):
+                    zarr.create_group(self.path / special)
+        return spec.name
+
+    def video_ids(self, feature_set: str) -> list[str]:
+        """Return the ids of the videos whose features are complete, sorted."""
+        self.spec(feature_set)
+        nodes = (self.path / feature_set).iterdir()
+        return sorted(node.name for node in nodes if node.is_dir() and (node / "zarr.json").exists())
+
+    def __getitem__(self, feature_set: str) -> zarr.Group:
+        """Return the Zarr group of a feature set, so that `store[feature_set][video_id]` is the array (N, D)."""
+        self.spec(feature_set)
+        return zarr.open_group(self.path / feature_set, mode="r")
+
+    def writer(self, feature_set: str, video_id: str, num_clips: int) -> FeatureWriter:
+        """Return a writer for `num_clips` features of one video."""
+        return FeatureWriter(self, feature_set, video_id, num_clips)
+
+    def write(self, feature_set: str, video_id: str, features: np.ndarray, source: VideoSource) -> bool:
+        """Write and commit the whole (N, D) array of one video; see `FeatureWriter.commit`.
+
+        Raises: FeatureMismatchError if D is not the spec's.
+        """
+        spec = self.spec(feature_set)
+        if features.ndim != 2 or features.shape[1] != spec.feature_dim:
+            raise FeatureMismatchError(f"{video_id}: shape {features.shape}, but {feature_set} has D={spec.feature_dim}")
+        writer = self.writer(feature_set, video_id, len(features))
+        writer.append(features.astype(spec.dtype, copy=False))
+        return writer.commit(source)
+
+    def read(self, feature_set: str, video_id: str, *, check: bool = False) -> FeatureRecord:
+        """Return the features of one video; with `check`, compare them with the checksum of the commit.
+
+        Raises: StoreError if the video has no complete features here, or they are damaged.
+        """
+        node = self.path / feature_set / video_id
+        if not (node / "zarr.json").exists():
+            reason = self.failures(feature_set).get(video_id)
+            why = f"; its extraction failed: {reason}" if reason else "; extract it with `har extract`"
+            raise StoreError(f"{self.path}: {feature_set} has no features of {video_id!r}{why}")
+        try:
+            array = zarr.open_array(node, mode="r")
+            attributes = dict(array.attrs)
+            features = np.asarray(array[...])
+        except Exception as error:
+            raise StoreError(f"{node}: damaged ({type(error).__name__}: {error}); delete it and extract again") from error
+        if not attributes.get("complete"):
+            raise StoreError(f"{node}: was never committed; delete it and extract again")
+        if check and f"sha256:{hashlib.sha256(features.tobytes()).hexdigest()}" != attributes["checksum"]:
+            raise StoreError(f"{node}: features differ from their checksum; delete it and extract again")
+        return FeatureRecord(
+            video_id=video_id,
+            features=features,
+            clip_starts=np.asarray(attributes["clip_starts"], np.int64),
+            num_frames=attributes["num_frames"],
+            fps=attributes["fps"],
+            checksum=attributes["checksum"],
+            decode_notes=tuple(attributes["decode_notes"]),
+            provenance=attributes["provenance"],
+        )
+
+    def verify(self, feature_set: str) -> Iterator[Damage | None]:
+        """Read every video of a set against its checksum; yields None for a sound one and its `Damage` otherwise."""
+        spec = self.spec(feature_set)
+        for video_id in self.video_ids(feature_set):
+            try:
+                record = self.read(feature_set, video_id, check=True)
+                if record.features.shape[1:] != (spec.feature_dim,) or record.features.dtype != spec.dtype:
+                    raise StoreError(f"{record.features.shape} {record.features.dtype} does not fit the spec")
+            except StoreError as error:
+                yield Damage(video_id, str(error))
+            else:
+                yield None
+
+    def delete(self, feature_set: str, video_id: str) -> None:
+        """Remove one video's features, so that the next extraction makes them again."""
+        node = self.path / feature_set / check_video_id(video_id)
+        trash = self.path / STAGING / f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex}"
+        with contextlib.suppress(FileNotFoundError):
+            node.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)
+
+    def record_failure(self, feature_set: str, video_id: str, reason: str) -> None:
+        """Remember why a video has no features; `failures` returns it until the video succeeds."""
+        attributes = {"reason": reason, "written": datetime.now(UTC).isoformat(timespec="seconds")}
+        zarr.create_group(self.path / FAILURES / feature_set / video_id, attributes=attributes, overwrite=True)
+
+    def clear_failure(self, feature_set: str, video_id: str) -> None:
+        """Forget the failure of a video."""
+        shutil.rmtree(self.path / FAILURES / feature_set / check_video_id(video_id), ignore_errors=True)
+
+    def failures(self, feature_set: str) -> dict[str, str]:
+        """Return video_id -> reason of the videos that failed and have no features."""
+        folder = self.path / FAILURES / feature_set
+        if not folder.is_dir():
+            return {}
+        done = set(self.video_ids(feature_set))
+        nodes = (n for n in sorted(folder.iterdir()) if (n / "zarr.json").exists() and n.name not in done)
+        return {node.name: str(self._attributes(node).get("reason", "unknown")) for node in nodes}
+
+    def remove_debris(self) -> int:
+        """Delete what killed processes of this host left in `_staging`; returns how many arrays."""
+        removed = 0
+        staging = self.path / STAGING
+        for node in staging.iterdir() if staging.is_dir() else ():
+            host, _, rest = node.name.rpartition(".")[0].rpartition(".")
+            if host == socket.gethostname() and rest.isdigit() and not _process_lives(int(rest)):
+                shutil.rmtree(node, ignore_errors=True)
+                removed += 1
+        return removed
+
+
+def _process_lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
