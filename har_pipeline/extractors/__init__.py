@@ -1,1 +1,97 @@
-"""Nets that turn clips into features, one file each."""
+"""Nets that turn clips into features, one file each, and the one function that builds an extractor."""
+
+from __future__ import annotations
+
+import torch
+
+from har_pipeline.errors import ExtractionError, WeightsError
+from har_pipeline.extractors import efficientnet_lite0, vgg16
+from har_pipeline.extractors.base import PRECISIONS, Extractor, Net
+from har_pipeline.extractors.weights import find_weights
+
+NETS: dict[str, Net] = {net.NET.name: net.NET for net in (efficientnet_lite0, vgg16)}
+
+
+def find_net(name: str) -> Net:
+    """Return the net of that name. Raises: ExtractionError listing the known ones."""
+    if name not in NETS:
+        raise ExtractionError(f"unknown extractor {name!r}; there are: {', '.join(sorted(NETS))}")
+    return NETS[name]
+
+
+def pick_device(choice: str = "auto") -> torch.device:
+    """Return the device named `choice`; `auto` takes CUDA where there is one. Raises: ExtractionError if it is not there."""
+    if choice == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(choice)
+    except RuntimeError as error:
+        raise ExtractionError(f"unknown device {choice!r}: use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ExtractionError(f"device {choice!r} was asked for, but this machine has no usable CUDA device")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ExtractionError(f"device {choice!r}: this machine has {torch.cuda.device_count()} CUDA device(s)")
+    return device
+
+
+def pick_precision(choice: str, device: torch.device) -> str:
+    """Return fp32, bf16 or fp16; `auto` takes bf16 where the device computes it natively, else fp32.
+
+    Raises: ExtractionError if the choice is unknown, or fp16 is asked for on a CPU.
+    """
+    if choice == "auto":
+        if device.type == "cuda":
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        capability = torch.backends.cpu.get_cpu_capability()
+        native = capability.startswith("AVX512") and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _cpu_has_bf16()
+        return "bf16" if native else "fp32"
+    if choice not in PRECISIONS:
+        raise ExtractionError(f"unknown precision {choice!r}: use auto, fp32, bf16 or fp16")
+    if choice == "fp16" and device.type == "cpu":
+        raise ExtractionError("fp16 arithmetic needs a CUDA device; use fp32 or bf16 on a CPU")
+    return choice
+
+
+def _cpu_has_bf16() -> bool:
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def build_extractor(
+    name: str,
+    *,
+    layer: str | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    seed: int = 0,
+) -> Extractor:
+    """Return the extractor `name`, its weights loaded and on its device, in evaluation mode.
+
+    weights: a name of `har models`, a file, `random` (drawn with `seed`), or None for the net's default.
+    Raises: ExtractionError on an unknown net, layer, device or precision; WeightsError if the weights cannot be had.
+    """
+    net = find_net(name)
+    layer = layer or net.default_layer
+    if layer not in net.layers:
+        raise ExtractionError(f"{name} has no layer {layer!r}; it has: {', '.join(net.layers)}")
+    torch_device = pick_device(device)
+    chosen_precision = pick_precision(precision, torch_device)
+    found = find_weights(net, weights, layer, seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = net.build(layer)
+    if found.path is not None:
+        net.load(module, found.path)
+    module = module.eval().requires_grad_(False).to(torch_device, PRECISIONS[chosen_precision])
+    return Extractor(
+        net=net,
+        layer=layer,
+        weights=found.label,
+        preprocess=found.preprocess,
+        module=module.to(memory_format=torch.channels_last),
+        device=torch_device,
+        precision=chosen_precision,
+    )
+
+
+__all__ = ["NETS", "Extractor", "Net", "WeightsError", "build_extractor", "find_net", "pick_device", "pick_precision"]

@@ -1,0 +1,33 @@
+# Two commands set everything up: `make demo` and `make test`. Each makes the environment .venv where it is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint types clean
+
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "har_pipeline needs Python 3.11 or newer: make PYTHON=python3.12 demo")'
+	@date +%s > .install_started
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@echo $$(( $$(date +%s) - $$(cat .install_started) )) > .venv/install_seconds; rm -f .install_started
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: .venv/installed
+	$(BIN)/python pipelines/synthetic_demo.py --out demo_out --install-seconds "$$(cat .venv/install_seconds)"
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed-dev
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv demo_out build *.egg-info

@@ -1,0 +1,57 @@
+"""The command line `har`: parses, calls the library, prints. Every heavy import stands inside its command."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from har_pipeline import __version__
+from har_pipeline.cli import data, features, runs
+from har_pipeline.cli.common import note
+from har_pipeline.errors import HarError
+
+app = typer.Typer(
+    name="har",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Human action recognition: videos -> CNN features in a Zarr store -> temporal heads.\n\n"
+    "The usual way: har manifest build folder VIDEOS -o manifest.csv; har extract manifest.csv store.zarr; "
+    "har train manifest.csv store.zarr -o run; har evaluate run; har predict new.mp4 --run run",
+)
+app.add_typer(data.manifest_app, name="manifest")
+app.add_typer(data.splits_app, name="splits")
+app.add_typer(features.features_app, name="features")
+app.command("synth")(data.synth)
+app.command("models")(features.models)
+app.command("extract")(features.extract)
+app.command("train")(runs.train)
+app.command("evaluate")(runs.evaluate)
+app.command("predict")(runs.predict)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"har {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+
+
+def main() -> None:
+    """Run the command line; a `HarError` becomes a line on stderr and exit code 1."""
+    try:
+        app()
+    except HarError as error:
+        note(f"error: {error}")
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.exit(1)

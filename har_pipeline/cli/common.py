@@ -1,0 +1,100 @@
+"""What all commands share: option types, printing, progress bars. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from har_pipeline.extract import Progress
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one.")]
+Workers = Annotated[int | None, typer.Option(help="Decoding processes; by default a fitting number.", min=1)]
+Seed = Annotated[int, typer.Option(help="Seed of everything random in this command.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Root = Annotated[Path | None, typer.Option(help="Folder that the manifest's paths are relative to; its own by default.")]
+
+
+class Dtype(StrEnum):
+    """Types that features are stored in."""
+
+    float16 = "float16"
+    float32 = "float32"
+
+
+class Precision(StrEnum):
+    """Arithmetic of a net."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class DecoderChoice(StrEnum):
+    """Decoders."""
+
+    auto = "auto"
+    decord = "decord"
+    pyav = "pyav"
+
+
+def print_json(value: Any) -> None:
+    """Print a value as indented JSON on stdout."""
+    typer.echo(json.dumps(value, indent=2, default=str))
+
+
+def note(text: str) -> None:
+    """Print a line for people on stderr, out of the way of machine output."""
+    typer.echo(text, err=True)
+
+
+def print_table(header: list[str], rows: list[list[Any]]) -> None:
+    """Print an aligned table on stdout."""
+    cells = [header, *[["" if c is None else str(c) for c in row] for row in rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    for number, row in enumerate(cells):
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        if number == 0:
+            typer.echo("  ".join("-" * width for width in widths))
+
+
+@contextmanager
+def extraction_bar() -> Iterator[Callable[[Progress], None]]:
+    """Show an extraction's progress on stderr: videos/s, time left, failures and the stage that binds."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("extract"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("videos"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[rate]:.2f} videos/s, {task.fields[failed]} failed, bound by {task.fields[bound]}"),
+    )
+    with Bar(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("extract", total=None, rate=0.0, failed=0, bound="-")
+
+        def update(progress: Progress) -> None:
+            elapsed = bar.tasks[0].elapsed or 0.0
+            bar.update(
+                task,
+                total=progress.total,
+                completed=progress.already + progress.done + progress.failed,
+                rate=progress.done / elapsed if elapsed else 0.0,
+                failed=progress.failed,
+                bound=progress.bound_by,
+            )
+
+        yield update

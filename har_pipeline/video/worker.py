@@ -1,0 +1,337 @@
+"""A process of its own that decodes one video after another, so that a hanging or crashing file costs one video.
+
+Started by `DecodeWorker` as `python -m har_pipeline.video.worker`; imports no torch and is up in a fraction of a second.
+Frames travel through shared memory of fixed size (slots), messages through a socket. The time limit of a video is a
+kernel timer with the default action: SIGALRM ends the process even while a decoder hangs inside C code.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+
+from har_pipeline.clips import clip_indices, max_frame_needed, resampled_indices
+from har_pipeline.errors import VideoError
+from har_pipeline.records import ClipSpec
+from har_pipeline.video.decode import Decoder, FrameReader, VideoInfo, probe, tail_note
+from har_pipeline.video.preprocess import parse_resize, resize_frame
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeTask:
+    """What a worker needs to know to cut one manifest row into clips; fields as in `VideoRecord` and `FeatureSpec`."""
+
+    video_id: str
+    path: Path
+    start_frame: int
+    end_frame: int | None
+    clips: ClipSpec
+    fps: float | None
+    resize: str
+    decoder: Decoder
+    time_limit_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The clips of a video are known. `num_unique` clips will be sent; the last one stands for all further ones.
+
+    clip_starts: (N,) int64 frame of the file in which each clip starts; num_frames: of the row's range, in the file.
+    A second plan for the same video replaces the first: the container had announced a wrong number of frames.
+    """
+
+    clip_starts: np.ndarray
+    num_unique: int
+    num_frames: int
+    fps: float
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """`clips` (n, T) row numbers into the `num_frames` frames (size, size, 3) uint8 that lie in slot `slot`."""
+
+    slot: int
+    num_frames: int
+    clips: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """All clips of the video were sent."""
+
+    notes: tuple[str, ...]
+    decoder: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The video has no features; `reason` says why."""
+
+    reason: str
+
+
+Message = Plan | Chunk | Done | Failed
+
+
+class _Replan(Exception):
+    """The decoder delivered another number of frames than the plan assumed."""
+
+    def __init__(self, num_frames: int) -> None:
+        super().__init__(num_frames)
+        self.num_frames = num_frames
+
+
+class _Sender:
+    """Fills free slots with frames and hands them over; waits for a free one with the time limit stopped."""
+
+    def __init__(self, connection: Connection, memory: mmap.mmap, num_slots: int) -> None:
+        self.connection = connection
+        self.slots = np.frombuffer(memory, np.uint8).reshape(num_slots, -1)
+        self.free = list(range(num_slots))
+
+    def receive(self) -> DecodeTask:
+        """Return the next task, taking back slots that come before it."""
+        while True:
+            message = self.connection.recv()
+            if isinstance(message, DecodeTask):
+                return message
+            self.free.append(message)
+
+    def send(self, frames: list[np.ndarray], clips: np.ndarray) -> None:
+        while self.connection.poll() or not self.free:
+            remaining = signal.setitimer(signal.ITIMER_REAL, 0)[0]
+            self.free.append(self.connection.recv())
+            signal.setitimer(signal.ITIMER_REAL, remaining)
+        slot = self.free.pop()
+        size = frames[0].size
+        for i, frame in enumerate(frames):
+            self.slots[slot, i * size : (i + 1) * size] = frame.reshape(-1)
+        self.connection.send(Chunk(slot, len(frames), clips))
+
+
+def _source_frames(task: DecodeTask, num_frames: int, fps: float) -> np.ndarray:
+    """Return (F',) file frame numbers of the row's range after fps resampling."""
+    indices = resampled_indices(num_frames, fps, task.fps) if task.fps else np.arange(num_frames)
+    return indices + task.start_frame
+
+
+def _decode(task: DecodeTask, sender: _Sender) -> Done:
+    info = probe(task.path)
+    assumed = info.packet_frames or info.container_frames
+    if assumed <= task.start_frame:
+        raise VideoError(f"{task.path}: the row starts at frame {task.start_frame}, the file has {assumed}")
+    num_frames = min(assumed, task.end_frame or assumed) - task.start_frame
+    try:
+        return _send_clips(task, info, num_frames, sender, trusted=False)
+    except _Replan as replan:
+        return _send_clips(task, info, replan.num_frames, sender, trusted=True)
+
+
+def _send_clips(task: DecodeTask, info: VideoInfo, num_frames: int, sender: _Sender, trusted: bool) -> Done:
+    """Decode once and send every clip as soon as its frames are there.
+
+    Raises: _Replan if the file turns out to have another number of frames and that changes the clips.
+    """
+    source = _source_frames(task, num_frames, info.fps)
+    clips = source[clip_indices(len(source), task.clips)]
+    repeats = 0
+    while repeats < len(clips) - 1 and (clips[-2 - repeats] == clips[-1]).all():
+        repeats += 1
+    unique = clips[: len(clips) - repeats]
+    sender.connection.send(Plan(clips[:, 0], len(unique), num_frames, info.fps))
+    # Reading to the end tells the true number of frames; the first n clips do not depend on it once they are full.
+    needed = max_frame_needed(task.clips) if task.fps is None else None
+    reads_all = needed is None or num_frames < needed
+    stop = task.end_frame if reads_all else task.start_frame + needed
+    reader = FrameReader(task.path, decoder=task.decoder, start=task.start_frame, stop=stop, info=info)
+    pending = _ClipCutter(unique, sender)
+    resize = parse_resize(task.resize)
+    last = task.start_frame - 1
+    for last, frame in reader:
+        if pending.wants(last):
+            pending.add(last, resize_frame(frame, resize))
+    found = last + 1 - task.start_frame
+    if found <= 0:
+        raise VideoError(f"{task.path}: no frame could be decoded from frame {task.start_frame} on")
+    if (reads_all and found != num_frames and not trusted) or pending.unsent:
+        if trusted:
+            raise VideoError(f"{task.path}: decoding twice gave different numbers of frames")
+        raise _Replan(found)
+    notes = list(reader.notes)
+    if reads_all:
+        notes += tail_note(info, task.start_frame + found, task.end_frame)
+    return Done(tuple(notes), reader.decoder_used)
+
+
+class _ClipCutter:
+    """Collects frames, and sends the clips of which all frames are there, a slot full at a time."""
+
+    def __init__(self, clips: np.ndarray, sender: _Sender) -> None:
+        self.clips, self.sender = clips, sender
+        self.next = 0
+        self.frames: dict[int, np.ndarray] = {}
+        self.wanted = np.unique(clips)
+        # Frames before this one are needed by no clip from number i on (padding by looping goes back in time).
+        self.oldest = np.minimum.accumulate(clips.min(axis=1)[::-1])[::-1]
+        self.ready_at = np.maximum.accumulate(clips.max(axis=1))
+
+    @property
+    def unsent(self) -> bool:
+        return self.next < len(self.clips)
+
+    def wants(self, index: int) -> bool:
+        position = np.searchsorted(self.wanted, index)
+        return bool(position < len(self.wanted) and self.wanted[position] == index)
+
+    def add(self, index: int, frame: np.ndarray) -> None:
+        self.frames[index] = frame
+        capacity = self.sender.slots.shape[1] // frame.size
+        if len(self.frames) < capacity and index != self.wanted[-1]:
+            return
+        ready = int(np.searchsorted(self.ready_at, index, side="right"))
+        while self.next < ready:
+            end = self._fitting(ready, capacity)
+            rows, inverse = np.unique(self.clips[self.next : end], return_inverse=True)
+            self.sender.send([self.frames[int(i)] for i in rows], inverse.reshape(end - self.next, -1))
+            self.next = end
+        keep = self.oldest[self.next] if self.unsent else index + 1
+        self.frames = {i: f for i, f in self.frames.items() if i >= keep}
+
+    def _fitting(self, ready: int, capacity: int) -> int:
+        """Return the end of the longest run of clips from `next` on whose frames fit into one slot."""
+        end = self.next + 1
+        seen = set(self.clips[self.next].tolist())
+        while end < ready and len(seen := seen | set(self.clips[end].tolist())) <= capacity:
+            end += 1
+        return end
+
+
+def main(arguments: list[str]) -> None:
+    """Serve decode tasks until the other side closes the connection."""
+    socket_fd, memory_fd, num_slots = (int(a) for a in arguments)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphan outlives a killed job
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    connection = Connection(socket_fd)
+    sender = _Sender(connection, mmap.mmap(memory_fd, 0), num_slots)
+    while True:
+        try:
+            task = sender.receive()
+        except EOFError:
+            return
+        signal.setitimer(signal.ITIMER_REAL, task.time_limit_s)
+        try:
+            result: Done | Failed = _decode(task, sender)
+        except VideoError as error:
+            result = Failed(str(error))
+        except (BrokenPipeError, EOFError):
+            return
+        except Exception as error:
+            result = Failed(f"{task.path}: {type(error).__name__}: {error}")
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        connection.send(result)
+
+
+class DecodeWorker:
+    """The parent's side of one worker process: give it a task, `receive` its messages, `release` the slots."""
+
+    def __init__(self, frame_bytes: int, frames_per_slot: int, num_slots: int = 3) -> None:
+        self.task: DecodeTask | None = None
+        self._slot_bytes = frame_bytes * frames_per_slot
+        if hasattr(os, "memfd_create"):
+            memory_fd = os.memfd_create("har_frames")
+        else:
+            with tempfile.TemporaryFile() as file:
+                memory_fd = os.dup(file.fileno())
+        os.ftruncate(memory_fd, self._slot_bytes * num_slots)
+        self._memory = mmap.mmap(memory_fd, 0)
+        self.slots = np.frombuffer(self._memory, np.uint8).reshape(num_slots, self._slot_bytes)
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "har_pipeline.video.worker", str(theirs.fileno()), str(memory_fd), str(num_slots)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            command, pass_fds=(theirs.fileno(), memory_fd), stdin=subprocess.DEVNULL, env=environment
+        )
+        theirs.close()
+        os.close(memory_fd)
+        self.connection = Connection(ours.detach())
+
+    def start(self, task: DecodeTask) -> None:
+        """Give the idle worker a task."""
+        self.task = task
+        self.connection.send(task)
+
+    def receive(self) -> Message:
+        """Return the next message; the death of the process counts as `Failed`, after which the worker is useless."""
+        try:
+            message: Message = self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.wait()
+            return Failed(self._cause_of_death())
+        return message
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process can take another task."""
+        return self.process.poll() is None
+
+    def _cause_of_death(self) -> str:
+        assert self.task is not None
+        code = self.process.returncode
+        if code == -signal.SIGALRM:
+            return f"{self.task.path}: decoding took longer than the limit of {self.task.time_limit_s:g} s"
+        if code == -signal.SIGKILL:
+            return f"{self.task.path}: the decoding process was killed (out of memory?)"
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return f"{self.task.path}: the decoding process died ({how})"
+
+    def release(self, slot: int) -> None:
+        """Let the worker fill the slot again."""
+        try:
+            self.connection.send(slot)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the next `receive` reports the death
+
+    def frames(self, chunk: Chunk, shape: tuple[int, int, int]) -> np.ndarray:
+        """Return the chunk's frames (n, *shape) uint8, a view that is valid until `release`."""
+        size = int(np.prod(shape))
+        return self.slots[chunk.slot, : chunk.num_frames * size].reshape(chunk.num_frames, *shape)
+
+    def close(self) -> None:
+        """End the process."""
+        self.connection.close()
+        self.process.kill()
+        self.process.wait()
+
+
+def iterate_clips(task: DecodeTask, frame_shape: tuple[int, int, int], frames_per_slot: int) -> Iterator[Message]:
+    """Yield the messages of one video from a worker of its own; for tests and tools, slots are released after each."""
+    worker = DecodeWorker(int(np.prod(frame_shape)), frames_per_slot)
+    try:
+        worker.start(task)
+        while True:
+            message = worker.receive()
+            yield message
+            if isinstance(message, Chunk):
+                worker.release(message.slot)
+            elif isinstance(message, Done | Failed):
+                return
+    finally:
+        worker.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
