@@ -1,0 +1,227 @@
+"""Stored features as batches: loaded once into one flat array, then gathered, padded and given with their lengths."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+import torch
+
+from har_pipeline.errors import RunError
+from har_pipeline.records import FeatureRecord, VideoRecord
+
+MEMORY_FRACTION = 0.4
+
+
+class FeatureSource(Protocol):
+    """What is needed of a feature store; `store.FeatureStore` is one."""
+
+    def video_ids(self, feature_set: str, /) -> list[str]:
+        """Return the ids of the videos whose features are complete."""
+        ...
+
+    def read(self, feature_set: str, video_id: str, /) -> FeatureRecord:
+        """Return the features of one video."""
+        ...
+
+    def failures(self, feature_set: str, /) -> dict[str, str]:
+        """Return video_id -> reason of the videos that have no features."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureTable:
+    """The features of V videos, one after the other.
+
+    labels: (V,) int64 class numbers; features: (sum N, D) float16 or float32, in memory or a memory map;
+    offsets: (V + 1,) int64, video v owns the rows `[offsets[v], offsets[v + 1])`; missing: ids left out.
+    """
+
+    video_ids: tuple[str, ...]
+    labels: np.ndarray
+    features: np.ndarray
+    offsets: np.ndarray
+    missing: tuple[str, ...] = ()
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(V,) int64, the number of clips of each video."""
+        return np.diff(self.offsets)
+
+    @property
+    def feature_dim(self) -> int:
+        """D."""
+        return int(self.features.shape[1])
+
+    def rows_of(self, video_ids: Sequence[str]) -> np.ndarray:
+        """Return the (n,) int64 positions of those of `video_ids` that are in the table, in the order given."""
+        position = {video_id: row for row, video_id in enumerate(self.video_ids)}
+        return np.array([position[video_id] for video_id in video_ids if video_id in position], np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B videos: features (B, Nmax, D) float32, zeros after the end; lengths (B,) int64 on the CPU; labels (B,)."""
+
+    features: torch.Tensor
+    lengths: torch.Tensor
+    labels: torch.Tensor
+
+
+def label_numbers(records: Sequence[VideoRecord], classes: Sequence[str]) -> Mapping[str, int]:
+    """Return video_id -> class number for the records whose label is one of `classes`."""
+    number = {label: k for k, label in enumerate(classes)}
+    return {record.video_id: number[record.label] for record in records if record.label in number}
+
+
+def load_features(
+    store: FeatureSource,
+    feature_set: str,
+    records: Sequence[VideoRecord],
+    ids: Sequence[str],
+    classes: Sequence[str],
+    *,
+    allow_missing: bool = False,
+    memory_fraction: float = MEMORY_FRACTION,
+    spill_dir: Path | None = None,
+) -> FeatureTable:
+    """Read the features of the videos `ids`, in that order.
+
+    They stay in memory up to `memory_fraction` of what is free (joining them takes twice their size for a moment);
+    beyond that they go to an unlinked temporary file in `spill_dir` and come back as a memory map.
+    Raises: RunError if an id is not in the manifest, has no features (unless `allow_missing`: then it is left out and
+    stands in `missing`), has no clip, another feature_dim than the first video, or a feature that is not finite.
+    """
+    labels = label_numbers(records, classes)
+    if unknown := [video_id for video_id in ids if video_id not in labels]:
+        raise RunError(f"{_some(unknown)} not in the manifest, or with a label outside the run's classes")
+    present = set(store.video_ids(feature_set))
+    missing = tuple(video_id for video_id in ids if video_id not in present)
+    if missing and not allow_missing:
+        raise RunError(_missing_message(store, feature_set, missing, len(ids)))
+    kept = tuple(video_id for video_id in ids if video_id in present)
+    if not kept:
+        raise RunError(f"{feature_set}: none of the {len(ids)} videos has features; run `har extract` first")
+    rows = _Rows(int(memory_fraction * available_memory()), spill_dir)
+    lengths = []
+    for video_id in kept:
+        features = store.read(feature_set, video_id).features
+        rows.add(video_id, features)
+        lengths.append(len(features))
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    numbers = np.array([labels[video_id] for video_id in kept], np.int64)
+    return FeatureTable(kept, numbers, rows.join(), offsets, missing)
+
+
+class _Rows:
+    """Collects (n, D) arrays; once they exceed `budget` bytes they continue in a temporary file."""
+
+    def __init__(self, budget: int, spill_dir: Path | None) -> None:
+        self._budget, self._spill_dir = budget, spill_dir
+        self._parts: list[np.ndarray] = []
+        self._first: tuple[int, np.dtype[Any]] | None = None
+        self._count = self._bytes = 0
+        self._file: IO[bytes] | None = None
+
+    def add(self, video_id: str, features: np.ndarray) -> None:
+        if features.ndim != 2 or not len(features):
+            raise RunError(f"{video_id}: features of shape {features.shape} hold no clip; extract the video again")
+        shape = (features.shape[1], features.dtype)
+        self._first = self._first or shape
+        if shape != self._first:
+            raise RunError(f"{video_id}: (feature_dim, dtype) is {shape}, but that of the videos before {self._first}")
+        if not np.isfinite(features).all():
+            raise RunError(f"{video_id}: a feature is not finite; extract it again (float16 ends at 65504)")
+        self._count += len(features)
+        self._bytes += features.nbytes
+        if self._file is None and self._bytes > self._budget:
+            self._file = tempfile.TemporaryFile(dir=self._spill_dir)  # noqa: SIM115 - lives as long as the map
+            for part in self._parts:
+                self._file.write(np.ascontiguousarray(part).data)
+            self._parts.clear()
+        if self._file is None:
+            self._parts.append(features)
+        else:
+            self._file.write(np.ascontiguousarray(features).data)
+
+    def join(self) -> np.ndarray:
+        if self._file is None or self._first is None:
+            return np.concatenate(self._parts)
+        self._file.flush()
+        # r+ because torch wants a writable array; the file has no name any more, nothing can be overwritten.
+        return np.memmap(self._file, self._first[1], "r+", shape=(self._count, self._first[0]))
+
+
+def available_memory() -> int:
+    """Return the bytes of memory that are free or can be freed at once; a quarter of all memory where not told."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+
+
+def padded_batches(
+    table: FeatureTable,
+    batch_size: int,
+    *,
+    rows: np.ndarray | None = None,
+    generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+) -> Iterator[Batch]:
+    """Yield the videos `rows` (default: all) in batches; shuffled when a generator is given, in order otherwise.
+
+    Features travel to the device in their stored dtype and become float32 there.
+    """
+    chosen = torch.arange(len(table.video_ids)) if rows is None else torch.from_numpy(np.asarray(rows, np.int64))
+    if generator is not None:
+        chosen = chosen[torch.randperm(len(chosen), generator=generator)]
+    flat, starts = torch.from_numpy(table.features), torch.from_numpy(table.offsets[:-1])
+    lengths, labels = torch.from_numpy(table.lengths), torch.from_numpy(table.labels)
+    for batch in chosen.split(batch_size):
+        step = torch.arange(int(lengths[batch].max()))
+        valid = step < lengths[batch][:, None]
+        index = torch.where(valid, starts[batch][:, None] + step, starts[batch][:, None])
+        features = flat[index.flatten()].view(*index.shape, -1).to(device).float()
+        if not valid.all():
+            features *= valid[..., None].to(device)
+        yield Batch(features, lengths[batch], labels[batch].to(device))
+
+
+def feature_statistics(table: FeatureTable, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation (D,) float64 of each feature over all clips of the videos `rows`."""
+    count, total, squares = 0, np.zeros(table.feature_dim), np.zeros(table.feature_dim)
+    shift: np.ndarray | None = None
+    for row in rows:
+        clips = table.features[table.offsets[row] : table.offsets[row + 1]].astype(np.float64)
+        # Sums around the first video's mean: the naive formula loses a constant feature's zero deviation.
+        shift = clips.mean(axis=0) if shift is None else shift
+        clips -= shift
+        count += len(clips)
+        total += clips.sum(axis=0)
+        squares += np.square(clips).sum(axis=0)
+    if shift is None:
+        raise RunError("feature statistics need at least one training video")
+    mean = total / count
+    return mean + shift, np.sqrt(np.maximum(squares / count - mean**2, 0))
+
+
+def _some(ids: Sequence[str]) -> str:
+    return f"{len(ids)} video{'s' if len(ids) > 1 else ''} ({', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''})"
+
+
+def _missing_message(store: FeatureSource, feature_set: str, missing: Sequence[str], wanted: int) -> str:
+    failures = store.failures(feature_set)
+    failed = [video_id for video_id in missing if video_id in failures]
+    why = f"; {len(failed)} failed in extraction, the first: {failures[failed[0]]}" if failed else ""
+    return (
+        f"{feature_set}: no features of {_some(missing)} of the {wanted} wanted{why}. Run `har extract` on the "
+        "manifest (with --retry-failed for those that failed), or leave them out with --allow-missing"
+    )

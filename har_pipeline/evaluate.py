@@ -1,0 +1,195 @@
+"""Measures of a run or of pooled folds, and the class probabilities of one more video."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from har_pipeline.datasets import Batch
+from har_pipeline.errors import RunError
+from har_pipeline.heads import class_probabilities
+from har_pipeline.metrics import Interval, confusion_matrix, mean_class_accuracy, ranks, wilson_interval
+from har_pipeline.records import Scores
+from har_pipeline.report.plots import save_confusion_matrix, save_training_curves
+from har_pipeline.run_folder import Run, load_run, read_history, write_json
+from har_pipeline.scores import check_unique, concat_scores, read_scores, select_part, write_scores
+
+__all__ = [
+    "ClassResult",
+    "Evaluation",
+    "concat_scores",
+    "evaluate_run",
+    "evaluate_scores",
+    "predict_scores",
+    "read_scores",
+    "select_part",
+    "top_k",
+    "write_evaluation",
+    "write_scores",
+]
+
+TOP = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassResult:
+    """One class's row: its test videos, how many were right, recall (= its accuracy) and precision.
+
+    `accuracy` is None for a class without videos, `precision` None for one that was never predicted.
+    `confused_with`: the class it was most often taken for, with the number of videos; None if never.
+    """
+
+    label: str
+    videos: int
+    correct: int
+    accuracy: Interval | None
+    precision: float | None
+    confused_with: str | None
+    confused_videos: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Video accuracies with 95 % confidence intervals, in [0, 1].
+
+    top1, top5: share of videos whose class is the first, or among the first five (None with five classes or fewer,
+    where it says nothing), Wilson intervals; mean_class: mean of the classes' accuracies, stratified bootstrap (see
+    `metrics.mean_class_accuracy`); confusion: (K, K) int64, rows true, columns predicted; folds: numbers pooled.
+    notes: what a reader must know, such as random backbone weights.
+    """
+
+    part: str
+    classes: tuple[str, ...]
+    num_videos: int
+    folds: tuple[int, ...]
+    top1: Interval
+    top5: Interval | None
+    mean_class: Interval
+    per_class: tuple[ClassResult, ...]
+    confusion: np.ndarray
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the measures as a plain nested dict, ready for JSON."""
+        return {**dataclasses.asdict(self), "confusion": self.confusion.tolist()}
+
+
+def evaluate_scores(scores: Scores, *, notes: Sequence[str] = ()) -> Evaluation:
+    """Return the measures over all rows of `scores`: one part of one run, or the pooled folds of a protocol.
+
+    Raises: RunError if there is no row, several parts or several seeds (repeats are not pooled: evaluate each), a video
+    stands twice, or a label is not among the classes.
+    """
+    if not scores.video_ids:
+        raise RunError("there are no scores to evaluate")
+    for name in ("part", "seed"):
+        if len(found := sorted(set(getattr(scores, name)))) > 1:
+            raise RunError(f"scores of several {name}s {found} cannot be pooled: select one")
+    check_unique(scores)
+    number = {label: k for k, label in enumerate(scores.classes)}
+    if unknown := sorted(set(scores.labels) - set(number)):
+        raise RunError(f"labels {unknown[:5]} are not among the {len(number)} classes of the scores")
+    labels = np.array([number[label] for label in scores.labels], np.int64)
+    rank = ranks(scores.probabilities, labels)
+    predicted = np.argmax(scores.probabilities, axis=1)
+    confusion = confusion_matrix(labels, predicted, len(scores.classes))
+    total = len(labels)
+    return Evaluation(
+        part=scores.part[0],
+        classes=scores.classes,
+        num_videos=total,
+        folds=tuple(sorted(set(scores.fold))),
+        top1=wilson_interval(int((rank == 0).sum()), total),
+        top5=wilson_interval(int((rank < TOP).sum()), total) if len(scores.classes) > TOP else None,
+        mean_class=mean_class_accuracy(confusion),
+        per_class=tuple(_class_result(confusion, k, scores.classes) for k in range(len(scores.classes))),
+        confusion=confusion,
+        notes=tuple(notes),
+    )
+
+
+def _class_result(confusion: np.ndarray, k: int, classes: Sequence[str]) -> ClassResult:
+    videos, correct, predicted = int(confusion[k].sum()), int(confusion[k, k]), int(confusion[:, k].sum())
+    wrong = np.where(np.arange(len(classes)) == k, 0, confusion[k])
+    other = int(wrong.argmax())
+    return ClassResult(
+        label=classes[k],
+        videos=videos,
+        correct=correct,
+        accuracy=wilson_interval(correct, videos) if videos else None,
+        precision=correct / predicted if predicted else None,
+        confused_with=classes[other] if wrong[other] else None,
+        confused_videos=int(wrong[other]),
+    )
+
+
+def evaluate_run(run_dir: Path | str, *, part: str = "test", out: Path | None = None) -> Evaluation:
+    """Evaluate the stored scores of a run and write the measures beside them.
+
+    Files go to `out`; by default the run folder for the test videos, and its subfolder `val` for the validation ones:
+    evaluation.json, per_class.csv, confusion.csv, confusion.png, and training.png of a head trained in epochs.
+    Raises: RunError if the run is incomplete or has no scores of that part.
+    """
+    run = load_run(run_dir)
+    notes = run.info.get("summary", {}).get("notes", [])
+    if missing := run.info.get("summary", {}).get("missing", []):
+        notes = [*notes, f"{len(missing)} videos had no features and were left out: {', '.join(missing[:5])}"]
+    evaluation = evaluate_scores(select_part(run.scores(), part), notes=notes)
+    folder = out if out is not None else (run.path if part == "test" else run.path / part)
+    write_evaluation(evaluation, folder)
+    history = read_history(run.path)
+    if len(history["epoch"]) > 1:
+        save_training_curves(folder / "training.png", history)
+    return evaluation
+
+
+def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
+    """Write evaluation.json, per_class.csv, confusion.csv and confusion.png into `folder`, made where missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "evaluation.json", evaluation.to_dict())
+    with open(folder / "per_class.csv", "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        names = ("low_95", "high_95", "precision", "confused_with", "confused_videos")
+        table.writerow(["label", "videos", "correct", "accuracy", *names])
+        for row in evaluation.per_class:
+            interval = dataclasses.astuple(row.accuracy) if row.accuracy else ("", "", "")
+            precision = "" if row.precision is None else row.precision
+            confused = (row.confused_with or "", row.confused_videos)
+            table.writerow([row.label, row.videos, row.correct, *interval, precision, *confused])
+    with open(folder / "confusion.csv", "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["true \\ predicted", *evaluation.classes])
+        for label, counts in zip(evaluation.classes, evaluation.confusion.tolist(), strict=True):
+            table.writerow([label, *counts])
+    save_confusion_matrix(folder / "confusion.png", evaluation.confusion, evaluation.classes)
+
+
+def predict_scores(run: Run, features: np.ndarray) -> np.ndarray:
+    """Return (K,) float64 class probabilities of one video from its (N, D) features, made as the run's spec says.
+
+    Raises: RunError if there is no clip, D is not the run's, or a feature is not finite.
+    """
+    wanted = len(run.head.input_mean)
+    if features.ndim != 2 or not len(features) or features.shape[1] != wanted:
+        raise RunError(f"{run.path}: the head reads features (N >= 1, {wanted}), but got {features.shape}")
+    if not np.isfinite(features).all():
+        raise RunError(f"{run.path}: a feature of the video is not finite")
+    batch = Batch(
+        torch.from_numpy(np.ascontiguousarray(features, np.float32))[None].to(run.head.input_mean.device),
+        torch.tensor([len(features)]),
+        torch.zeros(1, dtype=torch.int64),
+    )
+    return class_probabilities(run.head, [batch])[0]
+
+
+def top_k(classes: Sequence[str], probabilities: np.ndarray, k: int = 3) -> list[tuple[str, float]]:
+    """Return the k most probable (class, probability), best first; fewer if there are fewer classes."""
+    order = np.argsort(-np.asarray(probabilities), kind="stable")[:k]
+    return [(classes[number], float(probabilities[number])) for number in order]

@@ -1,0 +1,69 @@
+"""The one module of stage two: scaled features -> encoder -> dropout -> dense layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from har_pipeline.datasets import Batch
+    from har_pipeline.train_config import Output
+
+SMALLEST_SCALE = 1e-6
+
+
+class SequenceClassifier(nn.Module):
+    """An encoder (B, N, D) -> (B, E) and a dense layer E -> K.
+
+    `input_mean` and `input_scale` (D,) are buffers, so that the weights file alone reproduces a prediction; they are
+    0 and 1 until `set_input_scaling` is called. `encoder` takes (features, lengths) and has `out_dim` = E.
+    """
+
+    input_mean: torch.Tensor
+    input_scale: torch.Tensor
+
+    def __init__(
+        self, encoder: nn.Module, feature_dim: int, out_dim: int, num_classes: int, dropout: float, output: Output
+    ) -> None:
+        super().__init__()
+        self.register_buffer("input_mean", torch.zeros(feature_dim))
+        self.register_buffer("input_scale", torch.ones(feature_dim))
+        self.encoder = encoder
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(out_dim, num_classes)
+        nn.init.xavier_uniform_(self.classifier.weight)
+        nn.init.zeros_(self.classifier.bias)
+        self.output = output
+
+    def set_input_scaling(self, mean: np.ndarray, deviation: np.ndarray) -> None:
+        """Scale inputs to (x - mean) / deviation from now on; a constant feature (deviation 0) becomes 0."""
+        scale = np.divide(1.0, deviation, out=np.zeros(len(deviation)), where=deviation > SMALLEST_SCALE)
+        self.input_mean.copy_(torch.from_numpy(np.asarray(mean)))
+        self.input_scale.copy_(torch.from_numpy(scale))
+
+    def encode(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Return (B, E), what the dense layer sees in evaluation mode."""
+        return self.encoder((features - self.input_mean) * self.input_scale, lengths)
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Return (B, K) log probabilities for features (B, Nmax, D) float32 and lengths (B,) int64 on the CPU.
+
+        With `output="sigmoid"` they are those of the sigmoids divided by their sum: what Keras's categorical
+        cross-entropy makes of an output that does not sum to 1.
+        """
+        logits = self.classifier(self.dropout(self.encode(features, lengths)))
+        if self.output == "sigmoid":
+            logits = nn.functional.logsigmoid(logits)
+        return nn.functional.log_softmax(logits, dim=1)
+
+
+@torch.inference_mode()
+def class_probabilities(head: SequenceClassifier, batches: Iterable[Batch]) -> np.ndarray:
+    """Return (V, K) float64 probabilities, rows summing to 1, in the batches' order; the head is put in eval mode."""
+    head.eval()
+    parts = [head(batch.features, batch.lengths).double().softmax(dim=1).cpu().numpy() for batch in batches]
+    return np.concatenate(parts) if parts else np.zeros((0, head.classifier.out_features))

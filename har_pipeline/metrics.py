@@ -1,0 +1,62 @@
+"""Measures of a classifier from true classes and class probabilities; plain numpy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+CONFIDENCE = 0.95
+BOOTSTRAP_DRAWS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A value in [0, 1] with its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE) -> Interval:
+    """Return the share of successes with Wilson's score interval, which stays in [0, 1] and is not empty at 0 or 1.
+
+    Raises: ValueError unless 0 <= successes <= trials and trials > 0.
+    Source: Wilson 1927.
+    """
+    if not 0 <= successes <= trials or trials < 1:
+        raise ValueError(f"{successes} successes in {trials} trials")
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share = successes / trials
+    centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
+    half = z / (1 + z**2 / trials) * (share * (1 - share) / trials + z**2 / (4 * trials**2)) ** 0.5
+    return Interval(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
+
+
+def ranks(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return (V,) int64 ranks of the true classes, 0 = most probable; among equals the lower class number is first."""
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    return np.argmax(order == labels[:, None], axis=1)
+
+
+def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return (K, K) int64 counts, rows true classes, columns predicted ones."""
+    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def mean_class_accuracy(confusion: np.ndarray, *, draws: int = BOOTSTRAP_DRAWS, seed: int = 0) -> Interval:
+    """Return the mean of the classes' accuracies with a stratified bootstrap percentile interval.
+
+    Classes without videos do not count. Videos are redrawn within each class, which for an accuracy is a binomial draw.
+    The interval takes videos as independent: clips cut from one recording are not, so the truth is wider; and it is
+    empty where every class is all right or all wrong (the Wilson interval of the video accuracy is not).
+    """
+    videos = confusion.sum(axis=1)
+    seen = videos > 0
+    correct, videos = np.diag(confusion)[seen], videos[seen]
+    accuracies = correct / videos
+    drawn = np.random.default_rng(seed).binomial(videos, accuracies, size=(draws, len(videos))) / videos
+    low, high = np.quantile(drawn.mean(axis=1), [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
+    return Interval(float(accuracies.mean()), float(low), float(high))

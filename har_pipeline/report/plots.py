@@ -1,0 +1,168 @@
+"""Pictures of results. Figures are built as objects, never through pyplot's global state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+CELL_TEXT_CLASSES = 20
+DPI = 120
+BEST, OTHER, INK = "#1f5fa8", "#a9c4e4", "#222222"
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def save_confusion_matrix(path: Path, matrix: np.ndarray, classes: Sequence[str]) -> None:
+    """Save (K, K) counts as an image: rows true classes, columns predicted, shade = share of the true class's videos.
+
+    Cells carry their count up to 20 classes; beyond that the shade has to do.
+    """
+    count = len(classes)
+    side = float(np.clip(2.5 + 0.55 * count, 4.5, 11)) if count <= CELL_TEXT_CLASSES else 6 + 0.12 * count
+    figure = _figure(side + 0.8, side)
+    axes = figure.add_subplot()
+    totals = matrix.sum(axis=1, keepdims=True)
+    shares = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    size = 9 if count <= CELL_TEXT_CLASSES else max(5.0, 9 - count / 25)
+    axes.set_xticks(
+        range(count), list(classes), rotation=90 if count > 8 else 45, ha="center" if count > 8 else "right"
+    )
+    if count <= 8:
+        for label in axes.get_xticklabels():
+            label.set_rotation_mode("anchor")
+    axes.set_yticks(range(count), list(classes))
+    axes.tick_params(labelsize=size, length=2)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    if count <= CELL_TEXT_CLASSES:
+        for true, predicted in np.argwhere(matrix > 0).tolist():
+            colour = "white" if shares[true, predicted] > 0.55 else INK
+            text = str(int(matrix[true, predicted]))
+            axes.text(predicted, true, text, ha="center", va="center", color=colour, fontsize=size)
+    bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02)
+    bar.set_label("share of the true class's videos")
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    _save(figure, path)
+
+
+def save_topk_bars(path: Path, predictions: Sequence[tuple[np.ndarray, Sequence[tuple[str, float]], str]]) -> None:
+    """Save, side by side for each video, example frames above and its best classes as bars below.
+
+    predictions: (frames (n, H, W, 3) uint8, [(class, probability), ...] best first, title) per video; a row of four.
+    Source: Orozco 2020, figure 7.
+    """
+    columns = min(4, len(predictions))
+    rows = -(-len(predictions) // columns)
+    figure = _figure(4.2 * columns, 3.9 * rows)
+    cells = figure.subfigures(rows, columns, squeeze=False).ravel()
+    for cell, (frames, best, title) in zip(cells, predictions, strict=False):
+        cell.suptitle(title, fontsize=10)
+        grid = cell.add_gridspec(2, 1, height_ratios=(1.15, 1))
+        _draw_frames(cell.add_subplot(grid[0]), frames)
+        draw_topk(cell.add_subplot(grid[1]), best)
+    _save(figure, path)
+
+
+def _draw_frames(axes: Axes, frames: np.ndarray) -> None:
+    chosen = frames[np.linspace(0, len(frames) - 1, min(4, len(frames))).round().astype(int)]
+    columns = min(2, len(chosen))
+    gap = max(2, chosen.shape[2] // 60)
+    height, width = chosen.shape[1:3]
+    rows = -(-len(chosen) // columns)
+    canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for number, frame in enumerate(chosen):
+        top, left = number // columns * (height + gap), number % columns * (width + gap)
+        canvas[top : top + height, left : left + width] = frame
+    axes.imshow(canvas)
+    axes.set_axis_off()
+
+
+def draw_topk(axes: Axes, best: Sequence[tuple[str, float]]) -> None:
+    """Draw horizontal bars of (class, probability), best on top, each with its percentage."""
+    places = np.arange(len(best))
+    axes.barh(places, [value for _, value in best], height=0.62, color=[BEST, *[OTHER] * (len(best) - 1)])
+    axes.set_yticks(places, [label for label, _ in best], fontsize=9)
+    axes.invert_yaxis()
+    # Room beyond 100 % for the text of a certain class.
+    axes.set_xlim(0, 1.16)
+    axes.set_xticks([0, 0.5, 1])
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.tick_params(axis="x", labelsize=8)
+    for place, (_, value) in zip(places, best, strict=True):
+        axes.text(value + 0.015, place, f"{value:.0%}", va="center", fontsize=9, color=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save_units_curve(
+    path: Path, rows: Sequence[tuple[int, float, float | None, float | None]], *, title: str = ""
+) -> None:
+    """Save video accuracy against LSTM units; rows: (units, accuracy, low, high), all but units in [0, 1].
+
+    `low` and `high` are an interval's ends, or None. The best unit count is marked. The paper calls its pictures ROC
+    curves; they are not: no false positive rate stands on an axis.
+    Source: Orozco 2020, figures 4 to 6.
+    """
+    ordered = sorted(rows, key=lambda row: row[0])
+    units, accuracy = [row[0] for row in ordered], [row[1] for row in ordered]
+    figure = _figure(6.4, 4.2)
+    axes = figure.add_subplot()
+    bounded = [(row[0], row[2], row[3]) for row in ordered if row[2] is not None and row[3] is not None]
+    if bounded:
+        places, low, high = zip(*bounded, strict=True)
+        axes.fill_between(places, low, high, color=OTHER, alpha=0.45, linewidth=0, label="95 % interval")
+    axes.plot(units, accuracy, marker="o", color=BEST, label="video accuracy")
+    best = int(np.argmax(accuracy))
+    axes.annotate(
+        f"{accuracy[best]:.1%} at {units[best]} units",
+        (units[best], accuracy[best]),
+        xytext=(0, 10),
+        textcoords="offset points",
+        ha="center",
+        fontsize=9,
+    )
+    axes.margins(x=0.12, y=0.18)
+    axes.set_xlabel("LSTM units")
+    axes.set_ylabel("video accuracy")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.set_title(title, fontsize=11)
+    if bounded:
+        axes.legend(loc="lower right", frameon=False)
+    _save(figure, path)
+
+
+def save_training_curves(path: Path, history: Mapping[str, Sequence[float | None]]) -> None:
+    """Save loss and video accuracy against epochs; `history` holds the columns of history.csv."""
+    figure = _figure(9, 3.6)
+    names = (("loss", "cross-entropy / nats"), ("accuracy", "video accuracy"))
+    for axes, (name, label) in zip(figure.subplots(1, 2), names, strict=True):
+        for part, colour, text in (("train", OTHER, "training"), ("val", BEST, "validation")):
+            values = history[f"{part}_{name}"]
+            if any(value is not None for value in values):
+                numbers = [np.nan if value is None else value for value in values]
+                axes.plot(history["epoch"], numbers, color=colour, label=text)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    figure.axes[0].set_ylim(bottom=0)
+    figure.axes[1].yaxis.set_major_formatter(PercentFormatter(1.0))
+    _save(figure, path)

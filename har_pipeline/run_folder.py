@@ -1,0 +1,200 @@
+"""Run folders: everything a training run leaves, and all that a prediction needs.
+
+    run.json           options, feature set and spec, classes, hashes, versions, measures; written last
+    split.json         the ids of the training, validation and test videos
+    head.safetensors   weights, with the input scaling
+    history.csv        one row per epoch
+    scores.csv         class probabilities of the validation and test videos
+
+A run is made in a sibling folder `.<name>.partial-<pid>` and renamed, so that a folder under its own name is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import load_file
+
+from har_pipeline.errors import RunError
+from har_pipeline.heads import SequenceClassifier, build_head
+from har_pipeline.records import FeatureSpec, Scores, Split
+from har_pipeline.scores import read_scores
+from har_pipeline.train_config import TrainConfig
+
+RUN_JSON, SPLIT_JSON, WEIGHTS = "run.json", "split.json", "head.safetensors"
+HISTORY, SCORES = "history.csv", "scores.csv"
+FORMAT_VERSION = 1
+PACKAGES = ("har-pipeline", "torch", "numpy", "scikit-learn", "safetensors")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """What a finished training run says of itself.
+
+    epochs: epochs trained; best_epoch: the epoch whose weights were kept, from 1. Accuracies are video accuracies in
+    [0, 1]; val_accuracy is None without validation videos. missing: ids without features that were left out.
+    notes: what a reader must know, such as random backbone weights.
+    """
+
+    path: Path
+    epochs: int
+    best_epoch: int
+    train_accuracy: float
+    val_accuracy: float | None
+    test_accuracy: float
+    num_train: int
+    num_val: int
+    num_test: int
+    missing: tuple[str, ...]
+    notes: tuple[str, ...]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the summary as a plain dict, ready for JSON."""
+        return {**dataclasses.asdict(self), "path": str(self.path)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A loaded run; `head` is in evaluation mode on the CPU. `info` is the whole of run.json."""
+
+    path: Path
+    config: TrainConfig
+    feature_set: str
+    spec: FeatureSpec
+    classes: tuple[str, ...]
+    split: Split
+    head: SequenceClassifier
+    info: Mapping[str, Any]
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether the features came from a net with random weights: such a run says nothing of the method."""
+        return self.spec.weights.startswith("random")
+
+    def scores(self) -> Scores:
+        """Read the run's scores file."""
+        return read_scores(self.path / SCORES)
+
+
+@contextlib.contextmanager
+def new_run_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Give a folder to write a run into; on success it becomes `path`, after an error nothing is left.
+
+    Raises: RunError if `path` exists and `overwrite` is not set, or it is neither a run nor an empty folder.
+    """
+    path = path.absolute()
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        if not (path / RUN_JSON).is_file():
+            raise RunError(f"{path} exists and is no run folder: choose another path")
+        if not overwrite:
+            raise RunError(f"{path} holds a run already: choose another path, or replace it with --overwrite")
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        replaced = path.with_name(f".{path.name}.replaced-{os.getpid()}")
+        if path.exists():
+            path.rename(replaced)
+        partial.rename(path)
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file, indented, keys in the order given."""
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write one row per epoch; None becomes an empty cell."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_history(run_dir: Path) -> dict[str, list[float | None]]:
+    """Return the columns of history.csv; an empty cell is None."""
+    with open(run_dir / HISTORY, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {name: [float(row[name]) if row[name] else None for row in rows] for name in rows[0]}
+
+
+def split_info(split: Split) -> dict[str, Any]:
+    """Return what run.json says of a split: protocol, index, seed, sizes, and one hash over its ids."""
+    ids = json.dumps([split.train, split.val, split.test])
+    sizes = {f"num_{part}": len(getattr(split, part)) for part in ("train", "val", "test")}
+    hashed = hashlib.sha256(ids.encode()).hexdigest()
+    return {"protocol": split.protocol, "index": split.index, "seed": split.seed, **sizes, "ids_sha256": hashed}
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that shape a head's numbers."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def load_run(path: Path | str) -> Run:
+    """Load a run folder. Raises: RunError if a file is missing or malformed, or the weights do not fit the options."""
+    path = Path(path)
+    info = _read_json(path / RUN_JSON)
+    try:
+        if info["format"] != FORMAT_VERSION:
+            raise RunError(f"{path}: run format {info['format']}, this version reads {FORMAT_VERSION}; train it again")
+        config, spec = TrainConfig.from_dict(info["options"]), FeatureSpec.from_dict(info["feature_spec"])
+        classes, feature_dim = tuple(info["classes"]), int(info["feature_dim"])
+        parts = _read_json(path / SPLIT_JSON)
+        ids = {part: tuple(parts[part]) for part in ("train", "val", "test")}
+        split = Split(**{**parts, **ids})
+        feature_set = str(info["feature_set"])
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, RunError):
+            raise
+        raise RunError(f"{path}: {RUN_JSON} or {SPLIT_JSON} is malformed ({error!r}); train it again") from error
+    head = build_head(config.head_config, feature_dim, len(classes))
+    try:
+        head.load_state_dict(load_file(path / WEIGHTS), strict=True)
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        raise RunError(f"{path / WEIGHTS}: missing or not the weights of this run ({error})") from error
+    head.eval()
+    return Run(
+        path=path,
+        config=config,
+        feature_set=feature_set,
+        spec=spec,
+        classes=classes,
+        split=split,
+        head=head,
+        info=info,
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); is {path.parent} a run folder?") from error
+    except ValueError as error:
+        raise RunError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise RunError(f"{path}: not a JSON object")
+    return values
