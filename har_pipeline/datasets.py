@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -107,15 +108,16 @@ def load_features(
     kept = tuple(video_id for video_id in ids if video_id in present)
     if not kept:
         raise RunError(f"{feature_set}: none of the {len(ids)} videos has features; run `har extract` first")
-    rows = _Rows(int(memory_fraction * available_memory()), spill_dir)
     lengths = []
-    for video_id in kept:
-        features = store.read(feature_set, video_id).features
-        rows.add(video_id, features)
-        lengths.append(len(features))
+    with contextlib.closing(_Rows(int(memory_fraction * available_memory()), spill_dir)) as rows:
+        for video_id in kept:
+            features = store.read(feature_set, video_id).features
+            rows.add(video_id, features)
+            lengths.append(len(features))
+        flat = rows.join()
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     numbers = np.array([labels[video_id] for video_id in kept], np.int64)
-    return FeatureTable(kept, numbers, rows.join(), offsets, missing)
+    return FeatureTable(kept, numbers, flat, offsets, missing)
 
 
 class _Rows:
@@ -140,7 +142,7 @@ class _Rows:
         self._count += len(features)
         self._bytes += features.nbytes
         if self._file is None and self._bytes > self._budget:
-            self._file = tempfile.TemporaryFile(dir=self._spill_dir)  # noqa: SIM115 - lives as long as the map
+            self._file = tempfile.TemporaryFile(dir=self._spill_dir)  # noqa: SIM115 - see close
             for part in self._parts:
                 self._file.write(np.ascontiguousarray(part).data)
             self._parts.clear()
@@ -155,6 +157,11 @@ class _Rows:
         self._file.flush()
         # r+ because torch wants a writable array; the file has no name any more, nothing can be overwritten.
         return np.memmap(self._file, self._first[1], "r+", shape=(self._count, self._first[0]))
+
+    def close(self) -> None:
+        """Let go of the temporary file; a memory map of it stays valid."""
+        if self._file is not None:
+            self._file.close()
 
 
 def available_memory() -> int:

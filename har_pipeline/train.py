@@ -126,14 +126,7 @@ def train_head(
         table = load_features(store, feature_set, records, ids, classes, allow_missing=allow_missing, spill_dir=folder)
         parts = _Parts(*(table.rows_of(part) for part in (split.train, split.val, split.test)))
         _check_parts(table, parts, classes)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(config.seed)
-            head = build_head(config.head_config, table.feature_dim, len(classes))
-            if config.standardise:
-                head.set_input_scaling(*feature_statistics(table, parts.train))
-            head.to(device)
-            fit = _fit_mean_pool if config.head == "mean_pool" else _fit_by_gradient
-            history, best_epoch, notes = fit(head, table, parts, config, on_epoch)
+        head, history, best_epoch, notes = _fit(table, parts, len(classes), config, device, on_epoch)
         if spec.weights.startswith("random"):
             notes = [f"features come from random backbone weights ({spec.weights}): no measure of the method", *notes]
         summary = RunSummary(
@@ -163,6 +156,25 @@ def train_head(
         }
         write_json(folder / RUN_JSON, info)
     return summary
+
+
+def _fit(
+    table: FeatureTable,
+    parts: _Parts,
+    num_classes: int,
+    config: TrainConfig,
+    device: torch.device,
+    on_epoch: Callable[[Epoch], None] | None,
+) -> tuple[SequenceClassifier, list[Epoch], int, list[str]]:
+    """Return a trained head, the history, the epoch whose weights were kept, and notes."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(config.seed)
+        head = build_head(config.head_config, table.feature_dim, num_classes)
+        if config.standardise:
+            head.set_input_scaling(*feature_statistics(table, parts.train))
+        head.to(device)
+        fit = _fit_mean_pool if config.head == "mean_pool" else _fit_by_gradient
+        return head, *fit(head, table, parts, config, on_epoch)
 
 
 def _run_info(

@@ -64,6 +64,8 @@ class TrainConfig:
         for name in ("learning_rate", "logistic_c"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        if self.head == "mean_pool" and self.output != "softmax":
+            raise ValueError("mean_pool is fitted as a softmax regression: its output must be softmax")
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay must not be negative, but is {self.weight_decay}")
         if self.patience is not None and self.patience < 1:

@@ -104,7 +104,7 @@ def draw_topk(axes: Axes, best: Sequence[tuple[str, float]]) -> None:
     axes.set_xticks([0, 0.5, 1])
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.tick_params(axis="x", labelsize=8)
-    for place, (_, value) in zip(places, best, strict=True):
+    for place, (_, value) in enumerate(best):
         axes.text(value + 0.015, place, f"{value:.0%}", va="center", fontsize=9, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
 

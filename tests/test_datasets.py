@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from feature_sets import blobs, feature_store, manifest
+
+from har_pipeline import datasets
+from har_pipeline.datasets import FeatureTable, feature_statistics, load_features, padded_batches
+from har_pipeline.errors import RunError
+
+LENGTHS = (3, 1, 5, 2)
+
+
+def table_of(lengths: tuple[int, ...] = LENGTHS, dim: int = 4, dtype: str = "float16") -> FeatureTable:
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((sum(lengths), dim)).astype(dtype)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return FeatureTable(tuple(f"v{i}" for i in range(len(lengths))), np.arange(len(lengths)), features, offsets)
+
+
+def test_load_keeps_the_order_asked_for_and_the_stored_values(tmp_path: Path) -> None:
+    features, labels = blobs(["run", "box"], 3, dtype="float16")
+    store, name = feature_store(tmp_path / "s", features)
+    ids = ["run-2", "box-0", "run-0"]
+    table = load_features(store, name, manifest(labels), ids, ["box", "run"])
+    assert table.video_ids == tuple(ids)
+    assert table.labels.tolist() == [1, 0, 1]
+    assert table.features.dtype == np.float16
+    assert table.missing == ()
+    for row, video_id in enumerate(ids):
+        clips = table.features[table.offsets[row] : table.offsets[row + 1]]
+        assert np.array_equal(clips, features[video_id])
+        assert table.lengths[row] == len(features[video_id])
+
+
+def test_missing_features_name_the_ids_their_reason_and_the_way_out(tmp_path: Path) -> None:
+    features, labels = blobs(["a", "b"], 2)
+    store, name = feature_store(tmp_path / "s", {k: v for k, v in features.items() if k != "b-1"})
+    store.record_failure(name, "b-1", "no video stream")
+    with pytest.raises(RunError, match=r"1 video \(b-1\) of the 4.*no video stream.*--retry-failed.*--allow-missing"):
+        load_features(store, name, manifest(labels), list(labels), ["a", "b"])
+    table = load_features(store, name, manifest(labels), list(labels), ["a", "b"], allow_missing=True)
+    assert table.missing == ("b-1",)
+    assert table.video_ids == ("a-0", "a-1", "b-0")
+
+
+def test_all_missing_is_an_error_even_when_missing_is_allowed(tmp_path: Path) -> None:
+    store, name = feature_store(tmp_path / "s", {"other": np.ones((1, 2), np.float32)})
+    with pytest.raises(RunError, match="none of the 1 videos"):
+        load_features(store, name, manifest({"x": "a"}), ["x"], ["a"], allow_missing=True)
+
+
+def test_an_id_outside_the_manifest_is_an_error(tmp_path: Path) -> None:
+    store, name = feature_store(tmp_path / "s", {"x": np.ones((1, 2), np.float32)})
+    with pytest.raises(RunError, match=r"\(y\) not in the manifest"):
+        load_features(store, name, manifest({"x": "a"}), ["x", "y"], ["a"])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_feature_that_is_not_finite_names_its_video(tmp_path: Path, bad: float) -> None:
+    broken = np.ones((2, 3), np.float32)
+    broken[1, 2] = bad
+    store, name = feature_store(tmp_path / "s", {"good": np.ones((2, 3), np.float32), "broken": broken})
+    with pytest.raises(RunError, match=r"^broken: a feature is not finite"):
+        load_features(store, name, manifest({"good": "a", "broken": "a"}), ["good", "broken"], ["a"])
+
+
+@pytest.mark.parametrize("fraction", [1e-12, 1e-8])
+def test_features_beyond_the_budget_become_an_equal_memory_map(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fraction: float
+) -> None:
+    features, labels = blobs(["a", "b"], 6, dim=16)
+    store, name = feature_store(tmp_path / "s", features)
+    # 1e-12 of this leaves no room for any video, 1e-8 for some of them.
+    monkeypatch.setattr(datasets, "available_memory", lambda: 10**11)
+    spill = tmp_path / "spill"
+    spill.mkdir()
+    arguments = (store, name, manifest(labels), list(labels), ["a", "b"])
+    mapped = load_features(*arguments, memory_fraction=fraction, spill_dir=spill)
+    assert isinstance(mapped.features, np.memmap)
+    assert list(spill.iterdir()) == []
+    kept = load_features(*arguments)
+    assert not isinstance(kept.features, np.memmap)
+    assert np.array_equal(mapped.features, kept.features)
+    for first, second in zip(padded_batches(mapped, 4), padded_batches(kept, 4), strict=True):
+        assert torch.equal(first.features, second.features)
+
+
+def test_available_memory_is_plausible() -> None:
+    assert 2**24 < datasets.available_memory() < 2**50
+
+
+def test_batches_hold_each_video_once_padded_with_zeros() -> None:
+    table = table_of()
+    batches = list(padded_batches(table, 3))
+    assert [batch.labels.tolist() for batch in batches] == [[0, 1, 2], [3]]
+    assert [tuple(batch.features.shape) for batch in batches] == [(3, 5, 4), (1, 2, 4)]
+    for batch in batches:
+        assert batch.features.dtype == torch.float32
+        for features, length, label in zip(batch.features, batch.lengths, batch.labels, strict=True):
+            start, end = table.offsets[label], table.offsets[label + 1]
+            assert np.array_equal(features[:length].numpy(), table.features[start:end].astype(np.float32))
+            assert not features[length:].any()
+
+
+def test_batches_follow_the_given_rows() -> None:
+    batches = list(padded_batches(table_of(), 2, rows=np.array([3, 0, 2])))
+    assert [batch.labels.tolist() for batch in batches] == [[3, 0], [2]]
+    assert [batch.lengths.tolist() for batch in batches] == [[2, 3], [5]]
+
+
+def test_shuffling_is_a_permutation_that_the_generator_decides() -> None:
+    table = table_of(tuple([2] * 40))
+
+    def order(generator: torch.Generator) -> list[int]:
+        return [label for batch in padded_batches(table, 7, generator=generator) for label in batch.labels.tolist()]
+
+    generator = torch.Generator().manual_seed(1)
+    first, second = order(generator), order(generator)
+    assert sorted(first) == sorted(second) == list(range(40))
+    assert first != second
+    assert first != list(range(40))
+    assert order(torch.Generator().manual_seed(1)) == first
+
+
+def test_statistics_are_those_of_the_chosen_videos_only() -> None:
+    table = table_of(dtype="float32")
+    rows = np.array([0, 2])
+    clips = np.concatenate([table.features[0:3], table.features[4:9]]).astype(np.float64)
+    mean, deviation = feature_statistics(table, rows)
+    np.testing.assert_allclose(mean, clips.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(deviation, clips.std(axis=0), rtol=1e-10)
+
+
+def test_a_constant_feature_has_exactly_no_deviation() -> None:
+    table = table_of(dtype="float32")
+    table.features[:, 1] = 1234.567
+    mean, deviation = feature_statistics(table, np.arange(4))
+    assert deviation[1] == 0
+    assert mean[1] == pytest.approx(1234.567)

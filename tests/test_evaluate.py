@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from feature_sets import blobs, feature_store, manifest, split_of
+from hypothesis import given
+from hypothesis import strategies as st
+
+from har_pipeline.errors import RunError
+from har_pipeline.evaluate import evaluate_run, evaluate_scores, predict_scores, top_k
+from har_pipeline.metrics import confusion_matrix, mean_class_accuracy, ranks, wilson_interval
+from har_pipeline.records import Scores
+from har_pipeline.run_folder import load_run
+from har_pipeline.scores import concat_scores, read_scores, select_part, write_scores
+from har_pipeline.train import TrainConfig, train_head
+
+
+def scores_of(
+    labels: str,
+    predicted: str,
+    *,
+    classes: str = "abc",
+    part: str = "test",
+    fold: int = 0,
+    seed: int = 0,
+    first: int = 0,
+) -> Scores:
+    """Scores of one-letter classes: 0.6 for the predicted class, the rest shared."""
+    count = len(labels)
+    probabilities = np.full((count, len(classes)), 0.4 / (len(classes) - 1))
+    probabilities[np.arange(count), [classes.index(value) for value in predicted]] = 0.6
+    return Scores(
+        video_ids=tuple(f"v{first + i}" for i in range(count)),
+        labels=tuple(labels),
+        classes=tuple(classes),
+        probabilities=probabilities,
+        part=(part,) * count,
+        fold=(fold,) * count,
+        seed=(seed,) * count,
+    )
+
+
+def test_measures_by_hand() -> None:
+    # a: 3 of 4 right, b: 1 of 2, c: no videos.
+    result = evaluate_scores(scores_of("aaaabb", "aaabbc"))
+    assert result.num_videos == 6
+    assert result.top1.value == 4 / 6
+    assert result.top5 is None
+    assert result.mean_class.value == (3 / 4 + 1 / 2) / 2
+    assert result.confusion.tolist() == [[3, 1, 0], [0, 1, 1], [0, 0, 0]]
+    a, b, c = result.per_class
+    assert (a.videos, a.correct, a.precision, a.confused_with, a.confused_videos) == (4, 3, 1.0, "b", 1)
+    assert (b.videos, b.correct, b.precision, b.confused_with) == (2, 1, 0.5, "c")
+    assert a.accuracy is not None
+    assert a.accuracy.value == 0.75
+    assert (c.videos, c.accuracy, c.precision, c.confused_with) == (0, None, 0.0, None)
+
+
+def test_top5_counts_the_true_class_among_the_first_five() -> None:
+    probabilities = np.array([[0.3, 0.2, 0.15, 0.14, 0.11, 0.1], [0.1, 0.11, 0.14, 0.15, 0.2, 0.3]])
+    scores = Scores(
+        video_ids=("x", "y"),
+        labels=("f", "b"),
+        classes=tuple("abcdef"),
+        probabilities=probabilities,
+        part=("test",) * 2,
+        fold=(0, 0),
+        seed=(0, 0),
+    )
+    result = evaluate_scores(scores)
+    assert result.top1.value == 0
+    assert result.top5 is not None
+    assert result.top5.value == 0.5
+
+
+def test_ranks_break_ties_by_class_number() -> None:
+    probabilities = np.array([[0.25, 0.25, 0.25, 0.25], [0.1, 0.4, 0.4, 0.1]])
+    assert ranks(probabilities, np.array([2, 1])).tolist() == [2, 0]
+    assert ranks(probabilities, np.array([0, 3])).tolist() == [0, 3]
+
+
+def test_confusion_has_true_classes_in_rows() -> None:
+    matrix = confusion_matrix(np.array([0, 0, 2]), np.array([1, 0, 2]), 3)
+    assert matrix.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
+
+
+def test_wilson_matches_published_numbers() -> None:
+    # Newcombe 1998, table I, method 3: 81 of 263 and 15 of 148; and its closed form n / (n + z^2) for all right.
+    interval = wilson_interval(81, 263)
+    assert (round(interval.low, 4), round(interval.high, 4)) == (0.2553, 0.3662)
+    interval = wilson_interval(15, 148)
+    assert (round(interval.low, 4), round(interval.high, 4)) == (0.0624, 0.1605)
+    interval = wilson_interval(20, 20)
+    assert interval.high == 1
+    assert interval.low == pytest.approx(20 / (20 + 1.959964**2), abs=1e-6)
+
+
+@given(st.integers(1, 5000), st.data())
+def test_wilson_holds_the_share_and_stays_in_bounds(trials: int, data: st.DataObject) -> None:
+    interval = wilson_interval(data.draw(st.integers(0, trials)), trials)
+    assert 0 <= interval.low <= interval.value <= interval.high <= 1
+    assert interval.low < interval.high
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(1, 0), (-1, 3), (4, 3)])
+def test_wilson_refuses_impossible_counts(successes: int, trials: int) -> None:
+    with pytest.raises(ValueError, match="trials"):
+        wilson_interval(successes, trials)
+
+
+def test_the_bootstrap_agrees_with_redrawing_videos_one_by_one() -> None:
+    confusion = np.array([[30, 10, 0], [5, 12, 3], [0, 1, 9]])
+    interval = mean_class_accuracy(confusion)
+    rng = np.random.default_rng(1)
+    hits = [np.repeat([1, 0], [confusion[k, k], confusion[k].sum() - confusion[k, k]]) for k in range(3)]
+    draws = [np.mean([rng.choice(h, len(h)).mean() for h in hits]) for _ in range(4000)]
+    assert interval.value == pytest.approx((30 / 40 + 12 / 20 + 9 / 10) / 3)
+    assert interval.low == pytest.approx(np.quantile(draws, 0.025), abs=0.01)
+    assert interval.high == pytest.approx(np.quantile(draws, 0.975), abs=0.01)
+    assert mean_class_accuracy(confusion) == interval
+
+
+def test_scores_round_trip_exactly(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.full(3, 0.01), size=4)
+    probabilities[0] = [1e-300, 1 / 3, 2 / 3]
+    scores = Scores(
+        video_ids=("v1", "v2", "v3", "v4"),
+        labels=("jump, high", 'say "hi"', "label", "label"),
+        classes=("jump, high", "label", 'say "hi"'),
+        probabilities=probabilities,
+        part=("val", "test", "test", "test"),
+        fold=(0, 0, 1, 2),
+        seed=(7, 7, 7, 8),
+    )
+    write_scores(tmp_path / "scores.csv", scores)
+    read = read_scores(tmp_path / "scores.csv")
+    assert np.array_equal(read.probabilities, probabilities)
+    for name in ("video_ids", "labels", "classes", "part", "fold", "seed"):
+        assert getattr(read, name) == getattr(scores, name)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "first columns must be"),
+        ("video,label\n", "first columns must be"),
+        ("video_id,label,split,fold,seed,a\nv,a,test,0,0\n", "line 2: 5 columns instead of 6"),
+        ("video_id,label,split,fold,seed,a\nv,a,test,0,0,x\n", "line 2: could not convert"),
+        ("video_id,label,split,fold,seed,a\nv,a,test,one,0,1\n", "line 2: invalid literal"),
+        ("video_id,label,split,fold,seed,a\nv,a,test,0,0,nan\n", "not finite"),
+    ],
+)
+def test_a_malformed_scores_file_names_file_and_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "scores.csv").write_text(text)
+    with pytest.raises(RunError, match=message) as caught:
+        read_scores(tmp_path / "scores.csv")
+    assert "scores.csv" in str(caught.value)
+
+
+def test_folds_pool() -> None:
+    joined = concat_scores([scores_of("aab", "aab"), scores_of("bbc", "bca", fold=1, first=3)])
+    result = evaluate_scores(joined)
+    assert result.num_videos == 6
+    assert result.folds == (0, 1)
+    assert result.top1.value == 4 / 6
+
+
+def test_a_video_tested_in_two_folds_is_an_error() -> None:
+    with pytest.raises(RunError, match="v0 stands twice in the test scores of seed 0"):
+        concat_scores([scores_of("ab", "ab"), scores_of("ab", "ab", fold=1)])
+    concat_scores([scores_of("ab", "ab", part="val"), scores_of("ab", "ab", part="val", fold=1)])
+
+
+def test_repeats_join_but_are_not_pooled() -> None:
+    joined = concat_scores([scores_of("ab", "ab"), scores_of("ab", "ab", seed=1)])
+    with pytest.raises(RunError, match="several seeds"):
+        evaluate_scores(joined)
+
+
+def test_parts_are_not_pooled() -> None:
+    joined = concat_scores([scores_of("ab", "ab", part="val"), scores_of("ab", "aa", first=2)])
+    with pytest.raises(RunError, match="several parts"):
+        evaluate_scores(joined)
+    assert evaluate_scores(select_part(joined, "test")).top1.value == 0.5
+    with pytest.raises(RunError, match="no train scores; there are: test, val"):
+        select_part(joined, "train")
+
+
+def test_scores_of_other_classes_do_not_join() -> None:
+    with pytest.raises(RunError, match=r"differing: \['d'\]"):
+        concat_scores([scores_of("ab", "ab"), scores_of("ab", "ab", classes="abcd", first=2)])
+    with pytest.raises(RunError, match="their order"):
+        concat_scores([scores_of("ab", "ab"), scores_of("ab", "ab", classes="bac", first=2)])
+    with pytest.raises(RunError, match="no scores to join"):
+        concat_scores([])
+
+
+def test_evaluation_refuses_nothing_and_unknown_labels() -> None:
+    with pytest.raises(RunError, match="no scores to evaluate"):
+        evaluate_scores(scores_of("", ""))
+    with pytest.raises(RunError, match=r"labels \['z'\]"):
+        evaluate_scores(scores_of("az", "aa"))
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    features, labels = blobs(["a", "b", "c"], 6)
+    store, name = feature_store(folder / "store.zarr", features)
+    parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for video_id in labels:
+        parts[("train", "train", "train", "val", "test", "test")[int(video_id[-1])]].append(video_id)
+    config = TrainConfig(units=6, epochs=4, learning_rate=1e-2, device="cpu")
+    train_head(store, name, manifest(labels), split_of(**parts), config, folder / "run")
+    return folder / "run"
+
+
+def test_evaluating_a_run_writes_what_it_returns(run_dir: Path) -> None:
+    result = evaluate_run(run_dir)
+    assert result.num_videos == 6
+    written = json.loads((run_dir / "evaluation.json").read_text())
+    assert written["top1"]["value"] == result.top1.value
+    assert written["confusion"] == result.confusion.tolist()
+    with open(run_dir / "confusion.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0][1:] == ["a", "b", "c"]
+    assert [[int(value) for value in row[1:]] for row in rows[1:]] == result.confusion.tolist()
+    with open(run_dir / "per_class.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["label"] for row in table] == ["a", "b", "c"]
+    assert [int(row["correct"]) for row in table] == np.diag(result.confusion).tolist()
+    for name in ("confusion.png", "training.png"):
+        assert (run_dir / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_validation_part_has_its_own_folder(run_dir: Path, tmp_path: Path) -> None:
+    before = evaluate_run(run_dir)
+    assert evaluate_run(run_dir, part="val").num_videos == 3
+    assert json.loads((run_dir / "val/evaluation.json").read_text())["part"] == "val"
+    assert json.loads((run_dir / "evaluation.json").read_text())["num_videos"] == before.num_videos
+    evaluate_run(run_dir, part="val", out=tmp_path / "elsewhere")
+    assert (tmp_path / "elsewhere/confusion.png").exists()
+    with pytest.raises(RunError, match="no train scores"):
+        evaluate_run(run_dir, part="train")
+
+
+def test_predicting_a_stored_video_gives_its_stored_scores(run_dir: Path) -> None:
+    run = load_run(run_dir)
+    scores = run.scores()
+    features, _ = blobs(["a", "b", "c"], 6)
+    for video_id, expected in zip(scores.video_ids, scores.probabilities, strict=True):
+        np.testing.assert_allclose(predict_scores(run, features[video_id]), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("features", [np.zeros((0, 8)), np.zeros((3, 7)), np.zeros(8), np.full((2, 8), np.nan)])
+def test_predicting_refuses_features_that_do_not_fit(run_dir: Path, features: np.ndarray) -> None:
+    with pytest.raises(RunError, match=r"reads features \(N >= 1, 8\)|not finite"):
+        predict_scores(load_run(run_dir), features)
+
+
+def test_top_k_is_sorted_and_bounded() -> None:
+    assert top_k(("a", "b", "c", "d"), np.array([0.1, 0.4, 0.3, 0.2])) == [("b", 0.4), ("c", 0.3), ("d", 0.2)]
+    assert top_k(("a", "b"), np.array([0.5, 0.5])) == [("a", 0.5), ("b", 0.5)]
+
+
+def damaged_copy(run_dir: Path, tmp_path: Path, name: str, content: bytes | None) -> Path:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in run_dir.iterdir():
+        if path.is_file():
+            (copy / path.name).write_bytes(path.read_bytes())
+    (copy / name).unlink()
+    if content is not None:
+        (copy / name).write_bytes(content)
+    return copy
+
+
+@pytest.mark.parametrize("name", ["run.json", "split.json", "head.safetensors"])
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"[]", b"\xff\xfe\x00"])
+def test_a_damaged_run_folder_is_an_error_that_names_it(
+    run_dir: Path, tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    copy = damaged_copy(run_dir, tmp_path, name, content)
+    with pytest.raises(RunError, match="copy"):
+        load_run(copy)
+
+
+def test_weights_of_another_head_are_refused(run_dir: Path, tmp_path: Path) -> None:
+    info = json.loads((run_dir / "run.json").read_text())
+    info["options"]["units"] = 12
+    with pytest.raises(RunError, match="not the weights of this run"):
+        load_run(damaged_copy(run_dir, tmp_path, "run.json", json.dumps(info).encode()))

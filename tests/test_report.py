@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from har_pipeline.report.plots import (
+    draw_topk,
+    save_confusion_matrix,
+    save_topk_bars,
+    save_training_curves,
+    save_units_curve,
+)
+
+
+def picture(path: Path) -> np.ndarray:
+    """Return the saved picture; anything but a PNG with some drawing on it fails here."""
+    assert path.read_bytes().startswith(b"\x89PNG")
+    image = cv2.imread(str(path))
+    assert image.std() > 5
+    return image
+
+
+@pytest.mark.parametrize("count", [2, 6, 20, 21, 51, 101])
+def test_confusion_matrix(tmp_path: Path, count: int) -> None:
+    rng = np.random.default_rng(0)
+    matrix = rng.integers(0, 3, (count, count)) + 10 * np.eye(count, dtype=np.int64)
+    matrix[0] = 0
+    save_confusion_matrix(tmp_path / "a/confusion.png", matrix, [f"WritingOnBoard{i}" for i in range(count)])
+    height, width, _ = picture(tmp_path / "a/confusion.png").shape
+    assert 400 < height < 2600
+    assert width > height
+
+
+def test_confusion_cells_are_darker_where_more_videos_fall(tmp_path: Path) -> None:
+    save_confusion_matrix(tmp_path / "diagonal.png", np.eye(30, dtype=np.int64), [str(i) for i in range(30)])
+    save_confusion_matrix(tmp_path / "even.png", np.ones((30, 30), np.int64), [str(i) for i in range(30)])
+    diagonal, even = picture(tmp_path / "diagonal.png"), picture(tmp_path / "even.png")
+    assert (diagonal[:, :1000] < 60).all(axis=2).mean() < 0.2
+    assert not np.array_equal(diagonal, even)
+
+
+def test_topk_bars_show_class_and_percentage() -> None:
+    axes = Figure().add_subplot()
+    draw_topk(axes, [("boxing", 0.94), ("clapping", 0.05), ("waving", 0.01)])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["boxing", "clapping", "waving"]
+    assert [text.get_text() for text in axes.texts] == ["94%", "5%", "1%"]
+    assert [bar.get_width() for bar in axes.patches] == [0.94, 0.05, 0.01]  # type: ignore[attr-defined]
+    assert axes.yaxis_inverted()
+
+
+@pytest.mark.parametrize("videos", [1, 3, 5])
+def test_topk_picture_takes_frames_of_any_number_and_size(tmp_path: Path, videos: int) -> None:
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(videos):
+        frames = rng.integers(0, 255, (1 + number, 60 + 40 * number, 160, 3), dtype=np.uint8)
+        rows.append((frames, [("boxing", 0.9), ("running", 0.1)], f"video {number}"))
+    save_topk_bars(tmp_path / "top.png", rows)
+    picture(tmp_path / "top.png")
+
+
+def test_units_curve_and_training_curves(tmp_path: Path) -> None:
+    save_units_curve(tmp_path / "units.png", [(80, 0.8, None, None), (40, 0.7, None, None)])
+    save_units_curve(tmp_path / "interval.png", [(40, 0.7, 0.6, 0.8), (80, 0.8, 0.7, 0.9)], title="KTH")
+    save_training_curves(
+        tmp_path / "training.png",
+        {
+            "epoch": [1, 2],
+            "train_loss": [1.0, 0.5],
+            "train_accuracy": [0.5, 0.9],
+            "val_loss": [None, None],
+            "val_accuracy": [None, None],
+        },
+    )
+    for name in ("units.png", "interval.png", "training.png"):
+        picture(tmp_path / name)
+
+
+def test_plots_leave_no_global_figure(tmp_path: Path) -> None:
+    save_units_curve(tmp_path / "units.png", [(40, 0.7, None, None)])
+    assert matplotlib._pylab_helpers.Gcf.get_all_fig_managers() == []
