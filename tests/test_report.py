@@ -46,10 +46,10 @@ def test_confusion_cells_are_darker_where_more_videos_fall(tmp_path: Path) -> No
 
 def test_topk_bars_show_class_and_percentage() -> None:
     axes = Figure().add_subplot()
-    draw_topk(axes, [("boxing", 0.94), ("clapping", 0.05), ("waving", 0.01)])
+    draw_topk(axes, [("boxing", 0.94), ("clapping", 0.05), ("waving", 0.004)])
     assert [label.get_text() for label in axes.get_yticklabels()] == ["boxing", "clapping", "waving"]
-    assert [text.get_text() for text in axes.texts] == ["94%", "5%", "1%"]
-    assert [bar.get_width() for bar in axes.patches] == [0.94, 0.05, 0.01]  # type: ignore[attr-defined]
+    assert [text.get_text() for text in axes.texts] == ["94%", "5%", "<1%"]
+    assert [bar.get_width() for bar in axes.patches] == [0.94, 0.05, 0.004]  # type: ignore[attr-defined]
     assert axes.yaxis_inverted()
 
 

@@ -24,7 +24,8 @@ def _figure(width: float, height: float) -> Figure:
 
 def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    # Tight, because the constrained layout alone cuts labels beside axes of a fixed aspect.
+    figure.savefig(path, bbox_inches="tight")
 
 
 def save_confusion_matrix(path: Path, matrix: np.ndarray, classes: Sequence[str]) -> None:
@@ -39,7 +40,7 @@ def save_confusion_matrix(path: Path, matrix: np.ndarray, classes: Sequence[str]
     totals = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    size = 9 if count <= CELL_TEXT_CLASSES else max(5.0, 9 - count / 25)
+    size = 9 if count <= CELL_TEXT_CLASSES else 7
     axes.set_xticks(
         range(count), list(classes), rotation=90 if count > 8 else 45, ha="center" if count > 8 else "right"
     )
@@ -72,7 +73,7 @@ def save_topk_bars(path: Path, predictions: Sequence[tuple[np.ndarray, Sequence[
     figure = _figure(4.2 * columns, 3.9 * rows)
     cells = figure.subfigures(rows, columns, squeeze=False).ravel()
     for cell, (frames, best, title) in zip(cells, predictions, strict=False):
-        cell.suptitle(title, fontsize=10)
+        cell.suptitle(title if len(title) <= 44 else f"{title[:28]}…{title[-15:]}", fontsize=10)
         grid = cell.add_gridspec(2, 1, height_ratios=(1.15, 1))
         _draw_frames(cell.add_subplot(grid[0]), frames)
         draw_topk(cell.add_subplot(grid[1]), best)
@@ -105,7 +106,7 @@ def draw_topk(axes: Axes, best: Sequence[tuple[str, float]]) -> None:
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.tick_params(axis="x", labelsize=8)
     for place, (_, value) in enumerate(best):
-        axes.text(value + 0.015, place, f"{value:.0%}", va="center", fontsize=9, color=INK)
+        axes.text(value + 0.015, place, f"{value:.0%}" if value >= 0.005 else "<1%", va="center", fontsize=9, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
 
 
