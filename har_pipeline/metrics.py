@@ -19,6 +19,10 @@ class Interval:
     low: float
     high: float
 
+    def describe(self) -> str:
+        """Return it in words, as in `91.3 % (87.2 to 94.2)`."""
+        return f"{100 * self.value:.1f} % ({100 * self.low:.1f} to {100 * self.high:.1f})"
+
 
 def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE) -> Interval:
     """Return the share of successes with Wilson's score interval, which stays in [0, 1] and is not empty at 0 or 1.

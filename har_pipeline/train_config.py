@@ -14,11 +14,12 @@ Optimizer = Literal["rmsprop", "adam", "sgd"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadConfig:
-    """What shapes a head: its name, the LSTM's units, dropout before the dense layer, and the output's activation."""
+    """What shapes a head: its name, the LSTM's units, dropout on features and state, and the output's activation."""
 
     name: HeadName = "lstm"
     units: int = 320
     dropout: float = 0.0
+    input_dropout: float = 0.0
     output: Output = "softmax"
 
 
@@ -29,8 +30,9 @@ class TrainConfig:
     head: `lstm`, or `mean_pool` = mean over time + logistic regression, which reads only `logistic_c`, `standardise`
     and `max_iterations` of what follows. units: n_u of the paper, best at 360 (KTH), 320 (UCF-11), 400 (HMDB-51).
     output: `softmax`, or `sigmoid` as the paper prints; sigmoids are divided by their sum before the cross-entropy, as
-    Keras does, so that both give probabilities. dropout: on the last hidden state. weight_decay: decoupled from the
-    gradient: each step shrinks all weights but biases by learning_rate * weight_decay. sgd has a momentum of 0.9.
+    Keras does, so that both give probabilities. dropout: on the last hidden state. input_dropout: on the features, one
+    mask for all clips of a video. weight_decay: decoupled from the gradient: each step shrinks all weights but biases
+    by learning_rate * weight_decay. sgd has a momentum of 0.9.
     patience: epochs without a lower validation loss before training stops and the best epoch is kept; None = never
     stop, keep the last epoch. standardise: shift and scale each feature by its mean and deviation over the training
     clips. logistic_c: inverse strength of the L2 penalty. device: `auto`, `cpu`, `cuda`, `cuda:1` ...
@@ -47,6 +49,7 @@ class TrainConfig:
     learning_rate: float = 1e-3
     output: Output = "softmax"
     dropout: float = 0.0
+    input_dropout: float = 0.0
     weight_decay: float = 0.0
     patience: int | None = None
     standardise: bool = True
@@ -59,8 +62,9 @@ class TrainConfig:
         for name in ("units", "epochs", "batch_size", "max_iterations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), not {self.dropout}")
+        for name in ("dropout", "input_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
         for name in ("learning_rate", "logistic_c"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
@@ -77,7 +81,13 @@ class TrainConfig:
     @property
     def head_config(self) -> HeadConfig:
         """The part that shapes the head."""
-        return HeadConfig(name=self.head, units=self.units, dropout=self.dropout, output=self.output)
+        return HeadConfig(
+            name=self.head,
+            units=self.units,
+            dropout=self.dropout,
+            input_dropout=self.input_dropout,
+            output=self.output,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as a plain dict, ready for JSON."""

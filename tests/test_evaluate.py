@@ -81,6 +81,8 @@ def test_ranks_break_ties_by_class_number() -> None:
     probabilities = np.array([[0.25, 0.25, 0.25, 0.25], [0.1, 0.4, 0.4, 0.1]])
     assert ranks(probabilities, np.array([2, 1])).tolist() == [2, 0]
     assert ranks(probabilities, np.array([0, 3])).tolist() == [0, 3]
+    # Enough classes for a sort to be unstable, unless asked.
+    assert ranks(np.full((101, 101), 1 / 101), np.arange(101)).tolist() == list(range(101))
 
 
 def test_confusion_has_true_classes_in_rows() -> None:
@@ -94,6 +96,7 @@ def test_wilson_matches_published_numbers() -> None:
     assert (round(interval.low, 4), round(interval.high, 4)) == (0.2553, 0.3662)
     interval = wilson_interval(15, 148)
     assert (round(interval.low, 4), round(interval.high, 4)) == (0.0624, 0.1605)
+    assert interval.describe() == "10.1 % (6.2 to 16.0)"
     interval = wilson_interval(20, 20)
     assert interval.high == 1
     assert interval.low == pytest.approx(20 / (20 + 1.959964**2), abs=1e-6)

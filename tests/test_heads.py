@@ -139,6 +139,17 @@ def test_dropout_acts_in_training_only() -> None:
     assert torch.equal(head(features, LENGTHS), head(features, LENGTHS))
 
 
+def test_input_dropout_takes_a_feature_from_all_clips_of_a_video() -> None:
+    torch.manual_seed(0)
+    head = build_head(HeadConfig(name="mean_pool", input_dropout=0.5), 40, 3).train()
+    features = torch.ones(3, 6, 40)
+    pooled = head.encode(features, torch.tensor([6, 6, 6]))
+    # Were clips masked one by one, the means would lie between 0 and 2.
+    assert set(pooled.unique().tolist()) == {0.0, 2.0}
+    assert not torch.equal(pooled[0], pooled[1])
+    assert torch.equal(head.eval().encode(features, torch.tensor([6, 6, 6])), torch.ones(3, 40))
+
+
 def test_probabilities_put_the_head_in_evaluation_mode() -> None:
     head = build_head(HeadConfig(units=4, dropout=0.9), 5, 3).train()
     batch = Batch(sequences(), LENGTHS, torch.zeros(4))

@@ -312,6 +312,7 @@ def test_an_unknown_device_is_an_error(task: Task, tmp_path: Path) -> None:
         {"units": 0},
         {"epochs": 0},
         {"dropout": 1.0},
+        {"input_dropout": -0.1},
         {"learning_rate": 0.0},
         {"learning_rate": float("nan")},
         {"weight_decay": -1.0},

@@ -21,4 +21,4 @@ __all__ = [
 def build_head(config: HeadConfig, feature_dim: int, num_classes: int) -> SequenceClassifier:
     """Return a new head for features (B, N, feature_dim) and `num_classes` classes, initialised from torch's seed."""
     encoder = LSTMEncoder(feature_dim, config.units) if config.name == "lstm" else MeanPool(feature_dim)
-    return SequenceClassifier(encoder, feature_dim, encoder.out_dim, num_classes, config.dropout, config.output)
+    return SequenceClassifier(encoder, feature_dim, encoder.out_dim, num_classes, config)

@@ -1,4 +1,4 @@
-"""The one module of stage two: scaled features -> encoder -> dropout -> dense layer."""
+"""The one module of stage two: scaled features -> dropout -> encoder -> dropout -> dense layer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 if TYPE_CHECKING:
     from har_pipeline.datasets import Batch
-    from har_pipeline.train_config import Output
+    from har_pipeline.train_config import HeadConfig
 
 SMALLEST_SCALE = 1e-6
 
@@ -27,17 +27,19 @@ class SequenceClassifier(nn.Module):
     input_scale: torch.Tensor
 
     def __init__(
-        self, encoder: nn.Module, feature_dim: int, out_dim: int, num_classes: int, dropout: float, output: Output
+        self, encoder: nn.Module, feature_dim: int, out_dim: int, num_classes: int, config: HeadConfig
     ) -> None:
         super().__init__()
         self.register_buffer("input_mean", torch.zeros(feature_dim))
         self.register_buffer("input_scale", torch.ones(feature_dim))
         self.encoder = encoder
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(config.dropout)
+        # Channels of (B, D, N) are dropped as a whole: a feature is gone for all clips of a video, or for none.
+        self.input_dropout = nn.Dropout1d(config.input_dropout)
         self.classifier = nn.Linear(out_dim, num_classes)
         nn.init.xavier_uniform_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)
-        self.output = output
+        self.output = config.output
 
     def set_input_scaling(self, mean: np.ndarray, deviation: np.ndarray) -> None:
         """Scale inputs to (x - mean) / deviation from now on; a constant feature (deviation 0) becomes 0."""
@@ -47,7 +49,10 @@ class SequenceClassifier(nn.Module):
 
     def encode(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Return (B, E), what the dense layer sees in evaluation mode."""
-        return self.encoder((features - self.input_mean) * self.input_scale, lengths)
+        scaled = (features - self.input_mean) * self.input_scale
+        if self.training and self.input_dropout.p:
+            scaled = self.input_dropout(scaled.transpose(1, 2)).transpose(1, 2)
+        return self.encoder(scaled, lengths)
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Return (B, K) log probabilities for features (B, Nmax, D) float32 and lengths (B,) int64 on the CPU.
