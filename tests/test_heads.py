@@ -115,15 +115,19 @@ def test_the_output_is_a_distribution_as_keras_makes_it(output: str) -> None:
     np.testing.assert_allclose(probabilities, expected.detach().numpy(), rtol=1e-5)
 
 
-def test_input_scaling_is_applied_saved_and_silences_constant_features() -> None:
+def test_input_scaling_is_applied_saved_and_bounded_for_rare_features() -> None:
     torch.manual_seed(0)
     head = build_head(HeadConfig(units=7), 5, 3).eval()
     features = sequences()
     mean, deviation = np.arange(5.0), np.array([1.0, 2.0, 0.0, 4.0, 5.0])
-    scaled = (features - torch.arange(5.0)) / torch.tensor([1.0, 2.0, torch.inf, 4.0, 5.0])
+    smallest = 0.1 * (46 / 5) ** 0.5
+    scaled = (features - torch.arange(5.0)) / torch.tensor([1.0, 2.0, smallest, 4.0, 5.0])
     expected = head(scaled, LENGTHS)
     head.set_input_scaling(mean, deviation)
     torch.testing.assert_close(head(features, LENGTHS), expected, rtol=0, atol=1e-6)
+    head.set_input_scaling(mean, np.zeros(5))
+    assert not head.input_scale.any()
+    head.set_input_scaling(mean, deviation)
     other = build_head(HeadConfig(units=7), 5, 3).eval()
     other.load_state_dict(head.state_dict())
     assert torch.equal(other(features, LENGTHS), head(features, LENGTHS))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from har_pipeline.datasets import Batch
     from har_pipeline.train_config import HeadConfig
 
-SMALLEST_SCALE = 1e-6
+SMALLEST_DEVIATION = 0.1
 
 
 class SequenceClassifier(nn.Module):
@@ -42,8 +42,13 @@ class SequenceClassifier(nn.Module):
         self.output = config.output
 
     def set_input_scaling(self, mean: np.ndarray, deviation: np.ndarray) -> None:
-        """Scale inputs to (x - mean) / deviation from now on; a constant feature (deviation 0) becomes 0."""
-        scale = np.divide(1.0, deviation, out=np.zeros(len(deviation)), where=deviation > SMALLEST_SCALE)
+        """Scale inputs to (x - mean) / deviation from now on.
+
+        A deviation counts as a tenth of the features' root mean square deviation at least: a ReLU feature that hardly
+        ever fired in training would otherwise drown all others in the one video where it does.
+        """
+        smallest = SMALLEST_DEVIATION * np.sqrt(np.mean(np.square(deviation)))
+        scale = 1.0 / np.maximum(deviation, smallest) if smallest > 0 else np.zeros(len(deviation))
         self.input_mean.copy_(torch.from_numpy(np.asarray(mean)))
         self.input_scale.copy_(torch.from_numpy(scale))
 
