@@ -118,17 +118,13 @@ def train_head(
     device = resolve_device(config.device)
     feature_set = store.resolve(feature_set)
     spec = store.spec(feature_set)
-    classes = _classes(records, split)
-    if config.patience is not None and config.head != "mean_pool" and not split.val:
-        raise RunError("early stopping (patience) needs validation videos: make a split with a validation part")
+    classes = _classes(records, split, config)
     with new_run_folder(run_dir, overwrite=overwrite) as folder:
         ids = (*split.train, *split.val, *split.test)
         table = load_features(store, feature_set, records, ids, classes, allow_missing=allow_missing, spill_dir=folder)
         parts = _Parts(*(table.rows_of(part) for part in (split.train, split.val, split.test)))
         _check_parts(table, parts, classes)
         head, history, best_epoch, notes = _fit(table, parts, len(classes), config, device, on_epoch)
-        if spec.weights.startswith("random"):
-            notes = [f"features come from random backbone weights ({spec.weights}): no measure of the method", *notes]
         summary = RunSummary(
             path=run_dir,
             epochs=len(history),
@@ -140,7 +136,7 @@ def train_head(
             num_val=len(parts.val),
             num_test=len(parts.test),
             missing=table.missing,
-            notes=tuple(notes),
+            notes=(*_feature_notes(spec), *notes),
             seconds=round(time.perf_counter() - start, 3),
         )
         save_file({name: value.cpu().contiguous() for name, value in head.state_dict().items()}, folder / WEIGHTS)
@@ -177,6 +173,12 @@ def _fit(
         return head, *fit(head, table, parts, config, on_epoch)
 
 
+def _feature_notes(spec: FeatureSpec) -> list[str]:
+    if not spec.weights.startswith("random"):
+        return []
+    return [f"features come from random backbone weights ({spec.weights}): no measure of the method"]
+
+
 def _run_info(
     summary: RunSummary, config: TrainConfig, split: Split, classes: tuple[str, ...], device: torch.device
 ) -> dict[str, Any]:
@@ -193,7 +195,10 @@ def _run_info(
     }
 
 
-def _classes(records: Sequence[VideoRecord], split: Split) -> tuple[str, ...]:
+def _classes(records: Sequence[VideoRecord], split: Split, config: TrainConfig) -> tuple[str, ...]:
+    """Return the classes of a split that fits the manifest and the options."""
+    if config.patience is not None and config.head != "mean_pool" and not split.val:
+        raise RunError("early stopping (patience) needs validation videos: make a split with a validation part")
     labels = {record.video_id: record.label for record in records}
     if not split.train or not split.test:
         raise RunError(f"{split.protocol} split {split.index} has no {'test' if split.train else 'training'} videos")
