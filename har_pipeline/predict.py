@@ -15,8 +15,10 @@ from har_pipeline.extract import ExtractOptions, Progress, extract
 from har_pipeline.extractors import build_extractor, find_net
 from har_pipeline.extractors.base import Extractor
 from har_pipeline.records import FeatureSpec, VideoRecord
+from har_pipeline.report.plots import save_topk_bars
 from har_pipeline.run_folder import Run, load_run
 from har_pipeline.store import FeatureStore
+from har_pipeline.video.decode import FrameReader, probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +90,25 @@ def predict_videos(
             probabilities = predict_scores(run, store.read(summary.feature_set, record.video_id).features)
             predictions.append(Prediction(path, tuple(top_k(run.classes, probabilities, top)), probabilities))
     return run, predictions
+
+
+def save_picture(path: Path, predictions: Sequence[Prediction], frames_per_video: int = 4) -> None:
+    """Draw, for each video that could be read, frames spread over it and its best classes as bars (PNG).
+
+    Source: Orozco 2020, figure 7.
+    """
+    rows = []
+    for prediction in predictions:
+        if prediction.error is None:
+            frames = sample_frames(prediction.path, frames_per_video)
+            rows.append((frames, prediction.top, prediction.path.name))
+    if rows:
+        save_topk_bars(path, rows)
+
+
+def sample_frames(path: Path, count: int) -> np.ndarray:
+    """Return (count, H, W, 3) uint8 RGB frames spread evenly over a video, by reading it once."""
+    info = probe(path)
+    wanted = set(np.linspace(0, max(0, info.packet_frames - 2), count).round().astype(int).tolist())
+    frames = [frame.copy() for index, frame in FrameReader(path, info=info) if index in wanted]
+    return np.stack(frames)

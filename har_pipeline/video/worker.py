@@ -1,6 +1,6 @@
 """A process of its own that decodes one video after another, so that a hanging or crashing file costs one video.
 
-Started by `DecodeWorker` as `python -m har_pipeline.video.worker`; imports no torch and is up in a fraction of a second.
+Started by `DecodeWorker` as a fresh interpreter that runs `main`; imports no torch and is up in a fraction of a second.
 Frames travel through shared memory of fixed size (slots), messages through a socket. The time limit of a video is a
 kernel timer with the default action: SIGALRM ends the process even while a decoder hangs inside C code.
 """
@@ -260,7 +260,9 @@ class DecodeWorker:
         self._memory = mmap.mmap(memory_fd, 0)
         self.slots = np.frombuffer(self._memory, np.uint8).reshape(num_slots, self._slot_bytes)
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "har_pipeline.video.worker", str(theirs.fileno()), str(memory_fd), str(num_slots)]
+        # Not `-m`: this module would then be imported twice, and its message classes would not be the same.
+        code = "import sys; from har_pipeline.video.worker import main; main(sys.argv[1:])"
+        command = [sys.executable, "-c", code, str(theirs.fileno()), str(memory_fd), str(num_slots)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             command, pass_fds=(theirs.fileno(), memory_fd), stdin=subprocess.DEVNULL, env=environment
@@ -331,7 +333,3 @@ def iterate_clips(task: DecodeTask, frame_shape: tuple[int, int, int], frames_pe
                 return
     finally:
         worker.close()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

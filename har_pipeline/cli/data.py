@@ -1,0 +1,153 @@
+"""`har synth`, `har manifest` and `har splits`: data sets, their manifests and their protocols."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from har_pipeline.cli.common import AsJson, Root, Seed, Workers, note, print_json, print_table
+
+manifest_app = typer.Typer(no_args_is_help=True, help="Build manifests from data set folders, and check them.")
+splits_app = typer.Typer(no_args_is_help=True, help="Show and write the splits of a protocol.")
+
+
+class Dataset(StrEnum):
+    """Folder layouts that a manifest can be built from."""
+
+    folder = "folder"
+    kth = "kth"
+    ucf11 = "ucf11"
+    ucf101 = "ucf101"
+    hmdb51 = "hmdb51"
+    ntu = "ntu"
+    ut_interaction = "ut_interaction"
+    utd_mhad = "utd_mhad"
+
+
+def synth(
+    out: Annotated[Path, typer.Argument(help="Folder to write to; files of the same names are replaced.")],
+    subjects: Annotated[int, typer.Option(help="People; each does 6 actions in 4 scenarios.", min=1, max=25)] = 6,
+    depth: Annotated[bool, typer.Option(help="Also 16-bit depth frames in NTU RGB+D's layout.")] = False,
+    flow: Annotated[bool, typer.Option(help="Also the exact optical flow.")] = False,
+    seed: Seed = 0,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Render the embedded data set: people doing KTH's six actions, as video files with a manifest."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from har_pipeline.synthetic import write_dataset
+
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("render", total=None)
+        manifest = write_dataset(
+            out,
+            num_subjects=subjects,
+            seed=seed,
+            depth=depth,
+            flow=flow,
+            workers=workers,
+            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    videos = subjects * 24
+    if as_json:
+        print_json({"manifest": str(manifest), "videos": videos, "seed": seed})
+    else:
+        typer.echo(f"{videos} videos; next: har extract {manifest} store.zarr")
+
+
+@manifest_app.command()
+def build(
+    dataset: Annotated[Dataset, typer.Argument(help="Layout of the folder; `folder` = one folder per class.")],
+    root: Annotated[Path, typer.Argument(help="The data set's folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Manifest to write.")],
+    sequences: Annotated[Path | None, typer.Option(help="KTH's 00sequences.txt: one row per sequence.")] = None,
+    splits: Annotated[Path | None, typer.Option(help="Folder of UCF-101's or HMDB-51's official split files.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a manifest from a data set's folder and file names."""
+    from har_pipeline.manifest_builders import build_manifest
+    from har_pipeline.manifests import write_manifest
+
+    records = build_manifest(dataset.value, root, sequences=sequences, splits=splits)
+    write_manifest(out, records, root=root)
+    labels = {record.label for record in records}
+    if as_json:
+        print_json({"manifest": str(out), "videos": len(records), "classes": sorted(labels)})
+    else:
+        typer.echo(f"{out}: {len(records)} rows, {len(labels)} classes; next: har extract {out} store.zarr")
+
+
+@manifest_app.command()
+def check(
+    manifest: Annotated[Path, typer.Argument(help="Manifest CSV.")],
+    root: Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a manifest: columns, ids, ranges, files. Exit code 1 with row numbers if anything is wrong."""
+    from har_pipeline.manifests import check_manifest
+
+    summary = check_manifest(manifest, root=root)
+    if as_json:
+        print_json(dataclasses.asdict(summary))
+    else:
+        for key, value in dataclasses.asdict(summary).items():
+            typer.echo(f"{key}: {value}")
+
+
+Manifest = Annotated[Path, typer.Argument(help="Manifest CSV.")]
+Protocol = Annotated[str, typer.Option(help="Protocol; `har splits show --help` lists them.")]
+ValFraction = Annotated[float, typer.Option(help="Share of the training subjects or groups kept for validation.", min=0, max=0.9)]
+
+
+@splits_app.command("show")
+def show_splits(
+    manifest: Manifest,
+    protocol: Protocol = "holdout",
+    val_fraction: ValFraction = 0.2,
+    root: Root = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Show how many videos and which subjects or groups each part of each split has.
+
+    Protocols: kth_original, kth_random5, ucf101, hmdb51, xsub, xview, leave_one_group_out, leave_one_subject_out,
+    group_kfold, holdout, column.
+    """
+    from har_pipeline.manifests import read_manifest
+    from har_pipeline.splits import describe_splits, make_splits
+
+    records = read_manifest(manifest, root=root, check_files=False)
+    rows = describe_splits(make_splits(records, protocol, seed=seed, val_fraction=val_fraction), records)
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(list(rows[0]), [list(row.values()) for row in rows])
+
+
+@splits_app.command("write")
+def write_splits(
+    manifest: Manifest,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for <protocol>-<index>.json.")],
+    protocol: Protocol = "holdout",
+    val_fraction: ValFraction = 0.2,
+    root: Root = None,
+    seed: Seed = 0,
+) -> None:
+    """Write the splits of a protocol as JSON files, for `har train --split-file`."""
+    from har_pipeline.manifests import manifest_sha256, read_manifest
+    from har_pipeline.splits import make_splits, write_split_file
+
+    records = read_manifest(manifest, root=root, check_files=False)
+    sha256 = manifest_sha256(manifest)
+    for split in make_splits(records, protocol, seed=seed, val_fraction=val_fraction, manifest_sha256=sha256):
+        path = out / f"{split.protocol}-{split.index}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_split_file(path, split)
+        note(f"{path}: {len(split.train)} train, {len(split.val)} val, {len(split.test)} test")
