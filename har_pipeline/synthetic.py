@@ -1,0 +1,329 @@
+"""The embedded data set: rendered people who do KTH's six actions, in compressed videos with KTH's names and geometry.
+
+Videos are 160x120 px, 25 frames/s, 2 to 4 s, in KTH's four scenarios: d1 outdoors, d2 outdoors with scale variation,
+d3 outdoors in other clothes, d4 indoors with a shadow. Optional 16-bit depth and exact optical flow show the same bodies.
+The data set is a benchmark, not a demonstration that cannot fail: walking, jogging and running share their poses and
+differ in cadence and speed only. It is frozen: what changes a pixel must change `GENERATOR_VERSION`, and results of two
+versions are not comparable.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from har_pipeline import synthetic_motion as motion
+from har_pipeline import synthetic_scene as scene
+from har_pipeline.synthetic_motion import ACTIONS, FPS
+from har_pipeline.synthetic_scene import HEIGHT, SCENARIOS, WIDTH
+from har_pipeline.video.encode import write_depth_png, write_video
+from har_pipeline.video.render import Body, cast_shadow, draw_colour, draw_depth, draw_flow, move_image
+
+GENERATOR_VERSION = "1"
+MAX_SUBJECTS = 25
+DEPTH_HEIGHT, DEPTH_WIDTH = 424, 512
+MANIFEST_NAME = "manifest.csv"
+DEPTH_FOLDER = "nturgb+d_depth_masked"
+FLOW_FOLDER = "flow"
+
+# Cycles per second of the actions on the spot, before the subject's pace; the least and the most a body is turned aside.
+RATE_HZ = {"boxing": (0.7, 1.2), "handwaving": (0.6, 1.1), "handclapping": (0.8, 1.5)}
+ASIDE_RAD = {"boxing": (0.2, 1.2), "handwaving": (0.0, 0.7), "handclapping": (0.0, 0.9)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderedVideo:
+    """One rendered video.
+
+    frames: (F, 120, 160, 3) uint8 RGB; person: (F, 120, 160) bool, the pixels that the person covers by half or more;
+    depth_mm: (F, 424, 512) uint16, mm, background 0, or None; flow: (F - 1, 120, 160, 2) float32, px/frame, x then y,
+    or None.
+    """
+
+    video_id: str
+    action: str
+    subject: str
+    scenario: str
+    frames: np.ndarray
+    person: np.ndarray
+    depth_mm: np.ndarray | None
+    flow: np.ndarray | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Take:
+    """A body before its scenery, ready to be drawn; light as `draw_colour` wants it; shadow: shift x, y px, blur px, depth."""
+
+    body: Body
+    camera: np.ndarray
+    backdrop: np.ndarray
+    light: np.ndarray
+    shadow: tuple[float, float, float, float]
+    noise_sigma: float
+
+
+def subject_name(subject: int) -> str:
+    """Return KTH's name of a person, 1-based: `person01`."""
+    return f"person{subject:02d}"
+
+
+def ntu_name(subject: int, action: str, scenario: str) -> str:
+    """Return the NTU RGB+D name of a video's depth folder.
+
+    `S001C001P<subject>R<scenario number>A<action number>`, three digits each; actions are numbered from 1 in the order
+    of `ACTIONS`, the scenario d<k> is replication k.
+    """
+    return f"S001C001P{subject:03d}R{SCENARIOS.index(scenario) + 1:03d}A{ACTIONS.index(action) + 1:03d}"
+
+
+def _random(seed: int, subject: int, action: str | None = None, scenario: str | None = None) -> np.random.Generator:
+    """Return the generator of a subject, or of one of its videos: no other one shares its numbers."""
+    key: tuple[int, ...] = (subject,)
+    if action is not None and scenario is not None:
+        key += (ACTIONS.index(action) + 1, SCENARIOS.index(scenario) + 1)
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+def _check(seed: int, subject: int) -> None:
+    """Raises: ValueError if the seed is negative or the subject is not in 1..25."""
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, not {seed}")
+    if not 1 <= subject <= MAX_SUBJECTS:
+        raise ValueError(f"subjects go from 1 to {MAX_SUBJECTS} as in KTH, not {subject}")
+
+
+def _stage(subject: int, action: str, scenario: str, seed: int) -> tuple[_Take, np.random.Generator]:
+    """Draw everything that is random about a video but its sensor noise."""
+    person_rng = _random(seed, subject)
+    person = motion.make_subject(person_rng)
+    usual, other = scene.make_outfits(person_rng)
+    rng = _random(seed, subject, action, scenario)
+    num_frames = int(rng.integers(2 * FPS, 4 * FPS + 1))
+    times = np.arange(num_frames) / FPS
+    pace = person.pace * rng.uniform(0.92, 1.08)
+    start = rng.uniform(0.0, 2 * np.pi)
+    if action in motion.LOCOMOTION:
+        cadence = motion.CADENCE_HZ[action] * pace
+        joints = motion.gait(person, start + 2 * np.pi * cadence * times, rng)
+        leg = (motion.THIGH + motion.SHIN) * person.leg_share * person.height_mm
+        ground, headings = scene.walk_path(rng, num_frames, cadence * 4 * leg * np.sin(person.stride_rad) * 0.55)
+    else:
+        phase = start + 2 * np.pi * rng.uniform(*RATE_HZ[action]) * pace * times
+        move = {"boxing": motion.box, "handwaving": motion.wave, "handclapping": motion.clap}[action]
+        joints = move(person, phase, rng)
+        ground, headings = scene.stand_still(rng, num_frames, ASIDE_RAD[action])
+    pose = motion.place(joints, headings, ground, motion.ANKLE * person.height_mm)
+    camera = scene.camera_motion(rng, num_frames, scenario)
+    body = scene.dress(pose, person, other if scenario == "d3" else usual, camera)
+    direction = np.array([rng.uniform(-0.7, 0.7), rng.uniform(-0.9, -0.3), rng.uniform(0.5, 0.9)])
+    strength = 0.75 if scenario == "d4" else 0.55
+    light = np.array([*(strength * direction / np.linalg.norm(direction)), 1.05 - strength], np.float32)
+    indoors = scenario == "d4"
+    shadow = (
+        (
+            rng.choice([-1.0, 1.0]) * rng.uniform(5, 16),
+            rng.uniform(-3, 6),
+            rng.uniform(1.2, 3.0),
+            rng.uniform(0.25, 0.5),
+        )
+        if indoors
+        else (rng.uniform(-3, 3), rng.uniform(0, 2), 3.0, rng.uniform(0.0, 0.12))
+    )
+    take = _Take(body, camera, scene.backdrop(rng, scenario), light, shadow, rng.uniform(1.0, 2.5))
+    return take, rng
+
+
+def _draw_frames(take: _Take, rng: np.random.Generator, noise: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return the (F, 120, 160, 3) uint8 frames of a take, and the (F, 120, 160) bool pixels that show the person."""
+    num_frames = len(take.camera)
+    frames = np.empty((num_frames, HEIGHT, WIDTH, 3), np.uint8)
+    person = np.empty((num_frames, HEIGHT, WIDTH), bool)
+    for frame in range(num_frames):
+        matrix = take.camera[frame].copy()
+        matrix[:, 2] -= matrix[0, 0] * scene.MARGIN_PX
+        image = move_image(take.backdrop, matrix, HEIGHT, WIDTH)
+        colour, coverage = draw_colour(take.body, frame, HEIGHT, WIDTH, take.light)
+        *shift, sigma, strength = take.shadow
+        darkness = strength * cast_shadow(coverage, (shift[0], shift[1]), sigma)
+        image *= ((1.0 - darkness) * (1.0 - coverage))[:, :, None]
+        image += colour
+        if noise:
+            grain = rng.standard_normal((HEIGHT, WIDTH), dtype=np.float32)
+            image += np.float32(take.noise_sigma) * grain[:, :, None]
+        frames[frame] = np.clip(image + 0.5, 0, 255).astype(np.uint8)
+        person[frame] = coverage >= 0.5
+    return frames, person
+
+
+def _draw_flow(take: _Take) -> np.ndarray:
+    """Return the (F - 1, 120, 160, 2) float32 flow of a take, px/frame."""
+    pairs = range(len(take.camera) - 1)
+    return np.stack([draw_flow(take.body, frame, scene.camera_flow(take.camera, frame)) for frame in pairs])
+
+
+def _draw_depth(take: _Take, rng: np.random.Generator, noise: bool) -> np.ndarray:
+    """Return the (F, 424, 512) uint16 depth maps of a take, mm."""
+    factor = DEPTH_HEIGHT / HEIGHT
+    body = take.body.scaled(factor, ((WIDTH * factor - DEPTH_WIDTH) / 2, 0.0))
+    maps = np.empty((len(take.camera), DEPTH_HEIGHT, DEPTH_WIDTH), np.uint16)
+    for frame in range(len(maps)):
+        depth = draw_depth(body, frame, DEPTH_HEIGHT, DEPTH_WIDTH)
+        if noise:
+            seen = depth > 0
+            depth[seen] += rng.normal(0.0, 4.0, int(seen.sum())).astype(np.float32)
+        maps[frame] = np.rint(depth).astype(np.uint16)
+    return maps
+
+
+def render_video(
+    subject: int,
+    action: str,
+    scenario: str,
+    seed: int = 0,
+    *,
+    depth: bool = False,
+    flow: bool = False,
+    noise: bool = True,
+) -> RenderedVideo:
+    """Return one video of the data set; the same arguments give the same bytes.
+
+    subject: 1 to 25; action: one of `ACTIONS`; scenario: `d1` to `d4`. `noise=False` leaves out the sensors' noise, of
+    colour and depth, and nothing else. Depth has its own camera of 512x424 px at the same place, which sees the 145
+    middle columns of the view. Flow is exact: the displacement of the surface point that a pixel's centre shows, where
+    the background moves with the camera (a shadow is not a surface); it may lead out of the image or behind a limb.
+    Raises: ValueError if an argument is none of these.
+    """
+    _check(seed, subject)
+    if action not in ACTIONS or scenario not in SCENARIOS:
+        raise ValueError(f"no action {action!r} in scenario {scenario!r}: choose from {ACTIONS} and {SCENARIOS}")
+    take, rng = _stage(subject, action, scenario, seed)
+    noise_rng, depth_rng = rng.spawn(2)
+    frames, person = _draw_frames(take, noise_rng, noise)
+    return RenderedVideo(
+        video_id=f"{subject_name(subject)}_{action}_{scenario}",
+        action=action,
+        subject=subject_name(subject),
+        scenario=scenario,
+        frames=frames,
+        person=person,
+        depth_mm=_draw_depth(take, depth_rng, noise) if depth else None,
+        flow=_draw_flow(take) if flow else None,
+    )
+
+
+def _write_video_files(out: Path, subject: int, action: str, scenario: str, seed: int, depth: bool, flow: bool) -> None:
+    """Render one video and write its files below `out`."""
+    video = render_video(subject, action, scenario, seed, depth=depth, flow=flow)
+    write_video(out / action / f"{video.video_id}_uncomp.avi", video.frames, FPS)
+    if video.depth_mm is not None:
+        folder = out / DEPTH_FOLDER / ntu_name(subject, action, scenario)
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, depth_map in enumerate(video.depth_mm, start=1):
+            write_depth_png(folder / f"MDepth-{number:08d}.png", depth_map)
+    if video.flow is not None:
+        (out / FLOW_FOLDER).mkdir(parents=True, exist_ok=True)
+        path = out / FLOW_FOLDER / f"{video.video_id}.npy"
+        partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.npy")
+        np.save(partial, video.flow.astype(np.float16))
+        partial.replace(path)
+
+
+def _start_worker() -> None:
+    """Keep a worker process to one core: there is one worker for each."""
+    cv2.setNumThreads(1)
+
+
+def _write_all(
+    out: Path, jobs: list[tuple[int, str, str]], seed: int, depth: bool, flow: bool, workers: int
+) -> Iterator[None]:
+    """Write the files of all jobs, and yield after each."""
+    if workers == 1:
+        for job in jobs:
+            _write_video_files(out, *job, seed, depth, flow)
+            yield
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+        futures = [pool.submit(_write_video_files, out, *job, seed, depth, flow) for job in jobs]
+        for future in as_completed(futures):
+            future.result()
+            yield
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8", newline="")
+    partial.replace(path)
+
+
+def _manifest(jobs: list[tuple[int, str, str]], depth: bool, flow: bool) -> str:
+    """Return the manifest's text; paths are relative to its folder."""
+    columns = ["video_id", "path", "label", "subject", "scenario"]
+    columns += ["depth_path"] * depth + ["x_flow_path"] * flow
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    for subject, action, scenario in jobs:
+        video_id = f"{subject_name(subject)}_{action}_{scenario}"
+        row = [video_id, f"{action}/{video_id}_uncomp.avi", action, subject_name(subject), scenario]
+        row += [f"{DEPTH_FOLDER}/{ntu_name(subject, action, scenario)}"] * depth
+        row += [f"{FLOW_FOLDER}/{video_id}.npy"] * flow
+        table.writerow(row)
+    return text.getvalue()
+
+
+def write_dataset(
+    out: Path,
+    *,
+    num_subjects: int = 6,
+    seed: int = 0,
+    depth: bool = False,
+    flow: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+    workers: int | None = None,
+) -> Path:
+    """Write the data set and return the path of its manifest, `out/manifest.csv`, which is written last.
+
+    num_subjects: 1 to 25, each in 6 actions and 4 scenarios, `<action>/personNN_<action>_d<k>_uncomp.avi`; 25 subjects
+    are what KTH's own split of persons needs. depth: also
+    `nturgb+d_depth_masked/S001C001PxxxR00dA00a/MDepth-%08d.png` (see `ntu_name`), numbered from 1, 16 bit, mm.
+    flow: also `flow/<video_id>.npy`, (F - 1, 120, 160, 2) float16 px/frame, x then y. on_progress: called with the
+    number of videos written and of all. workers: processes, by default one a core; the files do not depend on it.
+    `out/dataset.json` records the generator's version, the seed and the counts. Files already there are replaced.
+    Raises: ValueError if num_subjects, seed or workers is out of range; VideoError if a file cannot be written.
+    """
+    _check(seed, num_subjects)
+    workers = min(os.cpu_count() or 1, 16) if workers is None else workers
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, not {workers}")
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    jobs = [(s, action, scenario) for s in range(1, num_subjects + 1) for action in ACTIONS for scenario in SCENARIOS]
+    for done, _ in enumerate(_write_all(out, jobs, seed, depth, flow, workers), start=1):
+        if on_progress is not None:
+            on_progress(done, len(jobs))
+    facts = {
+        "generator": "har_pipeline.synthetic",
+        "generator_version": GENERATOR_VERSION,
+        "seed": seed,
+        "num_subjects": num_subjects,
+        "num_videos": len(jobs),
+        "actions": ACTIONS,
+        "scenarios": SCENARIOS,
+        "depth": depth,
+        "flow": flow,
+    }
+    _write_text(out / "dataset.json", json.dumps(facts, indent=2) + "\n")
+    _write_text(out / MANIFEST_NAME, _manifest(jobs, depth, flow))
+    return out / MANIFEST_NAME

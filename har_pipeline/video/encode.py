@@ -1,0 +1,103 @@
+"""Writes frames to compressed video files and depth maps to 16-bit PNG files, never leaving half a file behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+
+from har_pipeline.errors import VideoError
+
+
+def write_video(
+    path: Path,
+    frames: Iterable[np.ndarray],
+    fps: float = 25.0,
+    codec: str = "mpeg4",
+    *,
+    bit_rate: int = 900_000,
+    pixel_format: str = "yuv420p",
+) -> int:
+    """Write frames to a video file and return how many were written.
+
+    frames: (H, W, 3) uint8 RGB, all of one size, which is even where `pixel_format` halves the colour's resolution;
+    fps: frames/s; codec, pixel_format: FFmpeg's names; bit_rate: bit/s, for codecs that heed it (KTH's own files have
+    about 900,000). The container follows from the suffix of `path`. The file appears under its name only when it is
+    complete; folders on the way are made.
+    Raises: ValueError if there is no frame, a frame has another shape or dtype, or fps is not positive; VideoError if
+    the codec is unknown or refuses the frames, or the file cannot be written.
+    """
+    path = Path(path)
+    if not fps > 0:
+        raise ValueError(f"{path}: fps must be positive, not {fps}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        count = _encode(partial, path, frames, Fraction(fps).limit_denominator(1001), codec, bit_rate, pixel_format)
+        partial.replace(path)
+    except (av.FFmpegError, av.codec.codec.UnknownCodecError, OSError) as error:
+        raise VideoError(
+            f"{path}: cannot write with codec {codec!r}, pixel format {pixel_format!r}: {error}; "
+            "check the codec's name, the file's suffix, that the frame size is even, and the disk"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+def _encode(
+    partial: Path,
+    path: Path,
+    frames: Iterable[np.ndarray],
+    rate: Fraction,
+    codec: str,
+    bit_rate: int,
+    pixel_format: str,
+) -> int:
+    """Encode all frames into `partial`; messages name `path`. Returns the number of frames."""
+    size: tuple[int, ...] | None = None
+    count = 0
+    with av.open(str(partial), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        # One thread: the same frames give the same file on every machine.
+        stream.codec_context.thread_count = 1
+        for frame in frames:
+            if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+                raise ValueError(f"{path}: frame {count} is {frame.dtype} {frame.shape}, not uint8 (H, W, 3)")
+            if size is None:
+                size = frame.shape
+                stream.height, stream.width = frame.shape[:2]
+                stream.pix_fmt = pixel_format
+                stream.bit_rate = bit_rate
+            elif frame.shape != size:
+                raise ValueError(f"{path}: frame {count} is {frame.shape}, the first was {size}")
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            count += 1
+        if not count:
+            raise ValueError(f"{path}: there is no frame to write")
+        container.mux(stream.encode(None))
+    return count
+
+
+def write_depth_png(path: Path, depth_mm: np.ndarray) -> None:
+    """Write one (H, W) uint16 depth map, mm, to a 16-bit PNG file, whole or not at all.
+
+    Raises: ValueError if the map is not uint16 (H, W); VideoError if the file cannot be written.
+    """
+    path = Path(path)
+    if depth_mm.dtype != np.uint16 or depth_mm.ndim != 2:
+        raise ValueError(f"{path}: the depth map is {depth_mm.dtype} {depth_mm.shape}, not uint16 (H, W)")
+    _, png = cv2.imencode(".png", depth_mm, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        partial.write_bytes(png.tobytes())
+        partial.replace(path)
+    except OSError as error:
+        raise VideoError(f"{path}: cannot write the depth map: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
