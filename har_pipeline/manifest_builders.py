@@ -159,7 +159,7 @@ def build_ucf101(root: Path, splits: Path | None = None) -> list[VideoRecord]:
             for line in _read_list(splits / f"{part}list{number:02d}.txt"):
                 stem = line.split()[0].rsplit("/", 1)[-1].removesuffix(".avi")
                 columns.setdefault(stem, {})[f"x_split{number}"] = part
-    return [_with_splits(record, columns.get(record.video_id), splits) for record in records]
+    return _with_splits(records, [columns.get(record.video_id) for record in records], splits)
 
 
 def build_hmdb51(root: Path, splits: Path | None = None) -> list[VideoRecord]:
@@ -183,11 +183,11 @@ def build_hmdb51(root: Path, splits: Path | None = None) -> list[VideoRecord]:
         label = path.parent.name
         name = escape_id(f"{label}__{path.stem}")
         film = re.sub(f"_{re.escape(label)}$", "", _HMDB_TAIL.sub("", path.stem))
-        record = VideoRecord(video_id=name, label=label, path=path, group=film)
-        records.append(_with_splits(record, columns.get((label, path.name)), splits) if splits else record)
-    if not records:
-        raise ManifestError(f"{root}: no video files below it")
-    return records
+        records.append(VideoRecord(video_id=name, label=label, path=path, group=film))
+    if splits is None or not records:
+        return records
+    paths = [record.path for record in records]
+    return _with_splits(records, [columns.get((p.parent.name, p.name)) for p in paths if p], splits)
 
 
 def _read_list(path: Path) -> list[str]:
@@ -196,10 +196,15 @@ def _read_list(path: Path) -> list[str]:
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def _with_splits(record: VideoRecord, columns: dict[str, str] | None, splits: Path) -> VideoRecord:
-    if columns is None:
-        raise ManifestError(f"{splits}: no list names {record.path}")
-    return replace(record, extra=columns)
+def _with_splits(records: list[VideoRecord], columns: list[dict[str, str] | None], splits: Path) -> list[VideoRecord]:
+    """Return the records with their official parts; a file that no list names is `unused` in all three splits.
+
+    Raises: ManifestError if the lists name none of the files.
+    """
+    if not any(columns):
+        raise ManifestError(f"{splits}: the lists there name none of the {len(records)} files")
+    unused = {f"x_split{number}": "unused" for number in (1, 2, 3)}
+    return [replace(record, extra=unused | (row or {})) for record, row in zip(records, columns, strict=True)]
 
 
 def build_ntu(root: Path) -> list[VideoRecord]:
