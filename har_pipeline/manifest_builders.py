@@ -2,58 +2,102 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from har_pipeline.errors import ManifestError
+from har_pipeline.official_lists import read_hmdb51_lists, read_kth_sequences, read_ucf101_lists
 from har_pipeline.records import VideoRecord
+from har_pipeline.splits import KTH_TEST_PERSONS
 
-VIDEO_SUFFIXES = frozenset(".avi .mp4 .mkv .mov .mpg .mpeg .m4v .webm .wmv .flv .3gp .ts".split())
+VIDEO_SUFFIXES = frozenset(
+    (".avi", ".mp4", ".mkv", ".mov", ".mpg", ".mpeg", ".m4v", ".webm", ".wmv", ".flv", ".3gp", ".ts")
+)
 KTH_ACTIONS = ("boxing", "handclapping", "handwaving", "jogging", "running", "walking")
 KTH_MISSING = "person13_handclapping_d3"
 UT_INTERACTION_LABELS = ("shake_hands", "hug", "kick", "point", "punch", "push")
-DATASETS = ("folder", "kth", "ucf11", "ucf101", "hmdb51", "ntu", "ut_interaction", "utd_mhad")
 
 _KTH = re.compile(r"(person\d\d)_([a-z]+)_(d[1-4])(?:_uncomp)?")
 _UCF11 = re.compile(r"v_(.+)_(\d\d)_(\d\d)")
 _UCF101 = re.compile(r"v_(.+)_(g\d\d)_(c\d\d)")
-_HMDB_TAIL = re.compile(r"_[a-z]_(?:nm|cm)_np\d_(?:fr|ba|le|ri)_(?:goo|med|bad)_\d+$")
-_NTU = re.compile(r"(S\d{3})(C\d{3})(P\d{3})(R\d{3})(A\d{3})")
+_HMDB_TAIL = re.compile(r"_[a-z]_(?:nm|cm)_np\d+_(?:fr|ba|le|ri)_(?:goo|med|bad)_\d+$")
+_NTU = re.compile(r"(S\d{3})(C\d{3})(P\d{3})(R\d{3})(A\d{3})(?:_rgb)?")
 _UT_INTERACTION = re.compile(r"(\d+)_(\d+)_([0-5])")
 _UTD_MHAD = re.compile(r"a(\d+)_(s\d+)_(t\d+)_depth")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """What some builders read besides the folder; see `build_manifest`."""
+
+    sequences: Path | None = None
+    splits: Path | None = None
+    split_index: int = 1
 
 
 def escape_id(text: str) -> str:
     """Return a legal video_id for a relative path: `/` becomes `__`, other illegal characters `-xHH` per UTF-8 byte.
 
-    Raises: ManifestError if it is longer than 200 characters.
+    Names that look escaped already (`-x41`) are escaped too, so that they stay apart; a `v` goes before an id that
+    would not begin with a letter or digit. Raises: ManifestError if the id is longer than 200 characters.
     """
 
     def escaped(match: re.Match[str]) -> str:
-        return "".join(f"-x{byte:02X}" for byte in match[0].encode())
+        return "".join(f"-x{byte:02X}" for byte in os.fsencode(match[0]))
 
-    name = re.sub(r"[^A-Za-z0-9._-]", escaped, text.replace("/", "__"))
+    name = re.sub(r"[^A-Za-z0-9._-]|-(?=x[0-9A-F]{2})", escaped, text.replace("/", "__"))
     if not name[:1].isalnum():
         name = f"v{name}"
     if len(name) > 200:
-        raise ManifestError(f"{text!r}: the id made of it has {len(name)} characters, at most 200 are allowed")
+        raise ManifestError(
+            f"{text!r}: the id made of it has {len(name)} characters, at most 200 are allowed: rename it"
+        )
     return name
 
 
-def _videos(root: Path) -> list[Path]:
-    root = root.expanduser().resolve()
+def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Yield (folder, subfolders, files) below `root`, by name; links to folders are followed, hidden names left out.
+
+    Each folder is visited once, so that links in a circle end. The caller may drop subfolders that it need not enter.
+    Raises: ManifestError if `root` is no folder.
+    """
     if not root.is_dir():
         raise ManifestError(f"{root}: no such folder")
-    return sorted(path for path in root.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield Path(folder), folders, sorted(name for name in files if not name.startswith("."))
 
 
-def _matching(paths: Iterable[Path], pattern: re.Pattern[str], example: str, root: Path) -> list[tuple[Path, re.Match[str]]]:
+def _videos(root: Path) -> list[Path]:
+    """Return all files with a video ending, sorted; a dead link is one of them, for it has to be noticed later."""
+    found = [folder / name for folder, _, files in _walk(root.expanduser().resolve()) for name in files]
+    return sorted(path for path in found if path.suffix.lower() in VIDEO_SUFFIXES)
+
+
+def videos_left_out(root: Path, records: Sequence[VideoRecord]) -> list[Path]:
+    """Return the video files below `root` that no record names: they do not follow the data set's naming rule."""
+    named = {record.path for record in records}
+    return [path for path in _videos(root) if path not in named]
+
+
+def _matching(
+    paths: Iterable[Path], pattern: re.Pattern[str], example: str, root: Path
+) -> list[tuple[Path, re.Match[str]]]:
     """Return the files whose stem fits. Raises: ManifestError if none does."""
     found = [(path, match) for path in paths if (match := pattern.fullmatch(path.stem))]
     if not found:
-        raise ManifestError(f"{root}: no file is named as in {example}; for other names use `har manifest build folder`")
+        raise ManifestError(
+            f"{root}: no file is named as in {example}; for other names use `har manifest build folder`"
+        )
     return found
 
 
@@ -64,7 +108,10 @@ def build_folder(root: Path) -> list[VideoRecord]:
     for path in _videos(root):
         relative = path.relative_to(root)
         if len(relative.parts) < 2:
-            raise ManifestError(f"{path}: lies in no class folder; put each class's videos into a folder of its name")
+            raise ManifestError(
+                f"{path}: lies in no class folder; put each class's videos into a folder of its name "
+                "(to classify videos without labels, no manifest is needed: `har predict`)"
+            )
         name = escape_id(relative.with_suffix("").as_posix())
         records.append(VideoRecord(video_id=name, label=relative.parts[0], path=path))
     return records
@@ -92,25 +139,11 @@ def build_kth(root: Path, sequences: Path | None = None) -> list[VideoRecord]:
     return records
 
 
-def read_kth_sequences(path: Path) -> dict[str, list[tuple[int, int]]]:
-    """Return file name -> [(first, last)], 1-based and inclusive, of KTH's `00sequences.txt`; missing files are left out.
-
-    Raises: ManifestError on a line of another form.
-    """
-    listed: dict[str, list[tuple[int, int]]] = {}
-    for number, line in enumerate(path.read_text(encoding="latin-1").splitlines(), 1):
-        words = line.split()
-        if not words or not _KTH.fullmatch(words[0]) or words[1:2] == ["*missing*"]:
-            continue
-        ranges = re.findall(r"(\d+)-(\d+)", line.split("frames", 1)[-1])
-        if "frames" not in line or not ranges:
-            raise ManifestError(f"{path}: line {number} lists no frames: {line.strip()!r}")
-        listed[words[0]] = [(int(first), int(last)) for first, last in ranges]
-    return listed
-
-
 def kth_rule_records(root: Path) -> list[VideoRecord]:
-    """Return KTH's 599 files as its naming rule gives them, whether or not they are there."""
+    """Return KTH's 599 files as its naming rule gives them, whether or not they are there; `split` as kth_original.
+
+    Source: Schuldt 2004: 25 persons, 6 actions, 4 scenarios; one file was never published.
+    """
     return [
         VideoRecord(
             video_id=f"person{person:02d}_{action}_d{scenario}",
@@ -119,6 +152,7 @@ def kth_rule_records(root: Path) -> list[VideoRecord]:
             subject=f"person{person:02d}",
             group=f"person{person:02d}",
             scenario=f"d{scenario}",
+            split="test" if person in KTH_TEST_PERSONS else "train",
         )
         for action in KTH_ACTIONS
         for person in range(1, 26)
@@ -130,54 +164,44 @@ def kth_rule_records(root: Path) -> list[VideoRecord]:
 def build_ucf11(root: Path) -> list[VideoRecord]:
     """Return UCF-11's files, `<class>/v_<class>_<group>/v_<class>_<group>_<clip>.mpg`; groups g01 to g25.
 
-    Source: Liu 2009. The class is the top folder; the files' own middle part differs from it for some classes.
+    The class is the folder above the group's folder, for the files' own middle part differs from it in some classes
+    (`basketball/v_shooting_01`). Without group folders it is the file's folder, in a flat tree the middle part.
+    Source: Liu 2009.
     """
     root = root.expanduser().resolve()
     records = []
     for path, match in _matching(_videos(root), _UCF11, "biking/v_biking_01/v_biking_01_01.mpg", root):
-        relative = path.relative_to(root)
-        label = relative.parts[0] if len(relative.parts) > 1 else match[1]
+        folder = path.parent.parent if path.parent.name == f"v_{match[1]}_{match[2]}" else path.parent
+        label = match[1] if folder == root else folder.name
         name = escape_id(f"{label}__{path.stem}")
         records.append(VideoRecord(video_id=name, label=label, path=path, group=f"g{match[2]}"))
     return records
 
 
-def build_ucf101(root: Path, splits: Path | None = None) -> list[VideoRecord]:
+def build_ucf101(root: Path, splits: Path | None = None, split_index: int = 1) -> list[VideoRecord]:
     """Return UCF-101's files; with the folder of official lists also the columns x_split1 to x_split3.
 
-    Source: Soomro 2012; lists trainlist0N.txt and testlist0N.txt.
+    `split` then holds split number `split_index`. Source: Soomro 2012; lists trainlist0N.txt and testlist0N.txt.
     """
+    found = _matching(_videos(root), _UCF101, "v_ApplyEyeMakeup_g01_c01.avi", root)
     records = [
-        VideoRecord(video_id=path.stem, label=match[1], path=path, group=match[2])
-        for path, match in _matching(_videos(root), _UCF101, "v_ApplyEyeMakeup_g01_c01.avi", root)
+        # The files of this one class are spelled otherwise than the class in the official classInd.txt.
+        VideoRecord(video_id=path.stem, label=re.sub("^HandStand", "Handstand", match[1]), path=path, group=match[2])
+        for path, match in found
     ]
     if splits is None:
         return records
-    columns: dict[str, dict[str, str]] = {}
-    for number in (1, 2, 3):
-        for part in ("train", "test"):
-            for line in _read_list(splits / f"{part}list{number:02d}.txt"):
-                stem = line.split()[0].rsplit("/", 1)[-1].removesuffix(".avi")
-                columns.setdefault(stem, {})[f"x_split{number}"] = part
-    return _with_splits(records, [columns.get(record.video_id) for record in records], splits)
+    listed = read_ucf101_lists(splits)
+    return _with_splits(records, [listed.get(record.video_id.lower()) for record in records], splits, split_index)
 
 
-def build_hmdb51(root: Path, splits: Path | None = None) -> list[VideoRecord]:
+def build_hmdb51(root: Path, splits: Path | None = None, split_index: int = 1) -> list[VideoRecord]:
     """Return HMDB-51's files, `<class>/<name>.avi`; the group is the film that the name starts with.
 
-    With the folder of official lists (`<class>_test_split<N>.txt`; 1 = train, 2 = test, 0 = unused) also x_split1 to 3.
+    With the folder of official lists (`<class>_test_split<N>.txt`) also x_split1 to x_split3 and `split`, as UCF-101.
     Source: Kuehne 2011.
     """
-    root = root.expanduser().resolve()
-    columns: dict[tuple[str, str], dict[str, str]] = {}
-    for number in (1, 2, 3) if splits else ():
-        assert splits is not None
-        for path in sorted(splits.glob(f"*_test_split{number}.txt")):
-            label = path.name.removesuffix(f"_test_split{number}.txt")
-            for line in _read_list(path):
-                name, flag = line.rsplit(maxsplit=1)
-                part = {"0": "unused", "1": "train", "2": "test"}[flag]
-                columns.setdefault((label, name), {})[f"x_split{number}"] = part
+    listed = read_hmdb51_lists(splits) if splits else {}
     records = []
     for path in _videos(root):
         label = path.parent.name
@@ -186,53 +210,72 @@ def build_hmdb51(root: Path, splits: Path | None = None) -> list[VideoRecord]:
         records.append(VideoRecord(video_id=name, label=label, path=path, group=film))
     if splits is None or not records:
         return records
-    paths = [record.path for record in records]
-    return _with_splits(records, [columns.get((p.parent.name, p.name)) for p in paths if p], splits)
+    columns = [listed.get((record.label, record.path.name)) for record in records if record.path]
+    return _with_splits(records, columns, splits, split_index)
 
 
-def _read_list(path: Path) -> list[str]:
-    if not path.is_file():
-        raise ManifestError(f"{path}: no such split file; download the data set's official lists")
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-def _with_splits(records: list[VideoRecord], columns: list[dict[str, str] | None], splits: Path) -> list[VideoRecord]:
+def _with_splits(
+    records: list[VideoRecord], columns: list[dict[str, str] | None], splits: Path, split_index: int
+) -> list[VideoRecord]:
     """Return the records with their official parts; a file that no list names is `unused` in all three splits.
 
-    Raises: ManifestError if the lists name none of the files.
+    Raises: ManifestError if the lists name none of the files, or there is no split of that number.
     """
+    if split_index not in (1, 2, 3):
+        raise ManifestError(f"there are the official splits 1, 2 and 3, not {split_index}")
     if not any(columns):
         raise ManifestError(f"{splits}: the lists there name none of the {len(records)} files")
     unused = {f"x_split{number}": "unused" for number in (1, 2, 3)}
-    return [replace(record, extra=unused | (row or {})) for record, row in zip(records, columns, strict=True)]
+    extras = [unused | (row or {}) for row in columns]
+    return [
+        replace(record, extra=extra, split=extra[f"x_split{split_index}"])
+        for record, extra in zip(records, extras, strict=True)
+    ]
 
 
 def build_ntu(root: Path) -> list[VideoRecord]:
-    """Return NTU RGB+D's recordings: `S001C001P001R001A001_rgb.avi` files and masked depth folders of the same name.
+    """Return NTU RGB+D's recordings: `S001C001P001R001A001_rgb.avi` files and depth folders of the same name.
 
+    A recording with colour and depth is one row. Masked depth is preferred where the full depth is there as well.
+    Infrared videos (`_ir.avi`) are left out. Raises: ManifestError if one recording is there twice.
     Source: Shahroudy 2016: setup, camera, performer, replication, action.
     """
     root = root.expanduser().resolve()
-    rgb = {m[0]: path for path in _videos(root) if (m := _NTU.match(path.stem))}
-    depth = {path.name: path for path in sorted(root.rglob("S*")) if path.is_dir() and _NTU.fullmatch(path.name)}
+    rgb: dict[str, Path] = {}
+    full: dict[str, Path] = {}
+    masked: dict[str, Path] = {}
+    for folder, folders, files in _walk(root):
+        for name in files:
+            path = folder / name
+            if path.suffix.lower() in VIDEO_SUFFIXES and _NTU.fullmatch(path.stem):
+                _add_once(rgb, path.stem[:20], path)
+        for name in [name for name in folders if re.fullmatch(r"(?:[SCPRA]\d{3}){5}", name)]:
+            _add_once(masked if "masked" in folder.name else full, name, folder / name)
+            folders.remove(name)  # thousands of frames each, and no video
+    depth = full | masked
     if not rgb and not depth:
         raise ManifestError(f"{root}: no file or folder is named as in S001C001P001R001A001")
     records = []
     for name in sorted({*rgb, *depth}):
-        match = _NTU.fullmatch(name)
-        assert match is not None
+        setup, camera, performer, replication, action = re.findall(r"[A-Z]\d{3}", name)
         records.append(
             VideoRecord(
                 video_id=name,
-                label=match[5],
+                label=action,
                 path=rgb.get(name),
                 depth_path=depth.get(name),
-                subject=match[3],
-                camera=match[2],
-                extra={"x_setup": match[1], "x_replication": match[4]},
+                subject=performer,
+                camera=camera,
+                extra={"x_setup": setup, "x_replication": replication},
             )
         )
     return records
+
+
+def _add_once(found: dict[str, Path], name: str, path: Path) -> None:
+    if name in found:
+        raise ManifestError(f"{found[name]} and {path} are both {name}: build from a folder that holds one of them")
+    found[name] = path
 
 
 def build_ut_interaction(root: Path) -> list[VideoRecord]:
@@ -253,7 +296,8 @@ def build_ut_interaction(root: Path) -> list[VideoRecord]:
 
 def build_utd_mhad(root: Path) -> list[VideoRecord]:
     """Return UTD-MHAD's depth arrays, `a1_s1_t1_depth.mat`. Source: Chen 2015."""
-    paths = sorted(root.expanduser().resolve().rglob("*_depth.mat"))
+    walk = _walk(root.expanduser().resolve())
+    paths = sorted(folder / name for folder, _, files in walk for name in files if name.endswith("_depth.mat"))
     return [
         VideoRecord(
             video_id=path.stem.removesuffix("_depth"),
@@ -266,40 +310,41 @@ def build_utd_mhad(root: Path) -> list[VideoRecord]:
     ]
 
 
-def build_manifest(
-    dataset: str, root: Path, *, sequences: Path | None = None, splits: Path | None = None
-) -> list[VideoRecord]:
-    """Return the records of a data set folder, sorted by id; `dataset` is one of `DATASETS`.
+BUILDERS: dict[str, Callable[[Path, BuildOptions], list[VideoRecord]]] = {
+    "folder": lambda root, _: build_folder(root),
+    "kth": lambda root, options: build_kth(root, options.sequences),
+    "ucf11": lambda root, _: build_ucf11(root),
+    "ucf101": lambda root, options: build_ucf101(root, options.splits, options.split_index),
+    "hmdb51": lambda root, options: build_hmdb51(root, options.splits, options.split_index),
+    "ntu": lambda root, _: build_ntu(root),
+    "ut_interaction": lambda root, _: build_ut_interaction(root),
+    "utd_mhad": lambda root, _: build_utd_mhad(root),
+}
 
+
+def build_manifest(
+    dataset: str, root: Path, *, sequences: Path | None = None, splits: Path | None = None, split_index: int = 1
+) -> list[VideoRecord]:
+    """Return the records of a data set folder, sorted by id; `dataset` is one of `BUILDERS`.
+
+    sequences: KTH's 00sequences.txt; splits: folder of UCF-101's or HMDB-51's official lists; split_index: 1, 2 or 3,
+    the official split that stands in the column `split`. Files are listed by name and never opened.
     Raises: ManifestError if the data set is unknown, nothing fits, two files get one id, or an option does not apply.
     """
-    plain = {
-        "folder": build_folder,
-        "ucf11": build_ucf11,
-        "ntu": build_ntu,
-        "ut_interaction": build_ut_interaction,
-        "utd_mhad": build_utd_mhad,
-    }
+    if dataset not in BUILDERS:
+        raise ManifestError(f"unknown data set {dataset!r}; there are: {', '.join(BUILDERS)}")
     if sequences is not None and dataset != "kth":
         raise ManifestError(f"a sequence list belongs to kth, not to {dataset}")
     if splits is not None and dataset not in ("ucf101", "hmdb51"):
         raise ManifestError(f"official split lists are read for ucf101 and hmdb51, not for {dataset}")
-    if dataset == "kth":
-        records = build_kth(root, sequences)
-    elif dataset == "ucf101":
-        records = build_ucf101(root, splits)
-    elif dataset == "hmdb51":
-        records = build_hmdb51(root, splits)
-    elif dataset in plain:
-        records = plain[dataset](root)
-    else:
-        raise ManifestError(f"unknown data set {dataset!r}; there are: {', '.join(DATASETS)}")
+    options = BuildOptions(sequences=sequences, splits=splits, split_index=split_index)
+    records = BUILDERS[dataset](root, options)
     if not records:
         raise ManifestError(f"{root}: no video files below it (known endings: {', '.join(sorted(VIDEO_SUFFIXES))})")
     owner: dict[str, VideoRecord] = {}
     for record in records:
-        if other := owner.get(record.video_id):
-            if (other.path, other.start_frame) != (record.path, record.start_frame):
-                raise ManifestError(f"{other.path} and {record.path} both get the id {record.video_id!r}: rename one")
-        owner[record.video_id] = record
+        other = owner.setdefault(record.video_id, record)
+        if other is not record:
+            first, second = (one.path or one.depth_path for one in (other, record))
+            raise ManifestError(f"{first} and {second} both get the id {record.video_id!r}: rename or move one")
     return sorted(records, key=lambda record: record.video_id)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import csv
 import difflib
 import hashlib
+import io
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +24,8 @@ TEXT_COLUMNS = ("subject", "group", "camera", "scenario", "split")
 NUMBER_COLUMNS = ("start_frame", "end_frame")
 COLUMNS = ("video_id", "path", "label", *TEXT_COLUMNS[:4], *NUMBER_COLUMNS, "depth_path", "split")
 OWN_PREFIX = "x_"
-_ROOT_LINE = "# root: "
+_ROOT_LINE = "# root:"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +52,12 @@ def read_manifest(
 
     Paths are relative to `root`; without one to the folder in the file's first line `# root: FOLDER`, or to the
     manifest's own folder. `check_files=False` leaves out only the check that the files exist.
-    Raises: ManifestError listing, with their line numbers, all rows that are wrong (at most `max_errors`).
+    Raises: ManifestError listing all rows that are wrong (the first `max_errors` of them); a row's number is its line.
     """
     lines, stated_root = _read_lines(path)
     base = (root or stated_root or path.parent).expanduser().resolve()
+    if check_files and not base.is_dir():
+        raise ManifestError(f"{path}: its root {base} is no folder; name the data's folder with --root")
     reader = csv.DictReader((line for _, line in lines), strict=True)
     numbers = [number for number, _ in lines]
     try:
@@ -60,7 +65,8 @@ def read_manifest(
         _check_header(path, header)
         rows = [(numbers[min(reader.line_num, len(numbers)) - 1], row) for row in reader]
     except csv.Error as error:
-        raise ManifestError(f"{path}: line {reader.line_num} is not CSV: {error}") from error
+        number = numbers[min(max(reader.reader.line_num, 1), len(numbers)) - 1]  # DictReader's own lags behind
+        raise ManifestError(f"{path.name}:row {number}: is not CSV: {error}") from error
     if not rows:
         raise ManifestError(f"{path}: has a header but no rows")
     records: list[VideoRecord] = []
@@ -70,11 +76,11 @@ def read_manifest(
         try:
             record = _record(row, base, check_files)
             if record.video_id in first_seen:
-                raise ValueError(f"video_id {record.video_id!r} stands already in line {first_seen[record.video_id]}")
+                raise ValueError(f"video_id {record.video_id!r} stands already in row {first_seen[record.video_id]}")
             first_seen[record.video_id] = number
             records.append(record)
         except ValueError as error:
-            problems.append(f"  line {number}: {error}")
+            problems.append(f"  {path.name}:row {number}: {error}")
     if problems:
         more = f"\n  and {len(problems) - max_errors} more" if len(problems) > max_errors else ""
         listed = "\n".join(problems[:max_errors])
@@ -88,14 +94,14 @@ def _read_lines(path: Path) -> tuple[list[tuple[int, str]], Path | None]:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise ManifestError(f"{path}: no such manifest; make one with `har manifest build`") from error
-    except (IsADirectoryError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: is not a UTF-8 text file ({type(error).__name__})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: is not a readable UTF-8 text file ({type(error).__name__})") from error
     root = None
     lines = []
-    for number, line in enumerate(text.splitlines(), 1):
+    # Not splitlines: it also cuts at form feeds and Unicode separators, and would shift the row numbers.
+    for number, line in enumerate(re.split(r"\r\n|\n|\r", text), 1):
         if line.startswith(_ROOT_LINE):
-            root = Path(line.removeprefix(_ROOT_LINE).strip())
-            root = root if root.is_absolute() else path.parent / root
+            root = path.parent / Path(line.removeprefix(_ROOT_LINE).strip()).expanduser()
         elif line.strip() and not line.startswith("#"):
             lines.append((number, line + "\n"))
     if not lines:
@@ -108,6 +114,8 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
         if name not in COLUMNS and not name.startswith(OWN_PREFIX):
             near = difflib.get_close_matches(name, COLUMNS, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"own columns start with {OWN_PREFIX!r}"
+            if ";" in name or "\t" in name:
+                hint = "cells are separated by commas"
             raise ManifestError(f"{path}: unknown column {name!r}; {hint}")
     if repeated := [name for name, count in Counter(header).items() if count > 1]:
         raise ManifestError(f"{path}: column {repeated[0]!r} stands twice")
@@ -115,7 +123,9 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
     if not any(name in header for name in PATH_COLUMNS):
         missing.append("path (or depth_path)")
     if missing:
-        raise ManifestError(f"{path}: the required column {' and '.join(missing)} is missing; there are: {', '.join(header)}")
+        raise ManifestError(
+            f"{path}: the required column {' and '.join(missing)} is missing; there are: {', '.join(header)}"
+        )
 
 
 def _record(row: Mapping[str | None, str | None], base: Path, check_files: bool) -> VideoRecord:
@@ -123,17 +133,19 @@ def _record(row: Mapping[str | None, str | None], base: Path, check_files: bool)
     if None in row or None in row.values():
         raise ValueError("has another number of cells than the header")
     cells = {str(key): (value or "").strip() for key, value in row.items()}
+    if broken := [key for key, value in cells.items() if _CONTROL.search(value)]:
+        raise ValueError(f"{broken[0]} holds a line break or another control character")
     numbers: dict[str, int | None] = {}
     for name in NUMBER_COLUMNS:
         text = cells.get(name, "")
-        if text and not text.lstrip("-").isdigit():
+        if text and not re.fullmatch(r"-?[0-9]{1,9}", text):
             raise ValueError(f"{name} {text!r} is not a whole number")
         numbers[name] = int(text) if text else None
     return VideoRecord(
         video_id=cells["video_id"],
         label=cells["label"],
-        path=_resolve(cells.get("path", ""), base, check_files),
-        depth_path=_resolve(cells.get("depth_path", ""), base, check_files),
+        path=_resolve(cells.get("path", ""), base, check_files, may_be_folder=False),
+        depth_path=_resolve(cells.get("depth_path", ""), base, check_files, may_be_folder=True),
         subject=cells.get("subject") or None,
         group=cells.get("group") or None,
         camera=cells.get("camera") or None,
@@ -141,63 +153,97 @@ def _record(row: Mapping[str | None, str | None], base: Path, check_files: bool)
         split=cells.get("split") or None,
         start_frame=numbers["start_frame"] or 0,
         end_frame=numbers["end_frame"],
-        extra={key: value for key, value in cells.items() if key.startswith(OWN_PREFIX)},
+        extra={key: value for key, value in cells.items() if key.startswith(OWN_PREFIX) and value},
     )
 
 
-def _resolve(text: str, base: Path, check_files: bool) -> Path | None:
+def _resolve(text: str, base: Path, check_files: bool, may_be_folder: bool) -> Path | None:
     if not text:
         return None
-    if Path(text).is_absolute():
+    if os.path.isabs(text):
         raise ValueError(f"path {text!r} is absolute: write it relative to the root {base}")
     # Links are not followed: a data set may be a tree of links, but its names must stay inside.
     path = Path(os.path.normpath(base / text))
     if not path.is_relative_to(base):
         raise ValueError(f"path {text!r} leads out of the root {base}")
-    if check_files and not path.exists():
+    # os.path, because pathlib's exists() raises on names that are too long.
+    if check_files and not os.path.exists(path):
         raise ValueError(f"file {text!r} does not exist under {base}")
+    if check_files and not may_be_folder and os.path.isdir(path):
+        raise ValueError(f"path {text!r} is a folder, not a video file")
     return path
 
 
 def write_manifest(path: Path, records: Sequence[VideoRecord], *, root: Path | None = None) -> None:
     """Write records as a manifest, atomically, with the columns that are in use.
 
-    Paths are written relative to the manifest's folder if all files lie below it, else relative to `root`, which is then
-    named in the first line. Raises: ManifestError if there is no record, or a file lies outside both.
+    Paths are written relative to the manifest's folder if all files lie below it, else relative to `root`, which is
+    then named in the first line. Raises: ManifestError if there is no record, an id stands twice, a file lies outside
+    both folders, an own column lacks its `x_`, or a cell could not be read back as it is.
     """
     if not records:
         raise ManifestError(f"{path}: no videos to write")
+    if repeated := [name for name, count in Counter(record.video_id for record in records).items() if count > 1]:
+        raise ManifestError(f"{path}: video_id {repeated[0]!r} stands twice")
+    own = sorted({name for record in records for name in record.extra})
+    if wrong := [name for name in own if not name.startswith(OWN_PREFIX)]:
+        raise ManifestError(f"{path}: own column {wrong[0]!r} must start with {OWN_PREFIX!r}")
     folder = path.parent.resolve()
     files = [file for record in records for file in (record.path, record.depth_path) if file is not None]
-    base = folder
-    if not all(file.is_relative_to(folder) for file in files):
+    base, header = folder, ""
+    if any(_relative(file, folder) is None for file in files):
         base = (root or folder).expanduser().resolve()
-        if outside := [file for file in files if not file.is_relative_to(base)]:
+        header = f"{_ROOT_LINE} {base}\n"
+        _check_cell(path, "first line", "root", str(base))
+        if outside := [file for file in files if _relative(file, base) is None]:
             raise ManifestError(f"{path}: {outside[0]} lies outside the root {base}")
     rows = [_row(record, base) for record in records]
-    own = sorted({name for record in records for name in record.extra})
+    for row in rows:
+        for name, value in row.items():
+            _check_cell(path, row["video_id"], name, value)
     used = [name for name in (*COLUMNS, *own) if any(row.get(name) for row in rows)]
+    text = io.StringIO(newline="")
+    text.write(header)
+    writer = csv.DictWriter(text, used, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        if base != folder:
-            file.write(f"{_ROOT_LINE}{base}\n")
-        writer = csv.DictWriter(file, used, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    partial.write_bytes(text.getvalue().encode())
     partial.replace(path)
+
+
+def _relative(file: Path, base: Path) -> str | None:
+    """Return `file` as written below `base`, or None. The file may be named by way of a link to `base`."""
+    absolute = Path(os.path.abspath(file))
+    for candidate in (absolute, absolute.parent.resolve() / absolute.name):
+        if candidate.is_relative_to(base):
+            return candidate.relative_to(base).as_posix()
+    return None
 
 
 def _row(record: VideoRecord, base: Path) -> dict[str, str]:
     row = {"video_id": record.video_id, "label": record.label, **record.extra}
     for name in PATH_COLUMNS:
         file = getattr(record, name)
-        row[name] = file.relative_to(base).as_posix() if file else ""
+        row[name] = _relative(file, base) or "" if file else ""
     for name in TEXT_COLUMNS:
         row[name] = getattr(record, name) or ""
     row["start_frame"] = str(record.start_frame) if record.start_frame or record.end_frame else ""
     row["end_frame"] = str(record.end_frame) if record.end_frame is not None else ""
     return row
+
+
+def _check_cell(path: Path, video_id: str, name: str, value: str) -> None:
+    """Raise ManifestError for text that the reader would change or could not read."""
+    if value != value.strip() or _CONTROL.search(value):
+        raise ManifestError(
+            f"{path}: {video_id}: {name} {value!r} begins or ends blank, or holds a line break: rename it"
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ManifestError(f"{path}: {video_id}: {name} {value!r} is not UTF-8: rename the file or folder") from error
 
 
 def check_manifest(path: Path, *, root: Path | None = None) -> ManifestSummary:

@@ -1,7 +1,8 @@
 """Protocols: a rule over manifest columns -> which videos train, validate and test.
 
-No subject and no group stands on both sides of a split. Validation videos are taken from the training side by whole
-subjects or groups. A class that is tested but never trained on is an error.
+No subject, group or file stands on both sides of a split. Validation videos are taken from the training side by whole
+subjects or groups. A class that is tested but never trained on is an error, for no head could ever be right about it.
+Some protocols share something between the sides by their very definition; `_SHARED_BY_DEFINITION` lists which.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ from har_pipeline.records import Split, VideoRecord
 KTH_TEST_PERSONS = frozenset({2, 3, 5, 6, 7, 8, 9, 10, 22})
 NTU_TRAIN_SUBJECTS = frozenset({1, 2, 4, 5, 8, 9, *range(13, 20), 25, 27, 28, 31, 34, 35, 38})
 NTU_TRAIN_CAMERAS = frozenset({2, 3})
+_PARTS = ("train", "val", "test")
+# What the training and the test side of a protocol may have in common; training and validation never share it.
+_SHARED_BY_DEFINITION = {"xview": ("subject", "group"), "leave_one_group_out": ("subject",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,8 @@ class SplitOptions:
 Sides = list[tuple[list[VideoRecord], list[VideoRecord]]]
 """(training side, test side) of each fold."""
 
+Key = Callable[[VideoRecord], str | None]
+
 
 def make_splits(
     records: Sequence[VideoRecord],
@@ -51,10 +58,12 @@ def make_splits(
 ) -> list[Split]:
     """Return the splits of a protocol, in its order.
 
-    val_fraction: share of the training side's subjects or groups kept for validation, at least one of them unless 0;
-    num_folds: of group_kfold; test_fraction: of holdout; column: what the protocol `column` reads (train, val, test).
-    Raises: SplitError if the protocol is unknown or its columns are missing, a part is empty, a subject or group stands on
-    both sides, or a class is tested but not trained.
+    val_fraction: share of the training side's videos kept for validation, by whole subjects or groups, at least one of
+    them unless 0; where the protocol `column` names validation videos, those are taken instead.
+    num_folds: of group_kfold; test_fraction: of holdout; column: `split` or an own one, which the protocol `column`
+    reads (train, val, test). Numbers of splits begin at 0.
+    Raises: SplitError if the protocol is unknown or its columns are missing, a part is empty, a subject or group stands
+    on both sides, or a class is tested but not trained.
     """
     if protocol not in PROTOCOLS:
         raise SplitError(f"unknown protocol {protocol!r}; there are: {', '.join(PROTOCOLS)}")
@@ -65,7 +74,13 @@ def make_splits(
             train = [r for r in train_side if _cell(r, column) == "train"]
             val = [r for r in train_side if _cell(r, column) == "val"]
         else:
-            train, val = _take_validation(train_side, val_fraction, seed + index, f"{protocol} split {index}")
+            where = f"{protocol} split {index}"
+            for part, side in (("train", train_side), ("test", test)):
+                if not side:
+                    raise SplitError(f"{where}: there is no {part} video among the {len(records)} of the manifest")
+            # Where the protocol lets subjects stand on both sides, its groups are all that can be kept apart.
+            keys = [_group] if protocol == "leave_one_group_out" else _source_keys(protocol)
+            train, val = _take_share(train_side, val_fraction, seed + index, where, keys, "--val-fraction 0")
         split = Split(
             protocol=protocol,
             index=index,
@@ -85,40 +100,52 @@ def check_split(split: Split, records: Sequence[VideoRecord]) -> None:
     by_id = {record.video_id: record for record in records}
     where = f"{split.protocol} split {split.index}"
     parts: dict[str, list[VideoRecord]] = {}
-    for part in ("train", "val", "test"):
+    for part in _PARTS:
         ids = getattr(split, part)
         if unknown := [video_id for video_id in ids if video_id not in by_id]:
             raise SplitError(f"{where}: {len(unknown)} {part} ids are not in the manifest, such as {unknown[0]!r}")
+        if len(set(ids)) < len(ids):
+            raise SplitError(f"{where}: {len(ids) - len(set(ids))} {part} ids stand there more than once")
         parts[part] = [by_id[video_id] for video_id in ids]
     for part in ("train", "test"):
         if not parts[part]:
             raise SplitError(f"{where}: there is no {part} video")
-    # One file cut into several rows is one source, whatever its other columns say.
-    sources: dict[str, Callable[[VideoRecord], str | None]] = {
-        "group": lambda r: _group_key(r, split.protocol),
-        "file": lambda r: str(r.path or r.depth_path),
-    }
-    if split.protocol not in ("xview", "leave_one_group_out", "group_kfold", "ucf101"):
-        sources["subject"] = lambda r: r.subject
+    shared_by_definition = _SHARED_BY_DEFINITION.get(split.protocol, ())
     for first, second in (("train", "test"), ("val", "test"), ("train", "val")):
-        for kind, key in sources.items():
+        for key in _source_keys(split.protocol):
+            kind = key.__name__.removeprefix("_").replace("_", " ")
+            if kind in shared_by_definition and (second == "test" or split.protocol == "leave_one_group_out"):
+                continue
             shared = ({key(r) for r in parts[first]} & {key(r) for r in parts[second]}) - {None}
             if shared:
-                listed = sorted(str(value) for value in shared)[:3]
-                raise SplitError(f"{where}: {kind} {', '.join(listed)} stands on the {first} and the {second} side")
+                listed = ", ".join(sorted(str(value) for value in shared)[:3])
+                raise SplitError(f"{where}: {kind} {listed} stands on the {first} and the {second} side")
     if untrained := {r.label for r in (*parts["test"], *parts["val"])} - {r.label for r in parts["train"]}:
         raise SplitError(f"{where}: class {', '.join(sorted(untrained)[:5])} is tested but has no training video")
 
 
-def _group_key(record: VideoRecord, protocol: str) -> str | None:
-    """Return what must not be shared, or None where the protocol itself allows it.
+def _subject(record: VideoRecord) -> str | None:
+    return record.subject
 
-    UCF's groups are numbered per class: g01 of two classes are different films. HMDB-51's official lists and NTU's
-    cameras do share films and subjects between the sides.
+
+def _group(record: VideoRecord) -> str | None:
+    return record.group
+
+
+def _group_of_class(record: VideoRecord) -> str | None:
+    return f"{record.label}/{record.group}" if record.group else None
+
+
+def _file(record: VideoRecord) -> str | None:
+    return str(record.path or record.depth_path)
+
+
+def _source_keys(protocol: str) -> list[Key]:
+    """Return what must not be shared between the parts: subject, group, and the file that several rows may be cut from.
+
+    HMDB-51's official lists keep the clips of one film together within a class, but not from one class to another.
     """
-    if protocol in ("hmdb51", "xview") or record.group is None:
-        return None
-    return f"{record.label}/{record.group}" if protocol == "ucf101" else record.group
+    return [_subject, _group_of_class if protocol == "hmdb51" else _group, _file]
 
 
 def _cell(record: VideoRecord, column: str) -> str:
@@ -126,66 +153,100 @@ def _cell(record: VideoRecord, column: str) -> str:
     return value or ""
 
 
-def _number(text: str | None, video_id: str, what: str) -> int:
-    match = re.search(r"(\d+)$", text or "")
-    if match is None:
-        raise SplitError(f"{video_id}: the {what} column {text!r} holds no number, which this protocol needs")
-    return int(match[1])
+def _units(records: Sequence[VideoRecord], keys: Sequence[Key]) -> list[int]:
+    """Return each record's unit number: records that share a subject, group or file, also by way of others, are one."""
+    unit = list(range(len(records)))
+
+    def top(i: int) -> int:
+        while unit[i] != i:
+            unit[i] = unit[unit[i]]
+            i = unit[i]
+        return i
+
+    for key in keys:
+        first: dict[str, int] = {}
+        for i, record in enumerate(records):
+            value = key(record)
+            if value is not None:
+                unit[top(i)] = top(first.setdefault(value, i))
+    number: dict[int, int] = {}
+    return [number.setdefault(top(i), len(number)) for i in range(len(records))]
 
 
-def _unit(records: Sequence[VideoRecord]) -> Callable[[VideoRecord], str]:
-    """Return what keeps videos together when a side is divided: subject, else group, else the file itself."""
-    if all(record.subject for record in records):
-        return lambda record: str(record.subject)
-    if all(record.group for record in records):
-        return lambda record: str(record.group)
-    return lambda record: str(record.path or record.depth_path)
-
-
-def _take_validation(
-    side: list[VideoRecord], fraction: float, seed: int, where: str
+def _take_share(
+    side: Sequence[VideoRecord], fraction: float, seed: int, where: str, keys: Sequence[Key], way_out: str
 ) -> tuple[list[VideoRecord], list[VideoRecord]]:
-    """Return (train, val): whole subjects or groups, drawn at random, such that every class keeps a training video."""
+    """Return (kept, taken): whole units, drawn at random, near the wanted share of every class.
+
+    A unit is taken if that brings the counts per class nearer to `fraction` of each and leaves every class a kept
+    video; if none does, the best of them is taken. Nothing is taken for 0.
+    """
     if not 0 <= fraction < 1:
-        raise SplitError(f"{where}: the validation share must be in [0, 1), not {fraction:g}")
+        raise SplitError(f"{where}: the share must be in [0, 1), not {fraction:g}")
+    side = sorted(side, key=lambda r: r.video_id)
     if fraction == 0:
         return side, []
-    unit = _unit(side)
-    units = sorted({unit(record) for record in side})
-    if len(units) < 2:
-        raise SplitError(f"{where}: its {len(units)} training subject or group cannot be divided; use --val-fraction 0")
-    count = min(max(1, round(fraction * len(units))), len(units) - 1)
-    rng = np.random.default_rng(seed)
-    labels = {record.label for record in side}
-    chosen: set[str] = set()
-    for name in rng.permutation(units):
-        kept = {record.label for record in side if unit(record) not in chosen | {str(name)}}
-        if kept == labels:
-            chosen.add(str(name))
-        if len(chosen) == count:
-            break
+    units = np.array(_units(side, keys))
+    labels = np.unique([r.label for r in side], return_inverse=True)[1]
+    counts = np.zeros((units.max() + 1, labels.max() + 1))
+    np.add.at(counts, (units, labels), 1)
+    total = counts.sum(axis=0)
+    wanted = fraction * total
+    taken = np.zeros_like(wanted)
+    chosen: list[int] = []
+    order = np.random.default_rng(seed).permutation(len(counts))
+    for i in order:
+        nearer = np.abs(taken + counts[i] - wanted).sum() < np.abs(taken - wanted).sum()
+        if nearer and (taken + counts[i] < total).all():
+            taken += counts[i]
+            chosen.append(int(i))
     if not chosen:
-        raise SplitError(f"{where}: every subject or group is the only one of some class; use --val-fraction 0")
-    train = [record for record in side if unit(record) not in chosen]
-    return train, [record for record in side if unit(record) in chosen]
+        possible = [int(i) for i in order if (counts[i] < total).all()]
+        if not possible:
+            units_found = f"its {len(counts)} subjects or groups (or files)"
+            raise SplitError(
+                f"{where}: {units_found} cannot be divided: each is the only one of a class; use {way_out}"
+            )
+        chosen = [min(possible, key=lambda i: float(np.abs(counts[i] - wanted).sum()))]
+    out = np.isin(units, chosen)
+    return [side[i] for i in np.flatnonzero(~out)], [side[i] for i in np.flatnonzero(out)]
 
 
-def _two_sides(records: Sequence[VideoRecord], is_test: Callable[[VideoRecord], bool]) -> Sides:
-    return [([r for r in records if not is_test(r)], [r for r in records if is_test(r)])]
+def _sides(records: Sequence[VideoRecord], keys: Sequence[object], tested: Collection[object]) -> Sides:
+    """Return one fold: the records whose key is among `tested` test, the others train."""
+    pairs = list(zip(records, keys, strict=True))
+    return [([r for r, key in pairs if key not in tested], [r for r, key in pairs if key in tested])]
+
+
+def _numbers(records: Sequence[VideoRecord], column: str, largest: int, protocol: str) -> list[int]:
+    """Return the number at the end of each record's cell. Raises: SplitError if it is not within 1 to `largest`."""
+    numbers = []
+    for record in records:
+        text = _cell(record, column)
+        match = re.search(r"(\d+)$", text)
+        if match is None:
+            raise SplitError(f"{protocol}: {record.video_id}: the {column} {text!r} holds no number, which it needs")
+        if not 1 <= int(match[1]) <= largest:
+            raise SplitError(
+                f"{protocol}: {record.video_id}: knows {column} 1 to {largest}, not {text!r}; "
+                "for other data use holdout, leave_one_subject_out or column"
+            )
+        numbers.append(int(match[1]))
+    return numbers
 
 
 def _kth_original(records: Sequence[VideoRecord], options: SplitOptions) -> Sides:
-    """Schuldt 2004: persons 2, 3, 5 to 10 and 22 test; the other 16 train."""
-    return _two_sides(records, lambda r: _number(r.subject, r.video_id, "subject") in KTH_TEST_PERSONS)
+    """Schuldt 2004: persons 2, 3, 5 to 10 and 22 test; the other 16 (8 train, 8 validate) are the training side."""
+    return _sides(records, _numbers(records, "subject", 25, "kth_original"), KTH_TEST_PERSONS)
 
 
 def _kth_random5(records: Sequence[VideoRecord], options: SplitOptions) -> Sides:
-    """Baccouche 2011, section 4: five random draws of 16 training and 9 test persons."""
-    persons = sorted({_number(r.subject, r.video_id, "subject") for r in records})
-    count = round(len(persons) * 9 / 25)
+    """Baccouche 2011, section 4: five random draws of 16 training and 9 test persons; of fewer persons, that share."""
+    persons = _numbers(records, "subject", 25, "kth_random5")
+    there = sorted(set(persons))
     rng = np.random.default_rng(options.seed)
-    draws = [set(rng.choice(persons, count, replace=False).tolist()) for _ in range(5)]
-    return [_two_sides(records, lambda r, d=draw: _number(r.subject, r.video_id, "subject") in d)[0] for draw in draws]  # type: ignore[misc]
+    draws = [set(rng.choice(there, round(len(there) * 9 / 25), replace=False).tolist()) for _ in range(5)]
+    return [fold for draw in draws for fold in _sides(records, persons, draw)]
 
 
 def _official_columns(records: Sequence[VideoRecord]) -> Sides:
@@ -202,8 +263,8 @@ def _ucf101(records: Sequence[VideoRecord], options: SplitOptions) -> Sides:
     """Soomro 2012: three splits; without the official lists, split i tests the groups 7i-6 to 7i, which is the same."""
     if sides := _official_columns(records):
         return sides
-    tests = [range(7 * i - 6, 7 * i + 1) for i in (1, 2, 3)]
-    return [_two_sides(records, lambda r, t=test: _number(r.group, r.video_id, "group") in t)[0] for test in tests]  # type: ignore[misc]
+    groups = _numbers(records, "group", 25, "ucf101")
+    return [fold for i in (1, 2, 3) for fold in _sides(records, groups, range(7 * i - 6, 7 * i + 1))]
 
 
 def _hmdb51(records: Sequence[VideoRecord], options: SplitOptions) -> Sides:
@@ -215,22 +276,24 @@ def _hmdb51(records: Sequence[VideoRecord], options: SplitOptions) -> Sides:
 
 
 def _xsub(records: Sequence[VideoRecord], options: SplitOptions) -> Sides:
-    """Shahroudy 2016, cross-subject."""
-    return _two_sides(records, lambda r: _number(r.subject, r.video_id, "subject") not in NTU_TRAIN_SUBJECTS)
+    """Shahroudy 2016, cross-subject, of NTU RGB+D with its 40 subjects (NTU RGB+D 120 has another list)."""
+    subjects = _numbers(records, "subject", 40, "xsub")
+    return _sides(records, subjects, set(range(1, 41)) - NTU_TRAIN_SUBJECTS)
 
 
 def _xview(records: Sequence[VideoRecord], options: SplitOptions) -> Sides:
     """Shahroudy 2016, cross-view: cameras 2 and 3 train, camera 1 tests."""
-    return _two_sides(records, lambda r: _number(r.camera, r.video_id, "camera") not in NTU_TRAIN_CAMERAS)
+    return _sides(records, _numbers(records, "camera", 3, "xview"), {1, 2, 3} - NTU_TRAIN_CAMERAS)
 
 
 def _leave_one_out(records: Sequence[VideoRecord], column: str) -> Sides:
-    values = sorted({_cell(r, column) for r in records})
+    cells = [_cell(r, column) for r in records]
+    values = sorted(set(cells))
     if "" in values:
         raise SplitError(f"leave_one_{column}_out needs the column {column!r} in every row of the manifest")
     if len(values) < 2:
-        raise SplitError(f"leave_one_{column}_out needs at least two {column}s; there is only {values[0]!r}")
-    return [_two_sides(records, lambda r, v=value: _cell(r, column) == v)[0] for value in values]  # type: ignore[misc]
+        raise SplitError(f"leave_one_{column}_out needs at least two {column}s; there is only {', '.join(values)!r}")
+    return [fold for value in values for fold in _sides(records, cells, {value})]
 
 
 def _leave_one_group_out(records: Sequence[VideoRecord], options: SplitOptions) -> Sides:
@@ -245,23 +308,30 @@ def _group_kfold(records: Sequence[VideoRecord], options: SplitOptions) -> Sides
     """Stratified k folds of whole groups (scikit-learn's StratifiedGroupKFold)."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    unit = (lambda r: str(r.group)) if all(r.group for r in records) else _unit(records)
-    groups = [unit(r) for r in records]
-    if len(set(groups)) < options.num_folds:
-        raise SplitError(f"group_kfold: {len(set(groups))} groups are too few for {options.num_folds} folds")
+    groups = _units(records, _source_keys("group_kfold"))
+    if not 2 <= options.num_folds <= len(set(groups)):
+        raise SplitError(f"group_kfold: {len(set(groups))} subjects or groups cannot make {options.num_folds} folds")
     folds = StratifiedGroupKFold(options.num_folds, shuffle=True, random_state=options.seed)
-    found = folds.split(np.zeros(len(records)), [r.label for r in records], groups)
+    with warnings.catch_warnings():
+        # scikit-learn warns of classes with fewer videos than folds; they are simply absent from some test sides.
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            found = list(folds.split(np.zeros(len(records)), [r.label for r in records], groups))
+        except ValueError as error:
+            raise SplitError(f"group_kfold: no class has {options.num_folds} videos, one for each fold") from error
     return [([records[i] for i in train], [records[i] for i in test]) for train, test in found]
 
 
 def _holdout(records: Sequence[VideoRecord], options: SplitOptions) -> Sides:
-    """One split of whole subjects (or groups, or files), in which every class has training videos."""
-    train, test = _take_validation(list(records), options.test_fraction, options.seed, "holdout")
-    return [(train, test)]
+    """One split of whole subjects, groups or files, with about the same share of every class on the test side."""
+    keys = _source_keys("holdout")
+    return [_take_share(records, options.test_fraction, options.seed, "holdout", keys, "another protocol")]
 
 
 def _column(records: Sequence[VideoRecord], options: SplitOptions) -> Sides:
     """The manifest's own column of train, val and test; other values are unused."""
+    if options.column != "split" and not options.column.startswith("x_"):
+        raise SplitError(f"the protocol column reads the column split or an own one (x_...), not {options.column!r}")
     values = {_cell(r, options.column) for r in records}
     if not {"train", "test"} <= values:
         raise SplitError(f"column {options.column!r} must name train and test videos; it holds: {sorted(values)[:6]}")
@@ -295,30 +365,36 @@ def read_split_file(path: Path) -> Split:
     """Read what `write_split_file` wrote. Raises: SplitError if the file is missing, malformed or shares ids."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        parts = {part: tuple(values.pop(part, ())) for part in ("train", "val", "test")}
-        return Split(**values, **parts)
+        if not isinstance(values, dict):
+            raise ValueError("it holds no JSON object")
+        if unknown := values.keys() - {field.name for field in fields(Split)}:
+            raise ValueError(f"unknown entry {sorted(unknown)[0]!r}")
+        if missing := {"protocol", "train", "test"} - values.keys():
+            raise ValueError(f"{', '.join(sorted(missing))} is missing")
+        if not all(isinstance(values.get(name, 0), int) for name in ("index", "seed")):
+            raise ValueError("index and seed must be whole numbers")
+        parts: dict[str, tuple[str, ...]] = {}
+        for part in _PARTS:
+            ids = values.get(part, [])
+            if not isinstance(ids, list) or not all(isinstance(video_id, str) for video_id in ids):
+                raise ValueError(f"{part} must be a list of video ids")
+            parts[part] = tuple(ids)
+        return Split(**{"index": 0, **values, **parts})
     except FileNotFoundError as error:
         raise SplitError(f"{path}: no such split file; make one with `har splits write`") from error
-    except (ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise SplitError(f"{path}: is not a split file: {error}") from error
 
 
 def describe_splits(splits: Sequence[Split], records: Sequence[VideoRecord]) -> list[dict[str, Any]]:
-    """Return one row per split: its number, counts of videos, and the test side's subjects or groups."""
+    """Return one row per split: its number, counts of videos and classes, and the test side's subjects or groups."""
     by_id = {record.video_id: record for record in records}
-    unit = _unit(records)
     rows = []
     for split in splits:
-        tested = sorted({unit(by_id[video_id]) for video_id in split.test})
-        listed = ", ".join(Path(name).name for name in tested[:9]) + (" ..." if len(tested) > 9 else "")
-        rows.append(
-            {
-                "split": split.index,
-                "train": len(split.train),
-                "val": len(split.val),
-                "test": len(split.test),
-                "classes": len({by_id[video_id].label for video_id in (*split.train, *split.test)}),
-                "tested": listed,
-            }
-        )
+        test = [by_id[video_id] for video_id in split.test]
+        tested = sorted({r.subject for r in test if r.subject} or {r.group for r in test if r.group})
+        row: dict[str, Any] = {"split": split.index, **{part: len(getattr(split, part)) for part in _PARTS}}
+        row["classes"] = len({by_id[video_id].label for video_id in (*split.train, *split.val, *split.test)})
+        row["tested"] = ", ".join(tested[:9]) + (f" and {len(tested) - 9} more" if len(tested) > 9 else "")
+        rows.append(row)
     return rows

@@ -1,0 +1,384 @@
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from har_pipeline.errors import ManifestError
+from har_pipeline.manifest_builders import (
+    BUILDERS,
+    build_manifest,
+    escape_id,
+    kth_rule_records,
+    videos_left_out,
+)
+from har_pipeline.manifests import read_manifest, write_manifest
+from har_pipeline.official_lists import read_hmdb51_lists, read_kth_sequences, read_ucf101_lists
+from har_pipeline.records import VIDEO_ID_PATTERN, VideoRecord
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def tree(root: Path, *names: str) -> Path:
+    """Make empty files; builders never open videos."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root.resolve()
+
+
+def table(records: list[VideoRecord], *columns: str) -> list[tuple[object, ...]]:
+    return [tuple(getattr(record, column) for column in columns) for record in records]
+
+
+@given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=16))
+@example("-x41")
+@example("Chanta!____THAT")
+def test_ids_are_legal(text: str) -> None:
+    assert VIDEO_ID_PATTERN.fullmatch(escape_id(text))
+
+
+@given(st.from_regex(r"[A-Za-z0-9][^/]{0,15}", fullmatch=True))
+@example("a-x41")
+@example("a-x2Dx41")
+@example("aé!")
+def test_ids_without_folders_can_be_turned_back(text: str) -> None:
+    """Every text gets an id of its own: the escapes can be undone."""
+    codes = re.split("((?:-x[0-9A-F]{2})+)", escape_id(text))
+    undone = [bytes.fromhex(part.replace("-x", "")).decode() if part.startswith("-x") else part for part in codes]
+    assert "".join(undone) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("run/a.b", "run__a.b"),
+        ("run/my clip", "run__my-x20clip"),
+        ("ü", "v-xC3-xBC"),
+        ("_run/a", "v_run__a"),
+        ("a\udcff", "a-xFF"),
+    ],
+)
+def test_ids_by_example(text: str, expected: str) -> None:
+    assert escape_id(text) == expected
+
+
+def test_ids_that_are_too_long() -> None:
+    assert len(escape_id("a" * 200)) == 200
+    with pytest.raises(ManifestError, match="201 characters, at most 200"):
+        escape_id("a" * 201)
+
+
+def test_folder(tmp_path: Path) -> None:
+    root = tree(tmp_path, "run/a.avi", "run/day 1/a.MP4", "jump/a.avi", "jump/notes.txt", "jump/.a.avi", ".git/x.avi")
+    records = build_manifest("folder", root)
+    assert table(records, "video_id", "label", "path", "subject", "group") == [
+        ("jump__a", "jump", root / "jump/a.avi", None, None),
+        ("run__a", "run", root / "run/a.avi", None, None),
+        ("run__day-x201__a", "run", root / "run/day 1/a.MP4", None, None),
+    ]
+
+
+def test_folder_follows_links_once_and_lists_dead_ones(tmp_path: Path) -> None:
+    root = tree(tmp_path / "data", "run/a.avi")
+    disk = tree(tmp_path / "disk", "b.avi")
+    (root / "jump").symlink_to(disk)
+    (disk / "back").symlink_to(disk)
+    (root / "run/dead.avi").symlink_to(tmp_path / "nothing.avi")
+    assert [record.video_id for record in build_manifest("folder", root)] == ["jump__b", "run__a", "run__dead"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a.avi"], r"a.avi: lies in no class folder; .*`har predict`"),
+        (["run/a.txt"], r"no video files below it \(known endings: .3gp, .avi"),
+        (["run/a.avi", "run/a.mp4"], r"a.avi and .*a.mp4 both get the id 'run__a': rename or move one"),
+        (["run/a/b.avi", "run/a__b.avi"], "both get the id 'run__a__b'"),
+        ([f"{'r' * 100}/{'a' * 99}.avi"], "201 characters"),
+    ],
+)
+def test_folder_errors(tmp_path: Path, names: list[str], message: str) -> None:
+    with pytest.raises(ManifestError, match=message):
+        build_manifest("folder", tree(tmp_path, *names))
+
+
+def test_options_that_do_not_apply(tmp_path: Path) -> None:
+    root = tree(tmp_path, "run/a.avi")
+    with pytest.raises(ManifestError, match="unknown data set 'imagenet'; there are: folder, kth"):
+        build_manifest("imagenet", root)
+    with pytest.raises(ManifestError, match="sequence list belongs to kth"):
+        build_manifest("folder", root, sequences=root / "x")
+    with pytest.raises(ManifestError, match="ucf101 and hmdb51, not for kth"):
+        build_manifest("kth", root, splits=root)
+
+
+@pytest.mark.parametrize("dataset", BUILDERS)
+def test_every_builder_tells_of_missing_and_empty_folders(dataset: str, tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="no such folder"):
+        build_manifest(dataset, tmp_path / "none")
+    with pytest.raises(ManifestError, match=str(tmp_path)):
+        build_manifest(dataset, tmp_path)
+
+
+def test_command_line_offers_every_builder() -> None:
+    from har_pipeline.cli.data import Dataset
+
+    assert [dataset.value for dataset in Dataset] == list(BUILDERS)
+
+
+def test_kth(tmp_path: Path) -> None:
+    root = tree(tmp_path, "boxing/person01_boxing_d1_uncomp.avi", "person25_running_d4.avi", "other.avi")
+    records = build_manifest("kth", root)
+    assert table(records, "video_id", "label", "subject", "group", "scenario", "end_frame") == [
+        ("person01_boxing_d1", "boxing", "person01", "person01", "d1", None),
+        ("person25_running_d4", "running", "person25", "person25", "d4", None),
+    ]
+    assert videos_left_out(root, records) == [root / "other.avi"]
+
+
+def test_kth_sequences(tmp_path: Path) -> None:
+    root = tree(tmp_path / "data", "person01_boxing_d1_uncomp.avi")
+    path = tmp_path / "00sequences.txt"
+    path.write_bytes(
+        b"\r\n person01_boxing_d1\t\tframes\t1-95, 96-185 \t\r\n"
+        b"person01_boxing_d2 frames 1-9\r\nperson13_handclapping_d3\t*missing*\r\n"
+    )
+    records = build_manifest("kth", root, sequences=path)
+    assert table(records, "video_id", "start_frame", "end_frame", "subject") == [
+        ("person01_boxing_d1_s1", 0, 95, "person01"),
+        ("person01_boxing_d1_s2", 95, 185, "person01"),
+    ]
+    tree(root, "person02_boxing_d1_uncomp.avi")
+    with pytest.raises(ManifestError, match="has no line for person02_boxing_d1"):
+        build_manifest("kth", root, sequences=path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("person01_boxing_d1 1-95", "line 1 lists no frames"),
+        ("\nperson01_boxing_d1 frames none", "line 2 lists no frames"),
+        ("person01_boxing_d1 frames 9-5", "line 1 has an empty range"),
+        ("person01_boxing_d1 frames 0-5", "begins before 1"),
+        ("hello", "names no KTH file"),
+    ],
+)
+def test_kth_sequence_errors(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text(text)
+    with pytest.raises(ManifestError, match=message):
+        read_kth_sequences(path)
+    with pytest.raises(ManifestError, match="no such list"):
+        read_kth_sequences(tmp_path / "none.txt")
+
+
+def test_kth_rule_is_what_is_stored(tmp_path: Path) -> None:
+    """data_manifests/kth.csv can be made again from the rule, byte for byte."""
+    stored = PROJECT / "data_manifests/kth.csv"
+    write_manifest(tmp_path / "kth.csv", kth_rule_records(tmp_path.resolve()))
+    assert (tmp_path / "kth.csv").read_bytes() == stored.read_bytes()
+    records = read_manifest(stored, root=tmp_path, check_files=False)
+    assert len(records) == 599
+    assert Counter(record.label for record in records) == {
+        "boxing": 100, "handclapping": 99, "handwaving": 100, "jogging": 100, "running": 100, "walking": 100
+    }  # fmt: skip
+    assert Counter(record.split for record in records) == {"train": 16 * 24 - 1, "test": 9 * 24}
+
+
+def test_kth_rule_agrees_with_the_builder(tmp_path: Path) -> None:
+    ruled = kth_rule_records(tmp_path.resolve())
+    tree(tmp_path, *(record.path.relative_to(tmp_path.resolve()).as_posix() for record in ruled if record.path))
+    built = build_manifest("kth", tmp_path)
+    columns = ("video_id", "path", "label", "subject", "group", "scenario")
+    assert table(built, *columns) == sorted(table(ruled, *columns))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("basketball/v_shooting_01/v_shooting_01_02.mpg", "biking/v_biking_25/v_biking_25_01.mpg"),
+        ("UCF11/basketball/v_shooting_01/v_shooting_01_02.mpg", "UCF11/biking/v_biking_25/v_biking_25_01.mpg"),
+        ("basketball/v_shooting_01_02.mpg", "biking/v_biking_25_01.mpg"),
+    ],
+    ids=["as distributed", "one folder deeper", "without group folders"],
+)
+def test_ucf11(tmp_path: Path, names: tuple[str, ...]) -> None:
+    records = build_manifest("ucf11", tree(tmp_path, *names))
+    assert table(records, "video_id", "label", "group") == [
+        ("basketball__v_shooting_01_02", "basketball", "g01"),
+        ("biking__v_biking_25_01", "biking", "g25"),
+    ]
+
+
+def test_ucf11_flat(tmp_path: Path) -> None:
+    records = build_manifest("ucf11", tree(tmp_path, "v_walk_dog_07_03.mpg"))
+    assert table(records, "label", "group") == [("walk_dog", "g07")]
+
+
+def ucf101_lists(folder: Path) -> Path:
+    folder.mkdir()
+    a, b, c = (f"Class/v_Class_g0{n}_c01.avi" for n in (1, 2, 3))
+    for number, (train, test) in enumerate((((b, c), (a,)), ((a, c), (b,)), ((a, b), (c,))), 1):
+        (folder / f"trainlist0{number}.txt").write_bytes("".join(f"{name} 1\r\n" for name in train).encode())
+        (folder / f"testlist0{number}.txt").write_bytes("".join(f"{name}\r\n" for name in test).encode())
+    return folder
+
+
+def test_ucf101(tmp_path: Path) -> None:
+    root = tree(
+        tmp_path / "data",
+        *(f"Class/v_Class_g0{n}_c01.avi" for n in (1, 2, 4)),
+        "HandstandPushups/v_HandStandPushups_g01_c01.avi",
+    )
+    plain = build_manifest("ucf101", root)
+    assert table(plain, "video_id", "label", "group", "split") == [
+        ("v_Class_g01_c01", "Class", "g01", None),
+        ("v_Class_g02_c01", "Class", "g02", None),
+        ("v_Class_g04_c01", "Class", "g04", None),
+        ("v_HandStandPushups_g01_c01", "HandstandPushups", "g01", None),
+    ]
+    listed = build_manifest("ucf101", root, splits=ucf101_lists(tmp_path / "lists"), split_index=2)
+    assert [record.split for record in listed] == ["train", "test", "unused", "unused"]
+    assert [record.extra["x_split1"] for record in listed] == ["test", "train", "unused", "unused"]
+    assert listed[0].extra == {"x_split1": "test", "x_split2": "train", "x_split3": "train"}
+
+
+def test_official_list_errors(tmp_path: Path) -> None:
+    root = tree(tmp_path / "data", "Class/v_Class_g01_c01.avi")
+    lists = ucf101_lists(tmp_path / "lists")
+    with pytest.raises(ManifestError, match="1, 2 and 3, not 4"):
+        build_manifest("ucf101", root, splits=lists, split_index=4)
+    (lists / "testlist03.txt").unlink()
+    with pytest.raises(ManifestError, match=r"testlist03\.txt: no such list"):
+        build_manifest("ucf101", root, splits=lists)
+    with pytest.raises(ManifestError, match="has no list such as wave_test_split1"):
+        build_manifest("hmdb51", root, splits=lists)
+    (lists / "wave_test_split1.txt").write_text("a.avi 1\nb.avi 3\n")
+    with pytest.raises(ManifestError, match="line 2 must end in the flag 0, 1 or 2"):
+        build_manifest("hmdb51", root, splits=lists)
+    (lists / "wave_test_split1.txt").write_text("a.avi 1\n")
+    with pytest.raises(ManifestError, match="name none of the 1 files"):
+        build_manifest("hmdb51", root, splits=lists)
+
+
+def test_hmdb51(tmp_path: Path) -> None:
+    names = ("My_Film!_wave_u_nm_np1_fr_goo_5.avi", "My_Film!_wave_f_cm_np10_ba_med_11.avi", "odd.avi")
+    root = tree(tmp_path / "data", *(f"wave/{name}" for name in names))
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    for number in (1, 2, 3):
+        (lists / f"wave_test_split{number}.txt").write_text(f"{names[0]} {number - 1} \n{names[1]} 1 \n\n")
+    records = build_manifest("hmdb51", root, splits=lists, split_index=3)
+    assert table(records, "video_id", "label", "group", "split") == [
+        ("wave__My_Film-x21_wave_f_cm_np10_ba_med_11", "wave", "My_Film!", "train"),
+        ("wave__My_Film-x21_wave_u_nm_np1_fr_goo_5", "wave", "My_Film!", "test"),
+        ("wave__odd", "wave", "odd", "unused"),
+    ]
+    assert records[1].extra == {"x_split1": "unused", "x_split2": "train", "x_split3": "test"}
+
+
+def test_ntu_joins_colour_and_depth(tmp_path: Path) -> None:
+    both, colour, depth = "S001C002P003R002A013", "S001C001P001R001A001", "S017C003P020R001A060"
+    root = tree(
+        tmp_path,
+        f"nturgb+d_rgb/{both}_rgb.avi",
+        f"nturgb+d_rgb/{colour}_rgb.avi",
+        f"nturgb+d_ir/{colour}_ir.avi",
+        f"nturgb+d_depth/{both}/Depth-00000001.png",
+        f"nturgb+d_depth_masked/{both}/MDepth-00000001.png",
+        f"nturgb+d_depth_masked/{depth}/MDepth-00000001.png",
+    )
+    masked = root / "nturgb+d_depth_masked"
+    records = build_manifest("ntu", root)
+    assert table(records, "video_id", "label", "subject", "camera", "path", "depth_path") == [
+        (colour, "A001", "P001", "C001", root / f"nturgb+d_rgb/{colour}_rgb.avi", None),
+        (both, "A013", "P003", "C002", root / f"nturgb+d_rgb/{both}_rgb.avi", masked / both),
+        (depth, "A060", "P020", "C003", None, masked / depth),
+    ]
+    assert records[2].extra == {"x_setup": "S017", "x_replication": "R001"}
+    tree(tmp_path, f"copy/{colour}_rgb.avi")
+    with pytest.raises(ManifestError, match=f"are both {colour}"):
+        build_manifest("ntu", root)
+
+
+def test_ut_interaction(tmp_path: Path) -> None:
+    records = build_manifest("ut_interaction", tree(tmp_path, "0_1_4.avi", "58_10_1.avi", "9_2_2.avi"))
+    assert table(records, "video_id", "label", "group") == [
+        ("ut00_s01_punch", "punch", "seq01"),
+        ("ut09_s02_kick", "kick", "seq02"),
+        ("ut58_s10_hug", "hug", "seq10"),
+    ]
+
+
+def test_utd_mhad(tmp_path: Path) -> None:
+    root = tree(tmp_path, "a1_s1_t4_depth.mat", "a27_s8_t1_depth.mat", "a27_s8_t1_inertial.mat")
+    records = build_manifest("utd_mhad", root)
+    assert table(records, "video_id", "label", "subject", "path", "depth_path") == [
+        ("a1_s1_t4", "a01", "s1", None, root / "a1_s1_t4_depth.mat"),
+        ("a27_s8_t1", "a27", "s8", None, root / "a27_s8_t1_depth.mat"),
+    ]
+    tree(tmp_path, "copy/a1_s1_t4_depth.mat")
+    with pytest.raises(ManifestError, match="both get the id 'a1_s1_t4'"):
+        build_manifest("utd_mhad", root)
+
+
+@pytest.mark.needs_real_data
+def test_real_kth_sequences(real_data: Path) -> None:
+    listed = read_kth_sequences(real_data / "splits/kth/00sequences.txt")
+    assert listed.keys() == {record.video_id for record in kth_rule_records(Path("/"))}
+    assert sum(map(len, listed.values())) == 2391
+    assert listed["person01_boxing_d1"] == [(1, 95), (96, 185), (186, 245), (246, 360)]
+
+
+@pytest.mark.needs_real_data
+def test_real_ucf101_lists_follow_the_group_rule(real_data: Path) -> None:
+    listed = read_ucf101_lists(real_data / "splits/ucf101")
+    assert len(listed) == 13320
+    for stem, parts in listed.items():
+        group = int(stem.split("_")[-2][1:])
+        assert parts == {f"x_split{i}": "test" if 7 * i - 6 <= group <= 7 * i else "train" for i in (1, 2, 3)}
+
+
+@pytest.mark.needs_real_data
+def test_real_hmdb51_lists(real_data: Path, tmp_path: Path) -> None:
+    """All 6,766 names of the official lists as empty files."""
+    lists = real_data / "splits/hmdb51"
+    listed = read_hmdb51_lists(lists)
+    root = tree(tmp_path, *(f"{label}/{name}" for label, name in listed))
+    records = build_manifest("hmdb51", root, splits=lists)
+    assert len(records) == 6766
+    assert len({record.label for record in records}) == 51
+    for number in (1, 2, 3):
+        parts = Counter(record.extra[f"x_split{number}"] for record in records)
+        assert parts == {"train": 51 * 70, "test": 51 * 30, "unused": 6766 - 51 * 100}
+        sides = [{(r.label, r.group) for r in records if r.extra[f"x_split{number}"] == p} for p in ("train", "test")]
+        assert not sides[0] & sides[1]  # within a class the lists keep films together, so a film is read rightly
+    assert not [record.group for record in records if re.search(r"_np\d", record.group or "")]
+    assert len({(record.label, record.group) for record in records}) < 0.4 * len(records)
+
+
+@pytest.mark.needs_real_data
+@pytest.mark.parametrize(
+    ("dataset", "folder", "videos", "classes"),
+    [
+        ("ucf101", "clips/ucf101", 17, 4),
+        ("hmdb51", "clips/hmdb51", 6, 3),
+        ("kth", "clips/kth", 3, 3),
+        ("ntu", "clips/ntu_rgb", 3, 3),
+        ("ucf11", "clips/ucf11", 1, 1),
+        ("ut_interaction", "clips/ut_interaction_set1", 60, 6),
+        ("utd_mhad", "depth/utd_mhad", 4 * 27 * 4 - 1, 27),
+    ],
+)
+def test_real_folders(real_data: Path, tmp_path: Path, dataset: str, folder: str, videos: int, classes: int) -> None:
+    records = build_manifest(dataset, real_data / folder)
+    assert (len(records), len({record.label for record in records})) == (videos, classes)
+    assert videos_left_out(real_data / folder, records) == []
+    path = tmp_path / "manifest.csv"
+    write_manifest(path, records, root=real_data / folder)
+    assert read_manifest(path) == records

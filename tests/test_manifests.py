@@ -1,0 +1,319 @@
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from har_pipeline.errors import ManifestError
+from har_pipeline.manifests import check_manifest, manifest_sha256, read_manifest, write_manifest
+from har_pipeline.records import VideoRecord
+
+HEADER = "video_id,path,label\n"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A folder with run/a.avi, run/b.avi and a depth folder."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "depth_a").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "run" / f"{name}.avi").touch()
+    return tmp_path
+
+
+def written(folder: Path, text: str | bytes) -> Path:
+    path = folder / "manifest.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_all_columns_are_read(data: Path) -> None:
+    columns = "video_id,path,label,subject,group,camera,scenario,start_frame,end_frame,depth_path,split,x_mood"
+    path = written(data, f"{columns}\na,run/a.avi,run,p1,g1,c1,d1,5,9,depth_a,train,calm\nb,run/b.avi,run,,,,,,,,,\n")
+    folder = data.resolve()
+    first, second = read_manifest(path)
+    assert first == VideoRecord(
+        video_id="a",
+        label="run",
+        path=folder / "run/a.avi",
+        depth_path=folder / "depth_a",
+        subject="p1",
+        group="g1",
+        camera="c1",
+        scenario="d1",
+        start_frame=5,
+        end_frame=9,
+        split="train",
+        extra={"x_mood": "calm"},
+    )
+    assert second == VideoRecord(video_id="b", label="run", path=folder / "run/b.avi")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\xef\xbb\xbfvideo_id,path,label\na,run/a.avi,run\n",
+        b"video_id,path,label\r\na,run/a.avi,run\r\n",
+        b"video_id,path,label\ra,run/a.avi,run",
+        b"# made by hand\n\nvideo_id,path,label\n\n# a, run/x.avi\na, run/a.avi , run \n\n",
+        b'video_id,path,label\na,"run/a.avi","run"\n',
+    ],
+    ids=["bom", "crlf", "cr", "comments and blanks", "quotes"],
+)
+def test_ways_of_writing_the_same_row(data: Path, text: bytes) -> None:
+    assert read_manifest(written(data, text)) == [
+        VideoRecord(video_id="a", label="run", path=data.resolve() / "run/a.avi")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("a,run/none.avi,run", "'run/none.avi' does not exist"),
+        ("a,run,run", "'run' is a folder"),
+        ("a,/run/a.avi,run", "is absolute"),
+        ("a,../outside.avi,run", "leads out of the root"),
+        ("a,run/../../outside.avi,run", "leads out of the root"),
+        ("a,,run", "one of path and depth_path"),
+        ("a,run/a.avi,", "label is empty"),
+        (",run/a.avi,run", "video_id ''"),
+        ("a b,run/a.avi,run", "video_id 'a b'"),
+        ("a,run/a.avi", "another number of cells"),
+        ("a,run/a.avi,run,more", "another number of cells"),
+        ('a,run/a.avi,"r\nun"', "label holds a line break"),
+        (f"a,{'x' * 5000}.avi,run", "does not exist"),
+    ],
+)
+def test_wrong_rows_are_named_by_their_line(data: Path, row: str, message: str) -> None:
+    path = written(data, f"# comment\n{HEADER}\nb,run/b.avi,run\n{row}\n")
+    line = 6 if "\n" in row else 5  # a cell with a line break ends one line later
+    with pytest.raises(ManifestError) as error:
+        read_manifest(path)
+    assert f"manifest.csv:row {line}: " in str(error.value)
+    assert message in str(error.value)
+    assert "1 of 2 rows are wrong" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "message"),
+    [
+        ("-1", "", "negative"),
+        ("5", "5", "not above"),
+        ("9", "3", "not above"),
+        ("1.5", "", "start_frame '1.5' is not a whole number"),
+        ("", "--3", "end_frame '--3' is not a whole number"),
+        ("²", "", "start_frame '²' is not a whole number"),
+        ("", "9" * 5000, "is not a whole number"),
+    ],
+)
+def test_bad_ranges(data: Path, start: str, end: str, message: str) -> None:
+    path = written(data, f"video_id,path,label,start_frame,end_frame\na,run/a.avi,run,{start},{end}\n")
+    with pytest.raises(ManifestError, match="row 2: ") as error:
+        read_manifest(path)
+    assert message in str(error.value)
+
+
+def test_duplicate_ids_name_both_rows(data: Path) -> None:
+    with pytest.raises(ManifestError, match=r"row 4: video_id 'a' stands already in row 2"):
+        read_manifest(written(data, f"{HEADER}a,run/a.avi,run\nb,run/b.avi,run\na,run/b.avi,run\n"))
+
+
+def test_all_problems_are_counted_and_the_first_listed(data: Path) -> None:
+    path = written(data, HEADER + "".join(f"v{i},run/{i}.avi,run\n" for i in range(25)) + "a,run/a.avi,run\n")
+    with pytest.raises(ManifestError) as error:
+        read_manifest(path, max_errors=3)
+    lines = str(error.value).splitlines()
+    assert lines[0].endswith("25 of 26 rows are wrong:")
+    assert [line.split(": ")[0].strip() for line in lines[1:4]] == [f"manifest.csv:row {n}" for n in (2, 3, 4)]
+    assert lines[4:] == ["  and 22 more"]
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("video_id,path,lable", "unknown column 'lable'; did you mean 'label'"),
+        ("video_id,path,label,mood", "own columns start with 'x_'"),
+        ("video_id;path;label", "separated by commas"),
+        ("video_id,path,label,path", "column 'path' stands twice"),
+        ("path,label", "required column video_id is missing"),
+        ("video_id,path", "required column label is missing"),
+        ("video_id,label,subject", r"path \(or depth_path\) is missing"),
+    ],
+)
+def test_wrong_headers(data: Path, header: str, message: str) -> None:
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(written(data, f"{header}\na,run/a.avi,run\n"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"# only a comment\n", "is empty"),
+        (HEADER.encode(), "no rows"),
+        ("video_id,path,label\na,run/ä.avi,run\n".encode("latin-1"), "UTF-8"),
+        (b'video_id,path,label\nb,run/b.avi,run\na,"run/a.avi,run\n', "manifest.csv:row 3: is not CSV"),
+    ],
+)
+def test_files_that_are_no_manifest(data: Path, content: bytes, message: str) -> None:
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(written(data, content))
+
+
+def test_missing_manifest_and_folder_instead_of_it(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="no such manifest; make one with `har manifest build`"):
+        read_manifest(tmp_path / "none.csv")
+    with pytest.raises(ManifestError, match="not a readable"):
+        read_manifest(tmp_path)
+
+
+def test_without_file_checks_missing_files_pass_but_nothing_else(data: Path) -> None:
+    path = written(data, f"{HEADER}a,run/none.avi,run\n")
+    assert read_manifest(path, check_files=False)[0].path == data.resolve() / "run/none.avi"
+    for row in ("a,../x.avi,run", "a b,run/a.avi,run", "a,/x.avi,run"):
+        with pytest.raises(ManifestError):
+            read_manifest(written(data, f"{HEADER}{row}\n"), check_files=False)
+
+
+def test_links_inside_the_root_may_point_out_of_it(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk/a.avi").touch()
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "run").symlink_to(tmp_path / "disk")
+    records = read_manifest(written(root, f"{HEADER}a,run/a.avi,run\n"))
+    assert records[0].path == root.resolve() / "run/a.avi"
+    write_manifest(root / "again.csv", records)
+    assert read_manifest(root / "again.csv") == records
+
+
+def test_manifest_outside_the_data_names_its_root(data: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    records = [VideoRecord(video_id="a", label="run", path=data.resolve() / "run/a.avi")]
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "manifest.csv"
+    write_manifest(elsewhere, records, root=data)
+    assert elsewhere.read_text() == f"# root: {data.resolve()}\nvideo_id,path,label\na,run/a.avi,run\n"
+    assert read_manifest(elsewhere) == records
+    inside = data / "manifest.csv"
+    write_manifest(inside, records, root=data)
+    assert inside.read_text() == "video_id,path,label\na,run/a.avi,run\n"
+
+
+def test_root_argument_goes_before_the_stated_root_and_row_numbers_stay(data: Path, tmp_path: Path) -> None:
+    path = written(tmp_path, f"# root: /gone\n{HEADER}a,run/a.avi,run\nb,run/c.avi,run\n")
+    with pytest.raises(ManifestError, match="its root /gone is no folder; name the data's folder with --root"):
+        read_manifest(path)
+    with pytest.raises(ManifestError, match=r"row 4: file 'run/c\.avi'"):
+        read_manifest(path, root=data)
+    assert read_manifest(path, check_files=False)[0].path == Path("/gone/run/a.avi")
+
+
+def test_relative_stated_root_is_relative_to_the_manifest(data: Path) -> None:
+    (data / "lists").mkdir()
+    path = written(data / "lists", f"# root: ..\n{HEADER}a,run/a.avi,run\n")
+    assert read_manifest(path)[0].path == data.resolve() / "run/a.avi"
+
+
+def test_records_named_by_way_of_a_link_to_the_root(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/a.avi").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    path = tmp_path / "link/manifest.csv"
+    write_manifest(path, [VideoRecord(video_id="a", label="run", path=tmp_path / "link/a.avi")])
+    assert path.read_text().splitlines()[1] == "a,a.avi,run"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"path": Path("/elsewhere/a.avi")}, "lies outside the root"),
+        ({"label": " run"}, "begins or ends blank"),
+        ({"label": "r\nun"}, "line break"),
+        ({"label": "run\udcff"}, "not UTF-8"),
+        ({"extra": {"mood": "calm"}}, "own column 'mood' must start with 'x_'"),
+        ({"extra": {"label": "other"}}, "own column 'label' must start with 'x_'"),
+    ],
+)
+def test_what_cannot_be_read_back_is_not_written(data: Path, change: dict[str, object], message: str) -> None:
+    record = VideoRecord(video_id="a", label="run", path=data.resolve() / "run/a.avi")
+    path = written(data, "as it was")
+    with pytest.raises(ManifestError, match=message):
+        write_manifest(path, [replace(record, **change)])  # type: ignore[arg-type]
+    assert path.read_text() == "as it was"
+    assert sorted(file.name for file in data.iterdir()) == ["depth_a", "manifest.csv", "run"]
+
+
+def test_no_records_and_repeated_ids_are_not_written(data: Path) -> None:
+    record = VideoRecord(video_id="a", label="run", path=data.resolve() / "run/a.avi")
+    with pytest.raises(ManifestError, match="no videos"):
+        write_manifest(data / "m.csv", [])
+    with pytest.raises(ManifestError, match="'a' stands twice"):
+        write_manifest(data / "m.csv", [record, record])
+
+
+CELLS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=12).map(str.strip)
+NAMES = CELLS.filter(lambda text: text not in ("", ".", "..") and "/" not in text)
+OPTIONAL = CELLS.map(lambda text: text or None)
+
+
+@st.composite
+def records_of(draw: st.DrawFn) -> list[VideoRecord]:
+    ids = draw(st.lists(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,9}", fullmatch=True), min_size=1, unique=True))
+    records = []
+    for video_id in ids:
+        start = draw(st.integers(0, 99))
+        kinds = draw(st.sampled_from([("path",), ("depth_path",), ("path", "depth_path")]))
+        files = {kind: Path("/root") / draw(NAMES) / draw(NAMES) for kind in kinds}
+        record = VideoRecord(
+            video_id=video_id,
+            label=draw(NAMES),
+            subject=draw(OPTIONAL),
+            group=draw(OPTIONAL),
+            camera=draw(OPTIONAL),
+            scenario=draw(OPTIONAL),
+            split=draw(OPTIONAL),
+            start_frame=start,
+            end_frame=draw(st.none() | st.integers(start + 1, 200)),
+            extra=draw(st.dictionaries(st.sampled_from(["x_a", "x_b"]), NAMES)),
+            path=files.get("path"),
+            depth_path=files.get("depth_path"),
+        )
+        records.append(record)
+    return records
+
+
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(records_of())
+def test_round_trip(tmp_path: Path, records: list[VideoRecord]) -> None:
+    path = tmp_path / "manifest.csv"
+    write_manifest(path, records, root=Path("/root"))
+    assert read_manifest(path, check_files=False) == records
+    first = path.read_bytes()
+    write_manifest(path, read_manifest(path, check_files=False), root=Path("/root"))
+    assert path.read_bytes() == first
+    assert manifest_sha256(path) == hashlib.sha256(first).hexdigest()
+
+
+def test_only_columns_in_use_are_written(data: Path) -> None:
+    records = [
+        VideoRecord(video_id="a", label="run", depth_path=data.resolve() / "depth_a", end_frame=4, extra={"x_b": "1"}),
+        VideoRecord(video_id="b", label="run", depth_path=data.resolve() / "depth_a", extra={"x_a": "2"}),
+    ]
+    write_manifest(data / "m.csv", records)
+    assert (data / "m.csv").read_text() == (
+        "video_id,label,start_frame,end_frame,depth_path,x_a,x_b\na,run,0,4,depth_a,,1\nb,run,,,depth_a,2,\n"
+    )
+
+
+def test_summary_counts(data: Path) -> None:
+    rows = "a,run/a.avi,run,p1,g1,train\nb,run/b.avi,jump,p1,g2,test\nc,run/b.avi,run,p2,,\n"
+    summary = check_manifest(written(data, f"video_id,path,label,subject,group,split\n{rows}"))
+    assert summary.rows == 3
+    assert summary.classes == {"jump": 1, "run": 2}
+    assert (summary.subjects, summary.groups, summary.cameras) == (2, 2, 0)
+    assert summary.splits == {"test": 1, "train": 1}
+    with pytest.raises(ManifestError, match="row 2"):
+        check_manifest(written(data, f"{HEADER}a,run/none.avi,run\n"))

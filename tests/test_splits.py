@@ -1,0 +1,394 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
+
+from har_pipeline.errors import SplitError
+from har_pipeline.manifest_builders import build_manifest, kth_rule_records
+from har_pipeline.official_lists import read_hmdb51_lists, read_ucf101_lists
+from har_pipeline.records import Split, VideoRecord
+from har_pipeline.splits import (
+    check_split,
+    describe_splits,
+    make_splits,
+    read_split_file,
+    write_split_file,
+)
+
+KTH = kth_rule_records(Path("/kth"))
+
+
+def video(video_id: str, label: str = "run", **columns: str) -> VideoRecord:
+    extra = {key: value for key, value in columns.items() if key.startswith("x_")}
+    rest = {key: value for key, value in columns.items() if key not in extra}
+    return replace(VideoRecord(video_id=video_id, label=label, path=Path(f"/v/{video_id}"), extra=extra), **rest)
+
+
+def crossed(column: str, values: Sequence[str], labels: Sequence[str] = ("run", "jump")) -> list[VideoRecord]:
+    """One video of each class for each value of a column."""
+    return [video(f"{value}-{label}", label, **{column: value}) for value in values for label in labels]
+
+
+def of(records: Sequence[VideoRecord], ids: Sequence[str], column: str) -> set[str]:
+    wanted = set(ids)
+    return {getattr(record, column) for record in records if record.video_id in wanted}
+
+
+def test_kth_original() -> None:
+    (split,) = make_splits(KTH, "kth_original", val_fraction=0, manifest_sha256="abc")
+    test = {f"person{n:02d}" for n in (2, 3, 5, 6, 7, 8, 9, 10, 22)}
+    assert of(KTH, split.test, "subject") == test
+    assert of(KTH, split.train, "subject") == {f"person{n:02d}" for n in range(1, 26)} - test
+    assert (len(split.train), len(split.val), len(split.test)) == (383, 0, 216)
+    assert (split.protocol, split.index, split.manifest_sha256) == ("kth_original", 0, "abc")
+
+
+def test_kth_original_validation_takes_whole_persons_of_the_training_side() -> None:
+    (split,) = make_splits(KTH, "kth_original", val_fraction=0.25)
+    assert len(of(KTH, split.val, "subject")) == 4
+    assert len(split.val) in (95, 96)
+    assert len(split.train) + len(split.val) == 383
+    assert not of(KTH, split.val, "subject") & of(KTH, split.train, "subject")
+
+
+def test_kth_original_of_six_persons() -> None:
+    records = [record for record in KTH if record.subject in {f"person{n:02d}" for n in range(1, 7)}]
+    (split,) = make_splits(records, "kth_original", val_fraction=0)
+    assert of(records, split.train, "subject") == {"person01", "person04"}
+    with pytest.raises(SplitError, match="kth_original split 0: there is no train video among the 24"):
+        make_splits([r for r in KTH if r.subject == "person02"], "kth_original")
+    with pytest.raises(SplitError, match="there is no test video"):
+        make_splits([r for r in KTH if r.subject in ("person01", "person04")], "kth_original")
+
+
+def test_kth_random5() -> None:
+    splits = make_splits(KTH, "kth_random5", seed=3)
+    assert [split.index for split in splits] == [0, 1, 2, 3, 4]
+    draws = [frozenset(of(KTH, split.test, "subject")) for split in splits]
+    assert [len(draw) for draw in draws] == [9] * 5
+    assert len(set(draws)) == 5
+    assert draws == [frozenset(of(KTH, s.test, "subject")) for s in make_splits(KTH, "kth_random5", seed=3)]
+    assert draws != [frozenset(of(KTH, s.test, "subject")) for s in make_splits(KTH, "kth_random5", seed=4)]
+
+
+def test_sequences_of_one_file_stay_together() -> None:
+    records = [replace(video(f"{file}_s{i}"), path=Path(f"/v/{file}")) for file in "abcdefgh" for i in range(4)]
+    for seed in range(5):
+        (split,) = make_splits(records, "holdout", seed=seed)
+        parts = [of(records, ids, "path") for ids in (split.train, split.val, split.test)]
+        assert sum(map(len, parts)) == 8
+        assert all(parts)
+
+
+UCF = [video(f"{label}{g}", label, group=f"g{g:02d}") for label in ("run", "jump") for g in range(1, 26)]
+
+
+def test_ucf101_by_rule_and_by_lists() -> None:
+    ruled = make_splits(UCF, "ucf101", val_fraction=0)
+    assert [sorted(of(UCF, s.test, "group")) for s in ruled] == [
+        [f"g{g:02d}" for g in groups] for groups in (range(1, 8), range(8, 15), range(15, 22))
+    ]
+    part = {i: {g: "test" if 7 * i - 6 <= g <= 7 * i else "train" for g in range(1, 26)} for i in (1, 2, 3)}
+    listed = [replace(r, extra={f"x_split{i}": part[i][int((r.group or "")[1:])] for i in (1, 2, 3)}) for r in UCF]
+    assert make_splits(listed, "ucf101", val_fraction=0) == ruled
+    unused = [replace(r, extra={**r.extra, "x_split2": "unused"}) if r.group == "g25" else r for r in listed]
+    assert len(make_splits(unused, "ucf101", val_fraction=0)[1].train) == 2 * (25 - 7 - 1)
+
+
+def test_ucf101_validation_by_groups_over_all_classes() -> None:
+    for split in make_splits(UCF, "ucf101", val_fraction=0.2):
+        assert len(of(UCF, split.val, "group")) in (3, 4)
+        assert not of(UCF, split.val, "group") & of(UCF, split.train, "group")
+
+
+def test_hmdb51_needs_the_lists_and_keeps_films_together_within_a_class() -> None:
+    with pytest.raises(SplitError, match="official lists"):
+        make_splits([video("a", group="f")], "hmdb51")
+    columns = {"x_split1": "train", "x_split2": "test", "x_split3": "train"}
+    records = [
+        video("a1", "run", group="film", **columns),
+        video("a2", "run", group="other", x_split1="test", x_split2="train", x_split3="test"),
+        video("b1", "jump", group="film", x_split1="test", x_split2="train", x_split3="test"),
+        video("b2", "jump", group="third", **columns),
+    ]
+    assert [split.test for split in make_splits(records, "hmdb51", val_fraction=0)] == [
+        ("a2", "b1"),
+        ("a1", "b2"),
+        ("a2", "b1"),
+    ]
+    leaking = [replace(record, group="film") for record in records]
+    with pytest.raises(SplitError, match="group of class jump/film, run/film stands on the train and the test side"):
+        make_splits(leaking, "hmdb51", val_fraction=0)
+
+
+NTU = [
+    video(f"C{c}P{p}A{a}", f"A{a:03d}", subject=f"P{p:03d}", camera=f"C{c:03d}")
+    for c in (1, 2, 3)
+    for p in range(1, 41)
+    for a in (1, 2)
+]
+
+
+def test_xsub() -> None:
+    (split,) = make_splits(NTU, "xsub", val_fraction=0)
+    train = {1, 2, 4, 5, 8, 9, 13, 14, 15, 16, 17, 18, 19, 25, 27, 28, 31, 34, 35, 38}
+    assert of(NTU, split.train, "subject") == {f"P{p:03d}" for p in train}
+    assert of(NTU, split.test, "subject") == {f"P{p:03d}" for p in range(1, 41) if p not in train}
+
+
+def test_xview_shares_subjects_with_the_test_side_only() -> None:
+    (split,) = make_splits(NTU, "xview")
+    assert of(NTU, split.test, "camera") == {"C001"}
+    assert of(NTU, split.train, "camera") == of(NTU, split.val, "camera") == {"C002", "C003"}
+    assert len(of(NTU, split.val, "subject")) == 8
+    assert not of(NTU, split.val, "subject") & of(NTU, split.train, "subject")
+    mixed = replace(split, val=split.train[:1], train=split.train[1:])
+    with pytest.raises(SplitError, match="stands on the train and the val side"):
+        check_split(mixed, NTU)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "columns", "message"),
+    [
+        ("xsub", {"subject": "P041"}, "knows subject 1 to 40, not 'P041'"),
+        ("kth_original", {"subject": "person26"}, "knows subject 1 to 25"),
+        ("kth_original", {"subject": "anna"}, "'anna' holds no number"),
+        ("kth_original", {}, "'' holds no number"),
+        ("xview", {"camera": "C004"}, "knows camera 1 to 3"),
+        ("ucf101", {"group": "g26"}, "knows group 1 to 25"),
+        ("leave_one_group_out", {}, "needs the column 'group' in every row"),
+        ("leave_one_subject_out", {"subject": "s1"}, "at least two subjects; there is only 's1'"),
+        ("group_kfold", {}, "1 subjects or groups cannot make 5 folds"),
+        ("column", {}, "column 'split' must name train and test videos"),
+        ("holdout", {}, "cannot be divided"),
+        ("twofold", {}, "unknown protocol 'twofold'; there are: kth_original"),
+    ],
+)
+def test_protocols_that_do_not_fit(protocol: str, columns: dict[str, str], message: str) -> None:
+    with pytest.raises(SplitError, match=message):
+        make_splits([video("a", **columns)], protocol)
+
+
+@pytest.mark.parametrize("column", ["group", "subject"])
+def test_leave_one_out(column: str) -> None:
+    records = crossed(column, ["c", "a", "b"])
+    splits = make_splits(records, f"leave_one_{column}_out", val_fraction=0)
+    assert [split.test for split in splits] == [(f"{x}-jump", f"{x}-run") for x in "abc"]
+    for split in make_splits(records, f"leave_one_{column}_out"):
+        assert len(of(records, split.val, column)) == 1
+
+
+def test_leave_one_group_out_may_share_subjects_but_leave_one_subject_out_no_groups() -> None:
+    records = [replace(r, subject="anna") for r in crossed("group", ["a", "b", "c"])]
+    assert len(make_splits(records, "leave_one_group_out")) == 3
+    swapped = [replace(r, subject=r.group, group="scene") for r in records]
+    with pytest.raises(SplitError, match="group scene stands on the train and the test side"):
+        make_splits(swapped, "leave_one_subject_out", val_fraction=0)
+
+
+def test_group_kfold_tests_every_video_once() -> None:
+    records = crossed("group", [f"g{i}" for i in range(10)])
+    splits = make_splits(records, "group_kfold", num_folds=5, seed=1)
+    assert Counter(i for split in splits for i in split.test) == Counter(r.video_id for r in records)
+    assert [len(of(records, split.test, "group")) for split in splits] == [2] * 5
+    with pytest.raises(SplitError, match="10 subjects or groups cannot make 11 folds"):
+        make_splits(records, "group_kfold", num_folds=11)
+    with pytest.raises(SplitError, match="cannot make 1 folds"):
+        make_splits(records, "group_kfold", num_folds=1)
+    single = [video(f"v{i}", f"class{i}") for i in range(5)]
+    with pytest.raises(SplitError, match="no class has 2 videos"):
+        make_splits(single, "group_kfold", num_folds=2)
+
+
+def test_holdout_takes_the_same_share_of_every_class() -> None:
+    sizes = {"run": 100, "jump": 40, "wave": 10}
+    records = [video(f"{label}{i}", label) for label, size in sizes.items() for i in range(size)]
+    (split,) = make_splits(records, "holdout", test_fraction=0.3, val_fraction=0.1)
+    labels = {record.video_id: record.label for record in records}
+    assert Counter(labels[i] for i in split.test) == {"run": 30, "jump": 12, "wave": 3}
+    assert Counter(labels[i] for i in split.val) == {"run": 7, "jump": 3, "wave": 1}
+    assert split == make_splits(records[::-1], "holdout", test_fraction=0.3, val_fraction=0.1)[0]
+
+
+def test_shares_out_of_range() -> None:
+    records = crossed("group", ["a", "b", "c"])
+    for fraction in (-0.1, 1.0):
+        with pytest.raises(SplitError, match=r"must be in \[0, 1\)"):
+            make_splits(records, "holdout", val_fraction=fraction)
+    with pytest.raises(SplitError, match="no test video"):
+        make_splits(records, "holdout", test_fraction=0)
+    with pytest.raises(SplitError, match="cannot be divided: each is the only one of a class; use --val-fraction 0"):
+        make_splits(crossed("group", ["a", "b"]), "leave_one_group_out")
+
+
+def test_column() -> None:
+    cells = {"a": "train", "b": "val", "c": "test", "d": "unused", "e": "train"}
+    records = [video(i, split=cell) for i, cell in cells.items()]
+    (split,) = make_splits(records, "column")
+    assert (split.train, split.val, split.test) == (("a", "e"), ("b",), ("c",))
+    own = [video(i, x_mine=cell.replace("val", "")) for i, cell in cells.items()]
+    (split,) = make_splits(own, "column", column="x_mine", val_fraction=0.5)
+    assert (len(split.train), len(split.val), split.test) == (1, 1, ("c",))
+    with pytest.raises(SplitError, match="reads the column split or an own one"):
+        make_splits(records, "column", column="label")
+    leaking = [replace(record, subject="anna") for record in records]
+    with pytest.raises(SplitError, match="subject anna stands on"):
+        make_splits(leaking, "column")
+
+
+def test_a_class_without_training_videos_is_an_error() -> None:
+    records = [video("a", "run", split="train"), video("b", "jump", split="test")]
+    with pytest.raises(SplitError, match="class jump is tested but has no training video"):
+        make_splits(records, "column", val_fraction=0)
+
+
+def test_check_split_of_a_users_file() -> None:
+    records = crossed("subject", ["s1", "s2", "s3"])
+    good = Split(protocol="mine", index=0, train=("s1-run", "s1-jump"), val=("s2-run",), test=("s3-run",))
+    check_split(good, records)
+    for part, ids, message in (
+        ("test", ("s3-run", "none"), "1 test ids are not in the manifest, such as 'none'"),
+        ("test", ("s2-jump",), "subject s2 stands on the val and the test side"),
+        ("val", ("s3-jump",), "subject s3 stands on the val and the test side"),
+        ("train", ("s2-jump", "s1-run"), "subject s2 stands on the train and the val side"),
+        ("test", (), "there is no test video"),
+        ("train", (), "there is no train video"),
+        ("train", ("s1-run", "s1-run"), "1 train ids stand there more than once"),
+    ):
+        with pytest.raises(SplitError, match=message):
+            check_split(replace(good, **{part: ids}), records)
+    same_file = [replace(r, subject=None, path=Path("/v/one")) for r in records]
+    with pytest.raises(SplitError, match="file /v/one stands on the train and the test side"):
+        check_split(good, same_file)
+
+
+LABELS = ("run", "jump", "wave")
+
+
+@st.composite
+def manifests(draw: st.DrawFn) -> list[VideoRecord]:
+    """Rows with subjects and groups that may be missing and may cross each other."""
+    rows = draw(
+        st.lists(
+            st.tuples(
+                st.sampled_from(LABELS),
+                st.none() | st.integers(0, 5).map(str),
+                st.none() | st.integers(0, 5).map(str),
+                st.integers(0, 20),
+            ),
+            min_size=4,
+            max_size=40,
+        )
+    )
+    return [
+        VideoRecord(video_id=f"v{i}", label=label, subject=subject, group=group, path=Path(f"/v/{file}"))
+        for i, (label, subject, group, file) in enumerate(rows)
+    ]
+
+
+@settings(max_examples=150, deadline=None)
+@given(manifests(), st.sampled_from(["holdout", "group_kfold"]), st.sampled_from([0.0, 0.2, 0.5]), st.integers(0, 9))
+def test_splits_never_leak(records: list[VideoRecord], protocol: str, val_fraction: float, seed: int) -> None:
+    """The parts are disjoint, complete, pure in subject, group and file, and trainable, unless a protocol refuses."""
+    try:
+        splits = make_splits(records, protocol, val_fraction=val_fraction, num_folds=2, seed=seed)
+    except SplitError as error:
+        if not any(words in str(error) for words in ("divided", "make 2 folds", "no training video", "no class has")):
+            raise
+        reject()  # hypothesis fails if that is nearly always so
+    for split in splits:
+        parts = (split.train, split.val, split.test)
+        assert sorted(i for part in parts for i in part) == sorted(record.video_id for record in records)
+        assert bool(split.val) == (val_fraction > 0)
+        for column in ("subject", "group", "path"):
+            values = [of(records, part, column) - {None} for part in parts]
+            assert sum(map(len, values)) == len(set().union(*values))
+        assert of(records, split.train, "label") == {record.label for record in records}
+
+
+def test_split_file_round_trip(tmp_path: Path) -> None:
+    for split in make_splits(KTH, "kth_random5", seed=7, manifest_sha256="f" * 64):
+        write_split_file(tmp_path / "split.json", split)
+        assert read_split_file(tmp_path / "split.json") == split
+    values = json.loads((tmp_path / "split.json").read_text())
+    assert set(values) == {"protocol", "index", "train", "val", "test", "seed", "manifest_sha256"}
+    assert [path.name for path in tmp_path.iterdir()] == ["split.json"]
+
+
+def test_a_split_file_by_hand_needs_little(tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text('{"protocol": "mine", "train": ["a"], "test": ["b"]}')
+    assert read_split_file(tmp_path / "s.json") == Split(protocol="mine", index=0, train=("a",), test=("b",))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: a", "is not a split file: Expecting value"),
+        ("[]", "holds no JSON object"),
+        ('{"protocol": "p", "train": ["a"]}', "test is missing"),
+        ('{"protocol": "p", "train": "abc", "test": ["b"]}', "train must be a list of video ids"),
+        ('{"protocol": "p", "train": ["a"], "test": [1]}', "test must be a list of video ids"),
+        ('{"protocol": "p", "train": ["a"], "test": ["b"], "index": "0"}', "must be whole numbers"),
+        ('{"protocol": "p", "train": ["a"], "test": ["b"], "tests": []}', "unknown entry 'tests'"),
+        ('{"protocol": "p", "train": ["a"], "test": ["a"]}', "train and test share"),
+    ],
+)
+def test_split_files_that_are_none(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "s.json").write_text(text)
+    with pytest.raises(SplitError, match=message):
+        read_split_file(tmp_path / "s.json")
+    with pytest.raises(SplitError, match="no such split file; make one with `har splits write`"):
+        read_split_file(tmp_path / "none.json")
+
+
+def test_description_names_the_tested_subjects() -> None:
+    rows = describe_splits(make_splits(KTH, "kth_original", val_fraction=0), KTH)
+    assert rows == [
+        {
+            "split": 0, "train": 383, "val": 0, "test": 216, "classes": 6,
+            "tested": "person02, person03, person05, person06, person07, person08, person09, person10, person22",
+        }
+    ]  # fmt: skip
+    by_file = [video(f"v{i}") for i in range(9)]
+    assert describe_splits(make_splits(by_file, "holdout"), by_file)[0]["tested"] == ""
+    many = crossed("group", [f"g{i:02d}" for i in range(24)])
+    assert describe_splits(make_splits(many, "holdout", test_fraction=0.5), many)[0]["tested"].endswith(" and 3 more")
+
+
+@pytest.mark.needs_real_data
+def test_real_ucf101_lists_equal_the_rule(real_data: Path) -> None:
+    listed = read_ucf101_lists(real_data / "splits/ucf101")
+    with_lists = [video(stem, stem.split("_")[1], group=stem.split("_")[-2], **parts) for stem, parts in listed.items()]
+    without = [replace(record, extra={}) for record in with_lists]
+    splits = make_splits(with_lists, "ucf101", val_fraction=0)
+    assert splits == make_splits(without, "ucf101", val_fraction=0)
+    assert [(len(s.train), len(s.test)) for s in splits] == [(9537, 3783), (9586, 3734), (9624, 3696)]
+
+
+@pytest.mark.needs_real_data
+def test_real_hmdb51_lists_pass_the_checks(real_data: Path, tmp_path: Path) -> None:
+    lists = real_data / "splits/hmdb51"
+    for label, name in read_hmdb51_lists(lists):
+        (tmp_path / label).mkdir(exist_ok=True)
+        (tmp_path / label / name).touch()
+    records = build_manifest("hmdb51", tmp_path, splits=lists, split_index=1)
+    splits = make_splits(records, "hmdb51", val_fraction=0)
+    assert [(len(s.train), len(s.test)) for s in splits] == [(3570, 1530)] * 3
+    with_val = make_splits(records, "hmdb51")
+    assert all(0.15 < len(s.val) / 3570 < 0.25 for s in with_val)
+
+
+@pytest.mark.needs_real_data
+def test_real_ut_interaction_has_ten_folds(real_data: Path) -> None:
+    records = build_manifest("ut_interaction", real_data / "clips/ut_interaction_set1")
+    splits = make_splits(records, "leave_one_group_out")
+    assert [of(records, s.test, "group") for s in splits] == [{f"seq{n:02d}"} for n in range(1, 11)]
+    assert sum(len(s.test) for s in splits) == 60
+    assert all(of(records, s.test, "label") == {r.label for r in records} for s in (splits[0], splits[9]))
