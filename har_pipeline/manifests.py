@@ -168,7 +168,7 @@ def _resolve(text: str, base: Path, check_files: bool, may_be_folder: bool) -> P
         raise ValueError(f"path {text!r} leads out of the root {base}")
     # os.path, because pathlib's exists() raises on names that are too long.
     if check_files and not os.path.exists(path):
-        raise ValueError(f"file {text!r} does not exist under {base}")
+        raise ValueError(f"file {text!r} does not exist under the root {base}")
     if check_files and not may_be_folder and os.path.isdir(path):
         raise ValueError(f"path {text!r} is a folder, not a video file")
     return path

@@ -225,7 +225,7 @@ def _numbers(records: Sequence[VideoRecord], column: str, largest: int, protocol
         text = _cell(record, column)
         match = re.search(r"(\d+)$", text)
         if match is None:
-            raise SplitError(f"{protocol}: {record.video_id}: the {column} {text!r} holds no number, which it needs")
+            raise SplitError(f"{protocol} needs a number in the column {column}; {record.video_id} has {text!r}")
         if not 1 <= int(match[1]) <= largest:
             raise SplitError(
                 f"{protocol}: {record.video_id}: knows {column} 1 to {largest}, not {text!r}; "

@@ -159,8 +159,8 @@ def test_xview_shares_subjects_with_the_test_side_only() -> None:
     [
         ("xsub", {"subject": "P041"}, "knows subject 1 to 40, not 'P041'"),
         ("kth_original", {"subject": "person26"}, "knows subject 1 to 25"),
-        ("kth_original", {"subject": "anna"}, "'anna' holds no number"),
-        ("kth_original", {}, "'' holds no number"),
+        ("kth_original", {"subject": "anna"}, "needs a number in the column subject; a has 'anna'"),
+        ("kth_original", {}, "needs a number in the column subject; a has ''"),
         ("xview", {"camera": "C004"}, "knows camera 1 to 3"),
         ("ucf101", {"group": "g26"}, "knows group 1 to 25"),
         ("leave_one_group_out", {}, "needs the column 'group' in every row"),
@@ -215,6 +215,22 @@ def test_holdout_takes_the_same_share_of_every_class() -> None:
     assert Counter(labels[i] for i in split.test) == {"run": 30, "jump": 12, "wave": 3}
     assert Counter(labels[i] for i in split.val) == {"run": 7, "jump": 3, "wave": 1}
     assert split == make_splits(records[::-1], "holdout", test_fraction=0.3, val_fraction=0.1)[0]
+
+
+def test_a_large_share_leaves_every_class_a_training_video() -> None:
+    records = [video(f"run{i}") for i in range(10)] + [video("jump0", "jump")]
+    for seed in range(5):
+        (split,) = make_splits(records, "holdout", test_fraction=0.8, val_fraction=0, seed=seed)
+        assert "jump0" in split.train
+        assert len(split.test) == 8
+
+
+def test_folds_draw_their_validation_anew() -> None:
+    same_side = [video(f"v{i}", x_split1="train", x_split2="train") for i in range(40)]
+    tests = [video(f"t{i}", x_split1="test", x_split2="test") for i in range(2)]
+    first, second = make_splits([*same_side, *tests], "ucf101")
+    assert len(first.val) == len(second.val) == 8
+    assert first.val != second.val
 
 
 def test_shares_out_of_range() -> None:
