@@ -388,8 +388,7 @@ def test_real_hmdb51_lists_pass_the_checks(real_data: Path, tmp_path: Path) -> N
     records = build_manifest("hmdb51", tmp_path, splits=lists, split_index=1)
     splits = make_splits(records, "hmdb51", val_fraction=0)
     assert [(len(s.train), len(s.test)) for s in splits] == [(3570, 1530)] * 3
-    with_val = make_splits(records, "hmdb51")
-    assert all(0.15 < len(s.val) / 3570 < 0.25 for s in with_val)
+    assert all(0.15 < len(s.val) / 3570 < 0.25 for s in make_splits(records, "hmdb51"))
 
 
 @pytest.mark.needs_real_data
