@@ -22,6 +22,7 @@ from pathlib import Path
 
 import cv2
 import torch
+
 from har_pipeline.extract import ExtractOptions, extract, keep_freed_memory
 from har_pipeline.extractors import build_extractor, pick_precision
 from har_pipeline.extractors.base import Extractor
@@ -58,7 +59,8 @@ def run_engine(extractor: Extractor, records: list[VideoRecord], options: Extrac
 
 def run_algorithm1(extractor: Extractor, records: list[VideoRecord], memory_format: torch.memory_format) -> None:
     """One frame at a time through the layers up to the chosen one, with the usual reader and resize."""
-    net = extractor.module
+    features = extractor.module.features
+    assert isinstance(features, torch.nn.Module)
     mean = torch.tensor(extractor.preprocess.mean).view(1, 3, 1, 1)
     std = torch.tensor(extractor.preprocess.std).view(1, 3, 1, 1)
     for record in records:
@@ -70,7 +72,7 @@ def run_algorithm1(extractor: Extractor, records: list[VideoRecord], memory_form
             x = (torch.from_numpy(rgb).permute(2, 0, 1)[None].float() - mean) / std
             with torch.inference_mode():
                 x = x.to(extractor.device).contiguous(memory_format=memory_format)
-                sample.append(net.features(x).flatten().cpu())
+                sample.append(features(x).flatten().cpu())
         torch.stack(sample)
 
 
@@ -132,7 +134,9 @@ def main() -> None:
         "frames_per_s": {name: round(frames / statistics.median(values), 2) for name, values in seconds.items()},
         "ratios": ratios,
         "default_precision": pick_precision("auto", exact.device),
-        "device": torch.cuda.get_device_name() if exact.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name()
+        if exact.device.type == "cuda"
+        else f"CPU, {torch.get_num_threads()} threads",
         "machine": platform.platform(),
         "torch": torch.__version__,
     }

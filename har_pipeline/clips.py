@@ -19,12 +19,12 @@ def clip_indices(num_frames: int, spec: ClipSpec) -> np.ndarray:
         raise ValueError(f"a video needs at least one frame, not {num_frames}")
     span = (spec.clip_len - 1) * spec.frame_interval + 1
     room = max(0, num_frames - span)
-    if spec.sampling == "dense":
+    if spec.num_clips is None:
         starts = np.arange(0, room + 1, spec.clip_stride)
     elif spec.sampling == "first":
         starts = np.arange(spec.num_clips) * spec.clip_stride
     else:
-        starts = np.round(np.linspace(0, room, spec.num_clips)).astype(np.int64)
+        starts = np.asarray(np.round(np.linspace(0, room, spec.num_clips)), dtype=np.int64)
     indices = starts[:, None] + np.arange(spec.clip_len) * spec.frame_interval
     padded = indices % num_frames if spec.padding == "loop" else np.minimum(indices, num_frames - 1)
     return padded.astype(np.int64)

@@ -117,7 +117,9 @@ def feature_spec(extractor: Extractor, options: ExtractOptions) -> FeatureSpec:
     except ValueError as error:
         raise ExtractionError(str(error)) from error
     if size != extractor.net.input_size:
-        raise ExtractionError(f"{extractor.net.name} wants {extractor.net.input_size} px, resize {resize!r} gives {size}")
+        raise ExtractionError(
+            f"{extractor.net.name} wants {extractor.net.input_size} px, resize {resize!r} gives {size}"
+        )
     return FeatureSpec(
         extractor=extractor.net.name,
         weights=extractor.weights,
@@ -287,8 +289,10 @@ class _Engine:
             stored = rows.astype(self.spec.dtype)
         if not np.isfinite(stored).all():
             finite = np.isfinite(rows).all()
-            reason = f"a feature of {np.abs(rows).max():.4g} overflows float16: use --dtype float32" if finite else (
-                "the net gave a value that is not finite: try --precision fp32"
+            reason = (
+                f"a feature of {np.abs(rows).max():.4g} overflows float16: use --dtype float32"
+                if finite
+                else ("the net gave a value that is not finite: try --precision fp32")
             )
             self._fail(attempt.video_id, reason)
             return

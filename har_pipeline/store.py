@@ -221,7 +221,9 @@ class FeatureStore:
         """
         spec = self.spec(feature_set)
         if features.ndim != 2 or features.shape[1] != spec.feature_dim:
-            raise FeatureMismatchError(f"{video_id}: shape {features.shape}, but {feature_set} has D={spec.feature_dim}")
+            raise FeatureMismatchError(
+                f"{video_id}: shape {features.shape}, but {feature_set} has D={spec.feature_dim}"
+            )
         writer = self.writer(feature_set, video_id, len(features))
         writer.append(features.astype(spec.dtype, copy=False))
         return writer.commit(source)
@@ -238,10 +240,12 @@ class FeatureStore:
             raise StoreError(f"{self.path}: {feature_set} has no features of {video_id!r}{why}")
         try:
             array = zarr.open_array(node, mode="r")
-            attributes = dict(array.attrs)
+            attributes: dict[str, Any] = dict(array.attrs)
             features = np.asarray(array[...])
         except Exception as error:
-            raise StoreError(f"{node}: damaged ({type(error).__name__}: {error}); delete it and extract again") from error
+            raise StoreError(
+                f"{node}: damaged ({type(error).__name__}: {error}); delete it and extract again"
+            ) from error
         if not attributes.get("complete"):
             raise StoreError(f"{node}: was never committed; delete it and extract again")
         if check and f"sha256:{hashlib.sha256(features.tobytes()).hexdigest()}" != attributes["checksum"]:

@@ -17,6 +17,7 @@ from har_pipeline.extract import ExtractOptions, extract
 from har_pipeline.extractors import build_extractor
 from har_pipeline.folds import evaluate_folds
 from har_pipeline.manifests import manifest_sha256, read_manifest
+from har_pipeline.metrics import Interval
 from har_pipeline.predict import predict_videos, save_picture
 from har_pipeline.report.page import Section, write_page
 from har_pipeline.splits import make_splits
@@ -52,25 +53,40 @@ def run(out: Path, subjects: int, install_seconds: float, device: str) -> dict[s
     clock("extract")
     sha256 = manifest_sha256(manifest)
     splits = make_splits(records, "leave_one_subject_out", val_fraction=0.0, manifest_sha256=sha256)
-    results, rows = {}, []
+    results: dict[str, Interval] = {}
+    rows = []
     for name, config in HEADS.items():
         for split in splits:
-            train_head(store, features, records, split, config, out / name / f"split{split.index}", manifest_sha256=sha256)
-        results[name] = evaluate_folds(out / name).pooled
-        assert results[name] is not None  # leave-one-subject-out tests every video once
-        top1 = results[name].top1
-        rows.append({"head": name, "video accuracy": f"{top1.value:.1%}", "95 % interval": f"{top1.low:.1%} to {top1.high:.1%}"})
+            train_head(
+                store, features, records, split, config, out / name / f"split{split.index}", manifest_sha256=sha256
+            )
+        pooled = evaluate_folds(out / name).pooled
+        assert pooled is not None  # leave-one-subject-out tests every video once
+        top1 = results[name] = pooled.top1
+        rows.append(
+            {"head": name, "video accuracy": f"{top1.value:.1%}", "95 % interval": f"{top1.low:.1%} to {top1.high:.1%}"}
+        )
     clips = [r.path for r in records if r.subject == "person01" and r.scenario == "d1" and r.path]
     save_picture(out / "predictions.png", predict_videos(clips, out / "lstm" / "split0", device=device)[1])
     sections = [
-        Section(title="Video accuracy on people never seen in training", rows=rows, text=f"{len(records)} videos, chance 16.7 %."),
+        Section(
+            title="Video accuracy on people never seen in training",
+            rows=rows,
+            text=f"{len(records)} videos, chance 16.7 %.",
+        ),
         Section(title="Confusion matrix of the LSTM", pictures=[out / "lstm" / "confusion.png"]),
         Section(title="Predictions for a held-out person", pictures=[out / "predictions.png"]),
         Section(title="How it was made", facts={"generator": GENERATOR_VERSION, **store.spec(features).to_dict()}),
     ]
-    write_page(out / "report.html", "har_pipeline demo", "Six actions, rendered people, a frame net and two heads.", sections)
+    write_page(
+        out / "report.html", "har_pipeline demo", "Six actions, rendered people, a frame net and two heads.", sections
+    )
     clock("train and page")
-    return {"accuracy": {name: e.top1.value for name, e in results.items()}, "seconds": ledger, "page": str(out / "report.html")}
+    return {
+        "accuracy": {name: top1.value for name, top1 in results.items()},
+        "seconds": ledger,
+        "page": str(out / "report.html"),
+    }
 
 
 if __name__ == "__main__":

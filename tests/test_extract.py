@@ -189,7 +189,9 @@ def test_rows_of_one_file_are_cut_at_their_frames(tmp_path: Path, store: Feature
     records = [
         VideoRecord(video_id=name, label="a", path=path, start_frame=s, end_frame=e) for name, (s, e) in bounds.items()
     ]
-    summary = extract(records, store, pixel_extractor(), ExtractOptions(clips=ClipSpec(sampling="uniform", num_clips=3)))
+    summary = extract(
+        records, store, pixel_extractor(), ExtractOptions(clips=ClipSpec(sampling="uniform", num_clips=3))
+    )
     assert store.read(summary.feature_set, "a").clip_starts.tolist() == [0, 10, 19]
     assert store.read(summary.feature_set, "b").clip_starts.tolist() == [20, 30, 40]
     assert "starts at frame 100" in summary.failed["late"]
@@ -237,7 +239,15 @@ def test_speed_options_do_not_change_the_spec() -> None:
 
 def _command(manifest: Path, store: Path, *more: str) -> list[str]:
     tail = ["--num-clips", "12", "--batch-size", "4", "--device", "cpu", "--weights", "random", "--json", *more]
-    return [sys.executable, "-c", "from har_pipeline.cli import main; main()", "extract", str(manifest), str(store), *tail]
+    return [
+        sys.executable,
+        "-c",
+        "from har_pipeline.cli import main; main()",
+        "extract",
+        str(manifest),
+        str(store),
+        *tail,
+    ]
 
 
 @pytest.mark.slow
@@ -320,7 +330,10 @@ def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path: Path) -> None
     for frames in (300, 3000):
         path = make_video(tmp_path / f"{frames}.avi", frames)
         done = subprocess.run(
-            [sys.executable, "-c", code, str(Path(__file__).parent), str(path)], capture_output=True, text=True, check=True
+            [sys.executable, "-c", code, str(Path(__file__).parent), str(path)],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         peaks.append([int(value) for value in done.stdout.split()])
     print("peak MB of the main process and the worker:", peaks)

@@ -67,7 +67,9 @@ def test_vgg16_loads_a_torchvision_file_and_refuses_another(tmp_path: Path) -> N
     net = vgg16(weights=None)
     torch.save(net.state_dict(), tmp_path / "vgg.pth")
     extractor = build_extractor("vgg16", weights=str(tmp_path / "vgg.pth"), device="cpu", precision="fp32")
-    torch.testing.assert_close(extractor.module.state_dict()["features.0.weight"], net.state_dict()["features.0.weight"])
+    torch.testing.assert_close(
+        extractor.module.state_dict()["features.0.weight"], net.state_dict()["features.0.weight"]
+    )
     assert extractor.weights.startswith("sha256:")
     assert extractor.preprocess == IMAGENET_RGB
     torch.save(resnet18(weights=None).state_dict(), tmp_path / "resnet.pth")
@@ -90,9 +92,7 @@ def test_vgg16_loads_a_keras_file_with_its_own_preprocessing(tmp_path: Path) -> 
         kernel = linear.weight.detach().T.reshape(512, 7, 7, 4096).permute(1, 2, 0, 3).reshape(25088, 4096)
         file["fc1/fc1_W_1:0"] = kernel.numpy()
         file["fc1/fc1_b_1:0"] = linear.bias.detach().numpy()
-    extractor = build_extractor(
-        "vgg16", layer="fc6", weights=str(tmp_path / "vgg.h5"), device="cpu", precision="fp32"
-    )
+    extractor = build_extractor("vgg16", layer="fc6", weights=str(tmp_path / "vgg.h5"), device="cpu", precision="fp32")
     clips = pictures(1)
     bgr = clips[:, 0].flip(-1).float() - torch.tensor([103.939, 116.779, 123.68])
     with torch.inference_mode():
@@ -141,7 +141,11 @@ def test_bf16_is_close_to_fp32_where_it_is_said_to_be() -> None:
         fast = build_extractor(net.name, weights=weights, device="cpu", precision="bf16")(pictures(4))
         cosine = nn.functional.cosine_similarity(exact, fast).min()
         difference = ((exact - fast).norm(dim=1) / exact.norm(dim=1)).max()
-        assert (bool(cosine >= 0.9995) and bool(difference <= 0.02)) == net.bf16_is_close, (net.name, cosine, difference)
+        assert (bool(cosine >= 0.9995) and bool(difference <= 0.02)) == net.bf16_is_close, (
+            net.name,
+            cosine,
+            difference,
+        )
         chosen = build_extractor(net.name, weights=weights, device="cpu").precision
         assert chosen == "fp32" or net.bf16_is_close
 

@@ -119,7 +119,9 @@ def test_the_first_commit_of_a_video_stays(store: FeatureStore) -> None:
 def test_a_flipped_byte_is_found(store: FeatureStore) -> None:
     for video_id in ("good", "bad"):
         store.write(SPEC.name, video_id, features(), source())
-    chunk = next(path for path in (store.path / SPEC.name / "bad").rglob("*") if path.is_file() and path.name != "zarr.json")
+    chunk = next(
+        path for path in (store.path / SPEC.name / "bad").rglob("*") if path.is_file() and path.name != "zarr.json"
+    )
     data = bytearray(chunk.read_bytes())
     for position in range(len(data)):
         flipped = bytearray(data)

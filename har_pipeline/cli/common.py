@@ -19,7 +19,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto takes
 Workers = Annotated[int | None, typer.Option(help="Decoding processes; by default a fitting number.", min=1)]
 Seed = Annotated[int, typer.Option(help="Seed of everything random in this command.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-Root = Annotated[Path | None, typer.Option(help="Folder that the manifest's paths are relative to; its own by default.")]
+Root = Annotated[
+    Path | None, typer.Option(help="Folder that the manifest's paths are relative to; its own by default.")
+]
 
 
 class Dtype(StrEnum):

@@ -103,7 +103,9 @@ def check(
 
 Manifest = Annotated[Path, typer.Argument(help="Manifest CSV.")]
 Protocol = Annotated[str, typer.Option(help="Protocol; `har splits show --help` lists them.")]
-ValFraction = Annotated[float, typer.Option(help="Share of the training subjects or groups kept for validation.", min=0, max=0.9)]
+ValFraction = Annotated[
+    float, typer.Option(help="Share of the training subjects or groups kept for validation.", min=0, max=0.9)
+]
 
 
 @splits_app.command("show")

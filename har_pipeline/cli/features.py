@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,10 +34,12 @@ def models(as_json: AsJson = False) -> None:
     """List the nets, their layers and feature dimensions, weights and licences."""
     from har_pipeline.extractors import NETS
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for net in NETS.values():
         for name, weights in net.weights.items():
-            layers = {layer: dim for layer, dim in net.layers.items() if weights.layers is None or layer in weights.layers}
+            layers = {
+                layer: dim for layer, dim in net.layers.items() if weights.layers is None or layer in weights.layers
+            }
             rows.append(
                 {
                     "net": net.name,
@@ -58,10 +60,12 @@ def models(as_json: AsJson = False) -> None:
         print_json(rows)
         return
     for row in rows:
-        layers = ", ".join(f"{k} {v:,}{' (default)' if k == row['default_layer'] else ''}" for k, v in row["layers"].items())
+        listed = ", ".join(
+            f"{k} {v:,}{' (default)' if k == row['default_layer'] else ''}" for k, v in row["layers"].items()
+        )
         typer.echo(f"{row['net']}  weights {row['weights']!r}  ({row['source']})")
         typer.echo(f"  input {row['input']}, {row['gmacs_per_clip']} GMAC a clip, {row['preprocess']}")
-        typer.echo(f"  layers: {layers}")
+        typer.echo(f"  layers: {listed}")
         typer.echo(f"  trained on {row['trained_on']}; licence {row['licence']}")
         typer.echo(f"  from {row['url']}, sha256 {row['sha256']}...\n")
     typer.echo("Besides these: --weights PATH (a local file) and --weights random (for tests).")
@@ -80,7 +84,9 @@ def extract(
     store: Store,
     extractor: Annotated[str, typer.Option(help="Net; see `har models`.")] = "efficientnet_lite0",
     layer: Annotated[str | None, typer.Option(help="Layer of the net; its default if not given.")] = None,
-    weights: Annotated[str | None, typer.Option(help="Name from `har models`, a file, or `random` (tests only).")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Name from `har models`, a file, or `random` (tests only).")
+    ] = None,
     sampling: Annotated[
         Sampling, typer.Option(help="first: the first clips; uniform: spread over the video; dense: all of them.")
     ] = "first",
@@ -88,16 +94,21 @@ def extract(
         int | None, typer.Option(help="Clips per video (frames, for frame nets); 40, or all if dense.", min=1)
     ] = None,
     clip_stride: Annotated[int, typer.Option(help="Frames between the starts of two clips.", min=1)] = 1,
-    fps: Annotated[float | None, typer.Option(help="Frame rate to resample to, by frame number; as filmed if not given.")] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Frame rate to resample to, by frame number; as filmed if not given.")
+    ] = None,
     resize: Annotated[
-        str | None, typer.Option(help="stretch-224 (the paper's) or short256-center224; the net's default if not given.")
+        str | None,
+        typer.Option(help="stretch-224 (the paper's) or short256-center224; the net's default if not given."),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Clips per batch; 16 on a CPU, 64 on a GPU.", min=1)] = None,
     decoder: Annotated[DecoderChoice, typer.Option(help="auto: decord, and PyAV for what decord cannot read well.")] = (
         DecoderChoice.auto
     ),
     time_limit: Annotated[float, typer.Option(help="Seconds that decoding one video may take.", min=0.001)] = 600.0,
-    shard: Annotated[str, typer.Option(help="k/n: do only the k-th of n parts, for several machines on one store.")] = "1/1",
+    shard: Annotated[
+        str, typer.Option(help="k/n: do only the k-th of n parts, for several machines on one store.")
+    ] = "1/1",
     retry_failed: Annotated[bool, typer.Option(help="Try videos again that failed before.")] = False,
     root: Root = None,
     seed: Seed = 0,
@@ -138,9 +149,7 @@ def extract(
         shard=shard_parts,
         retry_failed=retry_failed,
     )
-    net = build_extractor(
-        extractor, layer=layer, weights=weights, device=device, precision=precision.value, seed=seed
-    )
+    net = build_extractor(extractor, layer=layer, weights=weights, device=device, precision=precision.value, seed=seed)
     if net.weights.startswith("random"):
         note("WARNING: random weights: these features are for tests, they mean nothing")
     try:
@@ -240,7 +249,9 @@ def show(
 def verify(
     store: Store,
     features: FeatureSet = None,
-    delete: Annotated[bool, typer.Option(help="Delete damaged videos, so that the next extraction makes them again.")] = False,
+    delete: Annotated[
+        bool, typer.Option(help="Delete damaged videos, so that the next extraction makes them again.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Read every feature against its checksum; exit code 1 if any is damaged."""

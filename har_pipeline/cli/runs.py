@@ -24,17 +24,25 @@ def train(
     manifest: Annotated[Path, typer.Argument(help="Manifest CSV.")],
     store: Annotated[Path, typer.Argument(help="Feature store that `har extract` wrote.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to write.")] = Path("run"),
-    features: Annotated[str, typer.Option(help="Feature set, or the start of its name; needed if there are several.")] = "",
+    features: Annotated[
+        str, typer.Option(help="Feature set, or the start of its name; needed if there are several.")
+    ] = "",
     protocol: Annotated[
         str, typer.Option(help="How videos are split; `har splits show --help` lists the protocols.")
     ] = "holdout",
     split: Annotated[str, typer.Option(help="Number of the split, or `all` for every fold (then OUT/split<i>).")] = "0",
-    split_file: Annotated[Path | None, typer.Option(help="A split from `har splits write` instead of a protocol.")] = None,
+    split_file: Annotated[
+        Path | None, typer.Option(help="A split from `har splits write` instead of a protocol.")
+    ] = None,
     val_fraction: Annotated[
         float | None,
-        typer.Option(help="Share of the training subjects kept for validation; 0.2 with --patience, else 0.", min=0, max=0.9),
+        typer.Option(
+            help="Share of the training subjects kept for validation; 0.2 with --patience, else 0.", min=0, max=0.9
+        ),
     ] = None,
-    head: Annotated[HeadName, typer.Option(help="lstm, or mean_pool: mean over time + logistic regression.")] = DEFAULTS.head,
+    head: Annotated[
+        HeadName, typer.Option(help="lstm, or mean_pool: mean over time + logistic regression.")
+    ] = DEFAULTS.head,
     units: Annotated[int, typer.Option(help="LSTM units (the paper's n_u).", min=1)] = DEFAULTS.units,
     epochs: Annotated[int, typer.Option(min=1)] = DEFAULTS.epochs,
     batch_size: Annotated[int, typer.Option(min=1)] = DEFAULTS.batch_size,
@@ -45,12 +53,15 @@ def train(
     input_dropout: Annotated[float, typer.Option(help="On the features.", min=0, max=0.99)] = DEFAULTS.input_dropout,
     weight_decay: Annotated[float, typer.Option(min=0)] = DEFAULTS.weight_decay,
     patience: Annotated[
-        int | None, typer.Option(help="Stop after so many epochs without a lower validation loss; keep the best.", min=1)
+        int | None,
+        typer.Option(help="Stop after so many epochs without a lower validation loss; keep the best.", min=1),
     ] = DEFAULTS.patience,
     standardise: Annotated[bool, typer.Option(help="Scale features by their training mean and deviation.")] = (
         DEFAULTS.standardise
     ),
-    logistic_c: Annotated[float, typer.Option(help="Inverse L2 penalty of mean_pool's regression.")] = DEFAULTS.logistic_c,
+    logistic_c: Annotated[
+        float, typer.Option(help="Inverse L2 penalty of mean_pool's regression.")
+    ] = DEFAULTS.logistic_c,
     allow_missing: Annotated[bool, typer.Option(help="Leave out videos that have no features.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace a run that is there.")] = False,
     root: Root = None,
@@ -213,7 +224,9 @@ def predict(
     videos: Annotated[list[Path], typer.Argument(help="Video files.")],
     run: Annotated[Path, typer.Option(help="Run folder that `har train` wrote.")],
     top: Annotated[int, typer.Option(help="Classes to show.", min=1)] = 3,
-    weights: Annotated[str | None, typer.Option(help="The net's weights file, where the run was trained with one.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="The net's weights file, where the run was trained with one.")
+    ] = None,
     picture: Annotated[Path | None, typer.Option(help="Also draw frames and bars into this PNG.")] = None,
     device: Device = "auto",
     workers: Workers = None,
@@ -253,5 +266,3 @@ def predict(
 
 def _bar(probability: float) -> str:
     return "█" * round(30 * probability)
-
-

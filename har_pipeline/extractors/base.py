@@ -60,10 +60,10 @@ class Net:
     """A backbone that can be cut at named layers.
 
     layers: layer -> feature_dim; build(layer) -> module from (B, 3, T, H, W) float to (B, feature_dim), random weights;
-    load(module, path): copies the weights file into the module, strictly; file_preprocess(path): the preprocessing
-    that a local file of this name wants; bf16_is_close: whether bf16 features stay within the
-    tolerance of fp32 (cosine at least 0.9995, relative norm of the difference at most 2 %), so that `auto` may use it;
-    fold_fp32(module): changes that make fp32 faster and leave its numbers; resize: default, as in `FeatureSpec.resize`; gmacs: per clip, to the last layer.
+    load(module, path): copies the weights file into the module, strictly; file_preprocess(path): the preprocessing that a
+    local file of this name wants; resize: default, as in `FeatureSpec.resize`; gmacs: per clip, to the last layer.
+    bf16_is_close: whether bf16 features stay within the tolerance of fp32 (cosine at least 0.9995, relative norm of the
+    difference at most 2 %), so that `auto` may use it; fold_fp32(module): makes fp32 faster and leaves its numbers.
     """
 
     name: str

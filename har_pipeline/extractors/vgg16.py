@@ -60,7 +60,7 @@ def _read_keras(path: Path) -> dict[str, torch.Tensor]:
     names = [f"block{block}_conv{i}" for block, n in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, n + 1)]
     state: dict[str, torch.Tensor] = {}
     with h5py.File(path, "r") as file:
-        groups = file["model_weights"] if "model_weights" in file else file
+        groups = file.get("model_weights", file)
 
         def tensors(name: str) -> tuple[torch.Tensor, torch.Tensor]:
             found: list[h5py.Dataset] = []
@@ -70,7 +70,10 @@ def _read_keras(path: Path) -> dict[str, torch.Tensor]:
 
         for index, name in zip(convolutions, names, strict=True):
             kernel, bias = tensors(name)
-            state |= {f"features.{index}.weight": kernel.permute(3, 2, 0, 1).contiguous(), f"features.{index}.bias": bias}
+            state |= {
+                f"features.{index}.weight": kernel.permute(3, 2, 0, 1).contiguous(),
+                f"features.{index}.bias": bias,
+            }
         for index, name in ((0, "fc1"), (3, "fc2")):
             if name in groups:
                 kernel, bias = tensors(name)

@@ -154,7 +154,7 @@ def _send_clips(task: DecodeTask, info: VideoInfo, num_frames: int, sender: _Sen
     # Reading to the end tells the true number of frames; the first n clips do not depend on it once they are full.
     needed = max_frame_needed(task.clips) if task.fps is None else None
     reads_all = needed is None or num_frames < needed
-    stop = task.end_frame if reads_all else task.start_frame + needed
+    stop = task.end_frame if needed is None or reads_all else task.start_frame + needed
     reader = FrameReader(task.path, decoder=task.decoder, start=task.start_frame, stop=stop, info=info)
     pending = _ClipCutter(unique, sender)
     resize = parse_resize(task.resize)
