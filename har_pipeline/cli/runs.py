@@ -34,6 +34,9 @@ def train(
     split_file: Annotated[
         Path | None, typer.Option(help="A split from `har splits write` instead of a protocol.")
     ] = None,
+    num_folds: Annotated[int, typer.Option(help="Folds of group_kfold.", min=2)] = 5,
+    test_fraction: Annotated[float, typer.Option(help="Test share of holdout.", min=0.01, max=0.9)] = 0.3,
+    column: Annotated[str, typer.Option(help="Manifest column that the protocol `column` reads.")] = "split",
     val_fraction: Annotated[
         float | None,
         typer.Option(
@@ -75,6 +78,7 @@ def train(
     finished are kept, so that an interrupted job goes on.
     """
     from har_pipeline.manifests import manifest_sha256, read_manifest
+    from har_pipeline.splits import make_splits
     from har_pipeline.store import FeatureStore
     from har_pipeline.train import train_head
 
@@ -99,7 +103,20 @@ def train(
     if val_fraction is None:
         val_fraction = 0.2 if patience is not None else 0.0
     sha256 = manifest_sha256(manifest)
-    chosen = _splits(records, protocol, split, split_file, val_fraction, seed, sha256)
+    if split_file is not None:
+        chosen = [_read_split(split_file, records)]
+    else:
+        splits = make_splits(
+            records,
+            protocol,
+            seed=seed,
+            val_fraction=val_fraction,
+            num_folds=num_folds,
+            test_fraction=test_fraction,
+            column=column,
+            manifest_sha256=sha256,
+        )
+        chosen = _choose(splits, split)
     opened = FeatureStore(store)
     feature_set = opened.resolve(features)
     summaries = []
@@ -140,28 +157,21 @@ def _config(**values: Any) -> TrainConfig:
         raise typer.BadParameter(str(error)) from error
 
 
-def _splits(
-    records: list[VideoRecord],
-    protocol: str,
-    split: str,
-    split_file: Path | None,
-    val_fraction: float,
-    seed: int,
-    sha256: str,
-) -> list[Split]:
-    from har_pipeline.splits import check_split, make_splits, read_split_file
+def _read_split(path: Path, records: list[VideoRecord]) -> Split:
+    from har_pipeline.splits import check_split, read_split_file
 
-    if split_file is not None:
-        one = read_split_file(split_file)
-        check_split(one, records)
-        return [one]
-    splits = make_splits(records, protocol, seed=seed, val_fraction=val_fraction, manifest_sha256=sha256)
-    if split == "all":
+    split = read_split_file(path)
+    check_split(split, records)
+    return split
+
+
+def _choose(splits: list[Split], choice: str) -> list[Split]:
+    if choice == "all":
         return splits
-    numbers = [one.index for one in splits]
-    if not split.isdigit() or int(split) not in numbers:
-        raise typer.BadParameter(f"--split {split!r}: {protocol} has the splits {numbers}, or give `all`")
-    return [one for one in splits if one.index == int(split)]
+    numbers = [split.index for split in splits]
+    if not choice.isdigit() or int(choice) not in numbers:
+        raise typer.BadParameter(f"--split {choice!r}: {splits[0].protocol} has the splits {numbers}, or give `all`")
+    return [split for split in splits if split.index == int(choice)]
 
 
 def evaluate(

@@ -1,0 +1,123 @@
+"""The dependency rules of the project: which module may import what."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "har_pipeline"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Where a third-party package may be imported; a name ending in / is a folder.
+ALLOWED = {
+    "zarr": ("store.py",),
+    "typer": ("cli/",),
+    "decord": ("video/",),
+    "av": ("video/",),
+    "cv2": ("video/", "synthetic.py", "synthetic_motion.py", "synthetic_scene.py"),
+    "torchvision": ("extractors/", "video/"),
+    "pytorchvideo": ("extractors/", "video/"),
+    "matplotlib": ("report/",),
+}
+NO_TORCH = (
+    "errors.py",
+    "records.py",
+    "manifests.py",
+    "splits.py",
+    "clips.py",
+    "store.py",
+    "video/",
+    "synthetic",
+    "cli/",
+)
+# Each layer may import the ones before it, never one after it.
+LAYERS = (
+    ("errors.py", "records.py"),
+    ("manifests.py", "manifest_builders.py", "official_lists.py", "splits.py", "clips.py"),
+    ("video/",),
+    ("synthetic.py", "synthetic_motion.py", "synthetic_scene.py", "extractors/"),
+    ("store.py",),
+    ("extract.py",),
+    ("datasets.py", "train_config.py", "scores.py", "metrics.py", "report/"),
+    ("heads/",),
+    ("run_folder.py",),
+    ("train.py", "evaluate.py"),
+    ("folds.py", "predict.py"),
+    ("cli/",),
+)
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def imports(path: Path, *, everywhere: bool = True) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = list(ast.walk(tree)) if everywhere else tree.body
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def within(name: str, places: tuple[str, ...]) -> bool:
+    return any(name.startswith(place) if place.endswith("/") else name == place for place in places)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_packages_are_imported_where_they_belong(path: Path) -> None:
+    for name in {module.split(".")[0] for module in imports(path)} & ALLOWED.keys():
+        assert within(relative(path), ALLOWED[name]), f"{relative(path)} imports {name}"
+
+
+def layer_of(name: str) -> int | None:
+    for number, places in enumerate(LAYERS):
+        if within(name, places):
+            return number
+    return None
+
+
+def test_every_module_has_a_layer() -> None:
+    without = [relative(p) for p in MODULES if layer_of(relative(p)) is None and relative(p) != "__init__.py"]
+    assert without == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_imports_go_down(path: Path) -> None:
+    own = layer_of(relative(path))
+    if own is None:
+        return
+    for module in imports(path):
+        parts = module.split(".")
+        if parts[0] != "har_pipeline" or len(parts) < 2:
+            continue
+        target = f"{parts[1]}.py" if (PACKAGE / f"{parts[1]}.py").exists() else f"{parts[1]}/"
+        layer = layer_of(target)
+        assert layer is None or layer <= own, f"{relative(path)} imports {module}, which stands above it"
+
+
+def test_heads_never_import_extractors() -> None:
+    for path in MODULES:
+        if relative(path).startswith("heads/"):
+            assert not any(module.startswith("har_pipeline.extractors") for module in imports(path))
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if relative(p).startswith(NO_TORCH)], ids=relative)
+def test_light_modules_import_no_torch(path: Path) -> None:
+    everywhere = not relative(path).startswith("cli/")
+    assert not {module.split(".")[0] for module in imports(path, everywhere=everywhere)} & {"torch", "torchvision"}
+
+
+def test_help_and_workers_load_no_torch() -> None:
+    code = "import sys, {}; sys.exit('torch' in sys.modules)"
+    for module in ("har_pipeline.cli", "har_pipeline.video.worker", "har_pipeline.store"):
+        done = subprocess.run([sys.executable, "-c", code.format(module)], check=False)
+        assert done.returncode == 0, f"{module} loads torch"

@@ -1,0 +1,156 @@
+"""The command line, from a folder of videos to a prediction, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from video_files import make_video
+
+HAR = [sys.executable, "-c", "from har_pipeline.cli import main; main()"]
+
+
+def har(*arguments: object, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*HAR, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == code, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 2 classes x 4 short videos, one empty file, with its manifest and features."""
+    folder = tmp_path_factory.mktemp("work")
+    for label, seed in (("left", 0), ("right", 50)):
+        for i in range(4):
+            make_video(folder / "videos" / label / f"{label}{i}.avi", 8, seed=seed + i)
+    har("manifest", "build", "folder", "videos", "-o", "manifest.csv", cwd=folder)
+    har("extract", "manifest.csv", "store.zarr", "--num-clips", 4, "--device", "cpu", cwd=folder)
+    return folder
+
+
+def test_the_main_path(work: Path) -> None:
+    assert "8 rows" not in har("manifest", "check", "manifest.csv", cwd=work).stderr
+    shown = json.loads(har("features", "show", "store.zarr", "--json", cwd=work).stdout)
+    assert (shown["videos"], shown["failures"]) == (8, {})
+    assert shown["spec"]["weights"].startswith("sha256:57934424")
+    har("features", "verify", "store.zarr", cwd=work)
+    har("train", "manifest.csv", "store.zarr", "-o", "run", "--units", 8, "--epochs", 3, cwd=work)
+    result = json.loads(har("evaluate", "run", "--json", cwd=work).stdout)
+    assert set(result["classes"]) == {"left", "right"}
+    assert (work / "run" / "confusion.png").stat().st_size > 1000
+    video = work / "videos" / "left" / "left0.avi"
+    answer = json.loads(har("predict", video, "--run", "run", "--picture", "top.png", "--json", cwd=work).stdout)
+    assert [row["label"] for row in answer[0]["top"]] in (["left", "right"], ["right", "left"])
+    assert sum(row["probability"] for row in answer[0]["top"]) == pytest.approx(1)
+    assert (work / "top.png").stat().st_size > 1000
+
+
+def test_prediction_sees_the_features_that_training_saw(work: Path) -> None:
+    """The probabilities of a test video in scores.csv are those that `har predict` gives for its file."""
+    import csv
+
+    har("train", "manifest.csv", "store.zarr", "-o", "same", "--units", 8, "--epochs", 2, cwd=work)
+    with (work / "same" / "scores.csv").open() as file:
+        row = next(row for row in csv.DictReader(file) if row["split"] == "test")
+    label, stem = row["video_id"].split("__")
+    answer = json.loads(har("predict", f"videos/{label}/{stem}.avi", "--run", "same", "--json", cwd=work).stdout)
+    for top in answer[0]["top"]:
+        assert top["probability"] == pytest.approx(float(row[top["label"]]), abs=1e-4)
+
+
+def test_all_folds(work: Path) -> None:
+    command = ("train", "manifest.csv", "store.zarr", "-o", "folds", "--protocol", "group_kfold", "--split", "all")
+    har(*command, "--head", "mean_pool", "--num-folds", 4, cwd=work)
+    result = json.loads(har("evaluate", "folds", "--json", cwd=work).stdout)
+    assert len(result["folds"]) == 4
+    assert result["pooled"]["num_videos"] == 8
+    again = har(*command, "--head", "mean_pool", "--num-folds", 4, cwd=work)
+    assert again.stderr.count("already trained, kept") == 4
+
+
+def test_a_broken_video_gives_exit_code_1_and_its_reason(work: Path) -> None:
+    (work / "bad").mkdir()
+    make_video(work / "bad" / "a" / "good.avi", 5)
+    (work / "bad" / "a" / "empty.avi").write_bytes(b"")
+    har("manifest", "build", "folder", "bad", "-o", "bad.csv", cwd=work)
+    done = har("extract", "bad.csv", "bad.zarr", "--num-clips", 2, "--weights", "random", "--json", cwd=work, code=1)
+    assert "failed: a__empty" in done.stderr
+    assert "the file is empty" in done.stderr
+    assert "WARNING: random weights" in done.stderr
+    assert json.loads(done.stdout)["done"] == 1
+    har("predict", "bad/a/empty.avi", "--run", "nowhere", cwd=work, code=1)
+
+
+def test_a_flipped_byte_is_found_and_mended(work: Path) -> None:
+    har("extract", "manifest.csv", "flip.zarr", "--num-clips", 2, "--device", "cpu", cwd=work)
+    chunk = next(p for p in (work / "flip.zarr").glob("*/left__left0/c/**/*") if p.is_file())
+    data = bytearray(chunk.read_bytes())
+    data[len(data) // 2] ^= 1
+    chunk.write_bytes(data)
+    assert "left__left0" in har("features", "verify", "flip.zarr", cwd=work, code=1).stderr
+    har("features", "verify", "flip.zarr", "--delete", cwd=work, code=1)
+    again = har("extract", "manifest.csv", "flip.zarr", "--num-clips", 2, "--device", "cpu", "--json", cwd=work)
+    assert json.loads(again.stdout)["done"] == 1
+    har("features", "verify", "flip.zarr", cwd=work)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("extract", "nowhere.csv", "s.zarr"), "har manifest build"),
+        (("extract", "manifest.csv", "s.zarr", "--extractor", "vgg"), "there are: efficientnet_lite0, vgg16"),
+        (("extract", "manifest.csv", "manifest.csv"), "choose another path"),
+        (("train", "manifest.csv", "nowhere.zarr"), "har extract"),
+        (("train", "manifest.csv", "store.zarr", "--features", "vgg"), "no feature set starts with 'vgg'"),
+        (("train", "manifest.csv", "store.zarr", "--protocol", "kth"), "there are: kth_original"),
+        (("evaluate", "videos"), "har train"),
+        (("manifest", "build", "kth", "videos", "-o", "m.csv"), "person01_boxing_d1"),
+        (("features", "list", "videos"), "not a feature store"),
+    ],
+)
+def test_errors_name_the_way_out(work: Path, arguments: tuple[str, ...], says: str) -> None:
+    assert says in har(*arguments, cwd=work, code=1).stderr
+
+
+def test_usage_errors_give_exit_code_2(work: Path) -> None:
+    har("extract", "manifest.csv", "s.zarr", "--shard", "3/2", cwd=work, code=2)
+    har("extract", "manifest.csv", "s.zarr", "--sampling", "dense", "--num-clips", 4, cwd=work, code=2)
+    har("train", "manifest.csv", "store.zarr", "--split", "7", cwd=work, code=2)
+
+
+def test_every_command_has_help(work: Path) -> None:
+    commands = ["synth", "models", "extract", "train", "evaluate", "predict", "manifest build", "manifest check"]
+    commands += ["splits show", "splits write", "features list", "features show", "features verify"]
+    for command in commands:
+        assert len(har(*command.split(), "--help", cwd=work).stdout) > 200
+
+
+def test_models_lists_nets_layers_and_licences(work: Path) -> None:
+    rows = json.loads(har("models", "--json", cwd=work).stdout)
+    assert {(row["net"], row["weights"]) for row in rows} == {
+        ("vgg16", "imagenet"),
+        ("vgg16", "oxford"),
+        ("efficientnet_lite0", "imagenet"),
+    }
+    assert all(row["licence"] and row["sha256"] and row["layers"] for row in rows)
+
+
+def test_options_have_the_defaults_of_the_dataclasses() -> None:
+    import inspect
+
+    from har_pipeline.cli import features, runs
+    from har_pipeline.extract import ExtractOptions
+    from har_pipeline.train_config import TrainConfig
+
+    train = inspect.signature(runs.train).parameters
+    for name, value in TrainConfig().to_dict().items():
+        if name in train:
+            assert train[name].default == value, name
+    options, extract = ExtractOptions(), inspect.signature(features.extract).parameters
+    for name in ("fps", "resize", "batch_size", "workers", "retry_failed", "decoder", "dtype"):
+        assert extract[name].default == getattr(options, name), name
+    assert extract["time_limit"].default == options.time_limit_s
