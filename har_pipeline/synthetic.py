@@ -1,10 +1,20 @@
 """The embedded data set: rendered people who do KTH's six actions, in compressed videos with KTH's names and geometry.
 
 Videos are 160x120 px, 25 frames/s, 2 to 4 s, in KTH's four scenarios: d1 outdoors, d2 outdoors with scale variation,
-d3 outdoors in other clothes, d4 indoors with a shadow. Optional 16-bit depth and exact optical flow show the same bodies.
+d3 outdoors in other clothes, d4 indoors with a shadow. Optional depth (16 bit) and exact flow show the same bodies.
 The data set is a benchmark, not a demonstration that cannot fail: walking, jogging and running share their poses and
 differ in cadence and speed only. It is frozen: what changes a pixel must change `GENERATOR_VERSION`, and results of two
 versions are not comparable.
+
+Measured on version 1, seed 0: EfficientNet-Lite0 features (224x224 px, first 40 frames) of the compressed videos,
+subjects held out in 3 folds, video accuracy over the six actions (chance 16.7 %) but for the first row; LSTM of 128 units,
+standardised features, input dropout 0.5, 40 epochs of RMSProp, mean of two seeds; without the dropout in brackets.
+
+    subjects (train / test of a fold)              6 (4 / 2)       12 (8 / 4)
+    one frame, walking / jogging / running         31 %            36 %         logistic regression, chance 33 %
+    mean over the frames                           59 %            66 %         logistic regression
+    LSTM, every frame                              78 % (76 %)     79 % (79 %)
+    LSTM, every second frame                       77 % (69 %)     79 % (75 %)
 """
 
 from __future__ import annotations
@@ -19,7 +29,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from har_pipeline import synthetic_motion as motion
@@ -27,18 +36,19 @@ from har_pipeline import synthetic_scene as scene
 from har_pipeline.synthetic_motion import ACTIONS, FPS
 from har_pipeline.synthetic_scene import HEIGHT, SCENARIOS, WIDTH
 from har_pipeline.video.encode import write_depth_png, write_video
-from har_pipeline.video.render import Body, cast_shadow, draw_colour, draw_depth, draw_flow, move_image
+from har_pipeline.video.render import Body, cast_shadow, draw_colour, draw_depth, draw_flow, move_image, use_one_thread
 
 GENERATOR_VERSION = "1"
 MAX_SUBJECTS = 25
+MIN_FRAMES, MAX_FRAMES = 50, 100
 DEPTH_HEIGHT, DEPTH_WIDTH = 424, 512
 MANIFEST_NAME = "manifest.csv"
 DEPTH_FOLDER = "nturgb+d_depth_masked"
 FLOW_FOLDER = "flow"
 
-# Cycles per second of the actions on the spot, before the subject's pace; the least and the most a body is turned aside.
-RATE_HZ = {"boxing": (0.7, 1.2), "handwaving": (0.6, 1.1), "handclapping": (0.8, 1.5)}
-ASIDE_RAD = {"boxing": (0.2, 1.2), "handwaving": (0.0, 0.7), "handclapping": (0.0, 0.9)}
+# Of the actions on the spot: cycles per second, before the subject's pace, and how far a body is turned aside.
+RATE_HZ = {"boxing": (1.1, 1.6), "handwaving": (0.55, 0.85), "handclapping": (0.9, 1.4)}
+ASIDE_RAD = {"boxing": (0.45, 1.25), "handwaving": (0.0, 0.6), "handclapping": (0.0, 0.6)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +72,7 @@ class RenderedVideo:
 
 @dataclass(frozen=True, slots=True)
 class _Take:
-    """A body before its scenery, ready to be drawn; light as `draw_colour` wants it; shadow: shift x, y px, blur px, depth."""
+    """A body before its scenery; light as `draw_colour` wants it; shadow: shift in px (x, y), blur in px, strength."""
 
     body: Body
     camera: np.ndarray
@@ -86,11 +96,8 @@ def ntu_name(subject: int, action: str, scenario: str) -> str:
     return f"S001C001P{subject:03d}R{SCENARIOS.index(scenario) + 1:03d}A{ACTIONS.index(action) + 1:03d}"
 
 
-def _random(seed: int, subject: int, action: str | None = None, scenario: str | None = None) -> np.random.Generator:
-    """Return the generator of a subject, or of one of its videos: no other one shares its numbers."""
-    key: tuple[int, ...] = (subject,)
-    if action is not None and scenario is not None:
-        key += (ACTIONS.index(action) + 1, SCENARIOS.index(scenario) + 1)
+def _random(seed: int, *key: int) -> np.random.Generator:
+    """Return the generator of a key: (subject,), (subject, action, scenario), or (0, scenario) for a place."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
@@ -107,16 +114,18 @@ def _stage(subject: int, action: str, scenario: str, seed: int) -> tuple[_Take, 
     person_rng = _random(seed, subject)
     person = motion.make_subject(person_rng)
     usual, other = scene.make_outfits(person_rng)
-    rng = _random(seed, subject, action, scenario)
-    num_frames = int(rng.integers(2 * FPS, 4 * FPS + 1))
+    place = scene.make_place(_random(seed, 0, SCENARIOS.index(scenario)), scenario)
+    rng = _random(seed, subject, ACTIONS.index(action), SCENARIOS.index(scenario))
+    num_frames = int(rng.integers(MIN_FRAMES, MAX_FRAMES + 1))
     times = np.arange(num_frames) / FPS
-    pace = person.pace * rng.uniform(0.92, 1.08)
-    start = rng.uniform(0.0, 2 * np.pi)
+    pace = person.pace * rng.uniform(0.96, 1.04)
+    # Recordings begin near the start of a cycle, as those of people who are told to begin do.
+    start = rng.uniform(-0.2, 0.2)
     if action in motion.LOCOMOTION:
         cadence = motion.CADENCE_HZ[action] * pace
         joints = motion.gait(person, start + 2 * np.pi * cadence * times, rng)
         leg = (motion.THIGH + motion.SHIN) * person.leg_share * person.height_mm
-        ground, headings = scene.walk_path(rng, num_frames, cadence * 4 * leg * np.sin(person.stride_rad) * 0.55)
+        ground, headings = scene.walk_path(rng, num_frames, cadence * 4 * leg * np.sin(person.stride_rad) * 0.45)
     else:
         phase = start + 2 * np.pi * rng.uniform(*RATE_HZ[action]) * pace * times
         move = {"boxing": motion.box, "handwaving": motion.wave, "handclapping": motion.clap}[action]
@@ -139,7 +148,7 @@ def _stage(subject: int, action: str, scenario: str, seed: int) -> tuple[_Take, 
         if indoors
         else (rng.uniform(-3, 3), rng.uniform(0, 2), 3.0, rng.uniform(0.0, 0.12))
     )
-    take = _Take(body, camera, scene.backdrop(rng, scenario), light, shadow, rng.uniform(1.0, 2.5))
+    take = _Take(body, camera, scene.backdrop(rng, place), light, shadow, rng.uniform(1.0, 2.5))
     return take, rng
 
 
@@ -238,11 +247,6 @@ def _write_video_files(out: Path, subject: int, action: str, scenario: str, seed
         partial.replace(path)
 
 
-def _start_worker() -> None:
-    """Keep a worker process to one core: there is one worker for each."""
-    cv2.setNumThreads(1)
-
-
 def _write_all(
     out: Path, jobs: list[tuple[int, str, str]], seed: int, depth: bool, flow: bool, workers: int
 ) -> Iterator[None]:
@@ -253,7 +257,7 @@ def _write_all(
             yield
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=use_one_thread) as pool:
         futures = [pool.submit(_write_video_files, out, *job, seed, depth, flow) for job in jobs]
         for future in as_completed(futures):
             future.result()

@@ -1,8 +1,8 @@
 """How the people of the embedded data set are built and how they move: subjects, and joints over time. Pure numpy.
 
 World axes: X right, Y up from the ground, Z away from the camera; mm. A heading of 0 looks along X, of -pi/2 into the
-camera. Walking, jogging and running draw every measure of their pose from one distribution; only the cadence, and with
-it the speed, depends on the action, as the feet do not slide.
+camera. Walking, jogging and running draw every measure of their pose from one distribution; only the cadence depends on
+the action, and the speed goes with it.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ FPS = 25.0
 LOCOMOTION = ("walking", "jogging", "running")
 ACTIONS = (*LOCOMOTION, "boxing", "handwaving", "handclapping")
 
-# Gait cycles (two steps) per second; neighbours differ by about 1.45 and a person's own pace by up to 1.2.
-CADENCE_HZ = {"walking": 0.70, "jogging": 1.20, "running": 2.05}
+# Gait cycles (two steps) per second, before a person's own pace.
+CADENCE_HZ = {"walking": 0.65, "jogging": 1.12, "running": 2.0}
 
-JOINTS = ("pelvis", "chest", "neck", "chin", "crown", "hem") + tuple(
-    f"{side}_{joint}"
-    for side in ("left", "right")
-    for joint in ("hip", "knee", "ankle", "toe", "shoulder", "elbow", "wrist", "fingers")
+_SIDE_JOINTS = ("hip", "knee", "ankle", "toe", "shoulder", "elbow", "wrist", "fingers")
+JOINTS = (
+    *("pelvis", "chest", "neck", "chin", "crown", "hem"),
+    *(f"{side}_{joint}" for side in ("left", "right") for joint in _SIDE_JOINTS),
 )
 JOINT = {name: number for number, name in enumerate(JOINTS)}
 
-# Segment lengths as shares of the body's height (Winter, Biomechanics and Motor Control of Human Movement, figure 4.1,
-# rounded): what a person of average build has.
+# Segment lengths as shares of the body's height, near those of Winter, Biomechanics and Motor Control of Human Movement,
+# figure 4.1; hands are loosely closed.
 THIGH, SHIN, FOOT, ANKLE = 0.245, 0.246, 0.105, 0.035
 UPPER_ARM, FOREARM, HAND = 0.180, 0.150, 0.065
 SPINE, NECK, HEAD = 0.290, 0.050, 0.055
@@ -66,12 +66,12 @@ def make_subject(rng: np.random.Generator) -> Subject:
         build=rng.uniform(0.85, 1.25),
         leg_share=rng.uniform(0.96, 1.04),
         shoulder_share=rng.uniform(0.90, 1.12),
-        pace=rng.uniform(0.90, 1.10),
+        pace=rng.uniform(0.94, 1.06),
         stride_rad=rng.uniform(0.48, 0.60),
-        knee_rad=rng.uniform(0.85, 1.35),
-        lean_rad=rng.uniform(0.02, 0.16),
-        elbow_rad=rng.uniform(0.5, 1.5),
-        arm_swing_rad=rng.uniform(0.35, 0.65),
+        knee_rad=rng.uniform(0.95, 1.3),
+        lean_rad=rng.uniform(0.03, 0.13),
+        elbow_rad=rng.uniform(0.7, 1.4),
+        arm_swing_rad=rng.uniform(0.45, 0.65),
         wave_rad=(rng.uniform(0.5, 1.2), rng.uniform(2.3, 2.9)),
         clap_share=rng.uniform(0.22, 0.44),
         clap_height=rng.uniform(0.66, 0.80),
@@ -131,7 +131,7 @@ def _leg(
 def _arm_by_angles(
     subject: Subject, joints: dict[str, np.ndarray], side: str, swing: np.ndarray, spread: np.ndarray, elbow: np.ndarray
 ) -> None:
-    """Add an arm whose upper arm is `swing` forward of straight down and `spread` to its side, elbow flexed; (F,) rad."""
+    """Add an arm: upper arm `swing` forward of straight down and `spread` to its side, elbow flexed; all (F,) rad."""
     height, sign = subject.height_mm, 1.0 if side == "left" else -1.0
     out = sign * np.sin(spread)
     joints[f"{side}_elbow"] = joints[f"{side}_shoulder"] + UPPER_ARM * height * _stack(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +10,14 @@ from har_pipeline.synthetic_motion import FPS, JOINT, Pose, Subject
 from har_pipeline.video.render import TEXTURE_SIZE, Body, blur
 
 HEIGHT, WIDTH = 120, 160
-FOCAL_PX = 235.0
+FOCAL_PX = 260.0
 CAMERA_HEIGHT_MM = 1000.0
 ACTED_FRAMES = 40
 TURN_S = 0.32
+FIRST_TURN_S = (0.4, 6.0)
 SCENARIOS = ("d1", "d2", "d3", "d4")
-MARGIN_PX = 44
+# Scenery around the view, for zoom and jitter, and how far along a place the camera may stand.
+MARGIN_PX, CHOICE_PX = 44, 40
 
 # Part, its first and second joint, its radius there (shares of the height), what it is made of.
 _LIMBS = (
@@ -156,16 +157,16 @@ def dress(pose: Pose, subject: Subject, outfit: Outfit, camera: np.ndarray) -> B
 
 def camera_motion(rng: np.random.Generator, num_frames: int, scenario: str) -> np.ndarray:
     """Return (F, 2, 3) float64 maps from the steady view to each frame: jitter, and in d2 a zoom over time."""
-    steps = rng.normal(0.0, 0.10, (num_frames, 2))
+    steps = rng.normal(0.0, 0.07, (num_frames, 2))
     jitter = np.zeros((num_frames, 2))
     for frame in range(1, num_frames):
         jitter[frame] = 0.9 * jitter[frame - 1] + steps[frame]
     if scenario == "d2":
-        start, end = rng.uniform(0.72, 1.02), rng.uniform(0.98, 1.28)
+        start, end = rng.uniform(0.75, 0.98), rng.uniform(0.98, 1.15)
         ends = (start, end) if rng.random() < 0.5 else (end, start)
         zoom = np.linspace(*ends, num_frames)
     else:
-        zoom = np.full(num_frames, rng.uniform(0.92, 1.1))
+        zoom = np.full(num_frames, rng.uniform(0.94, 1.06))
     centre = np.array([(WIDTH - 1) / 2, (HEIGHT - 1) / 2])
     maps = np.zeros((num_frames, 2, 3))
     maps[:, 0, 0] = maps[:, 1, 1] = zoom
@@ -181,26 +182,33 @@ def camera_flow(camera: np.ndarray, frame: int) -> np.ndarray:
     return ((growth - 1.0) * grid + shift).astype(np.float32)
 
 
-def backdrop(rng: np.random.Generator, scenario: str) -> np.ndarray:
-    """Return the scenery of a steady camera, float32 in [0, 255], (208, 248, 3): the view with 44 px around it."""
-    height, width = HEIGHT + 2 * MARGIN_PX, WIDTH + 2 * MARGIN_PX
+def make_place(rng: np.random.Generator, scenario: str) -> np.ndarray:
+    """Return the scenery of a scenario, float32 in [0, 255], (208, 288, 3): the view with 44 px around it, and 40 px of
+    width to choose from.
+    """
+    height, width = HEIGHT + 2 * MARGIN_PX, WIDTH + 2 * MARGIN_PX + CHOICE_PX
     rows = np.linspace(0.0, 1.0, height, dtype=np.float32)[:, None]
     grain = rng.standard_normal((height, width), dtype=np.float32)
     if scenario == "d4":
-        floor = MARGIN_PX + rng.uniform(82, 92)
-        wall, ground = rng.uniform(120, 200), rng.uniform(70, 150)
+        floor = MARGIN_PX + rng.uniform(86, 94)
+        wall, ground = rng.uniform(140, 180), rng.uniform(90, 130)
         level = np.where(np.arange(height)[:, None] < floor, wall, ground) + 2.0 * blur(grain, 1.0)
-        level += rng.uniform(-25, 25) * np.linspace(-1, 1, width, dtype=np.float32) + 10 * blur(grain, 20.0)
-        for _ in range(int(rng.integers(0, 3))):
-            x, y = int(rng.integers(0, width - 40)), int(rng.integers(MARGIN_PX, MARGIN_PX + 50))
-            level[y : min(y + int(rng.integers(12, 60)), int(floor)), x : x + int(rng.integers(10, 30))] *= 0.85
+        level += rng.uniform(-15, 15) * np.linspace(-1, 1, width, dtype=np.float32) + 10 * blur(grain, 20.0)
+        for _ in range(2):
+            x, y = int(rng.integers(0, width - 40)), int(rng.integers(MARGIN_PX, MARGIN_PX + 40))
+            level[y : y + int(rng.integers(12, 40)), x : x + int(rng.integers(10, 30))] *= 0.9
     else:
         turf = 8 * blur(grain, 0.7) + 14 * blur(grain, 2.0) + 60 * blur(grain, 14.0)
-        level = rng.uniform(110, 160) + rng.uniform(-25, 25) * (rows - 0.5) + rng.uniform(0.5, 1.1) * turf
-        if rng.random() < 0.5:
-            level = np.where(rows < rng.uniform(0.30, 0.42), level * rng.uniform(0.75, 1.25), level)
-    tint = 1.0 + rng.uniform(-0.06, 0.06, 3)
+        level = rng.uniform(115, 150) + rng.uniform(-25, 25) * (rows - 0.5) + rng.uniform(0.5, 1.1) * turf
+    tint = 1.0 + rng.uniform(-0.04, 0.04, 3)
     return np.clip(level[:, :, None] * tint, 0, 255).astype(np.float32)
+
+
+def backdrop(rng: np.random.Generator, place: np.ndarray) -> np.ndarray:
+    """Return what a steady camera sees of a place, (208, 248, 3), from a spot and in a light that vary by video."""
+    left = int(rng.integers(0, CHOICE_PX + 1))
+    view = place[:, left : left + WIDTH + 2 * MARGIN_PX] * np.float32(rng.uniform(0.88, 1.1))
+    return np.ascontiguousarray(np.clip(view, 0, 255))
 
 
 def walk_path(rng: np.random.Generator, num_frames: int, speed_mm_s: float) -> tuple[np.ndarray, np.ndarray]:
@@ -211,20 +219,18 @@ def walk_path(rng: np.random.Generator, num_frames: int, speed_mm_s: float) -> t
     borders of the view.
     """
     distance = rng.uniform(5000.0, 5600.0)
-    half_view = distance * WIDTH / 2 / FOCAL_PX
-    oblique = rng.uniform(-0.2, 0.2)
-    heading = oblique if rng.random() < 0.5 else np.pi - oblique
-    first_turn = int(rng.uniform(0.4, 4.5) * FPS)
-    turn_frames = max(int(TURN_S * FPS), 1)
-    step, inner = speed_mm_s / FPS, 0.86 * half_view
-    x = z = shift = 0.0
-    remaining, side = 0, 1.0
+    inner = 0.86 * distance * WIDTH / 2 / FOCAL_PX
+    heading = rng.uniform(-0.2, 0.2) + rng.choice([0.0, np.pi])
+    first_turn = int(rng.uniform(*FIRST_TURN_S) * FPS)
+    turn_frames = int(TURN_S * FPS)
+    step = speed_mm_s / FPS
+    x, z, shift, remaining, side = 0.0, 0.0, 0.0, 0, 1.0
     path, headings = np.zeros((num_frames, 2)), np.zeros(num_frames)
     for frame in range(num_frames):
         if frame == ACTED_FRAMES:
             seen = path[:frame, 0]
-            slack = (inner - seen.max(), -inner - seen.min())
-            shift = rng.uniform(min(slack), max(slack)) if slack[0] > slack[1] else 0.5 * sum(slack)
+            least, most = -inner - seen.min(), inner - seen.max()
+            shift = rng.uniform(least, most) if least < most else 0.5 * (least + most)
         outbound = frame >= ACTED_FRAMES and (x + shift) * np.cos(heading) > inner
         if remaining == 0 and (frame == first_turn or outbound):
             remaining, side = turn_frames, rng.choice([-1.0, 1.0])
@@ -238,7 +244,9 @@ def walk_path(rng: np.random.Generator, num_frames: int, speed_mm_s: float) -> t
     return path, headings
 
 
-def stand_still(rng: np.random.Generator, num_frames: int, aside_rad: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def stand_still(
+    rng: np.random.Generator, num_frames: int, aside_rad: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
     """Return where a person stands, (F, 2) mm X and Z, and heads, (F,) rad: towards the camera, turned to a side by an
     angle in `aside_rad` (least, most), left or right.
     """

@@ -29,8 +29,8 @@ def write_video(
     fps: frames/s; codec, pixel_format: FFmpeg's names; bit_rate: bit/s, for codecs that heed it (KTH's own files have
     about 900,000). The container follows from the suffix of `path`. The file appears under its name only when it is
     complete; folders on the way are made.
-    Raises: ValueError if there is no frame, a frame has another shape or dtype, or fps is not positive; VideoError if
-    the codec is unknown or refuses the frames, or the file cannot be written.
+    Raises: ValueError if there is no frame, a frame has another shape or dtype, fps is not positive, or the codec is
+    none for video; VideoError if codec or suffix is unknown, the codec refuses the frames, or the file cannot be written.
     """
     path = Path(path)
     if not fps > 0:
@@ -38,6 +38,8 @@ def write_video(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
+        if av.Codec(codec, "w").type != "video":
+            raise ValueError(f"{path}: {codec!r} is not a video codec")
         count = _encode(partial, path, frames, Fraction(fps).limit_denominator(1001), codec, bit_rate, pixel_format)
         partial.replace(path)
     except (av.FFmpegError, av.codec.codec.UnknownCodecError, OSError) as error:
@@ -62,8 +64,15 @@ def _encode(
     """Encode all frames into `partial`; messages name `path`. Returns the number of frames."""
     size: tuple[int, ...] | None = None
     count = 0
-    with av.open(str(partial), "w") as container:
+    try:
+        container = av.open(str(partial), "w")
+    except ValueError as error:
+        raise VideoError(
+            f"{path}: cannot write: no container format has the suffix {path.suffix!r}, try .avi"
+        ) from error
+    with container:
         stream = container.add_stream(codec, rate=rate)
+        assert isinstance(stream, av.VideoStream)  # as the codec was checked to be one for video
         # One thread: the same frames give the same file on every machine.
         stream.codec_context.thread_count = 1
         for frame in frames:

@@ -46,7 +46,7 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class _Cover:
-    """The pixels that one capsule covers: `window` of the image and, for each of its pixels, where it meets the capsule.
+    """The pixels that one capsule covers: a window of the image and, for each pixel, where it meets the capsule.
 
     coverage: [0, 1]; along: px from the first end, clamped to the axis; beyond: px past an end (the round caps);
     across: px from the axis; radius: px there.
@@ -136,7 +136,7 @@ def draw_colour(body: Body, frame: int, height: int, width: int, light: np.ndarr
 
 
 def draw_depth(body: Body, frame: int, height: int, width: int) -> np.ndarray:
-    """Return the (height, width) float32 depth in mm of the surface seen at each pixel's centre, 0 where there is none."""
+    """Return the (height, width) float32 depth in mm of the surface seen at each pixel's centre, 0 for none."""
     depth = np.zeros((height, width), np.float32)
     for part in _paint_order(body, frame):
         cover = _cover(body, frame, part, height, width)
@@ -155,8 +155,8 @@ def draw_flow(body: Body, frame: int, background: np.ndarray) -> np.ndarray:
     """Return where each visible point goes from `frame` to `frame + 1`, (H, W, 2) float32 px, x then y.
 
     background: (H, W, 2) float32, px, the displacement where no body is seen.
-    A point keeps its place on its capsule: the share of the axis, the distance from it in radii, and the angle about it,
-    but for the capsule's own turn.
+    A point keeps its place on its capsule: the share of the axis, the distance from it in radii, and the angle about
+    it, but for the capsule's own turn.
     """
     flow = background.copy()
     height, width = flow.shape[:2]
@@ -197,7 +197,12 @@ def blur(image: np.ndarray, sigma_px: float) -> np.ndarray:
 
 
 def cast_shadow(coverage: np.ndarray, shift_px: tuple[float, float], sigma_px: float) -> np.ndarray:
-    """Return a soft copy of a body's coverage, moved by `shift_px` (x, y): how deep in shadow each pixel lies, in [0, 1]."""
+    """Return a soft copy of a body's coverage, moved by `shift_px` (x, y): the shadow on each pixel, in [0, 1]."""
     matrix = np.array([[1, 0, shift_px[0]], [0, 1, shift_px[1]]], np.float64)
     moved = cv2.warpAffine(coverage, matrix, coverage.shape[::-1], flags=cv2.INTER_LINEAR)
     return blur(moved, sigma_px)
+
+
+def use_one_thread() -> None:
+    """Keep OpenCV in this process to one core, as where each core has a worker process of its own."""
+    cv2.setNumThreads(1)
