@@ -6,6 +6,8 @@ import numpy as np
 
 from har_pipeline.records import ClipSpec
 
+_SLACK = 1e-3  # frames
+
 
 def clip_indices(num_frames: int, spec: ClipSpec) -> np.ndarray:
     """Return (N, clip_len) int64 frame numbers in [0, num_frames), one row per clip.
@@ -34,15 +36,19 @@ def resampled_indices(num_frames: int, source_fps: float, target_fps: float | No
     """Return (F',) int64 source frame numbers that play at `target_fps`: output frame k shows time k / target_fps.
 
     The frame on screen at that time is taken (the last one that began by then), so frames are dropped or repeated, never
-    mixed, and F' = ceil(num_frames * target_fps / source_fps). None keeps every frame.
-    Raises: ValueError if a rate is not above 0.
+    mixed, and F' = ceil(num_frames * target_fps / source_fps). Times are compared with a slack of a thousandth of a
+    source frame, because rates are often rounded (29.97 for 30000/1001). None keeps every frame.
+    Raises: ValueError if num_frames is below 1 or a rate is not above 0.
     """
+    if num_frames < 1:
+        raise ValueError(f"a video needs at least one frame, not {num_frames}")
     if target_fps is None:
         return np.arange(num_frames, dtype=np.int64)
     if not source_fps > 0 or not target_fps > 0:
         raise ValueError(f"frame rates must be above 0: source {source_fps:g}, target {target_fps:g} frames/s")
-    count = max(1, int(np.ceil(num_frames * target_fps / source_fps - 1e-9)))
-    indices = np.floor(np.arange(count) * (source_fps / target_fps) + 1e-9).astype(np.int64)
+    step = source_fps / target_fps
+    count = max(1, int(np.ceil((num_frames - _SLACK) / step)))
+    indices = np.floor(np.arange(count) * step + _SLACK).astype(np.int64)
     return np.minimum(indices, num_frames - 1)
 
 

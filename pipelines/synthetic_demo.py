@@ -29,7 +29,7 @@ from har_pipeline.train_config import TrainConfig
 CLIPS = ClipSpec(sampling="first", num_clips=20, clip_stride=2)
 HEADS = {
     "mean_pool": TrainConfig(head="mean_pool"),
-    "lstm": TrainConfig(head="lstm", units=128, epochs=40, batch_size=25, dropout=0.3),
+    "lstm": TrainConfig(head="lstm", units=128, epochs=40, batch_size=25, input_dropout=0.5),
 }
 
 
