@@ -1,0 +1,46 @@
+"""What the documents say is what was measured."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = {
+    path.name: json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "benchmarks/results").glob("*.json")
+}
+
+
+def test_every_results_file_says_how_it_was_made() -> None:
+    assert RESULTS
+    for name, content in RESULTS.items():
+        assert content["command"], name
+        assert re.fullmatch(r"[0-9a-f]{7,40}", content["commit"]), name
+        assert content["machine"], name
+
+
+def test_the_demo_row_is_the_committed_result() -> None:
+    accuracy = RESULTS["synthetic_demo.json"]["result"]["accuracy"]
+    row = next(line for line in README.splitlines() if line.endswith("| synthetic_demo.json |"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1:3] == [
+        f"{accuracy['mean_pool']:.1%}".replace("%", " %"),
+        f"{accuracy['lstm']:.1%}".replace("%", " %"),
+    ]
+
+
+def test_results_tables_hold_no_other_accuracy() -> None:
+    """A table row with a percentage of ours names a results file; the paper's column is the paper's."""
+    section = README.split("## Results", 1)[1].split("\n## ", 1)[0]
+    for line in section.splitlines():
+        if line.startswith("| ") and "%" in line and "*not run on real data*" not in line:
+            assert line.rstrip(" |").rsplit("|", 1)[1].strip() in RESULTS, line
+
+
+def test_set_up_is_two_commands() -> None:
+    assert [line.split("#")[0].strip() for line in README.splitlines() if line.startswith("make ")] == [
+        "make demo",
+        "make test",
+    ]
