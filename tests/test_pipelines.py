@@ -59,24 +59,9 @@ def test_orozco2020(dataset: str, tree: object, folds: int, tmp_path: Path) -> N
     pipeline = load("orozco2020")
     more = tree(tmp_path / "data")  # type: ignore[operator]
     published = pipeline.PAPER[dataset][1]
-    options = pipeline.parse(
-        [
-            dataset,
-            str(tmp_path / "data"),
-            "--out",
-            str(tmp_path / "out"),
-            "--extractor",
-            "efficientnet_lite0",
-            "--units",
-            "4",
-            str(published),
-            "--epochs",
-            "2",
-            "--device",
-            "cpu",
-            *more,
-        ]
-    )
+    command = [dataset, str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--extractor", "efficientnet_lite0"]
+    command += ["--units", "4", str(published), "--epochs", "2", "--device", "cpu", *more]
+    options = pipeline.parse(command)
     result = pipeline.run(options)
     stored = json.loads((tmp_path / "out" / "results.json").read_text())
     assert stored == json.loads(json.dumps(result))
