@@ -1,3 +1,7 @@
+"""Which frames make which clip."""
+
+from __future__ import annotations
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,200 +11,154 @@ from har_pipeline.clips import clip_indices, is_padded, max_frame_needed, resamp
 from har_pipeline.records import ClipSpec
 
 
-@pytest.mark.parametrize(
-    ("num_frames", "fields", "expected"),
-    [
-        (10, {"num_clips": 3}, [[0], [1], [2]]),
-        (2, {"num_clips": 4}, [[0], [1], [1], [1]]),
-        (2, {"num_clips": 5, "padding": "loop"}, [[0], [1], [0], [1], [0]]),
-        (10, {"num_clips": 2, "clip_len": 3, "clip_stride": 4}, [[0, 1, 2], [4, 5, 6]]),
-        (6, {"num_clips": 2, "clip_len": 3, "clip_stride": 4}, [[0, 1, 2], [4, 5, 5]]),
-        (6, {"num_clips": 2, "clip_len": 3, "clip_stride": 4, "padding": "loop"}, [[0, 1, 2], [4, 5, 0]]),
-        (10, {"num_clips": 2, "clip_len": 3, "frame_interval": 2}, [[0, 2, 4], [1, 3, 5]]),
-        (4, {"num_clips": 1, "clip_len": 4, "frame_interval": 2}, [[0, 2, 3, 3]]),
-        (4, {"num_clips": 1, "clip_len": 4, "frame_interval": 3, "padding": "loop"}, [[0, 3, 2, 1]]),
-        (1, {"num_clips": 2, "clip_len": 2}, [[0, 0], [0, 0]]),
-    ],
-)
-def test_first(num_frames, fields, expected):
-    indices = clip_indices(num_frames, ClipSpec(sampling="first", **fields))
-    assert indices.dtype == np.int64
-    assert indices.tolist() == expected
+def spec(
+    sampling: str, clip_len: int, interval: int, stride: int, num: int | None, padding: str = "repeat_last"
+) -> ClipSpec:
+    return ClipSpec(
+        sampling=sampling,
+        clip_len=clip_len,
+        frame_interval=interval,
+        clip_stride=stride,
+        num_clips=num,
+        padding=padding,
+    )
 
 
 @pytest.mark.parametrize(
-    ("num_frames", "fields", "expected"),
+    ("num_frames", "clips", "expected"),
     [
-        (9, {"num_clips": 3}, [[0], [4], [8]]),
-        (10, {"num_clips": 1}, [[0]]),
-        (3, {"num_clips": 5}, [[0], [0], [1], [2], [2]]),
-        (10, {"num_clips": 3, "clip_len": 4}, [[0, 1, 2, 3], [3, 4, 5, 6], [6, 7, 8, 9]]),
-        (10, {"num_clips": 2, "clip_len": 3, "frame_interval": 2}, [[0, 2, 4], [5, 7, 9]]),
-        (2, {"num_clips": 2, "clip_len": 3}, [[0, 1, 1], [0, 1, 1]]),
-        (2, {"num_clips": 2, "clip_len": 3, "padding": "loop"}, [[0, 1, 0], [0, 1, 0]]),
-        (9, {"num_clips": 3, "clip_stride": 7}, [[0], [4], [8]]),
+        (5, spec("first", 1, 1, 1, 3), [[0], [1], [2]]),
+        (2, spec("first", 1, 1, 1, 4), [[0], [1], [1], [1]]),
+        (2, spec("first", 1, 1, 1, 5, "loop"), [[0], [1], [0], [1], [0]]),
+        (9, spec("first", 3, 2, 4, 2), [[0, 2, 4], [4, 6, 8]]),
+        (7, spec("first", 3, 2, 4, 2), [[0, 2, 4], [4, 6, 6]]),
+        (7, spec("first", 3, 2, 4, 2, "loop"), [[0, 2, 4], [4, 6, 1]]),
+        (10, spec("uniform", 2, 1, 1, 3), [[0, 1], [4, 5], [8, 9]]),
+        (10, spec("uniform", 4, 1, 1, 1), [[0, 1, 2, 3]]),
+        (3, spec("uniform", 3, 1, 1, 2), [[0, 1, 2], [0, 1, 2]]),
+        (2, spec("uniform", 3, 1, 1, 2), [[0, 1, 1], [0, 1, 1]]),
+        (2, spec("uniform", 3, 2, 1, 1, "loop"), [[0, 0, 0]]),
+        (7, spec("dense", 3, 1, 2, None), [[0, 1, 2], [2, 3, 4], [4, 5, 6]]),
+        (8, spec("dense", 3, 1, 2, None), [[0, 1, 2], [2, 3, 4], [4, 5, 6]]),
+        (8, spec("dense", 3, 3, 1, None), [[0, 3, 6], [1, 4, 7]]),
+        (2, spec("dense", 3, 1, 2, None), [[0, 1, 1]]),
+        (1, spec("dense", 3, 1, 2, None, "loop"), [[0, 0, 0]]),
     ],
 )
-def test_uniform(num_frames, fields, expected):
-    assert clip_indices(num_frames, ClipSpec(sampling="uniform", **fields)).tolist() == expected
+def test_clip_indices(num_frames: int, clips: ClipSpec, expected: list[list[int]]) -> None:
+    found = clip_indices(num_frames, clips)
+    assert found.dtype == np.int64
+    assert found.tolist() == expected
 
 
-@pytest.mark.parametrize(
-    ("num_frames", "fields", "expected"),
-    [
-        (4, {}, [[0], [1], [2], [3]]),
-        (5, {"clip_stride": 2}, [[0], [2], [4]]),
-        (6, {"clip_stride": 2}, [[0], [2], [4]]),
-        (8, {"clip_len": 4, "clip_stride": 4}, [[0, 1, 2, 3], [4, 5, 6, 7]]),
-        (7, {"clip_len": 4, "clip_stride": 4}, [[0, 1, 2, 3]]),
-        (7, {"clip_len": 3, "frame_interval": 2, "clip_stride": 1}, [[0, 2, 4], [1, 3, 5], [2, 4, 6]]),
-        (2, {"clip_len": 4}, [[0, 1, 1, 1]]),
-        (3, {"clip_len": 4, "frame_interval": 2, "padding": "loop"}, [[0, 2, 1, 0]]),
-    ],
-)
-def test_dense(num_frames, fields, expected):
-    assert clip_indices(num_frames, ClipSpec(sampling="dense", num_clips=None, **fields)).tolist() == expected
+def test_the_published_defaults_take_the_first_forty_frames_and_repeat_the_last() -> None:
+    assert clip_indices(28, ClipSpec()).ravel().tolist() == [*range(28), *[27] * 12]
+    assert clip_indices(300, ClipSpec()).ravel().tolist() == list(range(40))
 
 
 @pytest.mark.parametrize("num_frames", [0, -1])
-def test_a_video_without_frames_is_refused(num_frames):
+def test_a_video_without_frames_is_refused(num_frames: int) -> None:
     with pytest.raises(ValueError, match="at least one frame"):
         clip_indices(num_frames, ClipSpec())
+    with pytest.raises(ValueError, match="at least one frame"):
+        resampled_indices(num_frames, 25, None)
+
+
+sizes = st.integers(1, 12)
+specs = st.one_of(
+    st.builds(
+        spec,
+        st.sampled_from(["first", "uniform"]),
+        sizes,
+        sizes,
+        sizes,
+        sizes,
+        st.sampled_from(["repeat_last", "loop"]),
+    ),
+    st.builds(spec, st.just("dense"), sizes, sizes, sizes, st.none(), st.sampled_from(["repeat_last", "loop"])),
+)
+
+
+@given(st.integers(1, 200), specs)
+def test_every_clip_is_in_range_and_runs_forward_unless_padded(num_frames: int, clips: ClipSpec) -> None:
+    found = clip_indices(num_frames, clips)
+    assert found.shape[1] == clips.clip_len
+    assert found.shape[0] == (clips.num_clips or len(found)) >= 1
+    assert found.min() >= 0
+    assert found.max() < num_frames
+    regular = bool((np.diff(found, axis=1) == clips.frame_interval).all())
+    if clips.sampling == "first" and clips.clip_len == 1:
+        regular = bool((found[:, 0] == np.arange(len(found)) * clips.clip_stride).all())
+    if not is_padded(num_frames, clips):
+        assert regular
+    if clips.clip_len > 1 and clips.padding == "repeat_last":
+        assert is_padded(num_frames, clips) == (not regular) or clips.sampling == "first"
+
+
+@given(st.integers(1, 200), specs)
+def test_uniform_spans_the_video_and_dense_leaves_no_room(num_frames: int, clips: ClipSpec) -> None:
+    found = clip_indices(num_frames, clips)
+    if is_padded(num_frames, clips):
+        return
+    if clips.sampling == "uniform" and len(found) > 1:
+        assert found[0, 0] == 0
+        assert found[-1, -1] == num_frames - 1
+        gaps = np.diff(found[:, 0])
+        assert gaps.max() - gaps.min() <= 1 + (len(found) > 2)
+    if clips.sampling == "dense":
+        assert found[-1, -1] < num_frames <= found[-1, -1] + clips.clip_stride
+
+
+@given(st.integers(1, 200), st.integers(0, 50), specs)
+def test_the_leading_frames_suffice_for_clips_of_a_longer_video(num_frames: int, more: int, clips: ClipSpec) -> None:
+    needed = max_frame_needed(clips)
+    if clips.sampling != "first":
+        assert needed is None
+        return
+    assert needed is not None
+    assert (clip_indices(needed, clips) == clip_indices(needed + more, clips)).all()
+    assert clip_indices(needed + more, clips).max() == needed - 1
+    assert is_padded(num_frames, clips) == (num_frames < needed)
 
 
 @pytest.mark.parametrize(
     ("num_frames", "source", "target", "expected"),
     [
-        (4, 25.0, None, [0, 1, 2, 3]),
-        (4, 25.0, 25.0, [0, 1, 2, 3]),
-        (6, 30.0, 15.0, [0, 2, 4]),
-        (7, 30.0, 15.0, [0, 2, 4, 6]),
-        (3, 10.0, 20.0, [0, 0, 1, 1, 2, 2]),
+        (6, 30.0, 10.0, [0, 3]),
+        (7, 30.0, 10.0, [0, 3, 6]),
+        (4, 10.0, 20.0, [0, 0, 1, 1, 2, 2, 3, 3]),
+        (5, 25.0, 25.0, [0, 1, 2, 3, 4]),
+        (5, 25.0, 10.0, [0, 2]),
         (6, 25.0, 10.0, [0, 2, 5]),
-        (5, 30.0, 25.0, [0, 1, 2, 3, 4]),
-        (7, 30.0, 25.0, [0, 1, 2, 3, 4, 6]),
         (1, 25.0, 1.0, [0]),
-        (5, 25.0, 75.0, [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]),
+        (3, 25.0, None, [0, 1, 2]),
     ],
 )
-def test_resampled_indices(num_frames, source, target, expected):
-    indices = resampled_indices(num_frames, source, target)
-    assert indices.dtype == np.int64
-    assert indices.tolist() == expected
+def test_resampled_indices(num_frames: int, source: float, target: float | None, expected: list[int]) -> None:
+    found = resampled_indices(num_frames, source, target)
+    assert found.dtype == np.int64
+    assert found.tolist() == expected
 
 
-@pytest.mark.parametrize(("source", "target"), [(0.0, 25.0), (25.0, 0.0), (25.0, -1.0), (float("nan"), 25.0)])
-def test_rates_that_are_none_are_refused(source, target):
+@pytest.mark.parametrize("rates", [(29.97, 30000 / 1001), (30000 / 1001, 29.97)])
+def test_a_rounded_rate_is_the_same_rate(rates: tuple[float, float]) -> None:
+    assert resampled_indices(300, *rates).tolist() == list(range(300))
+
+
+@given(st.integers(1, 3000), st.fractions(1, 120, max_denominator=1001), st.fractions(1, 120, max_denominator=1001))
+def test_resampling_shows_the_frame_on_screen_at_each_time(num_frames: int, source, target) -> None:
+    found = resampled_indices(num_frames, float(source), float(target))
+    assert found[0] == 0
+    assert (np.diff(found) >= 0).all()
+    assert found[-1] < num_frames
+    assert abs(len(found) - num_frames * target / source) <= 1 + 1e-3 * target / source
+    for k, frame in enumerate(found.tolist()):
+        position = k * source / target
+        assert frame <= position + 1e-3
+        assert position < frame + 1 + 1e-9
+
+
+@pytest.mark.parametrize("rates", [(0.0, 10.0), (25.0, 0.0), (25.0, -1.0), (float("nan"), 10.0)])
+def test_a_rate_that_is_none_is_refused(rates: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="above 0"):
-        resampled_indices(10, source, target)
-
-
-@pytest.mark.parametrize(
-    ("spec", "expected"),
-    [
-        (ClipSpec(), 40),
-        (ClipSpec(num_clips=1, clip_len=16), 16),
-        (ClipSpec(num_clips=3, clip_len=4, frame_interval=2, clip_stride=5), 17),
-        (ClipSpec(sampling="uniform", num_clips=3), None),
-        (ClipSpec(sampling="dense", num_clips=None), None),
-    ],
-)
-def test_max_frame_needed(spec, expected):
-    assert max_frame_needed(spec) == expected
-
-
-@pytest.mark.parametrize(
-    ("num_frames", "spec", "expected"),
-    [
-        (40, ClipSpec(), False),
-        (39, ClipSpec(), True),
-        (17, ClipSpec(num_clips=3, clip_len=4, frame_interval=2, clip_stride=5), False),
-        (16, ClipSpec(num_clips=3, clip_len=4, frame_interval=2, clip_stride=5), True),
-        (7, ClipSpec(sampling="uniform", num_clips=20, clip_len=4, frame_interval=2), False),
-        (6, ClipSpec(sampling="uniform", num_clips=20, clip_len=4, frame_interval=2), True),
-        (4, ClipSpec(sampling="dense", num_clips=None, clip_len=4), False),
-        (3, ClipSpec(sampling="dense", num_clips=None, clip_len=4), True),
-    ],
-)
-def test_is_padded(num_frames, spec, expected):
-    assert is_padded(num_frames, spec) is expected
-
-
-@st.composite
-def specs(draw):
-    sampling = draw(st.sampled_from(["first", "uniform", "dense"]))
-    return ClipSpec(
-        sampling=sampling,
-        clip_len=draw(st.integers(1, 20)),
-        frame_interval=draw(st.integers(1, 6)),
-        clip_stride=draw(st.integers(1, 20)),
-        num_clips=None if sampling == "dense" else draw(st.integers(1, 30)),
-        padding=draw(st.sampled_from(["repeat_last", "loop"])),
-    )
-
-
-@given(num_frames=st.integers(1, 300), spec=specs())
-def test_clips_have_the_asked_shape_and_lie_in_the_video(num_frames, spec):
-    indices = clip_indices(num_frames, spec)
-    assert indices.shape[1] == spec.clip_len
-    assert len(indices) == spec.num_clips if spec.num_clips else len(indices) >= 1
-    assert indices.min() == 0
-    assert indices.max() < num_frames
-
-
-@given(num_frames=st.integers(1, 300), spec=specs())
-def test_clips_run_forward_unless_they_loop(num_frames, spec):
-    indices = clip_indices(num_frames, spec)
-    if spec.padding == "repeat_last" or not is_padded(num_frames, spec):
-        assert (np.diff(indices, axis=1) >= 0).all()
-        assert (np.diff(indices[:, 0]) >= 0).all()
-    if not is_padded(num_frames, spec):
-        assert (np.diff(indices, axis=1) == spec.frame_interval).all()
-    elif spec.padding == "repeat_last":
-        assert (indices == num_frames - 1).any()
-
-
-@given(num_frames=st.integers(1, 300), spec=specs())
-def test_padding_agrees_with_is_padded(num_frames, spec):
-    """Only a video that is long enough gives the same clips whatever the padding, and as part of a longer one."""
-    if spec.sampling == "first" and not is_padded(num_frames, spec):
-        assert (clip_indices(num_frames, spec) == clip_indices(num_frames + 100, spec)).all()
-        assert clip_indices(num_frames, spec).max() == max_frame_needed(spec) - 1
-    if is_padded(num_frames, spec) and spec.sampling == "first":
-        assert (clip_indices(num_frames, spec) != clip_indices(num_frames + 1000, spec)).any()
-
-
-@given(num_frames=st.integers(1, 300), spec=specs())
-def test_uniform_clips_hold_the_first_and_the_last_frame(num_frames, spec):
-    indices = clip_indices(num_frames, spec)
-    if spec.sampling != "uniform":
-        return
-    assert indices[0, 0] == 0
-    if spec.num_clips > 1 and not is_padded(num_frames, spec):
-        assert indices[-1, -1] == num_frames - 1
-        steps = np.diff(indices[:, 0])
-        assert steps.max() - steps.min() <= 1
-
-
-@given(num_frames=st.integers(1, 200), spec=specs().filter(lambda s: s.sampling == "dense"))
-def test_dense_clips_leave_no_room_for_one_more(num_frames, spec):
-    span = (spec.clip_len - 1) * spec.frame_interval + 1
-    count = len(clip_indices(num_frames, spec))
-    assert count == 1 or (count - 1) * spec.clip_stride + span <= num_frames
-    assert count * spec.clip_stride + span > num_frames
-
-
-@given(
-    st.integers(1, 300), st.sampled_from([10.0, 23.976, 25.0, 29.97, 30.0, 60.0]), st.sampled_from([5.0, 25.0, 50.0])
-)
-def test_resampled_frames_are_the_ones_on_screen(num_frames, source, target):
-    indices = resampled_indices(num_frames, source, target)
-    times = np.arange(len(indices)) / target
-    slack = 2e-3 / source  # rates are rounded numbers, so a frame may begin a little late
-    assert indices[0] == 0
-    assert indices[-1] < num_frames
-    assert (np.diff(indices) >= 0).all()
-    assert (indices / source <= times + slack).all()
-    assert ((indices + 1) / source > times - slack).all()
-    assert len(indices) / target >= num_frames / source - slack
-    assert (len(indices) - 1) / target < num_frames / source + slack
+        resampled_indices(10, *rates)

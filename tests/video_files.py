@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -40,8 +43,9 @@ def make_video(
     fps: int = 25,
     seed: int = 0,
     options: dict[str, str] | None = None,
+    times: Sequence[int] | None = None,
 ) -> Path:
-    """Write numbered frames into a video file."""
+    """Write numbered frames into a video file; `times` (in 1/fps s) makes their rate vary."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps, options=options or {})
@@ -49,9 +53,31 @@ def make_video(
         stream.bit_rate = 2_000_000
         for number in range(num_frames):
             frame = av.VideoFrame.from_ndarray(numbered_frame(number, width, height, seed), format="rgb24")
+            if times is not None:
+                frame.pts, frame.time_base = times[number], Fraction(1, fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def turn_mp4(source: Path, target: Path, degrees: int) -> Path:
+    """Copy an MP4 with the display matrix of its first track set to a clockwise turn, as a phone writes it."""
+    cos, sin = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
+    one = 1 << 16
+    matrix = struct.pack(">9i", cos * one, sin * one, 0, -sin * one, cos * one, 0, 0, 0, 1 << 30)
+    data = bytearray(source.read_bytes())
+    box = data.index(b"tkhd") + 4
+    start = box + (52 if data[box] else 40)  # version 1 has three longer fields before the matrix
+    data[start : start + len(matrix)] = matrix
+    target.write_bytes(data)
+    return target
+
+
+def truncate(source: Path, target: Path, share: float) -> Path:
+    """Copy the leading share of a file's bytes."""
+    data = source.read_bytes()
+    target.write_bytes(data[: int(len(data) * share)])
+    return target
 
 
 def make_audio(path: Path) -> Path:
@@ -71,9 +97,8 @@ def damage_packets(source: Path, target: Path, numbers: list[int]) -> Path:
     with av.open(str(source)) as container:
         packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
     data = bytearray(source.read_bytes())
-    header = 8 if source.suffix == ".avi" else 0  # an AVI packet's position is that of its chunk header
     for number in numbers:
         position, size = packets[number]
-        data[position + header : position + header + size] = np.random.default_rng(number).bytes(size)
+        data[position : position + size] = np.random.default_rng(number).bytes(size)
     target.write_bytes(data)
     return target

@@ -15,7 +15,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -317,19 +316,3 @@ class DecodeWorker:
         self.connection.close()
         self.process.kill()
         self.process.wait()
-
-
-def iterate_clips(task: DecodeTask, frame_shape: tuple[int, int, int], frames_per_slot: int) -> Iterator[Message]:
-    """Yield the messages of one video from a worker of its own; for tests and tools, slots are released after each."""
-    worker = DecodeWorker(int(np.prod(frame_shape)), frames_per_slot)
-    try:
-        worker.start(task)
-        while True:
-            message = worker.receive()
-            yield message
-            if isinstance(message, Chunk):
-                worker.release(message.slot)
-            elif isinstance(message, Done | Failed):
-                return
-    finally:
-        worker.close()

@@ -1,0 +1,331 @@
+"""Decoding in a process of its own: which frames arrive, and what a bad file or a death costs."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from video_files import damage_packets, make_video, read_number
+
+from har_pipeline.clips import clip_indices
+from har_pipeline.records import ClipSpec
+from har_pipeline.video.decode import FrameReader
+from har_pipeline.video.preprocess import Resize, resize_frame
+from har_pipeline.video.worker import Chunk, DecodeTask, DecodeWorker, Done, Failed, Plan, _ClipCutter
+
+SHAPE = (160, 160, 3)
+FRAME_BYTES = 160 * 160 * 3
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory) -> Path:
+    return make_video(tmp_path_factory.mktemp("worker") / "numbered.avi", 30)
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory, video) -> Path:
+    """30 packets, of which fewer can be decoded, and nothing in the file says so."""
+    return damage_packets(video, tmp_path_factory.mktemp("worker") / "damaged.avi", [10, 11])
+
+
+def task_for(path: Path, clips: ClipSpec, **changes) -> DecodeTask:
+    fields = {
+        "video_id": path.stem,
+        "path": path,
+        "start_frame": 0,
+        "end_frame": None,
+        "clips": clips,
+        "fps": None,
+        "resize": "stretch-160",
+        "decoder": "pyav",
+        "time_limit_s": 60.0,
+    }
+    return DecodeTask(**{**fields, **changes})
+
+
+def run(worker: DecodeWorker, task: DecodeTask):
+    """Return (plans, clips, end): all plans, the last plan's clips as a list of (T, 160, 160, 3), the last message."""
+    plans, clips = [], []
+    worker.start(task)
+    while True:
+        message = worker.receive()
+        if isinstance(message, Plan):
+            plans.append(message)
+            clips = []
+        elif isinstance(message, Chunk):
+            assert message.num_frames <= worker.slots.shape[1] // FRAME_BYTES
+            clips += list(worker.frames(message, SHAPE)[message.clips])
+            worker.release(message.slot)
+        else:
+            return plans, clips, message
+
+
+def numbers(clips) -> list[list[int]]:
+    return [[read_number(frame) for frame in clip] for clip in clips]
+
+
+def cut(task: DecodeTask, frames_per_slot: int = 5):
+    worker = DecodeWorker(FRAME_BYTES, frames_per_slot)
+    try:
+        return run(worker, task)
+    finally:
+        worker.close()
+
+
+@pytest.mark.parametrize("frames_per_slot", [4, 5, 64])
+@pytest.mark.parametrize(
+    "clips",
+    [
+        ClipSpec(sampling="first", num_clips=12),
+        ClipSpec(sampling="first", num_clips=40),
+        ClipSpec(sampling="first", num_clips=40, padding="loop"),
+        ClipSpec(sampling="first", num_clips=3, clip_len=4, frame_interval=2, clip_stride=5),
+        ClipSpec(sampling="first", num_clips=9, clip_len=4, clip_stride=4, padding="loop"),
+        ClipSpec(sampling="uniform", num_clips=7),
+        ClipSpec(sampling="uniform", num_clips=5, clip_len=4),
+        ClipSpec(sampling="uniform", num_clips=50, clip_len=4, frame_interval=3),
+        ClipSpec(sampling="dense", num_clips=None),
+        ClipSpec(sampling="dense", num_clips=None, clip_len=4),
+        ClipSpec(sampling="dense", num_clips=None, clip_len=4, clip_stride=4, frame_interval=2),
+    ],
+)
+def test_every_clip_holds_the_planned_frames(video, clips, frames_per_slot):
+    plans, got, end = cut(task_for(video, clips), frames_per_slot)
+    expected = clip_indices(30, clips)
+    (plan,) = plans
+    assert end == Done((), "pyav")
+    assert (plan.num_frames, plan.fps) == (30, 25.0)
+    assert plan.clip_starts.tolist() == expected[:, 0].tolist()
+    assert numbers(got) == expected[: plan.num_unique].tolist()
+    assert (expected[plan.num_unique - 1 :] == expected[-1]).all()
+
+
+def test_clips_that_repeat_the_last_one_are_sent_once(video):
+    plans, got, _ = cut(task_for(video, ClipSpec(num_clips=40)))
+    assert len(plans[0].clip_starts) == 40
+    assert plans[0].num_unique == len(got) == 30
+
+
+def test_loop_padding_stays_in_the_row(video):
+    clips = ClipSpec(num_clips=1, clip_len=4, padding="loop")
+    _, got, _ = cut(task_for(video, clips, start_frame=20, end_frame=23))
+    assert numbers(got) == [[20, 21, 22, 20]]
+
+
+@pytest.mark.parametrize(
+    ("clips", "start", "end", "expected"),
+    [
+        (ClipSpec(sampling="dense", num_clips=None, clip_len=4, clip_stride=4), 5, 15, [[5, 6, 7, 8], [9, 10, 11, 12]]),
+        (ClipSpec(sampling="uniform", num_clips=3), 5, 14, [[5], [9], [13]]),
+        (ClipSpec(sampling="first", num_clips=2), 28, None, [[28], [29]]),
+        (ClipSpec(sampling="uniform", num_clips=2), 29, None, [[29]]),
+    ],
+)
+def test_a_row_covers_a_range_of_its_file(video, clips, start, end, expected):
+    plans, got, last = cut(task_for(video, clips, start_frame=start, end_frame=end))
+    assert numbers(got) == expected
+    assert plans[-1].num_frames == (end or 30) - start
+    assert plans[-1].clip_starts[0] == start
+    assert last == Done((), "pyav")
+
+
+def test_a_row_may_end_after_its_file(video):
+    plans, got, end = cut(
+        task_for(video, ClipSpec(sampling="dense", num_clips=None), start_frame=27, end_frame=30 + 20)
+    )
+    assert numbers(got) == [[27], [28], [29]]
+    assert plans[-1].num_frames == 3
+    assert isinstance(end, Done)
+
+
+def test_a_row_that_starts_after_its_file_fails(video):
+    plans, got, end = cut(task_for(video, ClipSpec(), start_frame=30))
+    assert (plans, got) == ([], [])
+    assert end == Failed(f"{video}: the row starts at frame 30, the file has 30")
+
+
+def test_frame_rates_are_changed_within_the_row(video):
+    dense = ClipSpec(sampling="dense", num_clips=None)
+    plans, got, _ = cut(task_for(video, dense, fps=12.5, start_frame=3, end_frame=12))
+    assert numbers(got) == [[3], [5], [7], [9], [11]]
+    assert plans[0].num_frames == 9
+    _, got, _ = cut(task_for(video, ClipSpec(num_clips=5), fps=50.0))
+    assert numbers(got) == [[0], [0], [1], [1], [2]]
+
+
+def test_the_first_clips_do_not_cost_the_whole_video(damaged):
+    """Neither a second plan nor a note of what comes later: only the frames that the clips need are read."""
+    plans, got, end = cut(task_for(damaged, ClipSpec(num_clips=8)))
+    assert len(plans) == 1
+    assert numbers(got) == [[i] for i in range(8)]
+    assert end == Done((), "pyav")
+
+
+@pytest.mark.parametrize(
+    "clips",
+    [
+        ClipSpec(sampling="uniform", num_clips=6, clip_len=4),
+        ClipSpec(sampling="dense", num_clips=None, clip_len=4),
+        ClipSpec(sampling="first", num_clips=30),
+    ],
+)
+def test_a_wrong_number_of_frames_gives_a_second_plan(damaged, clips):
+    frames = [resize_frame(frame, Resize(160)) for _, frame in FrameReader(damaged)]
+    assert len(frames) < 30
+    plans, got, end = cut(task_for(damaged, clips))
+    assert [plan.num_frames for plan in plans] == [30, len(frames)]
+    expected = clip_indices(len(frames), clips)
+    assert plans[1].clip_starts.tolist() == expected[:, 0].tolist()
+    assert len(got) == plans[1].num_unique
+    for clip, row in zip(got, expected, strict=False):
+        assert all((picture == frames[i]).all() for picture, i in zip(clip, row, strict=True))
+    assert isinstance(end, Done)
+    assert any("2 packets could not be decoded" in note for note in end.notes)
+
+
+def test_a_truncated_file_is_planned_by_the_frames_it_has(tmp_path, video):
+    data = video.read_bytes()
+    path = tmp_path / "truncated.avi"
+    path.write_bytes(data[: int(len(data) * 0.8)])
+    count = sum(1 for _ in FrameReader(path))
+    assert 15 < count < 28
+    plans, got, end = cut(task_for(path, ClipSpec(sampling="uniform", num_clips=4)))
+    assert plans[-1].num_frames == count
+    assert (
+        plans[-1].clip_starts.tolist() == clip_indices(count, ClipSpec(sampling="uniform", num_clips=4))[:, 0].tolist()
+    )
+    assert len(got) == 4
+    assert any(f"30 frames are announced, {count} could be decoded" in note for note in end.notes)
+
+
+def test_a_file_with_less_than_half_of_its_frames_fails(tmp_path, video):
+    data = video.read_bytes()
+    path = tmp_path / "truncated.avi"
+    path.write_bytes(data[: int(len(data) * 0.5)])
+    _, _, end = cut(task_for(path, ClipSpec(sampling="uniform", num_clips=4)))
+    assert isinstance(end, Failed)
+    assert str(path) in end.reason
+    assert "truncated or damaged" in end.reason
+
+
+def test_a_time_limit_ends_a_decode(tmp_path):
+    path = make_video(tmp_path / "long.avi", 250)
+    _, _, end = cut(task_for(path, ClipSpec(sampling="uniform", num_clips=4), time_limit_s=0.001))
+    assert end == Failed(f"{path}: decoding took longer than the limit of 0.001 s")
+
+
+def test_waiting_for_a_free_slot_does_not_count(video):
+    worker = DecodeWorker(FRAME_BYTES, 4, num_slots=1)
+    try:
+        worker.start(task_for(video, ClipSpec(sampling="dense", num_clips=None), time_limit_s=2.0))
+        assert isinstance(worker.receive(), Plan)
+        chunk = worker.receive()
+        time.sleep(2.3)
+        while isinstance(chunk, Chunk):
+            worker.release(chunk.slot)
+            chunk = worker.receive()
+        assert chunk == Done((), "pyav")
+    finally:
+        worker.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (signal.SIGKILL, "the decoding process was killed (out of memory?)"),
+        (signal.SIGSEGV, "the decoding process died (signal SIGSEGV)"),
+    ],
+)
+def test_a_crash_fails_the_video(video, number, reason):
+    worker = DecodeWorker(FRAME_BYTES, 4, num_slots=1)
+    try:
+        worker.start(task_for(video, ClipSpec(sampling="dense", num_clips=None)))
+        assert isinstance(worker.receive(), Plan)
+        assert isinstance(worker.receive(), Chunk)
+        assert worker.alive
+        worker.process.send_signal(number)  # it waits for the slot, with most clips unsent
+        assert worker.receive() == Failed(f"{video}: {reason}")
+        assert not worker.alive
+        worker.release(0)
+    finally:
+        worker.close()
+
+
+def test_a_worker_outlives_videos_that_fail(tmp_path, video):
+    worker = DecodeWorker(FRAME_BYTES, 5)
+    try:
+        for path in (tmp_path / "missing.avi", video, tmp_path, video):
+            _, got, end = run(worker, task_for(path, ClipSpec(num_clips=3)))
+            if path == video:
+                assert numbers(got) == [[0], [1], [2]]
+                assert isinstance(end, Done)
+            else:
+                assert isinstance(end, Failed)
+                assert str(path) in end.reason
+        assert worker.alive
+    finally:
+        worker.close()
+
+
+def test_a_wrong_resize_mode_is_a_reason_not_a_crash(video):
+    _, _, end = cut(task_for(video, ClipSpec(num_clips=3), resize="round-7"))
+    assert isinstance(end, Failed)
+    assert "write stretch-<size>" in end.reason
+
+
+def test_closing_ends_the_process(video):
+    worker = DecodeWorker(FRAME_BYTES, 4, num_slots=1)
+    worker.start(task_for(video, ClipSpec(sampling="dense", num_clips=None)))
+    worker.close()
+    assert not worker.alive
+
+
+def test_decord_cuts_the_same_clips(video):
+    pytest.importorskip("decord")
+    clips = ClipSpec(sampling="uniform", num_clips=5, clip_len=4)
+    _, got, end = cut(task_for(video, clips, decoder="decord"))
+    assert numbers(got) == clip_indices(30, clips).tolist()
+    assert end == Done((), "decord")
+
+
+class FakeSender:
+    """Keeps what is sent, and the most frames that it saw."""
+
+    def __init__(self, capacity: int) -> None:
+        self.slots = np.zeros((1, capacity * 3), np.uint8)
+        self.sent: list[list[int]] = []
+
+    def send(self, frames, clips) -> None:
+        assert len(frames) * 3 <= self.slots.shape[1]
+        values = np.array([int(frame[0, 0, 0]) + 256 * int(frame[0, 0, 1]) for frame in frames])
+        self.sent += values[clips].tolist()
+
+
+@pytest.mark.parametrize(
+    ("clip_len", "frame_interval", "clip_stride", "capacity"),
+    [(1, 1, 1, 4), (4, 1, 1, 5), (4, 1, 4, 5), (4, 1, 9, 16), (4, 4, 1, 5), (16, 1, 8, 16)],
+)
+def test_memory_does_not_grow_with_the_video(clip_len, frame_interval, clip_stride, capacity):
+    spec = ClipSpec(
+        sampling="dense", num_clips=None, clip_len=clip_len, frame_interval=frame_interval, clip_stride=clip_stride
+    )
+    clips = clip_indices(3000, spec)
+    sender = FakeSender(capacity)
+    cutter = _ClipCutter(clips, sender)
+    most = 0
+    for i in range(3000):
+        if cutter.wants(i):
+            cutter.add(i, np.array([[[i % 256, i // 256, 0]]], np.uint8))
+            most = max(most, len(cutter.frames))
+    assert sender.sent == clips.tolist()
+    assert not cutter.unsent
+    assert most <= max(capacity, (clip_len - 1) * frame_interval + 1)
+
+
+def test_a_worker_imports_no_torch():
+    code = "import sys, har_pipeline.video.worker; print(sorted({'torch', 'torchvision', 'zarr'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout.strip() == "[]"
