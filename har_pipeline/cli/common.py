@@ -19,6 +19,10 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto takes
 Workers = Annotated[int | None, typer.Option(help="Decoding processes; by default a fitting number.", min=1)]
 Seed = Annotated[int, typer.Option(help="Seed of everything random in this command.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Protocol = Annotated[str, typer.Option(help="How videos are split; `har splits show --help` lists the protocols.")]
+NumFolds = Annotated[int, typer.Option(help="Folds of group_kfold.", min=2)]
+TestFraction = Annotated[float, typer.Option(help="Test share of holdout.", min=0.01, max=0.9)]
+Column = Annotated[str, typer.Option(help="Manifest column that the protocol `column` reads.")]
 Root = Annotated[
     Path | None, typer.Option(help="Folder that the manifest's paths are relative to; its own by default.")
 ]

@@ -10,10 +10,25 @@ from typing import Annotated
 
 import typer
 
-from har_pipeline.cli.common import AsJson, Root, Seed, Workers, note, print_json, print_table
+from har_pipeline.cli.common import (
+    AsJson,
+    Column,
+    NumFolds,
+    Protocol,
+    Root,
+    Seed,
+    TestFraction,
+    Workers,
+    note,
+    print_json,
+    print_table,
+)
 
 manifest_app = typer.Typer(no_args_is_help=True, help="Build manifests from data set folders, and check them.")
 splits_app = typer.Typer(no_args_is_help=True, help="Show and write the splits of a protocol.")
+
+
+LISTED_AT_MOST = 10
 
 
 class Dataset(StrEnum):
@@ -69,17 +84,27 @@ def build(
     out: Annotated[Path, typer.Option("--out", "-o", help="Manifest to write.")],
     sequences: Annotated[Path | None, typer.Option(help="KTH's 00sequences.txt: one row per sequence.")] = None,
     splits: Annotated[Path | None, typer.Option(help="Folder of UCF-101's or HMDB-51's official split files.")] = None,
+    split_index: Annotated[
+        int,
+        typer.Option(help="The official split that the column `split` holds; all stand in x_split1..3.", min=1, max=3),
+    ] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Write a manifest from a data set's folder and file names."""
-    from har_pipeline.manifest_builders import build_manifest
+    """Write a manifest from a data set's folder and file names. Files whose names do not fit are listed."""
+    from har_pipeline.manifest_builders import build_manifest, videos_left_out
     from har_pipeline.manifests import write_manifest
 
-    records = build_manifest(dataset.value, root, sequences=sequences, splits=splits)
+    records = build_manifest(dataset.value, root, sequences=sequences, splits=splits, split_index=split_index)
     write_manifest(out, records, root=root)
     labels = {record.label for record in records}
+    left_out = videos_left_out(root, records)
+    for path in left_out[:LISTED_AT_MOST]:
+        note(f"left out: {path}: its name does not follow {dataset.value}'s rule")
+    if len(left_out) > LISTED_AT_MOST:
+        note(f"left out: {len(left_out) - LISTED_AT_MOST} more")
     if as_json:
-        print_json({"manifest": str(out), "videos": len(records), "classes": sorted(labels)})
+        summary = {"manifest": str(out), "videos": len(records), "classes": sorted(labels)}
+        print_json({**summary, "left_out": [str(path) for path in left_out]})
     else:
         typer.echo(f"{out}: {len(records)} rows, {len(labels)} classes; next: har extract {out} store.zarr")
 
@@ -102,7 +127,6 @@ def check(
 
 
 Manifest = Annotated[Path, typer.Argument(help="Manifest CSV.")]
-Protocol = Annotated[str, typer.Option(help="Protocol; `har splits show --help` lists them.")]
 ValFraction = Annotated[
     float, typer.Option(help="Share of the training subjects or groups kept for validation.", min=0, max=0.9)
 ]
@@ -113,6 +137,9 @@ def show_splits(
     manifest: Manifest,
     protocol: Protocol = "holdout",
     val_fraction: ValFraction = 0.2,
+    num_folds: NumFolds = 5,
+    test_fraction: TestFraction = 0.3,
+    column: Column = "split",
     root: Root = None,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -126,7 +153,16 @@ def show_splits(
     from har_pipeline.splits import describe_splits, make_splits
 
     records = read_manifest(manifest, root=root, check_files=False)
-    rows = describe_splits(make_splits(records, protocol, seed=seed, val_fraction=val_fraction), records)
+    splits = make_splits(
+        records,
+        protocol,
+        seed=seed,
+        val_fraction=val_fraction,
+        num_folds=num_folds,
+        test_fraction=test_fraction,
+        column=column,
+    )
+    rows = describe_splits(splits, records)
     if as_json:
         print_json(rows)
     else:
@@ -139,6 +175,9 @@ def write_splits(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for <protocol>-<index>.json.")],
     protocol: Protocol = "holdout",
     val_fraction: ValFraction = 0.2,
+    num_folds: NumFolds = 5,
+    test_fraction: TestFraction = 0.3,
+    column: Column = "split",
     root: Root = None,
     seed: Seed = 0,
 ) -> None:
@@ -148,7 +187,17 @@ def write_splits(
 
     records = read_manifest(manifest, root=root, check_files=False)
     sha256 = manifest_sha256(manifest)
-    for split in make_splits(records, protocol, seed=seed, val_fraction=val_fraction, manifest_sha256=sha256):
+    splits = make_splits(
+        records,
+        protocol,
+        seed=seed,
+        val_fraction=val_fraction,
+        num_folds=num_folds,
+        test_fraction=test_fraction,
+        column=column,
+        manifest_sha256=sha256,
+    )
+    for split in splits:
         path = out / f"{split.protocol}-{split.index}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_split_file(path, split)

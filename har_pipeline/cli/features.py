@@ -102,9 +102,9 @@ def extract(
         typer.Option(help="stretch-224 (the paper's) or short256-center224; the net's default if not given."),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Clips per batch; 16 on a CPU, 64 on a GPU.", min=1)] = None,
-    decoder: Annotated[DecoderChoice, typer.Option(help="auto: decord, and PyAV for what decord cannot read well.")] = (
-        DecoderChoice.auto
-    ),
+    decoder: Annotated[
+        DecoderChoice, typer.Option(help="auto: PyAV; decord is a cross-check, PyAV takes over where decord is wrong.")
+    ] = (DecoderChoice.auto),
     time_limit: Annotated[float, typer.Option(help="Seconds that decoding one video may take.", min=0.001)] = 600.0,
     shard: Annotated[
         str, typer.Option(help="k/n: do only the k-th of n parts, for several machines on one store.")

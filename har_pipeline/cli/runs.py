@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from har_pipeline.cli.common import AsJson, Device, Root, Seed, Workers, extraction_bar, note, print_json, print_table
+from har_pipeline.cli.common import (
+    AsJson,
+    Column,
+    Device,
+    NumFolds,
+    Protocol,
+    Root,
+    Seed,
+    TestFraction,
+    Workers,
+    extraction_bar,
+    note,
+    print_json,
+    print_table,
+)
 from har_pipeline.errors import RunError
 from har_pipeline.records import Split, VideoRecord
 from har_pipeline.train_config import HeadName, Optimizer, Output, TrainConfig
@@ -27,16 +41,14 @@ def train(
     features: Annotated[
         str, typer.Option(help="Feature set, or the start of its name; needed if there are several.")
     ] = "",
-    protocol: Annotated[
-        str, typer.Option(help="How videos are split; `har splits show --help` lists the protocols.")
-    ] = "holdout",
+    protocol: Protocol = "holdout",
     split: Annotated[str, typer.Option(help="Number of the split, or `all` for every fold (then OUT/split<i>).")] = "0",
     split_file: Annotated[
         Path | None, typer.Option(help="A split from `har splits write` instead of a protocol.")
     ] = None,
-    num_folds: Annotated[int, typer.Option(help="Folds of group_kfold.", min=2)] = 5,
-    test_fraction: Annotated[float, typer.Option(help="Test share of holdout.", min=0.01, max=0.9)] = 0.3,
-    column: Annotated[str, typer.Option(help="Manifest column that the protocol `column` reads.")] = "split",
+    num_folds: NumFolds = 5,
+    test_fraction: TestFraction = 0.3,
+    column: Column = "split",
     val_fraction: Annotated[
         float | None,
         typer.Option(
