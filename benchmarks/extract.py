@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -24,7 +23,7 @@ import cv2
 import torch
 
 from har_pipeline.extract import ExtractOptions, extract, keep_freed_memory
-from har_pipeline.extractors import build_extractor, pick_precision
+from har_pipeline.extractors import build_extractor
 from har_pipeline.extractors.base import Extractor
 from har_pipeline.manifests import read_manifest
 from har_pipeline.records import ClipSpec, VideoRecord
@@ -83,7 +82,7 @@ def median_ratio(seconds: dict[str, list[float]], slower: str, faster: str) -> f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--extractor", default="vgg16", choices=["vgg16", "efficientnet_lite0"])
-    parser.add_argument("--videos", type=int, default=50)
+    parser.add_argument("--videos", type=int, default=50, help="in all rounds together, 40 frames each")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=int)
@@ -133,12 +132,8 @@ def main() -> None:
         "rounds": arguments.rounds,
         "frames_per_s": {name: round(frames / statistics.median(values), 2) for name, values in seconds.items()},
         "ratios": ratios,
-        "default_precision": pick_precision("auto", exact.device),
-        "device": torch.cuda.get_device_name()
-        if exact.device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads",
-        "machine": platform.platform(),
-        "torch": torch.__version__,
+        "default_precision": default.precision,
+        "device": f"{exact.device.type}, {torch.get_num_threads()} threads",
     }
     print(json.dumps(result, indent=2))
 
