@@ -95,7 +95,7 @@ def main() -> None:
         keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         records = read_manifest(write_dataset(Path(folder), num_subjects=3))[: arguments.videos // arguments.rounds]
-        batches = decoded_batches(records, 64 if exact.device.type == "cuda" else 16, exact.net.resize)
+        batches = decoded_batches(records, 64 if exact.device.type == "cuda" else 16, exact.input.resize)
         runs: dict[str, Callable[[], None]] = {
             "engine_fp32": lambda: run_engine(exact, records, options),
             "limit_fp32": lambda: run_limit(exact, batches),

@@ -111,7 +111,7 @@ def feature_spec(extractor: Extractor, options: ExtractOptions) -> FeatureSpec:
 
     Raises: ExtractionError if the resize mode does not give the net's input size.
     """
-    resize = options.resize or extractor.net.resize
+    resize = options.resize or extractor.input.resize
     try:
         size = parse_resize(resize).size
     except ValueError as error:

@@ -18,7 +18,7 @@ from video_files import make_audio, make_video
 from har_pipeline.errors import ExtractionError
 from har_pipeline.extract import ExtractOptions, Progress, extract, feature_spec
 from har_pipeline.extractors import build_extractor
-from har_pipeline.extractors.base import Extractor, Net, Preprocess
+from har_pipeline.extractors.base import Extractor, Input, Net, Preprocess
 from har_pipeline.manifests import write_manifest
 from har_pipeline.records import ClipSpec, VideoRecord
 from har_pipeline.store import FeatureStore
@@ -39,20 +39,18 @@ def pixel_extractor(scale: float = 1.0) -> Extractor:
         name="pixels",
         source="this test",
         input_size=32,
-        clip_len=1,
+        inputs={"rgb": Input(clips=ClipSpec(), clip_lens=(1, 99), resize="stretch-32", weights="")},
         layers={"mean": 32},
         default_layer="mean",
-        resize="stretch-32",
         gmacs=0.0,
         weights={},
-        default_weights="",
-        build=lambda layer: _Pixels(),
+        build=lambda layer, stream: _Pixels(),
         load=lambda module, path: None,
-        file_preprocess=lambda path: IDENTITY,
+        file_preprocess=lambda path, stream: IDENTITY,
         bf16_is_close=False,
     )
     preprocess = Preprocess(mean=IDENTITY.mean, std=(1 / scale,) * 3)
-    return Extractor(net, "mean", "random:0", preprocess, _Pixels(), torch.device("cpu"), "fp32")
+    return Extractor(net, "mean", "rgb", "random:0", preprocess, _Pixels(), torch.device("cpu"), "fp32")
 
 
 def videos(folder: Path, count: int, frames: int = 20) -> list[VideoRecord]:

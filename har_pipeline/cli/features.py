@@ -43,7 +43,8 @@ def models(as_json: AsJson = False) -> None:
             rows.append(
                 {
                     "net": net.name,
-                    "input": f"{net.clip_len}x{net.input_size}x{net.input_size}",
+                    "stream": weights.stream,
+                    "input": f"{net.inputs[weights.stream].clips.clip_len}x{net.input_size}x{net.input_size}",
                     "layers": layers,
                     "default_layer": net.default_layer,
                     "gmacs_per_clip": net.gmacs,
@@ -63,7 +64,7 @@ def models(as_json: AsJson = False) -> None:
         listed = ", ".join(
             f"{k} {v:,}{' (default)' if k == row['default_layer'] else ''}" for k, v in row["layers"].items()
         )
-        typer.echo(f"{row['net']}  weights {row['weights']!r}  ({row['source']})")
+        typer.echo(f"{row['net']}  weights {row['weights']!r}, {row['stream']}  ({row['source']})")
         typer.echo(f"  input {row['input']}, {row['gmacs_per_clip']} GMAC a clip, {row['preprocess']}")
         typer.echo(f"  layers: {listed}")
         typer.echo(f"  trained on {row['trained_on']}; licence {row['licence']}")

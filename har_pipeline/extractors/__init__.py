@@ -8,6 +8,7 @@ from har_pipeline.errors import ExtractionError, WeightsError
 from har_pipeline.extractors import efficientnet_lite0, vgg16
 from har_pipeline.extractors.base import PRECISIONS, Extractor, Net
 from har_pipeline.extractors.weights import find_weights
+from har_pipeline.records import Stream
 
 NETS: dict[str, Net] = {net.NET.name: net.NET for net in (efficientnet_lite0, vgg16)}
 
@@ -60,6 +61,7 @@ def build_extractor(
     name: str,
     *,
     layer: str | None = None,
+    stream: Stream = "rgb",
     weights: str | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -68,20 +70,22 @@ def build_extractor(
     """Return the extractor `name`, its weights loaded and on its device, in evaluation mode.
 
     weights: a name of `har models`, a file, `random` (drawn with `seed`), or None for the net's default.
-    Raises: ExtractionError on an unknown net, layer, device or precision; WeightsError if the weights cannot be had.
+    Raises: ExtractionError on an unknown net, layer, device or precision, or a stream that the net does not read; WeightsError if the weights cannot be had.
     """
     net = find_net(name)
     layer = layer or net.default_layer
     if layer not in net.layers:
         raise ExtractionError(f"{name} has no layer {layer!r}; it has: {', '.join(net.layers)}")
+    if stream not in net.inputs:
+        raise ExtractionError(f"{name} reads {', '.join(net.inputs)}, not {stream}")
     torch_device = pick_device(device)
     if precision == "auto" and not net.bf16_is_close:
         precision = "fp32"
     chosen_precision = pick_precision(precision, torch_device)
-    found = find_weights(net, weights, layer, seed)
+    found = find_weights(net, weights, layer, stream, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = net.build(layer)
+        module = net.build(layer, stream)
     if found.path is not None:
         net.load(module, found.path)
     if chosen_precision == "fp32":
@@ -90,6 +94,7 @@ def build_extractor(
     return Extractor(
         net=net,
         layer=layer,
+        stream=stream,
         weights=found.label,
         preprocess=found.preprocess,
         module=module.to(memory_format=torch.channels_last),

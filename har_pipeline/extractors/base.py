@@ -9,31 +9,37 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from har_pipeline.records import ClipSpec, Stream
+
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """Turns uint8 pixels into the net's input: `(x - mean) / std` in 0-255 units, after RGB -> BGR if `bgr`.
+    """Turns pixels or flow into the net's input: `(x - mean) / std`, after RGB -> BGR if `bgr`.
 
-    mean and std: one value per channel in the order that the net sees.
+    mean and std: one value per channel in the order that the net sees, for rgb in 0-255 units, for flow (x, y) in px/frame.
     """
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     bgr: bool = False
 
     def describe(self) -> str:
         """Return the formula as text; it is part of the feature spec."""
         mean, std = (",".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
-        return f"{'bgr' if self.bgr else 'rgb'};(x-[{mean}])/[{std}]"
+        order = ("bgr" if self.bgr else "rgb") if len(self.mean) == 3 else "flow"
+        return f"{order};(x-[{mean}])/[{std}]"
 
     def __call__(self, clips: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Return the net's input from clips (B, T, H, W, 3) uint8 RGB, as (B, 3, T, H, W) of `dtype`, channels last."""
+        """Return the net's input (B, C, T, H, W) of `dtype`, channels last, from clips (B, T, H, W, C).
+
+        clips: uint8 RGB in [0, 255], or float flow in px/frame.
+        """
         x = clips.permute(0, 4, 1, 2, 3)
         if self.bgr:
             x = x.flip(1)
-        scale = torch.tensor([1 / s for s in self.std], device=x.device).view(1, 3, 1, 1, 1)
+        scale = torch.tensor([1 / s for s in self.std], device=x.device).view(1, -1, 1, 1, 1)
         shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=x.device)
-        return torch.addcmul(shift.view(1, 3, 1, 1, 1), x.float(), scale).to(dtype)
+        return torch.addcmul(shift.view(1, -1, 1, 1, 1), x.float(), scale).to(dtype)
 
 
 IMAGENET_RGB = Preprocess(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
@@ -43,7 +49,8 @@ IMAGENET_RGB = Preprocess(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57
 class Weights:
     """A published set of weights. `sha256` is the published hash or its published first digits, "" if none is known.
 
-    `packaged` finds the file inside an installed Python package; `layers` limits the layers that these weights reach.
+    stream: what they were trained on; `packaged` finds the file inside an installed Python package; `layers` limits the
+    layers that these weights reach.
     """
 
     url: str
@@ -51,17 +58,33 @@ class Weights:
     licence: str
     trained_on: str
     preprocess: Preprocess
+    stream: Stream = "rgb"
     packaged: Callable[[], Path] | None = None
     layers: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """How a net reads one stream by default, and what it can read.
+
+    clips: the clips that its authors take; clip_lens: (shortest, longest) clip that it accepts; resize: as in
+    `FeatureSpec.resize`; weights: the default set's name.
+    """
+
+    clips: ClipSpec
+    clip_lens: tuple[int, int]
+    resize: str
+    weights: str
 
 
 @dataclass(frozen=True, slots=True)
 class Net:
     """A backbone that can be cut at named layers.
 
-    layers: layer -> feature_dim; build(layer) -> module from (B, 3, T, H, W) float to (B, feature_dim), random weights;
-    load(module, path): copies the weights file into the module, strictly; file_preprocess(path): the preprocessing that a
-    local file of this name wants; resize: default, as in `FeatureSpec.resize`; gmacs: per clip, to the last layer.
+    inputs: the streams that it reads; layers: layer -> feature_dim; build(layer, stream) -> module from (B, C, T, H, W)
+    float to (B, feature_dim), random weights, C being 3 for rgb and 2 for flow; load(module, path): copies the weights file
+    into the module, strictly; file_preprocess(path, stream): the preprocessing that a local file of this name wants;
+    gmacs: per default rgb clip, to the last layer.
     bf16_is_close: whether bf16 features stay within the tolerance of fp32 (cosine at least 0.9995, relative norm of the
     difference at most 2 %), so that `auto` may use it; fold_fp32(module): makes fp32 faster and leaves its numbers.
     """
@@ -69,29 +92,28 @@ class Net:
     name: str
     source: str
     input_size: int
-    clip_len: int
+    inputs: Mapping[Stream, Input]
     layers: Mapping[str, int]
     default_layer: str
-    resize: str
     gmacs: float
     weights: Mapping[str, Weights]
-    default_weights: str
-    build: Callable[[str], nn.Module]
+    build: Callable[[str, Stream], nn.Module]
     load: Callable[[nn.Module, Path], None]
-    file_preprocess: Callable[[Path], Preprocess]
+    file_preprocess: Callable[[Path, Stream], Preprocess]
     bf16_is_close: bool
     fold_fp32: Callable[[nn.Module], None] = lambda module: None
 
 
 @dataclass(frozen=True, slots=True)
 class Extractor:
-    """A net on a device, ready to turn clips into features.
+    """A net on a device, ready to turn clips of one stream into features.
 
     weights: `sha256:<hex>` or `random:<seed>`; precision: fp32, bf16 or fp16, the arithmetic of the net.
     """
 
     net: Net
     layer: str
+    stream: Stream
     weights: str
     preprocess: Preprocess
     module: nn.Module
@@ -103,8 +125,16 @@ class Extractor:
         """D, the length of one feature."""
         return self.net.layers[self.layer]
 
+    @property
+    def input(self) -> Input:
+        """How the net reads the stream."""
+        return self.net.inputs[self.stream]
+
     def __call__(self, clips: torch.Tensor) -> torch.Tensor:
-        """Return features (B, D) float32 on the device, from clips (B, T, H, W, 3) uint8 RGB of the net's input size."""
+        """Return features (B, D) float32 on the device, from clips (B, T, H, W, C) of the net's input size.
+
+        clips: uint8 RGB, or float flow in px/frame.
+        """
         with torch.inference_mode():
             x = self.preprocess(clips.to(self.device, non_blocking=True), PRECISIONS[self.precision])
             return self.module(x).float()

@@ -14,8 +14,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from har_pipeline.extractors.base import Net, Preprocess, Weights
+from har_pipeline.extractors.base import Input, Net, Preprocess, Weights
 from har_pipeline.extractors.weights import load_strictly, read_state_dict
+from har_pipeline.records import ClipSpec
 
 # (expansion, output channels, blocks, stride, kernel) of EfficientNet-B0's seven stages, Table 1 of the paper.
 _STAGES = (
@@ -134,10 +135,9 @@ NET = Net(
     name="efficientnet_lite0",
     source="Tan and Le 2019, EfficientNet; Google's Lite0 variant",
     input_size=224,
-    clip_len=1,
+    inputs={"rgb": Input(clips=ClipSpec(), clip_lens=(1, 1), resize="stretch-224", weights="imagenet")},
     layers={"pooled": 1280, "logits": 1000},
     default_layer="pooled",
-    resize="stretch-224",
     gmacs=0.4,
     weights={
         "imagenet": Weights(
@@ -149,10 +149,9 @@ NET = Net(
             packaged=_packaged,
         )
     },
-    default_weights="imagenet",
-    build=EfficientNetLite0,
+    build=lambda layer, stream: EfficientNetLite0(layer),
     load=_load,
-    file_preprocess=lambda path: _PREPROCESS,
+    file_preprocess=lambda path, stream: _PREPROCESS,
     bf16_is_close=False,  # measured: cosine 0.9993, its batch normalisations have wide ranges
     fold_fp32=fold_batch_norms,
 )

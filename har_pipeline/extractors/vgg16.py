@@ -14,8 +14,9 @@ from torch import nn
 from torchvision.models import VGG16_Weights, vgg16
 
 from har_pipeline.errors import WeightsError
-from har_pipeline.extractors.base import IMAGENET_RGB, Net, Preprocess, Weights
+from har_pipeline.extractors.base import IMAGENET_RGB, Input, Net, Preprocess, Weights
 from har_pipeline.extractors.weights import load_strictly, read_state_dict
+from har_pipeline.records import ClipSpec
 
 OXFORD_MEAN_BGR = (103.939, 116.779, 123.68)
 KERAS_BGR = Preprocess(mean=OXFORD_MEAN_BGR, std=(1.0, 1.0, 1.0), bgr=True)
@@ -87,10 +88,9 @@ NET = Net(
     name="vgg16",
     source="Simonyan and Zisserman 2015, configuration D",
     input_size=224,
-    clip_len=1,
+    inputs={"rgb": Input(clips=ClipSpec(), clip_lens=(1, 1), resize="stretch-224", weights="imagenet")},
     layers={"pool5": 25088, "pool5_avg": 512, "fc6": 4096, "fc7": 4096},
     default_layer="pool5",
-    resize="stretch-224",
     gmacs=15.3,
     weights={
         "imagenet": Weights(
@@ -109,9 +109,8 @@ NET = Net(
             layers=_CONV_LAYERS,
         ),
     },
-    default_weights="imagenet",
-    build=VGG16,
+    build=lambda layer, stream: VGG16(layer),
     load=_load,
     bf16_is_close=True,
-    file_preprocess=lambda path: KERAS_BGR if path.suffix == ".h5" else IMAGENET_RGB,
+    file_preprocess=lambda path, stream: KERAS_BGR if path.suffix == ".h5" else IMAGENET_RGB,
 )

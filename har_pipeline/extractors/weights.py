@@ -14,6 +14,7 @@ import torch
 
 from har_pipeline.errors import WeightsError
 from har_pipeline.extractors.base import Net, Preprocess, Weights
+from har_pipeline.records import Stream
 
 log = logging.getLogger(__name__)
 
@@ -40,18 +41,21 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def find_weights(net: Net, choice: str | None, layer: str, seed: int) -> FoundWeights:
+def find_weights(net: Net, choice: str | None, layer: str, stream: Stream, seed: int) -> FoundWeights:
     """Return the weights named by `choice`: a name of `net.weights`, a file, `random`, or None for the net's default.
 
     Raises: WeightsError if the choice is unknown, a file is missing, a download fails, or its hash is not the published one.
     """
-    choice = choice or net.default_weights
+    default = net.inputs[stream].weights
+    choice = choice or default
     if choice == "random":
-        return FoundWeights(None, f"random:{seed}", net.weights[net.default_weights].preprocess)
+        return FoundWeights(None, f"random:{seed}", net.weights[default].preprocess)
     if choice in net.weights:
         weights = net.weights[choice]
         if weights.layers is not None and layer not in weights.layers:
             raise WeightsError(f"{net.name} weights {choice!r} end before layer {layer}; they reach {weights.layers}")
+        if weights.stream != stream:
+            raise WeightsError(f"{net.name} weights {choice!r} are for {weights.stream}, not for {stream}")
         path = _published_file(net, choice, weights)
         return FoundWeights(path, f"sha256:{file_sha256(path)}", weights.preprocess)
     path = Path(choice).expanduser()
@@ -59,7 +63,7 @@ def find_weights(net: Net, choice: str | None, layer: str, seed: int) -> FoundWe
         raise WeightsError(
             f"{net.name}: {choice!r} is neither a file nor one of {', '.join([*net.weights, 'random'])} (see `har models`)"
         )
-    return FoundWeights(path, f"sha256:{file_sha256(path)}", net.file_preprocess(path))
+    return FoundWeights(path, f"sha256:{file_sha256(path)}", net.file_preprocess(path, stream))
 
 
 def _published_file(net: Net, name: str, weights: Weights) -> Path:
