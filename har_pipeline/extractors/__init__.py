@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from har_pipeline.errors import ExtractionError, WeightsError
 from har_pipeline.extractors import efficientnet_lite0, vgg16
@@ -57,6 +58,15 @@ def _cpu_has_bf16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
+def _channels_last(module: nn.Module) -> nn.Module:
+    # `Module.to(memory_format=...)` takes one rank only; nets of frames have kernels of rank 4, nets of clips of rank 5.
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in module.parameters():
+        if parameter.dim() in layouts:
+            parameter.data = parameter.data.contiguous(memory_format=layouts[parameter.dim()])
+    return module
+
+
 def build_extractor(
     name: str,
     *,
@@ -97,7 +107,7 @@ def build_extractor(
         stream=stream,
         weights=found.label,
         preprocess=found.preprocess,
-        module=module.to(memory_format=torch.channels_last),
+        module=_channels_last(module),
         device=torch_device,
         precision=chosen_precision,
     )
