@@ -115,17 +115,35 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         if type(error).__module__.startswith("safetensors"):
             raise WeightsError(f"{path}: not a readable safetensors file ({error})") from error
         raise
-    if isinstance(values, dict) and isinstance(values.get("state_dict"), dict):
-        values = values["state_dict"]
+    for key in ("state_dict", "model_state"):  # a checkpoint of a training run
+        if isinstance(values, dict) and isinstance(values.get(key), dict):
+            values = values[key]
     if not isinstance(values, dict) or not all(isinstance(v, torch.Tensor) for v in values.values()):
         raise WeightsError(f"{path}: holds no state dict of tensors")
     return values
 
 
 def load_strictly(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
-    """Copy a state dict into a module. Raises: WeightsError naming keys that are missing, unknown or of another shape."""
+    """Copy a state dict into a module.
+
+    Raises: WeightsError naming keys that are missing, unknown, of another shape or not finite.
+    """
+    for key, value in state.items():
+        if not torch.isfinite(value).all():
+            raise WeightsError(f"{path}: {key} holds non-finite values")
     try:
         module.load_state_dict(state, strict=True)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:4]]
         raise WeightsError(f"{path}: does not fit the net: {' '.join(lines)[:400]}") from error
+
+
+def load_cut(module: torch.nn.Module, classifier: str, state: dict[str, torch.Tensor], path: Path) -> None:
+    """Copy a state dict into a module, strictly, but without its classifier where the module was cut before it.
+
+    classifier: the dotted name of the layer that maps features to classes; a module that was cut has an Identity there.
+    Raises: WeightsError naming keys that are missing, unknown or of another shape.
+    """
+    if isinstance(module.get_submodule(classifier), torch.nn.Identity):
+        state = {key: value for key, value in state.items() if not key.startswith(f"{classifier}.")}
+    load_strictly(module, state, path)
