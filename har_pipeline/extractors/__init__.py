@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 from har_pipeline.errors import ExtractionError, WeightsError
-from har_pipeline.extractors import efficientnet_lite0, vgg16
+from har_pipeline.extractors import c3d, efficientnet_lite0, i3d, vgg16
 from har_pipeline.extractors.base import PRECISIONS, Extractor, Net
 from har_pipeline.extractors.weights import find_weights
 from har_pipeline.records import Stream
 
-NETS: dict[str, Net] = {net.NET.name: net.NET for net in (efficientnet_lite0, vgg16)}
+NETS: dict[str, Net] = {net.NET.name: net.NET for net in (c3d, efficientnet_lite0, i3d, vgg16)}
 
 
 def find_net(name: str) -> Net:
@@ -80,7 +80,8 @@ def build_extractor(
     """Return the extractor `name`, its weights loaded and on its device, in evaluation mode.
 
     weights: a name of `har models`, a file, `random` (drawn with `seed`), or None for the net's default.
-    Raises: ExtractionError on an unknown net, layer, device or precision, or a stream that the net does not read; WeightsError if the weights cannot be had.
+    Raises: ExtractionError on an unknown net, layer, device or precision, or a stream that the net does not read;
+    WeightsError if the weights cannot be had.
     """
     net = find_net(name)
     layer = layer or net.default_layer
