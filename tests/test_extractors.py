@@ -227,7 +227,7 @@ def test_a_download_that_fails_says_what_to_do(tmp_path: Path, monkeypatch: pyte
 
 
 def test_choices_that_do_not_exist() -> None:
-    with pytest.raises(ExtractionError, match="there are: .*efficientnet_lite0.*, vgg16"):
+    with pytest.raises(ExtractionError, match=r"there are: .*efficientnet_lite0.*, vgg16"):
         build_extractor("vgg")
     with pytest.raises(ExtractionError, match="it has: pool5"):
         build_extractor("vgg16", layer="conv5", weights="random")
