@@ -12,24 +12,65 @@ _SLACK = 1e-3  # frames
 def clip_indices(num_frames: int, spec: ClipSpec) -> np.ndarray:
     """Return (N, clip_len) int64 frame numbers in [0, num_frames), one row per clip.
 
-    `first` gives num_clips clips whatever the length, `dense` all that fit but at least one; frames past the end are
-    replaced as `spec.padding` says. `uniform` spreads num_clips starts evenly, so that the first clip starts at 0 and
-    the last one ends with the video; clips overlap or repeat where the video is short.
+    `first` gives num_clips clips whatever the length, `dense` all that fit but at least one, `sparse` num_clips of the
+    dense ones; frames past the end are replaced as `spec.padding` says. `uniform` spreads num_clips starts evenly, so that
+    the first clip starts at 0 and the last one ends with the video; clips overlap or repeat where the video is short.
+    `segments` cuts the video into num_clips equal parts and takes one clip in each, see `segment_centers`.
     Raises: ValueError if num_frames is below 1.
     """
     if num_frames < 1:
         raise ValueError(f"a video needs at least one frame, not {num_frames}")
-    span = (spec.clip_len - 1) * spec.frame_interval + 1
-    room = max(0, num_frames - span)
+    room = max(0, num_frames - _span(spec))
     if spec.num_clips is None:
         starts = np.arange(0, room + 1, spec.clip_stride)
     elif spec.sampling == "first":
         starts = np.arange(spec.num_clips) * spec.clip_stride
+    elif spec.sampling == "sparse":
+        dense = np.arange(0, room + 1, spec.clip_stride)
+        starts = dense[sparse_clip_indices(len(dense), spec.num_clips)]
+    elif spec.sampling == "segments":
+        starts = np.clip(segment_centers(num_frames, spec.num_clips, spec.segment_seed) - _span(spec) // 2, 0, room)
     else:
         starts = np.asarray(np.round(np.linspace(0, room, spec.num_clips)), dtype=np.int64)
     indices = starts[:, None] + np.arange(spec.clip_len) * spec.frame_interval
     padded = indices % num_frames if spec.padding == "loop" else np.minimum(indices, num_frames - 1)
     return padded.astype(np.int64)
+
+
+def sparse_clip_indices(num_clips: int, num_samples: int) -> np.ndarray:
+    """Return which `num_samples` of `num_clips` clips to take: evenly spread, first and last included.
+
+    (num_samples,) int64 clip numbers, non-decreasing; clips repeat where num_clips < num_samples; a single sample is the
+    middle clip. Raises: ValueError if either is below 1. Source: Lakhal 2018, section 3.1, sigma(t).
+    """
+    if num_clips < 1 or num_samples < 1:
+        raise ValueError(f"cannot take {num_samples} of {num_clips} clips: both must be at least 1")
+    if num_samples == 1:
+        return np.array([(num_clips - 1) // 2], np.int64)
+    return np.asarray(np.round(np.linspace(0, num_clips - 1, num_samples)), dtype=np.int64)
+
+
+def segment_centers(num_frames: int, num_segments: int, seed: int | None = None) -> np.ndarray:
+    """Return (num_segments,) int64 frame numbers, one in each of the equal parts of the video.
+
+    seed None: the middle frame of each part, as at test time; else a frame drawn in each part, as in training: the draw
+    depends on the seed and the number of frames alone. Parts shorter than a frame share one.
+    Source: Wang 2016 (TSN), section 3.1.
+    """
+    place = (
+        np.full(num_segments, 0.5) if seed is None else np.random.default_rng([seed, num_frames]).random(num_segments)
+    )
+    return np.floor((np.arange(num_segments) + place) * num_frames / num_segments).astype(np.int64)
+
+
+def flow_pairs(indices: np.ndarray, num_frames: int) -> np.ndarray:
+    """Return (N, 2T) int64: the frames that the flow of the clips (N, T) starts from, then those that it leads to.
+
+    The flow at frame i leads from i to i + 1, so a clip's flow has as many fields as its RGB has frames, at the same times;
+    the last frame of the video takes the flow before it. A video of one frame does not move.
+    """
+    first = np.minimum(indices, max(num_frames - 2, 0))
+    return np.concatenate([first, np.minimum(first + 1, num_frames - 1)], axis=1)
 
 
 def resampled_indices(num_frames: int, source_fps: float, target_fps: float | None) -> np.ndarray:
@@ -56,10 +97,14 @@ def max_frame_needed(spec: ClipSpec) -> int | None:
     """Return how many leading frames suffice to build the clips of a longer video; None if that depends on its length."""
     if spec.sampling != "first" or spec.num_clips is None:
         return None
-    return (spec.num_clips - 1) * spec.clip_stride + (spec.clip_len - 1) * spec.frame_interval + 1
+    return (spec.num_clips - 1) * spec.clip_stride + _span(spec)
 
 
 def is_padded(num_frames: int, spec: ClipSpec) -> bool:
     """Return whether some clip of a video of this length holds frames that stand in for missing ones."""
-    span = (spec.clip_len - 1) * spec.frame_interval + 1
-    return num_frames < (max_frame_needed(spec) or span)
+    return num_frames < (max_frame_needed(spec) or _span(spec))
+
+
+def _span(spec: ClipSpec) -> int:
+    """Return the frames from a clip's first to its last."""
+    return (spec.clip_len - 1) * spec.frame_interval + 1

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from har_pipeline.engine import Progress
 from har_pipeline.errors import FeatureMismatchError
 from har_pipeline.evaluate import predict_scores, top_k
-from har_pipeline.extract import ExtractOptions, Progress, extract
+from har_pipeline.extract import ExtractOptions, extract
 from har_pipeline.extractors import build_extractor, find_net
 from har_pipeline.extractors.base import Extractor
 from har_pipeline.records import FeatureSpec, VideoRecord
@@ -49,7 +50,13 @@ def extractor_for(spec: FeatureSpec, *, weights: str | None = None, device: str 
                 "give the file with --weights PATH"
             )
     extractor = build_extractor(
-        spec.extractor, layer=spec.layer, weights=weights, device=device, precision=spec.precision, seed=seed
+        spec.extractor,
+        layer=spec.layer,
+        stream=spec.stream,
+        weights=weights,
+        device=device,
+        precision=spec.precision,
+        seed=seed,
     )
     if extractor.weights != spec.weights:
         raise FeatureMismatchError(f"weights {extractor.weights} are not those of the run, {spec.weights}")
@@ -77,7 +84,9 @@ def predict_videos(
         VideoRecord(video_id=f"video{i:06d}", label="unknown", path=path.expanduser().resolve())
         for i, path in enumerate(paths)
     ]
-    options = ExtractOptions(clips=spec.clips, fps=spec.fps, resize=spec.resize, dtype=spec.dtype, workers=workers)
+    options = ExtractOptions(
+        clips=spec.clips, fps=spec.fps, resize=spec.resize, flow=spec.flow, dtype=spec.dtype, workers=workers
+    )
     with tempfile.TemporaryDirectory(prefix="har_predict_") as folder:
         store = FeatureStore(Path(folder) / "store.zarr", create=True)
         summary = extract(records, store, extractor, options, on_progress)

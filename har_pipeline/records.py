@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -17,9 +17,10 @@ from har_pipeline.errors import FeatureMismatchError
 
 VIDEO_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
-Sampling = Literal["first", "uniform", "dense"]
+Sampling = Literal["first", "uniform", "dense", "sparse", "segments"]
 Padding = Literal["repeat_last", "loop"]
 Stream = Literal["rgb", "flow", "depth"]
+FlowMethod = Literal["tvl1", "tvl1_opencv", "farneback", "dis", "raft_small", "raft_large"]
 
 
 def check_video_id(video_id: str) -> str:
@@ -71,7 +72,9 @@ class ClipSpec:
     """Which frames of a video make which clip.
 
     sampling: `first` = clips start at 0, clip_stride, 2 clip_stride ...; `uniform` = num_clips clips spread evenly,
-    first and last included; `dense` = as `first` but all that fit, and num_clips is None.
+    first and last included; `dense` = as `first` but all that fit, and num_clips is None; `sparse` = num_clips of the
+    dense ones, evenly; `segments` = one clip in each of num_clips equal parts of the video: around its middle, or, with a
+    segment_seed, around a frame drawn in it.
     padding: what stands in for frames after the last: the last frame again, or the video from its start.
     Defaults: Orozco 2020, section 3: the first 40 frames, completed with the last frame.
     Raises: ValueError if a count is below 1, or num_clips does not fit the sampling.
@@ -83,6 +86,7 @@ class ClipSpec:
     clip_stride: int = 1
     num_clips: int | None = 40
     padding: Padding = "repeat_last"
+    segment_seed: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("clip_len", "frame_interval", "clip_stride"):
@@ -93,6 +97,25 @@ class ClipSpec:
                 raise ValueError("dense sampling takes every clip: num_clips must be None")
         elif self.num_clips is None or self.num_clips < 1:
             raise ValueError(f"num_clips must be at least 1 for {self.sampling} sampling, not {self.num_clips}")
+        if self.segment_seed is not None and self.sampling != "segments":
+            raise ValueError(f"segment_seed belongs to segments sampling, not to {self.sampling}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowSpec:
+    """How optical flow is made: the method and the bound in px/frame to which both components are clipped.
+
+    The methods' parameters are fixed: those of `video.flow`. Raises: ValueError if the bound is not above 0.
+    """
+
+    method: FlowMethod = "tvl1"
+    bound_px: float = 20.0
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(FlowMethod):
+            raise ValueError(f"unknown flow method {self.method!r}; there are: {', '.join(get_args(FlowMethod))}")
+        if not self.bound_px > 0:
+            raise ValueError(f"the bound of the flow must be above 0 px, not {self.bound_px}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +123,8 @@ class FeatureSpec:
     """All that changes the numbers of a feature set; two features may be mixed only if their specs are equal.
 
     weights: `sha256:<hex>` of the weights file or `random:<seed>`; fps: frames/s after resampling, None = as filmed;
-    resize: as in `stretch-224`, `short256-center224`; precision: arithmetic of the net; dtype: of the stored features.
+    resize: as in `stretch-224`, `short256-center224`; flow: None for rgb;
+    precision: arithmetic of the net; dtype: of the stored features.
     """
 
     extractor: str
@@ -111,6 +135,7 @@ class FeatureSpec:
     clips: ClipSpec = field(default_factory=ClipSpec)
     fps: float | None = None
     resize: str = "stretch-224"
+    flow: FlowSpec | None = None
     preprocess: str = ""
     precision: str = "fp32"
     dtype: str = "float16"
@@ -122,7 +147,8 @@ class FeatureSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FeatureSpec:
         """Build a spec from what `to_dict` returned."""
-        return cls(**{**values, "clips": ClipSpec(**values["clips"])})
+        flow = values.get("flow")
+        return cls(**{**values, "clips": ClipSpec(**values["clips"]), "flow": FlowSpec(**flow) if flow else None})
 
     @property
     def name(self) -> str:
@@ -142,7 +168,8 @@ class FeatureSpec:
 class FeatureRecord:
     """The stored features of one video.
 
-    features: (N, D) of the spec's dtype; clip_starts: (N,) int64 first source frame of each clip, 0-based;
+    features: (N, D) of the spec's dtype; clip_starts, clip_ends: (N,) int64 first frame of each clip in the file and the
+    one after its last, 0-based; padded: whether a clip holds frames that stand in for missing ones;
     num_frames: decodable frames as far as known, or the container's count; fps: of the source, frames/s.
     decode_notes: what was wrong with the file, empty if nothing. provenance: versions, decoder, device.
     """
@@ -150,11 +177,18 @@ class FeatureRecord:
     video_id: str
     features: np.ndarray
     clip_starts: np.ndarray
+    clip_ends: np.ndarray
     num_frames: int
     fps: float
+    padded: bool
     checksum: str
     decode_notes: tuple[str, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def clip_times_s(self) -> np.ndarray:
+        """(N, 2) float64 start and end of each clip in seconds from the start of the file."""
+        return np.stack([self.clip_starts, self.clip_ends], axis=1) / self.fps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,13 +33,15 @@ FAILURES, STAGING = "_failures", "_staging"
 FORMAT_VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VideoSource:
     """What a commit says of the video that features come from; see `FeatureRecord` for the fields."""
 
     clip_starts: np.ndarray
+    clip_ends: np.ndarray
     num_frames: int
     fps: float
+    padded: bool = False
     decode_notes: tuple[str, ...] = ()
     provenance: Mapping[str, str] | None = None
 
@@ -101,6 +103,12 @@ class FeatureWriter:
                 "num_frames": int(source.num_frames),
                 "fps": float(source.fps),
                 "clip_starts": [int(start) for start in source.clip_starts],
+                "clip_ends": [int(end) for end in source.clip_ends],
+                "clip_times_s": [
+                    [start / source.fps, end / source.fps]
+                    for start, end in zip(source.clip_starts.tolist(), source.clip_ends.tolist(), strict=True)
+                ],
+                "padded": source.padded,
                 "decode_notes": list(source.decode_notes),
                 "provenance": dict(source.provenance or {}),
                 "written": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -254,6 +262,8 @@ class FeatureStore:
             video_id=video_id,
             features=features,
             clip_starts=np.asarray(attributes["clip_starts"], np.int64),
+            clip_ends=np.asarray(attributes["clip_ends"], np.int64),
+            padded=bool(attributes["padded"]),
             num_frames=attributes["num_frames"],
             fps=attributes["fps"],
             checksum=attributes["checksum"],

@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Time limits per example would fail on a busy machine.
+settings.register_profile("har", deadline=None)
+settings.load_profile("har")
 
 REAL_DATA = Path(os.environ.get("HAR_REAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "real"))
 

@@ -27,7 +27,9 @@ def feature_store(
     store = FeatureStore(path, create=True)
     name = store.create_feature_set(spec)
     for video_id, array in features.items():
-        store.write(name, video_id, array, VideoSource(np.arange(len(array)), len(array), 25.0))
+        starts = np.arange(len(array))
+        source = VideoSource(clip_starts=starts, clip_ends=starts + 1, num_frames=len(array), fps=25.0)
+        store.write(name, video_id, array, source)
     return store, name
 
 

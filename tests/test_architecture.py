@@ -41,6 +41,7 @@ LAYERS = (
     ("video/",),
     ("synthetic.py", "synthetic_motion.py", "synthetic_scene.py", "extractors/"),
     ("store.py",),
+    ("engine.py",),
     ("extract.py",),
     ("datasets.py", "train_config.py", "scores.py", "metrics.py", "report/"),
     ("heads/",),

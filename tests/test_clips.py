@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from har_pipeline.clips import clip_indices, is_padded, max_frame_needed, resampled_indices
+from har_pipeline.clips import (
+    clip_indices,
+    flow_pairs,
+    is_padded,
+    max_frame_needed,
+    resampled_indices,
+    sparse_clip_indices,
+)
 from har_pipeline.records import ClipSpec
 
 
@@ -38,6 +45,15 @@ def spec(
         (3, spec("uniform", 3, 1, 1, 2), [[0, 1, 2], [0, 1, 2]]),
         (2, spec("uniform", 3, 1, 1, 2), [[0, 1, 1], [0, 1, 1]]),
         (2, spec("uniform", 3, 2, 1, 1, "loop"), [[0, 0, 0]]),
+        (20, spec("sparse", 4, 1, 2, 3), [[0, 1, 2, 3], [8, 9, 10, 11], [16, 17, 18, 19]]),
+        (9, spec("sparse", 8, 1, 1, 3), [list(range(8)), list(range(8)), list(range(1, 9))]),
+        (20, spec("sparse", 4, 1, 2, 1), [[8, 9, 10, 11]]),
+        (10, spec("segments", 1, 1, 1, 3), [[1], [5], [8]]),
+        (2, spec("segments", 1, 1, 1, 4), [[0], [0], [1], [1]]),
+        (10, spec("segments", 5, 1, 1, 3), [[0, 1, 2, 3, 4], [3, 4, 5, 6, 7], [5, 6, 7, 8, 9]]),
+        (100, spec("segments", 64, 1, 1, 1), [list(range(18, 82))]),
+        (101, spec("segments", 64, 1, 1, 1), [list(range(18, 82))]),
+        (3, spec("segments", 5, 1, 1, 1, "loop"), [[0, 1, 2, 0, 1]]),
         (7, spec("dense", 3, 1, 2, None), [[0, 1, 2], [2, 3, 4], [4, 5, 6]]),
         (8, spec("dense", 3, 1, 2, None), [[0, 1, 2], [2, 3, 4], [4, 5, 6]]),
         (8, spec("dense", 3, 3, 1, None), [[0, 3, 6], [1, 4, 7]]),
@@ -54,6 +70,46 @@ def test_clip_indices(num_frames: int, clips: ClipSpec, expected: list[list[int]
 def test_the_published_defaults_take_the_first_forty_frames_and_repeat_the_last() -> None:
     assert clip_indices(28, ClipSpec()).ravel().tolist() == [*range(28), *[27] * 12]
     assert clip_indices(300, ClipSpec()).ravel().tolist() == list(range(40))
+
+
+@pytest.mark.parametrize("num_frames", [16, 23, 24, 25, 100, 300])
+def test_dense_clips_of_lakhal(num_frames: int) -> None:
+    """K_v = floor(l_v / r) - 1 for clips of 16 frames and a stride r of 8."""
+    found = clip_indices(num_frames, ClipSpec(sampling="dense", clip_len=16, clip_stride=8, num_clips=None))
+    assert len(found) == num_frames // 8 - 1
+
+
+@pytest.mark.parametrize(
+    ("num_clips", "num_samples", "expected"),
+    [(10, 4, [0, 3, 6, 9]), (3, 3, [0, 1, 2]), (2, 5, [0, 0, 0, 1, 1]), (1, 3, [0, 0, 0]), (7, 1, [3])],
+)
+def test_sparse_clip_indices(num_clips: int, num_samples: int, expected: list[int]) -> None:
+    assert sparse_clip_indices(num_clips, num_samples).tolist() == expected
+
+
+def test_random_segments_stay_in_their_parts_and_depend_on_the_seed() -> None:
+    def drawn(seed: int) -> np.ndarray:
+        return clip_indices(100, ClipSpec(sampling="segments", num_clips=5, segment_seed=seed))[:, 0]
+
+    assert (drawn(0) // 20 == np.arange(5)).all()
+    assert (drawn(0) == drawn(0)).all()
+    assert len({tuple(drawn(seed).tolist()) for seed in range(10)}) == 10
+
+
+@given(st.integers(1, 60), st.integers(1, 6), st.integers(1, 8), st.sampled_from(["repeat_last", "loop"]))
+def test_flow_has_as_many_fields_at_the_same_times_as_rgb_has_frames(
+    num_frames: int, clip_len: int, num_clips: int, padding: str
+) -> None:
+    rgb = clip_indices(num_frames, spec("uniform", clip_len, 1, 1, num_clips, padding))
+    first, second = np.split(flow_pairs(rgb, num_frames), 2, axis=1)
+    assert first.shape == second.shape == rgb.shape
+    assert second.max() < num_frames
+    if num_frames > 1:
+        assert (second == first + 1).all()
+        assert (first == np.minimum(rgb, num_frames - 2)).all()
+    else:
+        assert (first == 0).all()
+        assert (second == 0).all()
 
 
 @pytest.mark.parametrize("num_frames", [0, -1])

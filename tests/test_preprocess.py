@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from har_pipeline.video.preprocess import Resize, parse_resize, resize_frame
+from har_pipeline.video.preprocess import (
+    Resize,
+    crop_places,
+    num_crops,
+    parse_resize,
+    resize_frame,
+    scale_frame,
+    with_crops,
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,23 +32,64 @@ def natural() -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("text", "mode"),
-    [("stretch-224", Resize(224)), ("short256-center224", Resize(224, 256)), ("short112-center112", Resize(112, 112))],
+    [
+        ("stretch-224", Resize(224, (224, 224))),
+        ("short256-center224", Resize(224, 256)),
+        ("short112-center112", Resize(112, 112)),
+        ("stretch-340x256-ten224", Resize(224, (340, 256), "ten")),
+        ("short256-three256", Resize(256, 256, "three")),
+    ],
 )
 def test_parse_resize(text: str, mode: Resize) -> None:
     assert parse_resize(text) == mode
 
 
 @pytest.mark.parametrize(
-    "text", ["", "224", "stretch-0", "stretch-x", "short256", "short256-center0", "stretch-224 ", "crop-9"]
+    "text",
+    ["", "224", "stretch-0", "stretch-x", "short256", "short256-center0", "stretch-224 ", "crop-9", "short256-five224"],
 )
 def test_an_unknown_mode_says_what_to_write(text: str) -> None:
     with pytest.raises(ValueError, match="write stretch-<size>"):
         parse_resize(text)
 
 
-def test_a_crop_larger_than_the_frame_is_refused() -> None:
+@pytest.mark.parametrize("text", ["short200-center224", "stretch-340x200-ten224"])
+def test_a_crop_larger_than_the_frame_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="does not fit"):
-        parse_resize("short200-center224")
+        parse_resize(text)
+
+
+def test_crops_of_a_mode_can_be_exchanged() -> None:
+    assert with_crops("short256-center224", "ten") == "short256-ten224"
+    assert with_crops("stretch-340x256-ten224", "center") == "stretch-340x256-center224"
+    with pytest.raises(ValueError, match="leaves no room"):
+        with_crops("stretch-224", "ten")
+
+
+@pytest.mark.parametrize(
+    ("text", "height", "width", "expected"),
+    [
+        ("short8-center4", 8, 11, [(2, 3)]),
+        ("short8-three8", 8, 11, [(0, 0), (0, 1), (0, 3)]),
+        ("short8-three4", 11, 8, [(0, 2), (3, 2), (7, 2)]),
+        ("short8-ten4", 8, 10, [(0, 0), (0, 6), (4, 0), (4, 6), (2, 3)]),
+    ],
+)
+def test_crop_places(text: str, height: int, width: int, expected: list[tuple[int, int]]) -> None:
+    resize = parse_resize(text)
+    places = crop_places(resize, height, width)
+    assert len(places) == num_crops(resize)
+    assert [(crop.top, crop.left) for crop in places if not crop.mirrored] == expected
+    mirrored = [(crop.top, crop.left) for crop in places if crop.mirrored]
+    assert mirrored == (expected if resize.crops == "ten" else [])
+
+
+def test_the_centre_crop_is_cut_from_the_scaled_frame(natural: np.ndarray) -> None:
+    resize = parse_resize("stretch-340x256-center224")
+    scaled = scale_frame(natural, resize)
+    assert scaled.shape == (256, 340, 3)
+    (place,) = crop_places(resize, 256, 340)
+    assert (resize_frame(natural, resize) == scaled[place.top : place.top + 224, place.left : place.left + 224]).all()
 
 
 @pytest.mark.parametrize(
@@ -53,10 +102,10 @@ def test_agrees_with_pillow(natural: np.ndarray, text: str, shape: tuple[int, in
     )
     frame = np.ascontiguousarray(frame[: shape[0], : shape[1]])
     mode = parse_resize(text)
-    if mode.short_side is None:
+    if isinstance(mode.scaled, tuple):
         expected = Image.fromarray(frame).resize((mode.size, mode.size), Image.Resampling.BILINEAR)
     else:
-        scale = mode.short_side / min(frame.shape[:2])
+        scale = mode.scaled / min(frame.shape[:2])
         height, width = (round(side * scale) for side in frame.shape[:2])
         top, left = (height - mode.size) // 2, (width - mode.size) // 2
         whole = Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR)
@@ -70,7 +119,7 @@ def test_agrees_with_pillow(natural: np.ndarray, text: str, shape: tuple[int, in
 def test_fine_stripes_do_not_alias_even_where_the_other_side_grows() -> None:
     stripes = np.zeros((50, 640, 3), np.uint8)
     stripes[:, ::2] = 255
-    found = resize_frame(stripes, Resize(100))
+    found = resize_frame(stripes, parse_resize("stretch-100"))
     assert np.abs(found.astype(int) - 127).max() < 30
 
 
@@ -91,4 +140,4 @@ def test_tiny_frames(shape: tuple[int, int], text: str) -> None:
 
 def test_a_frame_of_the_right_size_is_left_alone(natural: np.ndarray) -> None:
     square = natural[:224, :224]
-    assert (resize_frame(square, Resize(224)) == square).all()
+    assert (resize_frame(square, parse_resize("stretch-224")) == square).all()

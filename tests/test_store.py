@@ -26,7 +26,14 @@ def features(rows: int = 5, seed: int = 0, dim: int = 6) -> np.ndarray:
 
 
 def source(rows: int = 5) -> VideoSource:
-    return VideoSource(np.arange(rows), rows, 25.0, ("a note",), {"device": "test"})
+    return VideoSource(
+        clip_starts=np.arange(rows),
+        clip_ends=np.arange(rows) + 1,
+        num_frames=rows,
+        fps=25.0,
+        decode_notes=("a note",),
+        provenance={"device": "test"},
+    )
 
 
 @pytest.fixture

@@ -13,10 +13,9 @@ from video_files import damage_packets, make_video, read_number
 from har_pipeline.clips import clip_indices
 from har_pipeline.records import ClipSpec
 from har_pipeline.video.decode import FrameReader
-from har_pipeline.video.preprocess import Resize, resize_frame
-from har_pipeline.video.worker import Chunk, DecodeTask, DecodeWorker, Done, Failed, Plan, _ClipCutter
+from har_pipeline.video.preprocess import parse_resize, resize_frame
+from har_pipeline.video.worker import Chunk, DecodeTask, DecodeWorker, Done, Failed, Plan, View, _ClipCutter
 
-SHAPE = (160, 160, 3)
 FRAME_BYTES = 160 * 160 * 3
 
 
@@ -37,9 +36,8 @@ def task_for(path: Path, clips: ClipSpec, **changes) -> DecodeTask:
         "path": path,
         "start_frame": 0,
         "end_frame": None,
-        "clips": clips,
         "fps": None,
-        "resize": "stretch-160",
+        "views": (View(0, clips, "stretch-160"),),
         "decoder": "pyav",
         "time_limit_s": 60.0,
     }
@@ -56,11 +54,15 @@ def run(worker: DecodeWorker, task: DecodeTask):
             plans.append(message)
             clips = []
         elif isinstance(message, Chunk):
-            assert message.num_frames <= worker.slots.shape[1] // FRAME_BYTES
-            clips += list(worker.frames(message, SHAPE)[message.clips])
+            assert np.prod(message.shape) <= worker.slots.shape[1]
+            clips += list(worker.frames(message)[message.clips])
             worker.release(message.slot)
         else:
             return plans, clips, message
+
+
+def bounds(clips) -> list[list[int]]:
+    return np.stack([clips[:, 0], clips.max(axis=1) + 1], axis=1).tolist()
 
 
 def numbers(clips) -> list[list[int]]:
@@ -68,7 +70,7 @@ def numbers(clips) -> list[list[int]]:
 
 
 def cut(task: DecodeTask, frames_per_slot: int = 5):
-    worker = DecodeWorker(FRAME_BYTES, frames_per_slot)
+    worker = DecodeWorker(FRAME_BYTES * frames_per_slot)
     try:
         return run(worker, task)
     finally:
@@ -98,14 +100,14 @@ def test_every_clip_holds_the_planned_frames(video, clips, frames_per_slot):
     (plan,) = plans
     assert end == Done((), "pyav")
     assert (plan.num_frames, plan.fps) == (30, 25.0)
-    assert plan.clip_starts.tolist() == expected[:, 0].tolist()
+    assert plan.clip_bounds.tolist() == bounds(expected)
     assert numbers(got) == expected[: plan.num_unique].tolist()
     assert (expected[plan.num_unique - 1 :] == expected[-1]).all()
 
 
 def test_clips_that_repeat_the_last_one_are_sent_once(video):
     plans, got, _ = cut(task_for(video, ClipSpec(num_clips=40)))
-    assert len(plans[0].clip_starts) == 40
+    assert len(plans[0].clip_bounds) == 40
     assert plans[0].num_unique == len(got) == 30
 
 
@@ -128,7 +130,7 @@ def test_a_row_covers_a_range_of_its_file(video, clips, start, end, expected):
     plans, got, last = cut(task_for(video, clips, start_frame=start, end_frame=end))
     assert numbers(got) == expected
     assert plans[-1].num_frames == (end or 30) - start
-    assert plans[-1].clip_starts[0] == start
+    assert plans[-1].clip_bounds[0, 0] == start
     assert last == Done((), "pyav")
 
 
@@ -173,12 +175,12 @@ def test_the_first_clips_do_not_cost_the_whole_video(damaged):
     ],
 )
 def test_a_wrong_number_of_frames_gives_a_second_plan(damaged, clips):
-    frames = [resize_frame(frame, Resize(160)) for _, frame in FrameReader(damaged)]
+    frames = [resize_frame(frame, parse_resize("stretch-160")) for _, frame in FrameReader(damaged)]
     assert len(frames) < 30
     plans, got, end = cut(task_for(damaged, clips))
     assert [plan.num_frames for plan in plans] == [30, len(frames)]
     expected = clip_indices(len(frames), clips)
-    assert plans[1].clip_starts.tolist() == expected[:, 0].tolist()
+    assert plans[1].clip_bounds.tolist() == bounds(expected)
     assert len(got) == plans[1].num_unique
     for clip, row in zip(got, expected, strict=False):
         assert all((picture == frames[i]).all() for picture, i in zip(clip, row, strict=True))
@@ -194,9 +196,7 @@ def test_a_truncated_file_is_planned_by_the_frames_it_has(tmp_path, video):
     assert 15 < count < 28
     plans, got, end = cut(task_for(path, ClipSpec(sampling="uniform", num_clips=4)))
     assert plans[-1].num_frames == count
-    assert (
-        plans[-1].clip_starts.tolist() == clip_indices(count, ClipSpec(sampling="uniform", num_clips=4))[:, 0].tolist()
-    )
+    assert plans[-1].clip_bounds.tolist() == bounds(clip_indices(count, ClipSpec(sampling="uniform", num_clips=4)))
     assert len(got) == 4
     assert any(f"30 frames are announced, {count} could be decoded" in note for note in end.notes)
 
@@ -218,7 +218,7 @@ def test_a_time_limit_ends_a_decode(tmp_path):
 
 
 def test_waiting_for_a_free_slot_does_not_count(video):
-    worker = DecodeWorker(FRAME_BYTES, 4, num_slots=1)
+    worker = DecodeWorker(FRAME_BYTES * 4, num_slots=1)
     try:
         worker.start(task_for(video, ClipSpec(sampling="dense", num_clips=None), time_limit_s=2.0))
         assert isinstance(worker.receive(), Plan)
@@ -240,7 +240,7 @@ def test_waiting_for_a_free_slot_does_not_count(video):
     ],
 )
 def test_a_crash_fails_the_video(video, number, reason):
-    worker = DecodeWorker(FRAME_BYTES, 4, num_slots=1)
+    worker = DecodeWorker(FRAME_BYTES * 4, num_slots=1)
     try:
         worker.start(task_for(video, ClipSpec(sampling="dense", num_clips=None)))
         assert isinstance(worker.receive(), Plan)
@@ -255,7 +255,7 @@ def test_a_crash_fails_the_video(video, number, reason):
 
 
 def test_a_worker_outlives_videos_that_fail(tmp_path, video):
-    worker = DecodeWorker(FRAME_BYTES, 5)
+    worker = DecodeWorker(FRAME_BYTES * 5)
     try:
         for path in (tmp_path / "missing.avi", video, tmp_path, video):
             _, got, end = run(worker, task_for(path, ClipSpec(num_clips=3)))
@@ -271,13 +271,13 @@ def test_a_worker_outlives_videos_that_fail(tmp_path, video):
 
 
 def test_a_wrong_resize_mode_is_a_reason_not_a_crash(video):
-    _, _, end = cut(task_for(video, ClipSpec(num_clips=3), resize="round-7"))
+    _, _, end = cut(task_for(video, ClipSpec(num_clips=3), views=(View(0, ClipSpec(num_clips=3), "round-7"),)))
     assert isinstance(end, Failed)
     assert "write stretch-<size>" in end.reason
 
 
 def test_closing_ends_the_process(video):
-    worker = DecodeWorker(FRAME_BYTES, 4, num_slots=1)
+    worker = DecodeWorker(FRAME_BYTES * 4, num_slots=1)
     worker.start(task_for(video, ClipSpec(sampling="dense", num_clips=None)))
     worker.close()
     assert not worker.alive
@@ -298,7 +298,7 @@ class FakeSender:
         self.slots = np.zeros((1, capacity * 3), np.uint8)
         self.sent: list[list[int]] = []
 
-    def send(self, frames, clips) -> None:
+    def send(self, lane, numbers, frames, clips) -> None:
         assert len(frames) * 3 <= self.slots.shape[1]
         values = np.array([int(frame[0, 0, 0]) + 256 * int(frame[0, 0, 1]) for frame in frames])
         self.sent += values[clips].tolist()
@@ -314,7 +314,7 @@ def test_memory_does_not_grow_with_the_video(clip_len, frame_interval, clip_stri
     )
     clips = clip_indices(3000, spec)
     sender = FakeSender(capacity)
-    cutter = _ClipCutter(clips, sender)
+    cutter = _ClipCutter(Path("v.avi"), View(0, spec, "stretch-1"), clips, sender)
     most = 0
     for i in range(3000):
         if cutter.wants(i):

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from har_pipeline import __version__
-from har_pipeline.cli import data, features, runs
+from har_pipeline.cli import data, extract, features, runs
 from har_pipeline.cli.common import note
 from har_pipeline.errors import HarError
 
@@ -26,8 +26,8 @@ app.add_typer(data.manifest_app, name="manifest")
 app.add_typer(data.splits_app, name="splits")
 app.add_typer(features.features_app, name="features")
 app.command("synth")(data.synth)
-app.command("models")(features.models)
-app.command("extract")(features.extract)
+app.command("models")(extract.models)
+app.command("extract")(extract.extract)
 app.command("train")(runs.train)
 app.command("evaluate")(runs.evaluate)
 app.command("predict")(runs.predict)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from har_pipeline.extract import Progress
+    from har_pipeline.engine import Progress
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one.")]
 Workers = Annotated[int | None, typer.Option(help="Decoding processes; by default a fitting number.", min=1)]
@@ -50,6 +50,49 @@ class DecoderChoice(StrEnum):
     auto = "auto"
     decord = "decord"
     pyav = "pyav"
+
+
+class StreamChoice(StrEnum):
+    """Streams that nets read."""
+
+    rgb = "rgb"
+    flow = "flow"
+
+
+class SamplingChoice(StrEnum):
+    """Ways of choosing clips; `records.Sampling`."""
+
+    first = "first"
+    uniform = "uniform"
+    dense = "dense"
+    sparse = "sparse"
+    segments = "segments"
+
+
+class PaddingChoice(StrEnum):
+    """What stands in for frames after the last; `records.Padding`."""
+
+    repeat_last = "repeat_last"
+    loop = "loop"
+
+
+class CropsChoice(StrEnum):
+    """Crops of a frame; `preprocess.Crops`."""
+
+    center = "center"
+    three = "three"
+    ten = "ten"
+
+
+class FlowMethodChoice(StrEnum):
+    """Ways of computing flow; `records.FlowMethod`."""
+
+    tvl1 = "tvl1"
+    tvl1_opencv = "tvl1_opencv"
+    farneback = "farneback"
+    dis = "dis"
+    raft_small = "raft_small"
+    raft_large = "raft_large"
 
 
 def print_json(value: Any) -> None:

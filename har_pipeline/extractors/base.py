@@ -17,17 +17,21 @@ class Preprocess:
     """Turns pixels or flow into the net's input: `(x - mean) / std`, after RGB -> BGR if `bgr`.
 
     mean and std: one value per channel in the order that the net sees, for rgb in 0-255 units, for flow (x, y) in px/frame.
+    cube: (C, T, H, W) means of every pixel of a clip instead of `mean`, and cube_sha256 the hash of its file.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     bgr: bool = False
+    cube: torch.Tensor | None = None
+    cube_sha256: str = ""
 
     def describe(self) -> str:
         """Return the formula as text; it is part of the feature spec."""
         mean, std = (",".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
         order = ("bgr" if self.bgr else "rgb") if len(self.mean) == 3 else "flow"
-        return f"{order};(x-[{mean}])/[{std}]"
+        subtracted = f"cube sha256:{self.cube_sha256}" if self.cube is not None else mean
+        return f"{order};(x-[{subtracted}])/[{std}]"
 
     def __call__(self, clips: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Return the net's input (B, C, T, H, W) of `dtype`, channels last, from clips (B, T, H, W, C).
@@ -38,6 +42,8 @@ class Preprocess:
         if self.bgr:
             x = x.flip(1)
         scale = torch.tensor([1 / s for s in self.std], device=x.device).view(1, -1, 1, 1, 1)
+        if self.cube is not None:
+            return ((x.float() - self.cube.to(x.device)) * scale).to(dtype)
         shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=x.device)
         return torch.addcmul(shift.view(1, -1, 1, 1, 1), x.float(), scale).to(dtype)
 

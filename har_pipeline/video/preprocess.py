@@ -1,15 +1,18 @@
-"""Resizing and cropping of uint8 frames, in the decode workers: numpy and OpenCV only."""
+"""Resizing and cropping of uint8 frames: numpy and OpenCV only."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
 
+Crops = Literal["center", "three", "ten"]
+
 _STRETCH = re.compile(r"stretch-(\d+)")
-_SHORT_SIDE = re.compile(r"short(\d+)-center(\d+)")
+_CROPPED = re.compile(r"(?:stretch-(\d+)x(\d+)|short(\d+))-(center|three|ten)(\d+)")
 
 # One thread: a worker shares its core with the net.
 cv2.setNumThreads(1)
@@ -17,49 +20,100 @@ cv2.setNumThreads(1)
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """A parsed resize mode, in px.
+    """A parsed resize mode, in px: the frame is scaled, then squares of size x size are cut out of it.
 
-    `short_side` None stretches the frame to size x size; else its shorter side is brought to that length, the aspect ratio
-    kept, and the centre of size x size cut out.
+    scaled: (width, height) to stretch to; or an int: the shorter side is brought to it, the aspect ratio kept.
+    crops: `center`, one square; `three` along the longer side; `ten`: four corners, centre, and the mirror image of each.
     """
 
     size: int
-    short_side: int | None = None
+    scaled: tuple[int, int] | int
+    crops: Crops = "center"
 
 
 def parse_resize(text: str) -> Resize:
-    """Return the mode written as `stretch-224` (aspect ratio ignored) or `short256-center224`.
+    """Return the mode written as `stretch-224`, `stretch-340x256-center224`, `short256-center224`, or with `three` or `ten`.
 
-    Raises: ValueError if it is written otherwise, or the crop is larger than the short side.
+    `stretch-224` ignores the aspect ratio and crops nothing; 340x256 is width x height; three and ten name the crops.
+    Raises: ValueError if it is written otherwise, or the crop is larger than the scaled frame.
     """
     match = _STRETCH.fullmatch(text)
     if match and int(match[1]) > 0:
-        return Resize(int(match[1]))
-    match = _SHORT_SIDE.fullmatch(text)
-    if match and int(match[2]) > 0:
-        short, size = int(match[1]), int(match[2])
-        if size > short:
-            raise ValueError(f"resize {text!r}: the crop of {size} px does not fit into a short side of {short} px")
-        return Resize(size, short)
-    raise ValueError(f"resize {text!r}: write stretch-<size> or short<side>-center<size>, as in short256-center224")
+        return Resize(int(match[1]), scaled=(int(match[1]), int(match[1])))
+    match = _CROPPED.fullmatch(text)
+    if match and int(match[5]) > 0:
+        size = int(match[5])
+        scaled = (int(match[1]), int(match[2])) if match[1] else int(match[3])
+        shortest = scaled if isinstance(scaled, int) else min(scaled)
+        if size > shortest:
+            raise ValueError(f"resize {text!r}: the crop of {size} px does not fit into a short side of {shortest} px")
+        crops: Crops = "ten" if match[4] == "ten" else "three" if match[4] == "three" else "center"
+        return Resize(size, scaled, crops)
+    raise ValueError(
+        f"resize {text!r}: write stretch-<size>, stretch-<width>x<height>-<crops><size> or short<side>-<crops><size> with "
+        "crops center, three or ten, as in short256-center224"
+    )
+
+
+def with_crops(text: str, crops: Crops) -> str:
+    """Return the resize mode with other crops. Raises: ValueError if it cuts out nothing."""
+    match = _CROPPED.fullmatch(text)
+    if match is None:
+        raise ValueError(f"resize {text!r} leaves no room for crops: give one such as short256-{crops}224")
+    return f"{text[: match.start(4)]}{crops}{match[5]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """A square of a scaled frame: its upper left corner in px, and whether it is mirrored (left and right exchanged)."""
+
+    top: int
+    left: int
+    mirrored: bool = False
+
+
+def crop_places(resize: Resize, height: int, width: int) -> list[Crop]:
+    """Return where the crops of a scaled frame of height x width px lie; offsets of centres are rounded down.
+
+    `ten`: upper left, upper right, lower left, lower right, centre, then the five mirrored (Lakhal 2018, section 3.3).
+    """
+    bottom, right = height - resize.size, width - resize.size
+    center = Crop(bottom // 2, right // 2)
+    if resize.crops == "center":
+        return [center]
+    if resize.crops == "three":
+        if width >= height:
+            return [Crop(bottom // 2, left) for left in (0, right // 2, right)]
+        return [Crop(top, right // 2) for top in (0, bottom // 2, bottom)]
+    five = [Crop(0, 0), Crop(0, right), Crop(bottom, 0), Crop(bottom, right), center]
+    return [*five, *(Crop(crop.top, crop.left, mirrored=True) for crop in five)]
+
+
+def num_crops(resize: Resize) -> int:
+    """Return how many crops a frame gives."""
+    return {"center": 1, "three": 3, "ten": 10}[resize.crops]
 
 
 def resize_frame(frame: np.ndarray, resize: Resize) -> np.ndarray:
-    """Return (size, size, 3) uint8 from a frame (H, W, 3) uint8; it may be a view of that frame.
+    """Return (size, size, 3) uint8, the centre crop of the scaled frame (H, W, 3) uint8; may be a view of that frame."""
+    scaled = scale_frame(frame, resize)
+    top, left = ((side - resize.size) // 2 for side in scaled.shape[:2])
+    return scaled[top : top + resize.size, left : left + resize.size]
+
+
+def scale_frame(frame: np.ndarray, resize: Resize) -> np.ndarray:
+    """Return the scaled frame (H', W', 3) uint8, not yet cropped, from (H, W, 3) uint8; it may be that frame itself.
 
     A side that grows is interpolated linearly; along one that shrinks each new pixel is the mean over the stretch that it
     covers, so that fine texture does not alias. On natural images this is within two levels (mean absolute difference) of
-    Pillow's and torchvision's antialiased bilinear. The long side is rounded to whole px, the crop's offset down.
+    Pillow's and torchvision's antialiased bilinear. The long side is rounded to whole px.
     """
-    if resize.short_side is None:
-        return _scale(frame, resize.size, resize.size)
-    height, width = frame.shape[:2]
-    factor = resize.short_side / min(height, width)
-    scaled = _scale(
-        frame, max(resize.short_side, round(height * factor)), max(resize.short_side, round(width * factor))
-    )
-    top, left = (scaled.shape[0] - resize.size) // 2, (scaled.shape[1] - resize.size) // 2
-    return scaled[top : top + resize.size, left : left + resize.size]
+    if isinstance(resize.scaled, int):
+        factor = resize.scaled / min(frame.shape[:2])
+        height, width = (max(resize.scaled, round(side * factor)) for side in frame.shape[:2])
+    else:
+        width, height = resize.scaled
+    return _scale(frame, height, width)
 
 
 def _scale(frame: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -21,11 +21,26 @@ from pathlib import Path
 
 import numpy as np
 
-from har_pipeline.clips import clip_indices, max_frame_needed, resampled_indices
+from har_pipeline.clips import clip_indices, flow_pairs, is_padded, max_frame_needed, resampled_indices
 from har_pipeline.errors import VideoError
 from har_pipeline.records import ClipSpec
 from har_pipeline.video.decode import Decoder, FrameReader, VideoInfo, probe, tail_note
-from har_pipeline.video.preprocess import parse_resize, resize_frame
+from har_pipeline.video.preprocess import parse_resize, resize_frame, scale_frame
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The clips of one video as one extractor wants them; several are cut in one pass over the file.
+
+    lane: number of the view, given back with its clips; clips, resize: as in `FeatureSpec`; flow: send for each clip the
+    frames that its flow starts from and those that it leads to; whole: send scaled frames that are not cropped yet.
+    """
+
+    lane: int
+    clips: ClipSpec
+    resize: str
+    flow: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,33 +51,40 @@ class DecodeTask:
     path: Path
     start_frame: int
     end_frame: int | None
-    clips: ClipSpec
     fps: float | None
-    resize: str
+    views: tuple[View, ...]
     decoder: Decoder
     time_limit_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The clips of a video are known. `num_unique` clips will be sent; the last one stands for all further ones.
+    """The clips of a view are known. `num_unique` clips will be sent; the last one stands for all further ones.
 
-    clip_starts: (N,) int64 frame of the file in which each clip starts; num_frames: of the row's range, in the file.
-    A second plan for the same video replaces the first: the container had announced a wrong number of frames.
+    clip_bounds: (N, 2) int64, each clip's first frame in the file and the one after its last; num_frames: of the row's
+    range, in the file; padded: whether a clip holds frames that stand in for missing ones.
+    A second plan for the same view replaces the first: the container had announced a wrong number of frames.
     """
 
-    clip_starts: np.ndarray
+    lane: int
+    clip_bounds: np.ndarray
     num_unique: int
     num_frames: int
     fps: float
+    padded: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """`clips` (n, T) row numbers into the `num_frames` frames (size, size, 3) uint8 that lie in slot `slot`."""
+    """Clips of a view whose frames (n, H, W, 3) uint8, `shape`, lie in slot `slot`.
 
+    numbers: (n,) int64 of the frames in the file; clips: (k, T) row numbers into the frames, of a flow view (k, 2T).
+    """
+
+    lane: int
     slot: int
-    num_frames: int
+    shape: tuple[int, int, int, int]
+    numbers: np.ndarray
     clips: np.ndarray
 
 
@@ -108,7 +130,7 @@ class _Sender:
                 return message
             self.free.append(message)
 
-    def send(self, frames: list[np.ndarray], clips: np.ndarray) -> None:
+    def send(self, lane: int, numbers: np.ndarray, frames: list[np.ndarray], clips: np.ndarray) -> None:
         while self.connection.poll() or not self.free:
             remaining = signal.setitimer(signal.ITIMER_REAL, 0)[0]
             self.free.append(self.connection.recv())
@@ -117,13 +139,7 @@ class _Sender:
         size = frames[0].size
         for i, frame in enumerate(frames):
             self.slots[slot, i * size : (i + 1) * size] = frame.reshape(-1)
-        self.connection.send(Chunk(slot, len(frames), clips))
-
-
-def _source_frames(task: DecodeTask, num_frames: int, fps: float) -> np.ndarray:
-    """Return (F',) file frame numbers of the row's range after fps resampling."""
-    indices = resampled_indices(num_frames, fps, task.fps) if task.fps else np.arange(num_frames)
-    return indices + task.start_frame
+        self.connection.send(Chunk(lane, slot, (len(frames), *frames[0].shape), numbers, clips))
 
 
 def _decode(task: DecodeTask, sender: _Sender) -> Done:
@@ -139,32 +155,25 @@ def _decode(task: DecodeTask, sender: _Sender) -> Done:
 
 
 def _send_clips(task: DecodeTask, info: VideoInfo, num_frames: int, sender: _Sender, trusted: bool) -> Done:
-    """Decode once and send every clip as soon as its frames are there.
+    """Decode once and send every view's clips as soon as their frames are there.
 
     Raises: _Replan if the file turns out to have another number of frames and that changes the clips.
     """
-    source = _source_frames(task, num_frames, info.fps)
-    clips = source[clip_indices(len(source), task.clips)]
-    repeats = 0
-    while repeats < len(clips) - 1 and (clips[-2 - repeats] == clips[-1]).all():
-        repeats += 1
-    unique = clips[: len(clips) - repeats]
-    sender.connection.send(Plan(clips[:, 0], len(unique), num_frames, info.fps))
+    cutters = [_plan(task, view, info, num_frames, sender) for view in task.views]
+    needed = _frames_needed(task)
     # Reading to the end tells the true number of frames; the first n clips do not depend on it once they are full.
-    needed = max_frame_needed(task.clips) if task.fps is None else None
     reads_all = needed is None or num_frames < needed
     stop = task.end_frame if needed is None or reads_all else task.start_frame + needed
     reader = FrameReader(task.path, decoder=task.decoder, start=task.start_frame, stop=stop, info=info)
-    pending = _ClipCutter(unique, sender)
-    resize = parse_resize(task.resize)
     last = task.start_frame - 1
     for last, frame in reader:
-        if pending.wants(last):
-            pending.add(last, resize_frame(frame, resize))
+        for cutter in cutters:
+            if cutter.wants(last):
+                cutter.add(last, frame)
     found = last + 1 - task.start_frame
     if found <= 0:
         raise VideoError(f"{task.path}: no frame could be decoded from frame {task.start_frame} on")
-    if (reads_all and found != num_frames and not trusted) or pending.unsent:
+    if (reads_all and found != num_frames and not trusted) or any(cutter.unsent for cutter in cutters):
         if trusted:
             raise VideoError(f"{task.path}: decoding twice gave different numbers of frames")
         raise _Replan(found)
@@ -174,17 +183,44 @@ def _send_clips(task: DecodeTask, info: VideoInfo, num_frames: int, sender: _Sen
     return Done(tuple(notes), reader.decoder_used)
 
 
-class _ClipCutter:
-    """Collects frames, and sends the clips of which all frames are there, a slot full at a time."""
+def _frames_needed(task: DecodeTask) -> int | None:
+    """Return how many leading frames of the row suffice for all views, or None if that depends on its length."""
+    if task.fps is not None:
+        return None
+    needed = [max_frame_needed(view.clips) for view in task.views]
+    if None in needed:
+        return None
+    return max(count + view.flow for count, view in zip(needed, task.views, strict=True) if count is not None)
 
-    def __init__(self, clips: np.ndarray, sender: _Sender) -> None:
-        self.clips, self.sender = clips, sender
+
+def _plan(task: DecodeTask, view: View, info: VideoInfo, num_frames: int, sender: _Sender) -> _ClipCutter:
+    """Announce the clips of a view, and return what cuts them."""
+    source = resampled_indices(num_frames, info.fps, task.fps) + task.start_frame
+    indices = clip_indices(len(source), view.clips)
+    bounds = np.stack([source[indices[:, 0]], source[indices.max(axis=1)] + 1], axis=1)
+    clips = source[flow_pairs(indices, len(source)) if view.flow else indices]
+    repeats = 0
+    while repeats < len(clips) - 1 and (clips[-2 - repeats] == clips[-1]).all():
+        repeats += 1
+    unique = clips[: len(clips) - repeats]
+    padded = is_padded(len(source), view.clips)
+    sender.connection.send(Plan(view.lane, bounds, len(unique), num_frames, info.fps, padded))
+    return _ClipCutter(task.path, view, unique, sender)
+
+
+class _ClipCutter:
+    """Collects a view's frames, and sends the clips of which all frames are there, a slot full at a time."""
+
+    def __init__(self, path: Path, view: View, clips: np.ndarray, sender: _Sender) -> None:
+        self.path, self.view, self.clips, self.sender = path, view, clips, sender
+        self.resize = parse_resize(view.resize)
         self.next = 0
         self.frames: dict[int, np.ndarray] = {}
         self.wanted = np.unique(clips)
         # Frames before this one are needed by no clip from number i on (padding by looping goes back in time).
         self.oldest = np.minimum.accumulate(clips.min(axis=1)[::-1])[::-1]
         self.ready_at = np.maximum.accumulate(clips.max(axis=1))
+        self.longest = max(len(np.unique(clip)) for clip in clips)
 
     @property
     def unsent(self) -> bool:
@@ -195,15 +231,24 @@ class _ClipCutter:
         return bool(position < len(self.wanted) and self.wanted[position] == index)
 
     def add(self, index: int, frame: np.ndarray) -> None:
+        """Take a decoded frame (H, W, 3). Raises: VideoError if a clip of such frames does not fit into a slot."""
+        frame = scale_frame(frame, self.resize) if self.view.whole else resize_frame(frame, self.resize)
         self.frames[index] = frame
         capacity = self.sender.slots.shape[1] // frame.size
+        if capacity < self.longest:
+            height, width = frame.shape[:2]
+            raise VideoError(
+                f"{self.path}: {self.longest} frames of {width}x{height} px are more than one clip may hold: "
+                f"the video is too long-sided for {self.view.resize}, use stretch-<width>x<height>-..."
+            )
         if len(self.frames) < capacity and index != self.wanted[-1]:
             return
         ready = int(np.searchsorted(self.ready_at, index, side="right"))
         while self.next < ready:
             end = self._fitting(ready, capacity)
             rows, inverse = np.unique(self.clips[self.next : end], return_inverse=True)
-            self.sender.send([self.frames[int(i)] for i in rows], inverse.reshape(end - self.next, -1))
+            frames = [self.frames[int(i)] for i in rows]
+            self.sender.send(self.view.lane, rows, frames, inverse.reshape(end - self.next, -1))
             self.next = end
         keep = self.oldest[self.next] if self.unsent else index + 1
         self.frames = {i: f for i, f in self.frames.items() if i >= keep}
@@ -247,9 +292,9 @@ def main(arguments: list[str]) -> None:
 class DecodeWorker:
     """The parent's side of one worker process: give it a task, `receive` its messages, `release` the slots."""
 
-    def __init__(self, frame_bytes: int, frames_per_slot: int, num_slots: int = 3) -> None:
+    def __init__(self, slot_bytes: int, num_slots: int = 3) -> None:
         self.task: DecodeTask | None = None
-        self._slot_bytes = frame_bytes * frames_per_slot
+        self._slot_bytes = slot_bytes
         if hasattr(os, "memfd_create"):
             memory_fd = os.memfd_create("har_frames")
         else:
@@ -306,10 +351,9 @@ class DecodeWorker:
         except (BrokenPipeError, ConnectionResetError):
             return  # the next `receive` reports the death
 
-    def frames(self, chunk: Chunk, shape: tuple[int, int, int]) -> np.ndarray:
-        """Return the chunk's frames (n, *shape) uint8, a view that is valid until `release`."""
-        size = int(np.prod(shape))
-        return self.slots[chunk.slot, : chunk.num_frames * size].reshape(chunk.num_frames, *shape)
+    def frames(self, chunk: Chunk) -> np.ndarray:
+        """Return the chunk's frames (n, H, W, 3) uint8, a view that is valid until `release`."""
+        return self.slots[chunk.slot, : int(np.prod(chunk.shape))].reshape(chunk.shape)
 
     def close(self) -> None:
         """End the process."""
