@@ -20,6 +20,7 @@ VIDEO_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 Sampling = Literal["first", "uniform", "dense", "sparse", "segments"]
 Padding = Literal["repeat_last", "loop"]
 Stream = Literal["rgb", "flow", "depth"]
+Crops = Literal["center", "three", "ten"]
 FlowMethod = Literal["tvl1", "tvl1_opencv", "farneback", "dis", "raft_small", "raft_large"]
 
 

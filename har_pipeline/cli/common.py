@@ -59,42 +59,6 @@ class StreamChoice(StrEnum):
     flow = "flow"
 
 
-class SamplingChoice(StrEnum):
-    """Ways of choosing clips; `records.Sampling`."""
-
-    first = "first"
-    uniform = "uniform"
-    dense = "dense"
-    sparse = "sparse"
-    segments = "segments"
-
-
-class PaddingChoice(StrEnum):
-    """What stands in for frames after the last; `records.Padding`."""
-
-    repeat_last = "repeat_last"
-    loop = "loop"
-
-
-class CropsChoice(StrEnum):
-    """Crops of a frame; `preprocess.Crops`."""
-
-    center = "center"
-    three = "three"
-    ten = "ten"
-
-
-class FlowMethodChoice(StrEnum):
-    """Ways of computing flow; `records.FlowMethod`."""
-
-    tvl1 = "tvl1"
-    tvl1_opencv = "tvl1_opencv"
-    farneback = "farneback"
-    dis = "dis"
-    raft_small = "raft_small"
-    raft_large = "raft_large"
-
-
 def print_json(value: Any) -> None:
     """Print a value as indented JSON on stdout."""
     typer.echo(json.dumps(value, indent=2, default=str))

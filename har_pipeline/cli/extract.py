@@ -10,15 +10,11 @@ import typer
 
 from har_pipeline.cli.common import (
     AsJson,
-    CropsChoice,
     DecoderChoice,
     Device,
     Dtype,
-    FlowMethodChoice,
-    PaddingChoice,
     Precision,
     Root,
-    SamplingChoice,
     Seed,
     StreamChoice,
     Workers,
@@ -26,7 +22,7 @@ from har_pipeline.cli.common import (
     note,
     print_json,
 )
-from har_pipeline.records import ClipSpec
+from har_pipeline.records import ClipSpec, Crops, FlowMethod, Padding, Sampling
 
 if TYPE_CHECKING:
     from har_pipeline.extract import ExtractSummary
@@ -102,7 +98,7 @@ def extract(
         Path | None, typer.Option(help="c3d: subtract this mean cube (.npy) instead of means.")
     ] = None,
     sampling: Annotated[
-        SamplingChoice | None,
+        Sampling | None,
         typer.Option(
             help="Which clips; the net's own if not given. first: the first ones; uniform: spread over the video; dense: "
             "all; sparse: some of the dense ones; segments: the middle of equal parts (TSN)."
@@ -113,7 +109,7 @@ def extract(
     clip_stride: Annotated[int | None, typer.Option(help="Frames between the starts of two clips.", min=1)] = None,
     frame_interval: Annotated[int | None, typer.Option(help="Frames from one of a clip to its next.", min=1)] = None,
     padding: Annotated[
-        PaddingChoice | None, typer.Option(help="What follows the last frame: that frame again, or the video's start.")
+        Padding | None, typer.Option(help="What follows the last frame: that frame again, or the video's start.")
     ] = None,
     segment_seed: Annotated[
         int | None,
@@ -127,9 +123,9 @@ def extract(
         typer.Option(help="stretch-224, short256-center224, stretch-340x256-ten224; the net's default if not given."),
     ] = None,
     crops: Annotated[
-        CropsChoice | None, typer.Option(help="Crops whose features are averaged: ten = corners, centre, mirrors.")
+        Crops | None, typer.Option(help="Crops whose features are averaged: ten = corners, centre, mirrors.")
     ] = None,
-    flow_method: Annotated[FlowMethodChoice, typer.Option(help="How flow is computed.")] = FlowMethodChoice.tvl1,
+    flow_method: Annotated[FlowMethod, typer.Option(help="How flow is computed.")] = "tvl1",
     flow_bound: Annotated[float, typer.Option(help="Flow is clipped to +- so many px per frame.", min=0.1)] = 20.0,
     flow_cache: Annotated[
         Path | None, typer.Option(help="Folder that keeps flow for other nets and later jobs.")
@@ -185,12 +181,12 @@ def extract(
         if net.weights.startswith("random"):
             note(f"WARNING: {name}: random weights: these features are for tests, they mean nothing")
         changes = {
-            "sampling": sampling.value if sampling else None,
+            "sampling": sampling,
             "num_clips": num_clips,
             "clip_len": clip_len,
             "clip_stride": clip_stride,
             "frame_interval": frame_interval,
-            "padding": padding.value if padding else None,
+            "padding": padding,
             "segment_seed": segment_seed,
         }
         mode = resize or net.input.resize
@@ -198,8 +194,8 @@ def extract(
             options = ExtractOptions(
                 clips=clips_from(net.input.clips, changes),
                 fps=fps,
-                resize=with_crops(mode, crops.value) if crops else mode,
-                flow=FlowSpec(method=flow_method.value, bound_px=flow_bound) if stream == "flow" else None,
+                resize=with_crops(mode, crops) if crops else mode,
+                flow=FlowSpec(method=flow_method, bound_px=flow_bound) if stream == "flow" else None,
                 dtype=dtype.value,
                 workers=workers,
                 batch_size=batch_size,

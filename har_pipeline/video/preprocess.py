@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import numpy as np
 
-Crops = Literal["center", "three", "ten"]
+from har_pipeline.records import Crops
 
 _STRETCH = re.compile(r"stretch-(\d+)")
 _CROPPED = re.compile(r"(?:stretch-(\d+)x(\d+)|short(\d+))-(center|three|ten)(\d+)")
