@@ -17,7 +17,6 @@ from pathlib import Path
 
 from torch import nn
 from torchvision.models import WeightsEnum, video
-from torchvision.transforms._presets import VideoClassification
 
 from har_pipeline.extractors.base import Input, Net, Preprocess, Weights
 from har_pipeline.extractors.weights import load_cut, read_state_dict
@@ -82,10 +81,9 @@ def _load(row: _Row, module: nn.Module, path: Path) -> None:
     load_cut(module, row.classifier, read_state_dict(path), path)
 
 
-def _resize_mode(transforms: VideoClassification) -> str:
-    size = transforms.resize_size
-    scaled = f"short{size[0]}" if len(size) == 1 else f"stretch-{size[1]}x{size[0]}"  # torchvision: height, width
-    return f"{scaled}-center{transforms.crop_size[0]}"
+def _resize_mode(resized: list[int], cropped: list[int]) -> str:
+    scaled = f"short{resized[0]}" if len(resized) == 1 else f"stretch-{resized[1]}x{resized[0]}"  # (height, width)
+    return f"{scaled}-center{cropped[0]}"
 
 
 def _net(name: str, row: _Row) -> Net:
@@ -96,7 +94,7 @@ def _net(name: str, row: _Row) -> Net:
     read = Input(
         clips=ClipSpec(sampling="uniform", num_clips=row.num_clips, clip_len=row.clip_len, frame_interval=2),
         clip_lens=row.clip_lens,
-        resize=_resize_mode(transforms),
+        resize=_resize_mode(transforms.resize_size, transforms.crop_size),
         weights="kinetics",
     )
     weights = Weights(
