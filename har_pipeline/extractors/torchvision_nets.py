@@ -10,7 +10,6 @@ with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,53 +24,37 @@ from har_pipeline.records import ClipSpec, Stream
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A net of torchvision. classifier: its last layer; clip_lens: the shortest clip that passes its pools, and a bound."""
+    """A builder of torchvision.models.video. classifier: the name of its last layer.
+
+    clip_len, num_clips: frames of a clip and clips of a video; shortest: the fewest frames that pass its pools.
+    """
 
     source: str
-    build: Callable[..., nn.Module]
     published: WeightsEnum
     classifier: str
     feature_dim: int
-    clip_len: int
-    num_clips: int
-    clip_lens: tuple[int, int]
     gmacs: float
+    clip_len: int = 16
+    num_clips: int = 5
+    shortest: int = 1
 
 
 _TRAN = "Tran et al. 2018, A Closer Look at Spatiotemporal Convolutions"
+_LIU = "Liu et al. 2022, Video Swin Transformer"
 _ROWS = {
-    "r3d_18": _Row(_TRAN, video.r3d_18, video.R3D_18_Weights.KINETICS400_V1, "fc", 512, 16, 5, (1, 1000), 40.7),
-    "mc3_18": _Row(_TRAN, video.mc3_18, video.MC3_18_Weights.KINETICS400_V1, "fc", 512, 16, 5, (1, 1000), 43.3),
-    "r2plus1d_18": _Row(
-        _TRAN, video.r2plus1d_18, video.R2Plus1D_18_Weights.KINETICS400_V1, "fc", 512, 16, 5, (1, 1000), 40.5
-    ),
+    "r3d_18": _Row(_TRAN, video.R3D_18_Weights.KINETICS400_V1, "fc", 512, 40.7),
+    "mc3_18": _Row(_TRAN, video.MC3_18_Weights.KINETICS400_V1, "fc", 512, 43.3),
+    "r2plus1d_18": _Row(_TRAN, video.R2Plus1D_18_Weights.KINETICS400_V1, "fc", 512, 40.5),
     "s3d": _Row(
-        "Xie et al. 2018, S3D",
-        video.s3d,
-        video.S3D_Weights.KINETICS400_V1,
-        "classifier",
-        1024,
-        128,
-        1,
-        (13, 1000),
-        143.8,
+        "Xie et al. 2018, S3D", video.S3D_Weights.KINETICS400_V1, "classifier", 1024, 143.8, 128, 1, shortest=13
     ),
-    "swin3d_t": _Row(
-        "Liu et al. 2022, Video Swin Transformer",
-        video.swin3d_t,
-        video.Swin3D_T_Weights.KINETICS400_V1,
-        "head",
-        768,
-        32,
-        12,
-        (1, 1000),
-        87.8,
-    ),
+    "swin3d_t": _Row(_LIU, video.Swin3D_T_Weights.KINETICS400_V1, "head", 768, 87.8, 32, 12),
 }
+_LONGEST = 1000  # a bound, not a limit of the nets
 
 
-def _build(row: _Row, layer: str, stream: Stream) -> nn.Module:
-    net = row.build(weights=None)
+def _build(name: str, row: _Row, layer: str, stream: Stream) -> nn.Module:
+    net: nn.Module = getattr(video, name)(weights=None)
     if layer != "logits":
         setattr(net, row.classifier, nn.Identity())
     return net
@@ -93,7 +76,7 @@ def _net(name: str, row: _Row) -> Net:
     )
     read = Input(
         clips=ClipSpec(sampling="uniform", num_clips=row.num_clips, clip_len=row.clip_len, frame_interval=2),
-        clip_lens=row.clip_lens,
+        clip_lens=(row.shortest, _LONGEST),
         resize=_resize_mode(transforms.resize_size, transforms.crop_size),
         weights="kinetics",
     )
@@ -113,7 +96,7 @@ def _net(name: str, row: _Row) -> Net:
         default_layer="pooled",
         gmacs=row.gmacs,
         weights={"kinetics": weights},
-        build=partial(_build, row),
+        build=partial(_build, name, row),
         load=partial(_load, row),
         file_preprocess=lambda path, stream: preprocess,
         bf16_is_close=False,
