@@ -1,7 +1,7 @@
 """Probing and sequential reading of video files: PyAV by default, decord on request, with the same frame numbers.
 
-`auto` is PyAV. Measured on the clips that this project is tested on: with its YUV planes converted by OpenCV it reads
-5,300-5,900 UCF-101 frames per CPU second, decord 3,000-4,200. It also flags frames that were patched up from a damaged stream,
+`auto` is PyAV. Measured: it turns UCF-101 frames into RGB in 0.25 ms of CPU time each (decoding 0.12, conversion 0.13), no
+slower than decord, and nearly all pixels of both are equal. It also flags frames that were patched up from a damaged stream,
 which decord shows as good ones whatever its `fault_tol`; and decord numbers some MPEG-1 files wrong, and goes on past the
 last decodable frame by repeating it. So decord is a cross-check: it delivers pixels after PyAV has found the file sound.
 Frames are numbered in the order of display, as the decoder delivers them; a frame that cannot be decoded has no number.
@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 import av
 import av.error
-import cv2
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from har_pipeline.errors import VideoError
 
@@ -28,8 +28,6 @@ Decoder = Literal["auto", "decord", "pyav"]
 DECORD_BLOCK = 16
 # Containers in which decord's frame numbers were found to be wrong.
 _NOT_FOR_DECORD = ("mpeg", "mpegvideo", "mpegts")
-_BT601 = (2, 4, 5, 6)  # FFmpeg's numbers: unspecified, FCC, BT.470BG, SMPTE 170M
-_FULL_RANGE = 2
 # A header that announces one frame more than there are is so common that it is no news.
 _MISCOUNT = 1
 # Matroska counts no frames; its duration does, but only roughly where the frame rate varies.
@@ -174,17 +172,13 @@ def _decode(path: Path, state: _Decoding) -> Generator[Any, None, None]:
             state.stopped = error.strerror or type(error).__name__
 
 
-def _to_rgb(frame: Any) -> np.ndarray:
+def _to_rgb(frame: Any, reformatter: VideoReformatter) -> np.ndarray:
     """Return (H, W, 3) uint8 RGB, turned as the file's display matrix says.
 
-    8-bit 4:2:0 in BT.601 and limited range, the usual case, goes through OpenCV, six times faster than FFmpeg's scaler
-    and within about one level of it; all else through the scaler.
+    The scaler is FFmpeg's, the one that decord and OpenCV use, so the pixels are the same; kept from frame to frame it costs
+    no more than a conversion by OpenCV's own arithmetic, which differs by about a level.
     """
-    usual = frame.format.name == "yuv420p" and frame.colorspace in _BT601 and frame.color_range != _FULL_RANGE
-    if usual and frame.width % 2 == 0 and frame.height % 2 == 0:
-        rgb = cv2.cvtColor(frame.to_ndarray(format="yuv420p"), cv2.COLOR_YUV2RGB_I420)
-    else:
-        rgb = frame.to_ndarray(format="rgb24")
+    rgb = reformatter.reformat(frame, format="rgb24").to_ndarray()
     turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(rgb, turns))
 
@@ -228,13 +222,13 @@ class FrameReader:
 
     def _read_pyav(self, first: int) -> Generator[tuple[int, np.ndarray], None, None]:
         """Yield the frames from number `first` on. Raises: VideoError if the file holds no frame at all."""
-        state = _Decoding()
+        state, reformatter = _Decoding(), VideoReformatter()
         with closing(_decode(self.path, state)) as frames:
             try:
                 for frame in islice(frames, self.stop):
                     self.frames_decoded = state.frames
                     if state.frames > first:
-                        yield state.frames - 1, _to_rgb(frame)
+                        yield state.frames - 1, _to_rgb(frame, reformatter)
             finally:
                 self.notes += state.notes()
         if not state.frames:
