@@ -1,0 +1,160 @@
+"""Optical flow of frame pairs by any method, clipped, rounded and on the device that reads it.
+
+Flow is (x, y) in px/frame from the first frame of a pair to the second: what stands at p in the first stands at
+p + flow in the second. It is clipped to the spec's bound and rounded to float16, whether it then passes through the
+cache (`flow_cache`) or not, so that features are equal with and without it.
+
+A pair's flow does not depend on the pairs beside it: bit for bit on a CPU, where each pair is computed alone in a
+thread; on a GPU, where sums over a field may be ordered by the batch's size, to within the methods' own tolerance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import torch
+
+from har_pipeline.errors import ExtractionError
+from har_pipeline.video.flow_spec import FlowSpec, Tvl1Params
+from har_pipeline.video.raft import load_raft, raft_flow
+from har_pipeline.video.tvl1 import compiled_step, tvl1_flow
+
+# Pairs on a GPU at one time: TV-L1 takes about 160 bytes a pixel, RAFT about 100 times as much (its cost volume).
+TVL1_PIXELS_PER_CHUNK = 6_000_000
+RAFT_PIXELS_PER_CHUNK = 600_000
+MIN_SIDE_PX = 3
+
+Frames = torch.Tensor | np.ndarray
+
+
+def compute_flow(
+    first: Frames, second: Frames, spec: FlowSpec, device: torch.device | str, *, compiled: bool = True
+) -> torch.Tensor:
+    """Return the flow of P frame pairs on `device`: (P, H, W, 2) float32 px/frame, x then y.
+
+    first, second: (P, H, W, 3) uint8 RGB, H and W at least 3. Values are those of float16, in [-bound, bound].
+    compiled: TV-L1 may use `torch.compile` (takes some 10 s in the first call on a machine, less later).
+    OpenCV's methods run on the CPU whatever the device. Memory is bounded: pairs pass in chunks.
+    Raises: ValueError if the frames are none of these; ExtractionError if OpenCV lacks or refuses the method;
+    WeightsError if RAFT's weights cannot be had.
+    """
+    device = torch.device(device)
+    pairs = (torch.as_tensor(first), torch.as_tensor(second))
+    _check_frames(*pairs)
+    if not len(pairs[0]):
+        return torch.zeros(*pairs[0].shape[:3], 2, device=device)
+    if spec.method == "tvl1":
+        flow = _tvl1(*pairs, spec.tvl1, device, compiled)
+    elif spec.method in ("raft_small", "raft_large"):
+        net = load_raft(spec.method, spec.raft_weights, device)
+        chunks = _chunks(*pairs, device, RAFT_PIXELS_PER_CHUNK)
+        flow = torch.cat([raft_flow(net, a.to(device), b.to(device), spec.raft_updates) for a, b in chunks])
+    else:
+        flow = torch.from_numpy(_opencv(pairs[0].cpu().numpy(), pairs[1].cpu().numpy(), spec)).to(device)
+    return flow.clamp_(-spec.bound_px, spec.bound_px).half().float()
+
+
+def _check_frames(first: torch.Tensor, second: torch.Tensor) -> None:
+    for name, frames in (("first", first), ("second", second)):
+        if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
+            raise ValueError(f"{name} frames are {frames.dtype} {tuple(frames.shape)}, not uint8 (P, H, W, 3)")
+    if first.shape != second.shape:
+        raise ValueError(f"first frames are {tuple(first.shape)}, second {tuple(second.shape)}")
+    if min(first.shape[1:3]) < MIN_SIDE_PX:
+        raise ValueError(
+            f"frames of {tuple(first.shape[1:3])} px are too small for flow: at least {MIN_SIDE_PX} px a side"
+        )
+
+
+def _chunks(
+    first: torch.Tensor, second: torch.Tensor, device: torch.device, pixels: int
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Cut pairs into chunks of at most `pixels` pixels, on a CPU into single pairs."""
+    count = 1 if device.type == "cpu" else max(pixels // (first.shape[1] * first.shape[2]), 1)
+    return list(zip(first.split(count), second.split(count), strict=True))
+
+
+def to_grey(frames: torch.Tensor) -> torch.Tensor:
+    """Return grey frames (P, H, W) float32, whole numbers in [0, 255], from (P, H, W, 3) uint8 RGB.
+
+    Source: ITU-R BT.601's weights in OpenCV's fixed point, whose `cvtColor` gives the same numbers.
+    """
+    red, green, blue = frames.int().unbind(-1)
+    return ((9798 * red + 19235 * green + 3735 * blue + (1 << 14)) >> 15).float()
+
+
+def _tvl1(
+    first: torch.Tensor, second: torch.Tensor, params: Tvl1Params, device: torch.device, compiled: bool
+) -> torch.Tensor:
+    """Return the unclipped flow (P, H, W, 2) of RGB pairs."""
+
+    def flow_of(pair: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        before, after = (to_grey(frames.to(device, non_blocking=True)) for frames in pair)
+        return tvl1_flow(before, after, params, compiled).permute(0, 2, 3, 1)
+
+    chunks = _chunks(first, second, device, TVL1_PIXELS_PER_CHUNK)
+    if device.type != "cpu":
+        return torch.cat([flow_of(chunk) for chunk in chunks])
+    if compiled:
+        compiled_step("cpu")  # before there are threads that would each compile it
+    return torch.cat(_one_thread_each(flow_of, chunks))
+
+
+def _one_thread_each(
+    work: Callable[[tuple[torch.Tensor, torch.Tensor]], torch.Tensor], chunks: list[tuple[torch.Tensor, torch.Tensor]]
+) -> list[torch.Tensor]:
+    """Return the work's results, each computed by one of as many threads as torch would use inside one operation.
+
+    TV-L1 is thousands of short operations: threads that meet after each one lose more than they gain, and stand still
+    where other processes hold a core.
+    """
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(min(threads, len(chunks)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            return list(pool.map(work, chunks))
+        finally:
+            torch.set_num_threads(threads)  # the workers' setting is also that of threads yet to come
+
+
+def _opencv(first: np.ndarray, second: np.ndarray, spec: FlowSpec) -> np.ndarray:
+    """Return the unclipped flow (P, H, W, 2) float32 by one of OpenCV's methods, a pair at a time."""
+    method = opencv_method(spec)
+    flow = np.empty((*first.shape[:3], 2), np.float32)
+    for index, pair in enumerate(zip(first, second, strict=True)):
+        before, after = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in pair)
+        try:
+            flow[index] = method.calc(before, after, None)  # type: ignore[call-overload]
+        except cv2.error as error:
+            height, width = first.shape[1:3]
+            raise ExtractionError(
+                f"OpenCV's {spec.method} refuses frames of {height}x{width} px: {error.err}"
+            ) from error
+    return flow
+
+
+def opencv_method(spec: FlowSpec) -> cv2.DenseOpticalFlow:
+    """Return OpenCV's object for the spec's method, whose `calc(grey, grey, None)` gives one pair's flow.
+
+    Raises: ExtractionError if this OpenCV was built without it.
+    """
+    if spec.method == "dis":
+        presets = {"ultrafast": 0, "fast": 1, "medium": 2}
+        return cv2.DISOpticalFlow.create(presets[spec.dis_preset])
+    if spec.method == "farneback":
+        own = spec.farneback
+        return cv2.FarnebackOpticalFlow.create(
+            own.num_scales, own.scale_step, False, own.window_px, own.iterations, own.poly_px, own.poly_sigma, 0
+        )
+    if not hasattr(cv2, "optflow"):
+        raise ExtractionError(
+            "tvl1_opencv needs OpenCV with its contributed modules: install opencv-contrib-python-headless in place of "
+            "opencv-python-headless, or take the method tvl1"
+        )
+    p = spec.tvl1
+    return cv2.optflow.DualTVL1OpticalFlow.create(
+        p.tau, p.lambda_, p.theta, p.num_scales, p.num_warps, p.epsilon, p.inner_iterations, p.outer_iterations,
+        p.scale_step, 0.0, p.median_px, False,
+    )  # fmt: skip

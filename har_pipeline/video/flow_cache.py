@@ -1,0 +1,75 @@
+"""Flow fields on disk, so that several nets do not compute them again."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import threading
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from har_pipeline.video.flow_spec import FlowSpec
+
+_CHECKSUM_BYTES = 4
+
+
+class FlowCache:
+    """A folder with one file per frame pair: a float16 `.npy` (H, W, 2) followed by the CRC-32 of it.
+
+    The name is a hash of all that the flow depends on, so nothing is ever stale. A file is written under another name
+    and renamed, so any number of processes may share the folder, and a kill leaves a whole file or none that counts.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    def path(self, content: str, frames: tuple[int, int], spec: FlowSpec, size: tuple[int, int]) -> Path:
+        """Return the file of one pair.
+
+        content: names the video's content, such as its file's sha256; frames: the numbers of the two frames in it;
+        size: (height, width) px of the frames that the flow is computed of.
+        """
+        key = json.dumps([content, *frames, spec.describe(), *size])
+        name = hashlib.sha256(key.encode()).hexdigest()
+        return self.folder / name[:2] / f"{name}.npy"
+
+    def get(self, content: str, frames: tuple[int, int], spec: FlowSpec, size: tuple[int, int]) -> np.ndarray | None:
+        """Return the flow (H, W, 2) float32 px/frame of a pair, or None if it is not there whole."""
+        try:
+            stored = self.path(content, frames, spec, size).read_bytes()
+        except OSError:
+            return None
+        body, checksum = stored[:-_CHECKSUM_BYTES], stored[-_CHECKSUM_BYTES:]
+        if zlib.crc32(body).to_bytes(_CHECKSUM_BYTES, "little") != checksum:
+            return None
+        try:
+            flow = np.load(io.BytesIO(body), allow_pickle=False)
+        except (ValueError, EOFError, OSError):
+            return None
+        return flow.astype(np.float32) if flow.shape == (*size, 2) and flow.dtype == np.float16 else None
+
+    def put(
+        self, content: str, frames: tuple[int, int], spec: FlowSpec, size: tuple[int, int], flow: np.ndarray
+    ) -> None:
+        """Store the flow (H, W, 2) of a pair, as `compute_flow` gives it; a file that is there is replaced.
+
+        Raises: ValueError if the flow is not of that size, or float16 does not hold its values.
+        """
+        rounded = flow.astype(np.float16)
+        if flow.shape != (*size, 2) or not np.array_equal(rounded, flow):
+            raise ValueError(f"the flow {flow.shape} is not of frames {size}, or not rounded to float16")
+        path = self.path(content, frames, spec, size)
+        body = io.BytesIO()
+        np.save(body, rounded, allow_pickle=False)
+        checksum = zlib.crc32(body.getvalue()).to_bytes(_CHECKSUM_BYTES, "little")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.stem}.{os.getpid()}.{threading.get_ident()}.partial")
+        try:
+            partial.write_bytes(body.getvalue() + checksum)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)

@@ -1,0 +1,152 @@
+"""How optical flow is computed: a value that is part of the feature spec, free of torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from har_pipeline.errors import WeightsError
+
+FlowMethod = Literal["tvl1", "tvl1_opencv", "farneback", "dis", "raft_small", "raft_large"]
+DisPreset = Literal["ultrafast", "fast", "medium"]
+
+# torchvision's own default weights; the digits before `.pth` begin the file's sha256.
+RAFT_URLS = {
+    "raft_small": "https://download.pytorch.org/models/raft_small_C_T_V2-01064c6d.pth",
+    "raft_large": "https://download.pytorch.org/models/raft_large_C_T_SKHT_V2-ff5fadd5.pth",
+}
+PUBLISHED_DIGITS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tvl1Params:
+    """Parameters of TV-L1; defaults as in OpenCV's `DualTVL1OpticalFlow`, whose gamma is 0 here and whose start is 0.
+
+    tau: time step of the dual variables; lambda_: weight of the brightness against smoothness; theta: tightness of the
+    coupling; scale_step: size of a scale over the next finer one; epsilon: px, root mean square change of an iteration
+    at which a warp ends; outer_iterations: median filters per warp, each followed by at most inner_iterations;
+    median_px: 5, or 1 for none.
+    Raises: ValueError if a value is out of its range.
+    """
+
+    tau: float = 0.25
+    lambda_: float = 0.15
+    theta: float = 0.3
+    num_scales: int = 5
+    num_warps: int = 5
+    epsilon: float = 0.01
+    inner_iterations: int = 30
+    outer_iterations: int = 10
+    scale_step: float = 0.8
+    median_px: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("tau", "lambda_", "theta", "epsilon"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"TV-L1: {name} must be above 0, not {getattr(self, name)}")
+        for name in ("num_scales", "num_warps", "inner_iterations", "outer_iterations"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"TV-L1: {name} must be at least 1, not {getattr(self, name)}")
+        if not 0 < self.scale_step < 1:
+            raise ValueError(f"TV-L1: scale_step must be between 0 and 1, not {self.scale_step}")
+        if self.median_px not in (1, 5):
+            raise ValueError(f"TV-L1: median_px must be 5, or 1 for no filter, not {self.median_px}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FarnebackParams:
+    """Parameters of Farneback's method; defaults as in OpenCV's `FarnebackOpticalFlow`. window_px, poly_px: odd.
+
+    Raises: ValueError if a value is out of its range.
+    """
+
+    num_scales: int = 5
+    scale_step: float = 0.5
+    window_px: int = 13
+    iterations: int = 10
+    poly_px: int = 5
+    poly_sigma: float = 1.1
+
+    def __post_init__(self) -> None:
+        for name in ("num_scales", "window_px", "iterations"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Farneback: {name} must be at least 1, not {getattr(self, name)}")
+        if not 0 < self.scale_step < 1:
+            raise ValueError(f"Farneback: scale_step must be between 0 and 1, not {self.scale_step}")
+        if self.poly_px not in (5, 7) or not 0 < self.poly_sigma < math.inf:
+            raise ValueError(
+                f"Farneback: poly_px must be 5 or 7, poly_sigma above 0, not {self.poly_px}, {self.poly_sigma}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowSpec:
+    """All that changes the numbers of a flow field.
+
+    bound_px: flow is clipped to [-bound_px, bound_px]. tvl1: for both TV-L1 methods; dis_preset: OpenCV's;
+    raft_updates: of the recurrent net; raft_weights: a file, `random` (for tests, seed 0), or None for torchvision's.
+    Raises: ValueError if a value is out of its range.
+    """
+
+    method: FlowMethod = "tvl1"
+    bound_px: float = 20.0
+    tvl1: Tvl1Params = field(default_factory=Tvl1Params)
+    farneback: FarnebackParams = field(default_factory=FarnebackParams)
+    dis_preset: DisPreset = "medium"
+    raft_updates: int = 12
+    raft_weights: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(FlowMethod):
+            raise ValueError(f"no flow method {self.method!r}: choose from {', '.join(get_args(FlowMethod))}")
+        if not 0 < self.bound_px <= 1000:
+            raise ValueError(f"bound_px must be above 0 and at most 1000, not {self.bound_px}")
+        if self.dis_preset not in get_args(DisPreset):
+            raise ValueError(f"no DIS preset {self.dis_preset!r}: choose from {', '.join(get_args(DisPreset))}")
+        if self.raft_updates < 1:
+            raise ValueError(f"raft_updates must be at least 1, not {self.raft_updates}")
+
+    def describe(self) -> str:
+        """Return the method, its own parameters and the bound as text, equal for equal numbers; part of the feature spec.
+
+        RAFT's weights stand there by the first digits of their sha256, so that a copy of the published file is no other.
+        Raises: WeightsError if `raft_weights` is no file.
+        """
+        if self.method in ("tvl1", "tvl1_opencv"):
+            values: dict[str, str | float] = dataclasses.asdict(self.tvl1)
+        elif self.method == "farneback":
+            values = dataclasses.asdict(self.farneback)
+        elif self.method == "dis":
+            values = {"preset": self.dis_preset}
+        else:
+            values = {"updates": self.raft_updates, "weights": self._weights_digits()}
+        texts = {name: value if isinstance(value, str) else f"{value:.10g}" for name, value in values.items()}
+        listed = ",".join(f"{name.rstrip('_')}={text}" for name, text in texts.items())
+        return f"{self.method}({listed});bound={self.bound_px:.10g};float16"
+
+    def _weights_digits(self) -> str:
+        if self.raft_weights == "random":
+            return "random:0"
+        if self.raft_weights is None:
+            return published_digits(self.method)
+        return file_digits(Path(self.raft_weights))
+
+
+def published_digits(method: str) -> str:
+    """Return the first digits of the sha256 of RAFT's published weights, as their file's name gives them."""
+    return RAFT_URLS[method].removesuffix(".pth").rsplit("-", 1)[1]
+
+
+def file_digits(path: Path) -> str:
+    """Return the first digits of a weights file's sha256. Raises: WeightsError if it cannot be read."""
+    try:
+        with path.expanduser().open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:PUBLISHED_DIGITS]
+    except OSError as error:
+        raise WeightsError(
+            f"{path}: cannot read RAFT's weights ({error.strerror}); give a file, or leave it out"
+        ) from error
