@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from har_pipeline.errors import ExtractionError, WeightsError
-from har_pipeline.extractors import build_extractor
+from har_pipeline.extractors import Extractor, build_extractor
 from har_pipeline.extractors.i3d import I3D, NET, fold_batch_norms
 
 # Source: github.com/piergiaj/pytorch-i3d, pytorch_i3d.py, InceptionI3d.__init__ and InceptionModule.__init__: part name,
@@ -247,7 +247,7 @@ def test_streams_and_names() -> None:
         build_extractor("i3d", stream="depth", weights="random", device="cpu")
 
 
-def real_extractor(real_data: Path, layer: str, precision: str = "fp32"):
+def real_extractor(real_data: Path, layer: str, precision: str = "fp32") -> Extractor:
     path = real_data / "weights" / "i3d_rgb_kinetics400.safetensors"
     return build_extractor("i3d", layer=layer, weights=str(path), device="cpu", precision=precision)
 
