@@ -10,8 +10,11 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from har_pipeline.errors import ExtractionError, WeightsError
+from har_pipeline.extract import ExtractOptions, extract
 from har_pipeline.extractors import Extractor, build_extractor
 from har_pipeline.extractors.i3d import I3D, NET, fold_batch_norms
+from har_pipeline.records import VideoRecord
+from har_pipeline.store import FeatureStore
 
 # Source: github.com/piergiaj/pytorch-i3d, pytorch_i3d.py, InceptionI3d.__init__ and InceptionModule.__init__: part name,
 # input channels, and the six widths of b0, b1a, b1b, b2a, b2b, b3b.
@@ -267,6 +270,30 @@ def test_golden_features_and_logits(real_data: Path, clip: str) -> None:
     for layer, name in (("Mixed_5c", "features"), ("logits", "logits")):
         found = real_extractor(real_data, layer)(frames)[0]
         assert relative(found, torch.from_numpy(golden[name])) <= 1e-3
+
+
+@pytest.mark.needs_real_data
+def test_real_clips_get_their_kinetics_labels(real_data: Path, tmp_path: Path) -> None:
+    """With the net's own clips and resizing, as measured on these weights by an independent implementation."""
+    wanted = {
+        "ucf101/SoccerJuggling/v_SoccerJuggling_g23_c01.avi": ("juggling soccer ball", 1.00),
+        "ucf101/BenchPress/v_BenchPress_g01_c01.avi": ("bench pressing", 1.00),
+        "ucf101/Diving/v_Diving_g01_c02.avi": ("springboard diving", 0.97),
+        "ucf101/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c03.avi": ("filling eyebrows", 0.77),
+        "hmdb51/cartwheel/cartwheel.avi": ("cartwheeling", 0.59),
+    }
+    records = [VideoRecord(video_id=Path(path).stem, label="any", path=real_data / "clips" / path) for path in wanted]
+    store = FeatureStore(tmp_path / "store.zarr", create=True)
+    extractor = real_extractor(real_data, "logits")
+    extract(records, store, extractor, ExtractOptions(dtype="float32"))
+    classes = (real_data / "weights" / "kinetics400_classes.txt").read_text().splitlines()
+    (features,) = store.feature_sets()
+    for record, (label, probability) in zip(records, wanted.values(), strict=True):
+        logits = torch.from_numpy(store.read(features, record.video_id).features)
+        assert logits.shape == (1, 400)
+        found = logits[0].softmax(0)
+        assert classes[int(found.argmax())] == label
+        assert abs(float(found.max()) - probability) < 0.01
 
 
 @pytest.mark.needs_real_data
