@@ -26,6 +26,8 @@ from har_pipeline.video.tvl1 import compiled_step, tvl1_flow
 TVL1_PIXELS_PER_CHUNK = 6_000_000
 RAFT_PIXELS_PER_CHUNK = 600_000
 MIN_SIDE_PX = 3
+# The shortest and the longest side that hold the scales of OpenCV's DIS; below these it may end the process.
+DIS_MIN_SIDES_PX = (32, 96)
 
 Frames = torch.Tensor | np.ndarray
 
@@ -122,13 +124,19 @@ def _one_thread_each(
 def _opencv(first: np.ndarray, second: np.ndarray, spec: FlowSpec) -> np.ndarray:
     """Return the unclipped flow (P, H, W, 2) float32 by one of OpenCV's methods, a pair at a time."""
     method = opencv_method(spec)
+    height, width = first.shape[1:3]
+    shortest, longest = DIS_MIN_SIDES_PX
+    if spec.method == "dis" and (min(height, width) < shortest or max(height, width) < longest):
+        raise ExtractionError(
+            f"frames of {height}x{width} px are too small for dis: it needs {shortest} px and {longest} px on the longer side; "
+            "take tvl1 or farneback"
+        )
     flow = np.empty((*first.shape[:3], 2), np.float32)
     for index, pair in enumerate(zip(first, second, strict=True)):
         before, after = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in pair)
         try:
             flow[index] = method.calc(before, after, None)  # type: ignore[call-overload]
         except cv2.error as error:
-            height, width = first.shape[1:3]
             raise ExtractionError(
                 f"OpenCV's {spec.method} refuses frames of {height}x{width} px: {error.err}"
             ) from error

@@ -231,7 +231,7 @@ def compiled_step(device_type: str) -> Step:
 @torch.no_grad()
 def _try_step(step: Step, device_type: str, count: int) -> None:
     """Run one iteration on `count` small pairs, which compiles it."""
-    height, width = 17, 23
+    height, width = 96, 128
     fields = [torch.rand(count, 2, height * width, device=device_type) for _ in range(5)]
     offset = torch.rand(count, 1, height * width, device=device_type)
     active = torch.ones(count, 1, 1, dtype=torch.bool, device=device_type)
