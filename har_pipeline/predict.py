@@ -16,6 +16,7 @@ from har_pipeline.extract import ExtractOptions, extract
 from har_pipeline.extractors import build_extractor, find_net
 from har_pipeline.extractors.base import Extractor
 from har_pipeline.records import FeatureSpec, VideoRecord
+from har_pipeline.reduce import source_spec
 from har_pipeline.report.plots import save_topk_bars
 from har_pipeline.run_folder import Run, load_run
 from har_pipeline.store import FeatureStore
@@ -78,7 +79,8 @@ def predict_videos(
     Raises: RunError if the run folder is incomplete; FeatureMismatchError if its weights cannot be had.
     """
     run = load_run(run_dir)
-    spec = run.spec
+    projection = run.projection()
+    spec = run.spec if projection is None else source_spec(run.spec, len(projection.mean))
     extractor = extractor_for(spec, weights=weights, device=device)
     records = [
         VideoRecord(video_id=f"video{i:06d}", label="unknown", path=path.expanduser().resolve())
@@ -96,7 +98,10 @@ def predict_videos(
             if reason := summary.failed.get(record.video_id):
                 predictions.append(Prediction(path, (), None, reason))
                 continue
-            probabilities = predict_scores(run, store.read(summary.feature_set, record.video_id).features)
+            features = store.read(summary.feature_set, record.video_id).features
+            if projection is not None:
+                features = projection.apply(features, spec.dtype)
+            probabilities = predict_scores(run, features)
             predictions.append(Prediction(path, tuple(top_k(run.classes, probabilities, top)), probabilities))
     return run, predictions
 

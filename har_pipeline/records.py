@@ -120,12 +120,38 @@ class FlowSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReductionSpec:
+    """How a PCA made a feature set from another one, and which training videos it was fitted on.
+
+    source: name of the feature set that was projected; dim: components kept; whiten: projections divided by their
+    standard deviation; l2: each projected row then divided by its norm; solver: `exact`, or `randomised:<seed>`;
+    protocol, split: of the split whose training videos were used; train_ids_sha256: hash of their ids, as
+    `reduce.train_ids_sha256` makes it. Raises: ValueError if dim is below 1 or the solver is another.
+    """
+
+    source: str
+    dim: int
+    whiten: bool = False
+    l2: bool = False
+    solver: str = "exact"
+    protocol: str
+    split: int
+    train_ids_sha256: str
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise ValueError(f"the dimension of a reduction must be at least 1, not {self.dim}")
+        if not re.fullmatch(r"exact|randomised:\d+", self.solver):
+            raise ValueError(f"unknown solver {self.solver!r}; there are: exact, randomised:<seed>")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureSpec:
     """All that changes the numbers of a feature set; two features may be mixed only if their specs are equal.
 
     weights: `sha256:<hex>` of the weights file or `random:<seed>`; fps: frames/s after resampling, None = as filmed;
     resize: as in `stretch-224`, `short256-center224`; flow: None for rgb;
-    precision: arithmetic of the net; dtype: of the stored features.
+    precision: arithmetic of the net; dtype: of the stored features; reduction: None for features as the net gave them.
     """
 
     extractor: str
@@ -140,16 +166,26 @@ class FeatureSpec:
     preprocess: str = ""
     precision: str = "fp32"
     dtype: str = "float16"
+    reduction: ReductionSpec | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the spec as a plain nested dict, ready for JSON."""
-        return dataclasses.asdict(self)
+        """Return the spec as a plain nested dict, ready for JSON; only reduced features have the key `reduction`."""
+        values = dataclasses.asdict(self)
+        # Left out where there is none, so that feature sets keep the names they had before reductions existed.
+        if self.reduction is None:
+            del values["reduction"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FeatureSpec:
         """Build a spec from what `to_dict` returned."""
-        flow = values.get("flow")
-        return cls(**{**values, "clips": ClipSpec(**values["clips"]), "flow": FlowSpec(**flow) if flow else None})
+        flow, reduction = values.get("flow"), values.get("reduction")
+        nested = {
+            "clips": ClipSpec(**values["clips"]),
+            "flow": FlowSpec(**flow) if flow else None,
+            "reduction": ReductionSpec(**reduction) if reduction else None,
+        }
+        return cls(**{**values, **nested})
 
     @property
     def name(self) -> str:
@@ -159,7 +195,7 @@ class FeatureSpec:
 
     def require_equal(self, other: FeatureSpec, where: str) -> None:
         """Check that `other` is the same spec. Raises: FeatureMismatchError naming each differing field."""
-        mine, theirs = self.to_dict(), other.to_dict()
+        mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
         differing = [f"{key}: {mine[key]!r} != {theirs[key]!r}" for key in mine if mine[key] != theirs[key]]
         if differing:
             raise FeatureMismatchError(f"{where}: the feature specs differ in " + "; ".join(differing))

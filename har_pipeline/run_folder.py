@@ -3,6 +3,7 @@
     run.json           options, feature set and spec, classes, hashes, versions, measures; written last
     split.json         the ids of the training, validation and test videos
     head.safetensors   weights, with the input scaling
+    reduction.safetensors  mean and components, where the features were reduced
     history.csv        one row per epoch
     scores.csv         class probabilities of the validation and test videos
 
@@ -26,16 +27,19 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file
 
-from har_pipeline.errors import RunError
+from har_pipeline.errors import RunError, StoreError
 from har_pipeline.heads import SequenceClassifier, build_head
+from har_pipeline.pca import Projection
 from har_pipeline.records import FeatureSpec, Scores, Split
+from har_pipeline.reduce import projection_of
 from har_pipeline.scores import read_scores
 from har_pipeline.train_config import TrainConfig
 
 RUN_JSON, SPLIT_JSON, WEIGHTS = "run.json", "split.json", "head.safetensors"
-HISTORY, SCORES = "history.csv", "scores.csv"
+HISTORY, SCORES, REDUCTION = "history.csv", "scores.csv", "reduction.safetensors"
 FORMAT_VERSION = 1
 PACKAGES = ("har-pipeline", "torch", "numpy", "scikit-learn", "safetensors")
 
@@ -88,6 +92,18 @@ class Run:
     def scores(self) -> Scores:
         """Read the run's scores file."""
         return read_scores(self.path / SCORES)
+
+    def projection(self) -> Projection | None:
+        """Read what reduces a net's features to those the head learned from, None if they were not reduced.
+
+        Raises: RunError if the file is missing or does not fit the run.
+        """
+        if self.spec.reduction is None:
+            return None
+        try:
+            return projection_of(load_arrays(self.path / REDUCTION), self.spec.reduction)
+        except (OSError, StoreError, safetensors.SafetensorError) as error:
+            raise RunError(f"{self.path / REDUCTION}: missing or not of this run ({error}); train it again") from error
 
 
 @contextlib.contextmanager

@@ -3,7 +3,8 @@
 Layout: `store.zarr/<feature_set>/<video_id>`; a feature set's group carries its `FeatureSpec` as the attribute `spec`.
 An array is built in the group `_staging` and renamed into place in one step after its commit attribute was written,
 so a kill at any moment leaves no half video, and of two processes that finish the same video the first one stays.
-Reasons of failed videos live in `_failures`, so that whoever lists a feature set's arrays sees features only.
+Reasons of failed videos live in `_failures`, and what made a reduced feature set (mean, components) in `_reduction`, so
+that whoever lists a feature set's arrays sees features only.
 Arrays have one chunk, or chunks of at most 64 MiB where a video is longer, so that writing needs bounded memory.
 """
 
@@ -29,8 +30,9 @@ from har_pipeline.errors import FeatureMismatchError, StoreError
 from har_pipeline.records import FeatureRecord, FeatureSpec, check_video_id
 
 CHUNK_BYTES = 64 * 2**20
-FAILURES, STAGING = "_failures", "_staging"
+FAILURES, STAGING, REDUCTION = "_failures", "_staging", "_reduction"
 FORMAT_VERSION = 1
+_ANEW = "delete it and the feature set of that name, and reduce again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,7 @@ class FeatureWriter:
     def __init__(self, store: FeatureStore, feature_set: str, video_id: str, num_clips: int) -> None:
         spec = store.spec(feature_set)
         self._final = store.path / feature_set / check_video_id(video_id)
-        self._staged = store.path / STAGING / f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex}"
+        self._staged = store.path / STAGING / _staging_name()
         dtype = np.dtype(spec.dtype)
         rows = max(1, min(num_clips, CHUNK_BYTES // (spec.feature_dim * dtype.itemsize)))
         self._array = zarr.create_array(
@@ -114,14 +116,7 @@ class FeatureWriter:
                 "written": datetime.now(UTC).isoformat(timespec="seconds"),
             }
         )
-        try:
-            self._staged.rename(self._final)
-        except OSError:
-            if not (self._final / "zarr.json").exists():
-                raise
-            self.abort()
-            return False
-        return True
+        return _publish(self._staged, self._final)
 
     def abort(self) -> None:
         """Forget what was written."""
@@ -201,11 +196,14 @@ class FeatureStore:
                 zarr.create_group(group, attributes={"spec": spec.to_dict()})
         stored = FeatureSpec.from_dict(self._attributes(group)["spec"])
         spec.require_equal(stored, f"{self.path}/{spec.name}")
-        for special in (STAGING, FAILURES, f"{FAILURES}/{spec.name}"):
-            if not (self.path / special / "zarr.json").exists():
-                with contextlib.suppress(zarr.errors.ContainsGroupError):
-                    zarr.create_group(self.path / special)
+        self._make_groups(STAGING, FAILURES, f"{FAILURES}/{spec.name}")
         return spec.name
+
+    def _make_groups(self, *names: str) -> None:
+        for name in names:
+            if not (self.path / name / "zarr.json").exists():
+                with contextlib.suppress(zarr.errors.ContainsGroupError):
+                    zarr.create_group(self.path / name)
 
     def video_ids(self, feature_set: str) -> list[str]:
         """Return the ids of the videos whose features are complete, sorted."""
@@ -244,7 +242,8 @@ class FeatureStore:
         node = self.path / feature_set / video_id
         if not (node / "zarr.json").exists():
             reason = self.failures(feature_set).get(video_id)
-            why = f"; its extraction failed: {reason}" if reason else "; extract it with `har extract`"
+            command = "har features reduce" if self.spec(feature_set).reduction else "har extract"
+            why = f"; its extraction failed: {reason}" if reason else f"; make them with `{command}`"
             raise StoreError(f"{self.path}: {feature_set} has no features of {video_id!r}{why}")
         try:
             array = zarr.open_array(node, mode="r")
@@ -287,10 +286,49 @@ class FeatureStore:
     def delete(self, feature_set: str, video_id: str) -> None:
         """Remove one video's features, so that the next extraction makes them again."""
         node = self.path / feature_set / check_video_id(video_id)
-        trash = self.path / STAGING / f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex}"
+        trash = self.path / STAGING / _staging_name()
         with contextlib.suppress(FileNotFoundError):
             node.rename(trash)
         shutil.rmtree(trash, ignore_errors=True)
+
+    def write_reduction(
+        self, feature_set: str, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]
+    ) -> bool:
+        """Write and commit what a reduced feature set is made with. Returns False if another process had done it before.
+
+        The feature set itself need not exist yet.
+        """
+        self._make_groups(STAGING, REDUCTION)
+        staged, final = self.path / STAGING / _staging_name(), self.path / REDUCTION / feature_set
+        group = zarr.create_group(staged)
+        for name, array in arrays.items():
+            rows = max(1, min(len(array), CHUNK_BYTES // max(1, array[:1].nbytes)))
+            compressors = [ZstdCodec(level=1, checksum=True)]
+            group.create_array(name, data=array, chunks=(rows, *array.shape[1:]), compressors=compressors)
+        written = datetime.now(UTC).isoformat(timespec="seconds")
+        commit = {"complete": True, "checksum": _checksum(arrays), "written": written}
+        group.update_attributes({**attributes, **commit})
+        return _publish(staged, final)
+
+    def reduction_attributes(self, feature_set: str) -> dict[str, Any] | None:
+        """Return what was written beside the arrays of a reduced feature set, None if nothing was."""
+        node = self.path / REDUCTION / feature_set
+        return self._attributes(node) if (node / "zarr.json").exists() else None
+
+    def read_reduction(self, feature_set: str) -> dict[str, np.ndarray]:
+        """Return the arrays that `write_reduction` wrote. Raises: StoreError if they are missing or damaged."""
+        node = self.path / REDUCTION / feature_set
+        attributes = self.reduction_attributes(feature_set)
+        if attributes is None:
+            raise StoreError(f"{self.path}: no reduction of {feature_set!r}; make it with `har features reduce`")
+        try:
+            group = zarr.open_group(node, mode="r")
+            arrays = {name: np.asarray(array[...]) for name, array in group.arrays()}
+        except Exception as error:
+            raise StoreError(f"{node}: damaged ({type(error).__name__}: {error}); {_ANEW}") from error
+        if _checksum(arrays) != attributes.get("checksum"):
+            raise StoreError(f"{node}: differs from its checksum; {_ANEW}")
+        return arrays
 
     def record_failure(self, feature_set: str, video_id: str, reason: str) -> None:
         """Remember why a video has no features; `failures` returns it until the video succeeds."""
@@ -320,6 +358,30 @@ class FeatureStore:
                 shutil.rmtree(node, ignore_errors=True)
                 removed += 1
         return removed
+
+
+def _staging_name() -> str:
+    return f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex}"
+
+
+def _publish(staged: Path, final: Path) -> bool:
+    """Rename `staged` to `final`; where another process has done so before, delete it and return False."""
+    try:
+        staged.rename(final)
+    except OSError:
+        if not (final / "zarr.json").exists():
+            raise
+        shutil.rmtree(staged, ignore_errors=True)
+        return False
+    return True
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}\n".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return f"sha256:{digest.hexdigest()}"
 
 
 def _process_lives(pid: int) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 from torch import nn
 
@@ -20,9 +21,11 @@ from har_pipeline.datasets import FeatureSource, FeatureTable, feature_statistic
 from har_pipeline.errors import RunError
 from har_pipeline.heads import SequenceClassifier, build_head, class_probabilities, fit_logistic_regression
 from har_pipeline.records import FeatureSpec, Scores, Split, VideoRecord
+from har_pipeline.reduce import ReductionSource, projection_arrays, read_projection, require_same_training_videos
 from har_pipeline.run_folder import (
     FORMAT_VERSION,
     HISTORY,
+    REDUCTION,
     RUN_JSON,
     SCORES,
     SPLIT_JSON,
@@ -42,7 +45,7 @@ __all__ = ["Epoch", "TrainConfig", "TrainSource", "resolve_device", "train_head"
 EVAL_BATCH_SIZE = 64
 
 
-class TrainSource(FeatureSource, Protocol):
+class TrainSource(FeatureSource, ReductionSource, Protocol):
     """A feature store that also knows how a feature set was made."""
 
     def resolve(self, prefix: str, /) -> str:
@@ -112,12 +115,14 @@ def train_head(
     the same arguments give the same weights, bit for bit; torch's global random state is left as it was.
     Raises: RunError if `run_dir` is taken, features are missing (unless `allow_missing`) or not finite, a label of the
     validation or test videos is not among the classes, `patience` comes without validation videos, or the loss
-    becomes NaN; StoreError if the features cannot be read.
+    becomes NaN; StoreError if the features cannot be read; FeatureMismatchError if they were reduced on other training
+    videos than those of this split.
     """
     start = time.perf_counter()
     device = resolve_device(config.device)
     feature_set = store.resolve(feature_set)
     spec = store.spec(feature_set)
+    require_same_training_videos(feature_set, spec, split)
     classes = _classes(records, split, config)
     with new_run_folder(run_dir, overwrite=overwrite) as folder:
         ids = (*split.train, *split.val, *split.test)
@@ -140,6 +145,9 @@ def train_head(
             seconds=round(time.perf_counter() - start, 3),
         )
         save_file({name: value.cpu().contiguous() for name, value in head.state_dict().items()}, folder / WEIGHTS)
+        if spec.reduction is not None:
+            projection = read_projection(store, feature_set, spec.reduction)
+            save_arrays(projection_arrays(projection), folder / REDUCTION)
         write_history(folder / HISTORY, [dataclasses.asdict(epoch) for epoch in history])
         write_scores(folder / SCORES, _scores(head, table, parts, classes, split, config))
         write_json(folder / SPLIT_JSON, dataclasses.asdict(split))

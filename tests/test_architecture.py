@@ -43,6 +43,8 @@ LAYERS = (
     ("store.py",),
     ("engine.py",),
     ("extract.py",),
+    ("pca.py",),
+    ("reduce.py",),
     ("datasets.py", "train_config.py", "scores.py", "metrics.py", "report/"),
     ("heads/",),
     ("run_folder.py",),

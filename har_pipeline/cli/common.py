@@ -14,6 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from har_pipeline.engine import Progress
+    from har_pipeline.records import Split, VideoRecord
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one.")]
 Workers = Annotated[int | None, typer.Option(help="Decoding processes; by default a fitting number.", min=1)]
@@ -77,6 +78,46 @@ def print_table(header: list[str], rows: list[list[Any]]) -> None:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         if number == 0:
             typer.echo("  ".join("-" * width for width in widths))
+
+
+def read_split(path: Path, records: list[VideoRecord]) -> Split:
+    """Return the split of a file, checked against a manifest's records."""
+    from har_pipeline.splits import check_split, read_split_file
+
+    split = read_split_file(path)
+    check_split(split, records)
+    return split
+
+
+def choose_splits(splits: list[Split], choice: str) -> list[Split]:
+    """Return the split of the number `choice`, or all of them for `all`."""
+    if choice == "all":
+        return splits
+    numbers = [split.index for split in splits]
+    if not choice.isdigit() or int(choice) not in numbers:
+        raise typer.BadParameter(f"--split {choice!r}: {splits[0].protocol} has the splits {numbers}, or give `all`")
+    return [split for split in splits if split.index == int(choice)]
+
+
+@contextmanager
+def video_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Show on stderr how many videos of their total each stage of a job has done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("videos"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda stage, done, total: bar.update(task, description=stage, completed=done, total=total)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`har features`: what stage one stored."""
+"""`har features`: what stage one stored, and its reduction by PCA."""
 
 from __future__ import annotations
 
@@ -8,9 +8,23 @@ from typing import Annotated
 
 import typer
 
-from har_pipeline.cli.common import AsJson, note, print_json, print_table
+from har_pipeline.cli.common import (
+    AsJson,
+    Column,
+    NumFolds,
+    Protocol,
+    Root,
+    Seed,
+    TestFraction,
+    choose_splits,
+    note,
+    print_json,
+    print_table,
+    read_split,
+    video_bar,
+)
 
-features_app = typer.Typer(no_args_is_help=True, help="List, show and verify the feature sets of a store.")
+features_app = typer.Typer(no_args_is_help=True, help="List, show, verify and reduce the feature sets of a store.")
 
 Store = Annotated[Path, typer.Argument(help="The feature store, a folder such as store.zarr.")]
 FeatureSet = Annotated[str | None, typer.Option("--features", help="Feature set, or the start of its name.")]
@@ -35,6 +49,7 @@ def list_sets(store: Store, as_json: AsJson = False) -> None:
                 "dtype": spec.dtype,
                 "precision": spec.precision,
                 "weights": spec.weights[:17],
+                "reduced on": f"{spec.reduction.protocol} split {spec.reduction.split}" if spec.reduction else None,
             }
         )
     if as_json:
@@ -63,6 +78,8 @@ def show(
         "videos": len(opened.video_ids(name)),
         "failures": opened.failures(name),
     }
+    if (fit := opened.reduction_attributes(name)) is not None:
+        result["fit"] = fit
     if video_id is not None:
         record = opened.read(name, video_id)
         result["record"] = {
@@ -116,3 +133,79 @@ def verify(
         typer.echo(f"{checked} videos checked, {len(damaged)} damaged" + (f" ({action})" if damaged else ""))
     if damaged:
         raise typer.Exit(1)
+
+
+@features_app.command()
+def reduce(
+    store: Store,
+    manifest: Annotated[Path, typer.Option(help="Manifest CSV, as for `har train`.")],
+    dim: Annotated[int, typer.Option(help="Principal components to keep.", min=1)],
+    features: FeatureSet = None,
+    protocol: Protocol = "holdout",
+    split: Annotated[str, typer.Option(help="Number of the split, or `all`: one feature set for every fold.")] = "0",
+    split_file: Annotated[
+        Path | None, typer.Option(help="A split from `har splits write` instead of a protocol.")
+    ] = None,
+    num_folds: NumFolds = 5,
+    test_fraction: TestFraction = 0.3,
+    column: Column = "split",
+    val_fraction: Annotated[
+        float,
+        typer.Option(help="As for `har train`; give 0.2 if that gets --patience without it.", min=0, max=0.9),
+    ] = 0.0,
+    whiten: Annotated[bool, typer.Option(help="Divide each projection by its standard deviation.")] = False,
+    l2: Annotated[bool, typer.Option(help="Divide each projected clip by its norm.")] = False,
+    randomised: Annotated[bool, typer.Option(help="Approximate by a random subspace, drawn with --seed.")] = False,
+    allow_missing: Annotated[bool, typer.Option(help="Fit without the training videos that have no features.")] = False,
+    root: Root = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Reduce a feature set by a PCA that is fitted on a split's training videos only.
+
+    The result is a feature set of its own, with every video of the first one; `har train` takes it for that split and
+    refuses it for others. Exact unless --randomised. The same command goes on with an interrupted job.
+    """
+    from har_pipeline.manifests import manifest_sha256, read_manifest
+    from har_pipeline.reduce import ReduceOptions, reduce_features
+    from har_pipeline.splits import make_splits
+    from har_pipeline.store import FeatureStore
+
+    opened = FeatureStore(store)
+    records = read_manifest(manifest, root=root, check_files=False)
+    if split_file is not None:
+        chosen = [read_split(split_file, records)]
+    else:
+        splits = make_splits(
+            records,
+            protocol,
+            seed=seed,
+            val_fraction=val_fraction,
+            num_folds=num_folds,
+            test_fraction=test_fraction,
+            column=column,
+            manifest_sha256=manifest_sha256(manifest),
+        )
+        chosen = choose_splits(splits, split)
+    source = opened.resolve(features or "")
+    options = ReduceOptions(
+        dim=dim, whiten=whiten, l2=l2, seed=seed if randomised else None, allow_missing=allow_missing
+    )
+    summaries = []
+    for one in chosen:
+        with video_bar() as update:
+            summary = reduce_features(opened, source, one, options, update)
+        summaries.append({"protocol": one.protocol, "split": one.index, **dataclasses.asdict(summary)})
+        if not as_json:
+            typer.echo(
+                f"{summary.feature_set}: {summary.dim} components of {source} keep {summary.explained:.1%} of the variance "
+                f"of {summary.num_rows} clips of {summary.num_train} training videos ({one.protocol} split {one.index}"
+                f"{'' if summary.fitted else ', fitted before'}); {summary.done} videos projected, "
+                f"{summary.already} were there, {summary.seconds:.1f} s"
+            )
+        if summary.missing:
+            note(f"NOTE: {len(summary.missing)} training videos had no features: {', '.join(summary.missing[:5])}")
+    if as_json:
+        print_json(summaries)
+    elif len(summaries) == 1:
+        typer.echo(f"next: har train {manifest} {store} --features {summaries[0]['feature_set']} ... (the same split)")

@@ -18,13 +18,14 @@ from har_pipeline.cli.common import (
     Seed,
     TestFraction,
     Workers,
+    choose_splits,
     extraction_bar,
     note,
     print_json,
     print_table,
+    read_split,
 )
 from har_pipeline.errors import RunError
-from har_pipeline.records import Split, VideoRecord
 from har_pipeline.train_config import HeadName, Optimizer, Output, TrainConfig
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def train(
         val_fraction = 0.2 if patience is not None else 0.0
     sha256 = manifest_sha256(manifest)
     if split_file is not None:
-        chosen = [_read_split(split_file, records)]
+        chosen = [read_split(split_file, records)]
     else:
         splits = make_splits(
             records,
@@ -128,7 +129,7 @@ def train(
             column=column,
             manifest_sha256=sha256,
         )
-        chosen = _choose(splits, split)
+        chosen = choose_splits(splits, split)
     opened = FeatureStore(store)
     feature_set = opened.resolve(features)
     summaries = []
@@ -167,23 +168,6 @@ def _config(**values: Any) -> TrainConfig:
         return TrainConfig(**values)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-
-
-def _read_split(path: Path, records: list[VideoRecord]) -> Split:
-    from har_pipeline.splits import check_split, read_split_file
-
-    split = read_split_file(path)
-    check_split(split, records)
-    return split
-
-
-def _choose(splits: list[Split], choice: str) -> list[Split]:
-    if choice == "all":
-        return splits
-    numbers = [split.index for split in splits]
-    if not choice.isdigit() or int(choice) not in numbers:
-        raise typer.BadParameter(f"--split {choice!r}: {splits[0].protocol} has the splits {numbers}, or give `all`")
-    return [split for split in splits if split.index == int(choice)]
 
 
 def evaluate(

@@ -1,0 +1,290 @@
+"""PCA fitted on a split's training videos only, and the feature set that it makes of all videos.
+
+The fit is stored first, in one step; then each video is projected and committed by itself. A job that was killed goes on
+with the stored fit, so that its result is the same, bit for bit. A run trained on reduced features carries the fit along.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from har_pipeline.errors import ExtractionError, FeatureMismatchError, StoreError
+from har_pipeline.pca import Fit, Projection, check_dim, fit_exact, fit_randomised, in_blocks
+from har_pipeline.records import FeatureRecord, FeatureSpec, ReductionSpec, Split
+from har_pipeline.store import FeatureStore, VideoSource
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with what is being done (`fit` or `project`), the videos done in it and their total."""
+
+
+class ReductionSource(Protocol):
+    """A feature store that holds reductions."""
+
+    def read_reduction(self, feature_set: str, /) -> dict[str, np.ndarray]:
+        """Return the arrays a reduced feature set was made with."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReduceOptions:
+    """How to reduce: see `ReductionSpec`. seed: of the randomised solver, None for the exact one."""
+
+    dim: int
+    whiten: bool = False
+    l2: bool = False
+    seed: int | None = None
+    allow_missing: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReduceSummary:
+    """What a job did. explained: share of the training rows' variance that is kept; fitted: False if a stored fit was used.
+
+    num_train, num_rows: training videos and clips of the fit; missing: training videos that had no features.
+    """
+
+    feature_set: str
+    source: str
+    dim: int
+    explained: float
+    fitted: bool
+    num_train: int
+    num_rows: int
+    missing: tuple[str, ...]
+    total: int
+    already: int
+    done: int
+    seconds: float
+
+
+def train_ids_sha256(split: Split) -> str:
+    """Return the sha256 (hex) of the split's training ids, sorted, one a line."""
+    return hashlib.sha256("\n".join(sorted(split.train)).encode()).hexdigest()
+
+
+def reduced_spec(source: FeatureSpec, split: Split, options: ReduceOptions) -> FeatureSpec:
+    """Return the spec of `source` reduced on a split. Raises: FeatureMismatchError if `source` is reduced itself."""
+    if source.reduction is not None:
+        raise FeatureMismatchError(f"{source.name} is reduced already: reduce its source, {source.reduction.source}")
+    if options.dim < 1:
+        raise ExtractionError(f"--dim must be at least 1, not {options.dim}")
+    reduction = ReductionSpec(
+        source=source.name,
+        dim=options.dim,
+        whiten=options.whiten,
+        l2=options.l2,
+        solver="exact" if options.seed is None else f"randomised:{options.seed}",
+        protocol=split.protocol,
+        split=split.index,
+        train_ids_sha256=train_ids_sha256(split),
+    )
+    return dataclasses.replace(source, feature_dim=options.dim, reduction=reduction)
+
+
+def source_spec(spec: FeatureSpec, feature_dim: int) -> FeatureSpec:
+    """Return the spec of the D-dimensional features that the reduced ones of `spec` were made from.
+
+    Raises: FeatureMismatchError if that is not the feature set which the reduction names.
+    """
+    source = dataclasses.replace(spec, feature_dim=feature_dim, reduction=None)
+    if spec.reduction is None or spec.reduction.source != source.name:
+        raise FeatureMismatchError(f"{spec.name} was not made from {source.name}")
+    return source
+
+
+def require_same_training_videos(feature_set: str, spec: FeatureSpec, split: Split) -> None:
+    """Check that features of `spec`, if reduced, were fitted on the very videos that `split` trains on.
+
+    Raises: FeatureMismatchError naming both splits and the way out: components that saw a test video leak it.
+    """
+    reduction = spec.reduction
+    if reduction is None or reduction.train_ids_sha256 == train_ids_sha256(split):
+        return
+    mine, theirs = f"{reduction.protocol} split {reduction.split}", f"{split.protocol} split {split.index}"
+    if mine == theirs:
+        mine, theirs = f"another {mine}", f"this {theirs}"
+    raise FeatureMismatchError(
+        f"{feature_set} was fitted on the training videos of {mine} (ids {reduction.train_ids_sha256[:10]}), but {theirs} "
+        f"trains on {len(split.train)} others (ids {train_ids_sha256(split)[:10]}), so its components may know test "
+        f"videos. Reduce for this split: `har features reduce STORE --features {reduction.source} --dim {reduction.dim} "
+        f"--manifest MANIFEST --protocol {split.protocol} --split {split.index}`, with the --val-fraction and --seed "
+        "of `har train`; --patience and --val-fraction take validation videos away from the training ones "
+        "(--val-fraction 0.2 where --patience is given without it)"
+    )
+
+
+def read_projection(store: ReductionSource, feature_set: str, reduction: ReductionSpec) -> Projection:
+    """Return what made a reduced feature set. Raises: StoreError if it is missing or damaged."""
+    return projection_of(store.read_reduction(feature_set), reduction)
+
+
+def projection_of(arrays: Mapping[str, np.ndarray], reduction: ReductionSpec) -> Projection:
+    """Return the projection of arrays as `projection_arrays` gives them. Raises: StoreError if they do not fit."""
+    try:
+        mean, components, variance = (arrays[name] for name in ("mean", "components", "explained_variance"))
+    except KeyError as error:
+        raise StoreError(f"the reduction to {reduction.dim} values has no array {error}; reduce again") from error
+    if components.shape != (reduction.dim, len(mean)) or variance.shape != (reduction.dim,):
+        raise StoreError(
+            f"components {components.shape}, variances {variance.shape}: not of a reduction to {reduction.dim}"
+        )
+    return Projection(
+        mean.astype(np.float64),
+        components.astype(np.float64),
+        variance.astype(np.float64),
+        reduction.whiten,
+        reduction.l2,
+    )
+
+
+def projection_arrays(fit: Fit | Projection) -> dict[str, np.ndarray]:
+    """Return mean (D,) float64, components (dim, D) float32 and explained_variance (dim,) float64."""
+    return {
+        "mean": fit.mean,
+        # float32 halves a run folder; its rounding is far below that of float16 features.
+        "components": fit.components.astype(np.float32),
+        "explained_variance": fit.explained_variance,
+    }
+
+
+def reduce_features(
+    store: FeatureStore,
+    feature_set: str,
+    split: Split,
+    options: ReduceOptions,
+    on_progress: OnProgress = lambda stage, done, total: None,
+) -> ReduceSummary:
+    """Fit a PCA on all clips of the split's training videos and write every video's projection that is not there yet.
+
+    `feature_set` may be any unique prefix. Validation and test videos are projected, never fitted on. Videos are read
+    one by one; see `fit_exact` for the memory.
+    Raises: StoreError if features are missing (training ones unless `allow_missing`) or damaged; ExtractionError if a
+    feature is not finite, the dimension is above what the training clips allow, or a projection exceeds the dtype;
+    FeatureMismatchError if the feature set is reduced already.
+    """
+    started = time.perf_counter()
+    source = store.resolve(feature_set)
+    spec = reduced_spec(store.spec(source), split, options)
+    store.remove_debris()
+    facts = store.reduction_attributes(spec.name)
+    fitted = facts is None
+    if facts is None:
+        arrays, facts = _fit(store, source, spec, split, options, on_progress)
+        # Of two processes that fitted, the first one's components are read below by both.
+        store.write_reduction(spec.name, arrays, facts)
+        facts = store.reduction_attributes(spec.name) or facts
+    assert spec.reduction is not None
+    projection = read_projection(store, spec.name, spec.reduction)
+    store.create_feature_set(spec)
+    total, missing = _project(store, source, spec, projection, on_progress)
+    return ReduceSummary(
+        feature_set=spec.name,
+        source=source,
+        dim=spec.feature_dim,
+        explained=facts["explained"],
+        fitted=fitted,
+        num_train=facts["num_train"],
+        num_rows=facts["num_rows"],
+        missing=tuple(facts["missing"]),
+        total=total,
+        already=total - missing,
+        done=missing,
+        seconds=round(time.perf_counter() - started, 3),
+    )
+
+
+def _fit(
+    store: FeatureStore,
+    source: str,
+    spec: FeatureSpec,
+    split: Split,
+    options: ReduceOptions,
+    on_progress: OnProgress,
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the arrays of a fit and what is to be remembered of it."""
+    present = set(store.video_ids(source))
+    ids = sorted(video_id for video_id in split.train if video_id in present)
+    missing = sorted(set(split.train) - present)
+    if not ids or (missing and not options.allow_missing):
+        raise StoreError(
+            f"{source}: no features of {len(missing)} of the {len(split.train)} training videos, such as {missing[:3]}. "
+            "Run `har extract` on the manifest, or leave them out with --allow-missing"
+        )
+    feature_dim = store.spec(source).feature_dim
+    group: Any = store[source]
+    num_rows = sum(group[video_id].shape[0] for video_id in ids)
+    check_dim(options.dim, num_rows, feature_dim)
+
+    def blocks() -> Iterator[np.ndarray]:
+        return in_blocks(_training_features(store, source, ids, on_progress))
+
+    if options.seed is None:
+        fit = fit_exact(blocks, options.dim, num_rows, feature_dim, spill_dir=store.path)
+    else:
+        fit = fit_randomised(blocks, options.dim, num_rows, feature_dim, options.seed)
+    facts = {
+        "source": source,
+        "protocol": split.protocol,
+        "split": split.index,
+        "seed": split.seed,
+        "manifest_sha256": split.manifest_sha256,
+        "train_ids_sha256": train_ids_sha256(split),
+        "num_train": len(ids),
+        "missing": missing,
+        "num_rows": num_rows,
+        "total_variance": fit.total_variance,
+        "explained": float(fit.explained_variance.sum() / fit.total_variance),
+    }
+    return projection_arrays(fit), facts
+
+
+def _training_features(
+    store: FeatureStore, source: str, ids: Sequence[str], on_progress: OnProgress
+) -> Iterator[np.ndarray]:
+    for number, video_id in enumerate(ids):
+        on_progress("fit", number, len(ids))
+        features = store.read(source, video_id).features
+        if not np.isfinite(features).all():
+            raise ExtractionError(f"{source}: {video_id}: a feature is not finite; extract the video again")
+        yield features
+    on_progress("fit", len(ids), len(ids))
+
+
+def _project(
+    store: FeatureStore, source: str, spec: FeatureSpec, projection: Projection, on_progress: OnProgress
+) -> tuple[int, int]:
+    """Write the videos that the reduced set lacks; returns the number of the source's videos and of those written."""
+    ids, done = store.video_ids(source), set(store.video_ids(spec.name))
+    wanted = [video_id for video_id in ids if video_id not in done]
+    for video_id, reason in store.failures(source).items():
+        store.record_failure(spec.name, video_id, reason)
+    for number, video_id in enumerate(wanted):
+        on_progress("project", len(ids) - len(wanted) + number, len(ids))
+        record = store.read(source, video_id)
+        try:
+            projected = projection.apply(record.features, spec.dtype)
+        except ExtractionError as error:
+            raise ExtractionError(f"{source}: {video_id}: {error}") from error
+        store.write(spec.name, video_id, projected, _video_source(record))
+        store.clear_failure(spec.name, video_id)
+    on_progress("project", len(ids), len(ids))
+    return len(ids), len(wanted)
+
+
+def _video_source(record: FeatureRecord) -> VideoSource:
+    return VideoSource(
+        clip_starts=record.clip_starts,
+        clip_ends=record.clip_ends,
+        num_frames=record.num_frames,
+        fps=record.fps,
+        padded=record.padded,
+        decode_notes=record.decode_notes,
+        provenance=record.provenance,
+    )
