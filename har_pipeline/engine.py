@@ -8,29 +8,24 @@ when its last clip is written; whatever was interrupted is simply done again.
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from har_pipeline.extractors.base import Extractor
-from har_pipeline.records import FeatureSpec
-from har_pipeline.store import FeatureStore, FeatureWriter, VideoSource
-from har_pipeline.video.preprocess import Crop, crop_places, num_crops, parse_resize
-from har_pipeline.video.worker import Chunk, DecodeTask, DecodeWorker, Done, Failed, Message, Plan, View
+from har_pipeline.extractors.weights import file_sha256
+from har_pipeline.lanes import Attempt, Lane
+from har_pipeline.store import FeatureStore, VideoSource
+from har_pipeline.video.flow import compute_flow
+from har_pipeline.video.preprocess import Crop
+from har_pipeline.video.worker import Chunk, DecodeTask, DecodeWorker, Done, Failed, Message, Plan
 
-FRAMES_PER_SLOT = 32
 MAX_PENDING_WRITES = 16
-# Frames that are sent uncropped may be this much longer than they are high (or the other way round).
-LONGEST_ASPECT = 2.5
 
 
 @dataclass(slots=True)
@@ -57,85 +52,6 @@ class Progress:
         return max(stages, key=lambda stage: stages[stage])
 
 
-@dataclass(slots=True, eq=False)
-class _Attempt:
-    """One try at one video in one lane: rows arrive in order; it is over when all are written, or it is cancelled.
-
-    crop_rows: rows of a clip whose other crops are not computed yet; flows: the flow of the last chunk, by frame pair.
-    """
-
-    video_id: str
-    plan: Plan
-    writer: Future[FeatureWriter]
-    crop_rows: np.ndarray
-    rows: int = 0
-    last_row: np.ndarray | None = None
-    done: Done | None = None
-    cancelled: bool = False
-    flows: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
-
-
-class _Batch:
-    """One batch of constant shape being filled: `clips` (B, T, S, S, C) and the attempt that owns each row."""
-
-    def __init__(self, size: int, clip_len: int, side: int, flow: bool, device: torch.device) -> None:
-        shape = (size, clip_len, side, side, 2 if flow else 3)
-        pinned = device.type == "cuda" and not flow
-        # Flow is made on the device and stays there; frames come from shared memory.
-        self.clips = torch.zeros(
-            shape,
-            dtype=torch.float32 if flow else torch.uint8,
-            device=device if flow else "cpu",
-            pin_memory=pinned,
-        )
-        self.owners: list[_Attempt] = []
-
-    @property
-    def full(self) -> bool:
-        return len(self.owners) == len(self.clips)
-
-
-class Lane:
-    """One feature set being made: an extractor, what it wants of each video, and its batches."""
-
-    def __init__(self, extractor: Extractor, spec: FeatureSpec, batch_size: int | None, cache: Path | None) -> None:
-        self.extractor, self.spec, self.feature_set, self.cache = extractor, spec, spec.name, cache
-        self.resize = parse_resize(spec.resize)
-        self.crops = num_crops(self.resize)
-        self.flow = spec.flow
-        self.whole = self.flow is not None or self.crops > 1
-        cuda = extractor.device.type == "cuda"
-        clip_len = spec.clips.clip_len
-        size = batch_size or max(1, (512 if cuda else 16) // clip_len if clip_len > 1 else 64 if cuda else 16)
-        self.batches = deque(
-            _Batch(size, clip_len, self.resize.size, self.flow is not None, extractor.device) for _ in range(2)
-        )
-        # The device works on one batch while the next is filled; on a CPU the call below simply returns finished rows.
-        self.in_flight: tuple[_Batch, torch.Tensor] | None = None
-        self.provenance = _provenance(extractor)
-        self.failed: dict[str, str] = {}
-        self.notes: dict[str, tuple[str, ...]] = {}
-        self.done = self.clips_done = 0
-
-    def view(self, number: int) -> View:
-        """Return what the decode workers shall cut for this lane."""
-        return View(number, self.spec.clips, self.spec.resize, flow=self.flow is not None, whole=self.whole)
-
-    @property
-    def slot_bytes(self) -> int:
-        """Bytes that a chunk of this lane's frames may need."""
-        frames = max(FRAMES_PER_SLOT, self.spec.clips.clip_len + (self.flow is not None))
-        if not self.whole:
-            return frames * self.resize.size**2 * 3
-        scaled = self.resize.scaled
-        width, height = (round(scaled * LONGEST_ASPECT), scaled) if isinstance(scaled, int) else scaled
-        return frames * width * height * 3
-
-    def crop_views(self, frames: np.ndarray | torch.Tensor) -> list[Crop]:
-        """Return the crops of scaled frames (n, H, W, C)."""
-        return crop_places(self.resize, *frames.shape[1:3])
-
-
 class Engine:
     """The state of one job; `run` is the loop."""
 
@@ -144,7 +60,7 @@ class Engine:
         self.num_workers = workers
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="har-writer")
         self.writes: deque[Future[None]] = deque()
-        self.attempts: dict[tuple[int, str], _Attempt] = {}
+        self.attempts: dict[tuple[int, str], Attempt] = {}
 
     def run(self, tasks: Sequence[DecodeTask], on_progress: Callable[[Progress], None]) -> None:
         """Make the features of all tasks. Raises: StoreError if the disk fails; a bad video only fails itself."""
@@ -198,7 +114,8 @@ class Engine:
                 lane = self.lanes[message.lane]
                 writer = self.writer.submit(self.store.writer, lane.feature_set, video_id, len(message.clip_bounds))
                 none = np.zeros((0, lane.spec.feature_dim), np.float32)
-                self.attempts[message.lane, video_id] = _Attempt(video_id, message, writer, none)
+                content = "" if lane.cache is None else file_sha256(worker.task.path)
+                self.attempts[message.lane, video_id] = Attempt(video_id, message, writer, none, content=content)
             case Chunk():
                 attempt = self.attempts.get((message.lane, video_id))
                 if attempt is not None:
@@ -214,7 +131,7 @@ class Engine:
                 for view in worker.task.views:
                     self._fail(self.lanes[view.lane], video_id, message.reason)
 
-    def _add(self, lane: Lane, attempt: _Attempt, frames: np.ndarray, chunk: Chunk) -> None:
+    def _add(self, lane: Lane, attempt: Attempt, frames: np.ndarray, chunk: Chunk) -> None:
         """Put the crops of a chunk's clips into batches."""
         source: np.ndarray | torch.Tensor = frames
         clips = chunk.clips
@@ -236,29 +153,26 @@ class Engine:
                 if batch.full:
                     self._compute(lane)
 
-    def _flows(
-        self, lane: Lane, attempt: _Attempt, frames: np.ndarray, chunk: Chunk
-    ) -> tuple[torch.Tensor, np.ndarray]:
+    def _flows(self, lane: Lane, attempt: Attempt, frames: np.ndarray, chunk: Chunk) -> tuple[torch.Tensor, np.ndarray]:
         """Return the chunk's flow fields (P, H, W, 2) on the device, and each clip's (k, T) row numbers into them."""
-        from har_pipeline.video.flow import compute_flow
-
         assert lane.flow is not None
         started = time.perf_counter()
         first, second = np.split(chunk.clips, 2, axis=1)
         pairs, rows = np.unique(np.stack([first.ravel(), second.ravel()], axis=1), axis=0, return_inverse=True)
         keys = [(int(chunk.numbers[a]), int(chunk.numbers[b])) for a, b in pairs]
         known = {key: attempt.flows[key] for key in keys if key in attempt.flows}
+        size = (chunk.shape[1], chunk.shape[2])
         if lane.cache is not None:
             for key in keys:
-                if key not in known and (stored := lane.cache.get(attempt.video_id, key)) is not None:
-                    known[key] = torch.from_numpy(stored).to(lane.extractor.device, torch.float32)
+                if key not in known and (stored := lane.cache.get(attempt.content, key, lane.flow, size)) is not None:
+                    known[key] = torch.from_numpy(stored).to(lane.extractor.device)
         new = [i for i, key in enumerate(keys) if key not in known]
         if new:
             fields = compute_flow(frames[pairs[new, 0]], frames[pairs[new, 1]], lane.flow, lane.extractor.device)
             for i, flow in zip(new, fields, strict=True):
                 known[keys[i]] = flow
                 if lane.cache is not None:
-                    lane.cache.put(attempt.video_id, keys[i], flow.cpu().numpy())
+                    lane.cache.put(attempt.content, keys[i], lane.flow, size, flow.cpu().numpy())
         attempt.flows = known
         self.progress.flow_s += time.perf_counter() - started
         return torch.stack([known[key] for key in keys]), rows.reshape(first.shape)
@@ -293,7 +207,7 @@ class Engine:
             start = end
         batch.owners.clear()
 
-    def _take_rows(self, lane: Lane, attempt: _Attempt, rows: np.ndarray) -> None:
+    def _take_rows(self, lane: Lane, attempt: Attempt, rows: np.ndarray) -> None:
         if attempt.cancelled:
             return
         if lane.crops > 1:  # the mean over a clip's crops, Lakhal 2018, eq. 5
@@ -319,7 +233,7 @@ class Engine:
         self._submit(lambda: attempt.writer.result().append(stored))
         self._commit_if_complete(lane, attempt)
 
-    def _commit_if_complete(self, lane: Lane, attempt: _Attempt) -> None:
+    def _commit_if_complete(self, lane: Lane, attempt: Attempt) -> None:
         plan, done = attempt.plan, attempt.done
         if done is None or attempt.rows != plan.num_unique or attempt.last_row is None:
             return
@@ -383,14 +297,3 @@ def _mirrored(clip: torch.Tensor) -> torch.Tensor:
     """Return a clip (T, S, S, C) with left and right exchanged; flow (two channels) to the right becomes flow to the left."""
     flipped = clip.flip(2)
     return flipped * torch.tensor([-1.0, 1.0], device=clip.device) if clip.shape[-1] == 2 else flipped
-
-
-def _provenance(extractor: Extractor) -> dict[str, str]:
-    packages = ("torch", "torchvision", "numpy", "av")
-    device = torch.cuda.get_device_name(extractor.device) if extractor.device.type == "cuda" else platform.machine()
-    return {
-        "har_pipeline": version("har-pipeline"),
-        "python": platform.python_version(),
-        "device": f"{extractor.device.type} {device}",
-        **{name: version(name) for name in packages},
-    }

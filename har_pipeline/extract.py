@@ -13,12 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from har_pipeline.engine import Engine, Lane, Progress
+from har_pipeline.engine import Engine, Progress
 from har_pipeline.errors import ExtractionError
 from har_pipeline.extractors.base import Extractor
-from har_pipeline.records import ClipSpec, FeatureSpec, FlowSpec, VideoRecord
+from har_pipeline.lanes import Lane
+from har_pipeline.records import ClipSpec, FeatureSpec, VideoRecord
 from har_pipeline.store import FeatureStore
 from har_pipeline.video.decode import Decoder
+from har_pipeline.video.flow_cache import FlowCache
+from har_pipeline.video.flow_spec import FlowSpec
 from har_pipeline.video.preprocess import parse_resize
 from har_pipeline.video.worker import DecodeTask
 
@@ -111,7 +114,7 @@ def feature_spec(extractor: Extractor, options: ExtractOptions) -> FeatureSpec:
         clips=clips,
         fps=options.fps,
         resize=resize,
-        flow=(options.flow or FlowSpec()) if extractor.stream == "flow" else None,
+        flow=(options.flow or FlowSpec()).describe() if extractor.stream == "flow" else "",
         preprocess=extractor.preprocess.describe(),
         precision=extractor.precision,
         dtype=options.dtype,
@@ -164,8 +167,9 @@ def extract_many(
     for spec in specs:
         store.create_feature_set(spec)
     store.remove_debris()
+    cache = FlowCache(job.flow_cache) if job.flow_cache else None
     lanes = [
-        Lane(extractor, spec, options.batch_size, job.flow_cache)
+        Lane(extractor, spec, options.batch_size, (options.flow or FlowSpec()) if spec.flow else None, cache)
         for (extractor, options), spec in zip(wanted, specs, strict=True)
     ]
     k, n = job.shard

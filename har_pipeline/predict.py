@@ -21,6 +21,7 @@ from har_pipeline.report.plots import save_topk_bars
 from har_pipeline.run_folder import Run, load_run
 from har_pipeline.store import FeatureStore
 from har_pipeline.video.decode import FrameReader, probe
+from har_pipeline.video.flow_spec import parse_flow
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,12 @@ def predict_videos(
         for i, path in enumerate(paths)
     ]
     options = ExtractOptions(
-        clips=spec.clips, fps=spec.fps, resize=spec.resize, flow=spec.flow, dtype=spec.dtype, workers=workers
+        clips=spec.clips,
+        fps=spec.fps,
+        resize=spec.resize,
+        flow=parse_flow(spec.flow) if spec.flow else None,
+        dtype=spec.dtype,
+        workers=workers,
     )
     with tempfile.TemporaryDirectory(prefix="har_predict_") as folder:
         store = FeatureStore(Path(folder) / "store.zarr", create=True)

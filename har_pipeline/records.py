@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,7 +21,6 @@ Sampling = Literal["first", "uniform", "dense", "sparse", "segments"]
 Padding = Literal["repeat_last", "loop"]
 Stream = Literal["rgb", "flow", "depth"]
 Crops = Literal["center", "three", "ten"]
-FlowMethod = Literal["tvl1", "tvl1_opencv", "farneback", "dis", "raft_small", "raft_large"]
 
 
 def check_video_id(video_id: str) -> str:
@@ -103,23 +102,6 @@ class ClipSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FlowSpec:
-    """How optical flow is made: the method and the bound in px/frame to which both components are clipped.
-
-    The methods' parameters are fixed: those of `video.flow`. Raises: ValueError if the bound is not above 0.
-    """
-
-    method: FlowMethod = "tvl1"
-    bound_px: float = 20.0
-
-    def __post_init__(self) -> None:
-        if self.method not in get_args(FlowMethod):
-            raise ValueError(f"unknown flow method {self.method!r}; there are: {', '.join(get_args(FlowMethod))}")
-        if not self.bound_px > 0:
-            raise ValueError(f"the bound of the flow must be above 0 px, not {self.bound_px}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ReductionSpec:
     """How a PCA made a feature set from another one, and which training videos it was fitted on.
 
@@ -150,7 +132,7 @@ class FeatureSpec:
     """All that changes the numbers of a feature set; two features may be mixed only if their specs are equal.
 
     weights: `sha256:<hex>` of the weights file or `random:<seed>`; fps: frames/s after resampling, None = as filmed;
-    resize: as in `stretch-224`, `short256-center224`; flow: None for rgb;
+    resize: as in `stretch-224`, `short256-center224`; flow: as `FlowSpec.describe` puts it, empty for rgb;
     precision: arithmetic of the net; dtype: of the stored features; reduction: None for features as the net gave them.
     """
 
@@ -162,7 +144,7 @@ class FeatureSpec:
     clips: ClipSpec = field(default_factory=ClipSpec)
     fps: float | None = None
     resize: str = "stretch-224"
-    flow: FlowSpec | None = None
+    flow: str = ""
     preprocess: str = ""
     precision: str = "fp32"
     dtype: str = "float16"
@@ -179,10 +161,9 @@ class FeatureSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FeatureSpec:
         """Build a spec from what `to_dict` returned."""
-        flow, reduction = values.get("flow"), values.get("reduction")
+        reduction = values.get("reduction")
         nested = {
             "clips": ClipSpec(**values["clips"]),
-            "flow": FlowSpec(**flow) if flow else None,
             "reduction": ReductionSpec(**reduction) if reduction else None,
         }
         return cls(**{**values, **nested})

@@ -22,7 +22,8 @@ from har_pipeline.cli.common import (
     note,
     print_json,
 )
-from har_pipeline.records import ClipSpec, Crops, FlowMethod, Padding, Sampling
+from har_pipeline.records import ClipSpec, Crops, Padding, Sampling
+from har_pipeline.video.flow_spec import FlowMethod
 
 if TYPE_CHECKING:
     from har_pipeline.extract import ExtractSummary
@@ -144,7 +145,8 @@ def extract(
     device: Device = "auto",
     workers: Workers = None,
     precision: Annotated[
-        Precision, typer.Option(help="Arithmetic of the net; auto: bf16 where it is fast and close.")
+        Precision,
+        typer.Option(help="Arithmetic of the net; auto: bf16 where it is fast and close, fp32 with --dtype float32."),
     ] = (Precision.auto),
     dtype: Annotated[Dtype, typer.Option(help="Type of the stored features.")] = Dtype.float16,
     as_json: AsJson = False,
@@ -157,13 +159,15 @@ def extract(
     from har_pipeline.extract import ExtractOptions, extract_many
     from har_pipeline.extractors import build_extractor
     from har_pipeline.manifests import read_manifest
-    from har_pipeline.records import FlowSpec
     from har_pipeline.store import FeatureStore
+    from har_pipeline.video.flow_spec import FlowSpec
     from har_pipeline.video.preprocess import with_crops
 
     shard_parts = parse_shard(shard)
     records = read_manifest(manifest, root=root, check_files=False)
     names = extractor or ["efficientnet_lite0"]
+    # Who asks for exact storage wants exact arithmetic too.
+    arithmetic = "fp32" if precision == "auto" and dtype == "float32" else precision.value
     if len(names) > 1 and (layer or weights not in (None, "random")):
         raise typer.BadParameter("--layer and --weights FILE belong to one net: give one --extractor, or none of them")
     wanted = []
@@ -174,7 +178,7 @@ def extract(
             stream=stream.value,
             weights=weights,
             device=device,
-            precision=precision.value,
+            precision=arithmetic,
             seed=seed,
             mean_cube=mean_cube,
         )
@@ -243,3 +247,26 @@ def _print_summary(summary: ExtractSummary) -> None:
         f"of {summary.total}; {summary.seconds:.1f} s, {rate:.1f} clips/s, bound by {summary.bound_by}, "
         f"{summary.device} {summary.precision}"
     )
+
+
+def flow(
+    video: Annotated[Path, typer.Argument(help="Video file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Video to write, such as flow.mp4.")],
+    method: Annotated[FlowMethod, typer.Option(help="How flow is computed.")] = "tvl1",
+    bound: Annotated[float, typer.Option(help="Flow is clipped to +- so many px per frame.", min=0.1)] = 20.0,
+    max_px: Annotated[float, typer.Option(help="Flow of so many px per frame has full colour.", min=0.1)] = 10.0,
+    short_side: Annotated[int | None, typer.Option(help="Scale frames to this shorter side first, px.", min=32)] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Render a video's optical flow in the usual colours: hue is the direction, saturation the speed."""
+    from har_pipeline.extractors import pick_device
+    from har_pipeline.video.flow_spec import FlowSpec
+    from har_pipeline.video.flow_video import write_flow_video
+
+    spec = FlowSpec(method=method, bound_px=bound)
+    count = write_flow_video(video, out, spec, device=str(pick_device(device)), short_side=short_side, max_px=max_px)
+    if as_json:
+        print_json({"video": str(video), "out": str(out), "frames": count, "flow": spec.describe()})
+    else:
+        typer.echo(f"{out}: {count} frames of flow, {spec.describe()}")

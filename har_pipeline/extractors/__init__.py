@@ -129,6 +129,10 @@ def build_extractor(
 
 
 def _with_cube(preprocess: Preprocess, path: Path) -> Preprocess:
+    if not preprocess.bgr:
+        raise ExtractionError(
+            f"{path}: the mean cube is for the BGR frames of the original weights, not for these in RGB"
+        )
     cube = torch.from_numpy(c3d.read_mean_cube(path))
     return replace(preprocess, cube=cube, cube_sha256=file_sha256(path))
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from har_pipeline.errors import WeightsError
 
@@ -134,6 +135,37 @@ class FlowSpec:
         if self.raft_weights is None:
             return published_digits(self.method)
         return file_digits(Path(self.raft_weights))
+
+
+def parse_flow(text: str) -> FlowSpec:
+    """Return the spec that `FlowSpec.describe` put into words.
+
+    Raises: ValueError if it is no such text; WeightsError if it names RAFT weights from a local file.
+    """
+    match = re.fullmatch(r"(\w+)\((.*)\);bound=([^;]+);float16", text)
+    if not match or match[1] not in get_args(FlowMethod):
+        raise ValueError(f"{text!r} describes no optical flow")
+    method: FlowMethod = match[1]  # type: ignore[assignment]
+    values = dict(part.split("=", 1) for part in match[2].split(","))
+    bound_px = float(match[3])
+    if method in ("tvl1", "tvl1_opencv"):
+        return FlowSpec(method=method, bound_px=bound_px, tvl1=_from_texts(Tvl1Params(), values))
+    if method == "farneback":
+        return FlowSpec(method=method, bound_px=bound_px, farneback=_from_texts(FarnebackParams(), values))
+    if method == "dis":
+        return FlowSpec(method=method, bound_px=bound_px, dis_preset=values["preset"])  # type: ignore[arg-type]
+    weights = None if values["weights"] == published_digits(method) else "random"
+    if weights == "random" and values["weights"] != "random:0":
+        raise WeightsError(
+            f"the flow was made with RAFT weights {values['weights']}... from a local file: not known here"
+        )
+    return FlowSpec(method=method, bound_px=bound_px, raft_updates=int(values["updates"]), raft_weights=weights)
+
+
+def _from_texts(defaults: Any, texts: dict[str, str]) -> Any:
+    """Return the parameters with the values that `describe` printed, each of its default's type."""
+    fields = {f.name: type(getattr(defaults, f.name)) for f in dataclasses.fields(defaults)}
+    return dataclasses.replace(defaults, **{name: kind(texts[name.rstrip("_")]) for name, kind in fields.items()})
 
 
 def published_digits(method: str) -> str:

@@ -1,0 +1,60 @@
+"""A video of a video's optical flow, in the usual colours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from har_pipeline.errors import VideoError
+from har_pipeline.video.decode import FrameReader, probe
+from har_pipeline.video.encode import write_video
+from har_pipeline.video.flow import compute_flow
+from har_pipeline.video.flow_picture import flow_to_rgb
+from har_pipeline.video.flow_spec import FlowSpec
+from har_pipeline.video.preprocess import Resize, scale_frame
+
+FRAMES_PER_BLOCK = 16
+BIT_RATE = 4_000_000
+
+
+def write_flow_video(
+    source: Path,
+    target: Path,
+    spec: FlowSpec,
+    *,
+    device: str = "cpu",
+    short_side: int | None = None,
+    max_px: float = 10.0,
+) -> int:
+    """Write the flow of a video, one picture per frame pair at the source's rate, and return how many there are.
+
+    short_side: px to which frames are scaled first, the aspect ratio kept; max_px: the flow that has full colour.
+    Memory does not grow with the video. Raises: VideoError if the source cannot be read or has fewer than two frames.
+    """
+    info = probe(source)
+
+    def pictures() -> Iterator[np.ndarray]:
+        frames = (_even(_scaled(frame, short_side)) for _, frame in FrameReader(source, info=info))
+        last = next(frames)
+        while block := list(islice(frames, FRAMES_PER_BLOCK)):
+            stack = np.stack([last, *block])
+            for flow in compute_flow(stack[:-1], stack[1:], spec, device).cpu().numpy():
+                yield flow_to_rgb(flow, max_px)
+            last = block[-1]
+
+    try:
+        return write_video(target, pictures(), fps=info.fps, bit_rate=BIT_RATE)
+    except ValueError as error:
+        raise VideoError(f"{source}: {error}") from error
+
+
+def _scaled(frame: np.ndarray, short_side: int | None) -> np.ndarray:
+    return frame if short_side is None else scale_frame(frame, Resize(1, short_side, "center"))
+
+
+def _even(frame: np.ndarray) -> np.ndarray:
+    # Most codecs store colours at half the resolution.
+    return frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]
