@@ -140,18 +140,20 @@ def test_a_pair_does_not_depend_on_its_batch(walking: RenderedVideo, spec: FlowS
     assert torch.equal(compute_flow(first[3:], second[3:], spec, "cpu", compiled=False), together[3:])
 
 
-def test_the_number_of_threads_changes_nothing(walking: RenderedVideo) -> None:
-    pairs = pairs_of(walking, (3, 4, 5))
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_number_of_threads_changes_nothing(walking: RenderedVideo, compiled: bool) -> None:
+    pairs = pairs_of(walking, (3, 4, 5, 20, 21, 22))
     before = torch.get_num_threads()
     flows = []
     try:
-        for threads in (1, 3):
+        for threads in (1, 3, 2):
             torch.set_num_threads(threads)
-            flows.append(compute_flow(*pairs, QUICK_TVL1, "cpu", compiled=False))
+            flows.append(compute_flow(*pairs, QUICK_TVL1, "cpu", compiled=compiled))
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(*flows)
+    assert torch.equal(flows[0], flows[1])
+    assert torch.equal(flows[0], flows[2])
 
 
 def test_flow_is_clipped_and_rounded_to_float16(walking: RenderedVideo) -> None:

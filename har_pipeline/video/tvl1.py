@@ -140,7 +140,7 @@ def _one_warp(
             going = int(pairs.active.sum())
             if going == 0:
                 break
-            if done is not None and going <= left // 2:
+            if done is not None and 1 < going <= left // 2:  # for one pair alone the step would be compiled anew
                 _put_back(done, pairs)
                 pairs = pairs.keep(pairs.active.flatten().nonzero().flatten())
                 left = going
@@ -212,10 +212,10 @@ def compiled_step(device_type: str) -> Step:
     # Of torch's own remarks while it compiles, none is for the user of a flow.
     for name in ("torch.utils.cpp_extension", "torch._inductor"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # On a CPU each pair has a thread of its own.
-    options: dict[str, str | int | bool | Callable[..., Any]] | None = (
-        {"cpp.threads": 1} if device_type == "cpu" else None
-    )
+    # On a CPU each pair has a thread of its own; the wrapper in C++ lets go of Python's lock while the kernel runs.
+    options: dict[str, str | int | bool | Callable[..., Any]] | None = None
+    if device_type == "cpu":
+        options = {"cpp.threads": 1, "cpp_wrapper": True}
     step: Step = torch.compile(_step, dynamic=True, options=options)
     started = time.perf_counter()
     try:
