@@ -29,6 +29,11 @@ def machine() -> str:
     return f"{cores} cores, {names[0] if names else platform.machine()} ({features}), {gpu}, torch {torch.__version__}"
 
 
+def _of_project(part: str) -> bool:
+    """Whether a word of the command names no file outside this project."""
+    return "/" not in part or (ROOT / part).resolve().is_relative_to(ROOT)
+
+
 def main() -> None:
     name, command = sys.argv[1], sys.argv[2:]
     git = ["git", "-C", str(ROOT)]
@@ -38,7 +43,7 @@ def main() -> None:
     commit = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True).strip()
     output = subprocess.check_output(command, text=True, cwd=ROOT)
     # Where a user keeps the data is no part of the result.
-    shown = " ".join(f"<{Path(part).name}>" if Path(part).is_dir() else part for part in command)
+    shown = " ".join(part if _of_project(part) else f"<{Path(part).name}>" for part in command)
     content = {"command": shown, "commit": commit, "machine": machine(), "result": json.loads(output)}
     path = ROOT / "benchmarks" / "results" / f"{name}.json"
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
