@@ -22,7 +22,7 @@ from har_pipeline.video.flow_spec import FlowSpec, Tvl1Params
 from har_pipeline.video.raft import load_raft, raft_flow
 from har_pipeline.video.tvl1 import compiled_step, tvl1_flow
 
-# Pairs on a GPU at one time: TV-L1 takes about 160 bytes a pixel, RAFT about 100 times as much (its cost volume).
+# Pixels of the pairs on a GPU at one time: 3 GB for TV-L1; RAFT takes more, and its cost volume grows with their square.
 TVL1_PIXELS_PER_CHUNK = 6_000_000
 RAFT_PIXELS_PER_CHUNK = 600_000
 MIN_SIDE_PX = 3

@@ -65,7 +65,7 @@ def tvl1_flow(first: torch.Tensor, second: torch.Tensor, params: Tvl1Params, com
     """Return the flow of grey frames (P, H, W), values in [0, 255], as (P, 2, H, W) float32 px, x then y.
 
     H, W: at least 3. compiled: run the inner iteration through `torch.compile` (see `compiled_step`).
-    Memory: about 160 bytes per pixel and pair.
+    Memory: about 500 bytes per pixel and pair.
     """
     step = compiled_step(first.device.type) if compiled else _step
     firsts, seconds = [first.float()], [second.float()]
