@@ -160,6 +160,8 @@ def _largest(matrix: np.ndarray, dim: int, size: int) -> tuple[np.ndarray, np.nd
 
 def _check_rank(values: np.ndarray, size: int) -> None:
     rank = int((values > values[0] * size * np.finfo(np.float64).eps).sum()) if values[0] > 0 else 0
+    if not rank:
+        raise ExtractionError("the training rows are all equal: they have no principal components")
     if rank < len(values):
         raise ExtractionError(
             f"--dim {len(values)}: the training rows vary in {rank} directions only (many are equal, as repeated frames "

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from feature_sets import blobs, feature_store, manifest, split_of
+from real_features import ucf101_fc6
 from safetensors.numpy import load_file
 from sklearn.decomposition import PCA
 from typer.testing import CliRunner, Result
@@ -442,3 +443,17 @@ def split_file(work: Path) -> Path:
     options = ("--protocol", "group_kfold", "--num-folds", 4, "--val-fraction", 0)
     assert har("splits", "write", work / "manifest.csv", "-o", work / "splits", *options).exit_code == 0
     return work / "splits/group_kfold-2.json"
+
+
+@pytest.mark.slow
+@pytest.mark.needs_real_data
+def test_real_features_keep_their_accuracy(real_data: Path, tmp_path: Path) -> None:
+    """4,096 values of VGG16's fc6 to 256, fitted on 4,068 clips, so through the Gram matrix."""
+    store, source, records, split = ucf101_fc6(real_data, tmp_path / "store.zarr")
+    config = TrainConfig(head="mean_pool", device="cpu")
+    plain = train_head(store, source, records, split, config, tmp_path / "plain")
+    summary = reduce_features(store, source, split, ReduceOptions(dim=256))
+    assert summary.num_rows == 4068
+    assert 0.85 < summary.explained < 0.9
+    reduced = train_head(store, summary.feature_set, records, split, config, tmp_path / "reduced")
+    assert reduced.test_accuracy >= plain.test_accuracy - 0.01
