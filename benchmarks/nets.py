@@ -1,0 +1,53 @@
+"""Clips per second of every net on its default clips, fp32 and the device's default precision, decoding aside. Prints JSON.
+
+Weights are random, which changes no timing. One warm-up, then the median of three batches.
+
+    python benchmarks/nets.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+
+import torch
+
+from har_pipeline.extract import keep_freed_memory
+from har_pipeline.extractors import NETS, build_extractor
+from har_pipeline.records import Stream
+
+
+def clips_per_second(name: str, stream: Stream, precision: str, device: str) -> tuple[float, str]:
+    """Return clips/s and the precision that was used."""
+    extractor = build_extractor(name, stream=stream, weights="random", device=device, precision=precision)
+    clip_len, size = extractor.input.clips.clip_len, extractor.net.input_size
+    count = max(1, (16 if extractor.device.type == "cpu" else 512) // clip_len)
+    channels = 2 if stream == "flow" else 3
+    clips = torch.randint(0, 255, (count, clip_len, size, size, channels), dtype=torch.uint8)
+    seconds = []
+    for _ in range(4):
+        started = time.perf_counter()
+        extractor(clips.float() if stream == "flow" else clips).cpu()
+        seconds.append(time.perf_counter() - started)
+    return count / statistics.median(seconds[1:]), extractor.precision
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    device = parser.parse_args().device
+    keep_freed_memory()
+    rows = []
+    for net in NETS.values():
+        for stream in net.inputs:
+            fp32, _ = clips_per_second(net.name, stream, "fp32", device)
+            default, precision = clips_per_second(net.name, stream, "auto", device)
+            row = {"net": net.name, "stream": stream, "fp32": round(fp32, 2), "default": round(default, 2)}
+            rows.append({**row, "default_precision": precision})
+    print(json.dumps({"benchmark": "nets", "threads": torch.get_num_threads(), "clips_per_s": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
