@@ -45,7 +45,8 @@ def extractor_for(spec: FeatureSpec, *, weights: str | None = None, device: str 
         weights, seed = "random", int(spec.weights.removeprefix("random:"))
     elif weights is None:
         digits = spec.weights.removeprefix("sha256:")
-        weights = next((name for name, w in net.weights.items() if w.sha256 and digits.startswith(w.sha256)), None)
+        of_stream = {name: w for name, w in net.weights.items() if w.stream == spec.stream and w.sha256}
+        weights = next((name for name, w in of_stream.items() if digits.startswith(w.sha256)), None)
         if weights is None:
             raise FeatureMismatchError(
                 f"the features were made with {net.name} weights {spec.weights[:23]}..., which are not published ones: "

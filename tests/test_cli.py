@@ -80,7 +80,7 @@ def test_a_broken_video_gives_exit_code_1_and_its_reason(work: Path) -> None:
     done = har("extract", "bad.csv", "bad.zarr", "--num-clips", 2, "--weights", "random", "--json", cwd=work, code=1)
     assert "failed: a__empty" in done.stderr
     assert "the file is empty" in done.stderr
-    assert "WARNING: random weights" in done.stderr
+    assert "random weights: these features are for tests" in done.stderr
     assert json.loads(done.stdout)["done"] == 1
     har("predict", "bad/a/empty.avi", "--run", "nowhere", cwd=work, code=1)
 
@@ -102,7 +102,7 @@ def test_a_flipped_byte_is_found_and_mended(work: Path) -> None:
     ("arguments", "says"),
     [
         (("extract", "nowhere.csv", "s.zarr"), "har manifest build"),
-        (("extract", "manifest.csv", "s.zarr", "--extractor", "vgg"), "there are: efficientnet_lite0, vgg16"),
+        (("extract", "manifest.csv", "s.zarr", "--extractor", "vgg"), "there are: c3d, csn_r101, efficientnet_lite0"),
         (("extract", "manifest.csv", "manifest.csv"), "choose another path"),
         (("train", "manifest.csv", "nowhere.zarr"), "har extract"),
         (("train", "manifest.csv", "store.zarr", "--features", "vgg"), "no feature set starts with 'vgg'"),
@@ -132,26 +132,70 @@ def test_every_command_has_help(work: Path) -> None:
 
 def test_models_lists_nets_layers_and_licences(work: Path) -> None:
     rows = json.loads(har("models", "--json", cwd=work).stdout)
-    assert {(row["net"], row["weights"]) for row in rows} == {
-        ("vgg16", "imagenet"),
-        ("vgg16", "oxford"),
-        ("efficientnet_lite0", "imagenet"),
+    listed = {(row["net"], row["stream"], row["weights"]) for row in rows}
+    assert listed >= {
+        ("vgg16", "rgb", "imagenet"),
+        ("vgg16", "rgb", "oxford"),
+        ("efficientnet_lite0", "rgb", "imagenet"),
+        ("i3d", "flow", "kinetics-flow"),
+        ("tsn_efficientnet_lite0", "flow", "imagenet-flow"),
     }
-    assert all(row["licence"] and row["sha256"] and row["layers"] for row in rows)
+    assert all(row["licence"] and row["layers"] and row["url"] and row["clips"] for row in rows)
 
 
 def test_options_have_the_defaults_of_the_dataclasses() -> None:
     import inspect
 
-    from har_pipeline.cli import features, runs
+    from har_pipeline.cli import extract as extract_commands
+    from har_pipeline.cli import runs
     from har_pipeline.extract import ExtractOptions
     from har_pipeline.train_config import TrainConfig
+    from har_pipeline.video.flow_spec import FlowSpec
 
     train = inspect.signature(runs.train).parameters
     for name, value in TrainConfig().to_dict().items():
         if name in train:
             assert train[name].default == value, name
-    options, extract = ExtractOptions(), inspect.signature(features.extract).parameters
+    options, extract = ExtractOptions(), inspect.signature(extract_commands.extract).parameters
     for name in ("fps", "resize", "batch_size", "workers", "retry_failed", "decoder", "dtype"):
         assert extract[name].default == getattr(options, name), name
     assert extract["time_limit"].default == options.time_limit_s
+    assert (extract["flow_method"].default, extract["flow_bound"].default) == (FlowSpec().method, FlowSpec().bound_px)
+
+
+def test_several_nets_and_streams_share_a_store(work: Path) -> None:
+    done = har(
+        "extract", "manifest.csv", "many.zarr", "--extractor", "efficientnet_lite0", "--extractor",
+        "tsn_efficientnet_lite0", "--num-clips", "2", "--json", cwd=work,
+    )  # fmt: skip
+    rgb = json.loads(done.stdout)
+    assert [row["feature_set"].split("-")[0] for row in rgb] == ["efficientnet_lite0", "tsn_efficientnet_lite0"]
+    flow = har(
+        "extract", "manifest.csv", "many.zarr", "--extractor", "tsn_efficientnet_lite0", "--stream", "flow",
+        "--flow-method", "farneback", "--num-clips", "2", "--resize", "stretch-224", "--json", cwd=work,
+    )  # fmt: skip
+    assert json.loads(flow.stdout)["feature_set"].startswith("tsn_efficientnet_lite0-flow-")
+    rows = json.loads(har("features", "list", "many.zarr", "--json", cwd=work).stdout)
+    assert {row["videos"] for row in rows} == {rgb[0]["total"]}
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--sampling", "dense", "--num-clips", "3"], "leave --num-clips out"),
+        (["--extractor", "c3d", "--sampling", "uniform"], "needs --num-clips"),
+        (["--crops", "ten"], "leaves no room for crops"),
+        (["--segment-seed", "1"], "belongs to segments"),
+        (["--extractor", "vgg16", "--extractor", "c3d", "--layer", "fc6"], "belong to one net"),
+    ],
+)
+def test_options_that_do_not_go_together(work: Path, more: list[str], says: str) -> None:
+    done = har("extract", "manifest.csv", "s.zarr", "--weights", "random", *more, cwd=work, code=2)
+    assert says in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_flow_of_a_video_as_a_video(work: Path) -> None:
+    video = next(path for path in sorted(work.rglob("*.avi")) if "bad" not in path.parts)
+    done = har("flow", str(video), "-o", "flow.mp4", "--method", "farneback", "--json", cwd=work)
+    assert json.loads(done.stdout)["frames"] > 3
+    assert (work / "flow.mp4").stat().st_size > 500

@@ -1,0 +1,109 @@
+"""Predictions for files, from a run folder alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from video_files import make_video
+
+from har_pipeline.errors import FeatureMismatchError
+from har_pipeline.evaluate import predict_scores
+from har_pipeline.extract import ExtractOptions, extract
+from har_pipeline.extractors import build_extractor
+from har_pipeline.predict import predict_videos, sample_frames, save_picture
+from har_pipeline.records import ClipSpec, Split, Stream, VideoRecord
+from har_pipeline.run_folder import load_run
+from har_pipeline.store import FeatureStore
+from har_pipeline.train import train_head
+from har_pipeline.train_config import TrainConfig
+from har_pipeline.video.decode import FrameReader
+from har_pipeline.video.flow_spec import FlowSpec
+
+CLIPS = {"rgb": ClipSpec(num_clips=3), "flow": ClipSpec(sampling="segments", num_clips=2, clip_len=5)}
+NETS = {"rgb": "efficientnet_lite0", "flow": "tsn_efficientnet_lite0"}
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> list[VideoRecord]:
+    folder = tmp_path_factory.mktemp("predict")
+    return [
+        VideoRecord(video_id=f"v{i}", label="ab"[i % 2], path=make_video(folder / f"v{i}.avi", 9, seed=i))
+        for i in range(6)
+    ]
+
+
+def trained(folder: Path, records: list[VideoRecord], stream: Stream, weights: str | None = None) -> FeatureStore:
+    store = FeatureStore(folder / "store.zarr", create=True)
+    options = ExtractOptions(
+        clips=CLIPS[stream],
+        resize="stretch-224",
+        flow=FlowSpec(method="farneback", bound_px=15.0) if stream == "flow" else None,
+        dtype="float32",
+    )
+    net = build_extractor(NETS[stream], stream=stream, weights=weights, device="cpu", seed=3)
+    name = extract(records, store, net, options).feature_set
+    ids = [record.video_id for record in records]
+    split = Split(protocol="holdout", index=0, train=tuple(ids[:4]), test=tuple(ids[4:]))
+    train_head(store, name, records, split, TrainConfig(head="mean_pool", device="cpu"), folder / "run")
+    return store
+
+
+@pytest.mark.parametrize("stream", ["rgb", "flow"])
+def test_a_file_gets_what_its_stored_features_give(tmp_path: Path, records, stream: Stream) -> None:
+    store = trained(tmp_path, records, stream)
+    paths = [record.path for record in records[4:] if record.path]
+    run, predictions = predict_videos(paths, tmp_path / "run", top=2, device="cpu")
+    assert [prediction.path for prediction in predictions] == paths
+    (name,) = store.feature_sets()
+    for record, prediction in zip(records[4:], predictions, strict=True):
+        expected = predict_scores(run, store.read(name, record.video_id).features)
+        assert prediction.probabilities is not None
+        np.testing.assert_array_equal(prediction.probabilities, expected)
+        best = int(expected.argmax())
+        assert prediction.top[0] == (run.classes[best], pytest.approx(expected[best]))
+        assert len(prediction.top) == 2
+
+
+def test_a_bad_file_gets_its_error_and_the_others_their_classes(tmp_path: Path, records) -> None:
+    trained(tmp_path, records, "rgb")
+    bad = tmp_path / "bad.avi"
+    bad.write_bytes(b"")
+    assert records[5].path is not None
+    _, (first, second) = predict_videos([bad, records[5].path], tmp_path / "run", device="cpu")
+    assert first.probabilities is None
+    assert first.error is not None
+    assert "the file is empty" in first.error
+    assert second.error is None
+    save_picture(tmp_path / "picture.png", [first, second])
+    assert (tmp_path / "picture.png").stat().st_size > 5000
+
+
+def test_random_weights_are_drawn_again_and_said(tmp_path: Path, records) -> None:
+    trained(tmp_path, records, "rgb", weights="random")
+    assert records[4].path is not None
+    run, (prediction,) = predict_videos([records[4].path], tmp_path / "run", device="cpu")
+    assert load_run(tmp_path / "run").random_weights
+    assert run.random_weights
+    assert prediction.error is None
+
+
+def test_other_weights_than_the_runs_are_refused(tmp_path: Path, records) -> None:
+    trained(tmp_path, records, "rgb", weights="random")
+    assert records[4].path is not None
+    spec_path = tmp_path / "run" / "run.json"
+    text = spec_path.read_text(encoding="utf-8")
+    assert '"random:3"' in text
+    spec_path.write_text(text.replace('"random:3"', '"sha256:' + "0" * 64 + '"'), encoding="utf-8")
+    with pytest.raises(FeatureMismatchError, match="--weights PATH"):
+        predict_videos([records[4].path], tmp_path / "run", device="cpu")
+
+
+def test_sample_frames_spread_over_the_video(records) -> None:
+    assert records[0].path is not None
+    frames = [frame for _, frame in FrameReader(records[0].path)]
+    found = sample_frames(records[0].path, 3)
+    assert (found[0] == frames[0]).all()
+    assert found.shape == (3, 120, 160, 3)
+    assert len({frame.tobytes() for frame in found}) == 3
