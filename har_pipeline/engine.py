@@ -46,10 +46,14 @@ class Progress:
     write_s: float = 0.0
 
     @property
+    def stages(self) -> dict[str, float]:
+        """Seconds that the main process spent on each stage."""
+        return {"decode": self.decode_s, "flow": self.flow_s, "device": self.device_s, "write": self.write_s}
+
+    @property
     def bound_by(self) -> str:
         """The stage that the main process spends most of its time on."""
-        stages = {"decode": self.decode_s, "flow": self.flow_s, "device": self.device_s, "write": self.write_s}
-        return max(stages, key=lambda stage: stages[stage])
+        return max(self.stages, key=lambda stage: self.stages[stage])
 
 
 class Engine:

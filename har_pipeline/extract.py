@@ -67,7 +67,8 @@ class ExtractOptions:
 class ExtractSummary:
     """What a job did for one feature set. failed, failed_before: video_id -> reason; notes: what was odd about a done video.
 
-    seconds and bound_by are the whole job's, whatever the number of feature sets.
+    seconds, stages (seconds of the main process waiting for decoders, on flow, on the net, waiting for the writer) and
+    bound_by are the whole job's, whatever the number of feature sets.
     """
 
     feature_set: str
@@ -79,6 +80,7 @@ class ExtractSummary:
     failed_before: dict[str, str]
     notes: dict[str, tuple[str, ...]]
     seconds: float
+    stages: dict[str, float]
     bound_by: str
     device: str
     precision: str
@@ -208,6 +210,7 @@ def extract_many(
             failed_before=failed_before[number],
             notes=lane.notes,
             seconds=seconds,
+            stages=progress.stages,
             bound_by=progress.bound_by if tasks else "nothing",
             device=str(lane.extractor.device),
             precision=lane.extractor.precision,

@@ -226,6 +226,8 @@ def extract(
     else:
         for summary in summaries:
             _print_summary(summary)
+        stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summaries[0].stages.items())
+        typer.echo(f"{summaries[0].seconds:.1f} s in all: {stages}; bound by {summaries[0].bound_by}")
     if any(summary.failed or summary.failed_before for summary in summaries):
         raise typer.Exit(1)
 
@@ -244,8 +246,7 @@ def _print_summary(summary: ExtractSummary) -> None:
     rate = summary.clips / summary.seconds if summary.seconds else 0.0
     typer.echo(
         f"{summary.feature_set}: {summary.done} videos done, {summary.already} were there, {failures} failed, "
-        f"of {summary.total}; {summary.seconds:.1f} s, {rate:.1f} clips/s, bound by {summary.bound_by}, "
-        f"{summary.device} {summary.precision}"
+        f"of {summary.total}; {summary.clips} clips, {rate:.1f} clips/s, {summary.device} {summary.precision}"
     )
 
 
