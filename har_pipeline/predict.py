@@ -34,8 +34,10 @@ class Prediction:
     error: str | None = None
 
 
-def extractor_for(spec: FeatureSpec, *, weights: str | None = None, device: str = "auto") -> Extractor:
-    """Return the extractor that makes features of `spec`; `weights` names the file where it was a local one.
+def extractor_for(
+    spec: FeatureSpec, *, weights: str | None = None, mean_cube: Path | None = None, device: str = "auto"
+) -> Extractor:
+    """Return the extractor that makes features of `spec`; `weights` and `mean_cube` name files where these were used.
 
     Raises: FeatureMismatchError if the weights are not those of the spec.
     """
@@ -60,9 +62,13 @@ def extractor_for(spec: FeatureSpec, *, weights: str | None = None, device: str 
         device=device,
         precision=spec.precision,
         seed=seed,
+        mean_cube=mean_cube,
     )
     if extractor.weights != spec.weights:
         raise FeatureMismatchError(f"weights {extractor.weights} are not those of the run, {spec.weights}")
+    if extractor.preprocess.describe() != spec.preprocess:
+        way_out = "give its mean cube with --mean-cube" if "cube" in spec.preprocess else "leave --mean-cube out"
+        raise FeatureMismatchError(f"frames are prepared as {spec.preprocess} in the run: {way_out}")
     return extractor
 
 
@@ -72,6 +78,7 @@ def predict_videos(
     *,
     top: int = 3,
     weights: str | None = None,
+    mean_cube: Path | None = None,
     device: str = "auto",
     workers: int | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
@@ -83,7 +90,7 @@ def predict_videos(
     run = load_run(run_dir)
     projection = run.projection()
     spec = run.spec if projection is None else source_spec(run.spec, len(projection.mean))
-    extractor = extractor_for(spec, weights=weights, device=device)
+    extractor = extractor_for(spec, weights=weights, mean_cube=mean_cube, device=device)
     records = [
         VideoRecord(video_id=f"video{i:06d}", label="unknown", path=path.expanduser().resolve())
         for i, path in enumerate(paths)

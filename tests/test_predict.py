@@ -12,7 +12,7 @@ from har_pipeline.errors import FeatureMismatchError
 from har_pipeline.evaluate import predict_scores
 from har_pipeline.extract import ExtractOptions, extract
 from har_pipeline.extractors import build_extractor
-from har_pipeline.predict import predict_videos, sample_frames, save_picture
+from har_pipeline.predict import extractor_for, predict_videos, sample_frames, save_picture
 from har_pipeline.records import ClipSpec, Split, Stream, VideoRecord
 from har_pipeline.run_folder import load_run
 from har_pipeline.store import FeatureStore
@@ -98,6 +98,19 @@ def test_other_weights_than_the_runs_are_refused(tmp_path: Path, records) -> Non
     spec_path.write_text(text.replace('"random:3"', '"sha256:' + "0" * 64 + '"'), encoding="utf-8")
     with pytest.raises(FeatureMismatchError, match="--weights PATH"):
         predict_videos([records[4].path], tmp_path / "run", device="cpu")
+
+
+def test_c3ds_mean_cube_is_asked_for(tmp_path: Path, records) -> None:
+    cube = tmp_path / "cube.npy"
+    np.save(cube, np.full((3, 16, 128, 171), 90, np.float32))
+    store = FeatureStore(tmp_path / "store.zarr", create=True)
+    net = build_extractor("c3d", layer="pool5", weights="random", device="cpu", precision="fp32", mean_cube=cube)
+    clips = ClipSpec(sampling="uniform", num_clips=1, clip_len=16)
+    name = extract(records[:2], store, net, ExtractOptions(clips=clips, dtype="float32")).feature_set
+    assert "cube sha256:" in store.spec(name).preprocess
+    with pytest.raises(FeatureMismatchError, match="--mean-cube"):
+        extractor_for(store.spec(name), device="cpu")
+    assert extractor_for(store.spec(name), mean_cube=cube, device="cpu").preprocess.cube is not None
 
 
 def test_sample_frames_spread_over_the_video(records) -> None:

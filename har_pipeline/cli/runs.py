@@ -233,6 +233,7 @@ def predict(
     weights: Annotated[
         str | None, typer.Option(help="The net's weights file, where the run was trained with one.")
     ] = None,
+    mean_cube: Annotated[Path | None, typer.Option(help="c3d's mean cube, where the run was trained with one.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Also draw frames and bars into this PNG.")] = None,
     device: Device = "auto",
     workers: Workers = None,
@@ -243,7 +244,14 @@ def predict(
 
     with extraction_bar() as update:
         loaded, predictions = predict_videos(
-            videos, run, top=top, weights=weights, device=device, workers=workers, on_progress=update
+            videos,
+            run,
+            top=top,
+            weights=weights,
+            mean_cube=mean_cube,
+            device=device,
+            workers=workers,
+            on_progress=update,
         )
     if loaded.random_weights:
         note("WARNING: the features of this run come from random weights: its answers mean nothing")
