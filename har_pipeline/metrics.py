@@ -1,4 +1,4 @@
-"""Measures of a classifier from true classes and class probabilities; plain numpy."""
+"""Measures of a classifier from true classes and class probabilities, and paired tests of two; plain arrays."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+from scipy.stats import binomtest
 
 CONFIDENCE = 0.95
 BOOTSTRAP_DRAWS = 10_000
@@ -24,9 +25,10 @@ class Interval:
         return f"{100 * self.value:.1f} % ({100 * self.low:.1f} to {100 * self.high:.1f})"
 
 
-def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE) -> Interval:
+def wilson_interval(successes: float, trials: int, confidence: float = CONFIDENCE) -> Interval:
     """Return the share of successes with Wilson's score interval, which stays in [0, 1] and is not empty at 0 or 1.
 
+    `successes` may be a mean over repeats on the same videos; the interval is then wider than it need be.
     Raises: ValueError unless 0 <= successes <= trials and trials > 0.
     Source: Wilson 1927.
     """
@@ -37,6 +39,29 @@ def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE)
     centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
     half = z / (1 + z**2 / trials) * (share * (1 - share) / trials + z**2 / (4 * trials**2)) ** 0.5
     return Interval(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
+
+
+@dataclass(frozen=True, slots=True)
+class PairedTest:
+    """Videos that only (or more often) the first or the second of two classifiers has right, and the two-sided p-value."""
+
+    first_only: int
+    second_only: int
+    p_value: float
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> PairedTest:
+    """Return McNemar's exact test of two classifiers on the same videos.
+
+    first, second: (V,) whether each video was right, or in how many of its repeats: it then counts for the classifier
+    that has it right more often (a sign test over videos, as repeats on one video are not independent).
+    Raises: ValueError if the shapes differ. Source: McNemar 1947; the exact form is binomial.
+    """
+    if first.shape != second.shape:
+        raise ValueError(f"{first.shape} and {second.shape} videos cannot be paired")
+    difference = first.astype(np.int64) - second.astype(np.int64)
+    more, less = int((difference > 0).sum()), int((difference < 0).sum())
+    return PairedTest(more, less, float(binomtest(more, more + less).pvalue) if more + less else 1.0)
 
 
 def ranks(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:

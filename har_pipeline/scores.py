@@ -62,10 +62,10 @@ def read_scores(path: Path) -> Scores:
         raise RunError(f"{path}: {error}") from error
 
 
-def concat_scores(parts: Sequence[Scores]) -> Scores:
-    """Return the rows of several scores, one after the other: the folds of a protocol, or repeats with other seeds.
+def stack_scores(parts: Sequence[Scores]) -> Scores:
+    """Return the rows of several scores, one after the other; a video may stand in several folds.
 
-    Raises: RunError if there is none, the classes differ, or a video stands twice in one part of one seed.
+    Raises: RunError if there is none or the classes differ.
     """
     if not parts:
         raise RunError("no scores to join")
@@ -76,7 +76,7 @@ def concat_scores(parts: Sequence[Scores]) -> Scores:
             raise RunError(
                 f"scores of different classes cannot be joined (differing: {differing[:5] or 'their order'})"
             )
-    joined = Scores(
+    return Scores(
         video_ids=tuple(value for scores in parts for value in scores.video_ids),
         labels=tuple(value for scores in parts for value in scores.labels),
         classes=classes,
@@ -85,6 +85,14 @@ def concat_scores(parts: Sequence[Scores]) -> Scores:
         fold=tuple(value for scores in parts for value in scores.fold),
         seed=tuple(value for scores in parts for value in scores.seed),
     )
+
+
+def concat_scores(parts: Sequence[Scores]) -> Scores:
+    """Return the rows of several scores to be pooled: the folds of a protocol, or repeats with other seeds.
+
+    Raises: RunError as `stack_scores` does, or if a video stands twice in one part of one seed.
+    """
+    joined = stack_scores(parts)
     check_unique(joined)
     return joined
 

@@ -46,11 +46,12 @@ LAYERS = (
     ("extract.py",),
     ("pca.py",),
     ("reduce.py",),
-    ("datasets.py", "train_config.py", "scores.py", "metrics.py", "report/"),
+    ("datasets.py", "train_config.py", "scores.py", "metrics.py", "categories.py", "report/"),
     ("heads/",),
     ("run_folder.py",),
     ("train.py", "evaluate.py"),
     ("folds.py", "predict.py"),
+    ("fusion.py", "fusion_table.py", "fusion_files.py", "compare.py"),
     ("cli/",),
 )
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from har_pipeline import __version__
-from har_pipeline.cli import data, extract, features, runs
+from har_pipeline.cli import data, extract, features, fuse, runs
 from har_pipeline.cli.common import note
 from har_pipeline.errors import HarError
 
@@ -32,6 +32,7 @@ app.command("flow")(extract.flow)
 app.command("train")(runs.train)
 app.command("evaluate")(runs.evaluate)
 app.command("predict")(runs.predict)
+app.command("fuse")(fuse.fuse)
 
 
 def _version(show: bool) -> None:

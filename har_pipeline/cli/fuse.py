@@ -1,0 +1,106 @@
+"""`har fuse` and `har compare`: several runs on the same videos."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from har_pipeline.cli.common import AsJson, note, print_json, print_table
+
+if TYPE_CHECKING:
+    from har_pipeline.fusion_table import Fusion
+
+
+class Rule(StrEnum):
+    """Rules whose scores can be written."""
+
+    sum = "sum"
+    product = "product"
+    weighted = "weighted"
+    learned = "learned"
+
+
+def fuse(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Two or more: run folders, folders of folds or repeats, results of `har fuse`."),
+    ],
+    weights: Annotated[
+        str, typer.Option(help="Weights of the rule `weighted`, one per run, such as 1.5,1 for flow and RGB.")
+    ] = "",
+    learn_weights: Annotated[
+        bool, typer.Option("--learn-weights", help="Add a rule whose weights are learned on validation videos.")
+    ] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Scale each run's temperature on its validation videos first.")
+    ] = False,
+    rule: Annotated[
+        Rule, typer.Option(help="The rule whose scores are written. Name it before you look at the table.")
+    ] = Rule.product,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("fusion"),
+    as_json: AsJson = False,
+) -> None:
+    """Fuse the class probabilities of several runs, joined by video id, and test every rule against each run alone.
+
+    Writes fusion.json, fusion.csv and scores.csv of the chosen rule, which `har evaluate` and `har fuse` read again.
+    """
+    from har_pipeline.fusion_files import load_members, write_fusion
+    from har_pipeline.fusion_table import fusion_table
+
+    members = load_members(runs)
+    table, scores = fusion_table(
+        members,
+        weights=_numbers(weights) if weights else None,
+        learn=learn_weights,
+        calibrated=calibrate,
+        chosen=rule.value,
+    )
+    write_fusion(out, table, scores, members)
+    for name, ids in table.missing.items():
+        if ids:
+            note(f"{name}: no scores for {len(ids)} test videos that other runs have, left out: {', '.join(ids[:5])}")
+    for text in table.notes:
+        note(f"NOTE: {text}")
+    if as_json:
+        print_json(table.to_dict())
+    else:
+        _print_fusion(table, out)
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(value) for value in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"--weights {text!r}: give numbers, as in 1.5,1") from None
+
+
+def _print_fusion(table: Fusion, out: Path) -> None:
+    repeats = f", {len(table.seeds)} repeats" if len(table.seeds) > 1 else ""
+    typer.echo(f"{table.num_videos} test videos, {len(table.folds)} folds{repeats}; top-1 with 95 % interval")
+    rows = []
+    for row in table.rows:
+        test = row.against_best
+        versus = f"+{test.first_only} -{test.second_only}, p = {test.p_value:.2g}" if test else ""
+        rows.append(
+            [
+                row.name + (" (best rule)" if row.name == table.best else ""),
+                row.kind,
+                row.top1.describe(),
+                "" if row.sd is None else f"{100 * row.sd:.1f}",
+                "" if row.nll is None else f"{row.nll:.3f}",
+                versus,
+            ]
+        )
+    header = ["", "", "video accuracy", "sd of repeats", "NLL / nats", "best rule against it (McNemar)"]
+    if len(table.seeds) == 1:
+        header, rows = [*header[:3], *header[4:]], [[*row[:3], *row[4:]] for row in rows]
+    print_table(header, rows)
+    for fold, values in table.learned_weights.items():
+        typer.echo(f"learned weights, {fold}: {', '.join(f'{value:.2f}' for value in values)}")
+    for fold, values in table.temperatures.items():
+        typer.echo(f"temperatures, {fold}: {', '.join(f'{value:.2f}' for value in values)}")
+    typer.echo(f"\n{table.verdict}")
+    typer.echo(f"written: {out}/fusion.json, fusion.csv, scores.csv ({table.chosen})")

@@ -1,0 +1,214 @@
+"""Every fusion rule and every run alone on the same test videos: accuracies, paired tests, and what they say in words."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from har_pipeline.errors import RunError
+from har_pipeline.fusion import (
+    FoldSeed,
+    Joined,
+    Member,
+    calibrate,
+    join,
+    learned_rule,
+    negative_log_likelihood,
+    product_rule,
+    sum_rule,
+    weighted_rule,
+)
+from har_pipeline.metrics import Interval, PairedTest, mcnemar, wilson_interval
+from har_pipeline.records import Scores
+
+PAPER_WEIGHTS: Mapping[str, float] = {"flow": 1.5, "rgb": 1.0}
+SIGNIFICANCE = 0.05
+ROW_NAMES = ("sum", "product", "weighted", "learned", "oracle")
+
+Kind = Literal["run", "rule", "oracle"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FusionRow:
+    """One line of the table; accuracies in [0, 1].
+
+    kind: `run` = one run alone, `rule` = a fusion, `oracle` = right where any run is right: a bound, no classifier.
+    top1: mean over all rows with Wilson's 95 % interval for the number of videos; sd: between repeats, None with one.
+    nll: mean negative log likelihood, nats. against_best: the best rule (first) against this row (second).
+    """
+
+    name: str
+    kind: Kind
+    top1: Interval
+    sd: float | None
+    nll: float | None
+    against_best: PairedTest | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fusion:
+    """A fusion table and how it came about.
+
+    num_videos: different test videos; num_rows: those times repeats (and folds that test a video again). best: the rule
+    of the highest accuracy on these very videos, so its figure flatters; verdict: whether it beats the best run alone.
+    chosen: the rule whose scores are kept. weights: as given; learned_weights, temperatures: per `fold <i> seed <j>`
+    one number per run. missing: test videos that a run lacks and others have, left out everywhere.
+    """
+
+    runs: tuple[str, ...]
+    rows: tuple[FusionRow, ...]
+    best: str
+    best_run: str
+    chosen: str
+    verdict: str
+    num_videos: int
+    num_rows: int
+    folds: tuple[int, ...]
+    seeds: tuple[int, ...]
+    weights: tuple[float, ...] | None
+    learned_weights: Mapping[str, Sequence[float]]
+    temperatures: Mapping[str, Sequence[float]]
+    missing: Mapping[str, Sequence[str]]
+    notes: tuple[str, ...]
+
+    def row(self, name: str) -> FusionRow:
+        """Return the line of a run or rule by its name."""
+        return next(row for row in self.rows if row.name == name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the table as a plain nested dict, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+def fusion_table(
+    members: Sequence[Member],
+    *,
+    weights: Sequence[float] | None = None,
+    learn: bool = False,
+    calibrated: bool = False,
+    chosen: str = "product",
+) -> tuple[Fusion, Scores]:
+    """Return the table of every rule and every run alone on the test rows that all have, and the chosen rule's scores.
+
+    Rules: sum, product; `weighted` with `weights`, or without them 1.5 for flow and 1 for RGB where the runs are of both
+    streams; `learned` with `learn`. calibrated: the rules get probabilities after temperature scaling. Weights and
+    temperatures are fitted on validation rows only. Accuracies are means over folds and repeats as they stand; repeats
+    are not averaged into an ensemble. The p-values are not corrected for their number.
+    Raises: RunError as `fusion.join` does, if a rule has no validation rows, or there is no rule named `chosen`.
+    """
+    joined = join(members)
+    _check_names(joined.names)
+    fitted, temperatures = calibrate(joined) if calibrated else (joined, {})
+    weights, notes = _weights(members, weights)
+    rules, learned = _rules(fitted, weights, learn, chosen)
+    tests = joined.rows("test")
+    outputs = {**dict(zip(joined.names, fitted.probabilities, strict=True)), **rules}
+    right = {name: values[tests].argmax(axis=1) == joined.labels[tests] for name, values in outputs.items()}
+    right["oracle"] = np.any([right[name] for name in joined.names], axis=0)
+    best, best_run = (max(names, key=lambda name: right[name].sum()) for names in (rules, joined.names))
+    videos = np.unique([joined.keys[row][3] for row in tests], return_inverse=True)[1]
+    seeds = np.array([joined.keys[row][2] for row in tests])
+    counts = {name: np.bincount(videos, weights=values).astype(np.int64) for name, values in right.items()}
+    nll = {name: negative_log_likelihood(values[tests], joined.labels[tests]) for name, values in outputs.items()}
+    rows = tuple(
+        FusionRow(
+            name=name,
+            kind="rule" if name in rules else "oracle" if name == "oracle" else "run",
+            top1=_accuracy(values, len(counts[name])),
+            sd=_repeat_sd(values, seeds),
+            nll=nll.get(name),
+            against_best=None if name in (best, "oracle") else mcnemar(counts[best], counts[name]),
+        )
+        for name, values in right.items()
+    )
+    judged = dict.fromkeys([best, chosen])
+    table = Fusion(
+        runs=joined.names,
+        rows=rows,
+        best=best,
+        best_run=best_run,
+        chosen=chosen,
+        verdict=" ".join(_verdict(rows, rule, best_run, mcnemar(counts[rule], counts[best_run])) for rule in judged),
+        num_videos=len(counts[best]),
+        num_rows=len(tests),
+        folds=tuple(sorted({joined.keys[row][1] for row in tests})),
+        seeds=tuple(sorted(set(seeds.tolist()))),
+        weights=None if weights is None else tuple(weights),
+        learned_weights=_by_fold(learned),
+        temperatures=_by_fold(temperatures),
+        missing=joined.missing["test"],
+        notes=tuple(notes),
+    )
+    return table, joined.scores(rules[chosen])
+
+
+def _check_names(names: Sequence[str]) -> None:
+    if clash := sorted(set(names) & set(ROW_NAMES)):
+        raise RunError(f"a run must not be named {clash[0]!r}, as a line of the table is")
+
+
+def _rules(
+    joined: Joined, weights: Sequence[float] | None, learn: bool, chosen: str
+) -> tuple[dict[str, np.ndarray], dict[FoldSeed, list[float]]]:
+    rules = {"sum": sum_rule(joined.probabilities), "product": product_rule(joined.probabilities)}
+    learned: dict[FoldSeed, list[float]] = {}
+    if weights is not None:
+        rules["weighted"] = weighted_rule(joined.probabilities, weights)
+    if learn:
+        rules["learned"], learned = learned_rule(joined)
+    if chosen not in rules:
+        raise RunError(f"there is no rule {chosen!r} here; there are: {', '.join(rules)}")
+    return rules, learned
+
+
+def _weights(members: Sequence[Member], weights: Sequence[float] | None) -> tuple[Sequence[float] | None, list[str]]:
+    notes = [
+        f"{member.name}: it is not known which videos it learned from, so leakage could not be checked"
+        for member in members
+        if not member.learned_from
+    ]
+    streams = [member.stream for member in members]
+    if weights is None and set(streams) == set(PAPER_WEIGHTS):
+        weights = [PAPER_WEIGHTS[stream] for stream in streams]
+        notes.append("weighted: no weights were given, so flow counts 1.5 and RGB 1, as in the papers")
+    return weights, notes
+
+
+def _accuracy(right: np.ndarray, num_videos: int) -> Interval:
+    # Rounded, because a mean times a count may end a hair above the count.
+    return wilson_interval(round(float(right.mean()) * num_videos, 9), num_videos)
+
+
+def _repeat_sd(right: np.ndarray, seeds: np.ndarray) -> float | None:
+    per_seed = [right[seeds == seed].mean() for seed in np.unique(seeds)]
+    return float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else None
+
+
+def _by_fold(values: Mapping[FoldSeed, Sequence[float]]) -> dict[str, Sequence[float]]:
+    return {f"fold {fold} seed {seed}": numbers for (fold, seed), numbers in values.items()}
+
+
+def _verdict(rows: Sequence[FusionRow], rule: str, best_run: str, test: PairedTest) -> str:
+    """Say in words whether a rule (the first of the test) beats the best run alone (the second)."""
+    top1 = {row.name: row.top1.value for row in rows}
+    fused, alone = top1[rule], top1[best_run]
+    figures = f"{fused:.1%} against {alone:.1%}"
+    if fused <= alone:
+        return f"{rule} is no better than the best run alone, {best_run}: {figures}."
+    gained = f"{test.first_only} videos gained, {test.second_only} lost, p = {test.p_value:.2g}"
+    if test.p_value >= SIGNIFICANCE:
+        return (
+            f"{rule} is above the best run alone, {best_run}, on these videos ({figures}; {gained}), "
+            "but they are too few to tell that from chance."
+        )
+    return f"{rule} is better than the best run alone, {best_run}: {figures}; {gained}."
+
+
+def compare_words(first: str, second: str, test: PairedTest) -> str:
+    """Return a paired test of two runs in words."""
+    text = f"{first} alone right: {test.first_only} videos; {second} alone right: {test.second_only}; p = {test.p_value:.2g}"
+    return text + ("" if test.p_value < SIGNIFICANCE else " (no difference that these videos could show)")
