@@ -3,9 +3,10 @@
     run.json           options, feature set and spec, classes, hashes, versions, measures; written last
     split.json         the ids of the training, validation and test videos
     head.safetensors   weights, with the input scaling
-    reduction.safetensors  mean and components, where the features were reduced
+    reduction.safetensors  mean and components, where the features were reduced (those of a further stream with its number)
     history.csv        one row per epoch
     scores.csv         class probabilities of the validation and test videos
+    tensorboard/       event files, where asked for
 
 A run is made in a sibling folder `.<name>.partial-<pid>` and renamed, so that a folder under its own name is complete.
 """
@@ -39,7 +40,7 @@ from har_pipeline.scores import read_scores
 from har_pipeline.train_config import TrainConfig
 
 RUN_JSON, SPLIT_JSON, WEIGHTS = "run.json", "split.json", "head.safetensors"
-HISTORY, SCORES, REDUCTION = "history.csv", "scores.csv", "reduction.safetensors"
+HISTORY, SCORES, TENSORBOARD = "history.csv", "scores.csv", "tensorboard"
 FORMAT_VERSION = 1
 PACKAGES = ("har-pipeline", "torch", "numpy", "scikit-learn", "safetensors")
 
@@ -72,38 +73,73 @@ class RunSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunStream:
+    """One stream of a run: the feature set that the head learned from, and how it was made."""
+
+    feature_set: str
+    spec: FeatureSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A loaded run; `head` is in evaluation mode on the CPU. `info` is the whole of run.json."""
+    """A loaded run; `head` is in evaluation mode on the CPU. `info` is the whole of run.json.
+
+    streams: one, or with mid fusion several, in the order in which the head reads them.
+    """
 
     path: Path
     config: TrainConfig
-    feature_set: str
-    spec: FeatureSpec
+    streams: tuple[RunStream, ...]
     classes: tuple[str, ...]
     split: Split
     head: SequenceClassifier
     info: Mapping[str, Any]
 
     @property
+    def feature_set(self) -> str:
+        """The feature set of the first stream."""
+        return self.streams[0].feature_set
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """The spec of the first stream."""
+        return self.streams[0].spec
+
+    @property
     def random_weights(self) -> bool:
-        """Whether the features came from a net with random weights: such a run says nothing of the method."""
-        return self.spec.weights.startswith("random")
+        """Whether features came from a net with random weights: such a run says nothing of the method."""
+        return any(stream.spec.weights.startswith("random") for stream in self.streams)
 
     def scores(self) -> Scores:
         """Read the run's scores file."""
         return read_scores(self.path / SCORES)
 
-    def projection(self) -> Projection | None:
+    def projection(self, stream: int = 0) -> Projection | None:
         """Read what reduces a net's features to those the head learned from, None if they were not reduced.
 
         Raises: RunError if the file is missing or does not fit the run.
         """
-        if self.spec.reduction is None:
+        reduction, path = self.streams[stream].spec.reduction, self.path / reduction_file(stream)
+        if reduction is None:
             return None
         try:
-            return projection_of(load_arrays(self.path / REDUCTION), self.spec.reduction)
+            return projection_of(load_arrays(path), reduction)
         except (OSError, StoreError, safetensors.SafetensorError) as error:
-            raise RunError(f"{self.path / REDUCTION}: missing or not of this run ({error}); train it again") from error
+            raise RunError(f"{path}: missing or not of this run ({error}); train it again") from error
+
+
+def reduction_file(stream: int) -> str:
+    """Return the name of the file with the reduction of a stream, numbered from 0."""
+    return "reduction.safetensors" if stream == 0 else f"reduction{stream}.safetensors"
+
+
+def stream_info(feature_sets: Sequence[str], specs: Sequence[FeatureSpec]) -> dict[str, Any]:
+    """Return what run.json says of the features: the first stream's, and with several the list of all."""
+    streams = [
+        {"feature_set": name, "feature_dim": spec.feature_dim, "feature_spec": spec.to_dict()}
+        for name, spec in zip(feature_sets, specs, strict=True)
+    ]
+    return streams[0] if len(streams) == 1 else {**streams[0], "streams": streams}
 
 
 @contextlib.contextmanager
@@ -176,17 +212,19 @@ def load_run(path: Path | str) -> Run:
     try:
         if info["format"] != FORMAT_VERSION:
             raise RunError(f"{path}: run format {info['format']}, this version reads {FORMAT_VERSION}; train it again")
-        config, spec = TrainConfig.from_dict(info["options"]), FeatureSpec.from_dict(info["feature_spec"])
-        classes, feature_dim = tuple(info["classes"]), int(info["feature_dim"])
+        config, classes = TrainConfig.from_dict(info["options"]), tuple(info["classes"])
+        streams = [
+            RunStream(feature_set=str(one["feature_set"]), spec=FeatureSpec.from_dict(one["feature_spec"]))
+            for one in info.get("streams", [info])
+        ]
         parts = _read_json(path / SPLIT_JSON)
         ids = {part: tuple(parts[part]) for part in ("train", "val", "test")}
         split = Split(**{**parts, **ids})
-        feature_set = str(info["feature_set"])
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, RunError):
             raise
         raise RunError(f"{path}: {RUN_JSON} or {SPLIT_JSON} is malformed ({error!r}); train it again") from error
-    head = build_head(config.head_config, feature_dim, len(classes))
+    head = build_head(config.head_config, [stream.spec.feature_dim for stream in streams], len(classes))
     try:
         head.load_state_dict(load_file(path / WEIGHTS), strict=True)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
@@ -195,8 +233,7 @@ def load_run(path: Path | str) -> Run:
     return Run(
         path=path,
         config=config,
-        feature_set=feature_set,
-        spec=spec,
+        streams=tuple(streams),
         classes=classes,
         split=split,
         head=head,

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from har_pipeline.datasets import Batch
-from har_pipeline.heads import HeadConfig, build_head, class_probabilities, fit_logistic_regression
+from har_pipeline.heads import HeadConfig, build_head, class_probabilities, fit_linear
 
 LENGTHS = torch.tensor([4, 1, 6, 3])
 
@@ -83,7 +83,7 @@ def test_the_fitted_layer_predicts_what_scikit_learn_predicts(classes: int) -> N
     rng = np.random.default_rng(0)
     labels = np.arange(40) % classes
     features = (rng.standard_normal((classes, 6))[labels] + rng.standard_normal((40, 6))).astype(np.float32)
-    weights, biases, converged = fit_logistic_regression(
+    weights, biases, converged = fit_linear(
         features, labels, num_classes=classes, c=0.3, max_iterations=500
     )
     assert converged
@@ -96,7 +96,7 @@ def test_the_fitted_layer_predicts_what_scikit_learn_predicts(classes: int) -> N
 def test_a_fit_that_did_not_converge_says_so() -> None:
     rng = np.random.default_rng(0)
     features, labels = 100 * rng.standard_normal((30, 6)), np.arange(30) % 3
-    *_, converged = fit_logistic_regression(features, labels, num_classes=3, c=1e6, max_iterations=1)
+    *_, converged = fit_linear(features, labels, num_classes=3, c=1e6, max_iterations=1)
     assert not converged
 
 

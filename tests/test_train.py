@@ -12,11 +12,11 @@ from feature_sets import blobs, feature_store, manifest, split_of
 from real_features import ucf101_fc6
 from safetensors.torch import load_file
 
-from har_pipeline import train
+from har_pipeline.datasets import load_features, padded_batches
 from har_pipeline.errors import RunError
 from har_pipeline.heads import HeadConfig, build_head
 from har_pipeline.records import Split, VideoRecord
-from har_pipeline.run_folder import load_run, read_history
+from har_pipeline.run_folder import RunSummary, load_run, read_history
 from har_pipeline.store import FeatureStore
 from har_pipeline.train import Epoch, TrainConfig, train_head
 
@@ -31,7 +31,7 @@ class Task:
     records: Sequence[VideoRecord]
     split: Split
 
-    def train(self, config: TrainConfig, run_dir: Path, **options: object) -> train.RunSummary:
+    def train(self, config: TrainConfig, run_dir: Path, **options: object) -> RunSummary:
         return train_head(self.store, self.name, self.records, self.split, config, run_dir, **options)  # type: ignore[arg-type]
 
 
@@ -104,8 +104,8 @@ def test_the_first_steps_are_keras_rmsprop(task: Task, tmp_path: Path) -> None:
     task.train(config, tmp_path / "run")
     torch.manual_seed(config.seed)
     head = build_head(HeadConfig(units=8), 8, 3)
-    table = train.load_features(task.store, task.name, task.records, task.split.train, CLASSES)
-    (batch,) = train.padded_batches(table, 100)
+    table = load_features(task.store, task.name, task.records, task.split.train, CLASSES)
+    (batch,) = padded_batches(table, 100)
     square = {name: torch.zeros_like(value) for name, value in head.named_parameters()}
     for _ in range(2):
         head.zero_grad()
