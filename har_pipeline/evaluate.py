@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from har_pipeline.categories import Grouping, GroupResult, group_results
 from har_pipeline.datasets import Batch
 from har_pipeline.errors import RunError
 from har_pipeline.heads import class_probabilities
 from har_pipeline.metrics import Interval, confusion_matrix, mean_class_accuracy, ranks, wilson_interval
 from har_pipeline.records import Scores
 from har_pipeline.report.plots import save_confusion_matrix, save_training_curves
-from har_pipeline.run_folder import Run, load_run, read_history, write_json
+from har_pipeline.run_folder import SCORES, Run, load_run, read_history, write_json
 from har_pipeline.scores import check_unique, concat_scores, read_scores, select_part, write_scores
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "concat_scores",
     "evaluate_run",
     "evaluate_scores",
+    "evaluate_scores_file",
     "predict_scores",
     "read_scores",
     "select_part",
@@ -62,7 +64,7 @@ class Evaluation:
     top1, top5: share of videos whose class is the first, or among the first five (None with five classes or fewer,
     where it says nothing), Wilson intervals; mean_class: mean of the classes' accuracies, stratified bootstrap (see
     `metrics.mean_class_accuracy`); confusion: (K, K) int64, rows true, columns predicted; folds: numbers pooled.
-    notes: what a reader must know, such as random backbone weights.
+    notes: what a reader must know, such as random backbone weights. grouping, per_group: coarse categories, if asked for.
     """
 
     part: str
@@ -75,17 +77,20 @@ class Evaluation:
     per_class: tuple[ClassResult, ...]
     confusion: np.ndarray
     notes: tuple[str, ...] = ()
+    grouping: Grouping | None = None
+    per_group: tuple[GroupResult, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the measures as a plain nested dict, ready for JSON."""
-        return {**dataclasses.asdict(self), "confusion": self.confusion.tolist()}
+        """Return the measures as a plain nested dict, ready for JSON; of the grouping the name."""
+        grouping = self.grouping.name if self.grouping else None
+        return {**dataclasses.asdict(self), "confusion": self.confusion.tolist(), "grouping": grouping}
 
 
-def evaluate_scores(scores: Scores, *, notes: Sequence[str] = ()) -> Evaluation:
+def evaluate_scores(scores: Scores, *, notes: Sequence[str] = (), grouping: Grouping | None = None) -> Evaluation:
     """Return the measures over all rows of `scores`: one part of one run, or the pooled folds of a protocol.
 
     Raises: RunError if there is no row, several parts or several seeds (repeats are not pooled: evaluate each), a video
-    stands twice, or a label is not among the classes.
+    stands twice, or a label is not among the classes; ManifestError if a class has no group in the grouping.
     """
     if not scores.video_ids:
         raise RunError("there are no scores to evaluate")
@@ -112,6 +117,8 @@ def evaluate_scores(scores: Scores, *, notes: Sequence[str] = ()) -> Evaluation:
         per_class=tuple(_class_result(confusion, k, scores.classes) for k in range(len(scores.classes))),
         confusion=confusion,
         notes=tuple(notes),
+        grouping=grouping,
+        per_group=tuple(group_results(confusion, scores.classes, grouping)) if grouping else (),
     )
 
 
@@ -130,18 +137,20 @@ def _class_result(confusion: np.ndarray, k: int, classes: Sequence[str]) -> Clas
     )
 
 
-def evaluate_run(run_dir: Path | str, *, part: str = "test", out: Path | None = None) -> Evaluation:
+def evaluate_run(
+    run_dir: Path | str, *, part: str = "test", out: Path | None = None, grouping: Grouping | None = None
+) -> Evaluation:
     """Evaluate the stored scores of a run and write the measures beside them.
 
     Files go to `out`; by default the run folder for the test videos, and its subfolder `val` for the validation ones:
-    evaluation.json, per_class.csv, confusion.csv, confusion.png, and training.png of a head trained in epochs.
+    those of `write_evaluation`, and training.png of a head trained in epochs.
     Raises: RunError if the run is incomplete or has no scores of that part.
     """
     run = load_run(run_dir)
     notes = run.info.get("summary", {}).get("notes", [])
     if missing := run.info.get("summary", {}).get("missing", []):
         notes = [*notes, f"{len(missing)} videos had no features and were left out: {', '.join(missing[:5])}"]
-    evaluation = evaluate_scores(select_part(run.scores(), part), notes=notes)
+    evaluation = evaluate_scores(select_part(run.scores(), part), notes=notes, grouping=grouping)
     folder = out if out is not None else (run.path if part == "test" else run.path / part)
     write_evaluation(evaluation, folder)
     history = read_history(run.path)
@@ -150,8 +159,21 @@ def evaluate_run(run_dir: Path | str, *, part: str = "test", out: Path | None = 
     return evaluation
 
 
+def evaluate_scores_file(folder: Path, *, part: str = "test", grouping: Grouping | None = None) -> Evaluation:
+    """Evaluate the scores.csv of a folder that is no run, as `har fuse` writes it, and write the measures beside it.
+
+    Raises: RunError as `evaluate_scores` does.
+    """
+    evaluation = evaluate_scores(select_part(read_scores(folder / SCORES), part), grouping=grouping)
+    write_evaluation(evaluation, folder if part == "test" else folder / part)
+    return evaluation
+
+
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
-    """Write evaluation.json, per_class.csv, confusion.csv and confusion.png into `folder`, made where missing."""
+    """Write evaluation.json, per_class.csv, confusion.csv and confusion.png into `folder`, made where missing.
+
+    With coarse categories also per_group.csv, and confusion_groups.csv and .png: the matrix ordered by group.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "evaluation.json", evaluation.to_dict())
     with open(folder / "per_class.csv", "w", newline="", encoding="utf-8") as file:
@@ -163,12 +185,32 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
             precision = "" if row.precision is None else row.precision
             confused = (row.confused_with or "", row.confused_videos)
             table.writerow([row.label, row.videos, row.correct, *interval, precision, *confused])
-    with open(folder / "confusion.csv", "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["true \\ predicted", *evaluation.classes])
-        for label, counts in zip(evaluation.classes, evaluation.confusion.tolist(), strict=True):
-            table.writerow([label, *counts])
+    _write_matrix(folder / "confusion.csv", evaluation.confusion, evaluation.classes)
     save_confusion_matrix(folder / "confusion.png", evaluation.confusion, evaluation.classes)
+    if evaluation.grouping is not None:
+        _write_groups(evaluation, evaluation.grouping, folder)
+
+
+def _write_matrix(path: Path, matrix: np.ndarray, classes: Sequence[str]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["true \\ predicted", *classes])
+        for label, counts in zip(classes, matrix.tolist(), strict=True):
+            table.writerow([label, *counts])
+
+
+def _write_groups(evaluation: Evaluation, grouping: Grouping, folder: Path) -> None:
+    with open(folder / "per_group.csv", "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["group", "classes", "videos", "correct", "accuracy", "low_95", "high_95", "in_group"])
+        for row in evaluation.per_group:
+            interval = dataclasses.astuple(row.accuracy) if row.accuracy else ("", "", "")
+            within = row.in_group.value if row.in_group else ""
+            table.writerow([row.name, row.classes, row.videos, row.correct, *interval, within])
+    order = grouping.order(evaluation.classes)
+    classes, matrix = [evaluation.classes[k] for k in order], evaluation.confusion[np.ix_(order, order)]
+    _write_matrix(folder / "confusion_groups.csv", matrix, classes)
+    save_confusion_matrix(folder / "confusion_groups.png", matrix, classes, grouping.spans(classes))
 
 
 def predict_scores(run: Run, features: np.ndarray) -> np.ndarray:

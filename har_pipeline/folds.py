@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from har_pipeline.categories import Grouping
 from har_pipeline.errors import RunError
 from har_pipeline.evaluate import Evaluation, evaluate_run, evaluate_scores, write_evaluation
 from har_pipeline.run_folder import RUN_JSON, load_run, write_json
@@ -42,7 +43,7 @@ def fold_folders(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name[5:]))
 
 
-def evaluate_folds(folder: Path, *, part: str = "test") -> FoldsEvaluation:
+def evaluate_folds(folder: Path, *, part: str = "test", grouping: Grouping | None = None) -> FoldsEvaluation:
     """Evaluate every fold of a folder and write each one's files, and the pooled ones and folds.json into the folder.
 
     Pooling needs folds of the same classes that test each video once, as leave-one-group-out does.
@@ -51,7 +52,7 @@ def evaluate_folds(folder: Path, *, part: str = "test") -> FoldsEvaluation:
     folders = fold_folders(folder)
     if not folders:
         raise RunError(f"{folder} holds no folds (split0/run.json ...); make them with `har train --split all`")
-    folds = {int(path.name[5:]): evaluate_run(path, part=part) for path in folders}
+    folds = {int(path.name[5:]): evaluate_run(path, part=part, grouping=grouping) for path in folders}
     top1 = np.array([evaluation.top1.value for evaluation in folds.values()])
     scores = [select_part(load_run(path).scores(), part) for path in folders]
     ids = [video_id for one in scores for video_id in one.video_ids]
@@ -62,7 +63,7 @@ def evaluate_folds(folder: Path, *, part: str = "test") -> FoldsEvaluation:
         mean_top1=float(top1.mean()),
         sd_top1=float(top1.std(ddof=1)) if len(top1) > 1 else 0.0,
         mean_class=float(np.mean([evaluation.mean_class.value for evaluation in folds.values()])),
-        pooled=evaluate_scores(concat_scores(scores), notes=notes) if poolable else None,
+        pooled=evaluate_scores(concat_scores(scores), notes=notes, grouping=grouping) if poolable else None,
     )
     if result.pooled is not None:
         write_evaluation(result.pooled, folder)

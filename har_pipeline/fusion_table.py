@@ -206,9 +206,3 @@ def _verdict(rows: Sequence[FusionRow], rule: str, best_run: str, test: PairedTe
             "but they are too few to tell that from chance."
         )
     return f"{rule} is better than the best run alone, {best_run}: {figures}; {gained}."
-
-
-def compare_words(first: str, second: str, test: PairedTest) -> str:
-    """Return a paired test of two runs in words."""
-    text = f"{first} alone right: {test.first_only} videos; {second} alone right: {test.second_only}; p = {test.p_value:.2g}"
-    return text + ("" if test.p_value < SIGNIFICANCE else " (no difference that these videos could show)")

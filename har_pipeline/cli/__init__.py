@@ -33,6 +33,7 @@ app.command("train")(runs.train)
 app.command("evaluate")(runs.evaluate)
 app.command("predict")(runs.predict)
 app.command("fuse")(fuse.fuse)
+app.command("compare")(fuse.compare)
 
 
 def _version(show: bool) -> None:

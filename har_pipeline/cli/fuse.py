@@ -11,6 +11,7 @@ import typer
 from har_pipeline.cli.common import AsJson, note, print_json, print_table
 
 if TYPE_CHECKING:
+    from har_pipeline.compare import Comparison
     from har_pipeline.fusion_table import Fusion
 
 
@@ -104,3 +105,52 @@ def _print_fusion(table: Fusion, out: Path) -> None:
         typer.echo(f"temperatures, {fold}: {', '.join(f'{value:.2f}' for value in values)}")
     typer.echo(f"\n{table.verdict}")
     typer.echo(f"written: {out}/fusion.json, fusion.csv, scores.csv ({table.chosen})")
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="A run, as `har fuse` takes it.")],
+    second: Annotated[Path, typer.Argument(help="Another run on the same videos: what it gains over the first.")],
+    groups: Annotated[
+        str, typer.Option(help="Order classes by coarse categories: ucf101, hmdb51, or a CSV file `class,group`.")
+    ] = "",
+    part: Annotated[str, typer.Option(help="test, or val.")] = "test",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("comparison"),
+    as_json: AsJson = False,
+) -> None:
+    """Compare two runs class by class: gains, the difference of their confusion matrices (PNG, CSV), McNemar's test."""
+    from har_pipeline.categories import read_groups
+    from har_pipeline.compare import compare_members, write_comparison
+    from har_pipeline.fusion_files import load_members
+
+    grouping = read_groups(groups) if groups else None
+    one, two = load_members([first, second])
+    comparison = compare_members(one, two, grouping=grouping, part=part)
+    write_comparison(comparison, out)
+    for name, ids in comparison.missing.items():
+        if ids:
+            note(f"{name}: no scores for {len(ids)} videos of the other run, left out: {', '.join(ids[:5])}")
+    if as_json:
+        print_json(comparison.to_dict())
+    else:
+        _print_comparison(comparison, out)
+
+
+def _print_comparison(comparison: Comparison, out: Path) -> None:
+    first, second = comparison.runs
+    test = comparison.test
+    typer.echo(f"{comparison.num_videos} {comparison.part} videos; video accuracy top-1 with 95 % interval")
+    print_table(["", ""], [[first, comparison.first_top1.describe()], [second, comparison.second_top1.describe()]])
+    typer.echo(
+        f"McNemar: {test.second_only} videos right under {second} only, {test.first_only} under {first} only, "
+        f"p = {test.p_value:.2g}\n"
+    )
+    changed = sorted((row for row in comparison.per_class if row.gain), key=lambda row: -row.gain)
+    same = len(comparison.per_class) - len(changed)
+    rows = [
+        [row.label, row.rows, f"{row.first:.1%}", f"{row.second:.1%}", f"{100 * row.gain:+.1f}"]
+        for row in (*changed, *comparison.per_group)
+    ]
+    print_table(["class or group", "videos", first, second, "gain / points"], rows)
+    better = sum(row.gain > 0 for row in changed)
+    typer.echo(f"\n{better} classes better, {len(changed) - better} worse, {same} as before")
+    typer.echo(f"written: {out}/difference.png, difference.csv, class_gains.png, class_gains.csv, comparison.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +30,7 @@ from har_pipeline.errors import RunError
 from har_pipeline.train_config import HeadName, Optimizer, Output, TrainConfig
 
 if TYPE_CHECKING:
+    from har_pipeline.categories import GroupResult
     from har_pipeline.evaluate import Evaluation
     from har_pipeline.folds import FoldsEvaluation
 
@@ -171,16 +173,24 @@ def _config(**values: Any) -> TrainConfig:
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run folder, or the folder that `har train --split all` wrote.")],
+    run: Annotated[
+        Path, typer.Argument(help="Run folder, the folder that `har train --split all` wrote, or one of `har fuse`.")
+    ],
     part: Annotated[str, typer.Option(help="test, or val.")] = "test",
+    groups: Annotated[
+        str, typer.Option(help="Also by coarse categories: ucf101, hmdb51, or a CSV file `class,group`.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Report accuracy with 95 % confidence intervals, per class, and write the confusion matrix (PNG and CSV)."""
-    from har_pipeline.evaluate import evaluate_run
+    from har_pipeline.categories import read_groups
+    from har_pipeline.evaluate import evaluate_run, evaluate_scores_file
     from har_pipeline.folds import evaluate_folds, fold_folders
 
-    if (run / "run.json").exists():
-        evaluation = evaluate_run(run, part=part)
+    grouping = read_groups(groups) if groups else None
+    if (run / "run.json").exists() or (run / "fusion.json").exists():
+        of_one = evaluate_run if (run / "run.json").exists() else evaluate_scores_file
+        evaluation = of_one(run, part=part, grouping=grouping)
         if as_json:
             print_json(evaluation.to_dict())
         else:
@@ -188,7 +198,7 @@ def evaluate(
         return
     if not fold_folders(run):
         raise RunError(f"{run} is no run folder (no run.json, no split0/run.json); make one with `har train`")
-    folds = evaluate_folds(run, part=part)
+    folds = evaluate_folds(run, part=part, grouping=grouping)
     if as_json:
         print_json(folds.to_dict())
     else:
@@ -209,6 +219,15 @@ def _print_folds(folds: FoldsEvaluation, run: Path) -> None:
         _print_evaluation(folds.pooled, run)
 
 
+def _print_groups(results: Sequence[GroupResult]) -> None:
+    rows = []
+    for result in results:
+        accuracy = result.accuracy.describe() if result.accuracy else "no test videos"
+        within = f"{result.in_group.value:.1%}" if result.in_group else ""
+        rows.append([result.name, result.classes, result.videos, accuracy, within])
+    print_table(["group", "classes", "videos", "accuracy", "of the right group"], rows)
+
+
 def _print_evaluation(evaluation: Evaluation, run: Path) -> None:
     for text in evaluation.notes:
         note(f"NOTE: {text}")
@@ -223,6 +242,9 @@ def _print_evaluation(evaluation: Evaluation, run: Path) -> None:
         confused = f"{result.confused_with} ({result.confused_videos})" if result.confused_with else ""
         rows.append([result.label, result.videos, accuracy, confused])
     print_table(["class", "videos", "accuracy", "most confused with"], rows)
+    if evaluation.per_group:
+        typer.echo("")
+        _print_groups(evaluation.per_group)
     typer.echo(f"\nwritten: {run}/confusion.png, confusion.csv, per_class.csv, evaluation.json")
 
 

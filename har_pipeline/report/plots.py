@@ -9,11 +9,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 CELL_TEXT_CLASSES = 20
 DPI = 120
-BEST, OTHER, INK = "#1f5fa8", "#a9c4e4", "#222222"
+BEST, OTHER, LOSS, INK = "#1f5fa8", "#a9c4e4", "#c8501e", "#222222"
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -28,38 +29,114 @@ def _save(figure: Figure, path: Path) -> None:
     figure.savefig(path, bbox_inches="tight")
 
 
-def save_confusion_matrix(path: Path, matrix: np.ndarray, classes: Sequence[str]) -> None:
+def save_confusion_matrix(
+    path: Path, matrix: np.ndarray, classes: Sequence[str], spans: Sequence[tuple[str, int, int]] = ()
+) -> None:
     """Save (K, K) counts as an image: rows true classes, columns predicted, shade = share of the true class's videos.
 
-    Cells carry their count up to 20 classes; beyond that the shade has to do.
+    Cells carry their count up to 20 classes; beyond that the shade has to do. spans: (group, first class, end) of
+    classes that stand together: lines part them, and their names stand on the right.
+    Source: Lakhal 2018, figure 5, for the groups.
     """
-    count = len(classes)
-    side = float(np.clip(2.5 + 0.55 * count, 4.5, 11)) if count <= CELL_TEXT_CLASSES else 6 + 0.12 * count
-    figure = _figure(side + 0.8, side)
-    axes = figure.add_subplot()
     totals = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
+    figure, axes, size = _matrix_figure(classes, spans)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if len(classes) <= CELL_TEXT_CLASSES:
+        for true, predicted in np.argwhere(matrix > 0).tolist():
+            colour = "white" if shares[true, predicted] > 0.55 else INK
+            text = str(int(matrix[true, predicted]))
+            axes.text(predicted, true, text, ha="center", va="center", color=colour, fontsize=size)
+    _matrix_bar(figure, axes, image, "share of the true class's videos")
+    _save(figure, path)
+
+
+def save_confusion_difference(
+    path: Path,
+    difference: np.ndarray,
+    classes: Sequence[str],
+    spans: Sequence[tuple[str, int, int]] = (),
+    *,
+    label: str = "change of the share",
+) -> None:
+    """Save a (K, K) difference of two confusion matrices' shares, in [-1, 1], blue = more, red = less.
+
+    On the diagonal blue is a gain, elsewhere red is. spans: as `save_confusion_matrix`. The colours reach their ends
+    at the largest change. Source: Lakhal 2018, figure 6b.
+    """
+    figure, axes, size = _matrix_figure(classes, spans)
+    limit = max(float(np.abs(difference).max()), 0.01)
+    image = axes.imshow(difference, cmap="RdBu", vmin=-limit, vmax=limit)
+    if len(classes) <= CELL_TEXT_CLASSES:
+        for true, predicted in np.argwhere(np.abs(difference) >= 0.005).tolist():
+            value = difference[true, predicted]
+            colour = "white" if abs(value) > 0.6 * limit else INK
+            axes.text(predicted, true, f"{100 * value:+.0f}", ha="center", va="center", color=colour, fontsize=size)
+    _matrix_bar(figure, axes, image, label)
+    _save(figure, path)
+
+
+def save_class_gains(
+    path: Path, classes: Sequence[str], gains: Sequence[float], *, label: str = "change of class accuracy / points"
+) -> None:
+    """Save bars of the change of each class's accuracy, in [-1, 1], the largest gain on top. Source: Lakhal 2018, figure 6c."""
+    order = sorted(range(len(classes)), key=lambda k: -gains[k])
+    figure = _figure(7.5, 1.4 + 0.19 * len(classes))
+    axes = figure.add_subplot()
+    values = [100 * gains[k] for k in order]
+    axes.barh(range(len(order)), values, height=0.7, color=[BEST if value >= 0 else LOSS for value in values])
+    for place, value in enumerate(values):
+        axes.annotate(
+            f"{value:+.1f}" if value else "0",
+            (value, place),
+            xytext=(3 if value >= 0 else -3, 0),
+            textcoords="offset points",
+            ha="left" if value >= 0 else "right",
+            va="center",
+            fontsize=7,
+        )
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.set_yticks(range(len(order)), [classes[k] for k in order], fontsize=8)
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    axes.margins(x=0.12)
+    axes.set_xlabel(label)
+    axes.set_axisbelow(True)
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def _matrix_figure(classes: Sequence[str], spans: Sequence[tuple[str, int, int]]) -> tuple[Figure, Axes, int]:
+    """Return a figure with the axes of a (K, K) matrix, classes and groups named, and the size for text in cells."""
+    count = len(classes)
+    side = float(np.clip(2.5 + 0.55 * count, 4.5, 11)) if count <= CELL_TEXT_CLASSES else 6 + 0.12 * count
+    figure = _figure(side + (0.8 if not spans else 2.6), side)
+    axes = figure.add_subplot()
     size = 9 if count <= CELL_TEXT_CLASSES else 7
     axes.set_xticks(
         range(count), list(classes), rotation=90 if count > 8 else 45, ha="center" if count > 8 else "right"
     )
     if count <= 8:
-        for label in axes.get_xticklabels():
-            label.set_rotation_mode("anchor")
+        for tick in axes.get_xticklabels():
+            tick.set_rotation_mode("anchor")
     axes.set_yticks(range(count), list(classes))
     axes.tick_params(labelsize=size, length=2)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
-    if count <= CELL_TEXT_CLASSES:
-        for true, predicted in np.argwhere(matrix > 0).tolist():
-            colour = "white" if shares[true, predicted] > 0.55 else INK
-            text = str(int(matrix[true, predicted]))
-            axes.text(predicted, true, text, ha="center", va="center", color=colour, fontsize=size)
+    for _, first, _ in spans[1:]:
+        axes.axhline(first - 0.5, color=INK, linewidth=0.8)
+        axes.axvline(first - 0.5, color=INK, linewidth=0.8)
+    if spans:
+        right = axes.secondary_yaxis("right")
+        right.set_yticks([(first + end - 1) / 2 for _, first, end in spans], [name for name, _, _ in spans])
+        right.tick_params(labelsize=9 if count <= CELL_TEXT_CLASSES else 11, length=0)
+    return figure, axes, size
+
+
+def _matrix_bar(figure: Figure, axes: Axes, image: AxesImage, label: str) -> None:
     bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02)
-    bar.set_label("share of the true class's videos")
+    bar.set_label(label)
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-    _save(figure, path)
 
 
 def save_topk_bars(path: Path, predictions: Sequence[tuple[np.ndarray, Sequence[tuple[str, float]], str]]) -> None:

@@ -1,0 +1,142 @@
+"""Coarse categories: which group of classes a class belongs to, and accuracies per group."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from har_pipeline.errors import ManifestError
+from har_pipeline.metrics import Interval, wilson_interval
+
+BUILT_IN = ("ucf101", "hmdb51")
+COMPLEX = "complex classes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grouping:
+    """Classes and their groups, in the file's order; complex_classes: singled out, in the file's order, mostly none."""
+
+    name: str
+    group_of: Mapping[str, str]
+    complex_classes: tuple[str, ...] = ()
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups in the file's order."""
+        return tuple(dict.fromkeys(self.group_of.values()))
+
+    def order(self, classes: Sequence[str]) -> list[int]:
+        """Return the numbers of `classes` sorted by group, then as they stand.
+
+        Raises: ManifestError naming the classes that have no group.
+        """
+        if without := [label for label in classes if label not in self.group_of]:
+            raise ManifestError(
+                f"groups {self.name}: no group for the classes {', '.join(without[:5])}"
+                f"{' ...' if len(without) > 5 else ''}; give a file `class,group` with --groups"
+            )
+        groups = self.groups
+        return sorted(range(len(classes)), key=lambda k: (groups.index(self.group_of[classes[k]]), k))
+
+    def spans(self, classes: Sequence[str]) -> list[tuple[str, int, int]]:
+        """Return (group, first, end) of the classes in the given order, one per run of equal groups."""
+        found: list[tuple[str, int, int]] = []
+        for number, label in enumerate(classes):
+            group = self.group_of[label]
+            if found and found[-1][0] == group:
+                found[-1] = (group, found[-1][1], number + 1)
+            else:
+                found.append((group, number, number + 1))
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupResult:
+    """The videos of one group of classes (or of one complex class) and the share whose class was right, in [0, 1].
+
+    in_group: share whose predicted class is of the right group. Both are None without videos.
+    """
+
+    name: str
+    classes: int
+    videos: int
+    correct: int
+    accuracy: Interval | None
+    in_group: Interval | None
+
+
+def read_groups(source: str | Path) -> Grouping:
+    """Return the grouping of `ucf101`, `hmdb51` or a CSV file with the columns class, group and, optional, complex.
+
+    Rows whose cell `complex` is not empty are the complex classes.
+    Raises: ManifestError naming the file and line if it is missing or malformed.
+    Source: the groups of Soomro 2012 (UCF-101, table 1 and its web page) and Kuehne 2011 (HMDB-51, section 2.1);
+    complex classes: Lakhal 2018, table 3.
+    """
+    if str(source) in BUILT_IN:
+        name, text = str(source), (files("har_pipeline") / "data" / f"{source}_groups.csv").read_text(encoding="utf-8")
+    else:
+        name = str(source)
+        try:
+            text = Path(source).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ManifestError(
+                f"groups {name}: cannot be read ({error}); give a CSV file, or one of {', '.join(BUILT_IN)}"
+            ) from error
+    rows = list(csv.reader(text.splitlines()))
+    if not rows or rows[0] not in (["class", "group"], ["class", "group", "complex"]):
+        raise ManifestError(f"groups {name}: the first line must be `class,group` or `class,group,complex`")
+    group_of: dict[str, str] = {}
+    complex_classes = []
+    for number, row in enumerate(rows[1:], start=2):
+        if not row:
+            continue
+        if len(row) != len(rows[0]) or not row[0].strip() or not row[1].strip():
+            raise ManifestError(
+                f"groups {name}, line {number}: a class and its group are wanted, not {','.join(row)!r}"
+            )
+        label = row[0].strip()
+        if label in group_of:
+            raise ManifestError(f"groups {name}, line {number}: {label} stands twice")
+        group_of[label] = row[1].strip()
+        if len(row) == 3 and row[2].strip():
+            complex_classes.append(label)
+    if not group_of:
+        raise ManifestError(f"groups {name}: there is no class")
+    return Grouping(name=name, group_of=group_of, complex_classes=tuple(complex_classes))
+
+
+def group_results(confusion: np.ndarray, classes: Sequence[str], grouping: Grouping) -> list[GroupResult]:
+    """Return one result per group that has classes, then each complex class, then all of them, as `complex classes`.
+
+    confusion: (K, K) counts, rows true classes. Raises: ManifestError if a class has no group.
+    Source: Lakhal 2018, table 3.
+    """
+    grouping.order(classes)
+    own = np.array([grouping.group_of[label] for label in classes])
+    results = [_result(group, confusion, own == group, own) for group in grouping.groups if (own == group).any()]
+    chosen = [label for label in grouping.complex_classes if label in classes]
+    names = np.array(classes)
+    results += [_result(label, confusion, names == label, own) for label in chosen]
+    if chosen:
+        results.append(_result(COMPLEX, confusion, np.isin(names, chosen), own))
+    return results
+
+
+def _result(name: str, confusion: np.ndarray, members: np.ndarray, groups: np.ndarray) -> GroupResult:
+    videos = int(confusion[members].sum())
+    correct = int(np.diag(confusion)[members].sum())
+    within = int(confusion[members][groups[members][:, None] == groups[None, :]].sum())
+    return GroupResult(
+        name=name,
+        classes=int(members.sum()),
+        videos=videos,
+        correct=correct,
+        accuracy=wilson_interval(correct, videos) if videos else None,
+        in_group=wilson_interval(within, videos) if videos else None,
+    )
