@@ -28,18 +28,24 @@ def run_folders(path: Path) -> list[Path]:
 
 
 def load_members(paths: Sequence[Path]) -> list[Member]:
-    """Return the runs of several paths, named by their folders, or by as much of the path as tells them apart.
+    """Return the runs of several paths, named by as much of the ends of their paths as tells them apart.
 
     Raises: RunError as `load_member` does, or if a path is given twice.
     """
     resolved = [path.resolve() for path in paths]
     if len(set(resolved)) < len(resolved):
         raise RunError("the same run is given twice")
-    for depth in range(1, max(len(path.parts) for path in resolved) + 1):
-        names = ["/".join(path.parts[-depth:]) for path in resolved]
-        if len({*names, *ROW_NAMES}) == len(names) + len(ROW_NAMES):
-            break
-    return [load_member(path, name) for path, name in zip(paths, names, strict=True)]
+    return [load_member(path, _name(own, resolved)) for path, own in zip(paths, resolved, strict=True)]
+
+
+def _name(path: Path, others: Sequence[Path]) -> str:
+    """Return the shortest end of a path that no other has and that is no line of a fusion's table."""
+    for depth in range(1, len(path.parts)):
+        parts = path.parts[-depth:]
+        name = "/".join(parts)
+        if name not in ROW_NAMES and not any(other != path and other.parts[-depth:] == parts for other in others):
+            return name
+    return str(path)
 
 
 def load_member(path: Path, name: str) -> Member:

@@ -1,0 +1,250 @@
+"""`har fuse`, `har compare` and `har evaluate --groups` on small runs, as a user runs them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from feature_sets import blobs, feature_store, manifest, split_of
+from typer.testing import CliRunner, Result
+
+from har_pipeline.cli import app
+from har_pipeline.compare import compare_members, write_comparison
+from har_pipeline.errors import RunError
+from har_pipeline.fusion import Member, product_rule
+from har_pipeline.fusion_files import load_members, run_folders
+from har_pipeline.records import Scores, Split
+from har_pipeline.run_folder import load_run
+from har_pipeline.scores import read_scores
+from har_pipeline.train import TrainConfig, train_head
+
+CLASSES = ["a", "b", "c"]
+
+
+def har(*arguments: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, [str(value) for value in arguments])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
+
+
+def splits(labels: dict[str, str]) -> list[Split]:
+    """Two folds of 9 videos a class: each tests 3, trains on 4 and validates on 2."""
+    found = []
+    for index, tests in enumerate(("012", "345")):
+        rest = [number for number in "012345678" if number not in tests]
+        parts = {"test": tests, "val": rest[:2], "train": rest[2:]}
+        ids = {part: [v for v in labels if v[-1] in numbers] for part, numbers in parts.items()}
+        found.append(split_of(**ids, index=index))
+    return found
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders `rgb` and `flow` with two folds each, one run `single` and one of another split, `other`."""
+    folder = tmp_path_factory.mktemp("fuse")
+    for name, seed in (("rgb", 0), ("flow", 7)):
+        features, labels = blobs(CLASSES, 9, seed=seed)
+        rng = np.random.default_rng(seed)
+        noisy = {
+            video: array + 4 * rng.standard_normal(array.shape[1]).astype("float32")
+            for video, array in features.items()
+        }
+        store, feature_set = feature_store(folder / f"{name}.zarr", noisy)
+        config = TrainConfig(head="mean_pool", device="cpu")
+        for split in splits(labels):
+            train_head(store, feature_set, manifest(labels), split, config, folder / name / f"split{split.index}")
+        turned = split_of(train=splits(labels)[0].test, val=[], test=[v for v in labels if v[-1] in "678"], index=0)
+        train_head(store, feature_set, manifest(labels), turned, config, folder / f"{name}_other")
+    (folder / "groups.csv").write_text("class,group,complex\nc,x,\na,y,yes\nb,x,\n")
+    return folder
+
+
+def test_fusing_folds_by_hand(work: Path, tmp_path: Path) -> None:
+    result = har(
+        "fuse", work / "rgb", work / "flow", "--weights", "1.5,1", "--learn-weights", "-o", tmp_path / "out", "--json"
+    )
+    table = json.loads(result.stdout)
+    assert [row["name"] for row in table["rows"]] == ["rgb", "flow", "sum", "product", "weighted", "learned", "oracle"]
+    assert (table["num_videos"], table["folds"], table["missing"]) == (18, [0, 1], {"rgb": [], "flow": []})
+    assert sorted(table["learned_weights"]) == ["fold 0 seed 0", "fold 1 seed 0"]
+    assert json.loads((tmp_path / "out/fusion.json").read_text()) == table
+    fused = read_scores(tmp_path / "out/scores.csv")
+    expected = {}
+    for fold in (0, 1):
+        one, two = (load_run(work / name / f"split{fold}").scores() for name in ("rgb", "flow"))
+        assert one.video_ids == two.video_ids
+        product = product_rule(np.stack([one.probabilities, two.probabilities]))
+        expected |= {(fold, video): row for video, row in zip(one.video_ids, product, strict=True)}
+    assert len(fused.video_ids) == len(expected)
+    for video, fold, row in zip(fused.video_ids, fused.fold, fused.probabilities, strict=True):
+        np.testing.assert_allclose(row, expected[fold, video], atol=1e-12)
+    with open(tmp_path / "out/fusion.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["top1"]) for row in rows] == [row["top1"]["value"] for row in table["rows"]]
+
+
+def test_the_printed_table_has_every_rule_and_a_verdict(work: Path, tmp_path: Path) -> None:
+    out = har("fuse", work / "rgb", work / "flow", "--calibrate", "-o", tmp_path / "out").stdout
+    for text in ("18 test videos, 2 folds", "rgb", "product", "oracle", "(best rule)", "temperatures, fold 0 seed 0"):
+        assert text in out
+    assert "than the best run alone" in out or "above the best run alone" in out
+
+
+def test_a_fusion_is_evaluated_and_fused_again(work: Path, tmp_path: Path) -> None:
+    har("fuse", work / "rgb", work / "flow", "-o", tmp_path / "product")
+    table = json.loads((tmp_path / "product/fusion.json").read_text())
+    evaluated = json.loads(har("evaluate", tmp_path / "product", "--json").stdout)
+    product = next(row for row in table["rows"] if row["name"] == "product")
+    assert evaluated["top1"] == product["top1"]
+    assert (tmp_path / "product/confusion.png").exists()
+    again = har("fuse", tmp_path / "product", work / "flow", "-o", tmp_path / "again", "--json")
+    names = [row["name"] for row in json.loads(again.stdout)["rows"]]
+    assert names[0].endswith("/product")
+    assert names[0] != "product"
+    # What the first two learned from is still known.
+    har("fuse", tmp_path / "product", work / "rgb_other", "-o", tmp_path / "leak", code=1)
+
+
+def test_runs_of_other_splits_are_refused(work: Path, tmp_path: Path) -> None:
+    result = har("fuse", work / "rgb/split0", work / "flow_other", "-o", tmp_path / "out", code=1)
+    assert isinstance(result.exception, RunError)
+    assert "split0 learned from 9 videos that flow_other tests in fold 0 (a-6, a-7, a-8)" in str(result.exception)
+    assert not (tmp_path / "out").exists()
+    result = har("fuse", work / "rgb/split0", work / "flow/split1", "-o", tmp_path / "out", code=1)
+    assert "at the same fold" in str(result.exception)
+
+
+def test_a_missing_video_is_named(work: Path, tmp_path: Path) -> None:
+    shutil.copytree(work / "flow/split0", tmp_path / "part")
+    lines = (tmp_path / "part/scores.csv").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith("b-1,")]
+    assert len(kept) == len(lines) - 1
+    (tmp_path / "part/scores.csv").write_text("".join(kept))
+    result = har("fuse", work / "rgb/split0", tmp_path / "part", "-o", tmp_path / "out", "--json")
+    assert json.loads(result.stdout)["missing"] == {"split0": [], "part": ["b-1"]}
+    assert "part: no scores for 1 test videos that other runs have, left out: b-1" in result.stderr
+
+
+def test_a_foreign_scores_file_joins_with_a_note(work: Path, tmp_path: Path) -> None:
+    (tmp_path / "idt").mkdir()
+    shutil.copy(work / "flow/split0/scores.csv", tmp_path / "idt/scores.csv")
+    result = har("fuse", work / "rgb/split0", work / "flow/split0", tmp_path / "idt", "-o", tmp_path / "out", "--json")
+    assert "idt: it is not known which videos it learned from" in result.stderr
+    rows = {row["name"]: row for row in json.loads(result.stdout)["rows"]}
+    assert rows["idt"]["top1"] == rows["flow/split0"]["top1"]
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "says"),
+    [
+        (["--weights", "1,x"], 2, "give numbers"),
+        (["--weights", "1,2,3"], 1, "3 weights for 2 runs"),
+        (["--rule", "learned"], 1, "no rule 'learned'"),
+        (["--rule", "mean"], 2, "mean"),
+    ],
+)
+def test_options_that_do_not_fit(work: Path, tmp_path: Path, more: list[str], code: int, says: str) -> None:
+    result = har("fuse", work / "rgb", work / "flow", "-o", tmp_path / "out", *more, code=code)
+    assert says in result.output + str(result.exception)
+
+
+def test_what_is_no_run(work: Path, tmp_path: Path) -> None:
+    assert "is no run folder and holds none" in str(har("fuse", work / "rgb", tmp_path, code=1).exception)
+    assert "given twice" in str(har("fuse", work / "rgb", work / "rgb", code=1).exception)
+    result = har("fuse", work / "rgb", work / "flow", "-o", work / "rgb/split0", code=1)
+    assert "holds a run" in str(result.exception)
+
+
+def test_folds_and_repeats_are_found_and_unfinished_ones_are_not(tmp_path: Path) -> None:
+    for name in ("split0/seed1", "split0/seed0", "split1/seed0", ".split2.partial-1", "split0/.seed2.partial-1"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "run.json").write_text("{}")
+    found = [path.relative_to(tmp_path).as_posix() for path in run_folders(tmp_path)]
+    assert found == ["split0/seed0", "split0/seed1", "split1/seed0"]
+    assert run_folders(tmp_path / "split1/seed0") == [tmp_path / "split1/seed0"]
+
+
+def test_members_know_their_stream_and_what_they_learned_from(work: Path) -> None:
+    (member, _) = load_members([work / "rgb", work / "flow"])
+    split = load_run(work / "rgb/split1").split
+    assert member.stream == "rgb"
+    assert member.learned_from[1] == {*split.train, *split.val}
+    assert [m.name for m in load_members([work / "rgb/split0", work / "flow/split0"])] == ["rgb/split0", "flow/split0"]
+
+
+def test_evaluation_by_groups(work: Path, tmp_path: Path) -> None:
+    shutil.copytree(work / "rgb", tmp_path / "rgb")
+    result = har("evaluate", tmp_path / "rgb", "--groups", work / "groups.csv")
+    assert "of the right group" in result.stdout
+    assert "complex classes" in result.stdout
+    with open(tmp_path / "rgb/confusion_groups.csv", newline="") as file:
+        assert next(csv.reader(file))[1:] == ["b", "c", "a"]
+    assert cv2.imread(str(tmp_path / "rgb/confusion_groups.png")).std() > 5
+    one = json.loads(har("evaluate", tmp_path / "rgb/split0", "--groups", work / "groups.csv", "--json").stdout)
+    assert [group["name"] for group in one["per_group"]] == ["x", "y", "a", "complex classes"]
+    assert one["per_group"][0]["videos"] == 6
+    assert "no group for the classes a, b, c" in str(
+        har("evaluate", tmp_path / "rgb", "--groups", "ucf101", code=1).exception
+    )
+
+
+def member(name: str, predicted: str, *, seed: int = 0) -> Member:
+    labels = "aaaabbbc"
+    probabilities = np.full((8, 4), 0.1)
+    probabilities[np.arange(8), ["abcd".index(value) for value in predicted]] = 0.7
+    scores = Scores(
+        video_ids=tuple(f"v{i}" for i in range(8)),
+        labels=tuple(labels),
+        classes=tuple("abcd"),
+        probabilities=probabilities,
+        part=("test",) * 8,
+        fold=(0,) * 8,
+        seed=(seed,) * 8,
+    )
+    return Member(name=name, scores=scores)
+
+
+def test_comparison_by_hand(tmp_path: Path) -> None:
+    comparison = compare_members(member("rgb", "aabbbbbc"), member("both", "aaabbbcc"))
+    assert [(row.label, row.rows, row.first, row.second) for row in comparison.per_class] == [
+        ("a", 4, 0.5, 0.75),
+        ("b", 3, 1.0, pytest.approx(2 / 3)),
+        ("c", 1, 1.0, 1.0),
+    ]
+    expected = [[0.25, -0.25, 0, 0], [0, -1 / 3, 1 / 3, 0], [0] * 4, [0] * 4]
+    np.testing.assert_allclose(comparison.difference, expected, atol=1e-15)
+    assert (comparison.test.first_only, comparison.test.second_only, comparison.test.p_value) == (1, 1, 1)
+    assert (comparison.first_top1.value, comparison.second_top1.value) == (0.75, 0.75)
+    write_comparison(comparison, tmp_path)
+    with open(tmp_path / "difference.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    np.testing.assert_allclose(np.array([row[1:] for row in rows[1:]], float), expected, atol=1e-15)
+    with open(tmp_path / "class_gains.csv", newline="") as file:
+        assert [float(row["gain"]) for row in csv.DictReader(file)] == [row.gain for row in comparison.per_class]
+    for name in ("difference.png", "class_gains.png"):
+        assert cv2.imread(str(tmp_path / name)).std() > 5
+    with pytest.raises(RunError, match="no val video in common"):
+        compare_members(member("rgb", "aabbbbbc"), member("both", "aaabbbcc"), part="val")
+
+
+def test_comparing_runs(work: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    printed = har("compare", work / "rgb", work / "flow", "--groups", work / "groups.csv", "-o", out).stdout
+    assert "McNemar:" in printed
+    assert "classes better" in printed
+    values = json.loads((out / "comparison.json").read_text())
+    assert values["classes"] == ["b", "c", "a"]
+    assert values["spans"] == [["x", 0, 2], ["y", 2, 3]]
+    assert [row["label"] for row in values["per_group"]] == ["x", "y", "a", "complex classes"]
+    swapped = json.loads(har("compare", work / "flow", work / "rgb", "-o", out, "--json").stdout)
+    assert swapped["classes"] == ["a", "b", "c"]
+    assert swapped["test"]["p_value"] == values["test"]["p_value"]
+    assert swapped["test"]["first_only"] == values["test"]["second_only"]
+    np.testing.assert_allclose(
+        np.array(swapped["difference"])[np.ix_([1, 2, 0], [1, 2, 0])], -np.array(values["difference"])
+    )
