@@ -161,7 +161,10 @@ def _rules(
     if learn:
         rules["learned"], learned = learned_rule(joined)
     if chosen not in rules:
-        raise RunError(f"there is no rule {chosen!r} here; there are: {', '.join(rules)}")
+        raise RunError(
+            f"there is no rule {chosen!r} here; there are: {', '.join(rules)} (`weighted` needs one weight per run, "
+            "`learned` has to be asked for)"
+        )
     return rules, learned
 
 

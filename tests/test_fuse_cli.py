@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from har_pipeline.cli import app
 from har_pipeline.compare import compare_members, write_comparison
 from har_pipeline.errors import RunError
-from har_pipeline.fusion import Member, product_rule
+from har_pipeline.fusion import Member, fuse, product_rule
 from har_pipeline.fusion_files import load_members, run_folders
 from har_pipeline.records import Scores, Split
 from har_pipeline.run_folder import load_run
@@ -119,6 +119,16 @@ def test_runs_of_other_splits_are_refused(work: Path, tmp_path: Path) -> None:
     assert "at the same fold" in str(result.exception)
 
 
+def test_the_rule_named_in_advance_is_the_one_written(work: Path, tmp_path: Path) -> None:
+    har("fuse", work / "rgb", work / "flow", "--rule", "learned", "-o", tmp_path / "learned")
+    har("fuse", work / "rgb", work / "flow", "--rule", "sum", "-o", tmp_path / "sum")
+    learned, even = (read_scores(tmp_path / name / "scores.csv") for name in ("learned", "sum"))
+    assert learned.video_ids == even.video_ids
+    assert not np.allclose(learned.probabilities, even.probabilities)
+    members = load_members([work / "rgb", work / "flow"])
+    np.testing.assert_allclose(fuse(members, "learned").probabilities, learned.probabilities, atol=1e-15)
+
+
 def test_a_missing_video_is_named(work: Path, tmp_path: Path) -> None:
     shutil.copytree(work / "flow/split0", tmp_path / "part")
     lines = (tmp_path / "part/scores.csv").read_text().splitlines(keepends=True)
@@ -144,7 +154,7 @@ def test_a_foreign_scores_file_joins_with_a_note(work: Path, tmp_path: Path) -> 
     [
         (["--weights", "1,x"], 2, "give numbers"),
         (["--weights", "1,2,3"], 1, "3 weights for 2 runs"),
-        (["--rule", "learned"], 1, "no rule 'learned'"),
+        (["--rule", "weighted"], 1, "`weighted` needs one weight per run"),
         (["--rule", "mean"], 2, "mean"),
     ],
 )

@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 
 from har_pipeline.report.plots import (
     draw_topk,
+    save_class_gains,
+    save_confusion_difference,
     save_confusion_matrix,
     save_topk_bars,
     save_training_curves,
@@ -42,6 +44,35 @@ def test_confusion_cells_are_darker_where_more_videos_fall(tmp_path: Path) -> No
     diagonal, even = picture(tmp_path / "diagonal.png"), picture(tmp_path / "even.png")
     assert (diagonal[:, :1000] < 60).all(axis=2).mean() < 0.2
     assert not np.array_equal(diagonal, even)
+
+
+@pytest.mark.parametrize("count", [3, 51, 101])
+def test_groups_and_differences_of_confusion_matrices(tmp_path: Path, count: int) -> None:
+    rng = np.random.default_rng(0)
+    classes = [f"WritingOnBoard{i}" for i in range(count)]
+    spans = [("playing musical instruments", 0, 2), ("sports", 2, count)]
+    save_confusion_matrix(tmp_path / "plain.png", np.eye(count, dtype=np.int64), classes)
+    save_confusion_matrix(tmp_path / "groups.png", np.eye(count, dtype=np.int64), classes, spans)
+    difference = rng.uniform(-0.5, 0.5, (count, count))
+    save_confusion_difference(tmp_path / "difference.png", difference, classes, spans)
+    save_class_gains(tmp_path / "gains.png", classes, np.diag(difference).tolist())
+    assert picture(tmp_path / "groups.png").shape[1] > picture(tmp_path / "plain.png").shape[1]
+    assert picture(tmp_path / "gains.png").shape[0] > 19 * count
+    picture(tmp_path / "difference.png")
+
+
+def test_a_gain_is_blue_and_a_loss_is_red(tmp_path: Path) -> None:
+    def colour(value: float) -> np.ndarray:
+        save_confusion_difference(tmp_path / "d.png", np.array([[value, 0.0], [0.0, 1.0]]), ["a", "b"])
+        image = picture(tmp_path / "d.png")
+        # The cell of class a, off its text.
+        return image[image.shape[0] // 8, image.shape[1] // 4].astype(int)
+
+    blue, red = colour(1.0), colour(-1.0)
+    assert blue[0] > blue[2] + 40
+    assert red[2] > red[0] + 40
+    save_confusion_difference(tmp_path / "none.png", np.zeros((2, 2)), ["a", "b"])
+    picture(tmp_path / "none.png")
 
 
 def test_topk_bars_show_class_and_percentage() -> None:

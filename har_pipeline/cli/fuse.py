@@ -33,7 +33,7 @@ def fuse(
         str, typer.Option(help="Weights of the rule `weighted`, one per run, such as 1.5,1 for flow and RGB.")
     ] = "",
     learn_weights: Annotated[
-        bool, typer.Option("--learn-weights", help="Add a rule whose weights are learned on validation videos.")
+        bool, typer.Option("--learn-weights", help="Add the rule `learned`: weights that suit the validation videos.")
     ] = False,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Scale each run's temperature on its validation videos first.")
@@ -55,7 +55,7 @@ def fuse(
     table, scores = fusion_table(
         members,
         weights=_numbers(weights) if weights else None,
-        learn=learn_weights,
+        learn=learn_weights or rule == Rule.learned,
         calibrated=calibrate,
         chosen=rule.value,
     )
@@ -84,7 +84,7 @@ def _print_fusion(table: Fusion, out: Path) -> None:
     rows = []
     for row in table.rows:
         test = row.against_best
-        versus = f"+{test.first_only} -{test.second_only}, p = {test.p_value:.2g}" if test else ""
+        paired = f"+{test.first_only} -{test.second_only}, p = {test.p_value:.2g}" if test else ""
         rows.append(
             [
                 row.name + (" (best rule)" if row.name == table.best else ""),
@@ -92,10 +92,11 @@ def _print_fusion(table: Fusion, out: Path) -> None:
                 row.top1.describe(),
                 "" if row.sd is None else f"{100 * row.sd:.1f}",
                 "" if row.nll is None else f"{row.nll:.3f}",
-                versus,
+                paired,
             ]
         )
-    header = ["", "", "video accuracy", "sd of repeats", "NLL / nats", "best rule against it (McNemar)"]
+    versus = "best rule against it: videos gained, lost (McNemar)"
+    header = ["what", "kind", "video accuracy", "sd of repeats", "NLL / nats", versus]
     if len(table.seeds) == 1:
         header, rows = [*header[:3], *header[4:]], [[*row[:3], *row[4:]] for row in rows]
     print_table(header, rows)
@@ -139,7 +140,10 @@ def _print_comparison(comparison: Comparison, out: Path) -> None:
     first, second = comparison.runs
     test = comparison.test
     typer.echo(f"{comparison.num_videos} {comparison.part} videos; video accuracy top-1 with 95 % interval")
-    print_table(["", ""], [[first, comparison.first_top1.describe()], [second, comparison.second_top1.describe()]])
+    print_table(
+        ["run", "video accuracy"],
+        [[first, comparison.first_top1.describe()], [second, comparison.second_top1.describe()]],
+    )
     typer.echo(
         f"McNemar: {test.second_only} videos right under {second} only, {test.first_only} under {first} only, "
         f"p = {test.p_value:.2g}\n"
