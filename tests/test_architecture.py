@@ -51,7 +51,8 @@ LAYERS = (
     ("fit.py", "head_classifier.py", "tensorboard.py"),
     ("run_folder.py",),
     ("train.py", "evaluate.py"),
-    ("folds.py", "predict.py"),
+    ("jobs.py",),
+    ("folds.py", "repeats.py", "predict.py"),
     ("fusion.py", "fusion_table.py", "fusion_files.py", "compare.py"),
     ("cli/",),
 )

@@ -147,15 +147,14 @@ def test_options_have_the_defaults_of_the_dataclasses() -> None:
     import inspect
 
     from har_pipeline.cli import extract as extract_commands
-    from har_pipeline.cli import runs
+    from har_pipeline.cli import train as train_commands
     from har_pipeline.extract import ExtractOptions
     from har_pipeline.train_config import TrainConfig
     from har_pipeline.video.flow_spec import FlowSpec
 
-    train = inspect.signature(runs.train).parameters
+    train = inspect.signature(train_commands.train).parameters
     for name, value in TrainConfig().to_dict().items():
-        if name in train:
-            assert train[name].default == value, name
+        assert train[name].default == value, name
     options, extract = ExtractOptions(), inspect.signature(extract_commands.extract).parameters
     for name in ("fps", "resize", "batch_size", "workers", "retry_failed", "decoder", "dtype"):
         assert extract[name].default == getattr(options, name), name

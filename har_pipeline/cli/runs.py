@@ -1,180 +1,27 @@
-"""`har train`, `har evaluate` and `har predict`: stage two."""
+"""`har evaluate` and `har predict`: what a trained run is worth, and its answers."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from har_pipeline.cli.common import (
-    AsJson,
-    Column,
-    Device,
-    NumFolds,
-    Protocol,
-    Root,
-    Seed,
-    TestFraction,
-    Workers,
-    choose_splits,
-    extraction_bar,
-    note,
-    print_json,
-    print_table,
-    read_split,
-)
+from har_pipeline.cli.common import AsJson, Device, Workers, extraction_bar, note, print_json, print_table
 from har_pipeline.errors import RunError
-from har_pipeline.train_config import HeadName, Optimizer, Output, TrainConfig
 
 if TYPE_CHECKING:
     from har_pipeline.categories import GroupResult
     from har_pipeline.evaluate import Evaluation
     from har_pipeline.folds import FoldsEvaluation
-
-DEFAULTS = TrainConfig()
-
-
-def train(
-    manifest: Annotated[Path, typer.Argument(help="Manifest CSV.")],
-    store: Annotated[Path, typer.Argument(help="Feature store that `har extract` wrote.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to write.")] = Path("run"),
-    features: Annotated[
-        str, typer.Option(help="Feature set, or the start of its name; needed if there are several.")
-    ] = "",
-    protocol: Protocol = "holdout",
-    split: Annotated[str, typer.Option(help="Number of the split, or `all` for every fold (then OUT/split<i>).")] = "0",
-    split_file: Annotated[
-        Path | None, typer.Option(help="A split from `har splits write` instead of a protocol.")
-    ] = None,
-    num_folds: NumFolds = 5,
-    test_fraction: TestFraction = 0.3,
-    column: Column = "split",
-    val_fraction: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of the training subjects kept for validation; 0.2 with --patience, else 0.", min=0, max=0.9
-        ),
-    ] = None,
-    head: Annotated[
-        HeadName, typer.Option(help="lstm, or mean_pool: mean over time + logistic regression.")
-    ] = DEFAULTS.head,
-    units: Annotated[int, typer.Option(help="LSTM units (the paper's n_u).", min=1)] = DEFAULTS.units,
-    epochs: Annotated[int, typer.Option(min=1)] = DEFAULTS.epochs,
-    batch_size: Annotated[int, typer.Option(min=1)] = DEFAULTS.batch_size,
-    optimizer: Annotated[Optimizer, typer.Option()] = DEFAULTS.optimizer,
-    learning_rate: Annotated[float, typer.Option(help="Step size.", min=0)] = DEFAULTS.learning_rate,
-    output: Annotated[Output, typer.Option(help="softmax, or sigmoid as the paper prints.")] = DEFAULTS.output,
-    dropout: Annotated[float, typer.Option(help="On the last hidden state.", min=0, max=0.99)] = DEFAULTS.dropout,
-    input_dropout: Annotated[float, typer.Option(help="On the features.", min=0, max=0.99)] = DEFAULTS.input_dropout,
-    weight_decay: Annotated[float, typer.Option(min=0)] = DEFAULTS.weight_decay,
-    patience: Annotated[
-        int | None,
-        typer.Option(help="Stop after so many epochs without a lower validation loss; keep the best.", min=1),
-    ] = DEFAULTS.patience,
-    standardise: Annotated[bool, typer.Option(help="Scale features by their training mean and deviation.")] = (
-        DEFAULTS.standardise
-    ),
-    logistic_c: Annotated[
-        float, typer.Option(help="Inverse L2 penalty of mean_pool's regression.")
-    ] = DEFAULTS.logistic_c,
-    allow_missing: Annotated[bool, typer.Option(help="Leave out videos that have no features.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace a run that is there.")] = False,
-    root: Root = None,
-    seed: Seed = DEFAULTS.seed,
-    device: Device = DEFAULTS.device,
-    as_json: AsJson = False,
-) -> None:
-    """Train a head on stored features and score its held-out videos. Takes seconds to minutes.
-
-    Defaults are those of Orozco 2020: an LSTM, RMSProp, 50 epochs, batches of 25. With --split all, folds that are
-    finished are kept, so that an interrupted job goes on.
-    """
-    from har_pipeline.manifests import manifest_sha256, read_manifest
-    from har_pipeline.splits import make_splits
-    from har_pipeline.store import FeatureStore
-    from har_pipeline.train import train_head
-
-    config = _config(
-        head=head,
-        units=units,
-        epochs=epochs,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        learning_rate=learning_rate,
-        output=output,
-        dropout=dropout,
-        input_dropout=input_dropout,
-        weight_decay=weight_decay,
-        patience=patience,
-        standardise=standardise,
-        logistic_c=logistic_c,
-        seed=seed,
-        device=device,
-    )
-    records = read_manifest(manifest, root=root, check_files=False)
-    if val_fraction is None:
-        val_fraction = 0.2 if patience is not None else 0.0
-    sha256 = manifest_sha256(manifest)
-    if split_file is not None:
-        chosen = [read_split(split_file, records)]
-    else:
-        splits = make_splits(
-            records,
-            protocol,
-            seed=seed,
-            val_fraction=val_fraction,
-            num_folds=num_folds,
-            test_fraction=test_fraction,
-            column=column,
-            manifest_sha256=sha256,
-        )
-        chosen = choose_splits(splits, split)
-    opened = FeatureStore(store)
-    feature_set = opened.resolve(features)
-    summaries = []
-    for one in chosen:
-        folder = out / f"split{one.index}" if split == "all" else out
-        if split == "all" and not overwrite and (folder / "run.json").exists():
-            note(f"{folder}: already trained, kept (--overwrite trains it again)")
-            continue
-        summary = train_head(
-            opened,
-            feature_set,
-            records,
-            one,
-            config,
-            folder,
-            manifest_sha256=sha256,
-            overwrite=overwrite,
-            allow_missing=allow_missing,
-        )
-        summaries.append(summary)
-        for text in summary.notes:
-            note(f"NOTE: {text}")
-        if not as_json:
-            typer.echo(
-                f"{folder}: {config.head}, test video accuracy {summary.test_accuracy:.1%} on {summary.num_test} videos "
-                f"({summary.num_train} train, {summary.num_val} val), {summary.seconds:.1f} s"
-            )
-    if as_json:
-        print_json([summary.to_dict() for summary in summaries])
-    else:
-        typer.echo(f"next: har evaluate {out}")
-
-
-def _config(**values: Any) -> TrainConfig:
-    try:
-        return TrainConfig(**values)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+    from har_pipeline.repeats import RepeatsEvaluation
 
 
 def evaluate(
     run: Annotated[
-        Path, typer.Argument(help="Run folder, the folder that `har train --split all` wrote, or one of `har fuse`.")
+        Path, typer.Argument(help="Run folder, a folder of folds or repeats of `har train`, or one of `har fuse`.")
     ],
     part: Annotated[str, typer.Option(help="test, or val.")] = "test",
     groups: Annotated[
@@ -186,6 +33,7 @@ def evaluate(
     from har_pipeline.categories import read_groups
     from har_pipeline.evaluate import evaluate_run, evaluate_scores_file
     from har_pipeline.folds import evaluate_folds, fold_folders
+    from har_pipeline.repeats import evaluate_repeats, repeat_folders
 
     grouping = read_groups(groups) if groups else None
     if (run / "run.json").exists() or (run / "fusion.json").exists():
@@ -196,13 +44,36 @@ def evaluate(
         else:
             _print_evaluation(evaluation, run)
         return
+    if repeat_folders(run):
+        repeats = evaluate_repeats(run, part=part, grouping=grouping)
+        if as_json:
+            print_json(repeats.to_dict())
+        else:
+            _print_repeats(repeats, run)
+        return
     if not fold_folders(run):
-        raise RunError(f"{run} is no run folder (no run.json, no split0/run.json); make one with `har train`")
+        raise RunError(f"{run} is no run folder (no run.json, no split0 or seed0); make one with `har train`")
     folds = evaluate_folds(run, part=part, grouping=grouping)
     if as_json:
         print_json(folds.to_dict())
     else:
         _print_folds(folds, run)
+
+
+def _print_repeats(repeats: RepeatsEvaluation, run: Path) -> None:
+    from har_pipeline.repeats import class_accuracy_of, top1_of
+
+    print_table(
+        ["seed", "video accuracy", "mean class accuracy"],
+        [[seed, f"{top1_of(one):.1%}", f"{class_accuracy_of(one):.1%}"] for seed, one in repeats.repeats.items()],
+    )
+    typer.echo(
+        f"mean over {len(repeats.repeats)} repeats: video accuracy {repeats.mean_top1:.1%} (sd {repeats.sd_top1:.1%}), "
+        f"mean class accuracy {repeats.mean_class:.1%} (sd {repeats.sd_class:.1%})"
+    )
+    if repeats.pooled_top1 is not None:
+        typer.echo(f"all test videos of a repeat pooled: {repeats.pooled_top1:.1%} (sd {repeats.pooled_sd:.1%})")
+    typer.echo(f"written: {run}/repeats.json, and the files of each repeat in its folder")
 
 
 def _print_folds(folds: FoldsEvaluation, run: Path) -> None:

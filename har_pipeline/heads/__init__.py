@@ -8,6 +8,7 @@ from torch import nn
 
 from har_pipeline.errors import RunError
 from har_pipeline.heads.classifier import SequenceClassifier, class_probabilities
+from har_pipeline.heads.encoder import Encoder
 from har_pipeline.heads.fusion import HiddenFusion, InputFusion
 from har_pipeline.heads.pooling import MeanPool, PerClip, fit_linear
 from har_pipeline.heads.recurrent import AttentionEncoder, ProjectedEncoder, RecurrentEncoder, StackedEncoder
@@ -15,6 +16,7 @@ from har_pipeline.train_config import RESIDUAL_HEADS, HeadConfig
 
 __all__ = [
     "AttentionEncoder",
+    "Encoder",
     "HeadConfig",
     "MeanPool",
     "RecurrentEncoder",
@@ -41,10 +43,10 @@ def build_head(config: HeadConfig, stream_dims: int | Sequence[int], num_classes
         raise RunError("mid fusion joins several streams: name two or more feature sets, each with --features")
     else:
         encoder = _fused_encoder(config, dims)
-    return SequenceClassifier(encoder, dims, encoder.out_dim, num_classes, config)
+    return SequenceClassifier(encoder, dims, num_classes, config)
 
 
-def _fused_encoder(config: HeadConfig, dims: Sequence[int]) -> nn.Module:
+def _fused_encoder(config: HeadConfig, dims: Sequence[int]) -> Encoder:
     op = config.fusion_op
     if config.mid_fusion == "input":
         if op != "concat" and len(set(dims)) > 1:
@@ -54,7 +56,7 @@ def _fused_encoder(config: HeadConfig, dims: Sequence[int]) -> nn.Module:
             )
         return InputFusion(dims, op, _encoder(config, sum(dims) if op == "concat" else dims[0]))
     encoders = [_encoder(config, dim) for dim in dims]
-    sizes = [int(encoder.out_dim) for encoder in encoders]
+    sizes = [encoder.out_dim for encoder in encoders]
     if op != "concat" and len(set(sizes)) > 1:
         raise RunError(
             f"the states of {config.name} have {sizes} values and no {op}: use --fusion-op concat, or bring the streams "
@@ -63,13 +65,13 @@ def _fused_encoder(config: HeadConfig, dims: Sequence[int]) -> nn.Module:
     return HiddenFusion(dims, op, encoders)
 
 
-def _encoder(config: HeadConfig, dim: int) -> nn.Module:
+def _encoder(config: HeadConfig, dim: int) -> Encoder:
     if config.input_projection is None:
         return _plain_encoder(config, dim)
     return ProjectedEncoder(dim, config.input_projection, _plain_encoder(config, config.input_projection))
 
 
-def _plain_encoder(config: HeadConfig, dim: int) -> nn.Module:
+def _plain_encoder(config: HeadConfig, dim: int) -> Encoder:
     if config.name in RESIDUAL_HEADS:
         return StackedEncoder(dim, config.num_layers, skips=config.name == "res_lstm", dropout=config.dropout)
     if config.name == "attention":

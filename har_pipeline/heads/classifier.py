@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from har_pipeline.heads.encoder import Encoder
 from har_pipeline.heads.pooling import mean_of_valid, vote
 from har_pipeline.train_config import RESIDUAL_HEADS
 
@@ -30,9 +31,7 @@ class SequenceClassifier(nn.Module):
     input_mean: torch.Tensor
     input_scale: torch.Tensor
 
-    def __init__(
-        self, encoder: nn.Module, stream_dims: Sequence[int], out_dim: int, num_classes: int, config: HeadConfig
-    ) -> None:
+    def __init__(self, encoder: Encoder, stream_dims: Sequence[int], num_classes: int, config: HeadConfig) -> None:
         super().__init__()
         self.stream_dims = tuple(stream_dims)
         self.register_buffer("input_mean", torch.zeros(sum(stream_dims)))
@@ -42,7 +41,7 @@ class SequenceClassifier(nn.Module):
         # Channels of (B, D, N) are dropped as a whole: a feature is gone for all clips of a video, or for none.
         self.input_dropout = nn.Dropout1d(config.input_dropout)
         # Equation 2 of Lakhal 2018 has no bias.
-        self.classifier = nn.Linear(out_dim, num_classes, bias=config.name not in RESIDUAL_HEADS)
+        self.classifier = nn.Linear(encoder.out_dim, num_classes, bias=config.name not in RESIDUAL_HEADS)
         nn.init.xavier_uniform_(self.classifier.weight)
         if self.classifier.bias is not None:
             nn.init.zeros_(self.classifier.bias)

@@ -10,16 +10,17 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from har_pipeline.heads.encoder import Encoder
 from har_pipeline.heads.recurrent import join
 
 
-class InputFusion(nn.Module):
+class InputFusion(Encoder):
     """One encoder on x_t = x_t^1 o x_t^2 o ..., o being the sum, the product or the concatenation.
 
     Source: Lakhal 2018, section 3.2 (sum and product); the concatenation is ours.
     """
 
-    def __init__(self, stream_dims: Sequence[int], op: str, encoder: nn.Module) -> None:
+    def __init__(self, stream_dims: Sequence[int], op: str, encoder: Encoder) -> None:
         super().__init__()
         self.stream_dims, self.op, self.out_dim = list(stream_dims), op, encoder.out_dim
         self.encoder = encoder
@@ -29,13 +30,13 @@ class InputFusion(nn.Module):
         return self.encoder(join(features.split(self.stream_dims, dim=-1), self.op), lengths)
 
 
-class HiddenFusion(nn.Module):
+class HiddenFusion(Encoder):
     """An encoder for each stream, whose states (B, E_s) are joined. Ours."""
 
-    def __init__(self, stream_dims: Sequence[int], op: str, encoders: Sequence[nn.Module]) -> None:
+    def __init__(self, stream_dims: Sequence[int], op: str, encoders: Sequence[Encoder]) -> None:
         super().__init__()
         self.stream_dims, self.op = list(stream_dims), op
-        dims = [int(encoder.out_dim) for encoder in encoders]
+        dims = [encoder.out_dim for encoder in encoders]
         self.out_dim = sum(dims) if op == "concat" else dims[0]
         self.encoders = nn.ModuleList(encoders)
 

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from har_pipeline.heads.encoder import Encoder
+
 
 def valid_clips(features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """Return (B, Nmax) bool, False in the padding, on the device of features (B, Nmax, ...)."""
@@ -22,7 +24,7 @@ def mean_of_valid(values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     return torch.where(valid, values, 0.0).sum(dim=1) / lengths.to(values.device)[:, None]
 
 
-class MeanPool(nn.Module):
+class MeanPool(Encoder):
     """Mean over the valid clips of each video."""
 
     def __init__(self, feature_dim: int) -> None:
@@ -34,7 +36,7 @@ class MeanPool(nn.Module):
         return mean_of_valid(features, lengths)
 
 
-class PerClip(nn.Module):
+class PerClip(Encoder):
     """Every clip by itself: the features as they are, for a dense layer that answers each clip."""
 
     def __init__(self, feature_dim: int) -> None:
@@ -82,6 +84,7 @@ def fit_linear(
     from sklearn.svm import LinearSVC
 
     weighting = "balanced" if balanced else None
+    model: LinearSVC | LogisticRegression
     if kind == "svm":
         model = LinearSVC(C=c, max_iter=max_iterations, class_weight=weighting, random_state=seed)
     else:

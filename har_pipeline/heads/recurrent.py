@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from har_pipeline.heads.encoder import Encoder
+
 
 def start_as_keras(layer: nn.LSTM | nn.GRU) -> None:
     """Set the weights as Keras does, which Orozco used: Glorot-uniform for inputs, orthogonal for states, zero biases.
@@ -37,7 +39,7 @@ def with_data(packed: PackedSequence, data: torch.Tensor) -> PackedSequence:
     return PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
 
 
-class RecurrentEncoder(nn.Module):
+class RecurrentEncoder(Encoder):
     """LSTM or GRU layers, in one or both directions; returns the hidden state after each video's last valid clip.
 
     In both directions the second half is the backward layer's state after it has read the first clip.
@@ -74,7 +76,7 @@ class RecurrentEncoder(nn.Module):
         return self.states(features, lengths)[1]
 
 
-class AttentionEncoder(nn.Module):
+class AttentionEncoder(Encoder):
     """LSTM states weighted by a learned attention over time: a_t = softmax_t(v . tanh(W h_t + b)), sum of a_t h_t.
 
     v starts at zero, so that training starts from the plain mean of the states.
@@ -103,7 +105,7 @@ class AttentionEncoder(nn.Module):
         return (weights[..., None] * states).sum(dim=1)
 
 
-class StackedEncoder(nn.Module):
+class StackedEncoder(Encoder):
     """L LSTM layers as wide as their input, with residual connections between them (`skips`) or without.
 
     With skips, x_t^l = m_t^l + x_t^(l-1) is the input of layer l + 1, m_t^l being the state of layer l. What comes out is
@@ -130,10 +132,10 @@ class StackedEncoder(nn.Module):
         return hidden[-1]
 
 
-class ProjectedEncoder(nn.Module):
+class ProjectedEncoder(Encoder):
     """A dense layer on each clip before an encoder, for features wider than the encoder shall be."""
 
-    def __init__(self, feature_dim: int, projected_dim: int, encoder: nn.Module) -> None:
+    def __init__(self, feature_dim: int, projected_dim: int, encoder: Encoder) -> None:
         super().__init__()
         self.out_dim = encoder.out_dim
         self.projection = nn.Linear(feature_dim, projected_dim)

@@ -1,0 +1,163 @@
+"""Several training runs as one job: every fold of a protocol, repeated with several seeds; what is finished is kept.
+
+One split, one seed: the run folder itself. Folds: `split<i>`. Repeats: `seed<k>`, and `seed<k>/split<i>` with both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from har_pipeline.datasets import FeatureTable
+from har_pipeline.errors import RunError
+from har_pipeline.fit import Epoch
+from har_pipeline.records import Split, VideoRecord
+from har_pipeline.run_folder import RUN_JSON, RunSummary, split_info
+from har_pipeline.train import TrainSource, classes_of, load_training_features, train_head
+from har_pipeline.train_config import TrainConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run of a job: its split, its seed, its folder."""
+
+    split: Split
+    seed: int
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a run; kept: it was finished before."""
+
+    job: Job
+    summary: RunSummary
+    kept: bool
+
+
+def plan_jobs(
+    splits: Sequence[Split], out: Path, *, seed: int = 0, repeats: int = 1, folds: bool | None = None
+) -> list[Job]:
+    """Return the runs of all splits with the seeds `seed`, `seed + 1` ..., all folds of a seed together.
+
+    folds: whether each split has its own folder; None = if there are several. Raises: RunError if repeats is below 1.
+    """
+    if repeats < 1:
+        raise RunError(f"--repeats must be at least 1, not {repeats}")
+    several = len(splits) > 1 if folds is None else folds
+    jobs = []
+    for number in range(seed, seed + repeats):
+        base = out / f"seed{number}" if repeats > 1 else out
+        jobs += [Job(split, number, base / f"split{split.index}" if several else base) for split in splits]
+    return jobs
+
+
+def finished_run(job: Job, config: TrainConfig, feature_sets: Sequence[str]) -> RunSummary | None:
+    """Return what a finished run says of itself, None if it is not there.
+
+    Raises: RunError if it was trained with other options, features or videos: a job must not mix the two.
+    """
+    try:
+        info = json.loads((job.folder / RUN_JSON).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise RunError(f"{job.folder / RUN_JSON}: not valid JSON ({error}); remove the folder") from error
+    before = TrainConfig.from_dict({**info["options"], "device": config.device}).to_dict()
+    wanted = dataclasses.replace(config, seed=job.seed).to_dict()
+    differing = [f"{name}: {before[name]} != {wanted[name]}" for name in wanted if before[name] != wanted[name]]
+    names = [stream["feature_set"] for stream in info.get("streams", [info])]
+    if names != list(feature_sets):
+        differing.append(f"features: {', '.join(names)} != {', '.join(feature_sets)}")
+    if info["split"]["ids_sha256"] != split_info(job.split)["ids_sha256"]:
+        differing.append("the videos of the split")
+    if differing:
+        raise RunError(
+            f"{job.folder} was trained differently ({'; '.join(differing)}): replace it with --overwrite, or choose "
+            "another --out"
+        )
+    summary = {**info["summary"], "path": job.folder}
+    for name in ("missing", "notes"):
+        summary[name] = tuple(summary[name])
+    return RunSummary(**summary)
+
+
+def run_jobs(
+    store: TrainSource,
+    feature_sets: Sequence[str],
+    records: Sequence[VideoRecord],
+    jobs: Sequence[Job],
+    config: TrainConfig,
+    *,
+    manifest_sha256: str = "",
+    resume: bool = True,
+    overwrite: bool = False,
+    allow_missing: bool = False,
+    tensorboard: bool = False,
+    on_epoch: Callable[[Job, Epoch], None] = lambda job, epoch: None,
+    on_done: Callable[[Outcome], None] = lambda outcome: None,
+) -> list[Outcome]:
+    """Train the runs of `plan_jobs` one after the other and return what became of each, in their order.
+
+    Runs that are there already are kept with `resume` unless `overwrite`, so that an interrupted job goes on at the
+    unfinished fold; an error without either.
+    The features are read once for all folds of the same classes. Each run is what `train_head` alone would make.
+    Raises: RunError as `train_head`, and as `finished_run`.
+    """
+    names = [store.resolve(prefix) for prefix in feature_sets]
+    finished = {job: None if overwrite or not resume else finished_run(job, config, names) for job in jobs}
+    pending = [job for job in jobs if finished[job] is None]
+    table = _shared_table(store, names, records, pending, config, allow_missing)
+    outcomes = []
+    for job in jobs:
+        summary = finished[job]
+        kept = summary is not None
+        if summary is None:
+            summary = train_head(
+                store,
+                names,
+                records,
+                job.split,
+                dataclasses.replace(config, seed=job.seed),
+                job.folder,
+                manifest_sha256=manifest_sha256,
+                on_epoch=functools.partial(on_epoch, job),
+                overwrite=overwrite,
+                allow_missing=allow_missing,
+                tensorboard=tensorboard,
+                table=table,
+            )
+        outcomes.append(Outcome(job, summary, kept))
+        on_done(outcomes[-1])
+    return outcomes
+
+
+def _shared_table(
+    store: TrainSource,
+    names: Sequence[str],
+    records: Sequence[VideoRecord],
+    jobs: Sequence[Job],
+    config: TrainConfig,
+    allow_missing: bool,
+) -> FeatureTable | None:
+    """Return the features of all videos of the jobs, None if there is one job only or their classes differ."""
+    if len(jobs) < 2:
+        return None
+    classes = {classes_of(records, job.split, config) for job in jobs}
+    if len(classes) > 1:
+        return None
+    ids = {video_id: None for job in jobs for part in ("train", "val", "test") for video_id in getattr(job.split, part)}
+    jobs[0].folder.parent.mkdir(parents=True, exist_ok=True)
+    return load_training_features(
+        store,
+        names,
+        records,
+        list(ids),
+        classes.pop(),
+        allow_missing=allow_missing,
+        spill_dir=jobs[0].folder.parent,
+    )

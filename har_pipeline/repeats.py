@@ -1,0 +1,101 @@
+"""The repeats of a run or of a protocol's folds with several seeds: each by itself, then their mean and spread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from har_pipeline.categories import Grouping
+from har_pipeline.errors import RunError
+from har_pipeline.evaluate import Evaluation, evaluate_run
+from har_pipeline.folds import FoldsEvaluation, evaluate_folds, fold_folders
+from har_pipeline.run_folder import RUN_JSON, write_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepeatsEvaluation:
+    """Measures over repeats, in [0, 1]. repeats: seed -> its run, or its folds.
+
+    mean_top1, sd_top1: video accuracy, mean and sample standard deviation over the repeats; of folds the mean over the
+    folds counts, and pooled_top1, pooled_sd are those of all their videos together (None where folds share videos).
+    mean_class, sd_class: the same of the mean class accuracy. sd is 0 for a single repeat.
+    """
+
+    repeats: Mapping[int, Evaluation | FoldsEvaluation]
+    mean_top1: float
+    sd_top1: float
+    mean_class: float
+    sd_class: float
+    pooled_top1: float | None
+    pooled_sd: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the measures as a plain nested dict, ready for JSON."""
+        return {
+            "repeats": {str(seed): one.to_dict() for seed, one in self.repeats.items()},
+            "mean_top1": self.mean_top1,
+            "sd_top1": self.sd_top1,
+            "mean_class": self.mean_class,
+            "sd_class": self.sd_class,
+            "pooled_top1": self.pooled_top1,
+            "pooled_sd": self.pooled_sd,
+        }
+
+
+def repeat_folders(folder: Path) -> list[Path]:
+    """Return the folders `seed<k>` inside a folder that hold a run or folds, by number."""
+    found = [path for path in folder.glob("seed*") if path.name[4:].isdigit()]
+    found = [path for path in found if (path / RUN_JSON).is_file() or fold_folders(path)]
+    return sorted(found, key=lambda path: int(path.name[4:]))
+
+
+def top1_of(one: Evaluation | FoldsEvaluation) -> float:
+    """Return the video accuracy of a repeat; of folds their mean."""
+    return one.mean_top1 if isinstance(one, FoldsEvaluation) else one.top1.value
+
+
+def class_accuracy_of(one: Evaluation | FoldsEvaluation) -> float:
+    """Return the mean class accuracy of a repeat; of folds their mean."""
+    return one.mean_class if isinstance(one, FoldsEvaluation) else one.mean_class.value
+
+
+def evaluate_repeats(folder: Path, *, part: str = "test", grouping: Grouping | None = None) -> RepeatsEvaluation:
+    """Evaluate every repeat of a folder, write each one's files into it, and repeats.json into the folder.
+
+    Raises: RunError if there is no repeat, or one lacks folds that another has (an unfinished job).
+    """
+    folders = repeat_folders(folder)
+    if not folders:
+        raise RunError(f"{folder} holds no repeats (seed0 ...); make them with `har train --repeats 5`")
+    folds = {path.name: [fold.name for fold in fold_folders(path)] for path in folders}
+    first = folders[0].name
+    for name, own in folds.items():
+        if own != folds[first]:
+            raise RunError(f"{folder}: {first} has the folds {folds[first]}, {name} {own}; finish the job first")
+    repeats: dict[int, Evaluation | FoldsEvaluation] = {}
+    for path in folders:
+        of_one = evaluate_folds if folds[path.name] else evaluate_run
+        repeats[int(path.name[4:])] = of_one(path, part=part, grouping=grouping)
+    mean_top1, sd_top1 = _mean_and_sd([top1_of(one) for one in repeats.values()])
+    mean_class, sd_class = _mean_and_sd([class_accuracy_of(one) for one in repeats.values()])
+    pooled = [one.pooled.top1.value for one in repeats.values() if isinstance(one, FoldsEvaluation) and one.pooled]
+    pooled_top1, pooled_sd = _mean_and_sd(pooled) if len(pooled) == len(repeats) else (None, None)
+    result = RepeatsEvaluation(
+        repeats=repeats,
+        mean_top1=mean_top1,
+        sd_top1=sd_top1,
+        mean_class=mean_class,
+        sd_class=sd_class,
+        pooled_top1=pooled_top1,
+        pooled_sd=pooled_sd,
+    )
+    write_json(folder / "repeats.json", result.to_dict())
+    return result
+
+
+def _mean_and_sd(values: list[float]) -> tuple[float, float]:
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
