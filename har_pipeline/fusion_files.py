@@ -63,7 +63,8 @@ def load_member(path: Path, name: str) -> Member:
     for run in runs:
         ids = frozenset(run.split.train) | frozenset(run.split.val)
         learned[run.split.index] = learned.get(run.split.index, frozenset()) | ids
-    streams = {run.spec.stream for run in runs}
+    # A run of mid fusion is of no single stream, such as `rgb+flow`.
+    streams = {"+".join(stream.spec.stream for stream in run.streams) for run in runs}
     try:
         scores = stack_scores([run.scores() for run in runs])
     except RunError as error:

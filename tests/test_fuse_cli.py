@@ -129,6 +129,16 @@ def test_the_rule_named_in_advance_is_the_one_written(work: Path, tmp_path: Path
     np.testing.assert_allclose(fuse(members, "learned").probabilities, learned.probabilities, atol=1e-15)
 
 
+def test_flow_counts_more_than_rgb_without_being_told(work: Path, tmp_path: Path) -> None:
+    shutil.copytree(work / "flow/split0", tmp_path / "flow")
+    info = json.loads((tmp_path / "flow/run.json").read_text())
+    info["feature_spec"]["stream"] = "flow"
+    (tmp_path / "flow/run.json").write_text(json.dumps(info))
+    result = har("fuse", tmp_path / "flow", work / "rgb/split0", "-o", tmp_path / "out", "--json")
+    assert json.loads(result.stdout)["weights"] == [1.5, 1.0]
+    assert "flow counts 1.5 and RGB 1" in result.stderr
+
+
 def test_a_missing_video_is_named(work: Path, tmp_path: Path) -> None:
     shutil.copytree(work / "flow/split0", tmp_path / "part")
     lines = (tmp_path / "part/scores.csv").read_text().splitlines(keepends=True)
