@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def run(out: Path, subjects: int, install_seconds: float, device: str) -> dict[s
     def clock(stage: str) -> None:
         nonlocal started
         ledger[stage] = time.perf_counter() - started
-        print(f"{stage}: {ledger[stage]:.0f} s", flush=True)
+        print(f"{stage}: {ledger[stage]:.0f} s", file=sys.stderr)
         started = time.perf_counter()
 
     manifest = write_dataset(out / "data", num_subjects=subjects)
@@ -120,4 +121,4 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     outcome = run(arguments.out, arguments.subjects, arguments.install_seconds, arguments.device)
     print(json.dumps(outcome, indent=2))
-    print(f"open {outcome['page']}")
+    print(f"open {outcome['page']}", file=sys.stderr)
