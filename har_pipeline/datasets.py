@@ -281,6 +281,24 @@ def feature_statistics(table: FeatureTable, rows: np.ndarray) -> tuple[np.ndarra
     return mean + shift, np.sqrt(np.maximum(squares / count - mean**2, 0))
 
 
+def align_by_time(times: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return, for each stream of one video, the rows of its clips that stand beside the clips of the first stream.
+
+    times: for each stream (N_s, 2) start and end of its clips in seconds. Each of the N_1 clips of the first stream gets
+    the clip whose middle is closest to its own in time, the earlier of two that are as close; the first stream keeps its
+    rows as they are. Returns arrays (N_1,) int64.
+    Raises: RunError if a stream has no clip, or a time is not finite (a file without a frame rate).
+    """
+    middles = [np.asarray(stream, np.float64).reshape(-1, 2).mean(axis=1) for stream in times]
+    for number, middle in enumerate(middles):
+        if not len(middle) or not np.isfinite(middle).all():
+            raise RunError(f"stream {number} has no clips, or no times of its clips: extract the video again")
+    rows = [np.arange(len(middles[0]))]
+    for middle in middles[1:]:
+        rows.append(np.abs(middles[0][:, None] - middle).argmin(axis=1))
+    return rows
+
+
 def _some(ids: Sequence[str]) -> str:
     return f"{len(ids)} video{'s' if len(ids) > 1 else ''} ({', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''})"
 

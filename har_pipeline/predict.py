@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from har_pipeline.engine import Progress
-from har_pipeline.errors import FeatureMismatchError
+from har_pipeline.errors import FeatureMismatchError, RunError
 from har_pipeline.evaluate import predict_scores, top_k
-from har_pipeline.extract import ExtractOptions, extract
+from har_pipeline.extract import ExtractOptions, extract_many
 from har_pipeline.extractors import build_extractor, find_net
 from har_pipeline.extractors.base import Extractor
 from har_pipeline.records import FeatureSpec, VideoRecord
@@ -20,6 +21,7 @@ from har_pipeline.reduce import source_spec
 from har_pipeline.report.plots import save_topk_bars
 from har_pipeline.run_folder import Run, load_run
 from har_pipeline.store import FeatureStore
+from har_pipeline.streams import joined_features
 from har_pipeline.video.decode import FrameReader, probe
 from har_pipeline.video.flow_spec import parse_flow
 
@@ -77,7 +79,7 @@ def predict_videos(
     run_dir: Path,
     *,
     top: int = 3,
-    weights: str | None = None,
+    weights: str | Sequence[str | None] | None = None,
     mean_cube: Path | None = None,
     device: str = "auto",
     workers: int | None = None,
@@ -85,17 +87,56 @@ def predict_videos(
 ) -> tuple[Run, list[Prediction]]:
     """Return the run and, for each video file in order, its classes; a file that cannot be read gets its error.
 
+    A run of several streams makes them in one pass over each file; weights: then one for each stream, in the run's order
+    (None = the published ones), or None for all. mean_cube: for the streams whose net was run with one.
     Raises: RunError if the run folder is incomplete; FeatureMismatchError if its weights cannot be had.
     """
     run = load_run(run_dir)
-    projection = run.projection()
-    spec = run.spec if projection is None else source_spec(run.spec, len(projection.mean))
-    extractor = extractor_for(spec, weights=weights, mean_cube=mean_cube, device=device)
+    projections = [run.projection(number) for number in range(len(run.streams))]
+    specs = [
+        stream.spec if projection is None else source_spec(stream.spec, len(projection.mean))
+        for stream, projection in zip(run.streams, projections, strict=True)
+    ]
+    files = [weights] * len(specs) if weights is None or isinstance(weights, str) else list(weights)
+    if len(files) != len(specs) or (isinstance(weights, str) and len(specs) > 1):
+        raise RunError(f"{run_dir} has {len(specs)} streams: give --weights once for each, in the order of the run")
+    # Two streams of a run may have been reduced from one and the same feature set.
+    wanted: dict[str, tuple[Extractor, ExtractOptions]] = {}
+    for spec, file in zip(specs, files, strict=True):
+        cube = mean_cube if len(specs) == 1 or "cube" in spec.preprocess else None
+        if spec.name not in wanted:
+            extractor = extractor_for(spec, weights=file, mean_cube=cube, device=device)
+            wanted[spec.name] = (extractor, _options(spec, workers))
     records = [
         VideoRecord(video_id=f"video{i:06d}", label="unknown", path=path.expanduser().resolve())
         for i, path in enumerate(paths)
     ]
-    options = ExtractOptions(
+    with tempfile.TemporaryDirectory(prefix="har_predict_") as folder:
+        store = FeatureStore(Path(folder) / "store.zarr", create=True)
+        failed: dict[str, str] = {}
+        for one_rate in _by_frame_rate(wanted):
+            for summary in extract_many(records, store, one_rate, on_progress):
+                failed.update(summary.failed)
+        for spec in specs:
+            store.spec(spec.name).require_equal(spec, str(run_dir))
+        predictions = []
+        for path, record in zip(paths, records, strict=True):
+            if reason := failed.get(record.video_id):
+                predictions.append(Prediction(path, (), None, reason))
+                continue
+            streams = []
+            for spec, projection in zip(specs, projections, strict=True):
+                found = store.read(spec.name, record.video_id)
+                if projection is not None:
+                    found = dataclasses.replace(found, features=projection.apply(found.features, spec.dtype))
+                streams.append(found)
+            probabilities = predict_scores(run, joined_features(streams))
+            predictions.append(Prediction(path, tuple(top_k(run.classes, probabilities, top)), probabilities))
+    return run, predictions
+
+
+def _options(spec: FeatureSpec, workers: int | None) -> ExtractOptions:
+    return ExtractOptions(
         clips=spec.clips,
         fps=spec.fps,
         resize=spec.resize,
@@ -103,21 +144,16 @@ def predict_videos(
         dtype=spec.dtype,
         workers=workers,
     )
-    with tempfile.TemporaryDirectory(prefix="har_predict_") as folder:
-        store = FeatureStore(Path(folder) / "store.zarr", create=True)
-        summary = extract(records, store, extractor, options, on_progress)
-        store.spec(summary.feature_set).require_equal(spec, str(run_dir))
-        predictions = []
-        for path, record in zip(paths, records, strict=True):
-            if reason := summary.failed.get(record.video_id):
-                predictions.append(Prediction(path, (), None, reason))
-                continue
-            features = store.read(summary.feature_set, record.video_id).features
-            if projection is not None:
-                features = projection.apply(features, spec.dtype)
-            probabilities = predict_scores(run, features)
-            predictions.append(Prediction(path, tuple(top_k(run.classes, probabilities, top)), probabilities))
-    return run, predictions
+
+
+def _by_frame_rate(
+    wanted: Mapping[str, tuple[Extractor, ExtractOptions]],
+) -> list[list[tuple[Extractor, ExtractOptions]]]:
+    """Return what can be made in one pass each: one pass over a file has one frame rate."""
+    rates: dict[float | None, list[tuple[Extractor, ExtractOptions]]] = {}
+    for extractor, options in wanted.values():
+        rates.setdefault(options.fps, []).append((extractor, options))
+    return list(rates.values())
 
 
 def save_picture(path: Path, predictions: Sequence[Prediction], frames_per_video: int = 4) -> None:

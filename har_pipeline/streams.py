@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from har_pipeline.datasets import FeatureSource
+from har_pipeline.datasets import FeatureSource, align_by_time
 from har_pipeline.records import FeatureRecord
 
 
@@ -16,8 +16,8 @@ def joined_features(records: Sequence[FeatureRecord]) -> np.ndarray:
 
     Each clip gets the features of the other streams' clips that are closest in time; see `datasets.align_by_time`.
     """
-    from har_pipeline.datasets import align_by_time  # type: ignore
-
+    if len(records) == 1:
+        return records[0].features
     rows = align_by_time([record.clip_times_s for record in records])
     return np.concatenate([record.features[own] for record, own in zip(records, rows, strict=True)], axis=1)
 

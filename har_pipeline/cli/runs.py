@@ -124,7 +124,10 @@ def predict(
     run: Annotated[Path, typer.Option(help="Run folder that `har train` wrote.")],
     top: Annotated[int, typer.Option(help="Classes to show.", min=1)] = 3,
     weights: Annotated[
-        str | None, typer.Option(help="The net's weights file, where the run was trained with one.")
+        list[str] | None,
+        typer.Option(
+            help="The net's weights file, where the run was trained with one; once for each stream of the run."
+        ),
     ] = None,
     mean_cube: Annotated[Path | None, typer.Option(help="c3d's mean cube, where the run was trained with one.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Also draw frames and bars into this PNG.")] = None,
