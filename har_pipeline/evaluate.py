@@ -19,7 +19,7 @@ from har_pipeline.heads import class_probabilities
 from har_pipeline.metrics import Interval, confusion_matrix, mean_class_accuracy, ranks, wilson_interval
 from har_pipeline.records import Scores
 from har_pipeline.report.plots import save_confusion_matrix, save_training_curves
-from har_pipeline.run_folder import SCORES, Run, load_run, read_history, write_json
+from har_pipeline.run_folder import Run, load_run, read_history, write_json
 from har_pipeline.scores import check_unique, concat_scores, read_scores, select_part, write_scores
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "concat_scores",
     "evaluate_run",
     "evaluate_scores",
-    "evaluate_scores_file",
     "predict_scores",
     "read_scores",
     "select_part",
@@ -156,16 +155,6 @@ def evaluate_run(
     history = read_history(run.path)
     if len(history["epoch"]) > 1:
         save_training_curves(folder / "training.png", history)
-    return evaluation
-
-
-def evaluate_scores_file(folder: Path, *, part: str = "test", grouping: Grouping | None = None) -> Evaluation:
-    """Evaluate the scores.csv of a folder that is no run, as `har fuse` writes it, and write the measures beside it.
-
-    Raises: RunError as `evaluate_scores` does.
-    """
-    evaluation = evaluate_scores(select_part(read_scores(folder / SCORES), part), grouping=grouping)
-    write_evaluation(evaluation, folder if part == "test" else folder / part)
     return evaluation
 
 

@@ -37,6 +37,18 @@ class FoldsEvaluation:
         }
 
 
+def summarise_folds(folds: Mapping[int, Evaluation], pooled: Evaluation | None) -> FoldsEvaluation:
+    """Return the folds with their mean, and their sample standard deviation, which is 0 for a single one."""
+    top1 = np.array([evaluation.top1.value for evaluation in folds.values()])
+    return FoldsEvaluation(
+        folds=folds,
+        mean_top1=float(top1.mean()),
+        sd_top1=float(top1.std(ddof=1)) if len(top1) > 1 else 0.0,
+        mean_class=float(np.mean([evaluation.mean_class.value for evaluation in folds.values()])),
+        pooled=pooled,
+    )
+
+
 def fold_folders(folder: Path) -> list[Path]:
     """Return the run folders `split<i>` inside a folder, by number."""
     found = [path for path in folder.glob("split*") if (path / RUN_JSON).is_file() and path.name[5:].isdigit()]
@@ -53,17 +65,12 @@ def evaluate_folds(folder: Path, *, part: str = "test", grouping: Grouping | Non
     if not folders:
         raise RunError(f"{folder} holds no folds (split0/run.json ...); make them with `har train --split all`")
     folds = {int(path.name[5:]): evaluate_run(path, part=part, grouping=grouping) for path in folders}
-    top1 = np.array([evaluation.top1.value for evaluation in folds.values()])
     scores = [select_part(load_run(path).scores(), part) for path in folders]
     ids = [video_id for one in scores for video_id in one.video_ids]
     poolable = len(ids) == len(set(ids)) and len({one.classes for one in scores}) == 1
     notes = sorted({text for evaluation in folds.values() for text in evaluation.notes})
-    result = FoldsEvaluation(
-        folds=folds,
-        mean_top1=float(top1.mean()),
-        sd_top1=float(top1.std(ddof=1)) if len(top1) > 1 else 0.0,
-        mean_class=float(np.mean([evaluation.mean_class.value for evaluation in folds.values()])),
-        pooled=evaluate_scores(concat_scores(scores), notes=notes, grouping=grouping) if poolable else None,
+    result = summarise_folds(
+        folds, evaluate_scores(concat_scores(scores), notes=notes, grouping=grouping) if poolable else None
     )
     if result.pooled is not None:
         write_evaluation(result.pooled, folder)

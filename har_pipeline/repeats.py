@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ import numpy as np
 
 from har_pipeline.categories import Grouping
 from har_pipeline.errors import RunError
-from har_pipeline.evaluate import Evaluation, evaluate_run
-from har_pipeline.folds import FoldsEvaluation, evaluate_folds, fold_folders
-from har_pipeline.run_folder import RUN_JSON, write_json
+from har_pipeline.evaluate import Evaluation, evaluate_run, evaluate_scores, write_evaluation
+from har_pipeline.folds import FoldsEvaluation, evaluate_folds, fold_folders, summarise_folds
+from har_pipeline.records import Scores
+from har_pipeline.run_folder import RUN_JSON, SCORES, write_json
+from har_pipeline.scores import read_scores, select_part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +82,18 @@ def evaluate_repeats(folder: Path, *, part: str = "test", grouping: Grouping | N
     for path in folders:
         of_one = evaluate_folds if folds[path.name] else evaluate_run
         repeats[int(path.name[4:])] = of_one(path, part=part, grouping=grouping)
+    result = summarise_repeats(repeats)
+    write_json(folder / "repeats.json", result.to_dict())
+    return result
+
+
+def summarise_repeats(repeats: Mapping[int, Evaluation | FoldsEvaluation]) -> RepeatsEvaluation:
+    """Return the repeats with their means and deviations; as `RepeatsEvaluation` says."""
     mean_top1, sd_top1 = _mean_and_sd([top1_of(one) for one in repeats.values()])
     mean_class, sd_class = _mean_and_sd([class_accuracy_of(one) for one in repeats.values()])
     pooled = [one.pooled.top1.value for one in repeats.values() if isinstance(one, FoldsEvaluation) and one.pooled]
     pooled_top1, pooled_sd = _mean_and_sd(pooled) if len(pooled) == len(repeats) else (None, None)
-    result = RepeatsEvaluation(
+    return RepeatsEvaluation(
         repeats=repeats,
         mean_top1=mean_top1,
         sd_top1=sd_top1,
@@ -93,8 +102,45 @@ def evaluate_repeats(folder: Path, *, part: str = "test", grouping: Grouping | N
         pooled_top1=pooled_top1,
         pooled_sd=pooled_sd,
     )
-    write_json(folder / "repeats.json", result.to_dict())
+
+
+def evaluate_scores_file(
+    folder: Path, *, part: str = "test", grouping: Grouping | None = None
+) -> Evaluation | FoldsEvaluation | RepeatsEvaluation:
+    """Evaluate the scores.csv of a folder that is no run, as `har fuse` writes it, and write the measures beside it.
+
+    Several repeats are evaluated one by one, and of each the folds one by one if they test a video twice (so that they
+    cannot be pooled); their files go to `seed<k>` and `split<i>` inside. Raises: RunError as `evaluate_scores` does.
+    """
+    scores = select_part(read_scores(folder / SCORES), part)
+    base = folder if part == "test" else folder / part
+    seeds = sorted(set(scores.seed))
+    if len(seeds) == 1:
+        return _evaluate_folds_of(scores, base, grouping)
+    repeats = {
+        seed: _evaluate_folds_of(_rows(scores, scores.seed, seed), base / f"seed{seed}", grouping) for seed in seeds
+    }
+    result = summarise_repeats(repeats)
+    write_json(base / "repeats.json", result.to_dict())
     return result
+
+
+def _evaluate_folds_of(scores: Scores, folder: Path, grouping: Grouping | None) -> Evaluation | FoldsEvaluation:
+    if len(set(scores.video_ids)) == len(scores.video_ids):
+        pooled = evaluate_scores(scores, grouping=grouping)
+        write_evaluation(pooled, folder)
+        return pooled
+    folds = {}
+    for fold in sorted(set(scores.fold)):
+        folds[fold] = evaluate_scores(_rows(scores, scores.fold, fold), grouping=grouping)
+        write_evaluation(folds[fold], folder / f"split{fold}")
+    result = summarise_folds(folds, None)
+    write_json(folder / "folds.json", result.to_dict())
+    return result
+
+
+def _rows(scores: Scores, values: Sequence[int], wanted: int) -> Scores:
+    return scores.select([row for row, value in enumerate(values) if value == wanted])
 
 
 def _mean_and_sd(values: list[float]) -> tuple[float, float]:

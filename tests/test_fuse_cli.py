@@ -110,6 +110,46 @@ def test_a_fusion_is_evaluated_and_fused_again(work: Path, tmp_path: Path) -> No
     har("fuse", tmp_path / "product", work / "rgb_other", "-o", tmp_path / "leak", code=1)
 
 
+def with_repeats(source: Path, target: Path) -> Path:
+    """Two repeats of a run's folds; the second has the scores of two classes exchanged."""
+    for seed in (0, 1):
+        shutil.copytree(source, target / f"seed{seed}")
+    for path in (target / "seed1").glob("*/scores.csv"):
+        rows = list(csv.reader(path.read_text().splitlines()))
+        changed = [[*row[:4], "1", row[6], row[5], *row[7:]] for row in rows[1:]]
+        path.write_text("\n".join(",".join(row) for row in [rows[0], *changed]) + "\n")
+    return target
+
+
+def test_repeats_are_fused_and_evaluated_one_by_one(work: Path, tmp_path: Path) -> None:
+    rgb, flow = (with_repeats(work / name, tmp_path / name) for name in ("rgb", "flow"))
+    printed = har("fuse", rgb, flow, "-o", tmp_path / "out").stdout
+    assert "18 test videos, 2 folds, 2 repeats" in printed
+    assert "sd of repeats" in printed
+    row = next(r for r in json.loads((tmp_path / "out/fusion.json").read_text())["rows"] if r["name"] == "product")
+    repeats = json.loads(har("evaluate", tmp_path / "out", "--json").stdout)
+    assert list(repeats["repeats"]) == ["0", "1"]
+    assert [one["num_videos"] for one in repeats["repeats"].values()] == [18, 18]
+    assert repeats["mean_top1"] == pytest.approx(row["top1"]["value"])
+    assert repeats["sd_top1"] == pytest.approx(row["sd"])
+    assert row["sd"] > 0
+    assert (tmp_path / "out/seed1/confusion.png").exists()
+    assert "mean over 2 repeats" in har("evaluate", tmp_path / "out").stdout
+    # One repeat of the other run pairs with both.
+    table = json.loads(har("fuse", rgb, work / "flow", "-o", tmp_path / "mixed", "--json").stdout)
+    assert (table["seeds"], table["num_rows"]) == ([0, 1], 36)
+
+
+def test_folds_that_share_test_videos_are_evaluated_one_by_one(work: Path, tmp_path: Path) -> None:
+    har("fuse", work / "rgb", work / "flow", "-o", tmp_path / "out")
+    lines = (tmp_path / "out/scores.csv").read_text().splitlines(keepends=True)
+    again = next(line for line in lines if ",test,0," in line)
+    (tmp_path / "out/scores.csv").write_text("".join([*lines, again.replace(",test,0,", ",test,1,")]))
+    result = json.loads(har("evaluate", tmp_path / "out", "--json").stdout)
+    assert [fold["num_videos"] for fold in result["folds"].values()] == [9, 10]
+    assert result["pooled"] is None
+
+
 def test_runs_of_other_splits_are_refused(work: Path, tmp_path: Path) -> None:
     result = har("fuse", work / "rgb/split0", work / "flow_other", "-o", tmp_path / "out", code=1)
     assert isinstance(result.exception, RunError)

@@ -31,33 +31,30 @@ def evaluate(
 ) -> None:
     """Report accuracy with 95 % confidence intervals, per class, and write the confusion matrix (PNG and CSV)."""
     from har_pipeline.categories import read_groups
-    from har_pipeline.evaluate import evaluate_run, evaluate_scores_file
-    from har_pipeline.folds import evaluate_folds, fold_folders
-    from har_pipeline.repeats import evaluate_repeats, repeat_folders
+    from har_pipeline.evaluate import Evaluation, evaluate_run
+    from har_pipeline.folds import FoldsEvaluation, evaluate_folds, fold_folders
+    from har_pipeline.repeats import evaluate_repeats, evaluate_scores_file, repeat_folders
 
     grouping = read_groups(groups) if groups else None
-    if (run / "run.json").exists() or (run / "fusion.json").exists():
-        of_one = evaluate_run if (run / "run.json").exists() else evaluate_scores_file
-        evaluation = of_one(run, part=part, grouping=grouping)
-        if as_json:
-            print_json(evaluation.to_dict())
-        else:
-            _print_evaluation(evaluation, run)
-        return
-    if repeat_folders(run):
-        repeats = evaluate_repeats(run, part=part, grouping=grouping)
-        if as_json:
-            print_json(repeats.to_dict())
-        else:
-            _print_repeats(repeats, run)
-        return
-    if not fold_folders(run):
-        raise RunError(f"{run} is no run folder (no run.json, no split0 or seed0); make one with `har train`")
-    folds = evaluate_folds(run, part=part, grouping=grouping)
-    if as_json:
-        print_json(folds.to_dict())
+    result: Evaluation | FoldsEvaluation | RepeatsEvaluation
+    if (run / "run.json").exists():
+        result = evaluate_run(run, part=part, grouping=grouping)
+    elif (run / "fusion.json").exists():
+        result = evaluate_scores_file(run, part=part, grouping=grouping)
+    elif repeat_folders(run):
+        result = evaluate_repeats(run, part=part, grouping=grouping)
+    elif fold_folders(run):
+        result = evaluate_folds(run, part=part, grouping=grouping)
     else:
-        _print_folds(folds, run)
+        raise RunError(f"{run} is no run folder (no run.json, no split0 or seed0); make one with `har train`")
+    if as_json:
+        print_json(result.to_dict())
+    elif isinstance(result, Evaluation):
+        _print_evaluation(result, run)
+    elif isinstance(result, FoldsEvaluation):
+        _print_folds(result, run)
+    else:
+        _print_repeats(result, run)
 
 
 def _print_repeats(repeats: RepeatsEvaluation, run: Path) -> None:
