@@ -127,10 +127,11 @@ def heads_block() -> str:
             f"{100 * (demo['lstm'] - demo['mean_pool']):.1f} points above mean pooling, and the LSTM on optical flow",
             f"alone (TSN stacks, a net trained on ImageNet only) scores {percent(demo['lstm_flow'])}. In brackets: 95 % "
             "intervals; one UT-Interaction video is 1.7 points.",
-            "The LSTM on fc6 needs no regularisation beyond the defaults (standardised features, no dropout): on held-out groups "
-            "of the training videos it scores",
+            "The LSTM on fc6 needs no regularisation beyond the defaults (standardised features, no dropout): on held-out "
+            "groups of the training videos it scores",
             f"{percent(validation['standardise'])} with them, {percent(validation['plain'])} without standardising, "
-            f"{percent(validation['standardise, dropout 0.5'])} with dropout, and mean pooling {percent(validation['mean_pool'])}.",
+            f"{percent(validation['standardise, dropout 0.5'])} with dropout, and mean pooling "
+            f"{percent(validation['mean_pool'])}.",
         ]
     )
 

@@ -108,7 +108,6 @@ def run(out: Path, subjects: int, install_seconds: float, device: str) -> dict[s
     return {
         "accuracy": {name: top1.value for name, top1 in results.items()},
         "seconds": ledger,
-        "page": str(out / "report.html"),
     }
 
 
@@ -121,4 +120,4 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     outcome = run(arguments.out, arguments.subjects, arguments.install_seconds, arguments.device)
     print(json.dumps(outcome, indent=2))
-    print(f"open {outcome['page']}", file=sys.stderr)
+    print(f"open {arguments.out / 'report.html'}", file=sys.stderr)
