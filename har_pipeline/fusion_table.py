@@ -202,7 +202,7 @@ def _verdict(rows: Sequence[FusionRow], rule: str, best_run: str, test: PairedTe
     figures = f"{fused:.1%} against {alone:.1%}"
     if fused <= alone:
         return f"{rule} is no better than the best run alone, {best_run}: {figures}."
-    gained = f"{test.first_only} videos gained, {test.second_only} lost, p = {test.p_value:.2g}"
+    gained = f"{test.first_only} videos gained, {test.second_only} lost, {test.describe_p()}"
     if test.p_value >= SIGNIFICANCE:
         return (
             f"{rule} is above the best run alone, {best_run}, on these videos ({figures}; {gained}), "

@@ -49,6 +49,10 @@ class PairedTest:
     second_only: int
     p_value: float
 
+    def describe_p(self) -> str:
+        """Return the p-value in words, as in `p = 0.031` or `p < 0.0001`."""
+        return "p < 0.0001" if self.p_value < 1e-4 else f"p = {self.p_value:.2g}"
+
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> PairedTest:
     """Return McNemar's exact test of two classifiers on the same videos.

@@ -234,6 +234,8 @@ def test_mcnemar_is_the_exact_binomial_test() -> None:
     assert test.p_value == pytest.approx(14 / 64)
     assert mcnemar(second, first).p_value == pytest.approx(14 / 64)
     assert mcnemar(first, first).p_value == 1
+    assert test.describe_p() == "p = 0.22"
+    assert mcnemar(np.ones(100), np.zeros(100)).describe_p() == "p < 0.0001"
     assert mcnemar(first.astype(bool), second.astype(bool)) == test
     with pytest.raises(ValueError, match="paired"):
         mcnemar(first, second[:4])

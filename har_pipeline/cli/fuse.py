@@ -84,7 +84,7 @@ def _print_fusion(table: Fusion, out: Path) -> None:
     rows = []
     for row in table.rows:
         test = row.against_best
-        paired = f"+{test.first_only} -{test.second_only}, p = {test.p_value:.2g}" if test else ""
+        paired = f"+{test.first_only} -{test.second_only}, {test.describe_p()}" if test else ""
         rows.append(
             [
                 row.name + (" (best rule)" if row.name == table.best else ""),
@@ -146,7 +146,7 @@ def _print_comparison(comparison: Comparison, out: Path) -> None:
     )
     typer.echo(
         f"McNemar: {test.second_only} videos right under {second} only, {test.first_only} under {first} only, "
-        f"p = {test.p_value:.2g}\n"
+        f"{test.describe_p()}\n"
     )
     changed = sorted((row for row in comparison.per_class if row.gain), key=lambda row: -row.gain)
     same = len(comparison.per_class) - len(changed)
