@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -21,14 +22,14 @@ def test_every_results_file_says_how_it_was_made() -> None:
         assert content["machine"], name
 
 
-def test_the_demo_row_is_the_committed_result() -> None:
-    accuracy = RESULTS["synthetic_demo.json"]["result"]["accuracy"]
-    row = next(line for line in README.splitlines() if line.endswith("| synthetic_demo.json |"))
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[1:3] == [
-        f"{accuracy['mean_pool']:.1%}".replace("%", " %"),
-        f"{accuracy['lstm']:.1%}".replace("%", " %"),
-    ]
+def test_generated_pages_are_what_the_code_and_the_results_say() -> None:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    for path, text in generate.pages().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `python docs/generate.py`"
 
 
 def test_results_tables_hold_no_other_accuracy() -> None:
