@@ -140,14 +140,14 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
 
     def _videos(self, X: Any, y: Any = None, *, reset: bool = True) -> tuple[list[np.ndarray], Any]:
         """Return V arrays (N, D) float32 and y (V,), both checked; with `reset` their D is kept as n_features_in_."""
-        if not _is_ragged(X):
+        if _is_one_clip_each(X):
             if y is None:
                 array = validate_data(self, X, reset=reset, allow_nd=True, dtype=np.float32)
             else:
                 array, y = validate_data(self, X, y, reset=reset, allow_nd=True, dtype=np.float32)
-            if array.ndim > 3:
+            if array.ndim != 2:
                 raise ValueError(f"X has {array.ndim} axes: give (V, D), (V, N, D) or a list of (N, D) arrays")
-            videos = list(array[:, None] if array.ndim == 2 else array)
+            videos = list(array[:, None])
         else:
             videos = [check_array(video, dtype=np.float32, input_name=f"X[{i}]") for i, video in enumerate(X)]
             if y is not None:
@@ -166,9 +166,11 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         return videos, y
 
 
-def _is_ragged(X: Any) -> bool:
-    """Whether X is a list of one (N, D) array per video."""
-    return isinstance(X, list | tuple) and len(X) > 0 and all(getattr(video, "ndim", 0) == 2 for video in X)
+def _is_one_clip_each(X: Any) -> bool:
+    """Whether X is meant as (V, D), and neither a list of (N, D) arrays nor one array (V, N, D)."""
+    if isinstance(X, list | tuple):
+        return not X or not all(getattr(video, "ndim", 0) == 2 for video in X)
+    return getattr(X, "ndim", 0) != 3 or len(X) == 0
 
 
 def _table(videos: Sequence[np.ndarray], labels: np.ndarray) -> FeatureTable:

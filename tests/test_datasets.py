@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from feature_sets import blobs, feature_store, manifest
 
 from har_pipeline import datasets
-from har_pipeline.datasets import FeatureTable, feature_statistics, load_features, padded_batches
+from har_pipeline.datasets import Batch, FeatureBatches, FeatureTable, feature_statistics, load_features, padded_batches
 from har_pipeline.errors import RunError
 
 LENGTHS = (3, 1, 5, 2)
@@ -142,3 +143,82 @@ def test_a_constant_feature_has_exactly_no_deviation() -> None:
     mean, deviation = feature_statistics(table, np.arange(4))
     assert not deviation.any()
     np.testing.assert_allclose(mean, constants, rtol=1e-12)
+
+
+def ragged(videos: int, longest: int = 40) -> FeatureTable:
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(1, longest + 1, videos)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    # A row holds its own number, so that a batch tells which clips it took.
+    rows = np.arange(offsets[-1], dtype=np.float32)[:, None] + np.zeros(2, np.float32)
+    return FeatureTable(tuple(map(str, range(videos))), np.arange(videos), rows, offsets)
+
+
+def test_large_sets_are_shuffled_with_little_padding() -> None:
+    table = ragged(400)
+
+    def epoch(seed: int) -> list[Batch]:
+        return list(padded_batches(table, 10, generator=torch.Generator().manual_seed(seed)))
+
+    batches = epoch(0)
+    labels = [label for batch in batches for label in batch.labels.tolist()]
+    assert sorted(labels) == list(range(400))
+    assert [len(batch.labels) for batch in batches] == [10] * 40
+    padded = sum(batch.features.shape[0] * batch.features.shape[1] for batch in batches)
+    plain = sum(
+        10 * int(table.lengths[batch].max()) for batch in np.random.default_rng(0).permutation(400).reshape(40, 10)
+    )
+    assert padded < 1.15 * table.lengths.sum() < 1.5 * table.lengths.sum() < plain
+    assert labels != [label for batch in epoch(1) for label in batch.labels.tolist()]
+    assert labels == [label for batch in epoch(0) for label in batch.labels.tolist()]
+    longest = [int(batch.lengths.max()) for batch in batches]
+    assert longest != sorted(longest)
+
+
+def test_jitter_keeps_a_share_of_the_clips_in_order_and_others_each_time() -> None:
+    table = ragged(30)
+    batches = FeatureBatches(table)
+    seen: dict[int, set[tuple[float, ...]]] = {video: set() for video in range(30)}
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(8):
+        for batch in batches.batches(7, generator=generator, jitter=0.4):
+            for features, length, video in zip(
+                batch.features, batch.lengths.tolist(), batch.labels.tolist(), strict=True
+            ):
+                clips = features[:length, 0].tolist()
+                assert length == max(1, math.ceil(round(0.6 * table.lengths[video], 9)))
+                assert clips == sorted(set(clips))
+                assert table.offsets[video] <= clips[0] <= clips[-1] < table.offsets[video + 1]
+                assert not features[length:].any()
+                seen[video].add(tuple(clips))
+    long = [video for video in range(30) if table.lengths[video] > 10]
+    assert all(len(seen[video]) == 8 for video in long)
+    # Every clip has its turn: over eight epochs nearly all have been kept once.
+    kept = {clip for video in long for clips in seen[video] for clip in clips}
+    assert len(kept) > 0.97 * table.lengths[long].sum()
+
+
+def test_without_a_generator_there_is_no_jitter() -> None:
+    table = ragged(9)
+    for batch in FeatureBatches(table).batches(3, jitter=0.5):
+        assert batch.lengths.tolist() == table.lengths[batch.labels.tolist()].tolist()
+
+
+def test_on_a_cpu_the_features_are_where_they_were() -> None:
+    table = table_of()
+    batches = FeatureBatches(table)
+    assert batches.resident
+    assert batches._flat.data_ptr() == table.features.ctypes.data
+
+
+@pytest.mark.needs_cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("fraction", [0.5, 0.0])
+def test_batches_on_a_gpu_are_those_of_the_cpu(fraction: float) -> None:
+    table = ragged(40)
+    on_gpu = FeatureBatches(table, "cuda", memory_fraction=fraction)
+    assert on_gpu.resident == (fraction > 0)
+    for one, other in zip(on_gpu.batches(7), FeatureBatches(table).batches(7), strict=True):
+        assert one.features.device.type == "cuda"
+        assert torch.equal(one.features.cpu(), other.features)
+        assert torch.equal(one.labels.cpu(), other.labels)

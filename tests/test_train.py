@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
+import types
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from safetensors.torch import load_file
 
 from har_pipeline.datasets import load_features, padded_batches
 from har_pipeline.errors import RunError
+from har_pipeline.evaluate import evaluate_run
 from har_pipeline.heads import HeadConfig, build_head
 from har_pipeline.records import Split, VideoRecord
 from har_pipeline.run_folder import RunSummary, load_run, read_history
@@ -194,6 +197,85 @@ def test_patience_needs_validation_videos(task: Task, tmp_path: Path) -> None:
         dataclasses.replace(task, split=split).train(dataclasses.replace(SMALL, patience=2), tmp_path / "run")
 
 
+def test_a_plateau_needs_validation_videos(task: Task, tmp_path: Path) -> None:
+    split = dataclasses.replace(task.split, val=())
+    with pytest.raises(RunError, match="plateau needs validation videos"):
+        dataclasses.replace(task, split=split).train(dataclasses.replace(SMALL, schedule="plateau"), tmp_path / "run")
+
+
+def test_validation_videos_are_not_needed_by_what_scikit_learn_fits(task: Task, tmp_path: Path) -> None:
+    split = dataclasses.replace(task.split, val=())
+    config = dataclasses.replace(SMALL, head="svm", patience=2)
+    assert dataclasses.replace(task, split=split).train(config, tmp_path / "run").epochs == 1
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_features_that_are_not_finite_stop_the_run(tmp_path: Path, bad: float) -> None:
+    features, labels = blobs(CLASSES, 4)
+    features["running-1"][0, 3] = bad
+    store, name = feature_store(tmp_path / "store.zarr", features)
+    with pytest.raises(RunError, match="running-1: a feature is not finite"):
+        Task(store, name, manifest(labels), parts_of(list(labels), 3, 3)).train(SMALL, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_without_test_videos_is_reported(task: Task, tmp_path: Path) -> None:
+    test = tuple(v for v in task.split.test if not v.startswith("running"))
+    other = dataclasses.replace(task, split=dataclasses.replace(task.split, test=test))
+    summary = other.train(SMALL, tmp_path / "run")
+    assert "no test video of 1 of the 3 classes: running" in summary.notes
+    evaluation = evaluate_run(tmp_path / "run")
+    assert "no test video of 1 of the 3 classes: running" in evaluation.notes
+    (of_class,) = (row for row in evaluation.per_class if row.label == "running")
+    assert (of_class.videos, of_class.accuracy) == (0, None)
+
+
+def test_runs_of_older_versions_load(task: Task, tmp_path: Path) -> None:
+    task.train(SMALL, tmp_path / "run")
+    info = json.loads((tmp_path / "run/run.json").read_text())
+    of_old = ("head", "units", "epochs", "batch_size", "optimizer", "learning_rate", "output", "dropout", "seed")
+    info["options"] = {name: info["options"][name] for name in of_old}
+    (tmp_path / "run/run.json").write_text(json.dumps(info))
+    run = load_run(tmp_path / "run")
+    assert run.config.temporal_jitter == 0
+    assert "encoder.lstm.weight_ih_l0" in run.head.state_dict()
+
+
+def test_tensorboard_is_asked_for_by_name_where_it_is_missing(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(RunError, match=r"pip install 'har-pipeline\[tensorboard\]'"):
+        task.train(SMALL, tmp_path / "run", tensorboard=True)
+    assert not (tmp_path / "run").exists()
+    task.train(SMALL, tmp_path / "run")
+
+
+def test_tensorboard_gets_the_rows_of_the_history(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[str, float, int]] = []
+
+    class SummaryWriter:
+        def __init__(self, folder: str) -> None:
+            self.file = Path(folder, "events")
+            self.file.parent.mkdir()
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            written.append((name, value, step))
+
+        def flush(self) -> None:
+            self.file.write_text(str(len(written)))
+
+        def close(self) -> None:
+            self.file.write_text("closed")
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=SummaryWriter))
+    epochs: list[Epoch] = []
+    task.train(SMALL, tmp_path / "run", tensorboard=True, on_epoch=epochs.append)
+    assert (tmp_path / "run/tensorboard/events").read_text() == "closed"
+    assert [(v, step) for name, v, step in written if name == "val_loss"] == [(e.val_loss, e.epoch) for e in epochs]
+    assert {name for name, *_ in written} == {field.name for field in dataclasses.fields(Epoch)} - {"epoch"}
+
+
 def test_the_run_folder_holds_all_that_made_it(task: Task, tmp_path: Path) -> None:
     summary = task.train(SMALL, tmp_path / "run", manifest_sha256="abc")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
@@ -321,6 +403,22 @@ def test_an_unknown_device_is_an_error(task: Task, tmp_path: Path) -> None:
         {"optimizer": "lion"},
         {"output": "relu"},
         {"output": "sigmoid", "head": "mean_pool"},
+        {"num_layers": 0},
+        {"num_layers": 2, "head": "vote"},
+        {"input_projection": 0},
+        {"input_projection": 8, "head": "mean_pool"},
+        {"mid_fusion": "output"},
+        {"mid_fusion": "hidden", "head": "vote"},
+        {"fusion_op": "max"},
+        {"vote": "hard"},
+        {"schedule": "cyclic"},
+        {"schedule_epochs": 0},
+        {"schedule_factor": 1.0},
+        {"label_smoothing": 1.0},
+        {"clip_norm": 0.0},
+        {"class_weights": "inverse"},
+        {"temporal_jitter": -0.1},
+        {"precision": "fp8"},
     ],
 )
 def test_options_out_of_range(change: dict[str, object]) -> None:

@@ -1,0 +1,201 @@
+"""Folds and repeats as one job."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from feature_sets import blobs, feature_store, manifest, split_of
+
+from har_pipeline import jobs, train
+from har_pipeline.errors import RunError
+from har_pipeline.jobs import Job, Outcome, plan_jobs, run_jobs
+from har_pipeline.records import Split, VideoRecord
+from har_pipeline.repeats import evaluate_repeats, repeat_folders
+from har_pipeline.run_folder import load_run
+from har_pipeline.store import FeatureStore
+from har_pipeline.train_config import TrainConfig
+
+CLASSES = ("boxing", "running", "walking")
+SMALL = TrainConfig(units=4, epochs=3, batch_size=5, learning_rate=1e-2, device="cpu")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    store: FeatureStore
+    name: str
+    records: list[VideoRecord]
+    splits: list[Split]
+
+    def run(self, planned: list[Job], config: TrainConfig = SMALL, **options: object) -> list[Outcome]:
+        return run_jobs(self.store, [self.name], self.records, planned, config, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    features, labels = blobs(CLASSES, 6)
+    store, name = feature_store(tmp_path / "store.zarr", features)
+    ids = list(labels)
+    splits = [
+        split_of([v for v in ids if int(v[-1]) % 3 != k], [v for v in ids if int(v[-1]) % 3 == k], index=k)
+        for k in range(3)
+    ]
+    return Task(store, name, manifest(labels), splits)
+
+
+def scores_of(folder: Path) -> bytes:
+    return (folder / "scores.csv").read_bytes()
+
+
+def test_folders_of_a_plan(task: Task, tmp_path: Path) -> None:
+    def folders(splits: list[Split], **options: int) -> list[str]:
+        return [str(job.folder.relative_to(tmp_path)) for job in plan_jobs(splits, tmp_path / "out", **options)]
+
+    assert folders(task.splits[:1]) == ["out"]
+    assert folders(task.splits[:2]) == ["out/split0", "out/split1"]
+    assert folders(task.splits[:1], repeats=2, seed=4) == ["out/seed4", "out/seed5"]
+    both = ["out/seed0/split0", "out/seed0/split1", "out/seed1/split0", "out/seed1/split1"]
+    assert folders(task.splits[:2], repeats=2) == both
+    with pytest.raises(RunError, match="--repeats"):
+        plan_jobs(task.splits, tmp_path, repeats=0)
+
+
+def test_a_job_makes_the_runs_that_each_alone_would_be(task: Task, tmp_path: Path) -> None:
+    planned = plan_jobs(task.splits[:2], tmp_path / "job", repeats=2)
+    outcomes = task.run(planned)
+    assert [outcome.job for outcome in outcomes] == planned
+    for job in planned:
+        config = dataclasses.replace(SMALL, seed=job.seed)
+        alone = tmp_path / "alone" / job.folder.relative_to(tmp_path)
+        train.train_head(task.store, task.name, task.records, job.split, config, alone)
+        assert scores_of(alone) == scores_of(job.folder)
+        assert load_run(job.folder).split == job.split
+    assert scores_of(planned[0].folder) != scores_of(planned[2].folder)
+
+
+def test_the_features_are_read_once(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
+    original = FeatureStore.read
+
+    def read(self: FeatureStore, feature_set: str, video_id: str) -> object:
+        reads.append(video_id)
+        return original(self, feature_set, video_id)
+
+    monkeypatch.setattr(FeatureStore, "read", read)
+    task.run(plan_jobs(task.splits, tmp_path / "job", repeats=2))
+    assert sorted(reads) == sorted(record.video_id for record in task.records)
+
+
+def test_a_crash_resumes_at_the_unfinished_fold(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = plan_jobs(task.splits, tmp_path / "job")
+    original = train.fit_head
+    trained = []
+
+    def crash(*args: object, **kwargs: object) -> object:
+        trained.append(1)
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train, "fit_head", crash)
+    with pytest.raises(KeyboardInterrupt):
+        task.run(planned)
+    assert [path.name for path in sorted((tmp_path / "job").iterdir())] == ["split0"]
+    before = (tmp_path / "job/split0/run.json").stat().st_mtime_ns
+    outcomes = task.run(planned)
+    assert [outcome.kept for outcome in outcomes] == [True, False, False]
+    assert len(trained) == 4
+    assert (tmp_path / "job/split0/run.json").stat().st_mtime_ns == before
+    assert [outcome.summary for outcome in task.run(planned)] == [outcome.summary for outcome in outcomes]
+    whole = plan_jobs(task.splits, tmp_path / "whole")
+    task.run(whole)
+    for job, other in zip(planned, whole, strict=True):
+        assert scores_of(job.folder) == scores_of(other.folder)
+
+
+def test_runs_of_other_options_features_or_videos_are_not_mixed_in(task: Task, tmp_path: Path) -> None:
+    planned = plan_jobs(task.splits[:2], tmp_path / "job")
+    task.run(planned)
+    with pytest.raises(RunError, match=r"split0 was trained differently \(units: 4 != 5\): .*--overwrite"):
+        task.run(planned, dataclasses.replace(SMALL, units=5))
+    other = dataclasses.replace(task.splits[0], train=task.splits[0].train[1:])
+    with pytest.raises(RunError, match="the videos of the split"):
+        task.run(plan_jobs([other, task.splits[1]], tmp_path / "job"))
+    features, _ = blobs(CLASSES, 6, dim=9)
+    store, name = feature_store(tmp_path / "other.zarr", features)
+    with pytest.raises(RunError, match="features: drawn"):
+        dataclasses.replace(task, store=store, name=name).run(planned)
+    task.run(planned, dataclasses.replace(SMALL, units=5), overwrite=True)
+    assert load_run(planned[0].folder).config.units == 5
+
+
+def test_without_resume_a_run_that_is_there_is_an_error(task: Task, tmp_path: Path) -> None:
+    planned = plan_jobs(task.splits[:1], tmp_path / "run")
+    task.run(planned, resume=False)
+    with pytest.raises(RunError, match="holds a run already"):
+        task.run(planned, resume=False)
+
+
+def test_folds_of_unlike_classes_are_loaded_each(task: Task, tmp_path: Path) -> None:
+    fewer = split_of(
+        [v for v in task.splits[0].train if "walk" not in v], [v for v in task.splits[0].test if "walk" not in v]
+    )
+    planned = plan_jobs([fewer, task.splits[1]], tmp_path / "job")
+    task.run(planned)
+    assert [load_run(job.folder).classes for job in planned] == [CLASSES[:2], CLASSES]
+
+
+def test_missing_videos_are_those_of_each_fold(task: Task, tmp_path: Path) -> None:
+    features, _ = blobs(CLASSES, 6)
+    store, name = feature_store(tmp_path / "s", {k: v for k, v in features.items() if k != "boxing-4"})
+    planned = plan_jobs([task.splits[0], dataclasses.replace(task.splits[1], test=("running-1",))], tmp_path / "job")
+    partial = dataclasses.replace(task, store=store, name=name)
+    with pytest.raises(RunError, match="no features of 1 video"):
+        partial.run(planned)
+    first, second = partial.run(planned, allow_missing=True)
+    assert (first.summary.missing, second.summary.missing) == (("boxing-4",), ())
+
+
+def test_repeats_are_kept_apart_with_mean_and_deviation(task: Task, tmp_path: Path) -> None:
+    accuracies = []
+    for outcome in task.run(
+        plan_jobs(task.splits, tmp_path / "job", repeats=2), dataclasses.replace(SMALL, epochs=2, learning_rate=3e-3)
+    ):
+        accuracies.append(outcome.summary.test_accuracy)
+    first, second = sum(accuracies[:3]) / 3, sum(accuracies[3:]) / 3
+    assert first != second
+    result = evaluate_repeats(tmp_path / "job")
+    assert list(result.repeats) == [0, 1]
+    assert result.mean_top1 == pytest.approx((first + second) / 2)
+    assert result.sd_top1 == pytest.approx(abs(first - second) / 2**0.5)
+    assert result.pooled_top1 == pytest.approx(result.mean_top1)  # folds of one size
+    assert (tmp_path / "job/repeats.json").stat().st_size > 100
+    assert (tmp_path / "job/seed1/folds.json").stat().st_size > 100
+
+
+def test_repeats_of_one_split(task: Task, tmp_path: Path) -> None:
+    task.run(plan_jobs(task.splits[:1], tmp_path / "job", repeats=3))
+    result = evaluate_repeats(tmp_path / "job")
+    assert list(result.repeats) == [0, 1, 2]
+    assert result.pooled_top1 is None
+    assert [path.name for path in repeat_folders(tmp_path / "job")] == ["seed0", "seed1", "seed2"]
+
+
+def test_an_unfinished_repeat_is_an_error(task: Task, tmp_path: Path) -> None:
+    planned = plan_jobs(task.splits, tmp_path / "job", repeats=2)
+    task.run(planned[:5])
+    with pytest.raises(RunError, match=r"seed1 .*finish the job first"):
+        evaluate_repeats(tmp_path / "job")
+    with pytest.raises(RunError, match="holds no repeats"):
+        evaluate_repeats(tmp_path)
+
+
+def test_progress_names_the_run(task: Task, tmp_path: Path) -> None:
+    told: list[tuple[int, int, int]] = []
+    task.run(
+        plan_jobs(task.splits[:2], tmp_path / "job"),
+        on_epoch=lambda job, epoch: told.append((job.seed, job.split.index, epoch.epoch)),
+    )
+    assert told == [(0, 0, 1), (0, 0, 2), (0, 0, 3), (0, 1, 1), (0, 1, 2), (0, 1, 3)]
+    assert jobs.finished_run(plan_jobs(task.splits[2:], tmp_path / "job", folds=True)[0], SMALL, [task.name]) is None
