@@ -1,0 +1,174 @@
+"""`har train` and `har evaluate` on stored features: folds, repeats, mid fusion, progress."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from feature_sets import blobs, feature_store
+from typer.testing import CliRunner
+
+from har_pipeline.cli import app
+from har_pipeline.cli.train_table import SHOWN_AT_MOST, training_table
+from har_pipeline.fit import Epoch
+from har_pipeline.jobs import Job, Outcome, plan_jobs
+from har_pipeline.records import Split
+from har_pipeline.run_folder import RunSummary, load_run
+from har_pipeline.store import VideoSource
+
+FAST = ("--units", "4", "--epochs", "2", "--device", "cpu", "--protocol", "group_kfold", "--num-folds", "2")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("train_cli")
+    features, labels = blobs(("boxing", "running", "walking"), 8, dim=6)
+    store, name = feature_store(folder / "store.zarr", features)
+    flow = store.create_feature_set(dataclasses.replace(store.spec(name), stream="flow", flow="drawn"))
+    for video_id, array in features.items():
+        starts = np.arange(len(array))
+        source = VideoSource(clip_starts=starts, clip_ends=starts + 1, num_frames=len(array), fps=25.0)
+        store.write(flow, video_id, array + 1, source)
+    rows = [f"{v},{label},videos/{v}.avi,s{v[-1]}" for v, label in labels.items()]
+    (folder / "manifest.csv").write_text("video_id,label,path,subject\n" + "\n".join(rows) + "\n")
+    return folder
+
+
+def har(work: Path, command: str, *arguments: str, code: int = 0) -> tuple[str, str]:
+    if command == "train":
+        arguments = (str(work / "manifest.csv"), str(work / "store.zarr"), *FAST, *arguments)
+    result = CliRunner().invoke(app, [command, *arguments])
+    if code != 1:
+        assert result.exit_code == code, f"{result.output}\n{result.exception!r}"
+    else:
+        assert result.exit_code == 1
+    return result.stdout, f"{result.stderr}{result.exception or ''}"
+
+
+def test_folds_and_repeats_are_one_job_that_goes_on(work: Path, tmp_path: Path) -> None:
+    command = ("--features", "drawn-rgb", "--split", "all", "--repeats", "2", "-o", str(tmp_path / "job"))
+    out, err = har(work, "train", *command)
+    assert out.count("test video accuracy") == 4
+    assert f"next: har evaluate {tmp_path / 'job'}" in out
+    assert "[3/4] split 0, seed 1: test video accuracy" in err
+    for seed in range(2):
+        for fold in range(2):
+            run = load_run(tmp_path / f"job/seed{seed}/split{fold}")
+            assert (run.config.seed, run.split.index) == (seed, fold)
+    # The folds themselves do not depend on the repeat.
+    first, second = (load_run(tmp_path / f"job/seed{seed}/split0").split for seed in range(2))
+    assert first == second
+    (tmp_path / "job/seed1/split0/run.json").unlink()
+    for path in (tmp_path / "job/seed1/split0").iterdir():
+        path.unlink()
+    out, err = har(work, "train", *command)
+    assert err.count("already trained, kept") == 3
+    assert out.count("test video accuracy") == 4
+    out, _ = har(work, "evaluate", str(tmp_path / "job"))
+    assert "mean over 2 repeats: video accuracy" in out
+    result = json.loads(har(work, "evaluate", str(tmp_path / "job"), "--json")[0])
+    assert list(result["repeats"]) == ["0", "1"]
+    assert list(result["repeats"]["0"]["folds"]) == ["0", "1"]
+    assert 0 <= result["sd_top1"] <= 1
+    _, err = har(work, "train", *command, "--dropout", "0.5", code=1)
+    assert "dropout: 0.0 != 0.5" in err
+
+
+def test_repeats_of_one_split(work: Path, tmp_path: Path) -> None:
+    har(work, "train", "--features", "drawn-rgb", "--repeats", "2", "--seed", "3", "-o", str(tmp_path / "job"))
+    assert sorted(path.name for path in (tmp_path / "job").iterdir()) == ["seed3", "seed4"]
+
+
+def test_mid_fusion_by_options(work: Path, tmp_path: Path) -> None:
+    streams = ("--features", "drawn-rgb", "--features", "drawn-flow")
+    har(
+        work, "train", *streams, "--mid-fusion", "hidden", "--fusion-op", "product", "--head", "gru", "-o",
+        str(tmp_path / "run"),
+    )  # fmt: skip
+    run = load_run(tmp_path / "run")
+    assert [stream.spec.stream for stream in run.streams] == ["rgb", "flow"]
+    assert (run.config.mid_fusion, run.config.fusion_op, run.config.head) == ("hidden", "product", "gru")
+    out, _ = har(work, "evaluate", str(tmp_path / "run"))
+    assert "video accuracy top-1" in out
+    assert "need --mid-fusion" in har(work, "train", *streams, "-o", str(tmp_path / "no"), code=1)[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--head", "res_lstm", "--num-layers", "3", "--input-projection", "4"), {"num_layers": 3, "head": "res_lstm"}),
+        (("--head", "vote", "--vote", "majority"), {"vote": "majority"}),
+        (("--schedule", "step", "--schedule-epochs", "1", "--schedule-factor", "0.5"), {"schedule_factor": 0.5}),
+        (("--label-smoothing", "0.1", "--clip-norm", "1", "--class-weights", "balanced"), {"clip_norm": 1.0}),
+        (("--temporal-jitter", "0.25", "--optimizer", "adamw", "--weight-decay", "0.01"), {"temporal_jitter": 0.25}),
+        (
+            (
+                "--precision",
+                "bf16",
+            ),
+            {"precision": "bf16"},
+        ),
+        (("--schedule", "plateau"), {"schedule": "plateau"}),
+    ],
+)
+def test_options_reach_the_run(
+    work: Path, tmp_path: Path, options: tuple[str, ...], expected: dict[str, object]
+) -> None:
+    har(work, "train", "--features", "drawn-rgb", *options, "-o", str(tmp_path / "run"))
+    config = load_run(tmp_path / "run").config
+    assert {name: getattr(config, name) for name in expected} == expected
+
+
+def test_options_out_of_range_are_usage_errors(work: Path, tmp_path: Path) -> None:
+    for options in (("--clip-norm", "0"), ("--head", "vote", "--num-layers", "2"), ("--schedule-factor", "2")):
+        har(work, "train", "--features", "drawn-rgb", *options, "-o", str(tmp_path / "run"), code=2)
+
+
+def jobs_of(count: int) -> list[Job]:
+    split = Split(protocol="holdout", index=0, train=("a",), test=("b",))
+    return plan_jobs([dataclasses.replace(split, index=i) for i in range(count)], Path("out"))
+
+
+def summary_of(job: Job) -> RunSummary:
+    return RunSummary(
+        path=job.folder, epochs=4, best_epoch=3, train_accuracy=1.0, val_accuracy=None, test_accuracy=0.875,
+        num_train=9, num_val=0, num_test=8, missing=(), notes=(), seconds=1.5,
+    )  # fmt: skip
+
+
+def test_a_terminal_gets_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = jobs_of(3)
+    with training_table(jobs, 4, live=True) as (on_epoch, on_done):
+        on_done(Outcome(jobs[0], summary_of(jobs[0]), kept=True))
+        on_done(Outcome(jobs[1], summary_of(jobs[1]), kept=False))
+        on_epoch(jobs[2], Epoch(2, 0.1, 0.5, 0.625, 0.5, 0.75, 0.1))
+    shown = capsys.readouterr().err
+    assert "2 of 3 runs finished" in shown
+    for text in ("kept", "done", "trains", "2/4", "62.5%", "75.0%", "87.5%"):
+        assert text in shown, text
+
+
+def test_a_long_table_shows_the_runs_around_the_one_that_trains(capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = jobs_of(100)
+    with training_table(jobs, 4, live=True) as (on_epoch, on_done):
+        for job in jobs[:60]:
+            on_done(Outcome(job, summary_of(job), kept=False))
+        on_epoch(jobs[60], Epoch(2, 0.1, 0.5, 0.625, None, None, 0.1))
+    last = capsys.readouterr().err.rsplit("split", 1)[1]
+    assert "trains" in last
+    assert last.count("\n") < SHOWN_AT_MOST + 8
+
+
+def test_elsewhere_a_line_for_each_run(capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = jobs_of(2)
+    with training_table(jobs, 4, live=False) as (on_epoch, on_done):
+        on_epoch(jobs[0], Epoch(1, 0.1, 0.5, 0.625, None, None, 0.1))
+        for number, job in enumerate(jobs):
+            on_done(Outcome(job, summary_of(job), kept=number == 1))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("[1/2] split 0, seed 0: test video accuracy 87.5% on 8 videos")
+    assert "out/split1: already trained, kept" in lines[1]
+    assert len(lines) == 2
