@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from video_files import make_video
 
-from har_pipeline.errors import FeatureMismatchError
+from har_pipeline.errors import FeatureMismatchError, RunError
 from har_pipeline.evaluate import predict_scores
 from har_pipeline.extract import ExtractOptions, extract
 from har_pipeline.extractors import build_extractor
 from har_pipeline.predict import extractor_for, predict_videos, sample_frames, save_picture
 from har_pipeline.records import ClipSpec, Split, Stream, VideoRecord
 from har_pipeline.run_folder import load_run
-from har_pipeline.store import FeatureStore
+from har_pipeline.store import FeatureStore, VideoSource
+from har_pipeline.streams import StreamSource
 from har_pipeline.train import train_head
 from har_pipeline.train_config import TrainConfig
 from har_pipeline.video.decode import FrameReader
@@ -64,6 +65,33 @@ def test_a_file_gets_what_its_stored_features_give(tmp_path: Path, records, stre
         best = int(expected.argmax())
         assert prediction.top[0] == (run.classes[best], pytest.approx(expected[best]))
         assert len(prediction.top) == 2
+
+
+def test_a_run_of_two_streams_makes_both_of_a_file(tmp_path: Path, records: list[VideoRecord]) -> None:
+    names = []
+    for stream in ("rgb", "flow"):
+        store = trained(tmp_path / stream, records, stream)
+        names += store.feature_sets()
+    both = FeatureStore(tmp_path / "both.zarr", create=True)
+    for stream, name in zip(("rgb", "flow"), names, strict=True):
+        store = FeatureStore(tmp_path / stream / "store.zarr")
+        assert both.create_feature_set(store.spec(name)) == name
+        for record in records:
+            found = store.read(name, record.video_id)
+            source = VideoSource(
+                clip_starts=found.clip_starts, clip_ends=found.clip_ends, num_frames=found.num_frames, fps=found.fps
+            )
+            both.write(name, record.video_id, found.features, source)
+    ids = [record.video_id for record in records]
+    split = Split(protocol="holdout", index=0, train=tuple(ids[:4]), test=tuple(ids[4:]))
+    config = TrainConfig(units=4, epochs=2, mid_fusion="hidden", fusion_op="concat", device="cpu")
+    train_head(both, names, records, split, config, tmp_path / "run")
+    assert records[5].path is not None
+    run, (prediction,) = predict_videos([records[5].path], tmp_path / "run", device="cpu", workers=1)
+    expected = predict_scores(run, StreamSource(both, names).read("", ids[5]).features)
+    np.testing.assert_allclose(prediction.probabilities, expected, atol=1e-6)
+    with pytest.raises(RunError, match="has 2 streams: give --weights once for each"):
+        predict_videos([records[5].path], tmp_path / "run", weights="random", device="cpu")
 
 
 def test_a_bad_file_gets_its_error_and_the_others_their_classes(tmp_path: Path, records) -> None:
