@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
-import types
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -228,52 +226,6 @@ def test_a_class_without_test_videos_is_reported(task: Task, tmp_path: Path) -> 
     assert "no test video of 1 of the 3 classes: running" in evaluation.notes
     (of_class,) = (row for row in evaluation.per_class if row.label == "running")
     assert (of_class.videos, of_class.accuracy) == (0, None)
-
-
-def test_runs_of_older_versions_load(task: Task, tmp_path: Path) -> None:
-    task.train(SMALL, tmp_path / "run")
-    info = json.loads((tmp_path / "run/run.json").read_text())
-    of_old = ("head", "units", "epochs", "batch_size", "optimizer", "learning_rate", "output", "dropout", "seed")
-    info["options"] = {name: info["options"][name] for name in of_old}
-    (tmp_path / "run/run.json").write_text(json.dumps(info))
-    run = load_run(tmp_path / "run")
-    assert run.config.temporal_jitter == 0
-    assert "encoder.lstm.weight_ih_l0" in run.head.state_dict()
-
-
-def test_tensorboard_is_asked_for_by_name_where_it_is_missing(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(RunError, match=r"pip install 'har-pipeline\[tensorboard\]'"):
-        task.train(SMALL, tmp_path / "run", tensorboard=True)
-    assert not (tmp_path / "run").exists()
-    task.train(SMALL, tmp_path / "run")
-
-
-def test_tensorboard_gets_the_rows_of_the_history(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[tuple[str, float, int]] = []
-
-    class SummaryWriter:
-        def __init__(self, folder: str) -> None:
-            self.file = Path(folder, "events")
-            self.file.parent.mkdir()
-
-        def add_scalar(self, name: str, value: float, step: int) -> None:
-            written.append((name, value, step))
-
-        def flush(self) -> None:
-            self.file.write_text(str(len(written)))
-
-        def close(self) -> None:
-            self.file.write_text("closed")
-
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=SummaryWriter))
-    epochs: list[Epoch] = []
-    task.train(SMALL, tmp_path / "run", tensorboard=True, on_epoch=epochs.append)
-    assert (tmp_path / "run/tensorboard/events").read_text() == "closed"
-    assert [(v, step) for name, v, step in written if name == "val_loss"] == [(e.val_loss, e.epoch) for e in epochs]
-    assert {name for name, *_ in written} == {field.name for field in dataclasses.fields(Epoch)} - {"epoch"}
 
 
 def test_the_run_folder_holds_all_that_made_it(task: Task, tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""Run folders as they are read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from feature_sets import blobs, feature_store, manifest, split_of
+
+from har_pipeline.errors import RunError
+from har_pipeline.run_folder import load_run
+from har_pipeline.train import train_head
+from har_pipeline.train_config import TrainConfig
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    features, labels = blobs(("boxing", "running"), 4)
+    store, name = feature_store(tmp_path / "store.zarr", features)
+    split = split_of([v for v in labels if int(v[-1]) < 3], [v for v in labels if int(v[-1]) == 3])
+    config = TrainConfig(units=4, epochs=1, device="cpu")
+    train_head(store, name, manifest(labels), split, config, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def change(run_dir: Path, **values: object) -> None:
+    info = json.loads((run_dir / "run.json").read_text())
+    (run_dir / "run.json").write_text(json.dumps({**info, **values}))
+
+
+def test_a_run_of_an_older_version_loads_with_the_defaults_of_what_it_lacks(run_dir: Path) -> None:
+    options = json.loads((run_dir / "run.json").read_text())["options"]
+    of_old = ("head", "units", "epochs", "batch_size", "optimizer", "learning_rate", "output", "dropout", "seed")
+    change(run_dir, options={name: options[name] for name in of_old})
+    run = load_run(run_dir)
+    assert (run.config.temporal_jitter, run.config.mid_fusion) == (0, None)
+    # The names of its weights.
+    assert {"encoder.lstm.weight_ih_l0", "classifier.bias"} <= run.head.state_dict().keys()
+    assert run.streams[0].feature_set == run.feature_set
+
+
+def test_options_that_do_not_fit_the_weights_are_an_error(run_dir: Path) -> None:
+    options = json.loads((run_dir / "run.json").read_text())["options"]
+    change(run_dir, options={**options, "head": "gru"})
+    with pytest.raises(RunError, match="not the weights of this run"):
+        load_run(run_dir)
+    change(run_dir, options={**options, "mid_fusion": "input"})
+    with pytest.raises(RunError, match="two or more feature sets"):
+        load_run(run_dir)
+    change(run_dir, options={**options, "head": "telepathy"})
+    with pytest.raises(RunError, match="malformed"):
+        load_run(run_dir)
