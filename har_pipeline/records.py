@@ -9,11 +9,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal
 
 from har_pipeline.errors import FeatureMismatchError
+
+if TYPE_CHECKING:  # `har --help` waits for no numpy
+    import numpy as np
 
 VIDEO_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
@@ -206,6 +207,8 @@ class FeatureRecord:
     @property
     def clip_times_s(self) -> np.ndarray:
         """(N, 2) float64 start and end of each clip in seconds from the start of the file."""
+        import numpy as np
+
         return np.stack([self.clip_starts, self.clip_ends], axis=1) / self.fps
 
 
@@ -252,6 +255,8 @@ class Scores:
         for name in ("labels", "part", "fold", "seed"):
             if len(getattr(self, name)) != rows:
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries for {rows} videos")
+        import numpy as np
+
         if not np.isfinite(self.probabilities).all():
             raise ValueError("a probability is not finite")
 

@@ -133,3 +133,8 @@ def test_help_and_workers_load_no_torch() -> None:
     for module in ("har_pipeline.cli", "har_pipeline.video.worker", "har_pipeline.store"):
         done = subprocess.run([sys.executable, "-c", code.format(module)], check=False)
         assert done.returncode == 0, f"{module} loads torch"
+
+
+def test_help_loads_no_numpy() -> None:
+    code = "import sys, har_pipeline.cli; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
