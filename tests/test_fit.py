@@ -210,6 +210,12 @@ def test_jitter_acts_in_training_only() -> None:
     assert lengths[False] == set(table.lengths[PARTS.val].tolist())
 
 
+@pytest.mark.parametrize("head", get_args(HeadName))
+def test_every_head_learns_in_bf16(head: HeadName) -> None:
+    one = fitted(dataclasses.replace(SMALL, head=head, epochs=25, precision="bf16"))
+    assert one.history[-1].train_accuracy > 0.9
+
+
 def test_bf16_stays_close_and_scores_in_fp32() -> None:
     plain = fitted(dataclasses.replace(SMALL, epochs=15))
     mixed = fitted(dataclasses.replace(SMALL, epochs=15, precision="bf16"))
