@@ -125,8 +125,9 @@ def heads_block() -> str:
             "",
             "Embedded set: one run of `make demo`; on RGB the LSTM is "
             f"{100 * (demo['lstm'] - demo['mean_pool']):.1f} points above mean pooling, and the LSTM on optical flow",
-            f"alone (TSN stacks, a net trained on ImageNet only) scores {percent(demo['lstm_flow'])}. In brackets: 95 % "
-            "intervals; one UT-Interaction video is 1.7 points.",
+            f"alone (TSN stacks, a net trained on ImageNet only) scores {percent(demo['lstm_flow'])}, the product of both "
+            f"{percent(demo['product'])}.",
+            "In brackets: 95 % intervals; one UT-Interaction video is 1.7 points.",
             "The LSTM on fc6 needs no regularisation beyond the defaults (standardised features, no dropout): on held-out "
             "groups of the training videos it scores",
             f"{percent(validation['standardise'])} with them, {percent(validation['plain'])} without standardising, "

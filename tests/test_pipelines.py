@@ -80,6 +80,6 @@ def test_orozco2020(dataset: str, tree: object, folds: int, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_synthetic_demo(tmp_path: Path) -> None:
     result = load("synthetic_demo").run(tmp_path / "out", 2, 0.0, "cpu")
-    assert set(result["accuracy"]) == {"mean_pool", "lstm", "lstm_flow"}
+    assert set(result["accuracy"]) == {"mean_pool", "lstm", "lstm_flow", "product"}
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2
