@@ -7,6 +7,7 @@ python docs/generate.py
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,30 @@ def heads_block() -> str:
     )
 
 
+PAPERS = {"orozco2020": "Orozco 2020", "lakhal2018": "Lakhal 2018"}
+DATASETS = {
+    "kth": "KTH, original split",
+    "ucf11": "UCF-11, leave-one-group-out",
+    "ucf101": "UCF-101, split 1",
+    "hmdb51": "HMDB-51, split 1",
+}
+
+
+def papers_block() -> str:
+    """Return the README's table of the papers' own systems, one line for each table and data set."""
+    with open(ROOT / "pipelines" / "papers.csv", newline="", encoding="utf-8") as file:
+        own = [row for row in csv.DictReader(file) if row["of"] == "this"]
+    printed: dict[tuple[str, str, str], list[str]] = {}
+    for row in own:
+        numbers = printed.setdefault((row["paper"], row["table"], row["dataset"]), [])
+        numbers.append(f"{row['row']}: {row['percent']} %")
+    lines = ["| table | paper's number | ours | on what |", "|---|---|---|---|"]
+    for (paper, table, dataset), numbers in printed.items():
+        what = "HMDB-51, three splits" if (paper, dataset) == ("orozco2020", "hmdb51") else DATASETS[dataset]
+        lines.append(f"| {PAPERS[paper]}, Table {table} | {'; '.join(numbers)} | *not run on real data* | {what} |")
+    return "\n".join(lines)
+
+
 def speed_block() -> str:
     """Return the README's table of speeds."""
     vgg16, lite0 = results("extract_vgg16"), results("extract_efficientnet_lite0")
@@ -190,7 +215,7 @@ def filled(text: str, blocks: dict[str, str]) -> str:
 def pages() -> dict[Path, str]:
     """Return the text of every generated page."""
     readme = ROOT / "README.md"
-    blocks = {"heads": heads_block(), "speed": speed_block()}
+    blocks = {"heads": heads_block(), "papers": papers_block(), "speed": speed_block()}
     return {
         ROOT / "docs" / "extractors.md": extractors_page(),
         readme: filled(readme.read_text(encoding="utf-8"), blocks),
