@@ -162,6 +162,40 @@ def papers_block() -> str:
     return "\n".join(lines)
 
 
+STREAM_ROWS = ("rgb", "flow", "mid", "sum", "product", "weighted", "oracle")
+
+
+def with_sd(row: dict[str, Any] | None) -> str:
+    """Return an accuracy in percent with its deviation over the seeds."""
+    if row is None:
+        return ""
+    return f"{100 * row['value']:.1f}" + (f" ± {100 * row['sd']:.1f}" if row["sd"] is not None else "")
+
+
+def streams_block() -> str:
+    """Return the README's table of heads and fusion rules on two streams."""
+    result = results("two_stream_ut_interaction")["result"]
+    head, rule = result["claimed"]
+    claimed = result["heads"][head]
+    row = claimed["rows"][rule]
+    return "\n".join(
+        [
+            "| head | RGB | flow | mid fusion | late: sum | product | 1.5 flow : 1 RGB | oracle |",
+            "|---|---|---|---|---|---|---|---|",
+            *(
+                f"| {name} | " + " | ".join(with_sd(content["rows"].get(key)) for key in STREAM_ROWS) + " |"
+                for name, content in result["heads"].items()
+            ),
+            "",
+            f"Video accuracy in %, {result['videos']} videos, {result['folds']} folds, mean ± deviation over {result['seeds']} "
+            "seeds (one where the head has none); intervals and McNemar's tests are in",
+            "`benchmarks/results/two_stream_ut_interaction.json`. The configuration that was named in advance is Lakhal's: "
+            f"{head} on each stream, {rule} of the answers:",
+            f"{with_interval(row)}. {claimed['verdict']}",
+        ]
+    )
+
+
 def speed_block() -> str:
     """Return the README's table of speeds."""
     vgg16, lite0 = results("extract_vgg16"), results("extract_efficientnet_lite0")
@@ -215,7 +249,7 @@ def filled(text: str, blocks: dict[str, str]) -> str:
 def pages() -> dict[Path, str]:
     """Return the text of every generated page."""
     readme = ROOT / "README.md"
-    blocks = {"heads": heads_block(), "papers": papers_block(), "speed": speed_block()}
+    blocks = {"heads": heads_block(), "papers": papers_block(), "speed": speed_block(), "streams": streams_block()}
     return {
         ROOT / "docs" / "extractors.md": extractors_page(),
         readme: filled(readme.read_text(encoding="utf-8"), blocks),
