@@ -1,0 +1,108 @@
+"""Small trees with the names, classes, groups and lists of the published data sets; a few tiny videos, many links."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from video_files import make_video
+
+from har_pipeline.categories import read_groups
+from har_pipeline.manifest_builders import KTH_ACTIONS, KTH_MISSING
+
+UCF11_CLASSES = (
+    "basketball",
+    "biking",
+    "diving",
+    "golf_swing",
+    "horse_riding",
+    "soccer_juggling",
+    "swing",
+    "tennis_swing",
+    "trampoline_jumping",
+    "volleyball_spiking",
+    "walking",
+)
+
+
+def link_videos(paths: Sequence[Path], *, frames: int, codec: str = "mpeg4", different: int = 16) -> None:
+    """Make `different` videos and link each path to one of them, in turn."""
+    source = paths[0].parent.parent / ".videos"
+    made = [
+        make_video(source / f"{k}{paths[0].suffix}", frames, width=48, height=32, codec=codec, seed=k)
+        for k in range(min(different, len(paths)))
+    ]
+    for number, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.link(made[number % len(made)], path)
+    for video in made:
+        video.unlink()
+    source.rmdir()
+
+
+def ucf101_tree(root: Path, lists: Path, *, num_classes: int = 101, frames: int = 10) -> None:
+    """Three videos a class, of groups 1, 8 and 15, which splits 1, 2 and 3 test."""
+    labels = sorted(read_groups("ucf101").group_of)[:num_classes]
+    # One class's files are spelled otherwise than the class.
+    stems = {label: label.replace("Handstand", "HandStand") for label in labels}
+    groups = (1, 8, 15)
+    link_videos(
+        [root / label / f"v_{stems[label]}_g{group:02d}_c01.avi" for label in labels for group in groups],
+        frames=frames,
+    )
+    lists.mkdir(parents=True)
+    (lists / "classInd.txt").write_text("".join(f"{k} {label}\n" for k, label in enumerate(labels, 1)))
+    for number, tested in enumerate(groups, 1):
+        lines: dict[str, list[str]] = {"train": [], "test": []}
+        for k, label in enumerate(labels, 1):
+            for group in groups:
+                name = f"{label}/v_{stems[label]}_g{group:02d}_c01.avi"
+                if group == tested:
+                    lines["test"].append(name)
+                else:
+                    lines["train"].append(f"{name} {k}")
+        for part, own in lines.items():
+            (lists / f"{part}list{number:02d}.txt").write_text("\n".join(own) + "\n")
+
+
+def hmdb51_tree(root: Path, lists: Path, *, num_classes: int = 51, frames: int = 10) -> None:
+    """Three films a class, each tested by one split, and one that all splits leave out."""
+    labels = sorted(read_groups("hmdb51").group_of)[:num_classes]
+    lists.mkdir(parents=True)
+    paths = []
+    for label in labels:
+        names = [f"film{i}_{label}_u_nm_np1_fr_med_0.avi" for i in range(4)]
+        paths += [root / label / name for name in names]
+        for number in (1, 2, 3):
+            flags = ["2" if i == number - 1 else "1" for i in range(3)] + ["0"]
+            lines = [f"{name} {flag} " for name, flag in zip(names, flags, strict=True)]
+            (lists / f"{label}_test_split{number}.txt").write_text("\n".join(lines) + "\n")
+    link_videos(paths, frames=frames)
+
+
+def kth_tree(root: Path, sequences: Path, *, frames: int = 12) -> None:
+    """All 599 files, 25 persons, and the list: four sequences a file, five files with three, one file missing."""
+    names = [
+        f"person{person:02d}_{action}_d{scenario}"
+        for person in range(1, 26)
+        for action in KTH_ACTIONS
+        for scenario in (1, 2, 3, 4)
+    ]
+    present = [name for name in names if name != KTH_MISSING]
+    link_videos([root / name.split("_")[1] / f"{name}_uncomp.avi" for name in present], frames=frames)
+    lines = []
+    for number, name in enumerate(names):
+        ranges = ["1-3", "4-6", "7-9", "10-12"][: 3 if number % 120 == 7 else 4]
+        lines.append(f"{name}\t*missing*" if name == KTH_MISSING else f"{name}\t\tframes\t{', '.join(ranges)}")
+    sequences.write_text("\n".join(lines) + "\n")
+
+
+def ucf11_tree(root: Path, *, frames: int = 6) -> None:
+    """All 11 classes and 25 groups, one video each."""
+    paths = [
+        root / label / f"v_{label}_{group:02d}" / f"v_{label}_{group:02d}_01.mpg"
+        for label in UCF11_CLASSES
+        for group in range(1, 26)
+    ]
+    link_videos(paths, frames=frames, codec="mpeg1video")
