@@ -99,13 +99,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     def train(name: str, features: list[str], dim: int | None = None, **changes: Any) -> float:
         """Train a head on each split, after PCA where `dim` is given; returns the mean of the test accuracies."""
         config, accuracies = dataclasses.replace(base, **changes), []
-        for split in splits:
+        for part in [splits] if dim is None else [[split] for split in splits]:
             if dim is not None:
-                reduced = reduce_features(store, clips_of[BASE_T], split, ReduceOptions(dim=dim, allow_missing=True))
+                reduced = reduce_features(store, clips_of[BASE_T], part[0], ReduceOptions(dim=dim, allow_missing=True))
                 features = [reduced.feature_set]
-            jobs = plan_jobs([split], out / name, folds=True)
+            jobs = plan_jobs(part, out / name, folds=True)
             done = run_jobs(store, features, records, jobs, config, manifest_sha256=sha256, allow_missing=True)
-            accuracies.append(done[0].summary.test_accuracy)
+            accuracies += [outcome.summary.test_accuracy for outcome in done]
         return mean(accuracies)
 
     def note(table: str, row: str, accuracy: float | None) -> None:

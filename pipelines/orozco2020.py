@@ -12,19 +12,20 @@ interrupted sweep goes on when it is started again.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
 from har_pipeline.extract import ExtractOptions, extract
 from har_pipeline.extractors import build_extractor
 from har_pipeline.folds import evaluate_folds
+from har_pipeline.jobs import plan_jobs, run_jobs
 from har_pipeline.manifest_builders import build_manifest
 from har_pipeline.manifests import manifest_sha256, read_manifest, write_manifest
 from har_pipeline.report.page import Section, write_page
 from har_pipeline.report.plots import save_units_curve
 from har_pipeline.splits import make_splits
 from har_pipeline.store import FeatureStore
-from har_pipeline.train import train_head
 from har_pipeline.train_config import TrainConfig
 
 # data set: (protocol, n_u that the paper found best, its accuracy, the sweep)
@@ -38,28 +39,20 @@ PAPER = {
 def run(options: argparse.Namespace) -> dict[str, object]:
     protocol, published_units, published_accuracy, sweep = PAPER[options.dataset]
     manifest = options.out / "manifest.csv"
-    write_manifest(manifest, build_manifest(options.dataset, options.root, splits=options.splits), root=options.root)
+    built = build_manifest(options.dataset, options.root, sequences=options.sequences, splits=options.splits)
+    write_manifest(manifest, built, root=options.root)
     records, sha256 = read_manifest(manifest), manifest_sha256(manifest)
     store = FeatureStore(options.out / "store.zarr", create=True)
     extractor = build_extractor(options.extractor, layer=options.layer, weights=options.weights, device=options.device)
-    summary = extract(records, store, extractor, ExtractOptions(workers=options.workers))
+    clips = dataclasses.replace(extractor.input.clips, num_clips=options.frames)
+    summary = extract(records, store, extractor, ExtractOptions(clips=clips, workers=options.workers))
     splits = make_splits(records, protocol, val_fraction=0.0, manifest_sha256=sha256)
     rows = []
     for units in options.units or sweep:
         config = TrainConfig(head="lstm", units=units, epochs=options.epochs, device=options.device)
         folder = options.out / f"units{units}"
-        for split in splits:
-            if not (folder / f"split{split.index}" / "run.json").exists():
-                train_head(
-                    store,
-                    summary.feature_set,
-                    records,
-                    split,
-                    config,
-                    folder / f"split{split.index}",
-                    manifest_sha256=sha256,
-                    allow_missing=True,
-                )
+        jobs = plan_jobs(splits, folder, folds=True)
+        run_jobs(store, [summary.feature_set], records, jobs, config, manifest_sha256=sha256, allow_missing=True)
         folds = evaluate_folds(folder)
         # UCF-11 reports the mean over classes (section 3.2), the others the share of videos.
         accuracy = folds.mean_class if options.dataset == "ucf11" else folds.mean_top1
@@ -104,6 +97,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("root", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--splits", type=Path, help="folder of HMDB-51's official split files")
+    parser.add_argument("--sequences", type=Path, help="KTH's 00sequences.txt: each of the 2,391 sequences is a video")
+    parser.add_argument("--frames", type=int, default=40, help="of each video; the paper's 40")
     parser.add_argument("--units", type=int, nargs="+", help="instead of the sweep")
     parser.add_argument("--epochs", type=int, default=TrainConfig().epochs)
     parser.add_argument("--extractor", default="vgg16")

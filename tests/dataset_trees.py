@@ -67,15 +67,15 @@ def ucf101_tree(root: Path, lists: Path, *, num_classes: int = 101, frames: int 
 
 
 def hmdb51_tree(root: Path, lists: Path, *, num_classes: int = 51, frames: int = 10) -> None:
-    """Three films a class, each tested by one split, and one that all splits leave out."""
+    """Three films a class, each tested by one split; of the first class one more, which all splits leave out."""
     labels = sorted(read_groups("hmdb51").group_of)[:num_classes]
     lists.mkdir(parents=True)
     paths = []
     for label in labels:
-        names = [f"film{i}_{label}_u_nm_np1_fr_med_0.avi" for i in range(4)]
+        names = [f"film{i}_{label}_u_nm_np1_fr_med_0.avi" for i in range(4 if label == labels[0] else 3)]
         paths += [root / label / name for name in names]
         for number in (1, 2, 3):
-            flags = ["2" if i == number - 1 else "1" for i in range(3)] + ["0"]
+            flags = ["0" if i == 3 else "2" if i == number - 1 else "1" for i in range(len(names))]
             lines = [f"{name} {flag} " for name, flag in zip(names, flags, strict=True)]
             (lists / f"{label}_test_split{number}.txt").write_text("\n".join(lines) + "\n")
     link_videos(paths, frames=frames)
