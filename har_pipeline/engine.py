@@ -263,6 +263,7 @@ class Engine:
         self.progress.done += 1
         self.progress.clips += len(plan.clip_bounds)
         lane.done += 1
+        lane.padded += plan.padded
         lane.clips_done += len(plan.clip_bounds)
         if done.notes:
             lane.notes[attempt.video_id] = done.notes

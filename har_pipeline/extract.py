@@ -67,6 +67,8 @@ class ExtractOptions:
 class ExtractSummary:
     """What a job did for one feature set. failed, failed_before: video_id -> reason; notes: what was odd about a done video.
 
+    padded: done videos that are shorter than their clips, so that frames stand in for missing ones.
+
     seconds, stages (seconds of the main process waiting for decoders, on flow, on the net, waiting for the writer) and
     bound_by are the whole job's, whatever the number of feature sets.
     """
@@ -75,6 +77,7 @@ class ExtractSummary:
     total: int
     already: int
     done: int
+    padded: int
     clips: int
     failed: dict[str, str]
     failed_before: dict[str, str]
@@ -205,6 +208,7 @@ def extract_many(
             total=len(mine),
             already=already[number],
             done=lane.done,
+            padded=lane.padded,
             clips=lane.clips_done,
             failed=lane.failed,
             failed_before=failed_before[number],

@@ -92,7 +92,7 @@ class Lane:
         self.provenance = _provenance(extractor)
         self.failed: dict[str, str] = {}
         self.notes: dict[str, tuple[str, ...]] = {}
-        self.done = self.clips_done = 0
+        self.done = self.clips_done = self.padded = 0
 
     def view(self, number: int) -> View:
         """Return what the decode workers shall cut for this lane."""

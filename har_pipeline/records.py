@@ -171,9 +171,13 @@ class FeatureSpec:
 
     @property
     def name(self) -> str:
-        """The feature set's name: `<extractor>-<stream>-<first 10 hex of the sha256 of the canonical JSON>`."""
+        """The feature set's name: `<extractor>-<stream>-<first 10 hex of the sha256 of the canonical JSON>`.
+
+        A reduced set's has `-pca<dim>` before the hash.
+        """
+        kind = f"{self.stream}-pca{self.reduction.dim}" if self.reduction else self.stream
         canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
-        return f"{self.extractor}-{self.stream}-{hashlib.sha256(canonical.encode()).hexdigest()[:10]}"
+        return f"{self.extractor}-{kind}-{hashlib.sha256(canonical.encode()).hexdigest()[:10]}"
 
     def require_equal(self, other: FeatureSpec, where: str) -> None:
         """Check that `other` is the same spec. Raises: FeatureMismatchError naming each differing field."""

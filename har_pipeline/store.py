@@ -165,12 +165,14 @@ class FeatureStore:
         )
 
     def resolve(self, prefix: str) -> str:
-        """Return the full name of the one feature set that starts with `prefix`.
+        """Return the full name of the one feature set that starts with `prefix`; if there are several, of the one not reduced.
 
         Raises: StoreError if none or several do; the message lists the candidates.
         """
         names = self.feature_sets()
         found = [name for name in names if name == prefix] or [name for name in names if name.startswith(prefix)]
+        if len(found) > 1:
+            found = [name for name in found if self.spec(name).reduction is None] or found
         if len(found) != 1:
             what = "no feature set starts" if not found else f"{len(found)} feature sets start"
             raise StoreError(f"{self.path}: {what} with {prefix!r}; there are: {', '.join(found or names) or 'none'}")

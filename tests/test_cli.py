@@ -198,3 +198,19 @@ def test_flow_of_a_video_as_a_video(work: Path) -> None:
     done = har("flow", str(video), "-o", "flow.mp4", "--method", "farneback", "--json", cwd=work)
     assert json.loads(done.stdout)["frames"] > 3
     assert (work / "flow.mp4").stat().st_size > 500
+
+
+def test_flow_never_replaces_its_video(work: Path) -> None:
+    video = next(path for path in sorted(work.rglob("*.avi")) if "bad" not in path.parts)
+    before = video.read_bytes()
+    har("flow", str(video), "-o", str(video), "--method", "farneback", cwd=work, code=2)
+    assert video.read_bytes() == before
+    har("flow", str(video), "-o", "nowhere/flow.mp4", "--method", "farneback", cwd=work, code=2)
+    assert not (work / "nowhere").exists()
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "har_pipeline", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("har ")

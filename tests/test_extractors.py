@@ -240,3 +240,12 @@ def test_choices_that_do_not_exist() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ExtractionError, match="no usable CUDA device"):
             pick_device("cuda")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x02cos\nsystem\n(X\x04\x00\x00\x00exittR.", b"hello,world\n"])
+def test_a_file_that_is_no_state_dict_gets_our_own_words(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "weights.pt"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"weights\.pt: ") as caught:
+        build_extractor("i3d", weights=str(path), device="cpu")
+    assert "weights_only" not in str(caught.value)

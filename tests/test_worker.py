@@ -201,6 +201,19 @@ def test_a_truncated_file_is_planned_by_the_frames_it_has(tmp_path, video):
     assert any(f"30 frames are announced, {count} could be decoded" in note for note in end.notes)
 
 
+def test_a_cut_file_is_noticed_though_only_its_start_is_read(tmp_path, video):
+    data = video.read_bytes()
+    path = tmp_path / "cut.avi"
+    path.write_bytes(data[: int(len(data) * 0.8)])
+    _, got, end = cut(task_for(path, ClipSpec(num_clips=3)))
+    assert numbers(got) == [[0], [1], [2]]
+    assert any("30 frames are announced" in note for note in end.notes)
+    path.write_bytes(data[: int(len(data) * 0.3)])
+    _, _, end = cut(task_for(path, ClipSpec(num_clips=2)))
+    assert isinstance(end, Failed)
+    assert "truncated or damaged" in end.reason
+
+
 def test_a_file_with_less_than_half_of_its_frames_fails(tmp_path, video):
     data = video.read_bytes()
     path = tmp_path / "truncated.avi"

@@ -244,9 +244,10 @@ def _report(summary: ExtractSummary) -> None:
 def _print_summary(summary: ExtractSummary) -> None:
     failures = len(summary.failed) + len(summary.failed_before)
     rate = summary.clips / summary.seconds if summary.seconds else 0.0
+    padded = f"{summary.padded} shorter than their clips and padded; " if summary.padded else ""
     typer.echo(
         f"{summary.feature_set}: {summary.done} videos done, {summary.already} were there, {failures} failed, "
-        f"of {summary.total}; {summary.clips} clips, {rate:.1f} clips/s, {summary.device} {summary.precision}"
+        f"of {summary.total}; {padded}{summary.clips} clips, {rate:.1f} clips/s, {summary.device} {summary.precision}"
     )
 
 
@@ -265,6 +266,10 @@ def flow(
     from har_pipeline.video.flow_spec import FlowSpec
     from har_pipeline.video.flow_video import write_flow_video
 
+    if out.exists() and out.samefile(video):
+        raise typer.BadParameter(f"{out} is the video itself: give the flow another name")
+    if not out.parent.is_dir():
+        raise typer.BadParameter(f"{out}: there is no folder {out.parent}")
     spec = FlowSpec(method=method, bound_px=bound)
     count = write_flow_video(video, out, spec, device=str(pick_device(device)), short_side=short_side, max_px=max_px)
     if as_json:

@@ -106,7 +106,9 @@ def read_mean_cube(path: Path) -> np.ndarray:
     try:
         cube = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise WeightsError(f"{path}: not a readable .npy array ({str(error).splitlines()[0]})") from error
+        raise WeightsError(
+            f"{path}: not a readable .npy array ({(str(error).splitlines() or [type(error).__name__])[0]})"
+        ) from error
     if not isinstance(cube, np.ndarray) or cube.dtype.kind not in "fiu":
         raise WeightsError(f"{path}: not a .npy array of real numbers")
     if cube.shape == (1, *_CUBE):

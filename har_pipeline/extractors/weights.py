@@ -109,8 +109,15 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 
             return load_file(path)
         values = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
-        raise WeightsError(f"{path}: not a readable weights file ({str(error).splitlines()[0]})") from error
+    except pickle.UnpicklingError as error:
+        # The library's own text would suggest to run the code.
+        raise WeightsError(
+            f"{path}: not a readable weights file: damaged, or with pickled code, which is never run; save the tensors as "
+            "safetensors, or with torch.save(model.state_dict(), path)"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"{path}: not a readable weights file ({first})") from error
     except Exception as error:
         if type(error).__module__.startswith("safetensors"):
             raise WeightsError(f"{path}: not a readable safetensors file ({error})") from error

@@ -177,9 +177,9 @@ def _send_clips(task: DecodeTask, info: VideoInfo, num_frames: int, sender: _Sen
         if trusted:
             raise VideoError(f"{task.path}: decoding twice gave different numbers of frames")
         raise _Replan(found)
-    notes = list(reader.notes)
-    if reads_all:
-        notes += tail_note(info, task.start_frame + found, task.end_frame)
+    # What was not read is judged by its packets.
+    frames = task.start_frame + found if reads_all else info.packet_frames or task.start_frame + found
+    notes = [*reader.notes, *tail_note(info, frames, task.end_frame)]
     return Done(tuple(notes), reader.decoder_used)
 
 
