@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 import torch
 
+from har_pipeline.clips import sparse_clip_indices
 from har_pipeline.errors import RunError
 from har_pipeline.records import FeatureRecord, VideoRecord
 
@@ -287,16 +289,55 @@ def align_by_time(times: Sequence[np.ndarray]) -> list[np.ndarray]:
     times: for each stream (N_s, 2) start and end of its clips in seconds. Each of the N_1 clips of the first stream gets
     the clip whose middle is closest to its own in time, the earlier of two that are as close; the first stream keeps its
     rows as they are. Returns arrays (N_1,) int64.
-    Raises: RunError if a stream has no clip, or a time is not finite (a file without a frame rate).
+    The two middles may be apart by half of the longer of the two clips and one step between clips (of the stream whose
+    steps are longer; a stream of one clip steps by its length). Clips over the same video are never further apart: dense
+    clips leave out less than a step at its end. Streams that cover different times of the video are.
+    Raises: RunError if a stream has no clip, a time is not finite (a file without a frame rate), or a clip of the first
+    stream has none so near in another one.
     """
-    middles = [np.asarray(stream, np.float64).reshape(-1, 2).mean(axis=1) for stream in times]
-    for number, middle in enumerate(middles):
-        if not len(middle) or not np.isfinite(middle).all():
+    streams = [np.asarray(stream, np.float64).reshape(-1, 2) for stream in times]
+    for number, stream in enumerate(streams):
+        if not len(stream) or not np.isfinite(stream).all():
             raise RunError(f"stream {number} has no clips, or no times of its clips: extract the video again")
-    rows = [np.arange(len(middles[0]))]
-    for middle in middles[1:]:
-        rows.append(np.abs(middles[0][:, None] - middle).argmin(axis=1))
+    first, lengths = streams[0].mean(axis=1), np.diff(streams[0], axis=1)[:, 0]
+    rows = [np.arange(len(first))]
+    for number, stream in enumerate(streams[1:], start=1):
+        middles = stream.mean(axis=1)
+        # The earlier one wins a tie wherever it stands in the stream.
+        order = np.argsort(middles, kind="stable")
+        nearest = order[np.abs(first[:, None] - middles[order]).argmin(axis=1)]
+        apart = np.abs(first - middles[nearest])
+        longer = np.maximum(lengths, np.diff(stream, axis=1)[nearest, 0])
+        allowed = longer / 2 + max(_clip_step(streams[0]), _clip_step(stream))
+        if (far := np.flatnonzero(apart > allowed * (1 + 1e-9))).size:
+            raise RunError(
+                f"stream {number} has no clip within {allowed[far[0]]:.2f} s of the first stream's clip at "
+                f"{first[far[0]]:.2f} s (the nearest is {apart[far[0]]:.2f} s away, and so for {far.size} of "
+                f"{len(first)} clips): the streams cover different times; extract them with like --sampling"
+            )
+        rows.append(nearest)
     return rows
+
+
+def _clip_step(stream: np.ndarray) -> float:
+    """Return the usual distance in seconds from a clip's middle to the next one's; of a single clip its length."""
+    gaps = np.diff(np.unique(stream.mean(axis=1)))
+    return float(np.median(gaps)) if len(gaps) else float(np.diff(stream, axis=1).max())
+
+
+def take_steps(table: FeatureTable, num_steps: int | None) -> FeatureTable:
+    """Return a table with `num_steps` clips of each video, taken evenly; None: the table as it is.
+
+    Clips repeat where a video has fewer. Source: Lakhal 2018, section 3.1, sigma(t).
+    """
+    if num_steps is None or bool((table.lengths == num_steps).all()):
+        return table
+    taken = {length: sparse_clip_indices(length, num_steps) for length in set(table.lengths.tolist())}
+    rows = np.concatenate(
+        [start + taken[length] for start, length in zip(table.offsets, table.lengths.tolist(), strict=False)]
+    )
+    offsets = num_steps * np.arange(len(table.offsets), dtype=np.int64)
+    return dataclasses.replace(table, features=table.features[rows], offsets=offsets)
 
 
 def _some(ids: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from har_pipeline.categories import Grouping, GroupResult, group_results
+from har_pipeline.clips import sparse_clip_indices
 from har_pipeline.datasets import Batch
 from har_pipeline.errors import RunError
 from har_pipeline.heads import class_probabilities
@@ -212,6 +213,8 @@ def predict_scores(run: Run, features: np.ndarray) -> np.ndarray:
         raise RunError(f"{run.path}: the head reads features (N >= 1, {wanted}), but got {features.shape}")
     if not np.isfinite(features).all():
         raise RunError(f"{run.path}: a feature of the video is not finite")
+    if run.config.num_steps is not None:
+        features = features[sparse_clip_indices(len(features), run.config.num_steps)]
     batch = Batch(
         torch.from_numpy(np.ascontiguousarray(features, np.float32))[None].to(run.head.input_mean.device),
         torch.tensor([len(features)]),

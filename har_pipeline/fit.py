@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from har_pipeline.datasets import FeatureBatches, FeatureTable, feature_statistics
+from har_pipeline.datasets import FeatureBatches, FeatureTable, feature_statistics, take_steps
 from har_pipeline.errors import RunError
 from har_pipeline.heads import SequenceClassifier, build_head, class_probabilities, fit_linear
 from har_pipeline.train_config import SCIKIT_HEADS, TrainConfig
@@ -88,7 +88,7 @@ def fit_head(
     stream_dims: with mid fusion the feature_dim of each stream. torch's global random state is left as it was.
     Raises: RunError if the device is absent, the streams cannot be joined, or the loss becomes NaN.
     """
-    device = resolve_device(config.device)
+    device, table = resolve_device(config.device), take_steps(table, config.num_steps)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         head = build_head(config.head_config, stream_dims or [table.feature_dim], num_classes)

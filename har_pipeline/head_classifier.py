@@ -11,7 +11,7 @@ from sklearn.utils import check_array
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from har_pipeline.datasets import FeatureBatches, FeatureTable
+from har_pipeline.datasets import FeatureBatches, FeatureTable, take_steps
 from har_pipeline.fit import Parts, fit_head, probabilities_of
 from har_pipeline.train_config import (
     ClassWeights,
@@ -56,6 +56,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         clip_norm: float | None = None,
         class_weights: ClassWeights = "none",
         temporal_jitter: float = 0.0,
+        num_steps: int | None = None,
         patience: int | None = None,
         standardise: bool = True,
         logistic_c: float = 1.0,
@@ -84,6 +85,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         self.clip_norm = clip_norm
         self.class_weights = class_weights
         self.temporal_jitter = temporal_jitter
+        self.num_steps = num_steps
         self.patience = patience
         self.standardise = standardise
         self.logistic_c = logistic_c
@@ -130,7 +132,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         """Return (V, K) float64 class probabilities, columns in the order of `classes_`. Raises: as `fit`, of X."""
         check_is_fitted(self)
         videos, _ = self._videos(X, reset=False)
-        table = _table(videos, np.zeros(len(videos), np.int64))
+        table = take_steps(_table(videos, np.zeros(len(videos), np.int64)), self.num_steps)
         return probabilities_of(self.head_, FeatureBatches(table), np.arange(len(videos)))
 
     def predict(self, X: Any) -> np.ndarray:

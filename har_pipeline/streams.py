@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from har_pipeline.datasets import FeatureSource, align_by_time
+from har_pipeline.errors import RunError
 from har_pipeline.records import FeatureRecord
 
 
@@ -15,10 +16,14 @@ def joined_features(records: Sequence[FeatureRecord]) -> np.ndarray:
     """Return (N, D1 + D2 + ...) the features of one video's streams on the clips of the first.
 
     Each clip gets the features of the other streams' clips that are closest in time; see `datasets.align_by_time`.
+    Raises: RunError naming the video if a stream has no clip near enough.
     """
     if len(records) == 1:
         return records[0].features
-    rows = align_by_time([record.clip_times_s for record in records])
+    try:
+        rows = align_by_time([record.clip_times_s for record in records])
+    except RunError as error:
+        raise RunError(f"{records[0].video_id}: {error}") from error
     return np.concatenate([record.features[own] for record, own in zip(records, rows, strict=True)], axis=1)
 
 

@@ -81,6 +81,8 @@ class TrainConfig:
     epochs, `plateau` after as many epochs without a lower validation loss. clip_norm: largest norm of the gradient.
     label_smoothing: share of the target that is spread over all classes. class_weights: `balanced` = V / (K * videos of
     the class). temporal_jitter: each epoch leaves out this share of every training video's clips, at random.
+    num_steps: T, the clips of each video that are taken of the stored ones, evenly (`clips.sparse_clip_indices`; Lakhal's
+    sigma(t)), in training, tests and predictions; None = all.
     patience: epochs without a lower validation loss before training stops and the best epoch is kept; None = never
     stop, keep the last epoch. standardise: shift and scale each feature by its mean and deviation over the training
     clips. logistic_c: inverse strength of the L2 penalty. precision: `bf16` computes in mixed precision; scores are
@@ -114,6 +116,7 @@ class TrainConfig:
     clip_norm: float | None = None
     class_weights: ClassWeights = "none"
     temporal_jitter: float = 0.0
+    num_steps: int | None = None
     patience: int | None = None
     standardise: bool = True
     logistic_c: float = 1.0
@@ -135,6 +138,7 @@ class TrainConfig:
             "epochs",
             "batch_size",
             "max_iterations",
+            "num_steps",
             "patience",
             "schedule_epochs",
         ):

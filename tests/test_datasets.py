@@ -9,7 +9,15 @@ import torch
 from feature_sets import blobs, feature_store, manifest
 
 from har_pipeline import datasets
-from har_pipeline.datasets import Batch, FeatureBatches, FeatureTable, feature_statistics, load_features, padded_batches
+from har_pipeline.datasets import (
+    Batch,
+    FeatureBatches,
+    FeatureTable,
+    feature_statistics,
+    load_features,
+    padded_batches,
+    take_steps,
+)
 from har_pipeline.errors import RunError
 
 LENGTHS = (3, 1, 5, 2)
@@ -52,6 +60,18 @@ def test_all_missing_is_an_error_even_when_missing_is_allowed(tmp_path: Path) ->
     store, name = feature_store(tmp_path / "s", {"other": np.ones((1, 2), np.float32)})
     with pytest.raises(RunError, match="none of the 1 videos"):
         load_features(store, name, manifest({"x": "a"}), ["x"], ["a"], allow_missing=True)
+
+
+def test_steps_are_taken_evenly_and_repeat_where_a_video_is_short() -> None:
+    offsets = np.array([0, 5, 7, 10])
+    features = np.arange(20, dtype=np.float16).reshape(10, 2)
+    table = FeatureTable(("a", "b", "c"), np.array([0, 1, 0]), features, offsets)
+    taken = take_steps(table, 3)
+    assert taken.offsets.tolist() == [0, 3, 6, 9]
+    assert taken.features[:, 0].tolist() == [0, 4, 8, 10, 10, 12, 14, 16, 18]
+    assert (taken.video_ids, taken.labels.tolist(), taken.features.dtype) == (table.video_ids, [0, 1, 0], np.float16)
+    assert take_steps(table, None) is table
+    assert take_steps(taken, 3) is taken
 
 
 def test_an_id_outside_the_manifest_is_an_error(tmp_path: Path) -> None:

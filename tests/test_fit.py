@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+from feature_sets import blobs, feature_store, manifest, split_of
 
 from har_pipeline import fit
+from har_pipeline.clips import sparse_clip_indices
 from har_pipeline.datasets import FeatureBatches, FeatureTable
 from har_pipeline.errors import RunError
+from har_pipeline.evaluate import predict_scores
 from har_pipeline.fit import Epoch, Fitted, Parts, classification_loss, fit_head, learning_rate
+from har_pipeline.head_classifier import HeadClassifier
 from har_pipeline.heads import build_head
+from har_pipeline.run_folder import load_run
+from har_pipeline.train import train_head
 from har_pipeline.train_config import HeadName, TrainConfig
 
 SMALL = TrainConfig(units=8, epochs=4, batch_size=5, learning_rate=1e-2, device="cpu")
@@ -245,3 +252,26 @@ def test_a_gpu_holds_the_features_and_learns_the_same() -> None:
     cuda, cpu = (fitted(dataclasses.replace(SMALL, epochs=15, device=name)) for name in ("cuda", "cpu"))
     assert cuda.data.resident
     assert cuda.history[-1].train_loss == pytest.approx(cpu.history[-1].train_loss, abs=0.05)
+
+
+@pytest.mark.parametrize("head", ["lstm", "mean_pool"])
+def test_time_steps_are_those_of_features_that_were_sampled_so(tmp_path: Path, head: str) -> None:
+    features, labels = blobs(("boxing", "running"), 8)
+    sampled = {video_id: array[sparse_clip_indices(len(array), 2)] for video_id, array in features.items()}
+    split = split_of([v for v in labels if int(v[-1]) < 6], [v for v in labels if int(v[-1]) >= 6])
+    config = TrainConfig(head=head, units=4, epochs=3, device="cpu")
+    scores = []
+    for name, stored, own in (
+        ("all", features, dataclasses.replace(config, num_steps=2)),
+        ("two", sampled, config),
+    ):
+        store, feature_set = feature_store(tmp_path / f"{name}.zarr", stored)
+        train_head(store, feature_set, manifest(labels), split, own, tmp_path / name)
+        run = load_run(tmp_path / name)
+        scores.append(run.scores().probabilities)
+        asked = [predict_scores(run, stored[video_id]) for video_id in run.scores().video_ids]
+        np.testing.assert_allclose(asked, scores[-1], atol=1e-6)
+    np.testing.assert_array_equal(scores[0], scores[1])
+    clf = HeadClassifier(head=head, units=4, epochs=3, device="cpu", num_steps=2)
+    clf.fit([features[v] for v in split.train], [labels[v] for v in split.train])
+    np.testing.assert_allclose(clf.predict_proba([features[v] for v in split.test]), scores[0], atol=1e-6)

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from feature_sets import blobs, manifest, split_of
+from hypothesis import given
+from hypothesis import strategies as st
 
 from har_pipeline.datasets import align_by_time
 from har_pipeline.errors import RunError
@@ -47,6 +49,50 @@ def test_streams_without_times_are_an_error(bad: np.ndarray) -> None:
         align_by_time([times([0.0], 1.0), bad])
 
 
+steps = st.lists(st.floats(0.01, 3), min_size=1, max_size=30)
+
+
+@given(steps, st.floats(0.01, 4))
+def test_equal_times_give_the_same_rows(gaps: list[float], length: float) -> None:
+    stream = times(np.cumsum(gaps).tolist(), length)
+    for rows in align_by_time([stream, stream, stream]):
+        assert rows.tolist() == list(range(len(gaps)))
+
+
+@given(st.integers(1, 300), *[st.integers(1, 20)] * 4)
+def test_dense_clips_of_one_video_are_always_joined(
+    frames: int, len_a: int, step_a: int, len_b: int, step_b: int
+) -> None:
+    def dense(length: int, step: int) -> np.ndarray:
+        starts = np.arange(0, max(0, frames - length) + 1, step)
+        return np.stack([starts, np.minimum(starts + length, frames)], axis=1) / 25
+
+    # Clips with gaps between them leave out more than a step at the end: no usual sampling does that.
+    a, b = dense(max(len_a, step_a), step_a), dense(max(len_b, step_b), step_b)
+    _, rows = align_by_time([a, b])
+    assert len(rows) == len(a)
+    assert (np.diff(rows) >= 0).all()
+    distance = np.abs(a.mean(axis=1)[:, None] - b.mean(axis=1))
+    np.testing.assert_array_equal(distance[np.arange(len(a)), rows], distance.min(axis=1))
+
+
+def test_streams_that_cover_different_times_are_an_error() -> None:
+    whole, start = times(list(range(10)), 1.0), times([0.0, 1.0, 2.0], 1.0)
+    assert align_by_time([start, whole])[1].tolist() == [0, 1, 2]
+    # Allowed are half a clip and a step, 1.5 s: the clip at 3.5 s is 1 s from the last one, that at 4.5 s 2 s.
+    with pytest.raises(
+        RunError, match=r"no clip within 1\.50 s of .*clip at 4\.50 s .* 2\.00 s away, .* 6 of 10 clips"
+    ):
+        align_by_time([whole, start])
+    assert align_by_time([whole[:4], start])[1].tolist() == [0, 1, 2, 2]
+    with pytest.raises(RunError, match="stream 2 has no clip within"):
+        align_by_time([start, whole, start + 100])
+
+
+def test_unsorted_clips_are_joined_all_the_same() -> None:
+    assert align_by_time([times([1.0], 0.5), times([1.5, 0.5], 0.5)])[1].tolist() == [1]
+
+
 def write_stream(
     store: FeatureStore, features: dict[str, np.ndarray], layer: str, stride: int, fps: float = 25.0
 ) -> str:
@@ -81,6 +127,13 @@ def test_joined_features_stand_beside_each_other_at_the_clips_of_the_first(store
     np.testing.assert_array_equal(table.features, np.concatenate([rgb, flow[[0, 0, 1, 1]]], axis=1))
     table = load_training_features(store, names[::-1], manifest({"v": "x"}), ["v"], ["x"])
     assert table.features.shape == (2, 5)
+
+
+def test_a_video_whose_streams_cover_different_times_is_named(store: FeatureStore) -> None:
+    one = {"v": np.zeros((9, 2), np.float32)}
+    names = [write_stream(store, one, "a", 10), write_stream(store, one, "b", 2)]
+    with pytest.raises(RunError, match=r"^v: stream 1 has no clip within"):
+        load_training_features(store, names, manifest({"v": "x"}), ["v"], ["x"])
 
 
 def test_a_video_without_one_of_the_streams_is_missing(store: FeatureStore) -> None:

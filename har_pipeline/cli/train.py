@@ -152,6 +152,14 @@ def train(
             rich_help_panel=TRAINING,
         ),
     ] = DEFAULTS.temporal_jitter,
+    num_steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Take so many of each video's stored clips, evenly (Lakhal's T); all by default.",
+            min=1,
+            rich_help_panel=TRAINING,
+        ),
+    ] = DEFAULTS.num_steps,
     patience: Annotated[
         int | None,
         typer.Option(
@@ -211,6 +219,7 @@ def train(
         clip_norm=clip_norm,
         class_weights=class_weights,
         temporal_jitter=temporal_jitter,
+        num_steps=num_steps,
         patience=patience,
         logistic_c=logistic_c,
         max_iterations=max_iterations,
