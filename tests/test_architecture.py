@@ -47,7 +47,7 @@ LAYERS = (
     ("pca.py",),
     ("reduce.py",),
     ("datasets.py", "train_config.py", "scores.py", "metrics.py", "categories.py", "report/"),
-    ("heads/", "streams.py"),
+    ("heads/", "streams.py", "convlstm/"),
     ("fit.py", "head_classifier.py", "tensorboard.py"),
     ("run_folder.py",),
     ("train.py", "evaluate.py"),
