@@ -19,6 +19,12 @@ VIDEO_SUFFIXES = frozenset(
 KTH_ACTIONS = ("boxing", "handclapping", "handwaving", "jogging", "running", "walking")
 KTH_MISSING = "person13_handclapping_d3"
 UT_INTERACTION_LABELS = ("shake_hands", "hug", "kick", "point", "punch", "push")
+UTD_MHAD_LABELS = (
+    *("swipe_left", "swipe_right", "wave", "clap", "throw", "arm_cross", "basketball_shoot", "draw_x"),
+    *("draw_circle_clockwise", "draw_circle_counter_clockwise", "draw_triangle", "bowling", "boxing"),
+    *("baseball_swing", "tennis_swing", "arm_curl", "tennis_serve", "push", "knock", "catch", "pickup_throw"),
+    *("jog", "walk", "sit_to_stand", "stand_to_sit", "lunge", "squat"),
+)
 
 _KTH = re.compile(r"(person\d\d)_([a-z]+)_(d[1-4])(?:_uncomp)?")
 _UCF11 = re.compile(r"v_(.+)_(\d\d)_(\d\d)")
@@ -295,19 +301,28 @@ def build_ut_interaction(root: Path) -> list[VideoRecord]:
 
 
 def build_utd_mhad(root: Path) -> list[VideoRecord]:
-    """Return UTD-MHAD's depth arrays, `a1_s1_t1_depth.mat`. Source: Chen 2015."""
+    """Return UTD-MHAD's depth arrays, `a1_s1_t1_depth.mat`; `split` is the data set's own: odd subjects train, even ones test.
+
+    Raises: ManifestError if a file names an action that is none of the 27. Source: Chen 2015, table 1 and section 4.
+    """
     walk = _walk(root.expanduser().resolve())
     paths = sorted(folder / name for folder, _, files in walk for name in files if name.endswith("_depth.mat"))
-    return [
-        VideoRecord(
-            video_id=path.stem.removesuffix("_depth"),
-            label=f"a{int(match[1]):02d}",
-            depth_path=path,
-            subject=match[2],
-            extra={"x_trial": match[3]},
+    records = []
+    for path, match in _matching(paths, _UTD_MHAD, "a1_s1_t1_depth.mat", root):
+        action = int(match[1])
+        if not 1 <= action <= len(UTD_MHAD_LABELS):
+            raise ManifestError(f"{path}: UTD-MHAD has the actions 1 to {len(UTD_MHAD_LABELS)}, not {action}")
+        records.append(
+            VideoRecord(
+                video_id=path.stem.removesuffix("_depth"),
+                label=UTD_MHAD_LABELS[action - 1],
+                depth_path=path,
+                subject=match[2],
+                split="train" if int(match[2][1:]) % 2 else "test",
+                extra={"x_trial": match[3]},
+            )
         )
-        for path, match in _matching(paths, _UTD_MHAD, "a1_s1_t1_depth.mat", root)
-    ]
+    return records
 
 
 BUILDERS: dict[str, Callable[[Path, BuildOptions], list[VideoRecord]]] = {

@@ -62,7 +62,7 @@ class FeatureWriter:
             shape=(num_clips, spec.feature_dim),
             chunks=(rows, spec.feature_dim),
             dtype=dtype,
-            fill_value=float("nan"),
+            fill_value=float("nan") if dtype.kind == "f" else 0,
             compressors=[ZstdCodec(level=1, checksum=True)],
             dimension_names=("clip", "feature"),
         )

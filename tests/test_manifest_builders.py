@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from har_pipeline.errors import ManifestError
 from har_pipeline.manifest_builders import (
     BUILDERS,
+    UTD_MHAD_LABELS,
     build_manifest,
     escape_id,
     kth_rule_records,
@@ -318,10 +319,15 @@ def test_ut_interaction(tmp_path: Path) -> None:
 def test_utd_mhad(tmp_path: Path) -> None:
     root = tree(tmp_path, "a1_s1_t4_depth.mat", "a27_s8_t1_depth.mat", "a27_s8_t1_inertial.mat")
     records = build_manifest("utd_mhad", root)
-    assert table(records, "video_id", "label", "subject", "path", "depth_path") == [
-        ("a1_s1_t4", "a01", "s1", None, root / "a1_s1_t4_depth.mat"),
-        ("a27_s8_t1", "a27", "s8", None, root / "a27_s8_t1_depth.mat"),
+    assert table(records, "video_id", "label", "subject", "split", "path", "depth_path") == [
+        ("a1_s1_t4", "swipe_left", "s1", "train", None, root / "a1_s1_t4_depth.mat"),
+        ("a27_s8_t1", "squat", "s8", "test", None, root / "a27_s8_t1_depth.mat"),
     ]
+    assert len(set(UTD_MHAD_LABELS)) == 27
+    tree(tmp_path, "more/a28_s1_t1_depth.mat")
+    with pytest.raises(ManifestError, match=r"a28_s1_t1_depth\.mat: UTD-MHAD has the actions 1 to 27, not 28"):
+        build_manifest("utd_mhad", root)
+    (tmp_path / "more/a28_s1_t1_depth.mat").unlink()
     tree(tmp_path, "copy/a1_s1_t4_depth.mat")
     with pytest.raises(ManifestError, match="both get the id 'a1_s1_t4'"):
         build_manifest("utd_mhad", root)

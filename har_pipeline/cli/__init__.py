@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from har_pipeline import __version__
-from har_pipeline.cli import data, extract, features, fuse, runs, train
+from har_pipeline.cli import data, extract, features, frames, fuse, runs, train
 from har_pipeline.cli.common import note
 from har_pipeline.errors import HarError
 
@@ -29,6 +29,7 @@ app.command("synth")(data.synth)
 app.command("models")(extract.models)
 app.command("extract")(extract.extract)
 app.command("flow")(extract.flow)
+app.command("frames")(frames.frames)
 app.command("train")(train.train)
 app.command("evaluate")(runs.evaluate)
 app.command("predict")(runs.predict)

@@ -183,6 +183,27 @@ def _to_rgb(frame: Any, reformatter: VideoReformatter) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(rgb, turns))
 
 
+def read_gray16(path: Path, *, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, float, list[str]]:
+    """Return the frames `[start, stop)` of a 16-bit gray video (FFV1, PNG ...), (F, H, W) uint16, its frames/s, and notes.
+
+    Raises: VideoError if the file cannot be opened, is not 16-bit gray, or fewer than half of its frames can be decoded.
+    """
+    info = probe(path)
+    if not info.pixel_format.startswith("gray16"):
+        raise VideoError(
+            f"{path}: its frames are {info.pixel_format}; depth is 16-bit gray (gray16le), as FFV1 stores it"
+        )
+    state, images = _Decoding(), []
+    with closing(_decode(path, state)) as frames:
+        for frame in islice(frames, stop):
+            if state.frames > start:
+                images.append(frame.to_ndarray(format="gray16le"))
+    if not images:
+        raise VideoError("; ".join([f"{path}: no frame could be decoded from frame {start} on", *state.notes()]))
+    notes = [*state.notes(), *tail_note(info, state.frames, stop)]
+    return np.stack(images), info.fps, notes
+
+
 class FrameReader:
     """Iterates over (number, frame) of the file's frames `[start, stop)`; frame is (H, W, 3) uint8 RGB as displayed.
 

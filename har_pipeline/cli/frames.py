@@ -1,0 +1,109 @@
+"""`har frames`: videos become the small frames that raw-video networks train on."""
+
+from __future__ import annotations
+
+import dataclasses
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from har_pipeline.cli.common import AsJson, Root, note, print_json, video_bar
+from har_pipeline.cli.extract import parse_shard
+
+if TYPE_CHECKING:
+    from har_pipeline.raw_frames import RawSummary
+
+
+class RawStreamChoice(StrEnum):
+    """Streams that raw-video networks read."""
+
+    depth = "depth"
+    rgb = "rgb"
+
+
+class AspectChoice(StrEnum):
+    """What becomes of a frame that is not square."""
+
+    stretch = "stretch"
+    keep = "keep"
+
+
+def frames(
+    manifest: Annotated[Path, typer.Argument(help="Manifest CSV; make one with `har manifest build`.")],
+    store: Annotated[Path, typer.Argument(help="The feature store, a folder such as store.zarr.")],
+    stream: Annotated[
+        RawStreamChoice, typer.Option(help="depth: the manifest's depth_path; rgb: its path.")
+    ] = RawStreamChoice.depth,
+    size: Annotated[int, typer.Option(help="Frames become so many px wide and high.", min=8)] = 64,
+    aspect: Annotated[
+        AspectChoice, typer.Option(help="stretch to a square (as published), or keep the aspect, with 0 around.")
+    ] = AspectChoice.stretch,
+    fps: Annotated[
+        float, typer.Option(help="Frame rate of depth folders and .mat files, which do not say.", min=0.1)
+    ] = 30.0,
+    workers: Annotated[int | None, typer.Option(help="Processes; one a core if not given.", min=1)] = None,
+    time_limit: Annotated[float, typer.Option(help="Seconds that one video may take.", min=0.001)] = 600.0,
+    shard: Annotated[
+        str, typer.Option(help="k/n: do only the k-th of n parts, for several machines on one store.")
+    ] = "1/1",
+    retry_failed: Annotated[bool, typer.Option(help="Try videos again that failed before.")] = False,
+    root: Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Prepare the frames of a manifest's videos for raw-video networks. Run it again to go on after an interruption.
+
+    Depth is cropped to the movement, scaled and mapped to brightness; RGB is scaled as a whole.
+
+    Example: har frames manifest.csv store.zarr --stream depth --size 64
+
+    A video that cannot be read is listed with its reason and remembered in the store; the others go on, and the exit
+    code is 1. Several processes or machines may write one store at the same time.
+    """
+    from har_pipeline.manifests import read_manifest
+    from har_pipeline.raw_frames import RawOptions, store_raw_frames
+    from har_pipeline.store import FeatureStore
+
+    options = RawOptions(
+        stream=stream.value,
+        size=size,
+        aspect=aspect.value,
+        fps=fps,
+        workers=workers,
+        time_limit_s=time_limit,
+        shard=parse_shard(shard),
+        retry_failed=retry_failed,
+    )
+    records = read_manifest(manifest, root=root, check_files=False)
+    try:
+        with video_bar() as update:
+            summary = store_raw_frames(
+                records,
+                FeatureStore(store, create=True),
+                options,
+                lambda state: update("frames", state.finished, state.total),
+            )
+    except KeyboardInterrupt:
+        note("interrupted: what is done is kept; run the same command again to go on")
+        raise typer.Exit(130) from None
+    _report(summary)
+    if as_json:
+        print_json(dataclasses.asdict(summary))
+    else:
+        failures = len(summary.failed) + len(summary.failed_before)
+        typer.echo(
+            f"{summary.feature_set}: {summary.done} videos done, {summary.already} were there, {failures} failed, of "
+            f"{summary.total}; {summary.frames} frames in {summary.seconds:.1f} s"
+        )
+    if summary.failed or summary.failed_before:
+        raise typer.Exit(1)
+
+
+def _report(summary: RawSummary) -> None:
+    for video_id, notes in summary.notes.items():
+        note(f"note: {video_id}: {'; '.join(notes)}")
+    for video_id, reason in summary.failed.items():
+        note(f"failed: {video_id}: {reason}")
+    for video_id, reason in summary.failed_before.items():
+        note(f"failed in an earlier run: {video_id}: {reason} (try again with --retry-failed)")

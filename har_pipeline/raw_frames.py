@@ -1,0 +1,234 @@
+"""Raw frames as a feature set: the small uint8 frames that raw-video networks train on, prepared once and stored.
+
+A video is one array (L, S * S * C): L frames of S x S px with C channels, 1 for depth, 3 for RGB. So the store's commits,
+checksums, failure records and resumption hold for them, and no epoch decodes a file again.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from har_pipeline.errors import ExtractionError, FeatureMismatchError
+from har_pipeline.records import ClipSpec, FeatureSpec, VideoRecord
+from har_pipeline.store import FeatureStore, VideoSource
+from har_pipeline.video.depth import KINECT_FPS, Aspect
+from har_pipeline.video.raw_worker import RawFailure, RawStream, RawTask, RawVideo, RawWorker
+
+EXTRACTOR = "raw_frames"
+_PREPROCESS = {
+    "depth": "box of the movement, nearest px, 1st to 99th percentile of the video's foreground to 255..51, background 0",
+    "rgb": "whole frame, mean over px where it shrinks, bilinear where it grows",
+}
+_RESIZE = re.compile(r"(?:box-)?(?:stretch|keep)-(\d+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawOptions:
+    """How frames are prepared, and how fast.
+
+    stream: `depth` reads the rows' depth_path, `rgb` their path; size: S, px; aspect: `stretch`, or `keep` with 0 around;
+    fps: of depth folders and arrays, which do not say; it sets the times of frames and no pixel; workers: processes, None =
+    one a core; time_limit_s: allowed per video; shard: (k, n) = the k-th of n parts, k from 1; retry_failed: try videos
+    again that failed in an earlier run. Raises: ExtractionError if a value makes no sense.
+    """
+
+    stream: RawStream = "depth"
+    size: int = 64
+    aspect: Aspect = "stretch"
+    fps: float = KINECT_FPS
+    workers: int | None = None
+    time_limit_s: float = 600.0
+    shard: tuple[int, int] = (1, 1)
+    retry_failed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.stream not in ("depth", "rgb"):
+            raise ExtractionError(f"raw frames are of the stream depth or rgb, not {self.stream!r}")
+        if self.aspect not in ("stretch", "keep"):
+            raise ExtractionError(f"unknown aspect {self.aspect!r}: use stretch or keep")
+        for name in ("size", "fps", "workers", "time_limit_s"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ExtractionError(f"{name} must be above 0, not {value}")
+        k, n = self.shard
+        if not 1 <= k <= n:
+            raise ExtractionError(f"shard {k}/{n}: give k/n with 1 <= k <= n")
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return 1 if self.stream == "depth" else 3
+
+    def spec(self) -> FeatureSpec:
+        """Return the spec of the feature set that these options make."""
+        return FeatureSpec(
+            extractor=EXTRACTOR,
+            weights="none",
+            layer="pixels",
+            feature_dim=self.size * self.size * self.channels,
+            stream=self.stream,
+            clips=ClipSpec(sampling="dense", num_clips=None),
+            resize=f"{'box-' if self.stream == 'depth' else ''}{self.aspect}-{self.size}",
+            preprocess=_PREPROCESS[self.stream],
+            precision="exact",
+            dtype="uint8",
+        )
+
+
+def frame_shape(spec: FeatureSpec) -> tuple[int, int, int]:
+    """Return (C, S, S), the shape of one frame of a raw feature set.
+
+    A stored row is (S, S, C) flattened, so `rows.reshape(-1, S, S, C)` gives the frames.
+    Raises: FeatureMismatchError if the features are no raw frames.
+    """
+    match = _RESIZE.fullmatch(spec.resize)
+    if spec.extractor != EXTRACTOR or match is None:
+        raise FeatureMismatchError(
+            f"{spec.name}: are features of {spec.extractor}, not raw frames; make with `har frames`"
+        )
+    size = int(match[1])
+    return spec.feature_dim // size**2, size, size
+
+
+@dataclass(slots=True)
+class RawSummary:
+    """What a job did. failed, failed_before: video_id -> reason; notes: what was odd about a done video.
+
+    frames: stored in this run.
+    """
+
+    feature_set: str
+    total: int
+    already: int
+    done: int = 0
+    frames: int = 0
+    seconds: float = 0.0
+    workers: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    failed_before: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> int:
+        """How many videos need no more work, failed ones included."""
+        return self.already + self.done + len(self.failed) + len(self.failed_before)
+
+
+def store_raw_frames(
+    records: Sequence[VideoRecord],
+    store: FeatureStore,
+    options: RawOptions | None = None,
+    on_progress: Callable[[RawSummary], None] = lambda summary: None,
+) -> RawSummary:
+    """Write the prepared frames of all records that `store` lacks, and return what was done.
+
+    A video that fails is recorded in the store and in the summary; the others go on. What is there is kept, so an
+    interrupted job goes on where it was. Raises: ExtractionError if no row has a file of the stream; StoreError if the
+    store cannot be written.
+    """
+    options = options or RawOptions()
+    column = "depth_path" if options.stream == "depth" else "path"
+    if not any(getattr(record, column) for record in records):
+        other = "rgb" if options.stream == "depth" else "depth"
+        raise ExtractionError(f"no row of the manifest has a {column}; for its other files use --stream {other}")
+    feature_set = store.create_feature_set(options.spec())
+    store.remove_debris()
+    k, n = options.shard
+    mine = sorted(records, key=lambda record: record.video_id)[k - 1 :: n]
+    complete = set(store.video_ids(feature_set))
+    missing = [record for record in mine if record.video_id not in complete]
+    known = {} if options.retry_failed else store.failures(feature_set)
+    summary = RawSummary(feature_set, total=len(mine), already=len(mine) - len(missing))
+    summary.failed_before = {r.video_id: known[r.video_id] for r in missing if r.video_id in known}
+    tasks: deque[RawTask] = deque()
+    for record in missing:
+        path = record.depth_path if options.stream == "depth" else record.path
+        if path is None:
+            summary.failed_before.pop(record.video_id, None)
+            _fail(summary, store, record.video_id, f"{record.video_id}: its row has no {column}")
+        elif record.video_id not in known:
+            tasks.append(_task(record, path, options))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    summary.workers = min(options.workers or cores, len(tasks))
+    started = time.perf_counter()
+    on_progress(summary)
+    for task, result in _results(tasks, summary.workers):
+        if isinstance(result, RawFailure):
+            _fail(summary, store, task.video_id, result.reason)
+        else:
+            store.write(feature_set, task.video_id, result.frames.reshape(len(result.frames), -1), _source(result))
+            store.clear_failure(feature_set, task.video_id)
+            summary.done += 1
+            summary.frames += len(result.frames)
+            if result.notes:
+                summary.notes[task.video_id] = result.notes
+        summary.seconds = time.perf_counter() - started
+        on_progress(summary)
+    return summary
+
+
+def _fail(summary: RawSummary, store: FeatureStore, video_id: str, reason: str) -> None:
+    summary.failed[video_id] = reason
+    store.record_failure(summary.feature_set, video_id, reason)
+
+
+def _task(record: VideoRecord, path: Path, options: RawOptions) -> RawTask:
+    return RawTask(
+        video_id=record.video_id,
+        path=path,
+        start_frame=record.start_frame,
+        end_frame=record.end_frame,
+        stream=options.stream,
+        size=options.size,
+        aspect=options.aspect,
+        fps=options.fps,
+        time_limit_s=options.time_limit_s,
+    )
+
+
+def _results(tasks: deque[RawTask], num_workers: int) -> Iterator[tuple[RawTask, RawVideo | RawFailure]]:
+    """Yield each task with its result, in the order in which they finish."""
+    workers: dict[object, RawWorker] = {}
+    try:
+        while tasks or workers:
+            while tasks and len(workers) < num_workers:
+                worker = RawWorker()
+                workers[worker.connection] = worker
+                worker.start(tasks.popleft())
+            for connection in wait([worker.connection for worker in workers.values()]):
+                worker = workers[connection]
+                task, result = worker.task, worker.receive()
+                assert task is not None
+                if tasks and worker.alive:
+                    worker.start(tasks.popleft())
+                else:
+                    worker.close()
+                    del workers[connection]
+                yield task, result
+    finally:
+        for worker in workers.values():
+            worker.close()
+
+
+def _source(video: RawVideo) -> VideoSource:
+    return VideoSource(
+        clip_starts=video.numbers,
+        clip_ends=video.numbers + 1,
+        num_frames=len(video.frames),
+        fps=video.fps,
+        decode_notes=video.notes,
+        provenance={
+            "har_pipeline": version("har-pipeline"),
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("numpy", "av")},
+        },
+    )
