@@ -23,7 +23,7 @@ POOLED_BATCHES = 8
 
 
 class FeatureSource(Protocol):
-    """What is needed of a feature store; `store.FeatureStore` is one."""
+    """What is needed of a feature store; `store.FeatureStore` and `packed_store.PackedStore` are such."""
 
     def video_ids(self, feature_set: str, /) -> list[str]:
         """Return the ids of the videos whose features are complete."""
@@ -347,7 +347,7 @@ def _some(ids: Sequence[str]) -> str:
 def _missing_message(store: FeatureSource, feature_set: str, missing: Sequence[str], wanted: int) -> str:
     failures = store.failures(feature_set)
     failed = [video_id for video_id in missing if video_id in failures]
-    why = f"; {len(failed)} failed in extraction, the first: {failures[failed[0]]}" if failed else ""
+    why = f"; the reason is known for {len(failed)}, of the first: {failures[failed[0]]}" if failed else ""
     return (
         f"{feature_set}: no features of {_some(missing)} of the {wanted} wanted{why}. Run `har extract` on the "
         "manifest (with --retry-failed for those that failed), or leave them out with --allow-missing"

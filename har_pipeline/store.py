@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
+import json
 import shutil
-import socket
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +26,7 @@ from zarr.codecs import ZstdCodec
 
 from har_pipeline.errors import FeatureMismatchError, StoreError
 from har_pipeline.records import FeatureRecord, FeatureSpec, check_video_id
+from har_pipeline.staging import publish, remove_debris, staging_name
 
 CHUNK_BYTES = 64 * 2**20
 FAILURES, STAGING, REDUCTION = "_failures", "_staging", "_reduction"
@@ -54,7 +53,7 @@ class FeatureWriter:
     def __init__(self, store: FeatureStore, feature_set: str, video_id: str, num_clips: int) -> None:
         spec = store.spec(feature_set)
         self._final = store.path / feature_set / check_video_id(video_id)
-        self._staged = store.path / STAGING / _staging_name()
+        self._staged = store.path / STAGING / staging_name()
         dtype = np.dtype(spec.dtype)
         rows = max(1, min(num_clips, CHUNK_BYTES // (spec.feature_dim * dtype.itemsize)))
         self._array = zarr.create_array(
@@ -116,7 +115,7 @@ class FeatureWriter:
                 "written": datetime.now(UTC).isoformat(timespec="seconds"),
             }
         )
-        return _publish(self._staged, self._final)
+        return publish(self._staged, self._final, "zarr.json")
 
     def abort(self) -> None:
         """Forget what was written."""
@@ -129,6 +128,17 @@ class Damage:
 
     video_id: str
     reason: str
+
+
+def choose_feature_set(path: Path, prefix: str, names: Sequence[str], spec_of: Callable[[str], FeatureSpec]) -> str:
+    """Return the one of `names` that starts with `prefix`; see `FeatureStore.resolve`."""
+    found = [name for name in names if name == prefix] or [name for name in names if name.startswith(prefix)]
+    if len(found) > 1:
+        found = [name for name in found if spec_of(name).reduction is None] or found
+    if len(found) != 1:
+        what = "no feature set starts" if not found else f"{len(found)} feature sets start"
+        raise StoreError(f"{path}: {what} with {prefix!r}; there are: {', '.join(found or names) or 'none'}")
+    return found[0]
 
 
 class FeatureStore:
@@ -169,14 +179,7 @@ class FeatureStore:
 
         Raises: StoreError if none or several do; the message lists the candidates.
         """
-        names = self.feature_sets()
-        found = [name for name in names if name == prefix] or [name for name in names if name.startswith(prefix)]
-        if len(found) > 1:
-            found = [name for name in found if self.spec(name).reduction is None] or found
-        if len(found) != 1:
-            what = "no feature set starts" if not found else f"{len(found)} feature sets start"
-            raise StoreError(f"{self.path}: {what} with {prefix!r}; there are: {', '.join(found or names) or 'none'}")
-        return found[0]
+        return choose_feature_set(self.path, prefix, self.feature_sets(), self.spec)
 
     def spec(self, feature_set: str) -> FeatureSpec:
         """Return how the features of a set were made."""
@@ -212,6 +215,26 @@ class FeatureStore:
         self.spec(feature_set)
         nodes = (self.path / feature_set).iterdir()
         return sorted(node.name for node in nodes if node.is_dir() and (node / "zarr.json").exists())
+
+    def checksums(self, feature_set: str) -> dict[str, str]:
+        """Return video_id -> checksum of its features, of the videos whose features are complete.
+
+        Raises: StoreError if a commit cannot be read.
+        """
+        found = {}
+        for video_id in self.video_ids(feature_set):
+            node = self.path / feature_set / video_id / "zarr.json"
+            try:
+                # Through zarr the same takes twenty times as long.
+                found[video_id] = str(json.loads(node.read_bytes())["attributes"]["checksum"])
+            except (OSError, ValueError, KeyError) as error:
+                raise StoreError(f"{node}: damaged ({error!r}); delete its folder and extract again") from error
+        return found
+
+    def last_change(self, feature_set: str) -> int:
+        """Return when a video was last added to a feature set or taken out of it, in ns since 1970."""
+        self.spec(feature_set)
+        return (self.path / feature_set).stat().st_mtime_ns
 
     def __getitem__(self, feature_set: str) -> zarr.Group:
         """Return the Zarr group of a feature set, so that `store[feature_set][video_id]` is the array (N, D)."""
@@ -288,7 +311,7 @@ class FeatureStore:
     def delete(self, feature_set: str, video_id: str) -> None:
         """Remove one video's features, so that the next extraction makes them again."""
         node = self.path / feature_set / check_video_id(video_id)
-        trash = self.path / STAGING / _staging_name()
+        trash = self.path / STAGING / staging_name()
         with contextlib.suppress(FileNotFoundError):
             node.rename(trash)
         shutil.rmtree(trash, ignore_errors=True)
@@ -301,7 +324,7 @@ class FeatureStore:
         The feature set itself need not exist yet.
         """
         self._make_groups(STAGING, REDUCTION)
-        staged, final = self.path / STAGING / _staging_name(), self.path / REDUCTION / feature_set
+        staged, final = self.path / STAGING / staging_name(), self.path / REDUCTION / feature_set
         group = zarr.create_group(staged)
         for name, array in arrays.items():
             rows = max(1, min(len(array), CHUNK_BYTES // max(1, array[:1].nbytes)))
@@ -310,7 +333,7 @@ class FeatureStore:
         written = datetime.now(UTC).isoformat(timespec="seconds")
         commit = {"complete": True, "checksum": _checksum(arrays), "written": written}
         group.update_attributes({**attributes, **commit})
-        return _publish(staged, final)
+        return publish(staged, final, "zarr.json")
 
     def reduction_attributes(self, feature_set: str) -> dict[str, Any] | None:
         """Return what was written beside the arrays of a reduced feature set, None if nothing was."""
@@ -352,30 +375,7 @@ class FeatureStore:
 
     def remove_debris(self) -> int:
         """Delete what killed processes of this host left in `_staging`; returns how many arrays."""
-        removed = 0
-        staging = self.path / STAGING
-        for node in staging.iterdir() if staging.is_dir() else ():
-            host, _, rest = node.name.rpartition(".")[0].rpartition(".")
-            if host == socket.gethostname() and rest.isdigit() and not _process_lives(int(rest)):
-                shutil.rmtree(node, ignore_errors=True)
-                removed += 1
-        return removed
-
-
-def _staging_name() -> str:
-    return f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex}"
-
-
-def _publish(staged: Path, final: Path) -> bool:
-    """Rename `staged` to `final`; where another process has done so before, delete it and return False."""
-    try:
-        staged.rename(final)
-    except OSError:
-        if not (final / "zarr.json").exists():
-            raise
-        shutil.rmtree(staged, ignore_errors=True)
-        return False
-    return True
+        return remove_debris(self.path / STAGING)
 
 
 def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
@@ -384,13 +384,3 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}\n".encode())
         digest.update(np.ascontiguousarray(arrays[name]).data)
     return f"sha256:{digest.hexdigest()}"
-
-
-def _process_lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

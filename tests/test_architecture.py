@@ -31,17 +31,21 @@ NO_TORCH = (
     "clips.py",
     "store.py",
     "raw_frames.py",
+    "packed_store.py",
+    "pack.py",
     "video/",
     "synthetic",
     "cli/",
 )
 # Each layer may import the ones before it, never one after it.
 LAYERS = (
-    ("errors.py", "records.py"),
+    ("errors.py", "records.py", "staging.py"),
     ("manifests.py", "manifest_builders.py", "official_lists.py", "splits.py", "clips.py"),
     ("video/",),
     ("synthetic.py", "synthetic_motion.py", "synthetic_scene.py", "extractors/"),
     ("store.py",),
+    ("packed_store.py",),
+    ("pack.py",),
     ("raw_frames.py",),
     ("lanes.py",),
     ("engine.py",),

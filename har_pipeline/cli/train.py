@@ -46,7 +46,7 @@ TRAINING, HEAD = "Training", "Head"
 
 def train(
     manifest: Annotated[Path, typer.Argument(help="Manifest CSV.")],
-    store: Annotated[Path, typer.Argument(help="Feature store that `har extract` wrote.")],
+    store: Annotated[Path, typer.Argument(help="Feature store that `har extract` wrote, or a pack of it.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to write.")] = Path("run"),
     features: Annotated[
         list[str] | None,
@@ -192,8 +192,8 @@ def train(
     """
     from har_pipeline.jobs import plan_jobs, run_jobs
     from har_pipeline.manifests import manifest_sha256, read_manifest
+    from har_pipeline.packed_store import open_features
     from har_pipeline.splits import make_splits
-    from har_pipeline.store import FeatureStore
 
     config = _config(
         head=head,
@@ -253,7 +253,7 @@ def train(
     jobs = plan_jobs(chosen, out, seed=seed, repeats=repeats, folds=split == "all" and split_file is None)
     with training_table(jobs, epochs) as (on_epoch, on_done):
         outcomes = run_jobs(
-            FeatureStore(store),
+            open_features(store),
             features or [""],
             records,
             jobs,
