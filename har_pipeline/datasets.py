@@ -123,6 +123,13 @@ def load_features(
     return FeatureTable(kept, numbers, flat, offsets, missing)
 
 
+def _all_finite(features: np.ndarray) -> bool:
+    if features.dtype == np.float16:
+        # What np.isfinite says, four times as fast: it goes through float32. No finite number has all exponent bits.
+        return bool((features.view(np.uint16) & 0x7FFF).max(initial=0) < 0x7C00)
+    return bool(np.isfinite(features).all())
+
+
 class _Rows:
     """Collects (n, D) arrays; once they exceed `budget` bytes they continue in a temporary file."""
 
@@ -140,7 +147,7 @@ class _Rows:
         self._first = self._first or shape
         if shape != self._first:
             raise RunError(f"{video_id}: (feature_dim, dtype) is {shape}, but that of the videos before {self._first}")
-        if not np.isfinite(features).all():
+        if not _all_finite(features):
             raise RunError(f"{video_id}: a feature is not finite; extract it again (float16 ends at 65504)")
         self._count += len(features)
         self._bytes += features.nbytes

@@ -37,6 +37,8 @@ from har_pipeline.records import FeatureRecord, FeatureSpec
 from har_pipeline.staging import publish, remove_debris, staging_name
 from har_pipeline.store import STAGING, FeatureStore
 
+TICK_S = 0.05
+
 OnVideo = Callable[[str, int, int], None]
 
 
@@ -62,7 +64,7 @@ def pack_features(
 ) -> PackSummary:
     """Write a feature set of a store into the pack at `path`, in place of an older copy; one video is in memory at a time.
 
-    A copy that is up to date is left as it is. Every video is compared with its checksum on the way.
+    A copy that is up to date and sound is left as it is. Every video is compared with its checksum on the way.
     Raises: StoreError if `path` is taken by something else or cannot be written, or the set has no clips or a damaged video.
     """
     try:
@@ -94,9 +96,10 @@ def _make_pack(path: Path) -> None:
 
 def _up_to_date(pack: PackedStore, feature_set: str, store: FeatureStore) -> bool:
     try:
-        return feature_set in pack.feature_sets() and not pack.differences(feature_set, store)
+        sound = all(damage is None for damage in pack.verify(feature_set))
+        return sound and not pack.differences(feature_set, store)
     except StoreError:
-        # Damaged, here or in the store: packing anew mends it or says so.
+        # Absent, or damaged here or in the store: packing mends it or says so.
         return False
 
 
@@ -116,9 +119,7 @@ def _write_set(store: FeatureStore, feature_set: str, path: Path, on_video: OnVi
 
 def _fill_set(folder: Path, store: FeatureStore, feature_set: str, store_path: str, on_video: OnVideo) -> None:
     """Write the files of a packed set; set.json, which has the hashes of the others, last."""
-    changed = store.last_change(feature_set)
-    # A folder's time has the grain of a clock tick: one that is so fresh may change once more within the same tick.
-    settled = changed if time.time_ns() - changed > 10**9 else 0
+    changed = _settled_change(store, feature_set)
     spec, video_ids = store.spec(feature_set), store.video_ids(feature_set)
     videos: list[FeatureRecord] = []
     with open(folder / FEATURES, "wb") as file:
@@ -148,13 +149,24 @@ def _fill_set(folder: Path, store: FeatureStore, feature_set: str, store_path: s
         "clips": num_clips,
         "features_start": len(_npy_header(num_clips, spec)),
         "store": store_path,
-        "store_changed_ns": settled,
+        "store_changed_ns": changed,
         "packed": datetime.now(UTC).isoformat(timespec="seconds"),
         "har_pipeline": __version__,
         "reduction": reduction,
         "sha256": {node.name: hashlib.sha256(node.read_bytes()).hexdigest() for node in small},
     }
     (folder / SET_JSON).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+
+
+def _settled_change(store: FeatureStore, feature_set: str) -> int:
+    """Return when a set last changed, in ns, such that every later change has another time; 0 if that cannot be had."""
+    changed = store.last_change(feature_set)
+    # Clock ticks are up to 10 ms long; a file system that keeps whole seconds only cannot tell two changes apart.
+    if changed % 10**9 == 0:
+        return 0
+    age_s = (time.time_ns() - changed) / 10**9
+    time.sleep(min(max(0.0, TICK_S - age_s), TICK_S))
+    return changed
 
 
 def _npy_header(rows: int, spec: FeatureSpec) -> bytes:

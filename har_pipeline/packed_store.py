@@ -33,7 +33,7 @@ from har_pipeline.store import STAGING, Damage, FeatureStore, choose_feature_set
 PACK_JSON, SET_JSON = "pack.json", "set.json"
 FEATURES, CLIPS, VIDEOS, REDUCTION = "features.npy", "clips.npz", "videos.json", "reduction.npz"
 FORMAT_VERSION = 1
-_AGAIN = "delete that folder and run `har features pack` again"
+_AGAIN = "run `har features pack` again"
 
 log = logging.getLogger(__name__)
 

@@ -80,6 +80,12 @@ def test_an_id_outside_the_manifest_is_an_error(tmp_path: Path) -> None:
         load_features(store, name, manifest({"x": "a"}), ["x", "y"], ["a"])
 
 
+def test_every_float16_is_finite_or_not_as_numpy_says() -> None:
+    numbers = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    ours = [datasets._all_finite(numbers[i : i + 1]) for i in range(len(numbers))]
+    np.testing.assert_array_equal(ours, np.isfinite(numbers))
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_feature_that_is_not_finite_names_its_video(tmp_path: Path, bad: float) -> None:
     broken = np.ones((2, 3), np.float32)

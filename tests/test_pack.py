@@ -113,10 +113,10 @@ def test_training_from_a_pack_gives_the_same_run(tmp_path: Path) -> None:
     reduced = reduce_features(store, name, splits[0], ReduceOptions(dim=4)).feature_set
     for one in (name, reduced):
         pack_features(store, one, tmp_path / "store.pack")
-    for source in ("zarr", "pack"):
-        opened = open_features(tmp_path / f"store.{source}")
-        run_jobs(opened, [name[:5]], records, plan_jobs(splits, tmp_path / source / "both"), config)
-        run_jobs(opened, [reduced], records, plan_jobs(splits[:1], tmp_path / source / "reduced"), config)
+    for kind in ("zarr", "pack"):
+        opened = open_features(tmp_path / f"store.{kind}")
+        run_jobs(opened, [name[:5]], records, plan_jobs(splits, tmp_path / kind / "both"), config)
+        run_jobs(opened, [reduced], records, plan_jobs(splits[:1], tmp_path / kind / "reduced"), config)
     for run in ("both/split0", "both/split1", "reduced"):
         one, other = tmp_path / "zarr" / run, tmp_path / "pack" / run
         files = {path.name for path in one.iterdir()}
@@ -219,15 +219,27 @@ def test_other_features_of_a_packed_video_are_an_error(packed: tuple[FeatureStor
     np.testing.assert_array_equal(PackedStore(pack.path).read(name, "v004").features, np.ones((1, 6)))
 
 
-def test_a_store_that_rested_is_compared_by_its_date_alone(
+def test_a_store_without_changes_is_compared_by_its_date_alone(
     packed: tuple[FeatureStore, str, PackedStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, name, pack = packed
-    shutil.rmtree(pack.path)
-    os.utime(store.path / name, ns=(10**18, 10**18))
-    pack_features(store, name, pack.path)
     monkeypatch.setattr(FeatureStore, "checksums", lambda *_: pytest.fail("read every commit"))
-    PackedStore(pack.path).read(name, "v000")
+    pack.read(name, "v000")
+    store.delete(name, "v000")
+    with pytest.raises(pytest.fail.Exception, match="read every commit"):
+        PackedStore(pack.path).read(name, "v000")
+
+
+def test_a_file_system_that_keeps_whole_seconds_gives_no_date_to_trust(
+    packed: tuple[FeatureStore, str, PackedStore], tmp_path: Path
+) -> None:
+    store, name, _ = packed
+    os.utime(store.path / name, (10**9, 10**9))
+    pack_features(store, name, tmp_path / "other.pack")
+    store.delete(name, "v000")
+    os.utime(store.path / name, (10**9, 10**9))
+    found = PackedStore(tmp_path / "other.pack").differences(name, store)
+    assert found.lost == ("v000",)
 
 
 def test_a_pack_stands_alone(packed: tuple[FeatureStore, str, PackedStore], tmp_path: Path) -> None:
@@ -263,14 +275,16 @@ def test_every_flipped_byte_is_found(packed: tuple[FeatureStore, str, PackedStor
 
 
 def test_training_notices_a_flipped_byte(packed: tuple[FeatureStore, str, PackedStore]) -> None:
-    _, name, pack = packed
+    store, name, pack = packed
     path = pack.path / name / "features.npy"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1  # of the last video
     path.write_bytes(data)
     labels = dict.fromkeys(pack.video_ids(name), CLASSES[0])
-    with pytest.raises(StoreError, match=r"features of v008 differ from their checksum; delete that folder and run"):
+    with pytest.raises(StoreError, match=r"features of v008 differ from their checksum; run `har features pack` again"):
         load_features(PackedStore(pack.path), name, manifest(labels), list(labels), CLASSES)
+    assert pack_features(store, name, pack.path).written
+    load_features(PackedStore(pack.path), name, manifest(labels), list(labels), CLASSES)
 
 
 @pytest.mark.parametrize("file", ["features.npy", "clips.npz", "videos.json", "set.json"])
@@ -359,7 +373,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     failed = har("features", "verify", pack)
     assert failed.exit_code == 1
-    assert "1 damaged (remove the set's folder" in failed.stdout
+    assert "1 damaged (run `har features pack` again)" in failed.stdout
     assert har("features", "verify", pack, "--delete").exit_code == 2
     missing = har("features", "pack", store.path, "--features", "vgg16").exception
     assert isinstance(missing, HarError)

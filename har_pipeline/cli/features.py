@@ -120,9 +120,7 @@ def verify(
 
     opened = open_features(store)
     if delete and isinstance(opened, PackedStore):
-        raise typer.BadParameter(
-            "--delete is for stores: remove a damaged set's folder from its pack, and pack it again"
-        )
+        raise typer.BadParameter("--delete is for stores: a damaged pack is mended by `har features pack`")
     names = [opened.resolve(features)] if features else opened.feature_sets()
     damaged = []
     checked = 0
@@ -140,7 +138,7 @@ def verify(
             note(f"damaged: {row['video_id']}: {row['reason']}")
         action = "deleted; run `har extract` again" if delete else "delete them with --delete and extract again"
         if isinstance(opened, PackedStore):
-            action = "remove the set's folder and run `har features pack` again"
+            action = "run `har features pack` again"
         typer.echo(f"{checked} videos checked, {len(damaged)} damaged" + (f" ({action})" if damaged else ""))
     if damaged:
         raise typer.Exit(1)

@@ -1,0 +1,33 @@
+"""The benchmarks of training run at small sizes and print the measures that the README quotes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*command: str) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, *command], check=True, capture_output=True, text=True, cwd=ROOT)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def test_load() -> None:
+    result = run("benchmarks/load.py", "--videos", "12", "--clips", "3", "--dim", "8", "--rounds", "1")
+    assert result["bit_equal"] is True
+    assert set(result["median_seconds"]) == {"store", "pack", "npy_files", "read_once"}
+    ratio = result["median_seconds"]["store"] / result["median_seconds"]["pack"]
+    assert abs(result["store_over_pack"] - ratio) < 0.01
+
+
+def test_train() -> None:
+    small = ("--videos", "12", "--clips", "3", "--dim", "8", "--rounds", "1", "--units", "4", "--loader-workers", "0")
+    result = run("benchmarks/train.py", *small, "--head", "lstm", "--device", "cpu")
+    median = result["median_seconds"]
+    assert set(median) == {"ours", "limit", "usual, 0 workers"}
+    assert abs(result["ours_over_limit"] - median["ours"] / median["limit"]) < 0.001
