@@ -20,7 +20,7 @@ from har_pipeline.heads import class_probabilities
 from har_pipeline.metrics import Interval, confusion_matrix, mean_class_accuracy, ranks, wilson_interval
 from har_pipeline.records import Scores
 from har_pipeline.report.plots import save_confusion_matrix, save_training_curves
-from har_pipeline.run_folder import Run, load_run, read_history, write_json
+from har_pipeline.run_folder import Run, read_history, read_run, write_json
 from har_pipeline.scores import check_unique, concat_scores, read_scores, select_part, write_scores
 
 __all__ = [
@@ -146,7 +146,7 @@ def evaluate_run(
     those of `write_evaluation`, and training.png of a head trained in epochs.
     Raises: RunError if the run is incomplete or has no scores of that part.
     """
-    run = load_run(run_dir)
+    run = read_run(run_dir)
     notes = run.info.get("summary", {}).get("notes", [])
     if missing := run.info.get("summary", {}).get("missing", []):
         notes = [*notes, f"{len(missing)} videos had no features and were left out: {', '.join(missing[:5])}"]

@@ -12,7 +12,7 @@ import numpy as np
 from har_pipeline.categories import Grouping
 from har_pipeline.errors import RunError
 from har_pipeline.evaluate import Evaluation, evaluate_run, evaluate_scores, write_evaluation
-from har_pipeline.run_folder import RUN_JSON, load_run, write_json
+from har_pipeline.run_folder import RUN_JSON, read_run, write_json
 from har_pipeline.scores import concat_scores, select_part
 
 
@@ -65,7 +65,7 @@ def evaluate_folds(folder: Path, *, part: str = "test", grouping: Grouping | Non
     if not folders:
         raise RunError(f"{folder} holds no folds (split0/run.json ...); make them with `har train --split all`")
     folds = {int(path.name[5:]): evaluate_run(path, part=part, grouping=grouping) for path in folders}
-    scores = [select_part(load_run(path).scores(), part) for path in folders]
+    scores = [select_part(read_run(path).scores(), part) for path in folders]
     ids = [video_id for one in scores for video_id in one.video_ids]
     poolable = len(ids) == len(set(ids)) and len({one.classes for one in scores}) == 1
     notes = sorted({text for evaluation in folds.values() for text in evaluation.notes})

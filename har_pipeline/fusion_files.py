@@ -12,7 +12,7 @@ from har_pipeline.errors import RunError
 from har_pipeline.fusion import Member
 from har_pipeline.fusion_table import ROW_NAMES, Fusion
 from har_pipeline.records import Scores
-from har_pipeline.run_folder import RUN_JSON, SCORES, load_run, write_json
+from har_pipeline.run_folder import RUN_JSON, SCORES, read_run, write_json
 from har_pipeline.scores import read_scores, stack_scores, write_scores
 
 FUSION_JSON, LEARNED_JSON, TABLE_CSV = "fusion.json", "learned_from.json", "fusion.csv"
@@ -54,7 +54,7 @@ def load_member(path: Path, name: str) -> Member:
     path: a run folder, a folder of folds or repeats, a folder that `har fuse` wrote, or one that holds a scores.csv.
     Raises: RunError if it is none of these, or the classes differ between folds.
     """
-    runs = [load_run(folder) for folder in run_folders(path)]
+    runs = [read_run(folder) for folder in run_folders(path)]
     if not runs:
         if not (path / SCORES).is_file():
             raise RunError(f"{path} is no run folder and holds none; make one with `har train`")

@@ -16,9 +16,10 @@ from har_pipeline.datasets import FeatureTable
 from har_pipeline.errors import RunError
 from har_pipeline.fit import Epoch
 from har_pipeline.records import Split, VideoRecord
-from har_pipeline.run_folder import RUN_JSON, RunSummary, split_info
+from har_pipeline.run_folder import HEAD, RUN_JSON, VIDEO, RunSummary, split_info
 from har_pipeline.train import TrainSource, classes_of, load_training_features, train_head
 from har_pipeline.train_config import TrainConfig
+from har_pipeline.video_config import VideoTrainConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def plan_jobs(
     return jobs
 
 
-def finished_run(job: Job, config: TrainConfig, feature_sets: Sequence[str]) -> RunSummary | None:
+def finished_run(job: Job, config: TrainConfig | VideoTrainConfig, feature_sets: Sequence[str]) -> RunSummary | None:
     """Return what a finished run says of itself, None if it is not there.
 
     Raises: RunError if it was trained with other options, features or videos: a job must not mix the two.
@@ -67,7 +68,10 @@ def finished_run(job: Job, config: TrainConfig, feature_sets: Sequence[str]) -> 
         return None
     except ValueError as error:
         raise RunError(f"{job.folder / RUN_JSON}: not valid JSON ({error}); remove the folder") from error
-    before = TrainConfig.from_dict({**info["options"], "device": config.device}).to_dict()
+    kind = VIDEO if isinstance(config, VideoTrainConfig) else HEAD
+    if info.get("kind", HEAD) != kind:
+        raise RunError(f"{job.folder} holds a run of another command: choose another --out")
+    before = type(config).from_dict({**info["options"], "device": config.device}).to_dict()
     wanted = dataclasses.replace(config, seed=job.seed).to_dict()
     differing = [f"{name}: {before[name]} != {wanted[name]}" for name in wanted if before[name] != wanted[name]]
     names = [stream["feature_set"] for stream in info.get("streams", [info])]
@@ -111,7 +115,8 @@ def run_jobs(
     names = [store.resolve(prefix) for prefix in feature_sets]
     finished = {job: None if overwrite or not resume else finished_run(job, config, names) for job in jobs}
     pending = [job for job in jobs if finished[job] is None]
-    table = _shared_table(store, names, records, pending, config, allow_missing)
+    classes = [classes_of(records, job.split, config) for job in pending]
+    table = shared_table(store, names, records, pending, classes, allow_missing)
     outcomes = []
     for job in jobs:
         summary = finished[job]
@@ -136,19 +141,19 @@ def run_jobs(
     return outcomes
 
 
-def _shared_table(
+def shared_table(
     store: TrainSource,
     names: Sequence[str],
     records: Sequence[VideoRecord],
     jobs: Sequence[Job],
-    config: TrainConfig,
+    classes: Sequence[tuple[str, ...]],
     allow_missing: bool,
 ) -> FeatureTable | None:
-    """Return the features of all videos of the jobs, None if there is one job only or their classes differ."""
-    if len(jobs) < 2:
-        return None
-    classes = {classes_of(records, job.split, config) for job in jobs}
-    if len(classes) > 1:
+    """Return the features of all videos of the jobs, None if there is one job only or their classes differ.
+
+    classes: of each job.
+    """
+    if len(jobs) < 2 or len(set(classes)) > 1:
         return None
     ids = {video_id: None for job in jobs for part in ("train", "val", "test") for video_id in getattr(job.split, part)}
     jobs[0].folder.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +162,7 @@ def _shared_table(
         names,
         records,
         list(ids),
-        classes.pop(),
+        classes[0],
         allow_missing=allow_missing,
         spill_dir=jobs[0].folder.parent,
     )

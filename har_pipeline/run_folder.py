@@ -2,13 +2,14 @@
 
     run.json           options, feature set and spec, classes, hashes, versions, measures; written last
     split.json         the ids of the training, validation and test videos
-    head.safetensors   weights, with the input scaling
+    head.safetensors   weights, with the input scaling (network.safetensors of a network on raw video)
     reduction.safetensors  mean and components, where the features were reduced (those of a further stream with its number)
     history.csv        one row per epoch
     scores.csv         class probabilities of the validation and test videos
     tensorboard/       event files, where asked for
 
 A run is made in a sibling folder `.<name>.partial-<pid>` and renamed, so that a folder under its own name is complete.
+Long trainings use `.<name>.partial`, which outlives a kill, so that the same command goes on in it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
@@ -30,6 +32,7 @@ from typing import Any
 import safetensors
 from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file
+from torch import nn
 
 from har_pipeline.errors import RunError, StoreError
 from har_pipeline.heads import SequenceClassifier, build_head
@@ -41,6 +44,8 @@ from har_pipeline.train_config import TrainConfig
 
 RUN_JSON, SPLIT_JSON, WEIGHTS = "run.json", "split.json", "head.safetensors"
 HISTORY, SCORES, TENSORBOARD = "history.csv", "scores.csv", "tensorboard"
+HEAD, VIDEO = "head", "video"
+JOB, LOCK = "job.json", "lock"
 FORMAT_VERSION = 1
 PACKAGES = ("har-pipeline", "torch", "numpy", "scikit-learn", "safetensors")
 
@@ -81,18 +86,16 @@ class RunStream:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """A loaded run; `head` is in evaluation mode on the CPU. `info` is the whole of run.json.
+class RunRecord:
+    """What every finished run says of itself, whatever was trained. `info` is the whole of run.json.
 
     streams: one, or with mid fusion several, in the order in which the head reads them.
     """
 
     path: Path
-    config: TrainConfig
     streams: tuple[RunStream, ...]
     classes: tuple[str, ...]
     split: Split
-    head: SequenceClassifier
     info: Mapping[str, Any]
 
     @property
@@ -106,6 +109,11 @@ class Run:
         return self.streams[0].spec
 
     @property
+    def kind(self) -> str:
+        """`head` on stored features, or `video`: a network on raw frames."""
+        return str(self.info.get("kind", HEAD))
+
+    @property
     def random_weights(self) -> bool:
         """Whether features came from a net with random weights: such a run says nothing of the method."""
         return any(stream.spec.weights.startswith("random") for stream in self.streams)
@@ -113,6 +121,14 @@ class Run:
     def scores(self) -> Scores:
         """Read the run's scores file."""
         return read_scores(self.path / SCORES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run(RunRecord):
+    """A loaded run of a head on stored features; `head` is in evaluation mode on the CPU."""
+
+    config: TrainConfig
+    head: SequenceClassifier
 
     def projection(self, stream: int = 0) -> Projection | None:
         """Read what reduces a net's features to those the head learned from, None if they were not reduced.
@@ -148,24 +164,97 @@ def new_run_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
 
     Raises: RunError if `path` exists and `overwrite` is not set, or it is neither a run nor an empty folder.
     """
+    path = _free_path(path, overwrite)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    _remove_left_behind(path)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        _publish(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_left_behind(path: Path) -> None:
+    """Remove what killed processes left of this run: folders that end in the number of a process that is no more."""
+    if not path.parent.is_dir():
+        return
+    for kind in ("partial", "replaced"):
+        start = f".{path.name}.{kind}-"
+        for folder in path.parent.iterdir():
+            number = folder.name.removeprefix(start)
+            if folder.name.startswith(start) and number.isdigit() and not _lives(int(number)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@contextlib.contextmanager
+def lasting_run_folder(path: Path, job: Mapping[str, Any], *, overwrite: bool) -> Iterator[Path]:
+    """Give a folder to write a run into that stays after a kill or an error and is given again to the same job.
+
+    job: what makes the run what it is, ready for JSON. On success the folder becomes `path`; what else than the run was
+    written there must have been removed by then.
+    Raises: RunError as `new_run_folder`, if another process trains there, or if what is there is of another job (with
+    `overwrite` it is removed).
+    """
+    path = _free_path(path, overwrite)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    with open(partial / LOCK, "w") as lock:
+        try:
+            # The lock ends with the process, however that ends.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunError(f"{partial}: another process is training this run") from error
+        wanted, before = json.loads(json.dumps(job)), _read_json(partial / JOB) if (partial / JOB).exists() else None
+        if before is not None and before != wanted:
+            if not overwrite:
+                differing = sorted(key for key in {*before, *wanted} if before.get(key) != wanted.get(key))
+                raise RunError(
+                    f"{partial} is an unfinished run with another {', '.join(differing)}: give the same options to finish "
+                    "it, or --overwrite to begin anew"
+                )
+            for file in partial.iterdir():
+                if file.name != LOCK:
+                    file.unlink()
+        write_json(partial / JOB, wanted)
+        try:
+            yield partial
+        except BaseException:
+            if {file.name for file in partial.iterdir()} == {JOB, LOCK}:
+                shutil.rmtree(partial)
+            raise
+        (partial / JOB).unlink()
+        (partial / LOCK).unlink()
+        _publish(partial, path)
+
+
+def _free_path(path: Path, overwrite: bool) -> Path:
     path = path.absolute()
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         if not (path / RUN_JSON).is_file():
             raise RunError(f"{path} exists and is no run folder: choose another path")
         if not overwrite:
             raise RunError(f"{path} holds a run already: choose another path, or replace it with --overwrite")
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        replaced = path.with_name(f".{path.name}.replaced-{os.getpid()}")
-        if path.exists():
-            path.rename(replaced)
-        partial.rename(path)
-        shutil.rmtree(replaced, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    return path
+
+
+def _publish(partial: Path, path: Path) -> None:
+    replaced = path.with_name(f".{path.name}.replaced-{os.getpid()}")
+    if path.exists():
+        path.rename(replaced)
+    partial.rename(path)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -205,14 +294,13 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def load_run(path: Path | str) -> Run:
-    """Load a run folder. Raises: RunError if a file is missing or malformed, or the weights do not fit the options."""
+def read_run(path: Path | str) -> RunRecord:
+    """Read what a finished run of any kind says of itself. Raises: RunError if a file is missing or malformed."""
     path = Path(path)
     info = _read_json(path / RUN_JSON)
     try:
         if info["format"] != FORMAT_VERSION:
             raise RunError(f"{path}: run format {info['format']}, this version reads {FORMAT_VERSION}; train it again")
-        config, classes = TrainConfig.from_dict(info["options"]), tuple(info["classes"])
         streams = [
             RunStream(feature_set=str(one["feature_set"]), spec=FeatureSpec.from_dict(one["feature_spec"]))
             for one in info.get("streams", [info])
@@ -220,25 +308,45 @@ def load_run(path: Path | str) -> Run:
         parts = _read_json(path / SPLIT_JSON)
         ids = {part: tuple(parts[part]) for part in ("train", "val", "test")}
         split = Split(**{**parts, **ids})
+        return RunRecord(path=path, streams=tuple(streams), classes=tuple(info["classes"]), split=split, info=info)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, RunError):
             raise
         raise RunError(f"{path}: {RUN_JSON} or {SPLIT_JSON} is malformed ({error!r}); train it again") from error
-    head = build_head(config.head_config, [stream.spec.feature_dim for stream in streams], len(classes))
+
+
+def load_run(path: Path | str) -> Run:
+    """Load the run of a head.
+
+    Raises: RunError if a file is missing or malformed, the weights do not fit the options, or no head was trained.
+    """
+    record = read_run(path)
+    if record.kind != HEAD:
+        raise RunError(f"{record.path} is a run of `har train-video`, whose network reads raw video, not features")
     try:
-        head.load_state_dict(load_file(path / WEIGHTS), strict=True)
-    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        raise RunError(f"{path / WEIGHTS}: missing or not the weights of this run ({error})") from error
-    head.eval()
+        config = TrainConfig.from_dict(record.info["options"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{record.path}: {RUN_JSON} is malformed ({error!r}); train it again") from error
+    head = build_head(config.head_config, [stream.spec.feature_dim for stream in record.streams], len(record.classes))
+    load_weights(head, record.path / WEIGHTS)
     return Run(
-        path=path,
+        path=record.path,
         config=config,
-        streams=tuple(streams),
-        classes=classes,
-        split=split,
+        streams=record.streams,
+        classes=record.classes,
+        split=record.split,
         head=head,
-        info=info,
+        info=record.info,
     )
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Fill a module from a safetensors file and put it into evaluation mode. Raises: RunError if they do not fit."""
+    try:
+        module.load_state_dict(load_file(path), strict=True)
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        raise RunError(f"{path}: missing or not the weights of this run ({error})") from error
+    module.eval()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -135,13 +135,13 @@ def train_head(
             table = load_training_features(
                 store, names, records, ids, classes, allow_missing=allow_missing, spill_dir=folder
             )
-        missing = _missing(table, split)
+        missing = missing_videos(table, split)
         parts = Parts(*(table.rows_of(part) for part in (split.train, split.val, split.test)))
-        _check_parts(table, parts, classes, missing)
+        check_parts(table, parts, classes, missing)
         with epoch_writer(folder / TENSORBOARD if tensorboard else None, on_epoch) as report:
             dims = [spec.feature_dim for spec in specs]
             fitted = fit_head(table, parts, len(classes), config, stream_dims=dims, on_epoch=report)
-        notes = (*_feature_notes(specs), *_class_notes(table, parts, classes), *fitted.notes)
+        notes = (*_feature_notes(specs), *class_notes(table, parts, classes), *fitted.notes)
         summary = _summary(run_dir, fitted, table, parts, missing, notes, time.perf_counter() - start)
         weights = {name: value.cpu().contiguous() for name, value in fitted.head.state_dict().items()}
         save_file(weights, folder / WEIGHTS)
@@ -161,7 +161,8 @@ def train_head(
     return summary
 
 
-def _missing(table: FeatureTable, split: Split) -> tuple[str, ...]:
+def missing_videos(table: FeatureTable, split: Split) -> tuple[str, ...]:
+    """Return the ids of the split that are not in the table, in their order."""
     present = set(table.video_ids)
     return tuple(video_id for video_id in (*split.train, *split.val, *split.test) if video_id not in present)
 
@@ -199,7 +200,8 @@ def _feature_notes(specs: Sequence[FeatureSpec]) -> list[str]:
     return [f"features come from random backbone weights ({weights}): no measure of the method" for weights in random]
 
 
-def _class_notes(table: FeatureTable, parts: Parts, classes: tuple[str, ...]) -> list[str]:
+def class_notes(table: FeatureTable, parts: Parts, classes: tuple[str, ...]) -> list[str]:
+    """Return a note on the classes that no test video has, if there are any."""
     tested = set(table.labels[parts.test].tolist())
     if not (untested := [label for number, label in enumerate(classes) if number not in tested]):
         return []
@@ -230,6 +232,15 @@ def classes_of(records: Sequence[VideoRecord], split: Split, config: TrainConfig
     if config.needs_validation and not split.val:
         what = "early stopping (patience)" if config.patience is not None else "the schedule plateau"
         raise RunError(f"{what} needs validation videos: make a split with a validation part (--val-fraction)")
+    return run_classes(records, split)
+
+
+def run_classes(records: Sequence[VideoRecord], split: Split) -> tuple[str, ...]:
+    """Return the labels of a split's training videos, sorted.
+
+    Raises: RunError if the split has no training or test videos, ids that the manifest has not, one class only, or
+    validation or test videos of a class without training videos.
+    """
     labels = {record.video_id: record.label for record in records}
     if not split.train or not split.test:
         raise RunError(f"{split.protocol} split {split.index} has no {'test' if split.train else 'training'} videos")
@@ -251,7 +262,8 @@ def classes_of(records: Sequence[VideoRecord], split: Split, config: TrainConfig
     return classes
 
 
-def _check_parts(table: FeatureTable, parts: Parts, classes: tuple[str, ...], missing: tuple[str, ...]) -> None:
+def check_parts(table: FeatureTable, parts: Parts, classes: tuple[str, ...], missing: tuple[str, ...]) -> None:
+    """Check what is left without the missing videos. Raises: RunError if a class has no training video, or none is tested."""
     present = set(table.labels[parts.train].tolist())
     if absent := [label for number, label in enumerate(classes) if number not in present]:
         raise RunError(f"without the {len(missing)} missing videos no training video of {absent[:5]} is left")

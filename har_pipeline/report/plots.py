@@ -227,10 +227,16 @@ def save_units_curve(
 
 
 def save_training_curves(path: Path, history: Mapping[str, Sequence[float | None]]) -> None:
-    """Save loss and video accuracy against epochs; `history` holds the columns of history.csv."""
-    figure = _figure(9, 3.6)
+    """Save loss and video accuracy against epochs; `history` holds the columns of history.csv.
+
+    A learning rate that changes is drawn beside them. Source: Sanchez-Caballero 2020, figures 6, 7, 10 and 11.
+    """
+    rates = [rate for rate in history.get("learning_rate", ()) if rate is not None]
+    scheduled = len(set(rates)) > 1
+    figure = _figure(13 if scheduled else 9, 3.6)
+    panels = figure.subplots(1, 3 if scheduled else 2)
     names = (("loss", "cross-entropy / nats"), ("accuracy", "video accuracy"))
-    for axes, (name, label) in zip(figure.subplots(1, 2), names, strict=True):
+    for axes, (name, label) in zip(panels[:2], names, strict=True):
         for part, colour, text in (("train", OTHER, "training"), ("val", BEST, "validation")):
             values = history[f"{part}_{name}"]
             if any(value is not None for value in values):
@@ -240,7 +246,36 @@ def save_training_curves(path: Path, history: Mapping[str, Sequence[float | None
         axes.set_ylabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
-    figure.axes[0].set_ylim(bottom=0)
-    figure.axes[1].yaxis.set_major_formatter(PercentFormatter(1.0))
+    panels[0].set_ylim(bottom=0)
+    panels[1].yaxis.set_major_formatter(PercentFormatter(1.0))
     _save(figure, path)
+
+
+def save_lr_range(
+    path: Path, rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, bounds: tuple[float, float] | None
+) -> None:
+    """Save the loss against the learning rate of a range test, on a log axis, with the bounds that it suggests.
+
+    Source: Sanchez-Caballero 2020, figure 5.
+    """
+    figure = _figure(6.4, 4.2)
+    axes = figure.add_subplot()
+    axes.plot(rates, losses, color=OTHER, linewidth=0.8, label="each update")
+    axes.plot(rates, smoothed, color=BEST, label="smoothed")
+    if bounds is not None:
+        axes.axvspan(*bounds, color=LOSS, alpha=0.12, linewidth=0, label=f"suggested: {bounds[0]:.1e} to {bounds[1]:.1e}")
+    axes.set_xscale("log")
+    # A loss that runs away at the end would press the rest flat.
+    axes.set_ylim(0, 1.6 * float(smoothed[: max(1, len(smoothed) // 2)].max()))
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("cross-entropy / nats")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=9)
+    _save(figure, path)
+        axes.legend(frameon=False)
+    if scheduled:
+        panels[2].step(history["epoch"], rates, where="mid", color=LOSS)
+        panels[2].set_yscale("log")
+        panels[2].set_ylabel("learning rate at the epoch's start")
+    for axes in panels:
+        axes.set_xlabel("epoch")

@@ -1,0 +1,350 @@
+"""`har train-video` and `har lr-range`: networks on raw video."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from har_pipeline.cli.common import (
+    AsJson,
+    Column,
+    Device,
+    NumFolds,
+    Protocol,
+    Root,
+    Seed,
+    TestFraction,
+    Workers,
+    choose_splits,
+    note,
+    print_json,
+    read_split,
+    video_bar,
+)
+from har_pipeline.cli.frames import RawStreamChoice
+from har_pipeline.cli.train_table import describe
+from har_pipeline.cli.video_bars import step_bar, training_bar
+from har_pipeline.video_config import LongVideos, NetworkName, VideoPrecision, VideoSchedule, VideoTrainConfig
+
+if TYPE_CHECKING:
+    from har_pipeline.distributed import World
+    from har_pipeline.packed_store import PackedStore
+    from har_pipeline.records import Split, VideoRecord
+    from har_pipeline.store import FeatureStore
+
+DEFAULTS = VideoTrainConfig()
+TRAINING, NETWORK, VIDEOS = "Training", "Network", "Videos"
+
+Manifest = Annotated[Path, typer.Argument(help="Manifest CSV.")]
+Model = Annotated[
+    NetworkName,
+    typer.Option(
+        help="convlstm-stateless: one clip of 30 frames; convlstm-stateful: windows of 8, the state goes on.",
+        rich_help_panel=NETWORK,
+    ),
+]
+Width = Annotated[
+    float,
+    typer.Option(help="Times the paper's filters in every layer; results are labelled so.", rich_help_panel=NETWORK),
+]
+StreamOption = Annotated[
+    RawStreamChoice, typer.Option(help="depth: the manifest's depth_path; rgb: its path.", rich_help_panel=VIDEOS)
+]
+Store = Annotated[
+    Path | None,
+    typer.Option(
+        help="Store (or pack) of raw frames; what is missing is prepared into it. By default frames.zarr beside OUT.",
+        rich_help_panel=VIDEOS,
+    ),
+]
+Features = Annotated[
+    str, typer.Option(help="Start of the name of the raw-frame set, if there are several.", rich_help_panel=VIDEOS)
+]
+Long = Annotated[
+    LongVideos,
+    typer.Option(help="Stateful, above 300 frames: cut to 208, or whole: all windows.", rich_help_panel=VIDEOS),
+]
+AllowMissing = Annotated[
+    bool, typer.Option(help="Leave out videos whose frames cannot be had.", rich_help_panel=VIDEOS)
+]
+SplitFile = Annotated[Path | None, typer.Option(help="A split from `har splits write` instead of a protocol.")]
+ValFraction = Annotated[float, typer.Option(help="Share of the training subjects kept for validation.", min=0, max=0.9)]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        help="Videos of an update; 12 stateless, 6 stateful. Of each process.", min=1, rich_help_panel=TRAINING
+    ),
+]
+PrecisionOption = Annotated[
+    VideoPrecision, typer.Option(help="auto: bf16 where the device has it.", rich_help_panel=TRAINING)
+]
+
+
+def train_video(
+    manifest: Manifest,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to write.")] = Path("run"),
+    model: Model = DEFAULTS.model,
+    width: Width = DEFAULTS.width,
+    stream: StreamOption = RawStreamChoice.depth,
+    store: Store = None,
+    features: Features = "",
+    long_videos: Long = DEFAULTS.long_videos,
+    allow_missing: AllowMissing = False,
+    protocol: Protocol = "xsub",
+    split: Annotated[str, typer.Option(help="Number of the split, or `all` for every fold (then OUT/split<i>).")] = "0",
+    split_file: SplitFile = None,
+    num_folds: NumFolds = 5,
+    test_fraction: TestFraction = 0.3,
+    column: Column = "split",
+    val_fraction: ValFraction = 0.1,
+    repeats: Annotated[
+        int, typer.Option(help="Train with so many seeds from --seed on (then OUT/seed<k>).", min=1)
+    ] = 1,
+    schedule: Annotated[
+        VideoSchedule,
+        typer.Option(
+            help="Of the learning rate: published; one-cycle: up for 30 % of the epochs, then down; constant.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = DEFAULTS.schedule,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="75 stateless, 25 stateful; fewer run through the same schedule.", min=1, rich_help_panel=TRAINING
+        ),
+    ] = DEFAULTS.epochs,
+    batch_size: BatchSize = DEFAULTS.batch_size,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of one-cycle (its highest) and constant.", rich_help_panel=TRAINING)
+    ] = DEFAULTS.learning_rate,
+    cycle_epochs: Annotated[
+        float, typer.Option(help="Period of the published stateless schedule.", rich_help_panel=TRAINING)
+    ] = DEFAULTS.cycle_epochs,
+    patience: Annotated[
+        int,
+        typer.Option(
+            help="Epochs without gain before that schedule's last rate is halved.", min=1, rich_help_panel=TRAINING
+        ),
+    ] = DEFAULTS.patience,
+    precision: PrecisionOption = DEFAULTS.precision,
+    overwrite: Annotated[bool, typer.Option(help="Replace a run that is there, or an unfinished one.")] = False,
+    root: Root = None,
+    seed: Seed = DEFAULTS.seed,
+    device: Device = DEFAULTS.device,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a network on raw depth or RGB video, end to end, and score its held-out videos. Takes minutes to days.
+
+    Defaults are those of Sanchez-Caballero 2020. Killed, the same command goes on at the epoch it was in. The epoch with
+    the best validation accuracy is kept; validation videos come from the training subjects. Small sets:
+    --schedule one-cycle --epochs 30 --learning-rate 1e-3 (see har lr-range). Several GPUs: torchrun --nproc-per-node 4 -m
+    har_pipeline train-video ...
+    """
+    from har_pipeline.distributed import joined_world
+    from har_pipeline.jobs import plan_jobs
+    from har_pipeline.manifests import manifest_sha256, read_manifest
+    from har_pipeline.train_video import run_video_jobs
+
+    with joined_world(device) as (world, own_device):
+        config = _config(
+            model=model,
+            width=width,
+            batch_size=batch_size,
+            schedule=schedule,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            cycle_epochs=cycle_epochs,
+            patience=patience,
+            long_videos=long_videos,
+            precision=precision,
+            seed=seed,
+            device=own_device,
+        )
+        records = read_manifest(manifest, root=root, check_files=False)
+        sha256 = manifest_sha256(manifest)
+        chosen = (
+            [read_split(split_file, records)]
+            if split_file is not None
+            else _splits(records, protocol, split, seed, val_fraction, num_folds, test_fraction, column, sha256)
+        )
+        jobs = plan_jobs(chosen, out, seed=seed, repeats=repeats, folds=split == "all" and split_file is None)
+        path = store or out.absolute().parent / "frames.zarr"
+        opened, name = _frames(records, chosen, path, stream.value, features, workers, world)
+        with training_bar(jobs, config.num_epochs, silent=not world.first) as (on_epoch, on_batch, on_done):
+            outcomes = run_video_jobs(
+                opened,
+                name,
+                records,
+                jobs,
+                config,
+                manifest_sha256=sha256,
+                resume=jobs[0].folder != out,
+                overwrite=overwrite,
+                allow_missing=allow_missing,
+                world=world,
+                on_epoch=on_epoch,
+                on_batch=on_batch,
+                on_done=on_done,
+            )
+        if not world.first:
+            return
+    for text in dict.fromkeys(text for outcome in outcomes for text in outcome.summary.notes):
+        note(f"NOTE: {text}")
+    if as_json:
+        print_json([outcome.summary.to_dict() for outcome in outcomes])
+        return
+    for outcome in outcomes:
+        typer.echo(f"{outcome.job.folder}: {config.model}, {describe(outcome)}")
+    typer.echo(f"next: har evaluate {out}")
+
+
+def lr_range(
+    manifest: Manifest,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for lr_range.png, .csv and .json.")] = Path(
+        "lr_range"
+    ),
+    model: Model = "convlstm-stateless",
+    width: Width = DEFAULTS.width,
+    stream: StreamOption = RawStreamChoice.depth,
+    store: Store = None,
+    features: Features = "",
+    long_videos: Long = DEFAULTS.long_videos,
+    allow_missing: AllowMissing = False,
+    protocol: Protocol = "xsub",
+    split: Annotated[str, typer.Option(help="Number of the split.")] = "0",
+    split_file: SplitFile = None,
+    val_fraction: ValFraction = 0.1,
+    lowest: Annotated[float, typer.Option(help="Learning rate of the first update.")] = 1e-6,
+    highest: Annotated[float, typer.Option(help="Learning rate of the last update.")] = 1e-1,
+    steps: Annotated[int, typer.Option(help="Updates.", min=2)] = 200,
+    batch_size: BatchSize = DEFAULTS.batch_size,
+    precision: PrecisionOption = DEFAULTS.precision,
+    root: Root = None,
+    seed: Seed = DEFAULTS.seed,
+    device: Device = DEFAULTS.device,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find learning rates that train: the rate grows with every update, and the picture shows where the loss falls.
+
+    The suggested bounds reach from where a tenth of the loss's fall is done to where nine tenths are. Only training
+    videos are used. Source: Smith 2017; Sanchez-Caballero 2020, figure 5.
+    """
+    from har_pipeline.distributed import ALONE
+    from har_pipeline.lr_range import range_test, write_range
+    from har_pipeline.manifests import read_manifest
+    from har_pipeline.raw_frames import frame_shape
+    from har_pipeline.train import load_training_features, run_classes
+
+    if not 0 < lowest < highest:
+        raise typer.BadParameter("--lowest must be above 0 and below --highest")
+    config = _config(
+        model=model,
+        width=width,
+        batch_size=batch_size,
+        long_videos=long_videos,
+        precision=precision,
+        seed=seed,
+        device=device,
+    )
+    records = read_manifest(manifest, root=root, check_files=False)
+    if split_file is not None:
+        chosen = [read_split(split_file, records)]
+    else:
+        chosen = _splits(records, protocol, split, seed, val_fraction, 5, 0.3, "split", "")
+    path = store or out.absolute().parent / "frames.zarr"
+    opened, name = _frames(records, chosen, path, stream.value, features, workers, ALONE)
+    classes = run_classes(records, chosen[0])
+    table = load_training_features(
+        opened, [name], records, chosen[0].train, classes, allow_missing=allow_missing, spill_dir=path.parent
+    )
+    rows = table.rows_of(chosen[0].train)
+    with step_bar(steps) as on_step:
+        result = range_test(
+            table,
+            frame_shape(opened.spec(name)),
+            rows,
+            len(classes),
+            config,
+            lowest=lowest,
+            highest=highest,
+            steps=steps,
+            on_step=on_step,
+        )
+    write_range(result, out)
+    if as_json:
+        print_json(result.to_dict())
+        return
+    if result.low is None:
+        typer.echo("the loss did not fall at any rate: try --lowest and --highest further apart, or more --steps")
+    else:
+        typer.echo(f"suggested learning rates: {result.low:.1e} to {result.high:.1e}")
+    typer.echo(f"written: {out}/lr_range.png, lr_range.csv, lr_range.json ({len(result.rates)} updates)")
+
+
+def _config(**values: Any) -> VideoTrainConfig:
+    try:
+        return VideoTrainConfig(**values)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _splits(
+    records: list[VideoRecord],
+    protocol: str,
+    split: str,
+    seed: int,
+    val_fraction: float,
+    num_folds: int,
+    test_fraction: float,
+    column: str,
+    sha256: str,
+) -> list[Split]:
+    from har_pipeline.splits import make_splits
+
+    splits = make_splits(
+        records,
+        protocol,
+        seed=seed,
+        val_fraction=val_fraction,
+        num_folds=num_folds,
+        test_fraction=test_fraction,
+        column=column,
+        manifest_sha256=sha256,
+    )
+    return choose_splits(splits, split)
+
+
+def _frames(
+    records: list[VideoRecord],
+    splits: list[Split],
+    path: Path,
+    stream: str,
+    features: str,
+    workers: int | None,
+    world: World,
+) -> tuple[FeatureStore | PackedStore, str]:
+    """Return the store with the frames of the splits' videos, prepared by the first process where they are missing."""
+    from har_pipeline.raw_store import open_frames, prepare_frames
+
+    ids = {video_id for split in splits for part in (split.train, split.val, split.test) for video_id in part}
+    wanted = [record for record in records if record.video_id in ids]
+    if world.first:
+        with video_bar() as update:
+            summary = prepare_frames(
+                wanted,
+                path,
+                stream,
+                features=features,
+                workers=workers,
+                on_progress=lambda state: update("frames", state.finished, state.total),
+            )
+        if summary is not None and summary.done:
+            note(f"{path}: frames of {summary.done} videos prepared ({summary.seconds:.1f} s)")
+        for video_id, reason in {**summary.failed_before, **summary.failed}.items() if summary else ():
+            note(f"failed: {video_id}: {reason}")
+    world.share(None)
+    return open_frames(path, stream, features)

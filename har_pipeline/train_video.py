@@ -1,0 +1,326 @@
+"""The raw-video path: train a network on stored raw frames, end to end, and leave a run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from har_pipeline.checkpoint import CHECKPOINT
+from har_pipeline.convlstm.networks import RawNetwork, build_network
+from har_pipeline.convlstm.windows import BIN_EDGES
+from har_pipeline.datasets import FeatureTable
+from har_pipeline.distributed import ALONE, World
+from har_pipeline.errors import RunError
+from har_pipeline.fit import OnEpoch, Parts
+from har_pipeline.jobs import Job, Outcome, finished_run, shared_table
+from har_pipeline.raw_frames import frame_shape
+from har_pipeline.records import Scores, Split, VideoRecord
+from har_pipeline.run_folder import (
+    FORMAT_VERSION,
+    HISTORY,
+    RUN_JSON,
+    SCORES,
+    SPLIT_JSON,
+    VIDEO,
+    RunRecord,
+    RunSummary,
+    lasting_run_folder,
+    load_weights,
+    package_versions,
+    read_run,
+    split_info,
+    stream_info,
+    write_history,
+    write_json,
+)
+from har_pipeline.scores import write_scores
+from har_pipeline.train import (
+    TrainSource,
+    check_parts,
+    class_notes,
+    load_training_features,
+    missing_videos,
+    run_classes,
+)
+from har_pipeline.video_config import VideoTrainConfig
+from har_pipeline.video_fit import FittedNetwork, OnBatch, fit_network
+
+NETWORK = "network.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoRun(RunRecord):
+    """A loaded run of a network on raw video; `network` is in evaluation mode on the CPU.
+
+    frame_shape: (C, H, W) of the frames it reads.
+    """
+
+    config: VideoTrainConfig
+    network: RawNetwork
+    frame_shape: tuple[int, int, int]
+
+
+def load_video_run(path: Path | str) -> VideoRun:
+    """Load the run of a network on raw video.
+
+    Raises: RunError if a file is missing or malformed, the weights do not fit, or a head was trained instead.
+    """
+    record = read_run(path)
+    if record.kind != VIDEO:
+        raise RunError(f"{record.path} is a run of `har train`, a head on stored features, not a network on raw video")
+    try:
+        config = VideoTrainConfig.from_dict(record.info["options"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{record.path}: {RUN_JSON} is malformed ({error!r}); train it again") from error
+    shape = frame_shape(record.spec)
+    network = build_network(config.model, len(record.classes), channels=shape[0], width=config.width)
+    load_weights(network, record.path / NETWORK)
+    return VideoRun(
+        path=record.path,
+        streams=record.streams,
+        classes=record.classes,
+        split=record.split,
+        info=record.info,
+        config=config,
+        network=network,
+        frame_shape=shape,
+    )
+
+
+def train_video(
+    store: TrainSource,
+    feature_set: str,
+    records: Sequence[VideoRecord],
+    split: Split,
+    config: VideoTrainConfig,
+    run_dir: Path,
+    *,
+    manifest_sha256: str = "",
+    on_epoch: OnEpoch | None = None,
+    on_batch: OnBatch | None = None,
+    overwrite: bool = False,
+    allow_missing: bool = False,
+    table: FeatureTable | None = None,
+    world: World = ALONE,
+) -> RunSummary | None:
+    """Train a network on a split's training videos, score its validation and test videos, and write the run folder.
+
+    feature_set: raw frames (or any unique prefix of its name). Classes are the labels of the training videos, sorted. A
+    training that was killed goes on at the epoch it was in when the same call is made again. table: the frames where the
+    caller has loaded them. world: the processes that train together; all make the same call, the first one writes, and
+    the others return None. The summary's train_accuracy is that of the best epoch while the weights moved.
+    Raises: RunError if `run_dir` is taken or of an unfinished run with other options, frames are missing (unless
+    `allow_missing`), a label of the validation or test videos is not among the classes, or the loss is not finite;
+    StoreError if the frames cannot be read.
+    """
+    start = time.perf_counter()
+    name = store.resolve(feature_set)
+    spec = store.spec(name)
+    shape = frame_shape(spec)
+    classes = run_classes(records, split)
+
+    def fit(folder: Path | None) -> tuple[FittedNetwork, FeatureTable, Parts]:
+        ids = (*split.train, *split.val, *split.test)
+        frames = table or load_training_features(
+            store, [name], records, ids, classes, allow_missing=allow_missing, spill_dir=folder or run_dir.parent
+        )
+        parts = Parts(*(frames.rows_of(part) for part in (split.train, split.val, split.test)))
+        check_parts(frames, parts, classes, missing_videos(frames, split))
+        checkpoint = folder / CHECKPOINT if folder else None
+        fitted = fit_network(
+            frames,
+            shape,
+            parts,
+            len(classes),
+            config,
+            checkpoint=checkpoint,
+            world=world,
+            on_epoch=on_epoch,
+            on_batch=on_batch,
+        )
+        return fitted, frames, parts
+
+    if not world.first:
+        fitted, frames, parts = fit(None)
+        _scores(fitted, frames, parts, classes, split, config)
+        return None
+    job = {"options": config.to_dict(), "features": name, "split": split_info(split), "processes": world.size}
+    with lasting_run_folder(run_dir, job, overwrite=overwrite) as folder:
+        fitted, frames, parts = fit(folder)
+        scores = _scores(fitted, frames, parts, classes, split, config)
+        summary = _summary(run_dir, fitted, frames, parts, scores, split, classes, config, time.perf_counter() - start)
+        weights = {key: value.cpu().contiguous() for key, value in fitted.learner.network.state_dict().items()}
+        save_file(weights, folder / NETWORK)
+        write_history(folder / HISTORY, [dataclasses.asdict(epoch) for epoch in fitted.history])
+        write_scores(folder / SCORES, scores)
+        write_json(folder / SPLIT_JSON, dataclasses.asdict(split))
+        info = {
+            **_run_info(summary, config, split, classes, fitted, world),
+            **stream_info([name], [spec]),
+            "manifest_sha256": manifest_sha256 or split.manifest_sha256,
+        }
+        write_json(folder / RUN_JSON, info)
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+    return summary
+
+
+def run_video_jobs(
+    store: TrainSource,
+    feature_set: str,
+    records: Sequence[VideoRecord],
+    jobs: Sequence[Job],
+    config: VideoTrainConfig,
+    *,
+    manifest_sha256: str = "",
+    resume: bool = True,
+    overwrite: bool = False,
+    allow_missing: bool = False,
+    world: World = ALONE,
+    on_epoch: Callable[..., None] = lambda job, epoch: None,
+    on_batch: Callable[..., None] = lambda job, progress: None,
+    on_done: Callable[[Outcome], None] = lambda outcome: None,
+) -> list[Outcome]:
+    """Train the runs of `jobs.plan_jobs` one after the other; as `jobs.run_jobs`, and each as `train_video` alone.
+
+    on_epoch, on_batch: called with the job and an `Epoch`, or a `BatchProgress`. In all processes but the first the
+    result holds the runs that were kept only.
+    """
+    name = store.resolve(feature_set)
+    finished = {job: None if overwrite or not resume else finished_run(job, config, [name]) for job in jobs}
+    pending = [job for job in jobs if finished[job] is None]
+    classes = [run_classes(records, job.split) for job in pending]
+    table = shared_table(store, [name], records, pending, classes, allow_missing)
+    outcomes = []
+    for job in jobs:
+        summary = finished[job]
+        kept = summary is not None
+        if summary is None:
+            summary = train_video(
+                store,
+                name,
+                records,
+                job.split,
+                dataclasses.replace(config, seed=job.seed),
+                job.folder,
+                manifest_sha256=manifest_sha256,
+                on_epoch=functools.partial(on_epoch, job),
+                on_batch=functools.partial(on_batch, job),
+                overwrite=overwrite,
+                allow_missing=allow_missing,
+                table=table,
+                world=world,
+            )
+        if summary is not None:
+            outcomes.append(Outcome(job, summary, kept))
+            on_done(outcomes[-1])
+    return outcomes
+
+
+def _scores(
+    fitted: FittedNetwork,
+    frames: FeatureTable,
+    parts: Parts,
+    classes: tuple[str, ...],
+    split: Split,
+    config: VideoTrainConfig,
+) -> Scores:
+    rows = np.concatenate([parts.val, parts.test])
+    return Scores(
+        video_ids=tuple(frames.video_ids[row] for row in rows),
+        labels=tuple(classes[frames.labels[row]] for row in rows),
+        classes=classes,
+        probabilities=fitted.learner.probabilities(rows, whole=config.long_videos == "whole"),
+        part=("val",) * len(parts.val) + ("test",) * len(parts.test),
+        fold=(split.index,) * len(rows),
+        seed=(config.seed,) * len(rows),
+    )
+
+
+def _summary(
+    run_dir: Path,
+    fitted: FittedNetwork,
+    frames: FeatureTable,
+    parts: Parts,
+    scores: Scores,
+    split: Split,
+    classes: tuple[str, ...],
+    config: VideoTrainConfig,
+    seconds: float,
+) -> RunSummary:
+    best = fitted.history[fitted.best_epoch - 1]
+    tested = scores.select([row for row, part in enumerate(scores.part) if part == "test"])
+    right = [classes[k] == label for k, label in zip(tested.probabilities.argmax(axis=1), tested.labels, strict=True)]
+    return RunSummary(
+        path=run_dir,
+        epochs=len(fitted.history),
+        best_epoch=fitted.best_epoch,
+        train_accuracy=best.train_accuracy,
+        val_accuracy=best.val_accuracy,
+        test_accuracy=sum(right) / len(right),
+        num_train=len(parts.train),
+        num_val=len(parts.val),
+        num_test=len(parts.test),
+        missing=missing_videos(frames, split),
+        notes=(*config_notes(config), *_length_notes(config, frames), *class_notes(frames, parts, classes)),
+        seconds=round(seconds, 3),
+    )
+
+
+def config_notes(config: VideoTrainConfig) -> list[str]:
+    """Return how the options differ from the published network and training, for a reader of the results."""
+    notes = []
+    if config.width != 1:
+        notes.append(
+            f"every layer has {config.width:g} times the paper's filters: this is not the published network, but a "
+            f"{'narrower' if config.width < 1 else 'wider'} one"
+        )
+    if config.schedule != "published" or config.num_epochs != config.published_epochs:
+        notes.append(
+            f"trained for {config.num_epochs} epochs on the schedule {config.schedule}; published are "
+            f"{config.published_epochs} on its own"
+        )
+    return notes
+
+
+def _length_notes(config: VideoTrainConfig, frames: FeatureTable) -> list[str]:
+    long = int((frames.lengths > BIN_EDGES[-1]).sum())
+    if not config.stateful or not long or config.long_videos == "whole":
+        return []
+    return [
+        f"{long} videos of more than {BIN_EDGES[-1]} frames were cut to their first {BIN_EDGES[-2]}, see --long-videos"
+    ]
+
+
+def _run_info(
+    summary: RunSummary,
+    config: VideoTrainConfig,
+    split: Split,
+    classes: tuple[str, ...],
+    fitted: FittedNetwork,
+    world: World,
+) -> dict[str, Any]:
+    device = fitted.learner.frames.device
+    return {
+        "format": FORMAT_VERSION,
+        "kind": VIDEO,
+        "options": config.to_dict(),
+        "precision": fitted.precision,
+        "parameters": sum(parameter.numel() for parameter in fitted.learner.network.parameters()),
+        "processes": world.size,
+        "classes": list(classes),
+        "split": split_info(split),
+        "summary": {key: value for key, value in summary.to_dict().items() if key != "path"},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "versions": package_versions(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
