@@ -242,8 +242,14 @@ def save_training_curves(path: Path, history: Mapping[str, Sequence[float | None
             if any(value is not None for value in values):
                 numbers = [np.nan if value is None else value for value in values]
                 axes.plot(history["epoch"], numbers, color=colour, label=text)
-        axes.set_xlabel("epoch")
         axes.set_ylabel(label)
+        axes.legend(frameon=False)
+    if scheduled:
+        panels[2].step(history["epoch"], rates, where="mid", color=LOSS)
+        panels[2].set_yscale("log")
+        panels[2].set_ylabel("learning rate at the epoch's start")
+    for axes in panels:
+        axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     panels[0].set_ylim(bottom=0)
@@ -272,10 +278,3 @@ def save_lr_range(
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=9)
     _save(figure, path)
-        axes.legend(frameon=False)
-    if scheduled:
-        panels[2].step(history["epoch"], rates, where="mid", color=LOSS)
-        panels[2].set_yscale("log")
-        panels[2].set_ylabel("learning rate at the epoch's start")
-    for axes in panels:
-        axes.set_xlabel("epoch")
