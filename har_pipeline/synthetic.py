@@ -24,7 +24,7 @@ import io
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,14 @@ import numpy as np
 
 from har_pipeline import synthetic_motion as motion
 from har_pipeline import synthetic_scene as scene
+from har_pipeline.synthetic_acts import (
+    EARLY_MAX_FRAMES,
+    EARLY_MIN_FRAMES,
+    MAX_FRAMES,
+    MIN_FRAMES,
+    act,
+    act_early,
+)
 from har_pipeline.synthetic_motion import ACTIONS, FPS
 from har_pipeline.synthetic_scene import HEIGHT, SCENARIOS, WIDTH
 from har_pipeline.video.encode import write_depth_png, write_video
@@ -40,15 +48,10 @@ from har_pipeline.video.render import Body, cast_shadow, draw_colour, draw_depth
 
 GENERATOR_VERSION = "1"
 MAX_SUBJECTS = 25
-MIN_FRAMES, MAX_FRAMES = 50, 100
 DEPTH_HEIGHT, DEPTH_WIDTH = 424, 512
 MANIFEST_NAME = "manifest.csv"
 DEPTH_FOLDER = "nturgb+d_depth_masked"
 FLOW_FOLDER = "flow"
-
-# Of the actions on the spot: cycles per second, before the subject's pace, and how far a body is turned aside.
-RATE_HZ = {"boxing": (1.1, 1.6), "handwaving": (0.55, 0.85), "handclapping": (0.9, 1.4)}
-ASIDE_RAD = {"boxing": (0.45, 1.25), "handwaving": (0.0, 0.6), "handclapping": (0.0, 0.6)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,28 +112,22 @@ def _check(seed: int, subject: int) -> None:
         raise ValueError(f"subjects go from 1 to {MAX_SUBJECTS} as in KTH, not {subject}")
 
 
-def _stage(subject: int, action: str, scenario: str, seed: int) -> tuple[_Take, np.random.Generator]:
+def _stage(
+    subject: int, action: str, scenario: str, seed: int, decided_early: bool = False
+) -> tuple[_Take, np.random.Generator]:
     """Draw everything that is random about a video but its sensor noise."""
     person_rng = _random(seed, subject)
     person = motion.make_subject(person_rng)
     usual, other = scene.make_outfits(person_rng)
     place = scene.make_place(_random(seed, 0, SCENARIOS.index(scenario)), scenario)
     rng = _random(seed, subject, ACTIONS.index(action), SCENARIOS.index(scenario))
-    num_frames = int(rng.integers(MIN_FRAMES, MAX_FRAMES + 1))
-    times = np.arange(num_frames) / FPS
+    shortest, longest = (EARLY_MIN_FRAMES, EARLY_MAX_FRAMES) if decided_early else (MIN_FRAMES, MAX_FRAMES)
+    num_frames = int(rng.integers(shortest, longest + 1))
     pace = person.pace * rng.uniform(0.96, 1.04)
     # Recordings begin near the start of a cycle, as those of people who are told to begin do.
     start = rng.uniform(-0.2, 0.2)
-    if action in motion.LOCOMOTION:
-        cadence = motion.CADENCE_HZ[action] * pace
-        joints = motion.gait(person, start + 2 * np.pi * cadence * times, rng)
-        leg = (motion.THIGH + motion.SHIN) * person.leg_share * person.height_mm
-        ground, headings = scene.walk_path(rng, num_frames, cadence * 4 * leg * np.sin(person.stride_rad) * 0.45)
-    else:
-        phase = start + 2 * np.pi * rng.uniform(*RATE_HZ[action]) * pace * times
-        move = {"boxing": motion.box, "handwaving": motion.wave, "handclapping": motion.clap}[action]
-        joints = move(person, phase, rng)
-        ground, headings = scene.stand_still(rng, num_frames, ASIDE_RAD[action])
+    movement = act_early if decided_early else act
+    joints, ground, headings = movement(person, action, num_frames, pace, start, rng)
     pose = motion.place(joints, headings, ground, motion.ANKLE * person.height_mm)
     camera = scene.camera_motion(rng, num_frames, scenario)
     body = scene.dress(pose, person, other if scenario == "d3" else usual, camera)
@@ -203,6 +200,7 @@ def render_video(
     depth: bool = False,
     flow: bool = False,
     noise: bool = True,
+    decided_early: bool = False,
 ) -> RenderedVideo:
     """Return one video of the data set; the same arguments give the same bytes.
 
@@ -210,12 +208,14 @@ def render_video(
     colour and depth, and nothing else. Depth has its own camera of 512x424 px at the same place, which sees the 145
     middle columns of the view. Flow is exact: the displacement of the surface point that a pixel's centre shows, where
     the background moves with the camera (a shadow is not a surface); it may lead out of the image or behind a limb.
+    `decided_early`: another set, of 180 to 240 frames: the first `F // 3` of them show the action, the rest a movement that
+    is the same for all actions; see `synthetic_acts.act_early`.
     Raises: ValueError if an argument is none of these.
     """
     _check(seed, subject)
     if action not in ACTIONS or scenario not in SCENARIOS:
         raise ValueError(f"no action {action!r} in scenario {scenario!r}: choose from {ACTIONS} and {SCENARIOS}")
-    take, rng = _stage(subject, action, scenario, seed)
+    take, rng = _stage(subject, action, scenario, seed, decided_early)
     noise_rng, depth_rng = rng.spawn(2)
     frames, person = _draw_frames(take, noise_rng, noise)
     return RenderedVideo(
@@ -230,9 +230,29 @@ def render_video(
     )
 
 
-def _write_video_files(out: Path, subject: int, action: str, scenario: str, seed: int, depth: bool, flow: bool) -> None:
-    """Render one video and write its files below `out`."""
-    video = render_video(subject, action, scenario, seed, depth=depth, flow=flow)
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Which files of each video to write, and where."""
+
+    out: Path
+    seed: int
+    depth: bool
+    flow: bool
+    decided_early: bool
+
+
+def _write_video_files(wanted: _Wanted, subject: int, action: str, scenario: str) -> None:
+    """Render one video and write its files."""
+    out = wanted.out
+    video = render_video(
+        subject,
+        action,
+        scenario,
+        wanted.seed,
+        depth=wanted.depth,
+        flow=wanted.flow,
+        decided_early=wanted.decided_early,
+    )
     write_video(out / action / f"{video.video_id}_uncomp.avi", video.frames, FPS)
     if video.depth_mm is not None:
         folder = out / DEPTH_FOLDER / ntu_name(subject, action, scenario)
@@ -247,18 +267,16 @@ def _write_video_files(out: Path, subject: int, action: str, scenario: str, seed
         partial.replace(path)
 
 
-def _write_all(
-    out: Path, jobs: list[tuple[int, str, str]], seed: int, depth: bool, flow: bool, workers: int
-) -> Iterator[None]:
+def _write_all(wanted: _Wanted, jobs: list[tuple[int, str, str]], workers: int) -> Iterator[None]:
     """Write the files of all jobs, and yield after each."""
     if workers == 1:
         for job in jobs:
-            _write_video_files(out, *job, seed, depth, flow)
+            _write_video_files(wanted, *job)
             yield
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=use_one_thread) as pool:
-        futures = [pool.submit(_write_video_files, out, *job, seed, depth, flow) for job in jobs]
+        futures = [pool.submit(_write_video_files, wanted, *job) for job in jobs]
         for future in as_completed(futures):
             future.result()
             yield
@@ -294,6 +312,8 @@ def write_dataset(
     seed: int = 0,
     depth: bool = False,
     flow: bool = False,
+    decided_early: bool = False,
+    scenarios: Sequence[str] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     workers: int | None = None,
 ) -> Path:
@@ -302,32 +322,40 @@ def write_dataset(
     num_subjects: 1 to 25, each in 6 actions and 4 scenarios, `<action>/personNN_<action>_d<k>_uncomp.avi`; 25 subjects
     are what KTH's own split of persons needs. depth: also
     `nturgb+d_depth_masked/S001C001PxxxR00dA00a/MDepth-%08d.png` (see `ntu_name`), numbered from 1, 16 bit, mm.
-    flow: also `flow/<video_id>.npy`, (F - 1, 120, 160, 2) float16 px/frame, x then y. on_progress: called with the
-    number of videos written and of all. workers: processes, by default one a core; the files do not depend on it.
+    flow: also `flow/<video_id>.npy`, (F - 1, 120, 160, 2) float16 px/frame, x then y. decided_early: as `render_video`.
+    scenarios: all four if None, some make a smaller set. on_progress: called with the number of videos written and of all.
+    workers: processes, by default one a core; the files do not depend on it.
     `out/dataset.json` records the generator's version, the seed and the counts. Files already there are replaced.
-    Raises: ValueError if num_subjects, seed or workers is out of range; VideoError if a file cannot be written.
+    Raises: ValueError if num_subjects, seed, scenarios or workers is out of range; VideoError if a file cannot be written.
     """
     _check(seed, num_subjects)
     workers = min(os.cpu_count() or 1, 16) if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
+    wished = SCENARIOS if scenarios is None else scenarios
+    chosen = [scenario for scenario in SCENARIOS if scenario in wished]
+    if not chosen or len(chosen) != len(set(wished)):
+        raise ValueError(f"scenarios must be some of {SCENARIOS}, not {tuple(wished)}")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    jobs = [(s, action, scenario) for s in range(1, num_subjects + 1) for action in ACTIONS for scenario in SCENARIOS]
-    for done, _ in enumerate(_write_all(out, jobs, seed, depth, flow, workers), start=1):
+    jobs = [(s, action, scenario) for s in range(1, num_subjects + 1) for action in ACTIONS for scenario in chosen]
+    wanted = _Wanted(out, seed, depth, flow, decided_early)
+    for done, _ in enumerate(_write_all(wanted, jobs, workers), start=1):
         if on_progress is not None:
             on_progress(done, len(jobs))
-    facts = {
+    facts: dict[str, object] = {
         "generator": "har_pipeline.synthetic",
         "generator_version": GENERATOR_VERSION,
         "seed": seed,
         "num_subjects": num_subjects,
         "num_videos": len(jobs),
         "actions": ACTIONS,
-        "scenarios": SCENARIOS,
+        "scenarios": chosen,
         "depth": depth,
         "flow": flow,
     }
+    if decided_early:
+        facts["decided_early"] = True
     _write_text(out / "dataset.json", json.dumps(facts, indent=2) + "\n")
     _write_text(out / MANIFEST_NAME, _manifest(jobs, depth, flow))
     return out / MANIFEST_NAME

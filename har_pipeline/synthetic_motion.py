@@ -235,6 +235,24 @@ def clap(subject: Subject, phase: np.ndarray, rng: np.random.Generator) -> dict[
     return joints
 
 
+def gait_speed(subject: Subject, cadence_hz: float) -> float:
+    """Return the speed in mm/s of a body whose gait has so many cycles per second."""
+    leg = (THIGH + SHIN) * subject.leg_share * subject.height_mm
+    return cadence_hz * 4 * leg * np.sin(subject.stride_rad) * 0.45
+
+
+def gait_with_arms(
+    subject: Subject, phase: np.ndarray, arm_phase: np.ndarray, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Return the joints of `gait` at each phase, with the arms of `wave` at each arm_phase; both (F,) rad."""
+    joints, waving = gait(subject, phase, rng), wave(subject, arm_phase, rng)
+    for side in ("left", "right"):
+        shift = joints[f"{side}_shoulder"] - waving[f"{side}_shoulder"]
+        for name in ("elbow", "wrist", "fingers"):
+            joints[f"{side}_{name}"] = waving[f"{side}_{name}"] + shift
+    return joints
+
+
 def place(joints: dict[str, np.ndarray], headings: np.ndarray, ground_xz: np.ndarray, clearance_mm: float) -> Pose:
     """Return a pose in the world: turned to its headings, (F,), its pelvis over `ground_xz` (F, 2) mm, feet down.
 

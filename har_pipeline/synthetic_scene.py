@@ -15,6 +15,7 @@ CAMERA_HEIGHT_MM = 1000.0
 ACTED_FRAMES = 40
 TURN_S = 0.32
 FIRST_TURN_S = (0.4, 6.0)
+WALK_DISTANCE_MM = (5000.0, 5600.0)
 SCENARIOS = ("d1", "d2", "d3", "d4")
 # Scenery around the view, for zoom and jitter, and how far along a place the camera may stand.
 MARGIN_PX, CHOICE_PX = 44, 40
@@ -211,6 +212,11 @@ def backdrop(rng: np.random.Generator, place: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.clip(view, 0, 255))
 
 
+def half_view_mm(distance_mm: float) -> float:
+    """Return how far from the middle of the view, mm, a walker at this distance turns round."""
+    return 0.86 * distance_mm * WIDTH / 2 / FOCAL_PX
+
+
 def walk_path(rng: np.random.Generator, num_frames: int, speed_mm_s: float) -> tuple[np.ndarray, np.ndarray]:
     """Return where a passer-by is, (F, 2) mm X and Z, and heads, (F,) rad: passes with turns in the scene.
 
@@ -218,8 +224,8 @@ def walk_path(rng: np.random.Generator, num_frames: int, speed_mm_s: float) -> t
     the view as far as it fits, so that neither turning nor leaving the scene tells the speed; later turns come at the
     borders of the view.
     """
-    distance = rng.uniform(5000.0, 5600.0)
-    inner = 0.86 * distance * WIDTH / 2 / FOCAL_PX
+    distance = rng.uniform(*WALK_DISTANCE_MM)
+    inner = half_view_mm(distance)
     heading = rng.uniform(-0.2, 0.2) + rng.choice([0.0, np.pi])
     first_turn = int(rng.uniform(*FIRST_TURN_S) * FPS)
     turn_frames = int(TURN_S * FPS)
@@ -241,6 +247,38 @@ def walk_path(rng: np.random.Generator, num_frames: int, speed_mm_s: float) -> t
         x, z = x + step * np.cos(heading), z + step * np.sin(heading)
     path[:, 0] += shift
     path[:, 1] += distance - path[:ACTED_FRAMES, 1].mean()
+    return path, headings
+
+
+def walk_on(
+    rng: np.random.Generator,
+    start_xz: np.ndarray,
+    heading: float,
+    num_frames: int,
+    speed_mm_s: float,
+    inner_mm: float,
+    distance_mm: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return where someone is, (F, 2) mm X and Z, and heads, (F,) rad, who goes off to a side from a place.
+
+    The side is drawn; the turn to it and the turns at the borders take as long as those of `walk_path`. On the way the
+    distance from the camera nears `distance_mm`.
+    """
+    turn_frames = int(TURN_S * FPS)
+    step = speed_mm_s / FPS
+    goal = rng.choice([0.0, np.pi])
+    turn = (goal - heading + np.pi) % (2 * np.pi) - np.pi
+    remaining = turn_frames
+    (x, z), path, headings = start_xz, np.zeros((num_frames, 2)), np.zeros(num_frames)
+    for frame in range(num_frames):
+        if remaining == 0 and x * np.cos(heading) > inner_mm:
+            remaining, turn = turn_frames, rng.choice([-1.0, 1.0]) * np.pi
+        if remaining:
+            heading += turn / turn_frames
+            remaining -= 1
+        path[frame], headings[frame] = (x, z), heading
+        x += step * np.cos(heading)
+        z += 0.05 * (distance_mm - z)
     return path, headings
 
 

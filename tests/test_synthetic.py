@@ -246,7 +246,66 @@ def test_ntu_names() -> None:
     assert ntu_name(25, "handclapping", "d4") == "S001C001P025R004A006"
 
 
-@pytest.mark.parametrize("options", [{"num_subjects": 0}, {"num_subjects": 26}, {"workers": 0}, {"seed": -1}])
+def test_videos_that_are_decided_early() -> None:
+    videos = {action: render_video(1, action, "d1", depth=True, decided_early=True) for action in ("boxing", "walking")}
+    for action, video in videos.items():
+        count = len(video.frames)
+        assert 180 <= count <= 240
+        assert video.action == action
+        assert video.depth_mm is not None
+        assert video.depth_mm.shape == (count, 424, 512)
+        middles = np.array([np.nonzero(mask)[1].mean() for mask in video.person])
+        acted = count // 3
+        if action == "boxing":
+            assert np.ptp(middles[: acted - 2]) < 6
+        # Afterwards everybody crosses the view, raises the arms above the head, and ends within the picture.
+        late = video.person[acted + 10 :]
+        assert np.ptp(middles[acted + 10 :]) > 80
+        tops = np.array([np.nonzero(mask.any(axis=1))[0][0] for mask in late])
+        assert np.ptp(tops) > 10
+        assert late.any(axis=(1, 2)).all()
+        # No jump where the one movement becomes the other.
+        assert np.abs(np.diff(middles[acted - 5 : acted + 15])).max() < 8
+    assert not np.array_equal(videos["boxing"].frames[:50], render_video(1, "boxing", "d1").frames[:50])
+
+
+def test_what_follows_the_action_is_drawn_alike_for_all_actions() -> None:
+    """Means over people of speed, width of the path and arm height after the first third do not tell the action."""
+    speeds: dict[str, list[float]] = {}
+    for action in ACTIONS:
+        for subject in range(1, 9):
+            body = synthetic._stage(subject, action, "d1", 0, decided_early=True)[0].body
+            pelvis = body.ends[len(body.ends) // 3 + 10 :, 0, 0, 0]
+            speeds.setdefault(action, []).append(float(np.abs(np.diff(pelvis)).mean()))
+    means = np.array([np.mean(values) for values in speeds.values()])
+    spread = np.mean([np.std(values) for values in speeds.values()])
+    assert np.ptp(means) < 2 * spread
+    assert 1.5 < means.mean() < 3.5
+
+
+def test_fewer_scenarios_make_a_smaller_set_of_the_same_files(written: Path, tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path, num_subjects=1, seed=7, scenarios=["d3"], workers=1)
+    rows = manifest.read_text(encoding="utf-8").splitlines()
+    assert rows[0] == written.read_text(encoding="utf-8").splitlines()[0]
+    assert rows[1:] == [row for row in written.read_text(encoding="utf-8").splitlines() if row.endswith("d3")]
+    name = "boxing/person01_boxing_d3_uncomp.avi"
+    assert (tmp_path / name).read_bytes() == (written.parent / name).read_bytes()
+    facts = json.loads((tmp_path / "dataset.json").read_text(encoding="utf-8"))
+    assert facts["scenarios"] == ["d3"]
+    assert "decided_early" not in facts
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_subjects": 0},
+        {"num_subjects": 26},
+        {"workers": 0},
+        {"seed": -1},
+        {"scenarios": []},
+        {"scenarios": ["d1", "d5"]},
+    ],
+)
 def test_bad_options_write_nothing(tmp_path: Path, options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="not"):
         write_dataset(tmp_path / "out", **options)  # type: ignore[arg-type]

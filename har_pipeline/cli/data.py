@@ -44,11 +44,27 @@ class Dataset(StrEnum):
     utd_mhad = "utd_mhad"
 
 
+class Scenario(StrEnum):
+    """Scenarios of the embedded data set."""
+
+    d1 = "d1"
+    d2 = "d2"
+    d3 = "d3"
+    d4 = "d4"
+
+
 def synth(
     out: Annotated[Path, typer.Argument(help="Folder to write to; files of the same names are replaced.")],
     subjects: Annotated[int, typer.Option(help="People; each does 6 actions in 4 scenarios.", min=1, max=25)] = 6,
     depth: Annotated[bool, typer.Option(help="Also 16-bit depth frames in NTU RGB+D's layout.")] = False,
     flow: Annotated[bool, typer.Option(help="Also the exact optical flow.")] = False,
+    scenario: Annotated[
+        list[Scenario] | None, typer.Option(help="Only this scenario, for a smaller set; give it once for each.")
+    ] = None,
+    decided_early: Annotated[
+        bool,
+        typer.Option(help="Another set: 180 to 240 frames, of which only the first third shows the action."),
+    ] = False,
     seed: Seed = 0,
     workers: Workers = None,
     as_json: AsJson = False,
@@ -67,14 +83,17 @@ def synth(
             seed=seed,
             depth=depth,
             flow=flow,
+            decided_early=decided_early,
+            scenarios=[choice.value for choice in scenario] if scenario else None,
             workers=workers,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    videos = subjects * 24
+    videos = subjects * 6 * (len(set(scenario)) if scenario else 4)
     if as_json:
         print_json({"manifest": str(manifest), "videos": videos, "seed": seed})
     else:
-        typer.echo(f"{videos} videos; next: har extract {manifest} store.zarr")
+        follow = f", or har frames {manifest} store.zarr --fps 25" if depth else ""
+        typer.echo(f"{videos} videos; next: har extract {manifest} store.zarr{follow}")
 
 
 @manifest_app.command()
@@ -106,7 +125,8 @@ def build(
         summary = {"manifest": str(out), "videos": len(records), "classes": sorted(labels)}
         print_json({**summary, "left_out": [str(path) for path in left_out]})
     else:
-        typer.echo(f"{out}: {len(records)} rows, {len(labels)} classes; next: har extract {out} store.zarr")
+        step = "extract" if any(record.path for record in records) else "frames"
+        typer.echo(f"{out}: {len(records)} rows, {len(labels)} classes; next: har {step} {out} store.zarr")
 
 
 @manifest_app.command()
