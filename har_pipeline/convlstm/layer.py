@@ -113,7 +113,7 @@ class ConvLSTM(nn.Module):
         args = (inputs.unflatten(0, (steps, batch)), hidden, cell, kernel, peepholes, self.gate == "hard_sigmoid")
         with torch.autocast(inputs.device.type, enabled=False):
             if torch.is_grad_enabled():
-                outputs, last, cell = _Recurrence.apply(*args)  # type: ignore[no-untyped-call]
+                outputs, last, cell = _Recurrence.apply(*args)
             else:
                 outputs, cell = _infer(*args, keep=self.return_sequences)
                 last = outputs[-1]
@@ -132,50 +132,57 @@ def _convolve(
     return F.conv2d(frames.contiguous(memory_format=torch.channels_last), kernel, bias, stride)
 
 
-def _tanh(values: torch.Tensor) -> torch.Tensor:
-    # On CPUs torch's sigmoid takes a seventh of the time of its tanh (measured, AVX-512); the error is 1e-7 absolute.
+def _tanh_(values: torch.Tensor) -> torch.Tensor:
+    """Replace values by their tanh. On CPUs torch's sigmoid takes a seventh of the time of its tanh; the error is 1e-7."""
     if values.dtype == torch.float32:
-        return torch.sigmoid(values * 2).mul_(2).sub_(1)
-    return torch.tanh(values)
-
-
-def _squash(values: torch.Tensor, hard: bool) -> torch.Tensor:
-    return F.hardsigmoid(values) if hard else torch.sigmoid(values)
-
-
-def _slope(gate: torch.Tensor, hard: bool) -> torch.Tensor:
-    """The derivative of the gate activation, from its value."""
-    return ((gate > 0) & (gate < 1)).to(gate.dtype) / 6 if hard else gate * (1 - gate)
-
-
-def _step(
-    preactivation: torch.Tensor, cell: torch.Tensor, peepholes: torch.Tensor | None, hard: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return gates (B, 4C, H, W) in the type of the preactivation, h in the same, and the new cell."""
-    channels = cell.shape[1]
-    if peepholes is not None:
-        preactivation[:, :channels] += peepholes[0] * cell
-        preactivation[:, channels : 2 * channels] += peepholes[1] * cell
-    gates = torch.empty_like(preactivation)
-    gates[:, : 2 * channels] = _squash(preactivation[:, : 2 * channels], hard)
-    gates[:, 2 * channels : 3 * channels] = _tanh(preactivation[:, 2 * channels : 3 * channels])
-    cell = gates[:, channels : 2 * channels] * cell
-    cell += gates[:, :channels] * gates[:, 2 * channels : 3 * channels]
-    output = preactivation[:, 3 * channels :]
-    if peepholes is not None:
-        output += peepholes[2] * cell
-    gates[:, 3 * channels :] = _squash(output, hard)
-    return gates, (gates[:, 3 * channels :] * _tanh(cell)).to(gates.dtype), cell
+        return values.mul_(2).sigmoid_().mul_(2).sub_(1)
+    return values.tanh_()
 
 
 def _recur(hidden: torch.Tensor, kernel: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
     return F.conv2d(hidden, kernel, padding=kernel.shape[2] // 2).add_(inputs)
 
 
-def _channels_last(*shape: int, like: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+def _channels_last(*shape: int, like: torch.Tensor) -> torch.Tensor:
     """Return an uninitialised (..., C, H, W) tensor whose images lie in channels-last order."""
     *first, channels, height, width = shape
-    return like.new_empty((*first, height, width, channels), dtype=dtype).movedim(-1, -3)
+    return like.new_empty((*first, height, width, channels)).movedim(-1, -3)
+
+
+def _step_(
+    gates: torch.Tensor, cell: torch.Tensor, peepholes: torch.Tensor | None, hard: bool, hidden: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Turn preactivations (B, 4C, H, W) into gates in place, write h into `hidden`; return the new cell and its tanh.
+
+    The tanh has the type of the gates, the cell its own.
+    """
+    channels = cell.shape[1]
+    both, output = gates[:, : 2 * channels], gates[:, 3 * channels :]
+    in_gate, forget, candidate = both[:, :channels], both[:, channels:], gates[:, 2 * channels : 3 * channels]
+    if peepholes is not None:
+        in_gate += peepholes[0] * cell
+        forget += peepholes[1] * cell
+    _squash_(both, hard)
+    _tanh_(candidate)
+    cell = (cell * forget).add_(in_gate * candidate)
+    if peepholes is not None:
+        output += peepholes[2] * cell
+    _squash_(output, hard)
+    tanh_cell = _tanh_(cell.clone()).to(gates.dtype)
+    torch.mul(output, tanh_cell, out=hidden)
+    return cell, tanh_cell
+
+
+def _squash_(values: torch.Tensor, hard: bool) -> torch.Tensor:
+    return F.hardsigmoid(values, inplace=True) if hard else values.sigmoid_()
+
+
+def _squash_back(gradient: torch.Tensor, gate: torch.Tensor, hard: bool, out: torch.Tensor) -> None:
+    """Write the gradient before a gate's activation into `out`, from that after it and the gate's value."""
+    if hard:
+        torch.mul(gradient / 6, (gate > 0) & (gate < 1), out=out)
+    else:
+        torch.ops.aten.sigmoid_backward.grad_input(gradient, gate, grad_input=out)
 
 
 def _infer(
@@ -191,11 +198,9 @@ def _infer(
     """Return h of all steps, or only of the last as a sequence of one, and the last cell; keeps nothing to go back."""
     outputs = _channels_last(len(inputs) if keep else 1, *hidden.shape, like=inputs)
     for step, given in enumerate(inputs):
-        _, hidden, cell = _step(_recur(hidden, kernel, given), cell, peepholes, hard)
-        if keep:
-            outputs[step] = hidden
-    if not keep:
-        outputs[0] = hidden
+        gates = _recur(hidden, kernel, given)
+        hidden = outputs[step if keep else 0]
+        cell, _ = _step_(gates, cell, peepholes, hard, hidden)
     return outputs, cell
 
 
@@ -212,77 +217,81 @@ class _Recurrence(torch.autograd.Function):
         peepholes: torch.Tensor | None,
         hard: bool,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        steps = len(inputs)
-        hiddens = _channels_last(steps + 1, *hidden.shape, like=inputs)
-        cells = _channels_last(steps + 1, *cell.shape, like=inputs, dtype=cell.dtype)
-        gates = _channels_last(*inputs.shape, like=inputs)
-        hiddens[0], cells[0] = hidden, cell
-        for t in range(steps):
-            gates[t], hiddens[t + 1], cells[t + 1] = _step(
-                _recur(hiddens[t], kernel, inputs[t]), cells[t], peepholes, hard
-            )
-        ctx.save_for_backward(hiddens, cells, gates, kernel, peepholes)
+        hiddens = _channels_last(len(inputs) + 1, *hidden.shape, like=inputs)
+        hiddens[0] = hidden
+        gates, cells, tanhs = [], [cell], []
+        for step, given in enumerate(inputs):
+            gates.append(_recur(hiddens[step], kernel, given))
+            cell, tanh_cell = _step_(gates[step], cell, peepholes, hard, hiddens[step + 1])
+            cells.append(cell)
+            tanhs.append(tanh_cell)
+        ctx.save_for_backward(kernel, peepholes, hiddens, *gates, *cells[:-1], *tanhs)
+        # The last cell is a result that a caller may write into: what the peepholes need of it is kept apart.
+        ctx.last_cell = cell.clone() if peepholes is not None else None
         ctx.hard = hard
         ctx.set_materialize_grads(False)
-        # Copies, since what is saved must not be an output's memory: a caller may write into that.
-        return hiddens[1:].clone(), hiddens[-1].clone(), cells[-1].clone()
+        return hiddens[1:], hiddens[-1].clone(), cell
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: Any, d_outputs: torch.Tensor | None, d_last: torch.Tensor | None, d_cell: torch.Tensor | None
     ) -> tuple[torch.Tensor | None, ...]:
-        hiddens, cells, gates, kernel, peepholes = ctx.saved_tensors
-        d_inputs = _channels_last(*gates.shape, like=gates)
-        d_hidden = d_last if d_last is not None else torch.zeros_like(hiddens[0])
-        d_cell = d_cell if d_cell is not None else torch.zeros_like(cells[0])
+        kernel, peepholes, hiddens, *saved = ctx.saved_tensors
+        steps = len(hiddens) - 1
+        gates, cells, tanhs = saved[:steps], [*saved[steps : 2 * steps], ctx.last_cell], saved[2 * steps :]
+        d_inputs = _channels_last(steps, *gates[0].shape, like=gates[0])
+        d_hidden = torch.zeros_like(hiddens[0]) if d_last is None else d_last
+        d_cell = torch.zeros_like(cells[0]) if d_cell is None else d_cell.clone()
         d_peepholes = torch.zeros_like(peepholes) if peepholes is not None else None
-        for t in reversed(range(len(gates))):
+        for t in reversed(range(steps)):
             if d_outputs is not None:
                 d_hidden = d_hidden + d_outputs[t]
-            d_cell = _step_back(
-                gates[t], cells[t], cells[t + 1], d_hidden, d_cell, peepholes, ctx.hard, d_inputs[t], d_peepholes
-            )
-            d_hidden = _convolution_gradients(d_inputs[t], hiddens[t], kernel, True, False)[0]
-        d_kernel = _convolution_gradients(
-            d_inputs.flatten(0, 1), hiddens[:-1].flatten(0, 1), kernel, False, ctx.needs_input_grad[3]
-        )[1]
+            peeping = None if d_peepholes is None else (peepholes, d_peepholes, cells[t + 1])
+            _step_back_(gates[t], cells[t], tanhs[t], d_hidden, d_cell, ctx.hard, d_inputs[t], peeping)
+            d_hidden = _convolution_gradients(d_inputs[t], hiddens[t], kernel, of_inputs=True)[0]
+        d_kernel = _convolution_gradients(d_inputs.flatten(0, 1), hiddens[:-1].flatten(0, 1), kernel, of_inputs=False)[
+            1
+        ]
         return d_inputs, d_hidden, d_cell, d_kernel, d_peepholes, None
 
 
-def _step_back(
+def _step_back_(
     gates: torch.Tensor,
     before: torch.Tensor,
-    after: torch.Tensor,
+    tanh_cell: torch.Tensor,
     d_hidden: torch.Tensor,
     d_cell: torch.Tensor,
-    peepholes: torch.Tensor | None,
     hard: bool,
     d_inputs: torch.Tensor,
-    d_peepholes: torch.Tensor | None,
-) -> torch.Tensor:
-    """Write the gradient of a step's preactivation into `d_inputs`, add that of the peepholes, return that of the cell."""
-    in_gate, forget, candidate, out_gate = gates.chunk(4, 1)
-    d_in, d_forget, d_candidate, d_out = d_inputs.chunk(4, 1)
-    tanh_cell = _tanh(after)
-    d_out.copy_(d_hidden * tanh_cell * _slope(out_gate, hard))
-    d_cell = d_cell + d_hidden * out_gate * (1 - tanh_cell * tanh_cell)
-    if peepholes is not None:
-        d_cell += peepholes[2] * d_out
-    d_in.copy_(d_cell * candidate * _slope(in_gate, hard))
-    d_forget.copy_(d_cell * before * _slope(forget, hard))
-    d_candidate.copy_(d_cell * in_gate * (1 - candidate * candidate))
-    d_cell = d_cell * forget
-    if peepholes is not None and d_peepholes is not None:
+    peeping: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None,
+) -> None:
+    """Write the gradient of a step's preactivation into `d_inputs` and turn `d_cell` into that of the cell before it.
+
+    peeping: peepholes, their gradient to add to, and the cell after the step.
+    """
+    in_gate, forget, candidate, output = gates.chunk(4, 1)
+    d_in, d_forget, d_candidate, d_output = d_inputs.chunk(4, 1)
+    _squash_back(d_hidden * tanh_cell, output, hard, d_output)
+    d_cell += torch.ops.aten.tanh_backward(d_hidden * output, tanh_cell)
+    if peeping is not None:
+        d_cell += peeping[0][2] * d_output
+    d_here = d_cell.to(gates.dtype)
+    _squash_back(d_here * candidate, in_gate, hard, d_in)
+    _squash_back(d_here * before.to(gates.dtype), forget, hard, d_forget)
+    torch.ops.aten.tanh_backward.grad_input(d_here * in_gate, candidate, grad_input=d_candidate)
+    d_cell *= forget
+    if peeping is not None:
+        peepholes, d_peepholes, after = peeping
         d_cell += peepholes[0] * d_in + peepholes[1] * d_forget
-        d_peepholes += torch.stack([(d_in * before).sum(0), (d_forget * before).sum(0), (d_out * after).sum(0)])
-    return d_cell
+        d_peepholes += torch.stack([(d_in * before).sum(0), (d_forget * before).sum(0), (d_output * after).sum(0)])
 
 
 def _convolution_gradients(
-    gradient: torch.Tensor, inputs: torch.Tensor, kernel: torch.Tensor, of_inputs: bool, of_kernel: bool
+    gradient: torch.Tensor, inputs: torch.Tensor, kernel: torch.Tensor, *, of_inputs: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the gradient of the recurrent convolution's inputs or of its kernel; the other is None."""
     margin = [kernel.shape[2] // 2] * 2
     found = torch.ops.aten.convolution_backward(
-        gradient, inputs, kernel, None, [1, 1], margin, [1, 1], False, [0, 0], 1, [of_inputs, of_kernel, False]
+        gradient, inputs, kernel, None, [1, 1], margin, [1, 1], False, [0, 0], 1, [of_inputs, not of_inputs, False]
     )
     return found[0], found[1]
