@@ -32,6 +32,7 @@ from har_pipeline.store import STAGING, Damage, FeatureStore, choose_feature_set
 
 PACK_JSON, SET_JSON = "pack.json", "set.json"
 FEATURES, CLIPS, VIDEOS, REDUCTION = "features.npy", "clips.npz", "videos.json", "reduction.npz"
+INFO_KEYS = {"spec", "videos", "clips", "features_start", "store", "store_changed_ns", "packed", "reduction", "sha256"}
 FORMAT_VERSION = 1
 _AGAIN = "run `har features pack` again"
 
@@ -98,7 +99,7 @@ class PackedStore:
                 raise StoreError(f"{self.path} has no feature set {feature_set!r}; add it with `har features pack`")
             info = _read_json(folder / SET_JSON)
             try:
-                sound = FeatureSpec.from_dict(info["spec"]).name == feature_set
+                sound = info.keys() >= INFO_KEYS and FeatureSpec.from_dict(info["spec"]).name == feature_set
             except (KeyError, TypeError, ValueError):
                 sound = False
             if not sound:

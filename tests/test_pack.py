@@ -311,6 +311,20 @@ def test_a_spec_that_was_changed_by_hand_is_noticed(packed: tuple[FeatureStore, 
         PackedStore(pack.path).spec(name)
 
 
+def test_a_flipped_byte_of_the_metadata_changes_no_feature(packed: tuple[FeatureStore, str, PackedStore]) -> None:
+    store, name, pack = packed
+    path = pack.path / name / "set.json"
+    data = path.read_bytes()
+    noticed = 0
+    for position in range(0, len(data), 7):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
+        try:
+            assert_same_record(PackedStore(pack.path).read(name, "v004"), store.read(name, "v004"))
+        except StoreError:
+            noticed += 1
+    assert noticed > len(data) / 7 / 3
+
+
 def test_what_cannot_be_packed(tmp_path: Path) -> None:
     store, name = feature_store(tmp_path / "store.zarr", drawn([2, 2]))
     (tmp_path / "file").write_text("x")
