@@ -322,7 +322,7 @@ def test_causal_state_is_the_last_frames_only() -> None:
     for end in (5, 6, 20, len(frames)):
         assert np.array_equal(out[end - 1], prepare_depth(frames[max(0, end - 5) : end], 16)[-1])
     assert len(causal._seen) == 5
-    assert causal._histogram.sum() == 5 * HEIGHT * WIDTH
+    assert causal._histogram.sum() == 5 * 20 * 8
     causal.reset()
     assert np.array_equal(causal.push(frames[:4]), CausalDepth(16).push(frames[:4]))
     with pytest.raises(ValueError, match="at least 1"):

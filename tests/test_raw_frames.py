@@ -52,6 +52,7 @@ def test_prepared_depth_is_stored_frame_by_frame(tmp_path: Path) -> None:
         assert stored.clip_times_s[1].tolist() == [0.04, 0.08]
         assert (stored.num_frames, stored.decode_notes) == (12 + i, ())
     assert list(store.verify(summary.feature_set)) == [None, None, None]
+    assert store.num_clips(summary.feature_set) == {"v0": 12, "v1": 13, "v2": 14}
 
 
 def test_the_table_for_training_holds_bytes(tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ from matplotlib.figure import Figure
 
 from har_pipeline.report.plots import (
     draw_topk,
+    length_counts,
     save_class_gains,
     save_confusion_difference,
     save_confusion_matrix,
+    save_length_histogram,
     save_topk_bars,
     save_training_curves,
     save_units_curve,
@@ -115,3 +117,16 @@ def test_units_curve_and_training_curves(tmp_path: Path) -> None:
 def test_plots_leave_no_global_figure(tmp_path: Path) -> None:
     save_units_curve(tmp_path / "units.png", [(40, 0.7, None, None)])
     assert matplotlib._pylab_helpers.Gcf.get_all_fig_managers() == []
+
+
+def test_lengths_fall_into_the_published_bins(tmp_path: Path) -> None:
+    edges = (24, 32, 40, 48, 64, 80, 96, 112, 136, 160, 208, 300)
+    lengths = {"walking": [24, 31, 32, 46, 207], "boxing": [208, 300, 46, 46], "none": []}
+    names, counts = length_counts(lengths, edges)
+    assert len(names) == 11
+    assert (names[0], names[2], names[-1]) == ("24 to 31", "40 to 47", "208 to 300")
+    assert counts.tolist() == [[2, 1, 1, 0, 0, 0, 0, 0, 0, 1, 0], [0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 2], [0] * 11]
+    names, counts = length_counts({"a": [23, 301, 500, 1]}, edges)
+    assert (names[0], names[-1], counts[0, 0], counts[0, -1], counts.sum()) == ("< 24", "> 300", 2, 2, 4)
+    save_length_histogram(tmp_path / "lengths.png", lengths, edges)
+    assert picture(tmp_path / "lengths.png").shape[1] > 600

@@ -14,6 +14,7 @@ from har_pipeline.cli.extract import parse_shard
 
 if TYPE_CHECKING:
     from har_pipeline.raw_frames import RawSummary
+    from har_pipeline.records import VideoRecord
 
 
 class RawStreamChoice(StrEnum):
@@ -49,6 +50,9 @@ def frames(
         str, typer.Option(help="k/n: do only the k-th of n parts, for several machines on one store.")
     ] = "1/1",
     retry_failed: Annotated[bool, typer.Option(help="Try videos again that failed before.")] = False,
+    lengths: Annotated[
+        Path | None, typer.Option(help="Also save a picture of the videos' lengths by class, such as lengths.png.")
+    ] = None,
     root: Root = None,
     as_json: AsJson = False,
 ) -> None:
@@ -65,6 +69,8 @@ def frames(
     from har_pipeline.raw_frames import RawOptions, store_raw_frames
     from har_pipeline.store import FeatureStore
 
+    if lengths is not None and lengths.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise typer.BadParameter(f"--lengths {lengths}: give a file that ends in .png, .pdf or .svg")
     options = RawOptions(
         stream=stream.value,
         size=size,
@@ -76,11 +82,12 @@ def frames(
         retry_failed=retry_failed,
     )
     records = read_manifest(manifest, root=root, check_files=False)
+    opened = FeatureStore(store, create=True)
     try:
         with video_bar() as update:
             summary = store_raw_frames(
                 records,
-                FeatureStore(store, create=True),
+                opened,
                 options,
                 lambda state: update("frames", state.finished, state.total),
             )
@@ -88,6 +95,8 @@ def frames(
         note("interrupted: what is done is kept; run the same command again to go on")
         raise typer.Exit(130) from None
     _report(summary)
+    if lengths is not None:
+        _save_lengths(lengths, records, opened.num_clips(summary.feature_set))
     if as_json:
         print_json(dataclasses.asdict(summary))
     else:
@@ -98,6 +107,19 @@ def frames(
         )
     if summary.failed or summary.failed_before:
         raise typer.Exit(1)
+
+
+def _save_lengths(path: Path, records: list[VideoRecord], frames_of: dict[str, int]) -> None:
+    """Save the picture of the lengths of those videos that are in the store."""
+    from har_pipeline.convlstm.windows import BIN_EDGES
+    from har_pipeline.report.plots import save_length_histogram
+
+    by_class: dict[str, list[int]] = {label: [] for label in sorted({record.label for record in records})}
+    for record in records:
+        if record.video_id in frames_of:
+            by_class[record.label].append(frames_of[record.video_id])
+    save_length_histogram(path, by_class, BIN_EDGES)
+    note(f"{path}: frames per video, by class")
 
 
 def _report(summary: RawSummary) -> None:

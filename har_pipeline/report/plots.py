@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -278,3 +279,46 @@ def save_lr_range(
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=9)
     _save(figure, path)
+
+
+def save_length_histogram(path: Path, lengths: Mapping[str, Sequence[int]], edges: Sequence[int]) -> None:
+    """Save how many videos of each class (rows) have how many frames (columns), the sum over the classes above.
+
+    lengths: class -> frames of each of its videos. A column holds the videos of `[edge, next edge)` frames, the last one
+    those of the last edge too; columns for shorter and longer videos are there if such videos are.
+    Source: Sanchez-Caballero 2020, figure 9.
+    """
+    names, counts = length_counts(lengths, edges)
+    classes = list(lengths)
+    figure = _figure(2.4 + 0.62 * len(names), 2.6 + 0.19 * len(classes))
+    above, axes = figure.subplots(2, 1, height_ratios=(1.1, 0.6 + 0.19 * len(classes)), sharex=True)
+    total = counts.sum(axis=0)
+    above.bar(range(len(names)), total, color=OTHER)
+    for place, value in enumerate(total.tolist()):
+        above.annotate(f"{value:,}", (place, value), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=7)
+    above.margins(y=0.2)
+    above.set_ylabel("videos")
+    above.spines[["top", "right"]].set_visible(False)
+    image = axes.imshow(counts, cmap="Blues", aspect="auto", vmin=0)
+    for row, column in np.argwhere(counts > 0).tolist():
+        colour = "white" if counts[row, column] > 0.6 * counts.max() else INK
+        axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=6)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
+    axes.set_yticks(range(len(classes)), classes, fontsize=7)
+    axes.set_xlabel("frames")
+    figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02).set_label("videos of the class")
+    _save(figure, path)
+
+
+def length_counts(lengths: Mapping[str, Sequence[int]], edges: Sequence[int]) -> tuple[list[str], np.ndarray]:
+    """Return the names of the B columns of `save_length_histogram`, and the (K, B) int64 counts of each class."""
+    shorter, longer = f"< {edges[0]}", f"> {edges[-1]}"
+    inner = [f"{low} to {high - 1}" for low, high in itertools.pairwise(edges)]
+    inner[-1] = f"{edges[-2]} to {edges[-1]}"
+    bounds = [0, *edges[:-1], edges[-1] + 1]
+    counts = np.array(
+        [np.bincount(np.digitize(frames, bounds) - 1, minlength=len(bounds)) for frames in lengths.values()], np.int64
+    )
+    names = [shorter, *inner, longer]
+    kept = [k for k in range(len(names)) if 0 < k < len(names) - 1 or counts[:, k].any()]
+    return [names[k] for k in kept], counts[:, kept]

@@ -204,15 +204,19 @@ def movement_box(frames: np.ndarray) -> Box | None:
 
 
 def _frame_box(frame: np.ndarray) -> Box | None:
-    _, _, stats, _ = cv2.connectedComponentsWithStats((frame > 0).astype(np.uint8), connectivity=8)
-    patches = stats[1:]
-    if not len(patches):
+    mask = (frame > 0).view(np.uint8)
+    # Labelling costs ten times as much as this rectangle, and most of a masked frame is empty.
+    x, y, width, height = cv2.boundingRect(mask)
+    if not width:
         return None
+    inside = np.ascontiguousarray(mask[y : y + height, x : x + width])
+    _, _, stats, _ = cv2.connectedComponentsWithStats(inside, connectivity=8)
+    patches = stats[1:]
     areas = patches[:, cv2.CC_STAT_AREA]
     patches = patches[areas >= STRAY_SHARE * areas.sum()]
     if not len(patches):
         return None
-    left, top = patches[:, cv2.CC_STAT_LEFT], patches[:, cv2.CC_STAT_TOP]
+    left, top = x + patches[:, cv2.CC_STAT_LEFT], y + patches[:, cv2.CC_STAT_TOP]
     bottom, right = top + patches[:, cv2.CC_STAT_HEIGHT], left + patches[:, cv2.CC_STAT_WIDTH]
     return Box(int(top.min()), int(bottom.max()), int(left.min()), int(right.max()))
 
@@ -246,6 +250,11 @@ def crop_and_scale(frames: np.ndarray, box: Box, size: int, aspect: Aspect) -> n
     chosen = frames[:, (rows[0][inside_rows] + box.top)[:, None], columns[0][inside_columns] + box.left]
     out[:, np.flatnonzero(inside_rows)[:, None], np.flatnonzero(inside_columns)] = chosen
     return out
+
+
+def _histogram(frame: np.ndarray) -> np.ndarray:
+    """Return the (65536,) int64 counts of the foreground's mm."""
+    return np.bincount(frame[frame > 0], minlength=2**16)
 
 
 def depth_range(histogram: np.ndarray) -> DepthRange | None:
@@ -283,7 +292,7 @@ def prepare_depth(frames: np.ndarray, size: int = 64, aspect: Aspect = "stretch"
     """
     histogram = np.zeros(2**16, np.int64)
     for frame in frames:
-        histogram += np.bincount(frame.ravel(), minlength=2**16)
+        histogram += _histogram(frame)
     box, limits = movement_box(frames), depth_range(histogram)
     if box is None or limits is None:
         raise VideoError("no frame has any foreground: all depth values are 0")
@@ -323,7 +332,7 @@ class CausalDepth:
         """Return (n, size, size) uint8 for the next frames (n, H, W) uint16 mm; how they are grouped does not matter."""
         out = np.zeros((len(frames), self.size, self.size), np.uint8)
         for number, frame in enumerate(frames):
-            histogram = np.bincount(frame.ravel(), minlength=2**16)
+            histogram = _histogram(frame)
             values = np.flatnonzero(histogram).astype(np.uint16)
             counts = histogram[values].astype(np.int32)
             if len(self._seen) == self.memory:
