@@ -28,6 +28,8 @@ from har_pipeline.video_config import VideoTrainConfig
 from har_pipeline.video_loop import Learner, arrange
 
 REPORT_SECONDS = 0.5
+# Below, the last convolution of the stateful network leaves one px, which batch normalisation cannot normalise alone.
+SMALLEST_FRAME = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,12 @@ class FittedNetwork:
 def make_learner(
     table: FeatureTable, shape: tuple[int, int, int], num_classes: int, config: VideoTrainConfig, world: World = ALONE
 ) -> Learner:
-    """Return a learner with fresh weights drawn from the seed. Raises: RunError if the device is absent."""
+    """Return a learner with fresh weights drawn from the seed.
+
+    Raises: RunError if the device is absent, or the frames are smaller than 48x48 px.
+    """
+    if min(shape[1:]) < SMALLEST_FRAME:
+        raise RunError(f"the networks need frames of at least {SMALLEST_FRAME} px, not {shape[1]}; the paper's have 64")
     device = resolve_device(config.device)
     torch.manual_seed(config.seed)
     network = build_network(config.model, num_classes, channels=shape[0], width=config.width)

@@ -11,7 +11,7 @@ from har_pipeline.datasets import FeatureTable
 from har_pipeline.raw_frames import RawOptions
 from har_pipeline.store import FeatureStore, VideoSource
 
-SIZE = 32
+SIZE = 48
 
 
 def bar_video(label: int, num_frames: int, *, size: int = SIZE, shift: int = 0) -> np.ndarray:
@@ -31,7 +31,7 @@ def drawn_videos(lengths: Mapping[str, int]) -> tuple[dict[str, np.ndarray], dic
 
 
 def raw_store(path: Path, videos: Mapping[str, np.ndarray]) -> tuple[FeatureStore, str]:
-    """Return a store with one set of raw depth frames, 32x32 px, and its name."""
+    """Return a store with one set of raw depth frames, 48x48 px, and its name."""
     store = FeatureStore(path, create=True)
     name = store.create_feature_set(RawOptions(size=SIZE).spec())
     for video_id, frames in videos.items():
