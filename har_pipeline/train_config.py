@@ -30,7 +30,10 @@ HeadPrecision = Literal["fp32", "bf16"]
 
 SCIKIT_HEADS = ("mean_pool", "linear", "svm")
 RESIDUAL_HEADS = ("res_lstm", "stacked_lstm")
-RECURRENT_HEADS = ("lstm", "gru", "bilstm", "attention", *RESIDUAL_HEADS)
+UNITS_HEADS = ("lstm", "gru", "bilstm", "attention")
+RECURRENT_HEADS = (*UNITS_HEADS, *RESIDUAL_HEADS)
+# What a head fitted by scikit-learn reads beside its own name.
+SCIKIT_OPTIONS = ("logistic_c", "class_weights", "standardise", "max_iterations", "num_steps", "seed", "device")
 
 CHOICES = {
     "head": HeadName,
@@ -173,6 +176,23 @@ class TrainConfig:
     def needs_validation(self) -> bool:
         """Whether training reads the validation loss."""
         return self.head not in SCIKIT_HEADS and (self.patience is not None or self.schedule == "plateau")
+
+    def reads(self, option: str) -> bool:
+        """Return whether an option of one stream's run changes anything beside these other options."""
+        if self.head in SCIKIT_HEADS:
+            return option == "head" or option in SCIKIT_OPTIONS
+        drops = self.schedule in ("step", "plateau")
+        conditions = {
+            "units": self.head in UNITS_HEADS,
+            "num_layers": self.head in RECURRENT_HEADS,
+            "input_projection": self.head in RECURRENT_HEADS,
+            "vote": self.head == "vote",
+            "schedule_epochs": drops,
+            "schedule_factor": drops,
+            "logistic_c": False,
+            "max_iterations": False,
+        }
+        return conditions.get(option, True)
 
     @property
     def head_config(self) -> HeadConfig:

@@ -14,18 +14,19 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 from har_pipeline.extract import ExtractOptions, extract
 from har_pipeline.extractors import build_extractor
 from har_pipeline.folds import evaluate_folds
-from har_pipeline.jobs import plan_jobs, run_jobs
 from har_pipeline.manifest_builders import build_manifest
 from har_pipeline.manifests import manifest_sha256, read_manifest, write_manifest
 from har_pipeline.report.page import Section, write_page
-from har_pipeline.report.plots import save_units_curve
 from har_pipeline.splits import make_splits
 from har_pipeline.store import FeatureStore
+from har_pipeline.sweep import Axis, plan_points, run_sweep
+from har_pipeline.sweep_table import Measure, write_sweep
 from har_pipeline.train_config import TrainConfig
 
 # data set: (protocol, n_u that the paper found best, its accuracy, the sweep)
@@ -47,19 +48,34 @@ def run(options: argparse.Namespace) -> dict[str, object]:
     clips = dataclasses.replace(extractor.input.clips, num_clips=options.frames)
     summary = extract(records, store, extractor, ExtractOptions(clips=clips, workers=options.workers))
     splits = make_splits(records, protocol, val_fraction=0.0, manifest_sha256=sha256)
-    rows = []
-    for units in options.units or sweep:
-        config = TrainConfig(head="lstm", units=units, epochs=options.epochs, device=options.device)
-        folder = options.out / f"units{units}"
-        jobs = plan_jobs(splits, folder, folds=True)
-        run_jobs(store, [summary.feature_set], records, jobs, config, manifest_sha256=sha256, allow_missing=True)
-        folds = evaluate_folds(folder)
-        # UCF-11 reports the mean over classes (section 3.2), the others the share of videos.
-        accuracy = folds.mean_class if options.dataset == "ucf11" else folds.mean_top1
-        rows.append({"units": units, "accuracy": accuracy, "sd over folds": folds.sd_top1, "folds": len(folds.folds)})
-        print(json.dumps(rows[-1]), flush=True)
-    save_units_curve(options.out / "units.png", [(r["units"], r["accuracy"], None, None) for r in rows])  # type: ignore[misc]
+    config = TrainConfig(head="lstm", epochs=options.epochs, device=options.device)
+    points = plan_points([Axis("units", tuple(options.units or sweep))], config, summary.feature_set, options.out)
+    runs = run_sweep(
+        store,
+        records,
+        splits,
+        points,
+        folds=True,
+        workers=options.train_workers,
+        manifest_sha256=sha256,
+        allow_missing=True,
+        on_done=lambda point, _: print(f"{point.folder.name}: done", file=sys.stderr, flush=True),
+    )
+    # UCF-11 reports the mean over classes (section 3.2), the others the share of videos.
+    measure: Measure = "mean_class_accuracy" if options.dataset == "ucf11" else "accuracy"
+    summaries, _ = write_sweep(options.out, runs, measure=measure, title=options.dataset)
+    rows = [
+        {
+            "units": dict(one.values)["units"],
+            "accuracy": getattr(one, measure),
+            "sd over folds": one.sd if measure == "accuracy" else one.mean_class_sd,
+            "folds": one.runs,
+        }
+        for one in summaries
+    ]
     headline = next((row["accuracy"] for row in rows if row["units"] == published_units), None)
+    if headline is not None:
+        evaluate_folds(options.out / f"units_{published_units}")
     missing = {**summary.failed, **summary.failed_before}
     result = {
         "data set": options.dataset,
@@ -74,12 +90,14 @@ def run(options: argparse.Namespace) -> dict[str, object]:
     (options.out / "results.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     warnings = ["Random weights: these numbers mean nothing."] if extractor.weights.startswith("random") else []
     warnings += [f"{len(missing)} videos have no features and were left out."] if missing else []
+    warnings += [f"{name} could not be trained: {why}" for name, why in runs.failed.items()]
     table = [
-        {**row, "accuracy": f"{row['accuracy']:.1%}", "sd over folds": f"{row['sd over folds']:.1%}"} for row in rows
+        {name: f"{value:.1%}" if isinstance(value, float) else value or "" for name, value in row.items()}
+        for row in rows
     ]
     facts = {key: value for key, value in result.items() if key != "sweep"}
     sections = [
-        Section(title="Accuracy against LSTM units", rows=table, pictures=[options.out / "units.png"], facts=facts)
+        Section(title="Accuracy against LSTM units", rows=table, pictures=[options.out / "sweep.png"], facts=facts)
     ]
     write_page(
         options.out / "report.html",
@@ -105,7 +123,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--layer")
     parser.add_argument("--weights")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--workers", type=int)
+    parser.add_argument("--workers", type=int, help="decoding processes")
+    parser.add_argument("--train-workers", type=int, default=1, help="training processes; each holds the features")
     return parser.parse_args(arguments)
 
 

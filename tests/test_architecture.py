@@ -61,6 +61,8 @@ LAYERS = (
     ("video_loop.py",),
     ("video_fit.py",),
     ("jobs.py",),
+    ("sweep.py",),
+    ("sweep_table.py",),
     ("lr_range.py", "train_video.py"),
     ("folds.py", "repeats.py", "predict.py"),
     ("fusion.py", "fusion_table.py", "fusion_files.py", "compare.py"),

@@ -73,7 +73,7 @@ def test_orozco2020(
     assert [row["units"] for row in stored["sweep"]] == [4, published]
     assert all(row["folds"] == folds and 0 <= row["accuracy"] <= 1 for row in stored["sweep"])
     assert stored["ours at the published n_u"] == stored["sweep"][1]["accuracy"]
-    assert (tmp_path / "out" / "units.png").stat().st_size > 5000
+    assert (tmp_path / "out" / "sweep.png").stat().st_size > 5000
     assert "Orozco 2020" in (tmp_path / "out" / "report.html").read_text()
     runs = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("run.json")}
     assert len(runs) == 2 * folds

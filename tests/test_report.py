@@ -15,9 +15,9 @@ from har_pipeline.report.plots import (
     save_confusion_difference,
     save_confusion_matrix,
     save_length_histogram,
+    save_sweep_curves,
     save_topk_bars,
     save_training_curves,
-    save_units_curve,
 )
 
 
@@ -97,9 +97,31 @@ def test_topk_picture_takes_frames_of_any_number_and_size(tmp_path: Path, videos
     picture(tmp_path / "top.png")
 
 
-def test_units_curve_and_training_curves(tmp_path: Path) -> None:
-    save_units_curve(tmp_path / "units.png", [(80, 0.8, None, None), (40, 0.7, None, None)])
-    save_units_curve(tmp_path / "interval.png", [(40, 0.7, 0.6, 0.8), (80, 0.8, 0.7, 0.9)], title="KTH")
+def test_sweep_curves(tmp_path: Path) -> None:
+    one = [("", [(40, 0.7, None), (80, 0.8, None)])]
+    save_sweep_curves(tmp_path / "one.png", one, x_label="recurrent units")
+    bars = [("", [(40, 0.7, 0.1), (80, 0.8, None)])]
+    save_sweep_curves(tmp_path / "bars.png", bars, x_label="recurrent units", title="KTH")
+    assert not np.array_equal(picture(tmp_path / "one.png"), picture(tmp_path / "bars.png"))
+    names = [(name, [(value, 0.5, 0.1) for value in ("rgb", None, True)]) for name in "ab"]
+    save_sweep_curves(tmp_path / "names.png", names, x_label="feature set")
+    assert picture(tmp_path / "names.png").shape[1] > picture(tmp_path / "one.png").shape[1]
+    save_sweep_curves(tmp_path / "zero.png", [("", [(0.0, 0.5, None)])], x_label="dropout")
+
+
+def test_values_far_apart_stand_at_equal_distances(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def places(*values: float) -> list[float]:
+        save_sweep_curves(tmp_path / "x.png", [("", [(value, 0.5, None) for value in values])], x_label="x")
+        return [float(tick) for tick in drawn[-1].axes[0].get_xticks()]
+
+    drawn: list[Figure] = []
+    monkeypatch.setattr("har_pipeline.report.plots._save", lambda figure, path: drawn.append(figure))
+    assert places(0, 0.2, 0.5) == [0, 0.2, 0.5]
+    assert places(40, 80, 400) == [40, 80, 400]
+    assert places(1e-4, 1e-3, 1e-2) == [0, 1, 2]
+
+
+def test_training_curves(tmp_path: Path) -> None:
     save_training_curves(
         tmp_path / "training.png",
         {
@@ -110,12 +132,11 @@ def test_units_curve_and_training_curves(tmp_path: Path) -> None:
             "val_accuracy": [None, None],
         },
     )
-    for name in ("units.png", "interval.png", "training.png"):
-        picture(tmp_path / name)
+    picture(tmp_path / "training.png")
 
 
 def test_plots_leave_no_global_figure(tmp_path: Path) -> None:
-    save_units_curve(tmp_path / "units.png", [(40, 0.7, None, None)])
+    save_sweep_curves(tmp_path / "one.png", [("", [(40, 0.7, None)])], x_label="recurrent units")
     assert matplotlib._pylab_helpers.Gcf.get_all_fig_managers() == []
 
 

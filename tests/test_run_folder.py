@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from feature_sets import blobs, feature_store, manifest, split_of
 
 from har_pipeline.errors import RunError
-from har_pipeline.run_folder import load_run
+from har_pipeline.run_folder import load_run, new_run_folder
 from har_pipeline.train import train_head
 from har_pipeline.train_config import TrainConfig
 
@@ -51,3 +54,22 @@ def test_options_that_do_not_fit_the_weights_are_an_error(run_dir: Path) -> None
     change(run_dir, options={**options, "head": "telepathy"})
     with pytest.raises(RunError, match="malformed"):
         load_run(run_dir)
+
+
+def test_what_a_killed_process_left_is_removed_and_a_living_ones_folder_stays(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    parent = os.getppid()
+    names = [
+        f".run.partial-{dead.pid}",
+        f".run.replaced-{dead.pid}",
+        f".run.partial-{parent}",
+        f".run2.partial-{dead.pid}",
+    ]
+    for name in [*names, ".run.partial-notes"]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "head.safetensors").write_text("half")
+    with new_run_folder(tmp_path / "run", overwrite=False) as folder:
+        (folder / "run.json").write_text("{}")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"run", f".run.partial-{parent}", f".run2.partial-{dead.pid}", ".run.partial-notes"}

@@ -16,6 +16,10 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 CELL_TEXT_CLASSES = 20
 DPI = 120
 BEST, OTHER, LOSS, INK = "#1f5fa8", "#a9c4e4", "#c8501e", "#222222"
+MARKERS = "osD^vPX*<>"
+
+# A name and its points: (value on the axis, mean, deviation or None).
+Line = tuple[str, Sequence[tuple[int | float | str | bool | None, float, float | None]]]
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -188,42 +192,52 @@ def draw_topk(axes: Axes, best: Sequence[tuple[str, float]]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def save_units_curve(
-    path: Path, rows: Sequence[tuple[int, float, float | None, float | None]], *, title: str = ""
+def save_sweep_curves(
+    path: Path, lines: Sequence[Line], *, x_label: str, y_label: str = "video accuracy", title: str = ""
 ) -> None:
-    """Save video accuracy against LSTM units; rows: (units, accuracy, low, high), all but units in [0, 1].
+    """Save accuracies in [0, 1] against a swept value, one line per entry of `lines`: (name, [(value, mean, deviation)]).
 
-    `low` and `high` are an interval's ends, or None. The best unit count is marked. The paper calls its pictures ROC
-    curves; they are not: no false positive rate stands on an axis.
-    Source: Orozco 2020, figures 4 to 6.
+    Deviations, where they are not None, become error bars of that length to both sides. Values that are not all numbers, or
+    differ by factors above 20, stand at equal distances, in the order in which they come. No point is marked as the best:
+    these are test accuracies.
+    The papers call such pictures ROC curves; they are not: no false positive rate stands on an axis.
+    Source: Orozco 2020, figures 4 to 6; Lakhal 2018, figure 3.
     """
-    ordered = sorted(rows, key=lambda row: row[0])
-    units, accuracy = [row[0] for row in ordered], [row[1] for row in ordered]
-    figure = _figure(6.4, 4.2)
+    values = list(dict.fromkeys(value for _, points in lines for value, _, _ in points))
+    numbers = [float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    positive = [number for number in numbers if number > 0] or [1.0]
+    to_scale = len(numbers) == len(values) and max(positive) <= 20 * min(positive)
+    place = dict(zip(values, numbers if to_scale else map(float, range(len(values))), strict=True))
+    figure = _figure(9.2 if len(lines) > 1 else 6.8, 4.3)
     axes = figure.add_subplot()
-    bounded = [(row[0], row[2], row[3]) for row in ordered if row[2] is not None and row[3] is not None]
-    if bounded:
-        places, low, high = zip(*bounded, strict=True)
-        axes.fill_between(places, low, high, color=OTHER, alpha=0.45, linewidth=0, label="95 % interval")
-    axes.plot(units, accuracy, marker="o", color=BEST, label="video accuracy")
-    best = int(np.argmax(accuracy))
-    axes.annotate(
-        f"{accuracy[best]:.1%} at {units[best]} units",
-        (units[best], accuracy[best]),
-        xytext=(0, 10),
-        textcoords="offset points",
-        ha="center",
-        fontsize=9,
-    )
-    axes.margins(x=0.12, y=0.18)
-    axes.set_xlabel("LSTM units")
-    axes.set_ylabel("video accuracy")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    # Bars of several lines would hide each other.
+    apart = 0.012 * (max(place.values()) - min(place.values()))
+    for number, (name, points) in enumerate(lines):
+        shift = apart * (number - (len(lines) - 1) / 2)
+        axes.errorbar(
+            [place[value] + shift for value, _, _ in points],
+            [mean for _, mean, _ in points],
+            yerr=[np.nan if deviation is None else deviation for _, _, deviation in points],
+            marker=MARKERS[number % len(MARKERS)],
+            color=BEST if len(lines) == 1 else f"C{number % 10}",
+            linestyle="-" if number < 10 else "--",
+            capsize=3,
+            markersize=5,
+            linewidth=1.4,
+            label=name,
+        )
+    axes.set_xticks(list(place.values()), [str(value) for value in values])
+    if any(len(str(value)) > 8 for value in values):
+        axes.tick_params(axis="x", labelrotation=25)
+    axes.margins(x=0.06, y=0.12)
+    axes.set_xlabel(x_label)
+    has_bars = any(deviation is not None for _, points in lines for _, _, deviation in points)
+    axes.set_ylabel(f"{y_label}, mean ± sd over runs" if has_bars else y_label)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
     axes.grid(alpha=0.3)
     axes.set_title(title, fontsize=11)
-    if bounded:
-        axes.legend(loc="lower right", frameon=False)
+    if len(lines) > 1:
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
     _save(figure, path)
 
 
@@ -270,7 +284,9 @@ def save_lr_range(
     axes.plot(rates, losses, color=OTHER, linewidth=0.8, label="each update")
     axes.plot(rates, smoothed, color=BEST, label="smoothed")
     if bounds is not None:
-        axes.axvspan(*bounds, color=LOSS, alpha=0.12, linewidth=0, label=f"suggested: {bounds[0]:.1e} to {bounds[1]:.1e}")
+        axes.axvspan(
+            *bounds, color=LOSS, alpha=0.12, linewidth=0, label=f"suggested: {bounds[0]:.1e} to {bounds[1]:.1e}"
+        )
     axes.set_xscale("log")
     # A loss that runs away at the end would press the rest flat.
     axes.set_ylim(0, 1.6 * float(smoothed[: max(1, len(smoothed) // 2)].max()))
