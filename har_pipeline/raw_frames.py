@@ -26,9 +26,11 @@ from har_pipeline.video.raw_worker import RawFailure, RawStream, RawTask, RawVid
 EXTRACTOR = "raw_frames"
 _PREPROCESS = {
     "depth": "box of the movement, nearest px, 1st to 99th percentile of the video's foreground to 255..51, background 0",
+    "causal depth": "box of the last 300 frames' movement, nearest px, 1st to 99th percentile of their foreground to 255..51, "
+    "background 0",
     "rgb": "whole frame, mean over px where it shrinks, bilinear where it grows",
 }
-_RESIZE = re.compile(r"(?:box-)?(?:stretch|keep)-(\d+)")
+_RESIZE = re.compile(r"(?:box-|causal-box-)?(?:stretch|keep)-(\d+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,14 +38,16 @@ class RawOptions:
     """How frames are prepared, and how fast.
 
     stream: `depth` reads the rows' depth_path, `rgb` their path; size: S, px; aspect: `stretch`, or `keep` with 0 around;
-    fps: of depth folders and arrays, which do not say; it sets the times of frames and no pixel; workers: processes, None =
-    one a core; time_limit_s: allowed per video; shard: (k, n) = the k-th of n parts, k from 1; retry_failed: try videos
-    again that failed in an earlier run. Raises: ExtractionError if a value makes no sense.
+    causal: depth as a live recogniser sees it, by `depth.CausalDepth`; fps: of depth folders and arrays, which do not say; it
+    sets the times of frames and no pixel; workers: processes, None = one a core; time_limit_s: allowed per video; shard:
+    (k, n) = the k-th of n parts, k from 1; retry_failed: try videos again that failed in an earlier run.
+    Raises: ExtractionError if a value makes no sense.
     """
 
     stream: RawStream = "depth"
     size: int = 64
     aspect: Aspect = "stretch"
+    causal: bool = False
     fps: float = KINECT_FPS
     workers: int | None = None
     time_limit_s: float = 600.0
@@ -55,6 +59,8 @@ class RawOptions:
             raise ExtractionError(f"raw frames are of the stream depth or rgb, not {self.stream!r}")
         if self.aspect not in ("stretch", "keep"):
             raise ExtractionError(f"unknown aspect {self.aspect!r}: use stretch or keep")
+        if self.causal and self.stream != "depth":
+            raise ExtractionError(f"{self.stream} frames are not cropped, so they are causal as they are")
         for name in ("size", "fps", "workers", "time_limit_s"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -70,6 +76,7 @@ class RawOptions:
 
     def spec(self) -> FeatureSpec:
         """Return the spec of the feature set that these options make."""
+        crop = "" if self.stream == "rgb" else "causal-box-" if self.causal else "box-"
         return FeatureSpec(
             extractor=EXTRACTOR,
             weights="none",
@@ -77,8 +84,8 @@ class RawOptions:
             feature_dim=self.size * self.size * self.channels,
             stream=self.stream,
             clips=ClipSpec(sampling="dense", num_clips=None),
-            resize=f"{'box-' if self.stream == 'depth' else ''}{self.aspect}-{self.size}",
-            preprocess=_PREPROCESS[self.stream],
+            resize=f"{crop}{self.aspect}-{self.size}",
+            preprocess=_PREPROCESS["causal depth" if self.causal else self.stream],
             precision="exact",
             dtype="uint8",
         )
@@ -156,7 +163,7 @@ def store_raw_frames(
             summary.failed_before.pop(record.video_id, None)
             _fail(summary, store, record.video_id, f"{record.video_id}: its row has no {column}")
         elif record.video_id not in known:
-            tasks.append(_task(record, path, options))
+            tasks.append(raw_task(record, path, options))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     summary.workers = min(options.workers or cores, len(tasks))
     started = time.perf_counter()
@@ -181,7 +188,8 @@ def _fail(summary: RawSummary, store: FeatureStore, video_id: str, reason: str) 
     store.record_failure(summary.feature_set, video_id, reason)
 
 
-def _task(record: VideoRecord, path: Path, options: RawOptions) -> RawTask:
+def raw_task(record: VideoRecord, path: Path, options: RawOptions) -> RawTask:
+    """Return what a worker needs to prepare the file `path` of a row."""
     return RawTask(
         video_id=record.video_id,
         path=path,
@@ -190,6 +198,7 @@ def _task(record: VideoRecord, path: Path, options: RawOptions) -> RawTask:
         stream=options.stream,
         size=options.size,
         aspect=options.aspect,
+        causal=options.causal,
         fps=options.fps,
         time_limit_s=options.time_limit_s,
     )

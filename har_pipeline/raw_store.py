@@ -19,6 +19,7 @@ def options_of(spec: FeatureSpec) -> RawOptions:
         stream="rgb" if spec.stream == "rgb" else "depth",
         size=frame_shape(spec)[1],
         aspect="keep" if "keep" in spec.resize else "stretch",
+        causal=spec.resize.startswith("causal-"),
     )
 
 

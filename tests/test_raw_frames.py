@@ -16,9 +16,10 @@ from har_pipeline.datasets import load_features
 from har_pipeline.errors import ExtractionError, FeatureMismatchError
 from har_pipeline.manifests import write_manifest
 from har_pipeline.raw_frames import RawOptions, RawSummary, frame_shape, store_raw_frames
+from har_pipeline.raw_store import options_of
 from har_pipeline.records import FeatureSpec, VideoRecord
 from har_pipeline.store import FeatureStore
-from har_pipeline.video.depth import prepare_depth
+from har_pipeline.video.depth import CausalDepth, prepare_depth
 from har_pipeline.video.raw_worker import scale_rgb
 
 
@@ -76,6 +77,20 @@ def test_every_kind_of_depth_file_gives_the_same_frames(tmp_path: Path) -> None:
     stored = [store.read(summary.feature_set, name).features for name in paths]
     assert np.array_equal(stored[0], stored[1])
     assert np.array_equal(stored[0], stored[2])
+
+
+def test_causal_frames_are_a_set_of_their_own(tmp_path: Path) -> None:
+    records = depth_records(tmp_path, 1)
+    store, summary = run(records, tmp_path, causal=True)
+    _, whole = run(records, tmp_path)
+    assert summary.feature_set != whole.feature_set
+    spec = store.spec(summary.feature_set)
+    assert (spec.resize, frame_shape(spec)) == ("causal-box-stretch-16", (1, 16, 16))
+    stored = store.read(summary.feature_set, "v0").features.reshape(-1, 16, 16)
+    assert np.array_equal(stored, CausalDepth(16).push(moving_body()))
+    assert options_of(spec).spec() == spec
+    with pytest.raises(ExtractionError, match="rgb frames are not cropped"):
+        RawOptions(stream="rgb", causal=True)
 
 
 def test_rows_are_parts_of_files(tmp_path: Path) -> None:

@@ -41,6 +41,9 @@ def frames(
     aspect: Annotated[
         AspectChoice, typer.Option(help="stretch to a square (as published), or keep the aspect, with 0 around.")
     ] = AspectChoice.stretch,
+    causal: Annotated[
+        bool, typer.Option(help="Crop depth by the frames so far only, as live recognition has to.")
+    ] = False,
     fps: Annotated[
         float, typer.Option(help="Frame rate of depth folders and .mat files, which do not say.", min=0.1)
     ] = 30.0,
@@ -75,6 +78,7 @@ def frames(
         stream=stream.value,
         size=size,
         aspect=aspect.value,
+        causal=causal,
         fps=fps,
         workers=workers,
         time_limit_s=time_limit,

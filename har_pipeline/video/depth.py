@@ -314,6 +314,9 @@ class CausalDepth:
     So they grow with the movement seen so far, no later frame changes an earlier output, and the state is bounded. After a
     video of at most `memory` frames, the last output is the one that `prepare_depth` gives. Until there is foreground the
     output is 0. memory: frames; 300 is the longest video of NTU RGB+D.
+    The box is not widened in advance: on UTD-MHAD's training subjects its overlap (intersection over union) with the whole
+    video's is 0.83 over the first half of a video and 0.99 over the second; a first box that is widened by 10 % or more of
+    its width to both sides gains 0.02 in the first half and loses more in the second.
     Raises: ValueError if size or memory is below 1.
     """
 

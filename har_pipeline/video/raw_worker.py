@@ -23,7 +23,7 @@ import numpy as np
 
 from har_pipeline.errors import VideoError
 from har_pipeline.video.decode import FrameReader, probe, tail_note
-from har_pipeline.video.depth import Aspect, prepare_depth, read_depth
+from har_pipeline.video.depth import Aspect, CausalDepth, prepare_depth, read_depth
 from har_pipeline.video.preprocess import Resize, resize_frame
 
 RawStream = Literal["depth", "rgb"]
@@ -31,7 +31,10 @@ RawStream = Literal["depth", "rgb"]
 
 @dataclass(frozen=True, slots=True)
 class RawTask:
-    """One video to prepare; start_frame, end_frame as in `VideoRecord`, fps as in `depth.read_depth`."""
+    """One video to prepare.
+
+    start_frame, end_frame: as in `VideoRecord`; causal: depth by `CausalDepth`; fps: as in `depth.read_depth`.
+    """
 
     video_id: str
     path: Path
@@ -42,6 +45,7 @@ class RawTask:
     aspect: Aspect
     fps: float
     time_limit_s: float
+    causal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,8 @@ def prepare_video(task: RawTask) -> RawVideo:
         frames = prepare_depth(video.frames, task.size, task.aspect)
     except VideoError as error:
         raise VideoError(f"{task.path}: {error}") from error
+    if task.causal:
+        frames = CausalDepth(task.size, task.aspect).push(video.frames)
     return RawVideo(frames, video.numbers, video.fps, video.notes)
 
 
