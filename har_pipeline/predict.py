@@ -28,12 +28,16 @@ from har_pipeline.video.flow_spec import parse_flow
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The classes of one video, best first. probabilities: (K,) in the order of the run's classes; error: or why none."""
+    """The classes of one video, best first. probabilities: (K,) in the order of the run's classes; error: or why none.
+
+    frames: (F, S, S, C) uint8, what a network on raw video was shown; None of a head.
+    """
 
     path: Path
     top: tuple[tuple[str, float], ...]
     probabilities: np.ndarray | None
     error: str | None = None
+    frames: np.ndarray | None = None
 
 
 def extractor_for(
@@ -164,10 +168,17 @@ def save_picture(path: Path, predictions: Sequence[Prediction], frames_per_video
     rows = []
     for prediction in predictions:
         if prediction.error is None:
-            frames = sample_frames(prediction.path, frames_per_video)
+            frames = _shown_frames(prediction, frames_per_video)
             rows.append((frames, prediction.top, prediction.path.name))
     if rows:
         save_topk_bars(path, rows)
+
+
+def _shown_frames(prediction: Prediction, count: int) -> np.ndarray:
+    if prediction.frames is None:
+        return sample_frames(prediction.path, count)
+    chosen = prediction.frames[np.linspace(0, len(prediction.frames) - 1, count).round().astype(int)]
+    return chosen if chosen.shape[-1] == 3 else np.repeat(chosen, 3, axis=-1)
 
 
 def sample_frames(path: Path, count: int) -> np.ndarray:

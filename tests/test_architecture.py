@@ -61,10 +61,12 @@ LAYERS = (
     ("video_loop.py",),
     ("video_fit.py",),
     ("jobs.py",),
+    ("lr_range.py", "train_video.py"),
+    ("video_timing.py",),
     ("sweep.py",),
     ("sweep_table.py",),
-    ("lr_range.py", "train_video.py"),
     ("folds.py", "repeats.py", "predict.py"),
+    ("predict_raw.py", "recognise.py"),
     ("fusion.py", "fusion_table.py", "fusion_files.py", "compare.py"),
     ("cli/",),
 )

@@ -1,0 +1,215 @@
+"""Recognition while a video is under way: the stateful network's decision after every window of 8 frames.
+
+What a live camera has not yet shown cannot be used. So the crop of depth and its range of brightness are those of the
+frames so far (`video.depth.CausalDepth`), where training and testing from files know the whole video; `live_scores`
+measures what that costs. RGB frames are prepared one by one anyway.
+Source: Sanchez-Caballero 2020, section 6, names this use as the next step.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from har_pipeline.convlstm.layer import State
+from har_pipeline.convlstm.windows import WEIGHT_POWER, stateful_indices
+from har_pipeline.errors import RunError, VideoError
+from har_pipeline.extractors import pick_precision
+from har_pipeline.fit import resolve_device
+from har_pipeline.raw_store import options_of
+from har_pipeline.records import Scores, VideoRecord
+from har_pipeline.train_video import VideoRun, load_video_run
+from har_pipeline.video.decode import FrameReader
+from har_pipeline.video.depth import CausalDepth, read_depth
+from har_pipeline.video.raw_worker import RawStream, scale_rgb
+
+# The longest video that the published training shows the network: 208 frames.
+CAMERA_HORIZON = 26
+
+
+class StatefulRecogniser:
+    """Classes of a video whose frames are given as they come; its memory does not grow with their number.
+
+    run: a folder of `har train-video` with a stateful network, or the loaded run. The decision so far is the mean of the
+    windows' probabilities with weights t^3, t = 1, 2 ... (equation 1: T^-3 is a factor of all of them, so that a mean over
+    the windows so far needs no T). horizon: only the last so many windows are weighted, the oldest first, for streams
+    without an end, in which a mean over everything would no longer move; None = all. device, precision: as in training.
+    Raises: RunError if the run is of another kind, or the device is absent.
+    """
+
+    def __init__(
+        self,
+        run: VideoRun | Path | str,
+        *,
+        horizon: int | None = None,
+        device: str = "auto",
+        precision: str | None = None,
+    ) -> None:
+        self.run = run if isinstance(run, VideoRun) else load_video_run(run)
+        if not self.run.network.stateful:
+            raise RunError(
+                f"{self.run.path}: the network is stateless, it looks at a whole video at once; live recognition needs a run "
+                "of --model convlstm-stateful"
+            )
+        if horizon is not None and horizon < 1:
+            raise RunError(f"the horizon must be at least 1 window, not {horizon}")
+        self.horizon = horizon
+        self._device = resolve_device(device)
+        self._bf16 = pick_precision(precision or self.run.config.precision, self._device) == "bf16"
+        self._network = self.run.network.to(self._device).eval()
+        self._options = options_of(self.run.spec)
+        self._causal = (
+            CausalDepth(self._options.size, self._options.aspect) if self._options.stream == "depth" else None
+        )
+        self.reset()
+
+    @property
+    def stream(self) -> RawStream:
+        """`depth` or `rgb`: which frames `push` takes."""
+        return self._options.stream
+
+    def reset(self) -> None:
+        """Forget everything: another video, or another action, begins."""
+        self._state: Sequence[State] | None = None
+        self._waiting: list[np.ndarray] = []
+        self._windows = 0
+        # Of all windows the sum of probabilities is enough; of a horizon each must be kept until it falls out.
+        self._sum = np.zeros(len(self.run.classes))
+        self._recent: deque[np.ndarray] = deque(maxlen=self.horizon or 1)
+        if self._causal is not None:
+            self._causal.reset()
+
+    @property
+    def windows(self) -> int:
+        """Windows that were decided upon since the last `reset`."""
+        return self._windows
+
+    @property
+    def latest(self) -> np.ndarray:
+        """(K,) float64 probabilities of the last window alone; all equal before the first one."""
+        return self._recent[-1] if self._recent else self._nothing
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """(K,) float64 probabilities so far, in the order of the run's classes; all equal before the first window."""
+        if not self._windows:
+            return self._nothing
+        if self.horizon is None:
+            return self._sum / self._sum.sum()
+        weights = np.arange(1, len(self._recent) + 1) ** float(WEIGHT_POWER)
+        return weights @ np.stack(self._recent) / weights.sum()
+
+    @property
+    def _nothing(self) -> np.ndarray:
+        return np.full(len(self.run.classes), 1 / len(self.run.classes))
+
+    def push(self, frames: np.ndarray) -> np.ndarray:
+        """Take the next frames and return `probabilities`.
+
+        frames: depth (n, H, W) uint16 mm, 0 = background, or RGB (n, H, W, 3) uint8; n may be 0. Frames that do not fill a
+        window wait for the next call. Raises: RunError if shape or dtype is another.
+        """
+        depth = self._causal is not None
+        if frames.dtype != (np.uint16 if depth else np.uint8) or frames.ndim != (3 if depth else 4):
+            wanted = "depth frames (n, H, W) uint16" if depth else "RGB frames (n, H, W, 3) uint8"
+            raise RunError(f"{self.run.path} reads {wanted}, not {frames.shape} {frames.dtype}")
+        if self._causal is not None:
+            self._waiting += list(self._causal.push(frames)[..., None])
+        else:
+            self._waiting += [scale_rgb(frame, self._options.size, self._options.aspect) for frame in frames]
+        length = self._network.clip_len
+        while len(self._waiting) >= length:
+            self._decide(np.stack(self._waiting[:length]))
+            del self._waiting[:length]
+        return self.probabilities
+
+    def _decide(self, window: np.ndarray) -> None:
+        """window: (T, S, S, C) uint8."""
+        clips = torch.from_numpy(window).to(self._device).movedim(-1, 1)[None].to(torch.float32).div_(255)
+        with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+            logits, self._state = self._network(clips, self._state)
+        found = logits.double().softmax(1)[0].cpu().numpy()
+        self._windows += 1
+        self._recent.append(found)
+        self._sum += found * float(self._windows) ** WEIGHT_POWER
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The decision after a window: frames seen, (K,) probabilities so far, (K,) of the last window alone."""
+
+    frames: int
+    probabilities: np.ndarray
+    latest: np.ndarray
+
+
+def decide_live(recogniser: StatefulRecogniser, frames: Iterator[np.ndarray]) -> Iterator[Decision]:
+    """Yield the decision after each window of a stream of single frames, (H, W) uint16 or (H, W, 3) uint8."""
+    for seen, frame in enumerate(frames, start=1):
+        before = recogniser.windows
+        recogniser.push(frame[None])
+        if recogniser.windows > before:
+            yield Decision(seen, recogniser.probabilities, recogniser.latest)
+
+
+def live_scores(
+    run_dir: Path | str,
+    records: Sequence[VideoRecord],
+    *,
+    part: str = "test",
+    device: str = "auto",
+    on_video: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Scores, dict[str, str]]:
+    """Return the scores of a run's videos as a live recogniser gives them, and video_id -> reason of those that failed.
+
+    Each video is decided upon with the very frames that stand behind the run's own scores, in the same windows and with
+    the same weights, but cropped and scaled by what was seen so far: the difference is the price of the causal crop.
+    Raises: RunError if the run is not of a stateful network, a video is not among the records, or all fail.
+    """
+    recogniser = StatefulRecogniser(run_dir, device=device)
+    run = recogniser.run
+    ids = {"val": run.split.val, "test": run.split.test}[part]
+    by_id = {record.video_id: record for record in records}
+    if absent := [video_id for video_id in ids if video_id not in by_id]:
+        raise RunError(f"{len(absent)} {part} videos of {run.path} are not in the manifest: {', '.join(absent[:5])}")
+    kept, rows, failed = [], [], {}
+    for done, video_id in enumerate(ids, start=1):
+        try:
+            rows.append(_whole_video(recogniser, by_id[video_id]))
+            kept.append(video_id)
+        except VideoError as error:
+            failed[video_id] = str(error)
+        on_video(done, len(ids))
+    if not kept:
+        raise RunError(
+            f"none of the {len(ids)} {part} videos could be read; the first: {next(iter(failed.values()), '')}"
+        )
+    scores = Scores(
+        video_ids=tuple(kept),
+        labels=tuple(by_id[video_id].label for video_id in kept),
+        classes=run.classes,
+        probabilities=np.stack(rows),
+        part=(part,) * len(kept),
+        fold=(run.split.index,) * len(kept),
+        seed=(run.config.seed,) * len(kept),
+    )
+    return scores, failed
+
+
+def _whole_video(recogniser: StatefulRecogniser, record: VideoRecord) -> np.ndarray:
+    if recogniser.stream == "depth":
+        assert record.depth_path is not None
+        frames = read_depth(record.depth_path, start=record.start_frame, stop=record.end_frame).frames
+    else:
+        assert record.path is not None
+        reader = FrameReader(record.path, start=record.start_frame, stop=record.end_frame)
+        frames = np.stack([frame for _, frame in reader])
+    whole = recogniser.run.config.long_videos == "whole"
+    recogniser.reset()
+    windows = stateful_indices(len(frames), recogniser.run.network.clip_len, whole=whole)
+    return recogniser.push(frames[windows.flatten()])

@@ -1,0 +1,44 @@
+"""Frames as they come, from a file or a camera, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from har_pipeline.errors import VideoError
+from har_pipeline.video.decode import FrameReader
+from har_pipeline.video.depth import read_depth
+from har_pipeline.video.raw_worker import RawStream
+
+
+def live_frames(source: str, stream: RawStream) -> Iterator[np.ndarray]:
+    """Return the frames of a file, a depth folder, or the camera of a number such as `0`, in order.
+
+    rgb: (H, W, 3) uint8; depth: (H, W) uint16 mm. Depth is read as a whole first, RGB while frames are asked for.
+    Raises: VideoError if it cannot be read, or a camera is to give depth, for which there is no common driver.
+    """
+    if source.isdigit() and not Path(source).exists():
+        if stream == "depth":
+            raise VideoError(f"camera {source} gives colour, but the run reads depth: give a depth file or folder")
+        return _camera_frames(int(source))
+    path = Path(source).expanduser()
+    if stream == "depth":
+        return iter(read_depth(path).frames)
+    return (frame for _, frame in FrameReader(path))
+
+
+def _camera_frames(number: int) -> Iterator[np.ndarray]:
+    camera = cv2.VideoCapture(number)
+    if not camera.isOpened():
+        raise VideoError(f"camera {number} cannot be opened: is one connected, and free?")
+    try:
+        while True:
+            found, frame = camera.read()
+            if not found:
+                return
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    finally:
+        camera.release()
