@@ -212,6 +212,19 @@ def test_a_damaged_frame_of_a_video_gets_a_note(tmp_path: Path) -> None:
     assert "1 packet could not be decoded, the first near frame 5" in video.notes[0]
 
 
+def test_pixels_that_fail_the_checksum_of_their_frame_get_a_note(tmp_path: Path) -> None:
+    frames = moving_body(seed=5)
+    source = write_ffv1(tmp_path / "a.mkv", frames, key_interval=1)
+    data = bytearray(source.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    (tmp_path / "b.mkv").write_bytes(bytes(data))
+    video = read_depth(tmp_path / "b.mkv")
+    assert video.frames.shape == frames.shape
+    (wrong,) = np.flatnonzero((video.frames != frames).any(axis=(1, 2)))
+    assert video.notes == (f"frames patched up by the decoder, their data is damaged: {wrong}",)
+    assert read_depth(source).notes == ()
+
+
 def test_a_video_of_which_most_is_damaged_fails(tmp_path: Path) -> None:
     source = write_ffv1(tmp_path / "a.avi", moving_body(), key_interval=1)
     with pytest.raises(VideoError, match=r"b\.avi: 12 frames are announced, 4 could be decoded"):

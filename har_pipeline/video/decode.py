@@ -10,7 +10,7 @@ Frames are numbered in the order of display, as the decoder delivers them; a fra
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import av
 import av.error
+import av.logging
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
@@ -183,6 +184,18 @@ def _to_rgb(frame: Any, reformatter: VideoReformatter) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(rgb, turns))
 
 
+@contextmanager
+def _decoder_errors() -> Iterator[list[Any]]:
+    """Collect what the decoder reports as errors: of an FFV1 frame that fails its checksum it tells nobody else."""
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture() as messages:
+            yield messages
+    finally:
+        av.logging.set_level(level)
+
+
 def read_gray16(path: Path, *, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, float, list[str]]:
     """Return the frames `[start, stop)` of a 16-bit gray video (FFV1, PNG ...), (F, H, W) uint16, its frames/s, and notes.
 
@@ -194,8 +207,11 @@ def read_gray16(path: Path, *, start: int = 0, stop: int | None = None) -> tuple
             f"{path}: its frames are {info.pixel_format}; depth is 16-bit gray (gray16le), as FFV1 stores it"
         )
     state, images = _Decoding(), []
-    with closing(_decode(path, state)) as frames:
+    with _decoder_errors() as errors, closing(_decode(path, state)) as frames:
         for frame in islice(frames, stop):
+            if errors and not frame.is_corrupt:
+                state.patched.append(state.frames - 1)
+            errors.clear()
             if state.frames > start:
                 images.append(frame.to_ndarray(format="gray16le"))
     if not images:
