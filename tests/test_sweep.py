@@ -36,7 +36,6 @@ from har_pipeline.train_config import TrainConfig
 CLASSES = ("boxing", "running", "walking")
 BASE = TrainConfig(units=3, epochs=2, batch_size=6, learning_rate=1e-2, device="cpu")
 UNITS = Axis("units", (8, 2))
-PICTURE = "sweep.png"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,8 +136,7 @@ def test_the_table_has_every_run_as_it_would_be_alone(task: Task, tmp_path: Path
     points = plan_points([UNITS, Axis("num_steps", (3, 1))], BASE, task.name, out)
     result = task.run(points, splits=2, repeats=2)
     write_sweep(out, result)
-    with open(out / "sweep.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = list(csv.DictReader((out / "sweep.csv").read_text().splitlines()))
     keys = [(int(row["units"]), int(row["num_steps"]), int(row["seed"]), int(row["split"])) for row in rows]
     assert keys == [(u, t, seed, split) for u in (2, 8) for t in (1, 3) for seed in (0, 1) for split in (0, 1)]
     row = rows[-1]
@@ -199,9 +197,7 @@ def test_worker_processes_make_the_same_runs(task: Task, tmp_path: Path) -> None
     def table(folder: str, workers: int) -> list[Cell]:
         points = plan_points([UNITS], BASE, task.name, tmp_path / folder)
         cells = cells_of(task.run(points, splits=3, workers=workers))
-        return [
-            dataclasses.replace(cell, seconds=0.0, folder=cell.folder.relative_to(tmp_path / folder)) for cell in cells
-        ]
+        return [dataclasses.replace(cell, seconds=0.0, folder=Path(cell.folder.name)) for cell in cells]
 
     assert table("several", 2) == table("one", 1)
 
@@ -325,25 +321,14 @@ def arguments(work: Path, out: Path, *more: str) -> list[str]:
 
 
 def test_on_the_command_line(work: Path, tmp_path: Path) -> None:
-    more = [
-        "--units",
-        "4,2",
-        "--set",
-        "dropout=0,0.5",
-        "--protocol",
-        "group_kfold",
-        "--num-folds",
-        "3",
-        "--split",
-        "all",
-    ]
+    protocol = ["--protocol", "group_kfold", "--num-folds", "3", "--split", "all"]
+    more = ["--units", "4,2", "--set", "dropout=0,0.5", *protocol]
     result = CliRunner().invoke(app, arguments(work, tmp_path / "out", *more))
     assert result.exit_code == 0, f"{result.output}{result.exception!r}"
     assert "[12/12] units_4-dropout_0.5: 3 trained, test video accuracy" in result.stderr
     assert result.stdout.count(" chosen by its validation accuracy ") == 3
     assert "mean test video accuracy of what each split chose" in result.stdout
-    height, width, _ = imread(tmp_path / "out" / PICTURE).shape
-    assert height > 300 < width
+    assert min(imread(tmp_path / "out" / "sweep.png").shape[:2]) > 300
     found = json.loads(CliRunner().invoke(app, arguments(work, tmp_path / "out", *more, "--json")).stdout)
     assert [one["values"] for one in found["points"]] == [{"units": u, "dropout": d} for u in (2, 4) for d in (0, 0.5)]
     assert found == json.loads((tmp_path / "out/sweep.json").read_text())
@@ -352,8 +337,7 @@ def test_on_the_command_line(work: Path, tmp_path: Path) -> None:
 def test_without_validation_videos_nothing_is_chosen(work: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, arguments(work, tmp_path / "out", "--num-steps", "1,2", "--val-fraction", "0"))
     assert result.exit_code == 0, result.output
-    assert "No values are chosen" in result.stdout
-    assert "chosen by" not in result.stdout
+    assert ("No values are chosen" in result.stdout, "chosen by" in result.stdout) == (True, False)
 
 
 def test_a_failed_run_is_an_exit_code(work: Path, tmp_path: Path) -> None:
@@ -384,9 +368,8 @@ def test_a_killed_sweep_goes_on_and_leaves_no_worker(work: Path, tmp_path: Path)
     command = [one for one in arguments(work, out, *more) if one != "epochs=2"]
     command.remove("--set")
     code = "from har_pipeline.cli import main; main()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *command], stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    python = [sys.executable, "-c", code]
+    process = subprocess.Popen([*python, *command], stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 120
     while len(list(out.glob("*/*/run.json"))) < 2:
         assert process.poll() is None
@@ -404,8 +387,8 @@ def test_a_killed_sweep_goes_on_and_leaves_no_worker(work: Path, tmp_path: Path)
     assert result.exit_code == 0, f"{result.output}{result.exception!r}"
     assert not list(out.glob("*/.*.partial-*"))
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    with open(out / "sweep.csv", newline="") as file:
-        keys = [(int(row["units"]), int(row["seed"])) for row in csv.DictReader(file)]
+    rows = csv.DictReader((out / "sweep.csv").read_text().splitlines())
+    keys = [(int(row["units"]), int(row["seed"])) for row in rows]
     assert keys == [(units, seed) for units in range(2, 8) for seed in range(2)]
 
 
