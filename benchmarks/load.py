@@ -8,7 +8,7 @@ after one round to warm up, so that the files are in the page cache:
 - `npy_files`: np.load of each video's file and one concatenation, without any check;
 - `read_once`: np.load of the pack's flat array alone, the limit.
 
-UCF-101's size, as in benchmarks/results/load.json:
+UCF-101's size (slow: the store alone is 9,537 arrays):
 
     python benchmarks/load.py --videos 9537
 """

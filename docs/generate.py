@@ -224,6 +224,10 @@ def speed_block() -> str:
         "| frames | ours | OpenCV's | ratio | file |",
         "|---|---|---|---|---|",
         *flow_rows(flow["result"]),
+        "",
+        *load_lines(results("load")),
+        "",
+        *train_lines(results("train")),
     ]
     return "\n".join(lines)
 
@@ -235,6 +239,49 @@ def flow_rows(result: dict[str, Any]) -> list[str]:
         ours, opencv = row["pairs_per_s"]["ours"], row["pairs_per_s"]["opencv"]
         rows.append(f"| {size} | {ours:.2f} | {opencv:.2f} | {row['ours_times_opencv']:.2f} | flow.json |")
     return rows
+
+
+def load_lines(content: dict[str, Any]) -> list[str]:
+    """Return the table of loading times."""
+    result = content["result"]
+    seconds = result["median_seconds"]
+    what = {
+        "pack": "pack (`har features pack`), checksums included",
+        "store": "store, one Zarr array per video",
+        "npy_files": "one .npy per video, unchecked",
+    }
+    return [
+        f"Loading {result['videos']:,} videos of {result['clips']} clips of {result['dim']:,} values for training "
+        f"({result['mib']:.0f} MiB, in the page cache; {content['machine']}):",
+        "",
+        "| from | seconds | times the pack's | file |",
+        "|---|---|---|---|",
+        *(
+            f"| {text} | {seconds[way]:.2f} | {seconds[way] / seconds['pack']:.1f} | load.json |"
+            for way, text in what.items()
+        ),
+    ]
+
+
+def train_lines(content: dict[str, Any]) -> list[str]:
+    """Return the table of training epochs."""
+    result = content["result"]
+    seconds = result["median_seconds"]
+    workers, usual = min(
+        ((way, value) for way, value in seconds.items() if way.startswith("usual")), key=lambda x: x[1]
+    )
+    head = result["head"]
+    return [
+        f"One epoch of training on {result['videos']:,} videos of {result['clips']} clips of {result['dim']:,} values "
+        f"({content['machine']}); limit: forward, backward and step on",
+        f"batches that stand ready in memory; DataLoader: PyTorch's, over one .npy per video,{workers[6:]}; "
+        f"threads: {result['threads']}:",
+        "",
+        "| head | seconds | times the limit | DataLoader, times ours | file |",
+        "|---|---|---|---|---|",
+        f"| {head['name']}, {head['units']} units | {seconds['ours']:.1f} | {result['ours_over_limit']:.2f} | "
+        f"{usual / seconds['ours']:.2f} | train.json |",
+    ]
 
 
 def filled(text: str, blocks: dict[str, str]) -> str:

@@ -231,7 +231,7 @@ class FeatureStore:
         for video_id in self.video_ids(feature_set):
             node = self.path / feature_set / video_id / "zarr.json"
             try:
-                # Through zarr the same takes twenty times as long.
+                # Not through zarr, which would open an array for each.
                 yield video_id, json.loads(node.read_bytes())["attributes"][key]
             except (OSError, ValueError, KeyError) as error:
                 raise StoreError(f"{node}: damaged ({error!r}); delete its folder and extract again") from error
