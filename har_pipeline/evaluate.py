@@ -26,9 +26,11 @@ from har_pipeline.scores import check_unique, concat_scores, read_scores, select
 __all__ = [
     "ClassResult",
     "Evaluation",
+    "Extremes",
     "concat_scores",
     "evaluate_run",
     "evaluate_scores",
+    "extremes",
     "predict_scores",
     "read_scores",
     "select_part",
@@ -38,6 +40,7 @@ __all__ = [
 ]
 
 TOP = 5
+EXTREMES = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +87,34 @@ class Evaluation:
         """Return the measures as a plain nested dict, ready for JSON; of the grouping the name."""
         grouping = self.grouping.name if self.grouping else None
         return {**dataclasses.asdict(self), "confusion": self.confusion.tolist(), "grouping": grouping}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extremes:
+    """The classes recognised best and worst, each from its end, and the mean accuracy of each list, in [0, 1]."""
+
+    best: tuple[ClassResult, ...]
+    worst: tuple[ClassResult, ...]
+    best_mean: float
+    worst_mean: float
+
+
+def extremes(evaluation: Evaluation, count: int = EXTREMES) -> Extremes | None:
+    """Return the `count` classes recognised best and the `count` worst, of those with test videos.
+
+    Fewer than `count` of each where there are not twice as many classes, so that none is on both sides; None with less
+    than two. Equal accuracies are in alphabetical order. Source: Sanchez-Caballero 2020, table 3.
+    """
+    tested = [(result, result.accuracy.value) for result in evaluation.per_class if result.accuracy is not None]
+    count = min(count, len(tested) // 2)
+    if not count:
+        return None
+    best = sorted(tested, key=lambda row: (-row[1], row[0].label))[:count]
+    rest = [row for row in tested if row not in best]
+    worst = sorted(rest, key=lambda row: (row[1], row[0].label))[:count]
+    means = [float(np.mean([value for _, value in rows])) for rows in (best, worst)]
+    best_rows, worst_rows = (tuple(result for result, _ in rows) for rows in (best, worst))
+    return Extremes(best=best_rows, worst=worst_rows, best_mean=means[0], worst_mean=means[1])
 
 
 def evaluate_scores(scores: Scores, *, notes: Sequence[str] = (), grouping: Grouping | None = None) -> Evaluation:
@@ -162,6 +193,7 @@ def evaluate_run(
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """Write evaluation.json, per_class.csv, confusion.csv and confusion.png into `folder`, made where missing.
 
+    Also best_and_worst.csv: the classes of `extremes`, numbered, with each one's commonest error, and the means.
     With coarse categories also per_group.csv, and confusion_groups.csv and .png: the matrix ordered by group.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -177,6 +209,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
             table.writerow([row.label, row.videos, row.correct, *interval, precision, *confused])
     _write_matrix(folder / "confusion.csv", evaluation.confusion, evaluation.classes)
     save_confusion_matrix(folder / "confusion.png", evaluation.confusion, evaluation.classes)
+    _write_extremes(folder / "best_and_worst.csv", extremes(evaluation))
     if evaluation.grouping is not None:
         _write_groups(evaluation, evaluation.grouping, folder)
 
@@ -187,6 +220,21 @@ def _write_matrix(path: Path, matrix: np.ndarray, classes: Sequence[str]) -> Non
         table.writerow(["true \\ predicted", *classes])
         for label, counts in zip(classes, matrix.tolist(), strict=True):
             table.writerow([label, *counts])
+
+
+def _write_extremes(path: Path, found: Extremes | None) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["list", "place", "label", "accuracy", "videos", "confused_with", "confused_videos"])
+        if found is None:
+            return
+        for name, rows, mean in (("best", found.best, found.best_mean), ("worst", found.worst, found.worst_mean)):
+            for place, row in enumerate(rows, start=1):
+                accuracy = row.accuracy.value if row.accuracy else ""
+                table.writerow(
+                    [name, place, row.label, accuracy, row.videos, row.confused_with or "", row.confused_videos]
+                )
+            table.writerow([name, "mean", "", mean, sum(row.videos for row in rows), "", ""])
 
 
 def _write_groups(evaluation: Evaluation, grouping: Grouping, folder: Path) -> None:

@@ -15,8 +15,10 @@ import torch
 from raw_sets import drawn_videos, raw_store
 from test_video_loop import learner_on, only_batch
 
+from har_pipeline.convlstm.networks import StatefulNetwork
 from har_pipeline.distributed import ALONE, World, joined_world
 from har_pipeline.train_video import load_video_run
+from har_pipeline.video_loop import Learner
 
 HERE = Path(__file__).resolve().parent
 LENGTHS = {"0-1": 16, "1-1": 16, "0-2": 17, "1-2": 18, "0-3": 20}
@@ -25,6 +27,7 @@ GRADIENTS = """
 import itertools, sys
 import numpy as np, torch
 from torch import nn
+from har_pipeline.convlstm.networks import StatefulNetwork
 from har_pipeline.distributed import joined_world
 from har_pipeline.video_loop import Learner
 from test_distributed import LENGTHS, plain_learner
@@ -43,9 +46,10 @@ with joined_world("cpu") as (world, device):
 """
 
 
-def plain_learner(lengths: dict[str, int]):  # type: ignore[no-untyped-def]
+def plain_learner(lengths: dict[str, int]) -> Learner:
     """A stateful network without batch normalisation and dropout: they see a process's own batch only."""
     learner = learner_on(lengths)
+    assert isinstance(learner.network, StatefulNetwork)
     for layer in learner.network.recurrent:
         layer.norm = torch.nn.Identity()
     kept = [m for m in learner.network.decision if not isinstance(m, torch.nn.BatchNorm2d | torch.nn.Dropout)]
@@ -85,7 +89,7 @@ def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(tmp_path: 
     batch = only_batch(learner)
     assert batch.indices.shape == (5, 2, 8)
     result = learner.train_batch(batch, iter([0.0]))
-    wanted = [parameter.grad.clone() for parameter in learner.network.parameters()]
+    wanted = [parameter.grad.clone() for parameter in learner.network.parameters() if parameter.grad is not None]
     assert max(float(gradient.abs().max()) for gradient in wanted) > 1e-3
     run_two("-c", GRADIENTS, str(tmp_path))
     for rank in range(2):

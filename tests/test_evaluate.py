@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from har_pipeline.errors import RunError
-from har_pipeline.evaluate import evaluate_run, evaluate_scores, predict_scores, top_k
+from har_pipeline.evaluate import evaluate_run, evaluate_scores, extremes, predict_scores, top_k, write_evaluation
 from har_pipeline.metrics import confusion_matrix, mean_class_accuracy, ranks, wilson_interval
 from har_pipeline.records import Scores
 from har_pipeline.run_folder import load_run
@@ -241,6 +241,58 @@ def test_evaluating_a_run_writes_what_it_returns(run_dir: Path) -> None:
     assert [int(row["correct"]) for row in table] == np.diag(result.confusion).tolist()
     for name in ("confusion.png", "training.png"):
         assert (run_dir / name).read_bytes().startswith(b"\x89PNG")
+
+
+def counted_scores(counts: dict[str, dict[str, int]]) -> Scores:
+    """Scores whose confusion matrix is `counts`: true class -> predicted class -> videos."""
+    classes = tuple(sorted(counts))
+    pairs = [(true, said) for true, row in counts.items() for said, n in row.items() for _ in range(n)]
+    probabilities = np.array(
+        [[0.9 if label == said else 0.1 / (len(classes) - 1) for label in classes] for _, said in pairs]
+    )
+    return Scores(
+        video_ids=tuple(f"v{number}" for number in range(len(pairs))),
+        labels=tuple(true for true, _ in pairs),
+        classes=classes,
+        probabilities=probabilities,
+        part=("test",) * len(pairs),
+        fold=(0,) * len(pairs),
+        seed=(0,) * len(pairs),
+    )
+
+
+def test_classes_recognised_best_and_worst(tmp_path: Path) -> None:
+    counts = {
+        "a": {"a": 9, "b": 1},
+        "b": {"b": 5, "a": 2, "c": 3},
+        "c": {"c": 10},
+        "d": {"d": 2, "e": 8},
+        "e": {"e": 9, "d": 1},
+    }
+    evaluation = evaluate_scores(counted_scores(counts))
+    found = extremes(evaluation)
+    assert found is not None
+    assert [row.label for row in found.best] == ["c", "a"]
+    assert [(row.label, row.confused_with, row.confused_videos) for row in found.worst] == [
+        ("d", "e", 8),
+        ("b", "c", 3),
+    ]
+    assert (found.best_mean, found.worst_mean) == (pytest.approx(0.95), pytest.approx(0.35))
+    one = extremes(evaluation, 1)
+    assert one is not None
+    assert [row.label for row in (*one.best, *one.worst)] == ["c", "d"]
+    write_evaluation(evaluation, tmp_path)
+    with open(tmp_path / "best_and_worst.csv", newline="") as file:
+        table = [list(row.values()) for row in csv.DictReader(file)]
+    assert table[0] == ["best", "1", "c", "1.0", "10", "", "0"]
+    assert table[3] == ["worst", "1", "d", "0.2", "10", "e", "8"]
+    assert table[5][:3] == ["worst", "mean", ""]
+    assert float(table[5][3]) == pytest.approx(0.35)
+
+
+def test_a_single_tested_class_has_no_best_and_worst() -> None:
+    scores = counted_scores({"a": {"a": 2, "b": 1}, "b": {}})
+    assert extremes(evaluate_scores(scores)) is None
 
 
 def test_the_validation_part_has_its_own_folder(run_dir: Path, tmp_path: Path) -> None:

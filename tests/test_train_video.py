@@ -126,7 +126,7 @@ def test_scores_are_those_of_the_stored_weights(task: Task, run: Path) -> None:
     video_id = scores.video_ids[5]
     length = LENGTHS[video_id] // 8 * 8
     frames = task.store.read(task.name, video_id).features[:length].reshape(1, length, 1, SIZE, SIZE)
-    state, votes, total = None, 0.0, 0.0
+    state, votes, total = None, torch.zeros(1, 2), 0.0
     with torch.inference_mode():
         for number in range(length // 8):
             clip = torch.from_numpy(frames[:, 8 * number : 8 * number + 8]).float() / 255

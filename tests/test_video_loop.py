@@ -67,7 +67,9 @@ def test_the_first_half_of_the_windows_moves_no_weights(windows: int, monkeypatc
         if windows < 3
         else learner_on({"0-1": {5: 40, 6: 48}[windows], "1-1": {5: 47, 6: 63}[windows]})
     )
-    start, advanced, updated = weights_of(learner.network), [], []
+    start = weights_of(learner.network)
+    advanced: list[list[torch.Tensor]] = []
+    updated: list[list[torch.Tensor]] = []
     averages = [buffer.clone() for buffer in learner.network.recurrent[0].norm.buffers()]  # type: ignore[union-attr,index]
     advance, update = learner.network.advance, learner._update
 

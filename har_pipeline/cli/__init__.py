@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from har_pipeline import __version__
-from har_pipeline.cli import data, extract, features, frames, fuse, runs, sweep, train, train_video
+from har_pipeline.cli import data, extract, features, frames, fuse, predict, runs, sweep, train, train_video
 from har_pipeline.cli.common import note
 from har_pipeline.errors import HarError
 
@@ -31,11 +31,11 @@ app.command("extract")(extract.extract)
 app.command("flow")(extract.flow)
 app.command("frames")(frames.frames)
 app.command("train")(train.train)
-app.command("sweep")(sweep.sweep)
 app.command("train-video")(train_video.train_video)
 app.command("lr-range")(train_video.lr_range)
+app.command("sweep")(sweep.sweep)
 app.command("evaluate")(runs.evaluate)
-app.command("predict")(runs.predict)
+app.command("predict")(predict.predict)
 app.command("fuse")(fuse.fuse)
 app.command("compare")(fuse.compare)
 

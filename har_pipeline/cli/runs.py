@@ -1,15 +1,14 @@
-"""`har evaluate` and `har predict`: what a trained run is worth, and its answers."""
+"""`har evaluate`: what a trained run is worth."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from har_pipeline.cli.common import AsJson, Device, Workers, extraction_bar, note, print_json, print_table
+from har_pipeline.cli.common import AsJson, Device, Root, note, print_json, print_table
 from har_pipeline.errors import RunError
 
 if TYPE_CHECKING:
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from har_pipeline.evaluate import Evaluation
     from har_pipeline.folds import FoldsEvaluation
     from har_pipeline.repeats import RepeatsEvaluation
+    from har_pipeline.video_timing import VideoTimes
 
 
 def evaluate(
@@ -27,9 +27,23 @@ def evaluate(
     groups: Annotated[
         str, typer.Option(help="Also by coarse categories: ucf101, hmdb51, or a CSV file `class,group`.")
     ] = "",
+    best_and_worst: Annotated[
+        bool,
+        typer.Option(help="Show the ten classes recognised best and worst; with more than 20 classes always."),
+    ] = False,
+    time: Annotated[
+        bool, typer.Option(help="Of a run of `har train-video`: also measure seconds per video; needs --manifest.")
+    ] = False,
+    manifest: Annotated[Path | None, typer.Option(help="Of --time: the manifest that names the videos' files.")] = None,
+    root: Root = None,
+    time_videos: Annotated[int, typer.Option(help="Of --time: so many test videos, drawn at random.", min=1)] = 100,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Report accuracy with 95 % confidence intervals, per class, and write the confusion matrix (PNG and CSV)."""
+    """Report accuracy with 95 % confidence intervals, per class, and write the confusion matrix (PNG and CSV).
+
+    With --time also the mean seconds per video, one at a time: from the file on, and of the network alone (timing.json).
+    """
     from har_pipeline.categories import read_groups
     from har_pipeline.evaluate import Evaluation, evaluate_run
     from har_pipeline.folds import FoldsEvaluation, evaluate_folds, fold_folders
@@ -47,14 +61,39 @@ def evaluate(
         result = evaluate_folds(run, part=part, grouping=grouping)
     else:
         raise RunError(f"{run} is no run folder (no run.json, no split0 or seed0); make one with `har train`")
+    times = _time(run, manifest, root, time_videos, device) if time else None
     if as_json:
-        print_json(result.to_dict())
+        print_json({**result.to_dict(), **({"timing": times.to_dict()} if times else {})})
     elif isinstance(result, Evaluation):
-        _print_evaluation(result, run)
+        _print_evaluation(result, run, best_and_worst)
     elif isinstance(result, FoldsEvaluation):
-        _print_folds(result, run)
+        _print_folds(result, run, best_and_worst)
     else:
         _print_repeats(result, run)
+    if times is not None and not as_json:
+        typer.echo(
+            f"\nseconds per video: {times.whole_s:.3f} from the file on, {times.network_s:.3f} of the network alone "
+            f"(mean of {times.videos} videos of {times.mean_frames:.0f} frames; {times.device}, {times.precision})"
+        )
+        typer.echo(f"written: {run}/timing.json")
+
+
+def _time(run: Path, manifest: Path | None, root: Path | None, videos: int, device: str) -> VideoTimes:
+    from har_pipeline.manifests import read_manifest
+    from har_pipeline.run_folder import write_json
+    from har_pipeline.train_video import load_video_run
+    from har_pipeline.video_timing import time_videos
+
+    if manifest is None:
+        raise typer.BadParameter("--time reads the videos' files: name their manifest with --manifest")
+    if not (run / "run.json").exists():
+        raise RunError(f"{run} is no single run: --time measures one, such as {run}/split0")
+    records = read_manifest(manifest, root=root, check_files=False)
+    times = time_videos(load_video_run(run), records, videos=videos, device=device)
+    write_json(run / "timing.json", times.to_dict())
+    for video_id in times.failed:
+        note(f"not timed: {video_id}: its file cannot be read")
+    return times
 
 
 def _print_repeats(repeats: RepeatsEvaluation, run: Path) -> None:
@@ -73,7 +112,7 @@ def _print_repeats(repeats: RepeatsEvaluation, run: Path) -> None:
     typer.echo(f"written: {run}/repeats.json, and the files of each repeat in its folder")
 
 
-def _print_folds(folds: FoldsEvaluation, run: Path) -> None:
+def _print_folds(folds: FoldsEvaluation, run: Path, best_and_worst: bool) -> None:
     print_table(
         ["split", "videos", "video accuracy", "mean class accuracy"],
         [[i, e.num_videos, f"{e.top1.value:.1%}", f"{e.mean_class.value:.1%}"] for i, e in folds.folds.items()],
@@ -84,7 +123,7 @@ def _print_folds(folds: FoldsEvaluation, run: Path) -> None:
     )
     if folds.pooled is not None:
         typer.echo("\nall test videos pooled:")
-        _print_evaluation(folds.pooled, run)
+        _print_evaluation(folds.pooled, run, best_and_worst)
 
 
 def _print_groups(results: Sequence[GroupResult]) -> None:
@@ -96,7 +135,28 @@ def _print_groups(results: Sequence[GroupResult]) -> None:
     print_table(["group", "classes", "videos", "accuracy", "of the right group"], rows)
 
 
-def _print_evaluation(evaluation: Evaluation, run: Path) -> None:
+def _print_extremes(evaluation: Evaluation) -> None:
+    from har_pipeline.evaluate import extremes
+
+    found = extremes(evaluation)
+    if found is None:
+        return
+    rows: list[list[str | int]] = []
+    for place, (best, worst) in enumerate(zip(found.best, found.worst, strict=True), start=1):
+        assert best.accuracy is not None
+        assert worst.accuracy is not None
+        error = f" -> {worst.confused_with}" if worst.confused_with else ""
+        rows.append(
+            [place, f"{best.label} ({best.accuracy.value:.2%})", f"{worst.label}{error} ({worst.accuracy.value:.2%})"]
+        )
+    rows.append(["mean", f"{found.best_mean:.2%}", f"{found.worst_mean:.2%}"])
+    typer.echo("")
+    print_table(["", "recognised best", "recognised worst -> commonest error"], rows)
+
+
+def _print_evaluation(evaluation: Evaluation, run: Path, best_and_worst: bool) -> None:
+    from har_pipeline.evaluate import EXTREMES
+
     for text in evaluation.notes:
         note(f"NOTE: {text}")
     typer.echo(f"{evaluation.num_videos} {evaluation.part} videos, {len(evaluation.classes)} classes")
@@ -110,66 +170,9 @@ def _print_evaluation(evaluation: Evaluation, run: Path) -> None:
         confused = f"{result.confused_with} ({result.confused_videos})" if result.confused_with else ""
         rows.append([result.label, result.videos, accuracy, confused])
     print_table(["class", "videos", "accuracy", "most confused with"], rows)
+    if best_and_worst or len(evaluation.classes) > 2 * EXTREMES:
+        _print_extremes(evaluation)
     if evaluation.per_group:
         typer.echo("")
         _print_groups(evaluation.per_group)
-    typer.echo(f"\nwritten: {run}/confusion.png, confusion.csv, per_class.csv, evaluation.json")
-
-
-def predict(
-    videos: Annotated[list[Path], typer.Argument(help="Video files.")],
-    run: Annotated[Path, typer.Option(help="Run folder that `har train` wrote.")],
-    top: Annotated[int, typer.Option(help="Classes to show.", min=1)] = 3,
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="The net's weights file, where the run was trained with one; once for each stream of the run."
-        ),
-    ] = None,
-    mean_cube: Annotated[Path | None, typer.Option(help="c3d's mean cube, where the run was trained with one.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Also draw frames and bars into this PNG.")] = None,
-    device: Device = "auto",
-    workers: Workers = None,
-    as_json: AsJson = False,
-) -> None:
-    """Classify videos with a trained run: the best classes of each, with bars."""
-    from har_pipeline.predict import predict_videos, save_picture
-
-    with extraction_bar() as update:
-        loaded, predictions = predict_videos(
-            videos,
-            run,
-            top=top,
-            weights=weights,
-            mean_cube=mean_cube,
-            device=device,
-            workers=workers,
-            on_progress=update,
-        )
-    if loaded.random_weights:
-        note("WARNING: the features of this run come from random weights: its answers mean nothing")
-    if as_json:
-        rows = [
-            {"video": str(p.path), "top": [{"label": c, "probability": v} for c, v in p.top], "error": p.error}
-            for p in predictions
-        ]
-        print_json(rows)
-    else:
-        width = max(len(label) for label in loaded.classes)
-        for prediction in predictions:
-            if prediction.error is None:
-                typer.echo(str(prediction.path))
-                for label, probability in prediction.top:
-                    typer.echo(f"  {label.ljust(width)}  {probability:6.1%}  {_bar(probability)}")
-    if picture is not None:
-        save_picture(picture, predictions)
-        note(f"written: {picture}")
-    for prediction in predictions:
-        if prediction.error is not None:
-            note(f"failed: {prediction.error}")
-    if any(prediction.error for prediction in predictions):
-        sys.exit(1)
-
-
-def _bar(probability: float) -> str:
-    return "█" * round(30 * probability)
+    typer.echo(f"\nwritten: {run}/confusion.png, confusion.csv, per_class.csv, best_and_worst.csv, evaluation.json")

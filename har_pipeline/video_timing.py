@@ -1,0 +1,111 @@
+"""Seconds per video of a run on raw video: the whole path from the files, and the network alone."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from har_pipeline.convlstm.frames import Frames
+from har_pipeline.datasets import FeatureTable
+from har_pipeline.errors import RunError, VideoError
+from har_pipeline.extractors import pick_precision
+from har_pipeline.fit import resolve_device
+from har_pipeline.raw_frames import raw_task
+from har_pipeline.raw_store import options_of
+from har_pipeline.records import VideoRecord
+from har_pipeline.train_video import VideoRun
+from har_pipeline.video.raw_worker import prepare_video
+from har_pipeline.video_loop import video_probabilities
+
+DRAWN = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoTimes:
+    """Seconds per video, one video at a time, over so many videos.
+
+    whole_s: reading the file, crop, scaling, and the network; network_s: frames to the device and the network; means,
+    and medians beside them. mean_frames: frames of a video. failed: ids of drawn videos whose files cannot be read.
+    """
+
+    videos: int
+    mean_frames: float
+    whole_s: float
+    whole_median_s: float
+    network_s: float
+    network_median_s: float
+    device: str
+    threads: int
+    precision: str
+    failed: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the times as a plain dict, ready for JSON."""
+        return asdict(self)
+
+
+def time_videos(
+    run: VideoRun, records: Sequence[VideoRecord], *, videos: int = DRAWN, device: str = "auto", seed: int = 0
+) -> VideoTimes:
+    """Return the times of up to `videos` test videos of a run, drawn at random; one more goes first and is not counted.
+
+    records: rows with the files of the run's test videos. Raises: RunError if there is none of them, or none can be read.
+    Source: Sanchez-Caballero 2020, table 5: 0.21 s stateless, 0.89 s stateful on a GTX 1080, over 10 000 random videos of
+    NTU RGB+D; it does not say whether reading files is part of it.
+    """
+    tested, where = set(run.split.test), resolve_device(device)
+    found = sorted((record for record in records if record.video_id in tested), key=lambda record: record.video_id)
+    if not found:
+        raise RunError(
+            f"{run.path}: the manifest has none of the run's {len(tested)} test videos; is it the run's own?"
+        )
+    drawn = np.random.default_rng(seed).permutation(len(found))[:videos].tolist()
+    precision = pick_precision(run.config.precision, where)
+    run.network.to(where)
+    times: list[tuple[float, float, int]] = []
+    failed = []
+    for number in [drawn[0], *drawn]:
+        try:
+            times.append(_time_one(run, found[number], where, precision))
+        except VideoError:
+            failed.append(found[number].video_id)
+    if len(times) < 2:
+        raise RunError(f"{run.path}: the files of the drawn test videos cannot be read, the first: {failed[0]}")
+    whole, network, frames = zip(*times[1:], strict=True)
+    return VideoTimes(
+        videos=len(whole),
+        mean_frames=statistics.fmean(frames),
+        whole_s=statistics.fmean(whole),
+        whole_median_s=statistics.median(whole),
+        network_s=statistics.fmean(network),
+        network_median_s=statistics.median(network),
+        device=torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu",
+        threads=torch.get_num_threads(),
+        precision=precision,
+        failed=tuple(sorted(set(failed))),
+    )
+
+
+def _time_one(run: VideoRun, record: VideoRecord, device: torch.device, precision: str) -> tuple[float, float, int]:
+    options = options_of(run.spec)
+    path = record.depth_path if options.stream == "depth" else record.path
+    if path is None:
+        raise VideoError(f"{record.video_id}: its row names no file of the stream {options.stream}")
+    task = raw_task(record, path, options)
+    start = time.perf_counter()
+    flat = prepare_video(task).frames
+    flat = flat.reshape(len(flat), -1)
+    prepared = time.perf_counter()
+    table = FeatureTable((record.video_id,), np.zeros(1, np.int64), flat, np.array([0, len(flat)]))
+    frames = Frames(table, run.frame_shape, device)
+    whole = run.config.long_videos == "whole"
+    # The result is on the host, so that nothing is still being computed when the clock is read.
+    video_probabilities(run.network, frames, np.zeros(1, np.int64), len(run.classes), precision=precision, whole=whole)
+    end = time.perf_counter()
+    return end - start, end - prepared, len(flat)

@@ -1,0 +1,96 @@
+"""The learning-rate range test: what it does to the rate, and the bounds that it reads off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from raw_sets import SIZE, drawn_videos, table_of
+
+from har_pipeline import lr_range
+from har_pipeline.lr_range import range_test, smooth, suggest_bounds
+from har_pipeline.video_config import VideoTrainConfig
+from har_pipeline.video_loop import BatchResult, Learner, VideoBatch
+
+SHAPE = (1, SIZE, SIZE)
+FAST = VideoTrainConfig(width=0.05, batch_size=4, device="cpu", precision="fp32")
+
+
+def test_smoothing_by_hand() -> None:
+    found = smooth(np.array([2.0, 4.0, 0.0]), 0.5)
+    assert found.tolist() == [2.0, pytest.approx((1 + 4) / 1.5), pytest.approx((0.5 + 2 + 0) / 1.75)]
+    assert smooth(np.full(9, 3.0)).tolist() == pytest.approx([3.0] * 9)
+
+
+def test_bounds_of_a_loss_that_falls_and_rises() -> None:
+    rates = np.geomspace(1e-6, 1e-1, 101)
+    # Flat at 3 to step 30, down to 1 at step 60, then up.
+    smoothed = np.interp(np.arange(101), [0, 30, 60, 100], [3.0, 3.0, 1.0, 9.0])
+    low, high = suggest_bounds(rates, smoothed)
+    assert (low, high) == (rates[33], rates[57])
+
+
+def test_a_loss_that_never_falls_has_no_bounds() -> None:
+    rates = np.geomspace(1e-6, 1e-1, 50)
+    assert suggest_bounds(rates, np.linspace(1, 4, 50)) == (None, None)
+    assert suggest_bounds(rates, np.full(50, 2.0)) == (None, None)
+
+
+def scripted(losses: Iterator[float], rates: list[float]):  # type: ignore[no-untyped-def]
+    def train_batch(learner: Learner, batch: VideoBatch, given: Iterator[float]) -> BatchResult:
+        updates = batch.indices.shape[1] - batch.indices.shape[1] // 2
+        rates.extend(next(given) for _ in range(updates))
+        found = tuple(torch.tensor(next(losses) * len(batch.rows)) for _ in range(updates))
+        return BatchResult(found, torch.tensor(0))
+
+    return train_batch
+
+
+def test_every_update_has_the_next_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = table_of(drawn_videos({"0-1": 48, "1-1": 50, "0-2": 24, "1-2": 8})[0])
+    rates: list[float] = []
+    monkeypatch.setattr(Learner, "train_batch", scripted(iter([1.0] * 100), rates))
+    steps: list[tuple[int, float]] = []
+    result = range_test(
+        table, SHAPE, np.arange(4), 2, FAST, lowest=1e-4, highest=1e-2, steps=21, on_step=lambda *s: steps.append(s)
+    )
+    wanted = np.geomspace(1e-4, 1e-2, 21)
+    assert result.rates.tolist() == wanted.tolist()
+    assert rates[:21] == wanted.tolist()
+    assert set(rates[21:]) <= {1e-2}
+    assert result.losses.tolist() == pytest.approx([1.0] * 21)
+    assert steps[-1][0] == 21
+
+
+def test_a_loss_that_runs_away_ends_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = table_of(drawn_videos({"0-1": 8, "1-1": 8})[0])
+    losses = [2.0] * 10 + [1.0] * 10 + [float(2**k) for k in range(20)]
+    monkeypatch.setattr(Learner, "train_batch", scripted(iter(losses), []))
+    result = range_test(table, SHAPE, np.arange(2), 2, FAST, steps=60)
+    assert 21 < len(result.rates) < 40
+    assert result.low is not None
+    assert result.low < result.high < result.rates[20]  # type: ignore[operator]
+    monkeypatch.setattr(Learner, "train_batch", scripted(iter([1.0, 0.9, float("nan"), 1.0]), []))
+    result = range_test(table, SHAPE, np.arange(2), 2, FAST, steps=60)
+    assert result.losses.tolist() == pytest.approx([1.0, 0.9])
+
+
+def test_a_real_test_finds_rates_that_train(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    lengths = {f"{k}-{i}": 16 for k in range(2) for i in range(4)}
+    table = table_of(drawn_videos(lengths)[0])
+    before = torch.random.get_rng_state()
+    result = range_test(table, SHAPE, np.arange(8), 2, FAST, lowest=1e-5, highest=3e-2, steps=40)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert result.low is not None
+    assert result.high is not None
+    assert 1e-5 < result.low < result.high <= 3e-2
+    lr_range.write_range(result, tmp_path)
+    assert (tmp_path / "lr_range.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_rates_that_do_not_grow_are_refused() -> None:
+    table = table_of(drawn_videos({"0-1": 8})[0])
+    with pytest.raises(ValueError, match="rates from"):
+        range_test(table, SHAPE, np.arange(1), 2, FAST, lowest=1e-2, highest=1e-3)
