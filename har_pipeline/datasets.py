@@ -110,7 +110,9 @@ def load_features(
         raise RunError(_missing_message(store, feature_set, missing, len(ids)))
     kept = tuple(video_id for video_id in ids if video_id in present)
     if not kept:
-        raise RunError(f"{feature_set}: none of the {len(ids)} videos has features; run `har extract` first")
+        raise RunError(
+            f"{feature_set}: none of the {len(ids)} videos has features; run `{_command(feature_set)}` first"
+        )
     lengths = []
     with contextlib.closing(_Rows(int(memory_fraction * available_memory()), spill_dir)) as rows:
         for video_id in kept:
@@ -356,6 +358,10 @@ def _missing_message(store: FeatureSource, feature_set: str, missing: Sequence[s
     failed = [video_id for video_id in missing if video_id in failures]
     why = f"; the reason is known for {len(failed)}, of the first: {failures[failed[0]]}" if failed else ""
     return (
-        f"{feature_set}: no features of {_some(missing)} of the {wanted} wanted{why}. Run `har extract` on the "
+        f"{feature_set}: no features of {_some(missing)} of the {wanted} wanted{why}. Run `{_command(feature_set)}` on the "
         "manifest (with --retry-failed for those that failed), or leave them out with --allow-missing"
     )
+
+
+def _command(feature_set: str) -> str:
+    return "har frames" if feature_set.startswith("raw_frames-") else "har extract"

@@ -89,8 +89,9 @@ def fit_network(
     """Train a network on the training rows; the validation rows choose the epoch whose weights are kept.
 
     The best epoch has the highest validation accuracy, of equals the lowest loss; without validation videos it is the
-    last one. The paper seems to choose on the side it tests on ("validation" of its figures has the size of no other
-    part); here validation videos come from the training subjects, and the test rows are never looked at.
+    last one. The paper seems to choose on the side it tests on: it describes a training and a test part, and no third one
+    that its validation curves could be of. Here validation videos come from the training subjects, and the test rows are
+    never looked at.
     shape: (C, H, W) of a frame. checkpoint: a file that is written at the end of each epoch, and gone on from where it is
     there: the history is then that of a training which was never interrupted. All that is random in an epoch (order,
     clips, dropout) is drawn from (seed, epoch, process), so that its stored number is the stored random state. torch's

@@ -329,3 +329,18 @@ def test_folds_and_repeats_go_on(task: Task, tmp_path: Path) -> None:
     )
     assert alone is not None
     assert history_of(tmp_path / "alone") == history_of(jobs[3].folder)
+
+
+@pytest.mark.needs_cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("model", ["convlstm-stateful", "convlstm-stateless"])
+def test_a_gpu_trains_as_the_cpu_and_goes_on_after_a_stop(task: Task, tmp_path: Path, model: Any) -> None:
+    config = dataclasses.replace(FAST, model=model, device="cuda")
+    with pytest.raises(Stop):
+        task.train(config, tmp_path / "run", on_batch=stop)
+    task.train(config, tmp_path / "run")
+    task.train(dataclasses.replace(config, device="cpu"), tmp_path / "cpu")
+    losses = [history_of(tmp_path / name)["train_loss"] for name in ("run", "cpu")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    task.train(dataclasses.replace(config, precision="auto"), tmp_path / "bf16")
+    assert json.loads((tmp_path / "bf16/run.json").read_text())["precision"] in ("bf16", "fp32")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,9 @@ import pytest
 from depth_files import moving_body, write_folder
 from typer.testing import CliRunner
 
-from har_pipeline.cli import app
+from har_pipeline.cli import app, train_video
+from har_pipeline.fit import Epoch
+from har_pipeline.jobs import Job
 from har_pipeline.run_folder import read_history
 from har_pipeline.store import FeatureStore
 from har_pipeline.train_video import load_video_run
@@ -112,6 +116,7 @@ def test_missing_and_corrupt_files_cost_their_video_only(ntu: Path, tmp_path: Pa
     _, err = har(*command, code=1)
     assert err.count("failed: ") == 3
     assert "no features of 3 videos" in err
+    assert "`har frames`" in err
     assert not (tmp_path / "run").exists()
     _, err = har(*command, "--allow-missing")
     info = json.loads((tmp_path / "run/run.json").read_text())
@@ -152,6 +157,28 @@ def test_a_range_test(ntu: Path, run: Path, tmp_path: Path) -> None:
         assert (tmp_path / "range" / name).stat().st_size > 100
     out, _ = har(*short)
     assert "suggested learning rates" in out or "did not fall" in out
+
+
+def test_stopped_by_hand_it_says_how_to_go_on(
+    ntu: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(job: Job, epoch: Epoch) -> None:
+        raise KeyboardInterrupt
+
+    @contextmanager
+    def bar(*arguments: object, **options: object) -> Iterator[tuple[object, ...]]:
+        yield stop, lambda *given: None, lambda *given: None
+
+    command = ("train-video", str(ntu / "manifest.csv"), "--store", str(ntu / "frames.zarr"), *FAST)
+    with monkeypatch.context() as patch:
+        patch.setattr(train_video, "training_bar", bar)
+        _, err = har(*command, "-o", str(tmp_path / "run"), code=130)
+    assert "run the same command again to go on" in err
+    assert [path.name for path in tmp_path.iterdir()] == [".run.partial"]
+    _, err = har(*command, "-o", str(tmp_path / "run"))
+    assert "epoch 1/2" not in err
+    assert "epoch 2/2" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -173,7 +175,14 @@ def train_video(
         jobs = plan_jobs(chosen, out, seed=seed, repeats=repeats, folds=split == "all" and split_file is None)
         path = store or out.absolute().parent / "frames.zarr"
         opened, name = _frames(records, chosen, path, stream.value, features, workers, world)
-        with training_bar(jobs, config.num_epochs, silent=not world.first) as (on_epoch, on_batch, on_done):
+        with (
+            _kept_when_stopped(),
+            training_bar(jobs, config.num_epochs, silent=not world.first) as (
+                on_epoch,
+                on_batch,
+                on_done,
+            ),
+        ):
             outcomes = run_video_jobs(
                 opened,
                 name,
@@ -283,6 +292,15 @@ def lr_range(
     else:
         typer.echo(f"suggested learning rates: {result.low:.1e} to {result.high:.1e}")
     typer.echo(f"written: {out}/lr_range.png, lr_range.csv, lr_range.json ({len(result.rates)} updates)")
+
+
+@contextmanager
+def _kept_when_stopped() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        note("stopped: the finished epochs are kept; run the same command again to go on")
+        raise typer.Exit(130) from None
 
 
 def _config(**values: Any) -> VideoTrainConfig:
