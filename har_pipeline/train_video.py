@@ -118,7 +118,8 @@ def train_video(
     feature_set: raw frames (or any unique prefix of its name). Classes are the labels of the training videos, sorted. A
     training that was killed goes on at the epoch it was in when the same call is made again. table: the frames where the
     caller has loaded them. world: the processes that train together; all make the same call, the first one writes, and
-    the others return None. The summary's train_accuracy is that of the best epoch while the weights moved.
+    the others return None. On one CPU machine the same call gives the same weights, bit for bit, interrupted or not; GPUs
+    add in varying order. The summary's train_accuracy is that of the best epoch while the weights moved.
     Raises: RunError if `run_dir` is taken or of an unfinished run with other options, frames are missing (unless
     `allow_missing`), a label of the validation or test videos is not among the classes, or the loss is not finite;
     StoreError if the frames cannot be read.
@@ -154,7 +155,8 @@ def train_video(
         fitted, frames, parts = fit(None)
         _scores(fitted, frames, parts, classes, split, config)
         return None
-    job = {"options": config.to_dict(), "features": name, "split": split_info(split), "processes": world.size}
+    options = {option: value for option, value in config.to_dict().items() if option != "device"}
+    job = {"options": options, "features": name, "split": split_info(split), "processes": world.size}
     with lasting_run_folder(run_dir, job, overwrite=overwrite) as folder:
         fitted, frames, parts = fit(folder)
         scores = _scores(fitted, frames, parts, classes, split, config)
