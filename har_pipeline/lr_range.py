@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from har_pipeline.convlstm.networks import RawNetwork
 from har_pipeline.datasets import FeatureTable
 from har_pipeline.fit import resolve_device
 from har_pipeline.report.plots import save_lr_range
@@ -28,7 +30,7 @@ DIVERGED = 3.0
 
 @dataclass(frozen=True, slots=True)
 class LrRange:
-    """A range test: rates (n,), growing; losses (n,) of each update, nats; smoothed (n,), see `smooth`.
+    """A range test: rates (n,), growing; losses (n,) of each batch, nats; smoothed (n,), see `smooth`.
 
     low, high: the bounds that `suggest_bounds` reads off, None where the loss never fell. n is below the steps asked for
     if the loss ran away before.
@@ -55,23 +57,30 @@ def smooth(losses: np.ndarray, factor: float = SMOOTHING) -> np.ndarray:
     return result
 
 
-def suggest_bounds(rates: np.ndarray, smoothed: np.ndarray) -> tuple[float, float] | tuple[None, None]:
+def suggest_bounds(rates: np.ndarray, losses: np.ndarray) -> tuple[float, float] | tuple[None, None]:
     """Return the rates between which the smoothed loss falls: from its first tenth to its ninth tenth.
 
-    The fall goes from the highest smoothed loss before the lowest one to that. low: the first rate after the highest at
-    which a tenth of the fall is done; high: the first at which nine tenths are. Beyond it more rate gains no more. None
-    where the lowest smoothed loss is the first, or less than 2 % below.
+    The fall goes from the median of the smoothed losses over the first tenth of the test, whose rates are too small to
+    train, to the lowest one. low: the rate from which on a tenth of the fall is done and stays done until there; high:
+    the first at which nine tenths are. None where the lowest stands in that tenth, or the fall is less than 2 %, or no
+    more than batches differ anyway: 4 standard deviations of a smoothed loss, as the losses' differences from each to the
+    next give them.
     Source: Sanchez-Caballero 2020, figure 5: "the interval of values where the loss function decreases"; the tenths
-    are ours.
+    and the 4 deviations are ours.
     """
+    smoothed = smooth(losses)
     lowest = int(smoothed.argmin())
-    highest = int(smoothed[: lowest + 1].argmax())
-    top, fall = smoothed[highest], smoothed[highest] - smoothed[lowest]
-    if fall <= 0.02 * abs(top):
+    tenth = max(1, len(smoothed) // 10)
+    if lowest < tenth:
         return None, None
-    falling = smoothed[highest : lowest + 1]
-    first = highest + int(np.argmax(falling <= top - MARGIN * fall))
-    last = highest + int(np.argmax(falling <= top - (1 - MARGIN) * fall))
+    start = float(np.median(smoothed[:tenth]))
+    fall = start - smoothed[lowest]
+    noise = float(np.std(np.diff(losses))) / 2**0.5 * ((1 - SMOOTHING) / (1 + SMOOTHING)) ** 0.5
+    if fall <= max(0.02 * abs(start), 4 * noise):
+        return None, None
+    above = np.flatnonzero(smoothed[:lowest] > start - MARGIN * fall)
+    first = int(above[-1]) + 1 if len(above) else 0
+    last = first + int(np.argmax(smoothed[first : lowest + 1] <= start - (1 - MARGIN) * fall))
     return float(rates[first]), float(rates[last])
 
 
@@ -87,10 +96,11 @@ def range_test(
     steps: int = STEPS,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> LrRange:
-    """Train a fresh network on the rows for `steps` updates at rates from lowest to highest, growing by one factor.
+    """Train a fresh network on the rows for `steps` batches at rates from lowest to highest, growing by one factor.
 
-    It ends early when the smoothed loss is 3 times its lowest so far, or not finite. on_step: called with the updates
-    done and the last loss. torch's global random state is left as it was.
+    All updates of a stateful batch are at one rate, and their mean is its loss. Batches below the full size, whose losses
+    vary more, are left out where there are full ones. It ends early when the smoothed loss is 3 times its lowest so far,
+    or not finite. on_step: called with the batches done and the last loss. torch's global random state is left as it was.
     Raises: ValueError unless 0 < lowest < highest and steps > 1; RunError if the device is absent.
     Source: Smith 2017; Sanchez-Caballero 2020, section 4.1 and figure 5.
     """
@@ -101,33 +111,30 @@ def range_test(
     losses: list[float] = []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         learner = make_learner(table, shape, num_classes, config)
-        for batch in _endless(learner.network, table.lengths, rows, config):
-            # A stateful batch may have more updates than are left: they stay at the last rate and are not counted.
-            left = iter([*rates[len(losses) :], *[highest] * batch.indices.shape[1]])
-            result = learner.train_batch(batch, left)
-            losses += [float(loss) / len(batch.rows) for loss in result.losses]
-            on_step(min(len(losses), steps), losses[-1])
-            if len(losses) >= steps or _ran_away(losses):
+        batches = _endless(learner.network, table.lengths, rows, config)
+        for rate, batch in zip(rates.tolist(), batches, strict=False):
+            result = learner.train_batch(batch, itertools.repeat(rate))
+            loss = float(torch.stack(result.losses).mean()) / len(batch.rows)
+            on_step(len(losses) + 1, loss)
+            if not math.isfinite(loss):
                 break
-    count = next((k for k, loss in enumerate(losses[:steps]) if not math.isfinite(loss)), min(len(losses), steps))
-    smoothed = smooth(np.array(losses[:count]))
-    low, high = suggest_bounds(rates[:count], smoothed) if count else (None, None)
-    return LrRange(rates[:count], np.array(losses[:count]), smoothed, low, high)
+            losses.append(loss)
+            smoothed = smooth(np.array(losses))
+            if smoothed[-1] > DIVERGED * smoothed.min():
+                break
+    found, rates = np.array(losses), rates[: len(losses)]
+    low, high = suggest_bounds(rates, found) if losses else (None, None)
+    return LrRange(rates, found, smooth(found), low, high)
 
 
-def _ran_away(losses: list[float]) -> bool:
-    if not math.isfinite(losses[-1]):
-        return True
-    smoothed = smooth(np.array(losses))
-    return bool(smoothed[-1] > DIVERGED * smoothed.min())
-
-
-def _endless(network: Any, lengths: np.ndarray, rows: np.ndarray, config: VideoTrainConfig) -> Iterator[VideoBatch]:
-    rng = np.random.default_rng(config.seed)
+def _endless(
+    network: RawNetwork, lengths: np.ndarray, rows: np.ndarray, config: VideoTrainConfig
+) -> Iterator[VideoBatch]:
+    rng, size = np.random.default_rng(config.seed), config.videos_per_batch
     while True:
-        yield from arrange(
-            network, lengths, rows, config.videos_per_batch, whole=config.long_videos == "whole", rng=rng
-        )
+        batches = list(arrange(network, lengths, rows, size, whole=config.long_videos == "whole", rng=rng))
+        full = [batch for batch in batches if len(batch.rows) == size]
+        yield from full or batches
 
 
 def write_range(result: LrRange, folder: Path) -> None:

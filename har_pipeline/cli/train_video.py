@@ -226,9 +226,9 @@ def lr_range(
     split: Annotated[str, typer.Option(help="Number of the split.")] = "0",
     split_file: SplitFile = None,
     val_fraction: ValFraction = 0.1,
-    lowest: Annotated[float, typer.Option(help="Learning rate of the first update.")] = 1e-6,
-    highest: Annotated[float, typer.Option(help="Learning rate of the last update.")] = 1e-1,
-    steps: Annotated[int, typer.Option(help="Updates.", min=2)] = 200,
+    lowest: Annotated[float, typer.Option(help="Learning rate of the first batch.")] = 1e-6,
+    highest: Annotated[float, typer.Option(help="Learning rate of the last batch.")] = 1e-1,
+    steps: Annotated[int, typer.Option(help="Batches.", min=2)] = 200,
     batch_size: BatchSize = DEFAULTS.batch_size,
     precision: PrecisionOption = DEFAULTS.precision,
     root: Root = None,
@@ -237,7 +237,7 @@ def lr_range(
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find learning rates that train: the rate grows with every update, and the picture shows where the loss falls.
+    """Find learning rates that train: the rate grows with every batch, and the picture shows where the loss falls.
 
     The suggested bounds reach from where a tenth of the loss's fall is done to where nine tenths are. Only training
     videos are used. Source: Smith 2017; Sanchez-Caballero 2020, figure 5.
@@ -288,10 +288,12 @@ def lr_range(
         print_json(result.to_dict())
         return
     if result.low is None:
-        typer.echo("the loss did not fall at any rate: try --lowest and --highest further apart, or more --steps")
+        typer.echo(
+            "the loss did not fall clearly at any rate: try more --steps, or --lowest and --highest further apart"
+        )
     else:
         typer.echo(f"suggested learning rates: {result.low:.1e} to {result.high:.1e}")
-    typer.echo(f"written: {out}/lr_range.png, lr_range.csv, lr_range.json ({len(result.rates)} updates)")
+    typer.echo(f"written: {out}/lr_range.png, lr_range.csv, lr_range.json ({len(result.rates)} batches)")
 
 
 @contextmanager

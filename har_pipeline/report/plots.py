@@ -281,7 +281,7 @@ def save_lr_range(
     """
     figure = _figure(6.4, 4.2)
     axes = figure.add_subplot()
-    axes.plot(rates, losses, color=OTHER, linewidth=0.8, label="each update")
+    axes.plot(rates, losses, color=OTHER, linewidth=0.8, label="each batch")
     axes.plot(rates, smoothed, color=BEST, label="smoothed")
     if bounds is not None:
         axes.axvspan(
