@@ -68,6 +68,7 @@ LAYERS = (
     ("folds.py", "repeats.py", "predict.py"),
     ("predict_raw.py", "recognise.py"),
     ("fusion.py", "fusion_table.py", "fusion_files.py", "compare.py"),
+    ("live_cost.py",),
     ("cli/",),
 )
 

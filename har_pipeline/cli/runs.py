@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from har_pipeline.cli.common import AsJson, Device, Root, note, print_json, print_table
+from har_pipeline.cli.common import AsJson, Device, Root, note, print_json, print_table, video_bar
 from har_pipeline.errors import RunError
 
 if TYPE_CHECKING:
     from har_pipeline.categories import GroupResult
     from har_pipeline.evaluate import Evaluation
     from har_pipeline.folds import FoldsEvaluation
+    from har_pipeline.live_cost import LiveCost
+    from har_pipeline.records import VideoRecord
     from har_pipeline.repeats import RepeatsEvaluation
     from har_pipeline.video_timing import VideoTimes
 
@@ -34,7 +36,16 @@ def evaluate(
     time: Annotated[
         bool, typer.Option(help="Of a run of `har train-video`: also measure seconds per video; needs --manifest.")
     ] = False,
-    manifest: Annotated[Path | None, typer.Option(help="Of --time: the manifest that names the videos' files.")] = None,
+    live: Annotated[
+        bool,
+        typer.Option(
+            help="Of a stateful run of `har train-video`: also what the crop of a live camera, which knows the past only, "
+            "costs in accuracy; needs --manifest."
+        ),
+    ] = False,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Of --time and --live: the manifest that names the videos' files.")
+    ] = None,
     root: Root = None,
     time_videos: Annotated[int, typer.Option(help="Of --time: so many test videos, drawn at random.", min=1)] = 100,
     device: Device = "auto",
@@ -43,57 +54,102 @@ def evaluate(
     """Report accuracy with 95 % confidence intervals, per class, and write the confusion matrix (PNG and CSV).
 
     With --time also the mean seconds per video, one at a time: from the file on, and of the network alone (timing.json).
+    With --live also the accuracy on the same videos of decisions that know the frames so far only (live.json).
     """
-    from har_pipeline.categories import read_groups
-    from har_pipeline.evaluate import Evaluation, evaluate_run
-    from har_pipeline.folds import FoldsEvaluation, evaluate_folds, fold_folders
-    from har_pipeline.repeats import evaluate_repeats, evaluate_scores_file, repeat_folders
+    from har_pipeline.evaluate import Evaluation
+    from har_pipeline.folds import FoldsEvaluation
 
-    grouping = read_groups(groups) if groups else None
-    result: Evaluation | FoldsEvaluation | RepeatsEvaluation
-    if (run / "run.json").exists():
-        result = evaluate_run(run, part=part, grouping=grouping)
-    elif (run / "fusion.json").exists():
-        result = evaluate_scores_file(run, part=part, grouping=grouping)
-    elif repeat_folders(run):
-        result = evaluate_repeats(run, part=part, grouping=grouping)
-    elif fold_folders(run):
-        result = evaluate_folds(run, part=part, grouping=grouping)
-    else:
-        raise RunError(f"{run} is no run folder (no run.json, no split0 or seed0); make one with `har train`")
-    times = _time(run, manifest, root, time_videos, device) if time else None
+    records = _records(run, "--time" if time else "--live", manifest, root) if time or live else []
+    result = _measures(run, part, groups)
+    times = _time(run, records, time_videos, device) if time else None
+    cost = _live(run, records, part, device) if live else None
     if as_json:
-        print_json({**result.to_dict(), **({"timing": times.to_dict()} if times else {})})
-    elif isinstance(result, Evaluation):
+        more = {"timing": times.to_dict()} if times else {}
+        print_json({**result.to_dict(), **more, **({"live": cost.to_dict()} if cost else {})})
+        return
+    if isinstance(result, Evaluation):
         _print_evaluation(result, run, best_and_worst)
     elif isinstance(result, FoldsEvaluation):
         _print_folds(result, run, best_and_worst)
     else:
         _print_repeats(result, run)
-    if times is not None and not as_json:
-        typer.echo(
-            f"\nseconds per video: {times.whole_s:.3f} from the file on, {times.network_s:.3f} of the network alone "
-            f"(mean of {times.videos} videos of {times.mean_frames:.0f} frames; {times.device}, {times.precision})"
-        )
-        typer.echo(f"written: {run}/timing.json")
+    if times is not None:
+        _print_times(times, run)
+    if cost is not None:
+        _print_live(cost)
 
 
-def _time(run: Path, manifest: Path | None, root: Path | None, videos: int, device: str) -> VideoTimes:
+def _measures(run: Path, part: str, groups: str) -> Evaluation | FoldsEvaluation | RepeatsEvaluation:
+    from har_pipeline.categories import read_groups
+    from har_pipeline.evaluate import evaluate_run
+    from har_pipeline.folds import evaluate_folds, fold_folders
+    from har_pipeline.repeats import evaluate_repeats, evaluate_scores_file, repeat_folders
+
+    grouping = read_groups(groups) if groups else None
+    if (run / "run.json").exists():
+        return evaluate_run(run, part=part, grouping=grouping)
+    if (run / "fusion.json").exists():
+        return evaluate_scores_file(run, part=part, grouping=grouping)
+    if repeat_folders(run):
+        return evaluate_repeats(run, part=part, grouping=grouping)
+    if fold_folders(run):
+        return evaluate_folds(run, part=part, grouping=grouping)
+    raise RunError(f"{run} is no run folder (no run.json, no split0 or seed0); make one with `har train`")
+
+
+def _records(run: Path, option: str, manifest: Path | None, root: Path | None) -> list[VideoRecord]:
+    """Return the rows with the videos' files, for an option that reads them of a single run."""
     from har_pipeline.manifests import read_manifest
+
+    if manifest is None:
+        raise typer.BadParameter(f"{option} reads the videos' files: name their manifest with --manifest")
+    if not (run / "run.json").exists():
+        raise RunError(f"{run} is no single run: {option} measures one, such as {run}/split0")
+    return read_manifest(manifest, root=root, check_files=False)
+
+
+def _time(run: Path, records: list[VideoRecord], videos: int, device: str) -> VideoTimes:
     from har_pipeline.run_folder import write_json
     from har_pipeline.train_video import load_video_run
     from har_pipeline.video_timing import time_videos
 
-    if manifest is None:
-        raise typer.BadParameter("--time reads the videos' files: name their manifest with --manifest")
-    if not (run / "run.json").exists():
-        raise RunError(f"{run} is no single run: --time measures one, such as {run}/split0")
-    records = read_manifest(manifest, root=root, check_files=False)
     times = time_videos(load_video_run(run), records, videos=videos, device=device)
     write_json(run / "timing.json", times.to_dict())
     for video_id in times.failed:
         note(f"not timed: {video_id}: its file cannot be read")
     return times
+
+
+def _live(run: Path, records: list[VideoRecord], part: str, device: str) -> LiveCost:
+    from har_pipeline.live_cost import measure_live_cost, write_live_cost
+
+    with video_bar() as update:
+        cost = measure_live_cost(
+            run, records, part=part, device=device, on_video=lambda done, total: update("live", done, total)
+        )
+    for video_id, reason in cost.failed.items():
+        note(f"not decided live: {video_id}: {reason}")
+    note(f"written: {write_live_cost(cost, run if part == 'test' else run / part)}")
+    return cost
+
+
+def _print_times(times: VideoTimes, run: Path) -> None:
+    typer.echo(
+        f"\nseconds per video: {times.whole_s:.3f} from the file on, {times.network_s:.3f} of the network alone "
+        f"(mean of {times.videos} videos of {times.mean_frames:.0f} frames; {times.device}, {times.precision})"
+    )
+    typer.echo(f"written: {run}/timing.json")
+
+
+def _print_live(cost: LiveCost) -> None:
+    found = cost.comparison
+    points = 100 * (found.first_top1.value - found.second_top1.value)
+    typer.echo(f"\nlive, by the frames so far   {found.second_top1.describe()}")
+    typer.echo(f"whole video known before     {found.first_top1.describe()}")
+    typer.echo(
+        f"the live crop costs {points:.1f} points on {found.num_videos} videos: {found.test.first_only} are right with the "
+        f"whole video only, {found.test.second_only} live only (McNemar's test: {found.test.describe_p()})"
+    )
 
 
 def _print_repeats(repeats: RepeatsEvaluation, run: Path) -> None:

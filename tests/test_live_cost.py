@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from raw_runs import DepthSet, make_depth_set
+from typer.testing import CliRunner
+
+from har_pipeline.cli import app
+from har_pipeline.errors import RunError
+from har_pipeline.live_cost import measure_live_cost, write_live_cost
+from har_pipeline.manifests import write_manifest
+from har_pipeline.metrics import mcnemar, wilson_interval
+from har_pipeline.recognise import live_scores
+from har_pipeline.records import VideoRecord
+from har_pipeline.scores import read_scores
+
+
+@pytest.fixture(scope="module")
+def depth_set(tmp_path_factory: pytest.TempPathFactory) -> DepthSet:
+    return make_depth_set(tmp_path_factory.mktemp("depth"))
+
+
+@pytest.fixture(scope="module")
+def run(depth_set: DepthSet) -> Path:
+    return depth_set.train()
+
+
+def right(probabilities: np.ndarray, classes: tuple[str, ...], labels: tuple[str, ...]) -> np.ndarray:
+    return np.array([classes[k] == label for k, label in zip(probabilities.argmax(axis=1), labels, strict=True)])
+
+
+def test_both_sides_are_the_runs_own_scores_and_the_live_ones(depth_set: DepthSet, run: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    cost = measure_live_cost(run, depth_set.records, device="cpu", on_video=lambda *done: seen.append(done))
+    assert seen == [(k, 4) for k in (1, 2, 3, 4)]
+    own, (live, _) = read_scores(run / "scores.csv"), live_scores(run, depth_set.records, device="cpu")
+    assert own.video_ids == live.video_ids
+    sides = [right(s.probabilities, s.classes, s.labels) for s in (own, live)]
+    found = cost.comparison
+    assert (found.runs, found.num_videos) == (("whole video", "live"), 4)
+    assert found.first_top1 == wilson_interval(int(sides[0].sum()), 4)
+    assert found.second_top1 == wilson_interval(int(sides[1].sum()), 4)
+    assert found.test == mcnemar(*sides)
+    assert cost.failed == {}
+    path = write_live_cost(cost, tmp_path / "new")
+    assert json.loads(path.read_text()) == json.loads(json.dumps(cost.to_dict()))
+
+
+def test_the_sides_are_not_swapped(depth_set: DepthSet, run: Path, tmp_path: Path) -> None:
+    """A run whose stored answers are all right has a first side of 100 %, whatever is decided live."""
+    ids, labels = zip(*((r.video_id, r.label) for r in depth_set.records[6:]), strict=True)
+    rows = [
+        f"{v},{label},test,0,0,{int(label == 'goes')},{int(label == 'grows')}"
+        for v, label in zip(ids, labels, strict=True)
+    ]
+    header = (run / "scores.csv").read_text().splitlines()[0]
+    copy = tmp_path / "run"
+    copy.mkdir()
+    for path in run.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    (copy / "scores.csv").write_text("\n".join([header, *rows]) + "\n")
+    cost = measure_live_cost(copy, depth_set.records, device="cpu")
+    live, _ = live_scores(copy, depth_set.records, device="cpu")
+    wrong = int((~right(live.probabilities, live.classes, live.labels)).sum())
+    assert wrong > 0
+    assert cost.comparison.first_top1.value == 1
+    assert (cost.comparison.test.first_only, cost.comparison.test.second_only) == (wrong, 0)
+
+
+def test_a_video_that_cannot_be_read_is_on_neither_side(depth_set: DepthSet, run: Path, tmp_path: Path) -> None:
+    gone = VideoRecord(video_id="v7", label="grows", depth_path=tmp_path / "gone")
+    records = [gone if record.video_id == "v7" else record for record in depth_set.records]
+    cost = measure_live_cost(run, records, device="cpu")
+    assert cost.comparison.num_videos == 3
+    assert list(cost.failed) == ["v7"]
+
+
+def test_a_part_without_scores_and_a_stateless_run(depth_set: DepthSet, run: Path) -> None:
+    with pytest.raises(RunError, match="val"):
+        measure_live_cost(run, depth_set.records, part="val", device="cpu")
+    with pytest.raises(RunError, match="stateless, it looks at a whole video at once"):
+        measure_live_cost(depth_set.train("convlstm-stateless"), depth_set.records, device="cpu")
+
+
+def har(*arguments: str, code: int = 0) -> tuple[str, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == code, f"{result.output}\n{result.exception!r}"
+    return result.stdout, f"{result.stderr}{result.exception or ''}"
+
+
+def test_on_the_command_line(depth_set: DepthSet, run: Path, tmp_path: Path) -> None:
+    manifest = depth_set.folder / "manifest.csv"
+    write_manifest(manifest, depth_set.records)
+    command = ("evaluate", str(run), "--live", "--device", "cpu")
+    out, err = har(*command, "--manifest", str(manifest))
+    cost = measure_live_cost(run, depth_set.records, device="cpu").comparison
+    assert f"live, by the frames so far   {cost.second_top1.describe()}" in out
+    assert f"whole video known before     {cost.first_top1.describe()}" in out
+    assert "points on 4 videos" in out
+    assert "McNemar's test: p = " in out
+    assert f"written: {run / 'live.json'}" in err
+    stored = json.loads((run / "live.json").read_text())
+    assert (stored["part"], stored["num_videos"], stored["failed"]) == ("test", 4, {})
+    out, _ = har(*command, "--manifest", str(manifest), "--json", "--time", "--time-videos", "1")
+    told = json.loads(out)
+    assert told["live"] == stored
+    assert told["timing"]["videos"] == 1
+    _, err = har(*command, code=2)
+    assert "--live reads the videos' files" in err
+    _, err = har("evaluate", str(tmp_path), "--live", "--manifest", str(manifest), code=1)
+    assert "is no single run: --live measures one" in err
