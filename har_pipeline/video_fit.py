@@ -21,6 +21,7 @@ from har_pipeline.convlstm.networks import build_network
 from har_pipeline.datasets import FeatureTable
 from har_pipeline.distributed import ALONE, World
 from har_pipeline.errors import RunError
+from har_pipeline.extract import keep_freed_memory
 from har_pipeline.extractors import pick_precision
 from har_pipeline.fit import Epoch, OnEpoch, Parts, resolve_device
 from har_pipeline.schedules import halvings
@@ -99,6 +100,8 @@ def fit_network(
     Raises: RunError if the device is absent, the checkpoint is damaged, or the loss is not finite.
     """
     device = resolve_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         learner = make_learner(table, shape, num_classes, config, world)
         state = _Progress(learner, config)

@@ -1,0 +1,119 @@
+"""Both ConvLSTM networks on one manifest, for as many epochs and seeds, beside mean pooling over frames. Prints JSON.
+
+MANIFEST and STORE are of raw frames (`har frames`). Each network is trained from scratch on the schedule one-cycle without
+validation videos (the last epoch counts), since small sets have too few people to hold some out; nothing is chosen by the
+test videos. `mean_pool` is logistic regression on the mean of a video's frames. Accuracies are of test videos, with 95 %
+intervals of the first seed, mean and deviation over seeds, and McNemar's test between the networks of each seed.
+Runs that are finished in OUT are kept, so that an interrupted job goes on.
+
+    python benchmarks/raw_video.py utd.csv utd.zarr --protocol column --width 0.25 --epochs 20 --seeds 3 --out out
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from har_pipeline.convlstm.networks import NETWORKS
+from har_pipeline.evaluate import evaluate_scores
+from har_pipeline.jobs import Outcome, plan_jobs, run_jobs
+from har_pipeline.manifests import read_manifest
+from har_pipeline.metrics import mcnemar
+from har_pipeline.raw_store import open_frames
+from har_pipeline.records import Scores
+from har_pipeline.scores import concat_scores, read_scores, select_part
+from har_pipeline.splits import make_splits
+from har_pipeline.train_config import TrainConfig
+from har_pipeline.train_video import run_video_jobs
+from har_pipeline.video_config import VideoTrainConfig
+
+
+def scores_of_seeds(outcomes: list[Outcome]) -> list[Scores]:
+    """Return the test scores of each seed, all folds pooled."""
+    by_seed: dict[int, list[Scores]] = {}
+    for outcome in outcomes:
+        part = select_part(read_scores(outcome.summary.path / "scores.csv"), "test")
+        by_seed.setdefault(outcome.job.seed, []).append(part)
+    return [concat_scores(parts) for parts in by_seed.values()]
+
+
+def right(scores: Scores) -> np.ndarray:
+    """Return (V,) bool, whether each video's class is the first, in the order of video ids."""
+    order = np.argsort(scores.video_ids)
+    found = np.array([scores.classes[k] for k in scores.probabilities.argmax(axis=1)])
+    return (found == np.array(scores.labels))[order]
+
+
+def describe(seeds: list[Scores], outcomes: list[Outcome]) -> dict[str, Any]:
+    evaluations = [evaluate_scores(scores) for scores in seeds]
+    values = [evaluation.top1.value for evaluation in evaluations]
+    return {
+        "top1_by_seed": values,
+        "top1": statistics.mean(values),
+        "sd": statistics.stdev(values) if len(values) > 1 else None,
+        "interval_of_first_seed": dataclasses.asdict(evaluations[0].top1),
+        "mean_class": statistics.mean(evaluation.mean_class.value for evaluation in evaluations),
+        "minutes_by_seed": round(sum(outcome.summary.seconds for outcome in outcomes) / 60 / len(seeds), 1),
+        "train_accuracy": statistics.mean(outcome.summary.train_accuracy for outcome in outcomes),
+        "notes": list(outcomes[0].summary.notes),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--stream", default="depth")
+    parser.add_argument("--protocol", default="xsub")
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("raw_video_out"))
+    args = parser.parse_args()
+    records = read_manifest(args.manifest, check_files=False)
+    store, features = open_frames(args.store, args.stream)
+    splits = make_splits(records, args.protocol, val_fraction=0.0)
+    result: dict[str, Any] = {"benchmark": "raw_video", "videos": len(records), "folds": len(splits)}
+    result |= {name: getattr(args, name) for name in ("protocol", "width", "epochs", "learning_rate", "seeds")}
+    jobs = plan_jobs(splits, args.out / "mean_pool")
+    pooled = run_jobs(store, [features], records, jobs, TrainConfig(head="mean_pool"), allow_missing=True)
+    result["mean_pool"] = describe(scores_of_seeds(pooled), pooled)
+    seeds: dict[str, list[Scores]] = {}
+    for model in NETWORKS:
+        config = VideoTrainConfig(
+            model=model,
+            width=args.width,
+            schedule="one-cycle",
+            epochs=args.epochs,
+            learning_rate=args.learning_rate,
+        )
+        jobs = plan_jobs(splits, args.out / model, repeats=args.seeds)
+        outcomes = run_video_jobs(
+            store,
+            features,
+            records,
+            jobs,
+            config,
+            allow_missing=True,
+            on_epoch=lambda job, epoch: print(
+                f"{job.folder.name} {epoch.epoch}: {epoch.train_loss:.3f} {epoch.seconds:.0f} s", file=sys.stderr
+            ),
+        )
+        seeds[model] = scores_of_seeds(outcomes)
+        result[model] = describe(seeds[model], outcomes)
+    stateless, stateful = (seeds[name] for name in NETWORKS)
+    tests = [mcnemar(right(second), right(first)) for first, second in zip(stateless, stateful, strict=True)]
+    result["stateful_against_stateless_by_seed"] = [dataclasses.asdict(test) for test in tests]
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
