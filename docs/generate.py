@@ -138,12 +138,14 @@ def heads_block() -> str:
     )
 
 
-PAPERS = {"orozco2020": "Orozco 2020", "lakhal2018": "Lakhal 2018"}
+PAPERS = {"orozco2020": "Orozco 2020", "lakhal2018": "Lakhal 2018", "sanchez2020": "Sanchez-Caballero 2020"}
 DATASETS = {
     "kth": "KTH, original split",
     "ucf11": "UCF-11, leave-one-group-out",
     "ucf101": "UCF-101, split 1",
     "hmdb51": "HMDB-51, split 1",
+    "ntu_xsub": "NTU RGB+D, cross-subject",
+    "ntu_xview": "NTU RGB+D, cross-view",
 }
 
 

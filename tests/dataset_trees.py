@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from depth_files import moving_body, write_folder
 from video_files import make_video
 
 from har_pipeline.categories import read_groups
@@ -106,3 +107,20 @@ def ucf11_tree(root: Path, *, frames: int = 6) -> None:
         for group in range(1, 26)
     ]
     link_videos(paths, frames=frames, codec="mpeg1video")
+
+
+def ntu_tree(root: Path, *, actions: int = 60) -> None:
+    """Depth folders of every action: subjects 1 and 2 (training) and 3 (test), each seen by one of the three cameras.
+
+    Of the first five actions subject 1 is seen by camera 1 too, so that cross-subject and cross-view differ. Few different
+    videos, of 10 to 24 frames, are behind them: a body goes one way in even actions, the other in odd ones.
+    """
+    for number, (subject, camera, last) in enumerate(((1, 2, actions), (2, 3, actions), (3, 1, actions), (1, 1, 5))):
+        frames = moving_body((10, 12, 24, 14)[number], seed=subject)
+        ways = (frames, frames[:, :, ::-1])
+        sources = [write_folder(root.parent / f"source{number}{k}", way) for k, way in enumerate(ways)]
+        for action in range(1, last + 1):
+            folder = root / f"S001C{camera:03d}P{subject:03d}R001A{action:03d}"
+            folder.mkdir(parents=True)
+            for png in sources[action % 2].iterdir():
+                os.link(png, folder / png.name)

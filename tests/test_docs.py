@@ -7,6 +7,8 @@ import json
 import re
 from pathlib import Path
 
+from har_pipeline.convlstm.networks import NETWORKS, build_network
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = {
@@ -45,3 +47,17 @@ def test_set_up_is_two_commands() -> None:
         "make demo",
         "make test",
     ]
+
+
+def test_parameter_counts_are_those_of_the_networks() -> None:
+    page = (ROOT / "docs" / "raw-video.md").read_text(encoding="utf-8")
+    for name in NETWORKS:
+        count = f"{sum(values.numel() for values in build_network(name, 60).parameters()):,}"
+        assert f"{name.removeprefix('convlstm-')} {count}" in README
+        assert f"| `{name}` | {count} |" in page
+
+
+def test_links_to_files_lead_somewhere() -> None:
+    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        links = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8"))
+        assert [link for link in links if not (path.parent / link).exists()] == [], path.name

@@ -1,0 +1,106 @@
+"""Sanchez-Caballero's experiments, whole, on a small tree with NTU RGB+D's names: every cell of every table."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dataset_trees import ntu_tree
+from depth_files import moving_body, write_folder
+from test_pipelines import PIPELINES, load
+
+from har_pipeline.run_folder import read_history
+from har_pipeline.train_video import load_video_run
+
+SMALL = ["--epochs", "2", "--width", "0.04", "--batch-size", "30", "--precision", "fp32", "--device", "cpu"]
+ACTIONS = 30
+QUICK = ["--range-steps", "2", "--time-videos", "3", "--workers", "1"]
+NAMES = ("Stateless ConvLSTM", "Stateful ConvLSTM")
+
+
+def check_tables(result: dict[str, Any]) -> None:
+    """Every number of the paper stands beside one of ours."""
+    for name in NAMES:
+        rows = result["table 3"][name]
+        assert [row["place"] for row in rows] == [*range(1, 11), "mean of 10"]
+        assert all(row[key].endswith("%)") for row in rows for key in ("best, paper", "worst, paper"))
+        assert all("%)" in row[key] for row in rows for key in ("best, ours, reduced", "worst, ours, reduced"))
+    assert "-> take off a shoe (40.22%)" in result["table 3"]["Stateless ConvLSTM"][0]["worst, paper"]
+    assert result["table 3"]["Stateful ConvLSTM"][10]["best, paper"] == "(96.49%)"
+    table4 = {row["method"]: row for row in result["table 4"]}
+    papers = {name: (table4[name]["CS, paper"], table4[name]["CV, paper"]) for name in NAMES}
+    assert papers == {NAMES[0]: ("75.26 %", "75.45 %"), NAMES[1]: ("80.43 %", "79.91 %")}
+    for name in NAMES:
+        assert all(" % (" in table4[name][f"{short}, ours, reduced"] for short in ("CS", "CV"))
+    assert table4["Unsupervised ConvLSTM"]["CV, paper"] == ""
+    assert len(table4) == 9
+    assert [(row["method"], row["paper"], row["videos"]) for row in result["table 5"]] == [
+        (NAMES[0], 0.21, 3),
+        (NAMES[1], 0.89, 3),
+    ]
+    for row in result["table 5"]:
+        assert 0 < float(row["ours, reduced, network alone"]) <= float(row["ours, reduced, from files"]) < 60
+
+
+@pytest.mark.slow
+def test_every_cell(tmp_path: Path) -> None:
+    root, out = tmp_path / "nturgb+d_depth_masked", tmp_path / "out"
+    ntu_tree(root, actions=ACTIONS)
+    # One folder is broken, and an action of the larger NTU RGB+D 120 is none of the paper's.
+    broken = next(iter((root / "S001C001P003R001A030").iterdir()))
+    for png in (root / "S001C001P003R001A030").iterdir():
+        png.unlink()
+    broken.write_bytes(b"no png")
+    write_folder(root / "S018C001P041R001A061", moving_body(8))
+    pipeline = load("sanchez2020")
+    options = pipeline.parse([str(root), "--out", str(out), *SMALL, *QUICK])
+    result = pipeline.run(options)
+    assert (result["videos"], list(result["without frames"])) == (95, ["S001C001P003R001A030"])
+    check_tables(result)
+    assert result["range test"]["batches"] == 2
+    told = " ".join(result["differs"])
+    for part in ("0.04 times", "2 epochs", "are 12", "are 6", "94 videos; the paper has 56,880"):
+        assert part in told
+    assert json.loads((out / "results.json").read_text()) == json.loads(json.dumps(result))
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4 + 1 + 1
+    assert page.count("Reduced: ") == len(result["differs"]) == 7
+    runs = {path: path.stat().st_mtime_ns for path in (out).glob("convlstm-*/run.json")}
+    assert len(runs) == 4
+    for path in runs:
+        loaded = load_video_run(path.parent)
+        assert (loaded.split.protocol, len(loaded.classes)) == (path.parent.name.rsplit("_", 1)[1], ACTIONS)
+        assert len(read_history(path.parent)["epoch"]) == 2
+    timing = {path: path.stat().st_mtime_ns for path in out.rglob("timing.json")}
+    assert len(timing) == 2
+    assert pipeline.run(options) == result
+    assert {path: path.stat().st_mtime_ns for path in (*runs, *timing)} == runs | timing
+
+
+def test_the_published_experiment_is_not_called_reduced() -> None:
+    pipeline = load("sanchez2020")
+    options = pipeline.parse(["root", "--out", "out"])
+    given = {key: getattr(options, key) for key in ("epochs", "width", "batch_size", "precision", "device")}
+    configs = {n: pipeline.VideoTrainConfig(model=m, **given) for n, (m, _) in pipeline.NETWORKS.items()}
+    data = pipeline.Data([None] * 56_880, None, "", {}, {})
+    assert pipeline.departures(options, data, configs) == []
+    assert pipeline.departures(options, data._replace(missing={"a": ""}), configs) == [
+        "56,879 videos; the paper has 56,880"
+    ]
+
+
+@pytest.mark.parametrize(("name", "side"), [(name, side) for name in NAMES for side in ("best", "worst")])
+def test_the_papers_table_3_adds_up(name: str, side: str) -> None:
+    """The ten accuracies that it prints have the mean that it prints, and name actions of NTU RGB+D."""
+    with open(PIPELINES / "ntu60.csv", newline="", encoding="utf-8") as file:
+        actions = {row["label"]: row["action"] for row in csv.DictReader(file)}
+    assert list(actions) == [f"A{number:03d}" for number in range(1, 61)]
+    with open(PIPELINES / "papers.csv", newline="", encoding="utf-8") as file:
+        rows = {row["row"]: float(row["percent"]) for row in csv.DictReader(file) if row["paper"] == "sanchez2020"}
+    own = {key.partition(": ")[2]: value for key, value in rows.items() if key.startswith(f"{name}, {side} ")}
+    assert len(own) == 10
+    assert sum(own.values()) / 10 == pytest.approx(rows[f"{name}, ten {side}"], abs=0.0051)
+    assert {word for key in own for word in key.split(" -> ")} <= set(actions.values())
