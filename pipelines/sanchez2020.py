@@ -17,7 +17,7 @@ import csv
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -84,24 +84,17 @@ def prepare(options: argparse.Namespace) -> Data:
     return Data(records, store, made.feature_set, splits, {**made.failed_before, **made.failed})
 
 
-def kept(path: Path, make: Callable[[], Row]) -> Row:
-    """Return what is in a JSON file; where it is not there, what `make` returns is written into it."""
-    if not path.exists():
-        write_json(path, make())
-    found: Row = json.loads(path.read_text(encoding="utf-8"))
-    return found
-
-
 def find_rates(options: argparse.Namespace, data: Data, config: VideoTrainConfig) -> Row:
     """Figure 5: the range test of the stateless network, cross-view; it is shown, the rates trained with are the paper's."""
-    split = data.splits["xview"]
-    classes = run_classes(data.records, split)
-    given: Row = {"allow_missing": True, "spill_dir": options.out}
-    table = load_training_features(data.store, [data.frames], data.records, split.train, classes, **given)
-    shape, rows = frame_shape(data.store.spec(data.frames)), table.rows_of(split.train)
-    result = range_test(table, shape, rows, len(classes), config, steps=options.range_steps)
-    write_range(result, options.out)
-    return {"low": result.low, "high": result.high, "batches": len(result.rates)}
+    if not (options.out / "lr_range.png").exists():
+        split = data.splits["xview"]
+        classes = run_classes(data.records, split)
+        given: Row = {"allow_missing": True, "spill_dir": options.out}
+        table = load_training_features(data.store, [data.frames], data.records, split.train, classes, **given)
+        shape, rows = frame_shape(data.store.spec(data.frames)), table.rows_of(split.train)
+        write_range(range_test(table, shape, rows, len(classes), config, steps=options.range_steps), options.out)
+    found = json.loads((options.out / "lr_range.json").read_text(encoding="utf-8"))
+    return {"low": found["low"], "high": found["high"], "batches": len(found["rates"])}
 
 
 def train(options: argparse.Namespace, data: Data, config: VideoTrainConfig) -> dict[str, Path]:
@@ -126,7 +119,7 @@ def table3(name: str, evaluation: Evaluation, ours: str) -> list[Row]:
     for row in read_table("papers.csv"):
         if row["paper"] == "sanchez2020" and row["table"] == "3":
             key, _, words = row["row"].partition(": ")
-            paper[key] = f"{words} ({row['percent']}%)".strip()
+            paper[key] = f"{words} ({row['percent']}%)" if words else f"{row['percent']}%"
     found = extremes(evaluation)
     assert found is not None
     rows = []
@@ -142,7 +135,7 @@ def table3(name: str, evaluation: Evaluation, ours: str) -> list[Row]:
                 "worst, paper": paper.get(f"{name}, worst {place}", ""),
             }
         )
-    means = (f"({found.best_mean:.2%})", paper[f"{name}, ten best"], f"({found.worst_mean:.2%})")
+    means = (f"{found.best_mean:.2%}", paper[f"{name}, ten best"], f"{found.worst_mean:.2%}")
     cells = (f"mean of {len(rows)}", *means, paper[f"{name}, ten worst"])
     return [*rows, dict(zip(rows[0], cells, strict=True))]
 
@@ -165,12 +158,11 @@ def table5(options: argparse.Namespace, data: Data, folders: dict[str, dict[str,
     rows = []
     for name, (_, paper) in NETWORKS.items():
         folder = folders[name]["xsub"]
-        given: Row = {"videos": options.time_videos, "device": options.device}
-
-        def measure(folder: Path = folder, given: Row = given) -> Row:
-            return time_videos(load_video_run(folder), data.records, **given).to_dict()
-
-        times = kept(folder / "timing.json", measure)
+        if not (folder / "timing.json").exists():
+            run = load_video_run(folder)
+            measured = time_videos(run, data.records, videos=options.time_videos, device=options.device)
+            write_json(folder / "timing.json", measured.to_dict())
+        times = json.loads((folder / "timing.json").read_text(encoding="utf-8"))
         parts = {f"{ours}, from files": times["whole_s"], f"{ours}, network alone": times["network_s"]}
         about = {key: times[key] for key in ("videos", "device", "precision")}
         rows.append({"method": name, "paper": paper, **{key: f"{s:.3f}" for key, s in parts.items()}, **about})
@@ -215,7 +207,7 @@ def run(options: argparse.Namespace) -> Row:
     data = prepare(options)
     given = {key: getattr(options, key) for key in ("epochs", "width", "batch_size", "precision", "device")}
     configs = {name: VideoTrainConfig(model=model, **given) for name, (model, _) in NETWORKS.items()}
-    rates = kept(options.out / "range_test.json", lambda: find_rates(options, data, configs["Stateless ConvLSTM"]))
+    rates = find_rates(options, data, configs["Stateless ConvLSTM"])
     folders = {name: train(options, data, config) for name, config in configs.items()}
     found = {(name, p): evaluate_run(folder) for name, runs in folders.items() for p, folder in runs.items()}
     differs = departures(options, data, configs)

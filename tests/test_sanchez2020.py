@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from har_pipeline.run_folder import read_history
 from har_pipeline.train_video import load_video_run
 
 SMALL = ["--epochs", "2", "--width", "0.04", "--batch-size", "30", "--precision", "fp32", "--device", "cpu"]
-ACTIONS = 30
+ACTIONS = 22
 QUICK = ["--range-steps", "2", "--time-videos", "3", "--workers", "1"]
 NAMES = ("Stateless ConvLSTM", "Stateful ConvLSTM")
 
@@ -26,10 +27,10 @@ def check_tables(result: dict[str, Any]) -> None:
     for name in NAMES:
         rows = result["table 3"][name]
         assert [row["place"] for row in rows] == [*range(1, 11), "mean of 10"]
-        assert all(row[key].endswith("%)") for row in rows for key in ("best, paper", "worst, paper"))
-        assert all("%)" in row[key] for row in rows for key in ("best, ours, reduced", "worst, ours, reduced"))
+        assert all(row[key].rstrip(")").endswith("%") for row in rows for key in ("best, paper", "worst, paper"))
+        assert all("%" in row[key] for row in rows for key in ("best, ours, reduced", "worst, ours, reduced"))
     assert "-> take off a shoe (40.22%)" in result["table 3"]["Stateless ConvLSTM"][0]["worst, paper"]
-    assert result["table 3"]["Stateful ConvLSTM"][10]["best, paper"] == "(96.49%)"
+    assert result["table 3"]["Stateful ConvLSTM"][10]["best, paper"] == "96.49%"
     table4 = {row["method"]: row for row in result["table 4"]}
     papers = {name: (table4[name]["CS, paper"], table4[name]["CV, paper"]) for name in NAMES}
     assert papers == {NAMES[0]: ("75.26 %", "75.45 %"), NAMES[1]: ("80.43 %", "79.91 %")}
@@ -50,19 +51,19 @@ def test_every_cell(tmp_path: Path) -> None:
     root, out = tmp_path / "nturgb+d_depth_masked", tmp_path / "out"
     ntu_tree(root, actions=ACTIONS)
     # One folder is broken, and an action of the larger NTU RGB+D 120 is none of the paper's.
-    broken = next(iter((root / "S001C001P003R001A030").iterdir()))
-    for png in (root / "S001C001P003R001A030").iterdir():
+    broken = next(iter((root / "S001C001P003R001A022").iterdir()))
+    for png in (root / "S001C001P003R001A022").iterdir():
         png.unlink()
     broken.write_bytes(b"no png")
     write_folder(root / "S018C001P041R001A061", moving_body(8))
     pipeline = load("sanchez2020")
     options = pipeline.parse([str(root), "--out", str(out), *SMALL, *QUICK])
     result = pipeline.run(options)
-    assert (result["videos"], list(result["without frames"])) == (95, ["S001C001P003R001A030"])
+    assert (result["videos"], list(result["without frames"])) == (71, ["S001C001P003R001A022"])
     check_tables(result)
     assert result["range test"]["batches"] == 2
     told = " ".join(result["differs"])
-    for part in ("0.04 times", "2 epochs", "are 12", "are 6", "94 videos; the paper has 56,880"):
+    for part in ("0.04 times", "2 epochs", "are 12", "are 6", "70 videos; the paper has 56,880"):
         assert part in told
     assert json.loads((out / "results.json").read_text()) == json.loads(json.dumps(result))
     page = (out / "report.html").read_text()
@@ -76,6 +77,10 @@ def test_every_cell(tmp_path: Path) -> None:
         assert len(read_history(path.parent)["epoch"]) == 2
     timing = {path: path.stat().st_mtime_ns for path in out.rglob("timing.json")}
     assert len(timing) == 2
+    # What is not finished is made again, and made the same; the rest is kept.
+    unfinished = out / "convlstm-stateful_xview"
+    shutil.rmtree(unfinished)
+    del runs[unfinished / "run.json"]
     assert pipeline.run(options) == result
     assert {path: path.stat().st_mtime_ns for path in (*runs, *timing)} == runs | timing
 
