@@ -115,7 +115,8 @@ def ntu_tree(root: Path, *, actions: int = 60) -> None:
     Of the first five actions subject 1 is seen by camera 1 too, so that cross-subject and cross-view differ. Few different
     videos, of 10 to 24 frames, are behind them: a body goes one way in even actions, the other in odd ones.
     """
-    for number, (subject, camera, last) in enumerate(((1, 2, actions), (2, 3, actions), (3, 1, actions), (1, 1, 5))):
+    seen = ((1, 2, actions), (2, 3, actions), (3, 1, actions), (1, 1, min(5, actions)))
+    for number, (subject, camera, last) in enumerate(seen):
         frames = moving_body((10, 12, 24, 14)[number], seed=subject)
         ways = (frames, frames[:, :, ::-1])
         sources = [write_folder(root.parent / f"source{number}{k}", way) for k, way in enumerate(ways)]
