@@ -39,7 +39,7 @@ def test_the_three_cases(length: int, clip_len: int, seed: int) -> None:
     drawn = stateless_indices(length, clip_len, np.random.default_rng(seed))
     assert drawn.shape == (clip_len,)
     assert drawn.dtype == np.int64
-    assert 0 <= drawn.min()
+    assert drawn.min() >= 0
     assert drawn.max() < length
     step = 2 if length >= 2 * clip_len else 1
     if length < clip_len:
@@ -59,8 +59,10 @@ def test_every_start_is_drawn() -> None:
 
 @pytest.mark.parametrize(
     ("length", "kept"),
-    [(46, 40), (300, 208), (24, 24), (31, 24), (64, 64), (79, 64), (111, 96), (112, 112), (207, 160), (208, 208)]
-    + [(23, 16), (8, 8), (7, 8), (1, 8), (301, 208), (5000, 208)],
+    [
+        *((46, 40), (300, 208), (24, 24), (31, 24), (64, 64), (79, 64), (111, 96), (112, 112), (207, 160), (208, 208)),
+        *((23, 16), (8, 8), (7, 8), (1, 8), (301, 208), (5000, 208)),
+    ],
 )
 def test_a_video_keeps_the_left_edge_of_its_bin(length: int, kept: int) -> None:
     assert stateful_length(length) == kept
