@@ -7,6 +7,7 @@ Refuses a working tree with changes in what is measured: the commit would not sa
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -35,7 +36,13 @@ def _of_project(part: str) -> bool:
 
 
 def main() -> None:
-    name, command = sys.argv[1], sys.argv[2:]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="of the result: benchmarks/results/NAME.json")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="what to run, with its options; prints JSON")
+    options = parser.parse_args()
+    name, command = options.name, options.command
+    if not command:
+        parser.error("name the command that prints the result")
     git = ["git", "-C", str(ROOT)]
     changed = subprocess.check_output([*git, "status", "--porcelain", "har_pipeline", "pipelines", "benchmarks/*.py"])
     if changed:

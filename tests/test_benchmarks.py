@@ -31,3 +31,14 @@ def test_train() -> None:
     median = result["median_seconds"]
     assert set(median) == {"ours", "limit", "usual, 0 workers"}
     assert abs(result["ours_over_limit"] - median["ours"] / median["limit"]) < 0.001
+
+
+def test_record_tells_its_usage() -> None:
+    command = [sys.executable, "benchmarks/record.py"]
+    told = subprocess.run([*command, "--help"], check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    assert "usage:" in told
+    for arguments in ([], ["name"]):
+        failed = subprocess.run([*command, *arguments], check=False, capture_output=True, text=True, cwd=ROOT)
+        assert failed.returncode == 2
+        assert "usage:" in failed.stderr
+        assert "Traceback" not in failed.stderr
