@@ -16,7 +16,7 @@ from har_pipeline.datasets import FeatureTable
 from har_pipeline.errors import RunError
 from har_pipeline.fit import Epoch
 from har_pipeline.records import Split, VideoRecord
-from har_pipeline.run_folder import HEAD, RUN_JSON, VIDEO, RunSummary, split_info
+from har_pipeline.run_folder import HEAD, RUN_JSON, VIDEO, RunSummary, labels_sha256, split_info
 from har_pipeline.train import TrainSource, classes_of, load_training_features, train_head
 from har_pipeline.train_config import TrainConfig
 from har_pipeline.video_config import VideoTrainConfig
@@ -57,10 +57,13 @@ def plan_jobs(
     return jobs
 
 
-def finished_run(job: Job, config: TrainConfig | VideoTrainConfig, feature_sets: Sequence[str]) -> RunSummary | None:
+def finished_run(
+    job: Job, config: TrainConfig | VideoTrainConfig, feature_sets: Sequence[str], records: Sequence[VideoRecord]
+) -> RunSummary | None:
     """Return what a finished run says of itself, None if it is not there.
 
-    Raises: RunError if it was trained with other options, features or videos: a job must not mix the two.
+    Labels are compared where the run tells those it learned from; runs of older versions do not.
+    Raises: RunError if it was trained with other options, features, videos or labels: a job must not mix the two.
     """
     try:
         info = json.loads((job.folder / RUN_JSON).read_text(encoding="utf-8"))
@@ -79,6 +82,8 @@ def finished_run(job: Job, config: TrainConfig | VideoTrainConfig, feature_sets:
         differing.append(f"features: {', '.join(names)} != {', '.join(feature_sets)}")
     if info["split"]["ids_sha256"] != split_info(job.split)["ids_sha256"]:
         differing.append("the videos of the split")
+    elif info.get("labels_sha256", wanted_labels := labels_sha256(records, job.split)) != wanted_labels:
+        differing.append("the labels of the videos")
     if differing:
         raise RunError(
             f"{job.folder} was trained differently ({'; '.join(differing)}): replace it with --overwrite, or choose "
@@ -113,7 +118,7 @@ def run_jobs(
     Raises: RunError as `train_head`, and as `finished_run`.
     """
     names = [store.resolve(prefix) for prefix in feature_sets]
-    finished = {job: None if overwrite or not resume else finished_run(job, config, names) for job in jobs}
+    finished = {job: None if overwrite or not resume else finished_run(job, config, names, records) for job in jobs}
     pending = [job for job in jobs if finished[job] is None]
     classes = [classes_of(records, job.split, config) for job in pending]
     table = shared_table(store, names, records, pending, classes, allow_missing)

@@ -37,7 +37,7 @@ from torch import nn
 from har_pipeline.errors import RunError, StoreError
 from har_pipeline.heads import SequenceClassifier, build_head
 from har_pipeline.pca import Projection
-from har_pipeline.records import FeatureSpec, Scores, Split
+from har_pipeline.records import FeatureSpec, Scores, Split, VideoRecord
 from har_pipeline.reduce import projection_of
 from har_pipeline.scores import read_scores
 from har_pipeline.train_config import TrainConfig
@@ -202,8 +202,8 @@ def _lives(process: int) -> bool:
 def lasting_run_folder(path: Path, job: Mapping[str, Any], *, overwrite: bool) -> Iterator[Path]:
     """Give a folder to write a run into that stays after a kill or an error and is given again to the same job.
 
-    job: what makes the run what it is, ready for JSON. On success the folder becomes `path`; what else than the run was
-    written there must have been removed by then.
+    job: what makes the run what it is, ready for JSON; what an older version did not write there is not compared. On
+    success the folder becomes `path`; what else than the run was written there must have been removed by then.
     Raises: RunError as `new_run_folder`, if another process trains there, or if what is there is of another job (with
     `overwrite` it is removed).
     """
@@ -217,12 +217,12 @@ def lasting_run_folder(path: Path, job: Mapping[str, Any], *, overwrite: bool) -
         except OSError as error:
             raise RunError(f"{partial}: another process is training this run") from error
         wanted, before = json.loads(json.dumps(job)), _read_json(partial / JOB) if (partial / JOB).exists() else None
-        if before is not None and before != wanted:
+        differing = sorted(key for key, value in (before or {}).items() if value != wanted.get(key))
+        if differing:
             if not overwrite:
-                differing = sorted(key for key in {*before, *wanted} if before.get(key) != wanted.get(key))
                 raise RunError(
-                    f"{partial} is an unfinished run with another {', '.join(differing)}: give the same options to finish "
-                    "it, or --overwrite to begin anew"
+                    f"{partial} is an unfinished run with another {', '.join(differing)}: give the same options, manifest "
+                    "and features to finish it, or --overwrite to begin anew"
                 )
             for file in partial.iterdir():
                 if file.name != LOCK:
@@ -283,6 +283,13 @@ def split_info(split: Split) -> dict[str, Any]:
     sizes = {f"num_{part}": len(getattr(split, part)) for part in ("train", "val", "test")}
     hashed = hashlib.sha256(ids.encode()).hexdigest()
     return {"protocol": split.protocol, "index": split.index, "seed": split.seed, **sizes, "ids_sha256": hashed}
+
+
+def labels_sha256(records: Sequence[VideoRecord], split: Split) -> str:
+    """Return one hash over the (video_id, label) pairs of a split's videos, whatever else the manifest holds."""
+    labels = {record.video_id: record.label for record in records}
+    ids = sorted((*split.train, *split.val, *split.test))
+    return hashlib.sha256(json.dumps([[video_id, labels.get(video_id)] for video_id in ids]).encode()).hexdigest()
 
 
 def package_versions() -> dict[str, str]:

@@ -197,7 +197,7 @@ def run_sweep(
         waiting: dict[tuple[int, str], list[Job]] = {}
         for job in jobs:
             own = sets[point.feature_set, point.pca, job.split.index]
-            summary = None if overwrite else finished_run(job, point.config, [own])
+            summary = None if overwrite else finished_run(job, point.config, [own], records)
             if summary is None:
                 waiting.setdefault((job.seed, own), []).append(job)
             else:

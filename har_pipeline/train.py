@@ -37,6 +37,7 @@ from har_pipeline.run_folder import (
     TENSORBOARD,
     WEIGHTS,
     RunSummary,
+    labels_sha256,
     new_run_folder,
     package_versions,
     reduction_file,
@@ -155,6 +156,7 @@ def train_head(
         info = {
             **_run_info(summary, config, split, classes, device),
             **stream_info(names, specs),
+            "labels_sha256": labels_sha256(records, split),
             "manifest_sha256": manifest_sha256 or split.manifest_sha256,
         }
         write_json(folder / RUN_JSON, info)

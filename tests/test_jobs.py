@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from har_pipeline.records import Split, VideoRecord
 from har_pipeline.repeats import evaluate_repeats, repeat_folders
 from har_pipeline.run_folder import load_run
 from har_pipeline.store import FeatureStore
+from har_pipeline.sweep import parse_axis, plan_points, run_sweep
 from har_pipeline.train_config import TrainConfig
 
 CLASSES = ("boxing", "running", "walking")
@@ -130,6 +132,48 @@ def test_runs_of_other_options_features_or_videos_are_not_mixed_in(task: Task, t
     assert load_run(planned[0].folder).config.units == 5
 
 
+def relabelled(records: list[VideoRecord], *video_ids: str) -> list[VideoRecord]:
+    return [dataclasses.replace(one, label="running") if one.video_id in video_ids else one for one in records]
+
+
+def test_runs_of_other_labels_are_not_mixed_in(task: Task, tmp_path: Path) -> None:
+    planned = plan_jobs(task.splits[:2], tmp_path / "job")
+    task.run(planned)
+    for video_id in (task.splits[0].train[0], task.splits[0].test[0]):
+        other = dataclasses.replace(task, records=relabelled(task.records, video_id))
+        with pytest.raises(
+            RunError, match=r"split0 was trained differently \(the labels of the videos\): .*--overwrite"
+        ):
+            other.run(planned)
+    # Rows and columns that the manifest gained, and another order, change nothing.
+    more = [*reversed(task.records), dataclasses.replace(task.records[0], video_id="new", label="walking")]
+    more = [dataclasses.replace(record, subject="s1") for record in more]
+    assert all(outcome.kept for outcome in dataclasses.replace(task, records=more).run(planned))
+    other.run(planned, overwrite=True)
+    assert all(outcome.kept for outcome in other.run(planned))
+
+
+def test_a_sweep_does_not_mix_labels(task: Task, tmp_path: Path) -> None:
+    points = plan_points([parse_axis("units", "2,3")], SMALL, task.name, tmp_path / "out")
+    run_sweep(task.store, task.records, task.splits[:1], points, workers=1)
+    records = relabelled(task.records, task.splits[0].test[0])
+    with pytest.raises(RunError, match=r"was trained differently \(the labels of the videos\)"):
+        run_sweep(task.store, records, task.splits[:1], points, workers=1)
+
+
+def without(path: Path, *keys: str) -> None:
+    info = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in info.items() if key not in keys}))
+
+
+def test_runs_of_older_versions_that_do_not_tell_their_labels_are_kept(task: Task, tmp_path: Path) -> None:
+    planned = plan_jobs(task.splits[:1], tmp_path / "job")
+    task.run(planned)
+    without(planned[0].folder / "run.json", "labels_sha256")
+    other = dataclasses.replace(task, records=relabelled(task.records, task.splits[0].train[0]))
+    assert other.run(planned)[0].kept
+
+
 def test_without_resume_a_run_that_is_there_is_an_error(task: Task, tmp_path: Path) -> None:
     planned = plan_jobs(task.splits[:1], tmp_path / "run")
     task.run(planned, resume=False)
@@ -198,4 +242,5 @@ def test_progress_names_the_run(task: Task, tmp_path: Path) -> None:
         on_epoch=lambda job, epoch: told.append((job.seed, job.split.index, epoch.epoch)),
     )
     assert told == [(0, 0, 1), (0, 0, 2), (0, 0, 3), (0, 1, 1), (0, 1, 2), (0, 1, 3)]
-    assert jobs.finished_run(plan_jobs(task.splits[2:], tmp_path / "job", folds=True)[0], SMALL, [task.name]) is None
+    unfinished = plan_jobs(task.splits[2:], tmp_path / "job", folds=True)[0]
+    assert jobs.finished_run(unfinished, SMALL, [task.name], task.records) is None

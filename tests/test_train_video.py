@@ -227,6 +227,30 @@ def test_an_unfinished_run_is_begun_anew_with_overwrite(task: Task, tmp_path: Pa
         task.train(other, tmp_path / "run")
 
 
+def relabelled(records: list[VideoRecord], video_id: str) -> list[VideoRecord]:
+    other = next(record.label for record in records if record.label != label_of(records, video_id))
+    return [dataclasses.replace(one, label=other) if one.video_id == video_id else one for one in records]
+
+
+def label_of(records: list[VideoRecord], video_id: str) -> str:
+    return next(record.label for record in records if record.video_id == video_id)
+
+
+def test_an_unfinished_run_does_not_go_on_with_other_labels(task: Task, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        task.train(FAST, tmp_path / "run", on_batch=stop)
+    other = dataclasses.replace(task, records=relabelled(task.records, task.split.train[0]))
+    with pytest.raises(RunError, match=r"unfinished run with another labels.*--overwrite"):
+        other.train(FAST, tmp_path / "run")
+    # An older version did not write them down: its runs go on.
+    job = tmp_path / ".run.partial/job.json"
+    values = json.loads(job.read_text())
+    del values["labels"]
+    job.write_text(json.dumps(values))
+    other.train(FAST, tmp_path / "run")
+    assert (tmp_path / "run/run.json").is_file()
+
+
 def test_two_processes_do_not_train_one_run(task: Task, tmp_path: Path) -> None:
     def again(progress: BatchProgress) -> None:
         with pytest.raises(RunError, match="another process is training this run"):
@@ -323,6 +347,9 @@ def test_folds_and_repeats_go_on(task: Task, tmp_path: Path) -> None:
     assert [load_video_run(job.folder).config.seed for job in jobs] == [3, 3, 4, 4]
     with pytest.raises(RunError, match=r"trained differently \(width: 0\.05 != 0\.1"):
         run_video_jobs(task.store, task.name, task.records, jobs, dataclasses.replace(config, width=0.1))
+    records = relabelled(task.records, second.test[0])
+    with pytest.raises(RunError, match=r"trained differently \(the labels of the videos\)"):
+        run_video_jobs(task.store, task.name, records, jobs, config)
     # A fold alone gives what it gives in a job, whose frames are read once for all.
     alone = train_video(
         task.store, task.name, task.records, second, dataclasses.replace(config, seed=4), tmp_path / "alone"
