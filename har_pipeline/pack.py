@@ -59,6 +59,17 @@ def default_pack_path(store: Path) -> Path:
     return store.with_name(f"{store.resolve().name.removesuffix('.zarr')}.pack")
 
 
+def whole_sets(store: FeatureStore) -> list[str]:
+    """Return the feature sets that no PCA has reduced, or all where every one is reduced: those packed unless told.
+
+    Raises: StoreError if there is none.
+    """
+    names = store.feature_sets()
+    if not names:
+        raise StoreError(f"{store.path} has no feature set to pack; make one with `har extract`")
+    return [name for name in names if store.spec(name).reduction is None] or names
+
+
 def pack_features(
     store: FeatureStore, feature_set: str, path: Path, on_video: OnVideo = lambda stage, done, total: None
 ) -> PackSummary:

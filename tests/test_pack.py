@@ -396,3 +396,18 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     missing = har("train", tmp_path / "manifest.csv", pack, "--features", "vgg16", "-o", tmp_path / "no").exception
     assert isinstance(missing, HarError)
     assert "`har features pack` adds others" in str(missing)
+
+
+def test_without_a_name_every_set_is_shown_and_packed(tmp_path: Path) -> None:
+    features, _ = blobs(CLASSES, 2)
+    store, first = feature_store(tmp_path / "store.zarr", features)
+    _, second = feature_store(store.path, features, weights="sha256:" + "1" * 64)
+    names = sorted([first, second])
+    shown = har("features", "show", store.path)
+    assert shown.exit_code == 0, shown.exception
+    assert all(f"feature_set: {name}" in shown.stdout for name in names)
+    assert [one["feature_set"] for one in json.loads(har("features", "show", store.path, "--json").stdout)] == names
+    done = har("features", "pack", store.path, "--json")
+    assert done.exit_code == 0, done.exception
+    assert [one["feature_set"] for one in json.loads(done.stdout)] == names
+    assert PackedStore(tmp_path / "store.pack").feature_sets() == names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +23,10 @@ from har_pipeline.cli.common import (
     read_split,
     video_bar,
 )
+
+if TYPE_CHECKING:
+    from har_pipeline.packed_store import PackedStore
+    from har_pipeline.store import FeatureStore
 
 features_app = typer.Typer(
     no_args_is_help=True, help="List, show, verify, pack and reduce the feature sets of a store."
@@ -70,11 +74,27 @@ def show(
     video_id: Annotated[str | None, typer.Option(help="Show this video's record too.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show how a feature set was made, its videos and its failures."""
-    from har_pipeline.packed_store import PackedStore, open_features
+    """Show how a feature set was made, its videos and its failures; without --features, every set (JSON: a list)."""
+    from har_pipeline.errors import StoreError
+    from har_pipeline.packed_store import open_features
 
     opened = open_features(store)
-    name = opened.resolve(features or "")
+    names = [opened.resolve(features)] if features else opened.feature_sets()
+    if not names:
+        raise StoreError(f"{store}: there is no feature set; make one with `har extract`")
+    results = [_description(opened, name, video_id) for name in names]
+    if as_json:
+        print_json(results[0] if len(results) == 1 else results)
+        return
+    for number, result in enumerate(results):
+        if number:
+            typer.echo("")
+        _print_description(result)
+
+
+def _description(opened: FeatureStore | PackedStore, name: str, video_id: str | None) -> dict[str, object]:
+    from har_pipeline.packed_store import PackedStore
+
     result: dict[str, object] = {
         "feature_set": name,
         "spec": opened.spec(name).to_dict(),
@@ -94,9 +114,10 @@ def show(
             "shape": list(record.features.shape),
             "mean": float(record.features.astype("float32").mean()),
         }
-    if as_json:
-        print_json(result)
-        return
+    return result
+
+
+def _print_description(result: dict[str, object]) -> None:
     for key, value in result.items():
         if isinstance(value, dict):
             typer.echo(f"{key}:")
@@ -158,14 +179,15 @@ def pack(
     """Copy feature sets into one flat array each, which training reads many times as fast as the store.
 
     `har train MANIFEST PACK` takes the pack in the store's place and gives the same numbers, bit for bit. Features that
-    come into the store later are noticed: the same command packs again what has changed, and nothing else.
+    come into the store later are noticed: the same command packs again what has changed, and nothing else. Without
+    --features every set is packed that no PCA has reduced.
     """
-    from har_pipeline.pack import default_pack_path, pack_features
+    from har_pipeline.pack import default_pack_path, pack_features, whole_sets
     from har_pipeline.store import FeatureStore
 
     opened, path = FeatureStore(store), out or default_pack_path(store)
     summaries = []
-    for name in [opened.resolve(prefix) for prefix in features or [""]]:
+    for name in [opened.resolve(prefix) for prefix in features] if features else whole_sets(opened):
         with video_bar() as update:
             summaries.append(pack_features(opened, name, path, update))
     if as_json:
