@@ -17,6 +17,9 @@ from har_pipeline.records import Scores
 # rounded files), the runs' other probabilities still decide.
 FLOOR = 1e-12
 LOG_TEMPERATURE = 4.0
+PRIOR_DEVIATION = float(np.log(2))
+# A temperature or weights fitted on fewer validation videos are said to rest on few.
+FEW = 30
 EM_STEPS = 500
 PARTS = ("val", "test")
 
@@ -43,8 +46,9 @@ class Joined:
     """The rows that all S members have, sorted by part, fold, repeat and video id.
 
     probabilities: (S, R, K) float64, columns as in `classes`; labels: (R,) int64 class numbers; keys: (part, fold, seed,
-    video id) of each row. missing: for each part and member, the ids that others have and it has not (those rows are
-    left out).
+    video id) of each row. missing: for each part and member, the ids that others have and it has not in some repeat: they
+    are left out of that fold in every repeat, so that all repeats are of the same videos. notes: repeats that were left
+    out, and members of one repeat that stand for several.
     """
 
     names: tuple[str, ...]
@@ -53,6 +57,7 @@ class Joined:
     labels: np.ndarray
     probabilities: np.ndarray
     missing: Mapping[str, Mapping[str, tuple[str, ...]]]
+    notes: tuple[str, ...] = ()
 
     def rows(self, part: str, fold_seed: FoldSeed | None = None) -> np.ndarray:
         """Return the row numbers of a part, of one fold and repeat where given; (n,) int64."""
@@ -118,13 +123,21 @@ def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> fl
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Return the temperature in [e^-4, e^4] that minimises the negative log likelihood of (R, K) rows; 1 if none does better.
+    """Return the temperature in [e^-4, e^4] of the highest posterior for (R, K) rows; 1 if none does better.
 
-    Source: Guo et al. 2017, On calibration of modern neural networks, section 4.2.
+    Two imaginary videos, one that is right and one that is the runner-up's, and a normal prior of the logarithm (deviation
+    log 2) keep a few rows that are all right from claiming certainty; they weigh 2 videos, whatever R.
+    Source: Guo et al. 2017, On calibration of modern neural networks, section 4.2; the imaginary videos follow Platt 1999,
+    Probabilistic outputs for support vector machines, section 2.2.
     """
+    rivals = probabilities.copy()
+    rivals[np.arange(len(labels)), labels] = -1
+    runner_up = rivals.argmax(axis=1)
 
     def loss(log_temperature: float) -> float:
-        return negative_log_likelihood(apply_temperature(probabilities, float(np.exp(log_temperature))), labels)
+        scaled = apply_temperature(probabilities, float(np.exp(log_temperature)))
+        right, wrong = negative_log_likelihood(scaled, labels), negative_log_likelihood(scaled, runner_up)
+        return (len(labels) + 1) * right + wrong + (log_temperature / PRIOR_DEVIATION) ** 2 / 2
 
     found = minimize_scalar(loss, bounds=(-LOG_TEMPERATURE, LOG_TEMPERATURE), method="bounded")
     return float(np.exp(found.x)) if found.fun < loss(0.0) else 1.0
@@ -150,7 +163,8 @@ def join(members: Sequence[Member]) -> Joined:
     """Return the validation and test rows that all members have, matched by part, video id, fold and repeat.
 
     A member with one repeat pairs with every repeat of the others; where no member has several, seeds need not agree
-    and the first member's stands in the result.
+    and the first member's stands in the result. Repeats that another member with several has not are left out, and videos
+    that a member has not in all the others (see `Joined`).
     Raises: RunError if there are fewer than two members or two of one name, class sets or labels differ, a row stands
     twice, probabilities are none, one run learned from another's test videos, or no test row is common to all.
     """
@@ -163,9 +177,9 @@ def join(members: Sequence[Member]) -> Joined:
     for member in members:
         _check_member(member, classes, names[0])
     check_leakage(members)
-    seeds = _target_seeds(members)
+    seeds, notes = _target_seeds(members)
     tables = [_rows_by_key(member, seeds) for member in members]
-    common = sorted(set(tables[0]).intersection(*tables[1:]))
+    common = _common_keys(tables)
     if not any(key[0] == "test" for key in common):
         raise RunError(f"no test video stands in all runs at the same fold: {'; '.join(map(_extent, members))}")
     labels = _common_labels(members, tables, common)
@@ -181,6 +195,7 @@ def join(members: Sequence[Member]) -> Joined:
         labels=np.array([number[label] for label in labels], np.int64),
         probabilities=np.stack(aligned),
         missing={part: _missing(part, names, tables) for part in PARTS},
+        notes=tuple(notes),
     )
 
 
@@ -269,24 +284,48 @@ def _check_member(member: Member, classes: tuple[str, ...], first: str) -> None:
         raise RunError(f"{member.name}: the scores of {video_id} are no probabilities (>= 0, sum 1); apply a softmax")
 
 
-def _target_seeds(members: Sequence[Member]) -> tuple[int, ...]:
-    several = [set(member.scores.seed) for member in members if len(set(member.scores.seed)) > 1]
-    return tuple(sorted(set().union(*several))) if several else tuple(sorted(set(members[0].scores.seed)))
+def _target_seeds(members: Sequence[Member]) -> tuple[tuple[int, ...], list[str]]:
+    """Return the repeats of the result, and what has to be said of them."""
+    own = {member.name: set(member.scores.seed) for member in members}
+    several = {name: seeds for name, seeds in own.items() if len(seeds) > 1}
+    if not several:
+        return tuple(sorted(own[members[0].name])), []
+    shared = set.intersection(*several.values())
+    notes = [
+        f"{name}: the repeats of the seeds {', '.join(map(str, sorted(seeds - shared)))} are left out, as other runs lack them"
+        for name, seeds in several.items()
+        if shared and seeds - shared
+    ]
+    if len(shared) > 1:
+        notes += [
+            f"{name} has one repeat, which stands for each of the {len(shared)} repeats of the others: it has no deviation"
+            for name in own
+            if name not in several
+        ]
+    return tuple(sorted(shared)), notes
 
 
 def _rows_by_key(member: Member, seeds: Sequence[int]) -> dict[Key, int]:
+    """Return the row of each key of a repeat of the result."""
     scores, table = member.scores, {}
     single = len(set(scores.seed)) == 1
     rows = zip(scores.part, scores.fold, scores.seed, scores.video_ids, strict=True)
     for row, (part, fold, own_seed, video_id) in enumerate(rows):
         if part not in PARTS:
             continue
-        for seed in seeds if single else (own_seed,):
+        for seed in seeds if single else [own_seed] if own_seed in seeds else []:
             key = (part, fold, seed, video_id)
             if key in table:
                 raise RunError(f"{member.name}: {video_id} stands twice in the {part} scores of fold {fold}")
             table[key] = row
     return table
+
+
+def _common_keys(tables: Sequence[Mapping[Key, int]]) -> list[Key]:
+    """Return the keys that all members have, less those of videos that one lacks in another repeat of the same fold."""
+    common = set(tables[0]).intersection(*tables[1:])
+    lacking = {(part, fold, video_id) for part, fold, _, video_id in set().union(*tables) - common}
+    return sorted(key for key in common if (key[0], key[1], key[3]) not in lacking)
 
 
 def _common_labels(members: Sequence[Member], tables: Sequence[Mapping[Key, int]], keys: Sequence[Key]) -> list[str]:

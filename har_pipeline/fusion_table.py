@@ -11,6 +11,7 @@ import numpy as np
 
 from har_pipeline.errors import RunError
 from har_pipeline.fusion import (
+    FEW,
     FoldSeed,
     Joined,
     Member,
@@ -37,7 +38,7 @@ class FusionRow:
     """One line of the table; accuracies in [0, 1].
 
     kind: `run` = one run alone, `rule` = a fusion, `oracle` = right where any run is right: a bound, no classifier.
-    top1: mean over all rows with Wilson's 95 % interval for the number of videos; sd: between repeats, None with one.
+    top1: mean over all rows with Wilson's 95 % interval for the number of videos; sd: between repeats, None if the run has one.
     nll: mean negative log likelihood, nats. against_best: the best rule (first) against this row (second).
     """
 
@@ -56,7 +57,7 @@ class Fusion:
     num_videos: different test videos; num_rows: those times repeats (and folds that test a video again). best: the rule
     of the highest accuracy on these very videos, so its figure flatters; verdict: whether it beats the best run alone.
     chosen: the rule whose scores are kept. weights: as given; learned_weights, temperatures: per `fold <i> seed <j>`
-    one number per run. missing: test videos that a run lacks and others have, left out everywhere.
+    one number per run. missing: test videos that a run lacks in some repeat and others have: left out of that fold in all.
     """
 
     runs: tuple[str, ...]
@@ -104,6 +105,7 @@ def fusion_table(
     _check_names(joined.names)
     fitted, temperatures = calibrate(joined) if calibrated else (joined, {})
     weights, notes = _weights(members, weights)
+    notes = [*joined.notes, *notes, *(_few_videos(joined) if calibrated or learn else ())]
     rules, learned = _rules(fitted, weights, learn, chosen)
     tests = joined.rows("test")
     outputs = {**dict(zip(joined.names, fitted.probabilities, strict=True)), **rules}
@@ -112,6 +114,7 @@ def fusion_table(
     best, best_run = (max(names, key=lambda name: right[name].sum()) for names in (rules, joined.names))
     videos = np.unique([joined.keys[row][3] for row in tests], return_inverse=True)[1]
     seeds = np.array([joined.keys[row][2] for row in tests])
+    once = {member.name for member in members if len(set(member.scores.seed)) == 1}
     counts = {name: np.bincount(videos, weights=values).astype(np.int64) for name, values in right.items()}
     nll = {name: negative_log_likelihood(values[tests], joined.labels[tests]) for name, values in outputs.items()}
     rows = tuple(
@@ -119,7 +122,7 @@ def fusion_table(
             name=name,
             kind="rule" if name in rules else "oracle" if name == "oracle" else "run",
             top1=_accuracy(values, len(counts[name])),
-            sd=_repeat_sd(values, seeds),
+            sd=None if name in once else _repeat_sd(values, seeds),
             nll=nll.get(name),
             against_best=None if name in (best, "oracle") else mcnemar(counts[best], counts[name]),
         )
@@ -179,6 +182,16 @@ def _weights(members: Sequence[Member], weights: Sequence[float] | None) -> tupl
         weights = [PAPER_WEIGHTS[stream] for stream in streams]
         notes.append("weighted: no weights were given, so flow counts 1.5 and RGB 1, as in the papers")
     return weights, notes
+
+
+def _few_videos(joined: Joined) -> list[str]:
+    sizes = [len(joined.rows("val", fold_seed)) for fold_seed in joined.fold_seeds()]
+    if min(sizes) >= FEW:
+        return []
+    return [
+        f"temperatures and learned weights rest on {min(sizes)} to {max(sizes)} validation videos a fold: with fewer than "
+        f"{FEW} they are uncertain and held near 1 and near equal weights"
+    ]
 
 
 def _accuracy(right: np.ndarray, num_videos: int) -> Interval:

@@ -443,3 +443,63 @@ def test_a_video_tested_in_two_folds_counts_once_in_the_test() -> None:
     tests = [row.against_best for row in table.rows if row.against_best is not None]
     assert tests
     assert all(test.first_only + test.second_only <= 2 for test in tests)
+
+
+def unfinished_pair() -> list[Member]:
+    """Two repeats of two folds of three videos; `flow` lacks the second fold of its second repeat."""
+    rng = np.random.default_rng(0)
+
+    def scores(folds: list[tuple[int, int]]) -> Scores:
+        return stack_scores(
+            [scores_of(drawn(rng, "abc", 1.0), "abc", fold=fold, seed=seed, first=3 * fold) for fold, seed in folds]
+        )
+
+    every = [(0, 0), (1, 0), (0, 1), (1, 1)]
+    return [Member(name="rgb", scores=scores(every)), Member(name="flow", scores=scores(every[:3]))]
+
+
+def test_videos_that_one_repeat_lacks_are_left_out_of_all() -> None:
+    joined = join(unfinished_pair())
+    assert joined.missing["test"] == {"rgb": (), "flow": ("v3", "v4", "v5")}
+    assert {(seed, video_id) for _, _, seed, video_id in joined.keys} == {
+        (s, f"v{i}") for s in (0, 1) for i in range(3)
+    }
+    table, scores = fusion_table(unfinished_pair())
+    assert (table.num_videos, table.num_rows, table.seeds) == (3, 6, (0, 1))
+    assert set(scores.video_ids).isdisjoint(table.missing["flow"])
+
+
+def test_repeats_that_another_run_lacks_are_left_out_with_a_note() -> None:
+    first = Member(name="rgb", scores=repeats([A, B, A], "ab", [0, 1, 2]))
+    second = Member(name="flow", scores=repeats([A, B], "ab", [0, 1]))
+    table, _ = fusion_table([first, second])
+    assert (table.seeds, table.num_videos, table.num_rows) == ((0, 1), 2, 4)
+    assert not any(table.missing.values())
+    assert any(text.startswith("rgb: the repeats of the seeds 2 are left out") for text in table.notes)
+
+
+def test_a_run_of_one_repeat_has_no_deviation_between_repeats() -> None:
+    first = Member(name="rgb", scores=repeats([A, B], "ab", [0, 1]))
+    table, _ = fusion_table([first, Member(name="alone", scores=scores_of(B, "ab"))])
+    assert table.row("alone").sd is None
+    assert table.row("rgb").sd is not None
+    assert any("alone has one repeat, which stands for each of the 2 repeats" in text for text in table.notes)
+
+
+def test_few_validation_videos_do_not_claim_certainty() -> None:
+    # Twelve videos, all right: the likelihood alone would have the lowest temperature there is.
+    probabilities = np.full((12, 6), 0.08)
+    probabilities[:, 0] = 0.6
+    labels = np.zeros(12, np.int64)
+    temperature = fit_temperature(probabilities, labels)
+    assert 0.25 < temperature < 1
+    confident = apply_temperature(probabilities, temperature)[0, 0]
+    assert confident < 13 / 14
+    # With many such videos there is more to go by.
+    assert fit_temperature(np.repeat(probabilities, 100, axis=0), np.zeros(1200, np.int64)) < temperature
+
+
+def test_few_validation_videos_are_said_to_be_few() -> None:
+    few, many = (fusion_table(pair(3, val=val), calibrated=True)[0].notes for val in (12, 40))
+    assert any("12 to 12 validation videos a fold" in text for text in few)
+    assert not any("validation videos" in text for text in many)
