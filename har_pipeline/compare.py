@@ -20,9 +20,10 @@ from har_pipeline.run_folder import write_json
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassGain:
-    """A class's (or group's) rows and its accuracies in [0, 1] under the first and the second run."""
+    """A class's (or group's) videos, its rows (one per video, fold and repeat) and its accuracies in [0, 1] by each run."""
 
     label: str
+    videos: int
     rows: int
     first: float
     second: float
@@ -55,6 +56,7 @@ class Comparison:
     per_class: tuple[ClassGain, ...]
     per_group: tuple[ClassGain, ...]
     missing: dict[str, tuple[str, ...]]
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as a plain nested dict, ready for JSON."""
@@ -83,6 +85,9 @@ def compare_members(
     videos = np.unique([joined.keys[row][3] for row in rows], return_inverse=True)[1]
     right = [np.bincount(videos, weights=own == labels).astype(np.int64) for own in predicted]
     count = int(videos.max()) + 1
+    # A video's label is the same in all its rows.
+    first_rows = np.unique(videos, return_index=True)[1]
+    of_class = np.bincount(labels[first_rows], minlength=len(order))[order]
     top1 = [wilson_interval(round(float(own.sum()) / len(rows) * count, 9), count) for own in right]
     return Comparison(
         runs=(first.name, second.name),
@@ -96,12 +101,19 @@ def compare_members(
         spans=tuple(grouping.spans(classes)) if grouping else (),
         difference=shares[1] - shares[0],
         per_class=tuple(
-            ClassGain(label=label, rows=int(totals[k]), first=float(shares[0][k, k]), second=float(shares[1][k, k]))
+            ClassGain(
+                label=label,
+                videos=int(of_class[k]),
+                rows=int(totals[k]),
+                first=float(shares[0][k, k]),
+                second=float(shares[1][k, k]),
+            )
             for k, label in enumerate(classes)
             if totals[k]
         ),
-        per_group=_group_gains(matrices, classes, grouping) if grouping else (),
+        per_group=_group_gains(matrices, of_class, classes, grouping) if grouping else (),
         missing=dict(joined.missing[part]),
+        notes=joined.notes,
     )
 
 
@@ -116,10 +128,10 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
             table.writerow([label, *values])
     with open(folder / "class_gains.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["kind", "label", "rows", *comparison.runs, "gain"])
+        table.writerow(["kind", "label", "videos", "rows", *comparison.runs, "gain"])
         for kind, gains in (("class", comparison.per_class), ("group", comparison.per_group)):
             for row in gains:
-                table.writerow([kind, row.label, row.rows, row.first, row.second, row.gain])
+                table.writerow([kind, row.label, row.videos, row.rows, row.first, row.second, row.gain])
     words = f"{comparison.runs[1]} less {comparison.runs[0]}"
     save_confusion_difference(
         folder / "difference.png",
@@ -136,10 +148,14 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
     )
 
 
-def _group_gains(matrices: list[np.ndarray], classes: tuple[str, ...], grouping: Grouping) -> tuple[ClassGain, ...]:
-    first, second = (group_results(matrix, classes, grouping) for matrix in matrices)
+def _group_gains(
+    matrices: list[np.ndarray], videos: np.ndarray, classes: tuple[str, ...], grouping: Grouping
+) -> tuple[ClassGain, ...]:
+    first, second, counted = (group_results(matrix, classes, grouping) for matrix in (*matrices, np.diag(videos)))
     return tuple(
-        ClassGain(label=one.name, rows=one.videos, first=one.accuracy.value, second=two.accuracy.value)
-        for one, two in zip(first, second, strict=True)
+        ClassGain(
+            label=one.name, videos=count.videos, rows=one.videos, first=one.accuracy.value, second=two.accuracy.value
+        )
+        for one, two, count in zip(first, second, counted, strict=True)
         if one.accuracy is not None and two.accuracy is not None
     )

@@ -271,7 +271,7 @@ def member(name: str, predicted: str, *, seed: int = 0) -> Member:
 
 def test_comparison_by_hand(tmp_path: Path) -> None:
     comparison = compare_members(member("rgb", "aabbbbbc"), member("both", "aaabbbcc"))
-    assert [(row.label, row.rows, row.first, row.second) for row in comparison.per_class] == [
+    assert [(row.label, row.videos, row.first, row.second) for row in comparison.per_class] == [
         ("a", 4, 0.5, 0.75),
         ("b", 3, 1.0, pytest.approx(2 / 3)),
         ("c", 1, 1.0, 1.0),
@@ -308,3 +308,21 @@ def test_comparing_runs(work: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(
         np.array(swapped["difference"])[np.ix_([1, 2, 0], [1, 2, 0])], -np.array(values["difference"])
     )
+
+
+def test_comparing_repeats_counts_videos_once(work: Path, tmp_path: Path) -> None:
+    first, second = (with_repeats(work / name, tmp_path / name) for name in ("rgb", "flow"))
+    values = json.loads(
+        har("compare", first, second, "--groups", work / "groups.csv", "-o", tmp_path / "o", "--json").stdout
+    )
+    assert (values["num_videos"], values["num_rows"]) == (18, 36)
+    assert [(row["videos"], row["rows"]) for row in values["per_class"]] == [(6, 12)] * 3
+    assert [(row["videos"], row["rows"]) for row in values["per_group"][:2]] == [(12, 24), (6, 12)]
+    assert "18 test videos (36 rows" in har("compare", first, second, "-o", tmp_path / "o").stdout
+
+
+def test_comparing_runs_that_agree_says_so(work: Path, tmp_path: Path) -> None:
+    shutil.copytree(work / "rgb", tmp_path / "copy")
+    printed = har("compare", work / "rgb", tmp_path / "copy", "-o", tmp_path / "out").stdout
+    assert "no class has another accuracy" in printed
+    assert "gain / points" not in printed

@@ -62,7 +62,9 @@ def fuse(
     write_fusion(out, table, scores, members)
     for name, ids in table.missing.items():
         if ids:
-            note(f"{name}: no scores for {len(ids)} test videos that other runs have, left out: {', '.join(ids[:5])}")
+            some, every = (" in some repeat", " of every repeat") if len(table.seeds) > 1 else ("", "")
+            shown = ", ".join(ids[:5])
+            note(f"{name}: no scores{some} for {len(ids)} test videos that other runs have, left out{every}: {shown}")
     for text in table.notes:
         note(f"NOTE: {text}")
     if as_json:
@@ -129,7 +131,10 @@ def compare(
     write_comparison(comparison, out)
     for name, ids in comparison.missing.items():
         if ids:
-            note(f"{name}: no scores for {len(ids)} videos of the other run, left out: {', '.join(ids[:5])}")
+            shown = ", ".join(ids[:5])
+            note(f"{name}: not all scores of {len(ids)} videos of the other run, left out of every repeat: {shown}")
+    for text in comparison.notes:
+        note(f"NOTE: {text}")
     if as_json:
         print_json(comparison.to_dict())
     else:
@@ -139,7 +144,9 @@ def compare(
 def _print_comparison(comparison: Comparison, out: Path) -> None:
     first, second = comparison.runs
     test = comparison.test
-    typer.echo(f"{comparison.num_videos} {comparison.part} videos; video accuracy top-1 with 95 % interval")
+    repeated = comparison.num_rows > comparison.num_videos
+    more = f" ({comparison.num_rows} rows: a video counts in each fold and repeat)" if repeated else ""
+    typer.echo(f"{comparison.num_videos} {comparison.part} videos{more}; video accuracy top-1 with 95 % interval")
     print_table(
         ["run", "video accuracy"],
         [[first, comparison.first_top1.describe()], [second, comparison.second_top1.describe()]],
@@ -151,10 +158,13 @@ def _print_comparison(comparison: Comparison, out: Path) -> None:
     changed = sorted((row for row in comparison.per_class if row.gain), key=lambda row: -row.gain)
     same = len(comparison.per_class) - len(changed)
     rows = [
-        [row.label, row.rows, f"{row.first:.1%}", f"{row.second:.1%}", f"{100 * row.gain:+.1f}"]
+        [row.label, row.videos, f"{row.first:.1%}", f"{row.second:.1%}", f"{100 * row.gain:+.1f}"]
         for row in (*changed, *comparison.per_group)
     ]
-    print_table(["class or group", "videos", first, second, "gain / points"], rows)
+    if rows:
+        print_table(["class or group", "videos", first, second, "gain / points"], rows)
+    else:
+        typer.echo("no class has another accuracy under the second run than under the first")
     better = sum(row.gain > 0 for row in changed)
     typer.echo(f"\n{better} classes better, {len(changed) - better} worse, {same} as before")
     typer.echo(f"written: {out}/difference.png, difference.csv, class_gains.png, class_gains.csv, comparison.json")
