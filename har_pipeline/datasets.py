@@ -43,7 +43,8 @@ class FeatureTable:
     """The features of V videos, one after the other.
 
     labels: (V,) int64 class numbers; features: (sum N, D) float16 or float32, in memory or a memory map;
-    offsets: (V + 1,) int64, video v owns the rows `[offsets[v], offsets[v + 1])`; missing: ids left out.
+    offsets: (V + 1,) int64, video v owns the rows `[offsets[v], offsets[v + 1])`; missing: ids left out;
+    checksums: (V,) those of the features as they are stored, where they come from a store.
     """
 
     video_ids: tuple[str, ...]
@@ -51,6 +52,7 @@ class FeatureTable:
     features: np.ndarray
     offsets: np.ndarray
     missing: tuple[str, ...] = ()
+    checksums: tuple[str, ...] = ()
 
     @property
     def lengths(self) -> np.ndarray:
@@ -113,16 +115,17 @@ def load_features(
         raise RunError(
             f"{feature_set}: none of the {len(ids)} videos has features; run `{_command(feature_set)}` first"
         )
-    lengths = []
+    lengths, checksums = [], []
     with contextlib.closing(_Rows(int(memory_fraction * available_memory()), spill_dir)) as rows:
         for video_id in kept:
-            features = store.read(feature_set, video_id).features
-            rows.add(video_id, features)
-            lengths.append(len(features))
+            record = store.read(feature_set, video_id)
+            rows.add(video_id, record.features)
+            lengths.append(len(record.features))
+            checksums.append(record.checksum)
         flat = rows.join()
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     numbers = np.array([labels[video_id] for video_id in kept], np.int64)
-    return FeatureTable(kept, numbers, flat, offsets, missing)
+    return FeatureTable(kept, numbers, flat, offsets, missing, tuple(checksums))
 
 
 def _all_finite(features: np.ndarray) -> bool:

@@ -8,16 +8,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from har_pipeline.datasets import FeatureTable
 from har_pipeline.errors import RunError
 from har_pipeline.fit import Epoch
 from har_pipeline.records import Split, VideoRecord
-from har_pipeline.run_folder import HEAD, RUN_JSON, VIDEO, RunSummary, labels_sha256, split_info
-from har_pipeline.train import TrainSource, classes_of, load_training_features, train_head
+from har_pipeline.run_folder import HEAD, RUN_JSON, VIDEO, RunSummary, features_sha256, labels_sha256, split_info
+from har_pipeline.train import TrainSource, classes_of, load_training_features, stored_checksums, train_head
 from har_pipeline.train_config import TrainConfig
 from har_pipeline.video_config import VideoTrainConfig
 
@@ -58,11 +59,16 @@ def plan_jobs(
 
 
 def finished_run(
-    job: Job, config: TrainConfig | VideoTrainConfig, feature_sets: Sequence[str], records: Sequence[VideoRecord]
+    job: Job,
+    config: TrainConfig | VideoTrainConfig,
+    feature_sets: Sequence[str],
+    records: Sequence[VideoRecord],
+    checksums: Callable[[], Mapping[str, str]],
 ) -> RunSummary | None:
     """Return what a finished run says of itself, None if it is not there.
 
-    Labels are compared where the run tells those it learned from; runs of older versions do not.
+    checksums: gives those of the videos' features, asked for only if a run is there. Labels and features are compared
+    where the run tells what it learned from; runs of older versions do not.
     Raises: RunError if it was trained with other options, features, videos or labels: a job must not mix the two.
     """
     try:
@@ -82,8 +88,10 @@ def finished_run(
         differing.append(f"features: {', '.join(names)} != {', '.join(feature_sets)}")
     if info["split"]["ids_sha256"] != split_info(job.split)["ids_sha256"]:
         differing.append("the videos of the split")
-    elif info.get("labels_sha256", wanted_labels := labels_sha256(records, job.split)) != wanted_labels:
-        differing.append("the labels of the videos")
+    else:
+        differing += _other_data(info, labels_sha256(records, job.split), "labels")
+        if names == list(feature_sets):
+            differing += _other_data(info, features_sha256(checksums(), job.split), "features")
     if differing:
         raise RunError(
             f"{job.folder} was trained differently ({'; '.join(differing)}): replace it with --overwrite, or choose "
@@ -93,6 +101,10 @@ def finished_run(
     for name in ("missing", "notes"):
         summary[name] = tuple(summary[name])
     return RunSummary(**summary)
+
+
+def _other_data(info: Mapping[str, Any], sha256: str, what: str) -> list[str]:
+    return [f"the {what} of the videos"] if info.get(f"{what}_sha256", sha256) != sha256 else []
 
 
 def run_jobs(
@@ -118,7 +130,10 @@ def run_jobs(
     Raises: RunError as `train_head`, and as `finished_run`.
     """
     names = [store.resolve(prefix) for prefix in feature_sets]
-    finished = {job: None if overwrite or not resume else finished_run(job, config, names, records) for job in jobs}
+    checksums = functools.cache(functools.partial(stored_checksums, store, names))
+    finished = {
+        job: None if overwrite or not resume else finished_run(job, config, names, records, checksums) for job in jobs
+    }
     pending = [job for job in jobs if finished[job] is None]
     classes = [classes_of(records, job.split, config) for job in pending]
     table = shared_table(store, names, records, pending, classes, allow_missing)

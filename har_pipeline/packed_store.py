@@ -115,6 +115,11 @@ class PackedStore:
         """Return the ids of the packed videos, sorted."""
         return list(self._open(feature_set).videos["video_ids"])
 
+    def checksums(self, feature_set: str) -> dict[str, str]:
+        """Return video_id -> checksum of its features, of the packed videos."""
+        videos = self._open(feature_set).videos
+        return dict(zip(videos["video_ids"], videos["checksums"], strict=True))
+
     def failures(self, feature_set: str) -> dict[str, str]:
         """Return video_id -> reason of the videos that failed before packing, or that came into the store since."""
         reasons: dict[str, str] = dict(self._open(feature_set).videos["failures"])
@@ -166,8 +171,7 @@ class PackedStore:
         same_store = (self.path.resolve() / info["store"]).resolve() == store.path.resolve()
         if same_store and info["store_changed_ns"] == store.last_change(feature_set):
             return Differences()
-        videos, now = self._open(feature_set).videos, store.checksums(feature_set)
-        then = dict(zip(videos["video_ids"], videos["checksums"], strict=True))
+        then, now = self.checksums(feature_set), store.checksums(feature_set)
         return Differences(
             tuple(sorted(now.keys() - then.keys())),
             tuple(sorted(then.keys() - now.keys())),

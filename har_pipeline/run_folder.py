@@ -221,7 +221,7 @@ def lasting_run_folder(path: Path, job: Mapping[str, Any], *, overwrite: bool) -
         if differing:
             if not overwrite:
                 raise RunError(
-                    f"{partial} is an unfinished run with another {', '.join(differing)}: give the same options, manifest "
+                    f"{partial} is an unfinished run that differs in {', '.join(differing)}: give the same options, manifest "
                     "and features to finish it, or --overwrite to begin anew"
                 )
             for file in partial.iterdir():
@@ -290,6 +290,12 @@ def labels_sha256(records: Sequence[VideoRecord], split: Split) -> str:
     labels = {record.video_id: record.label for record in records}
     ids = sorted((*split.train, *split.val, *split.test))
     return hashlib.sha256(json.dumps([[video_id, labels.get(video_id)] for video_id in ids]).encode()).hexdigest()
+
+
+def features_sha256(checksums: Mapping[str, str], split: Split) -> str:
+    """Return one hash over the (video_id, checksum) pairs of those of a split's videos that have features."""
+    ids = sorted(video_id for video_id in (*split.train, *split.val, *split.test) if video_id in checksums)
+    return hashlib.sha256(json.dumps([[video_id, checksums[video_id]] for video_id in ids]).encode()).hexdigest()
 
 
 def package_versions() -> dict[str, str]:

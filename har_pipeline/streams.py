@@ -40,9 +40,10 @@ class StreamSource:
         return [video_id for video_id in first if video_id in common]
 
     def read(self, feature_set: str, video_id: str) -> FeatureRecord:
-        """Return the record of the first stream, with the features of all of them."""
+        """Return the record of the first stream, with the features of all of them and their checksums joined by +."""
         records = [self._store.read(name, video_id) for name in self._feature_sets]
-        return dataclasses.replace(records[0], features=joined_features(records))
+        checksum = "+".join(record.checksum for record in records)
+        return dataclasses.replace(records[0], features=joined_features(records), checksum=checksum)
 
     def failures(self, feature_set: str) -> dict[str, str]:
         """Return the reasons why videos have no features in one of the sets, with the name of that set."""

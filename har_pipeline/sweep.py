@@ -8,6 +8,7 @@ each has its share of the threads, and a run is bit-equal to another with as man
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import multiprocessing
 import os
@@ -28,7 +29,7 @@ from har_pipeline.jobs import Job, Outcome, finished_run, plan_jobs, run_jobs
 from har_pipeline.records import Split, VideoRecord
 from har_pipeline.reduce import ReduceOptions, reduce_features
 from har_pipeline.store import FeatureStore
-from har_pipeline.train import TrainSource
+from har_pipeline.train import TrainSource, stored_checksums
 from har_pipeline.train_config import TrainConfig
 
 Value = int | float | str | bool | None
@@ -189,6 +190,7 @@ def run_sweep(
     runs: dict[Point, list[Outcome]] = {}
     tasks: list[Task] = []
     sets = _feature_sets(store, points, splits, allow_missing)
+    checksums = {own: functools.cache(functools.partial(stored_checksums, store, [own])) for own in set(sets.values())}
     order: dict[Job, int] = {}
     for point in points:
         jobs = plan_jobs(splits, point.folder, seed=point.config.seed, repeats=repeats, folds=folds)
@@ -197,7 +199,7 @@ def run_sweep(
         waiting: dict[tuple[int, str], list[Job]] = {}
         for job in jobs:
             own = sets[point.feature_set, point.pca, job.split.index]
-            summary = None if overwrite else finished_run(job, point.config, [own], records)
+            summary = None if overwrite else finished_run(job, point.config, [own], records, checksums[own])
             if summary is None:
                 waiting.setdefault((job.seed, own), []).append(job)
             else:

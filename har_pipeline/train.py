@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,6 +37,7 @@ from har_pipeline.run_folder import (
     TENSORBOARD,
     WEIGHTS,
     RunSummary,
+    features_sha256,
     labels_sha256,
     new_run_folder,
     package_versions,
@@ -58,6 +59,7 @@ __all__ = [
     "classes_of",
     "load_training_features",
     "resolve_device",
+    "stored_checksums",
     "train_head",
 ]
 
@@ -72,6 +74,20 @@ class TrainSource(FeatureSource, ReductionSource, Protocol):
     def spec(self, feature_set: str, /) -> FeatureSpec:
         """Return how the features of a set were made."""
         ...
+
+    def checksums(self, feature_set: str, /) -> Mapping[str, str]:
+        """Return video_id -> checksum of its features, without reading them."""
+        ...
+
+
+def stored_checksums(store: TrainSource, feature_sets: Sequence[str]) -> dict[str, str]:
+    """Return video_id -> checksum of its features, as `FeatureTable` has it, of the videos that all feature sets hold."""
+    first, *others = (store.checksums(name) for name in feature_sets)
+    return {
+        video_id: "+".join([checksum, *(other[video_id] for other in others)])
+        for video_id, checksum in first.items()
+        if all(video_id in other for other in others)
+    }
 
 
 def load_training_features(
@@ -157,6 +173,7 @@ def train_head(
             **_run_info(summary, config, split, classes, device),
             **stream_info(names, specs),
             "labels_sha256": labels_sha256(records, split),
+            "features_sha256": features_sha256(dict(zip(table.video_ids, table.checksums, strict=True)), split),
             "manifest_sha256": manifest_sha256 or split.manifest_sha256,
         }
         write_json(folder / RUN_JSON, info)

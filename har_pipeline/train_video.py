@@ -34,6 +34,7 @@ from har_pipeline.run_folder import (
     VIDEO,
     RunRecord,
     RunSummary,
+    features_sha256,
     labels_sha256,
     lasting_run_folder,
     load_weights,
@@ -52,6 +53,7 @@ from har_pipeline.train import (
     load_training_features,
     missing_videos,
     run_classes,
+    stored_checksums,
 )
 from har_pipeline.video_config import VideoTrainConfig
 from har_pipeline.video_fit import FittedNetwork, OnBatch, fit_network
@@ -158,8 +160,9 @@ def train_video(
         return None
     options = {option: value for option, value in config.to_dict().items() if option != "device"}
     job = {"options": options, "features": name, "split": split_info(split), "processes": world.size}
-    job["labels"] = labels_sha256(records, split)
-    with lasting_run_folder(run_dir, job, overwrite=overwrite) as folder:
+    checksums = stored_checksums(store, [name])
+    hashes = {"labels_sha256": labels_sha256(records, split), "features_sha256": features_sha256(checksums, split)}
+    with lasting_run_folder(run_dir, {**job, **hashes}, overwrite=overwrite) as folder:
         fitted, frames, parts = fit(folder)
         scores = _scores(fitted, frames, parts, classes, split, config)
         summary = _summary(run_dir, fitted, frames, parts, scores, split, classes, config, time.perf_counter() - start)
@@ -171,7 +174,7 @@ def train_video(
         info = {
             **_run_info(summary, config, split, classes, fitted, world),
             **stream_info([name], [spec]),
-            "labels_sha256": labels_sha256(records, split),
+            **hashes,
             "manifest_sha256": manifest_sha256 or split.manifest_sha256,
         }
         write_json(folder / RUN_JSON, info)
@@ -201,7 +204,10 @@ def run_video_jobs(
     result holds the runs that were kept only.
     """
     name = store.resolve(feature_set)
-    finished = {job: None if overwrite or not resume else finished_run(job, config, [name], records) for job in jobs}
+    checksums = functools.cache(functools.partial(stored_checksums, store, [name]))
+    finished = {
+        job: None if overwrite or not resume else finished_run(job, config, [name], records, checksums) for job in jobs
+    }
     pending = [job for job in jobs if finished[job] is None]
     classes = [run_classes(records, job.split) for job in pending]
     table = shared_table(store, [name], records, pending, classes, allow_missing)

@@ -6,16 +6,19 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from feature_sets import blobs, feature_store, manifest, split_of
 
 from har_pipeline import jobs, train
 from har_pipeline.errors import RunError
 from har_pipeline.jobs import Job, Outcome, plan_jobs, run_jobs
+from har_pipeline.pack import pack_features
+from har_pipeline.packed_store import PackedStore
 from har_pipeline.records import Split, VideoRecord
 from har_pipeline.repeats import evaluate_repeats, repeat_folders
 from har_pipeline.run_folder import load_run
-from har_pipeline.store import FeatureStore
+from har_pipeline.store import FeatureStore, VideoSource
 from har_pipeline.sweep import parse_axis, plan_points, run_sweep
 from har_pipeline.train_config import TrainConfig
 
@@ -153,6 +156,56 @@ def test_runs_of_other_labels_are_not_mixed_in(task: Task, tmp_path: Path) -> No
     assert all(outcome.kept for outcome in other.run(planned))
 
 
+def replace_features(task: Task, video_id: str, array: np.ndarray) -> None:
+    starts = np.arange(len(array))
+    task.store.delete(task.name, video_id)
+    source = VideoSource(clip_starts=starts, clip_ends=starts + 1, num_frames=len(array), fps=25.0)
+    assert task.store.write(task.name, video_id, array, source)
+
+
+def test_runs_of_other_features_of_a_video_are_not_mixed_in(task: Task, tmp_path: Path) -> None:
+    planned = plan_jobs(task.splits[:2], tmp_path / "job")
+    task.run(planned)
+    points = plan_points([parse_axis("units", "2,3")], SMALL, task.name, tmp_path / "sweep")
+    run_sweep(task.store, task.records, task.splits[:1], points, workers=1)
+    pack_features(task.store, task.name, tmp_path / "store.pack")
+    pack = PackedStore(tmp_path / "store.pack")
+    packed_jobs = plan_jobs(task.splits[:1], tmp_path / "packed", folds=True)
+    run_jobs(pack, [task.name], task.records, packed_jobs, SMALL)
+    # A pack is its store; features of videos outside the split are not compared.
+    assert all(outcome.kept for outcome in run_jobs(pack, [task.name], task.records, planned, SMALL))
+    replace_features(task, "stranger", np.zeros((2, 8), np.float32))
+    assert all(outcome.kept for outcome in task.run(planned))
+    assert task.run(packed_jobs)[0].kept
+    array = task.store.read(task.name, task.splits[0].test[0]).features
+    replace_features(task, task.splits[0].test[0], array + 1)
+    with pytest.raises(RunError, match=r"split0 was trained differently \(the features of the videos\): .*--overwrite"):
+        task.run(planned)
+    with pytest.raises(RunError, match=r"trained differently \(the features of the videos\)"):
+        run_sweep(task.store, task.records, task.splits[:1], points, workers=1)
+    without(planned[0].folder / "run.json", "features_sha256")
+    assert task.run(planned[:1])[0].kept
+    # Written back as it was, it is what the runs learned from.
+    replace_features(task, task.splits[0].test[0], array)
+    assert all(outcome.kept for outcome in task.run(planned))
+
+
+def test_features_of_either_stream_are_compared(task: Task, tmp_path: Path) -> None:
+    flow = task.store.create_feature_set(dataclasses.replace(task.store.spec(task.name), stream="flow", flow="drawn"))
+    other = dataclasses.replace(task, name=flow)
+    for video_id in task.store.video_ids(task.name):
+        replace_features(other, video_id, task.store.read(task.name, video_id).features)
+    planned = plan_jobs(task.splits[:1], tmp_path / "job", folds=True)
+    config = dataclasses.replace(SMALL, mid_fusion="input")
+    names = [task.name, flow]
+    run_jobs(task.store, names, task.records, planned, config)
+    assert run_jobs(task.store, names, task.records, planned, config)[0].kept
+    changed = task.store.read(flow, "boxing-0").features + 1
+    replace_features(other, "boxing-0", changed)
+    with pytest.raises(RunError, match=r"trained differently \(the features of the videos\)"):
+        run_jobs(task.store, names, task.records, planned, config)
+
+
 def test_a_sweep_does_not_mix_labels(task: Task, tmp_path: Path) -> None:
     points = plan_points([parse_axis("units", "2,3")], SMALL, task.name, tmp_path / "out")
     run_sweep(task.store, task.records, task.splits[:1], points, workers=1)
@@ -243,4 +296,4 @@ def test_progress_names_the_run(task: Task, tmp_path: Path) -> None:
     )
     assert told == [(0, 0, 1), (0, 0, 2), (0, 0, 3), (0, 1, 1), (0, 1, 2), (0, 1, 3)]
     unfinished = plan_jobs(task.splits[2:], tmp_path / "job", folds=True)[0]
-    assert jobs.finished_run(unfinished, SMALL, [task.name], task.records) is None
+    assert jobs.finished_run(unfinished, SMALL, [task.name], task.records, dict) is None

@@ -195,7 +195,7 @@ def test_a_kill_in_mid_epoch_and_the_same_call_give_the_same_history(
     assert not path.exists()
     assert (tmp_path / ".killed.partial" / CHECKPOINT).is_file()
     # Another training does not go on where this one was, nor take its place unasked.
-    with pytest.raises(RunError, match=r"unfinished run with another options.*--overwrite"):
+    with pytest.raises(RunError, match=r"unfinished run that differs in options.*--overwrite"):
         task.train(dataclasses.replace(config, seed=7), path)
     epochs: list[Epoch] = []
     summary = task.train(config, path, on_epoch=epochs.append)
@@ -240,12 +240,12 @@ def test_an_unfinished_run_does_not_go_on_with_other_labels(task: Task, tmp_path
     with pytest.raises(Stop):
         task.train(FAST, tmp_path / "run", on_batch=stop)
     other = dataclasses.replace(task, records=relabelled(task.records, task.split.train[0]))
-    with pytest.raises(RunError, match=r"unfinished run with another labels.*--overwrite"):
+    with pytest.raises(RunError, match=r"unfinished run that differs in labels_sha256.*--overwrite"):
         other.train(FAST, tmp_path / "run")
     # An older version did not write them down: its runs go on.
     job = tmp_path / ".run.partial/job.json"
     values = json.loads(job.read_text())
-    del values["labels"]
+    del values["labels_sha256"]
     job.write_text(json.dumps(values))
     other.train(FAST, tmp_path / "run")
     assert (tmp_path / "run/run.json").is_file()
