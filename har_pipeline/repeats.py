@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from har_pipeline.categories import Grouping
+from har_pipeline.categories import Grouping, GroupResult
 from har_pipeline.errors import RunError
 from har_pipeline.evaluate import Evaluation, evaluate_run, evaluate_scores, write_evaluation
-from har_pipeline.folds import FoldsEvaluation, evaluate_folds, fold_folders, summarise_folds
+from har_pipeline.folds import (
+    FoldsEvaluation,
+    evaluate_folds,
+    fold_folders,
+    mean_groups,
+    mean_interval,
+    summarise_folds,
+    unfinished_folds,
+)
+from har_pipeline.metrics import Interval
 from har_pipeline.records import Scores
 from har_pipeline.run_folder import RUN_JSON, SCORES, write_json
 from har_pipeline.scores import read_scores, select_part
@@ -24,16 +34,22 @@ class RepeatsEvaluation:
 
     mean_top1, sd_top1: video accuracy, mean and sample standard deviation over the repeats; of folds the mean over the
     folds counts, and pooled_top1, pooled_sd are those of all their videos together (None where folds share videos).
-    mean_class, sd_class: the same of the mean class accuracy. sd is 0 for a single repeat.
+    mean_class, sd_class: the same of the mean class accuracy. sd is None for a single repeat.
+    top1: the mean over repeats of the accuracy on all test videos (of folds: pooled) with Wilson's 95 % interval for their
+    number, which repeats do not raise; None where folds share videos or repeats have unlike numbers. per_group: the same,
+    of each group. notes: what a reader must know, such as folds that are missing.
     """
 
     repeats: Mapping[int, Evaluation | FoldsEvaluation]
     mean_top1: float
-    sd_top1: float
+    sd_top1: float | None
     mean_class: float
-    sd_class: float
+    sd_class: float | None
     pooled_top1: float | None
     pooled_sd: float | None
+    top1: Interval | None
+    per_group: tuple[GroupResult, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the measures as a plain nested dict, ready for JSON."""
@@ -45,6 +61,9 @@ class RepeatsEvaluation:
             "sd_class": self.sd_class,
             "pooled_top1": self.pooled_top1,
             "pooled_sd": self.pooled_sd,
+            "top1": dataclasses.asdict(self.top1) if self.top1 else None,
+            "per_group": [dataclasses.asdict(group) for group in self.per_group],
+            "notes": list(self.notes),
         }
 
 
@@ -53,6 +72,22 @@ def repeat_folders(folder: Path) -> list[Path]:
     found = [path for path in folder.glob("seed*") if path.name[4:].isdigit()]
     found = [path for path in found if (path / RUN_JSON).is_file() or fold_folders(path)]
     return sorted(found, key=lambda path: int(path.name[4:]))
+
+
+def unfinished(folder: Path) -> list[str]:
+    """Return what is known to be missing of a job: repeats or folds; nothing for a single run or a finished job."""
+    repeats = repeat_folders(folder)
+    notes = [f"{path.name}: {text}" for path in repeats for text in unfinished_folds(path)] or unfinished_folds(folder)
+    if len(repeats) == 1:
+        # A job of one repeat has no folder `seed<k>`.
+        only = f"{repeats[0].name} is the only repeat here, though several were asked for"
+        notes.append(f"{only}; the job was interrupted or still runs: run the same `har train` again")
+    return notes
+
+
+def whole_of(one: Evaluation | FoldsEvaluation) -> Evaluation | None:
+    """Return the measures of a repeat on all its test videos; None of folds that cannot be pooled."""
+    return one.pooled if isinstance(one, FoldsEvaluation) else one
 
 
 def top1_of(one: Evaluation | FoldsEvaluation) -> float:
@@ -82,17 +117,23 @@ def evaluate_repeats(folder: Path, *, part: str = "test", grouping: Grouping | N
     for path in folders:
         of_one = evaluate_folds if folds[path.name] else evaluate_run
         repeats[int(path.name[4:])] = of_one(path, part=part, grouping=grouping)
-    result = summarise_repeats(repeats)
+    said = {text for path in folders for text in unfinished_folds(path)}
+    own = dict.fromkeys(text for one in repeats.values() for text in one.notes if text not in said)
+    result = summarise_repeats(repeats, [*unfinished(folder), *own])
     write_json(folder / "repeats.json", result.to_dict())
     return result
 
 
-def summarise_repeats(repeats: Mapping[int, Evaluation | FoldsEvaluation]) -> RepeatsEvaluation:
+def summarise_repeats(
+    repeats: Mapping[int, Evaluation | FoldsEvaluation], notes: Sequence[str] = ()
+) -> RepeatsEvaluation:
     """Return the repeats with their means and deviations; as `RepeatsEvaluation` says."""
     mean_top1, sd_top1 = _mean_and_sd([top1_of(one) for one in repeats.values()])
     mean_class, sd_class = _mean_and_sd([class_accuracy_of(one) for one in repeats.values()])
     pooled = [one.pooled.top1.value for one in repeats.values() if isinstance(one, FoldsEvaluation) and one.pooled]
     pooled_top1, pooled_sd = _mean_and_sd(pooled) if len(pooled) == len(repeats) else (None, None)
+    wholes = [whole for one in repeats.values() if (whole := whole_of(one))]
+    alike = len(wholes) == len(repeats) and len({whole.num_videos for whole in wholes}) == 1
     return RepeatsEvaluation(
         repeats=repeats,
         mean_top1=mean_top1,
@@ -101,6 +142,9 @@ def summarise_repeats(repeats: Mapping[int, Evaluation | FoldsEvaluation]) -> Re
         sd_class=sd_class,
         pooled_top1=pooled_top1,
         pooled_sd=pooled_sd,
+        top1=mean_interval([whole.top1.value for whole in wholes], wholes[0].num_videos) if alike else None,
+        per_group=mean_groups([one.per_group for one in repeats.values()]),
+        notes=tuple(notes),
     )
 
 
@@ -143,5 +187,5 @@ def _rows(scores: Scores, values: Sequence[int], wanted: int) -> Scores:
     return scores.select([row for row, value in enumerate(values) if value == wanted])
 
 
-def _mean_and_sd(values: list[float]) -> tuple[float, float]:
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+def _mean_and_sd(values: list[float]) -> tuple[float, float | None]:
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None

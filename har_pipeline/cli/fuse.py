@@ -52,6 +52,7 @@ def fuse(
     from har_pipeline.fusion_table import fusion_table
 
     members = load_members(runs)
+    _note_unfinished(runs)
     table, scores = fusion_table(
         members,
         weights=_numbers(weights) if weights else None,
@@ -71,6 +72,14 @@ def fuse(
         print_json(table.to_dict())
     else:
         _print_fusion(table, out)
+
+
+def _note_unfinished(runs: list[Path]) -> None:
+    from har_pipeline.repeats import unfinished
+
+    for run in runs:
+        for text in unfinished(run):
+            note(f"NOTE: {run}: {text}")
 
 
 def _numbers(text: str) -> list[float]:
@@ -127,6 +136,7 @@ def compare(
 
     grouping = read_groups(groups) if groups else None
     one, two = load_members([first, second])
+    _note_unfinished([first, second])
     comparison = compare_members(one, two, grouping=grouping, part=part)
     write_comparison(comparison, out)
     for name, ids in comparison.missing.items():

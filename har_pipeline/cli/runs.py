@@ -67,6 +67,8 @@ def evaluate(
         more = {"timing": times.to_dict()} if times else {}
         print_json({**result.to_dict(), **more, **({"live": cost.to_dict()} if cost else {})})
         return
+    for text in result.notes:
+        note(f"NOTE: {text}")
     if isinstance(result, Evaluation):
         _print_evaluation(result, run, best_and_worst)
     elif isinstance(result, FoldsEvaluation):
@@ -153,19 +155,32 @@ def _print_live(cost: LiveCost) -> None:
 
 
 def _print_repeats(repeats: RepeatsEvaluation, run: Path) -> None:
-    from har_pipeline.repeats import class_accuracy_of, top1_of
+    from har_pipeline.repeats import class_accuracy_of, top1_of, whole_of
 
-    print_table(
-        ["seed", "video accuracy", "mean class accuracy"],
-        [[seed, f"{top1_of(one):.1%}", f"{class_accuracy_of(one):.1%}"] for seed, one in repeats.repeats.items()],
-    )
+    rows = []
+    for seed, one in repeats.repeats.items():
+        whole = whole_of(one)
+        # Folds that share videos have means only.
+        accuracy = whole.top1.describe() if whole else f"{top1_of(one):.1%}"
+        rows.append([seed, accuracy, whole.mean_class.describe() if whole else f"{class_accuracy_of(one):.1%}"])
+    print_table(["seed", "video accuracy", "mean class accuracy"], rows)
+    count = f"{len(rows)} repeats" if len(rows) > 1 else "1 repeat"
     typer.echo(
-        f"mean over {len(repeats.repeats)} repeats: video accuracy {repeats.mean_top1:.1%} (sd {repeats.sd_top1:.1%}), "
-        f"mean class accuracy {repeats.mean_class:.1%} (sd {repeats.sd_class:.1%})"
+        f"mean over {count}: video accuracy {repeats.mean_top1:.1%}{_sd(repeats.sd_top1)}, "
+        f"mean class accuracy {repeats.mean_class:.1%}{_sd(repeats.sd_class)}"
     )
     if repeats.pooled_top1 is not None:
-        typer.echo(f"all test videos of a repeat pooled: {repeats.pooled_top1:.1%} (sd {repeats.pooled_sd:.1%})")
+        typer.echo(f"all test videos of a repeat pooled: {repeats.pooled_top1:.1%}{_sd(repeats.pooled_sd)}")
+    if repeats.top1 is not None:
+        typer.echo(f"95 % interval of the mean over repeats, for the test videos of one: {repeats.top1.describe()}")
+    if repeats.per_group:
+        typer.echo("\nmean over repeats by group; intervals for the videos of one repeat:")
+        _print_groups(repeats.per_group)
     typer.echo(f"written: {run}/repeats.json, and the files of each repeat in its folder")
+
+
+def _sd(value: float | None) -> str:
+    return "" if value is None else f" (sd {value:.1%})"
 
 
 def _print_folds(folds: FoldsEvaluation, run: Path, best_and_worst: bool) -> None:
@@ -173,13 +188,17 @@ def _print_folds(folds: FoldsEvaluation, run: Path, best_and_worst: bool) -> Non
         ["split", "videos", "video accuracy", "mean class accuracy"],
         [[i, e.num_videos, f"{e.top1.value:.1%}", f"{e.mean_class.value:.1%}"] for i, e in folds.folds.items()],
     )
+    count = f"{len(folds.folds)} splits" if len(folds.folds) > 1 else "1 split"
     typer.echo(
-        f"mean over {len(folds.folds)} splits: video accuracy {folds.mean_top1:.1%} (sd {folds.sd_top1:.1%}), "
+        f"mean over {count}: video accuracy {folds.mean_top1:.1%}{_sd(folds.sd_top1)}, "
         f"mean class accuracy {folds.mean_class:.1%}"
     )
     if folds.pooled is not None:
-        typer.echo("\nall test videos pooled:")
+        typer.echo("\nall test videos of these splits pooled:")
         _print_evaluation(folds.pooled, run, best_and_worst)
+    elif folds.per_group:
+        typer.echo("\nmean over splits by group; intervals for the videos of one split:")
+        _print_groups(folds.per_group)
 
 
 def _print_groups(results: Sequence[GroupResult]) -> None:
@@ -213,8 +232,6 @@ def _print_extremes(evaluation: Evaluation) -> None:
 def _print_evaluation(evaluation: Evaluation, run: Path, best_and_worst: bool) -> None:
     from har_pipeline.evaluate import EXTREMES
 
-    for text in evaluation.notes:
-        note(f"NOTE: {text}")
     typer.echo(f"{evaluation.num_videos} {evaluation.part} videos, {len(evaluation.classes)} classes")
     typer.echo(f"video accuracy top-1   {evaluation.top1.describe()}")
     if evaluation.top5 is not None:
