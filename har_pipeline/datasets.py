@@ -29,8 +29,8 @@ class FeatureSource(Protocol):
         """Return the ids of the videos whose features are complete."""
         ...
 
-    def read(self, feature_set: str, video_id: str, /) -> FeatureRecord:
-        """Return the features of one video."""
+    def read(self, feature_set: str, video_id: str, /, *, check: bool = False) -> FeatureRecord:
+        """Return the features of one video; with `check`, compare them with their checksum."""
         ...
 
     def failures(self, feature_set: str, /) -> dict[str, str]:
@@ -100,8 +100,10 @@ def load_features(
 
     They stay in memory up to `memory_fraction` of what is free (joining them takes twice their size for a moment);
     beyond that they go to an unlinked temporary file in `spill_dir` and come back as a memory map.
-    Raises: RunError if an id is not in the manifest, has no features (unless `allow_missing`: then it is left out and
-    stands in `missing`), has no clip, another feature_dim than the first video, or a feature that is not finite.
+    Each video's features are compared with their checksum.
+    Raises: StoreError if they differ; RunError if an id is not in the manifest, has no features (unless `allow_missing`:
+    then it is left out and stands in `missing`), has no clip, another feature_dim than the first video, or a feature that
+    is not finite.
     """
     labels = label_numbers(records, classes)
     if unknown := [video_id for video_id in ids if video_id not in labels]:
@@ -118,7 +120,7 @@ def load_features(
     lengths, checksums = [], []
     with contextlib.closing(_Rows(int(memory_fraction * available_memory()), spill_dir)) as rows:
         for video_id in kept:
-            record = store.read(feature_set, video_id)
+            record = store.read(feature_set, video_id, check=True)
             rows.add(video_id, record.features)
             lengths.append(len(record.features))
             checksums.append(record.checksum)

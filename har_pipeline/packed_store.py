@@ -127,9 +127,10 @@ class PackedStore:
         gained = self.differences(feature_set, store).gained if store else ()
         return reasons | dict.fromkeys(gained, "the store has it now, the pack not: run `har features pack` again")
 
-    def read(self, feature_set: str, video_id: str) -> FeatureRecord:
+    def read(self, feature_set: str, video_id: str, *, check: bool = True) -> FeatureRecord:
         """Return the features of one video, a slice of the memory map that cannot be written to.
 
+        check: as `FeatureStore.read` takes it; a pack always compares features with their checksum.
         Raises: StoreError if it is not packed, damaged, or the store has other features of a packed video by now.
         """
         if feature_set not in self._compared:

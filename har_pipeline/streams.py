@@ -39,9 +39,9 @@ class StreamSource:
         common = set(first).intersection(*others)
         return [video_id for video_id in first if video_id in common]
 
-    def read(self, feature_set: str, video_id: str) -> FeatureRecord:
+    def read(self, feature_set: str, video_id: str, *, check: bool = False) -> FeatureRecord:
         """Return the record of the first stream, with the features of all of them and their checksums joined by +."""
-        records = [self._store.read(name, video_id) for name in self._feature_sets]
+        records = [self._store.read(name, video_id, check=check) for name in self._feature_sets]
         checksum = "+".join(record.checksum for record in records)
         return dataclasses.replace(records[0], features=joined_features(records), checksum=checksum)
 

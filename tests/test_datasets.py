@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zarr
 from feature_sets import blobs, feature_store, manifest
 
 from har_pipeline import datasets
@@ -18,7 +19,7 @@ from har_pipeline.datasets import (
     padded_batches,
     take_steps,
 )
-from har_pipeline.errors import RunError
+from har_pipeline.errors import RunError, StoreError
 
 LENGTHS = (3, 1, 5, 2)
 
@@ -248,3 +249,13 @@ def test_batches_on_a_gpu_are_those_of_the_cpu(fraction: float) -> None:
         assert one.features.device.type == "cuda"
         assert torch.equal(one.features.cpu(), other.features)
         assert torch.equal(one.labels.cpu(), other.labels)
+
+
+def test_features_that_differ_from_their_checksum_are_not_learned_from(tmp_path: Path) -> None:
+    features, labels = blobs(("boxing", "running"), 2)
+    store, name = feature_store(tmp_path / "store.zarr", features)
+    records, ids = manifest(labels), list(labels)
+    load_features(store, name, records, ids, ("boxing", "running"))
+    zarr.open_array(store.path / name / ids[2], mode="r+")[0, 0] = 7
+    with pytest.raises(StoreError, match=rf"{ids[2]}: features differ from their checksum"):
+        load_features(store, name, records, ids, ("boxing", "running"))

@@ -83,9 +83,9 @@ def test_the_features_are_read_once(task: Task, tmp_path: Path, monkeypatch: pyt
     reads = []
     original = FeatureStore.read
 
-    def read(self: FeatureStore, feature_set: str, video_id: str) -> object:
+    def read(self: FeatureStore, feature_set: str, video_id: str, *, check: bool) -> object:
         reads.append(video_id)
-        return original(self, feature_set, video_id)
+        return original(self, feature_set, video_id, check=check)
 
     monkeypatch.setattr(FeatureStore, "read", read)
     task.run(plan_jobs(task.splits, tmp_path / "job", repeats=2))
