@@ -172,3 +172,21 @@ def test_elsewhere_a_line_for_each_run(capsys: pytest.CaptureFixture[str]) -> No
     assert lines[0].startswith("[1/2] split 0, seed 0: test video accuracy 87.5% on 8 videos")
     assert "out/split1: already trained, kept" in lines[1]
     assert len(lines) == 2
+
+
+def test_a_split_of_another_manifest_is_noted(work: Path, tmp_path: Path) -> None:
+    har(
+        work, "splits", "write", str(work / "manifest.csv"), "--protocol", "group_kfold", "--num-folds", "2", "-o",
+        str(tmp_path),
+    )  # fmt: skip
+    options = ("--features", "drawn-rgb", "--split-file", str(tmp_path / "group_kfold-0.json"))
+    assert "NOTE" not in har(work, "train", *options, "-o", str(tmp_path / "same"))[1]
+    text = (work / "manifest.csv").read_text()
+    other = tmp_path / "other.csv"
+    other.write_text(text.replace("boxing-0,boxing", "boxing-0,running"))
+    result = CliRunner().invoke(
+        app, ["train", str(other), str(work / "store.zarr"), *FAST, *options, "-o", str(tmp_path / "other")]
+    )
+    assert result.exit_code == 0, result.output
+    assert "NOTE: " in result.stderr
+    assert "group_kfold-0.json was written for another manifest" in result.stderr

@@ -80,12 +80,20 @@ def print_table(header: list[str], rows: list[list[Any]]) -> None:
             typer.echo("  ".join("-" * width for width in widths))
 
 
-def read_split(path: Path, records: list[VideoRecord]) -> Split:
-    """Return the split of a file, checked against a manifest's records."""
+def read_split(path: Path, records: list[VideoRecord], sha256: str = "") -> Split:
+    """Return the split of a file, checked against a manifest's records; a note tells if it was written for another one.
+
+    sha256: the manifest's `manifest_sha256`, "" = not compared.
+    """
     from har_pipeline.splits import check_split, read_split_file
 
     split = read_split_file(path)
     check_split(split, records)
+    if sha256 and split.manifest_sha256 and split.manifest_sha256 != sha256:
+        note(
+            f"NOTE: {path} was written for another manifest, or this one has changed since: its videos are taken, the labels "
+            "are read from the manifest given"
+        )
     return split
 
 

@@ -129,7 +129,7 @@ def sweep(
     records = read_manifest(manifest, root=root, check_files=False)
     sha256 = manifest_sha256(manifest)
     if split_file is not None:
-        chosen = [read_split(split_file, records)]
+        chosen = [read_split(split_file, records, sha256)]
     else:
         splits = make_splits(
             records,

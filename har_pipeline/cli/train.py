@@ -232,7 +232,7 @@ def train(
         val_fraction = 0.2 if patience is not None or schedule == "plateau" else 0.0
     sha256 = manifest_sha256(manifest)
     if split_file is not None:
-        chosen = [read_split(split_file, records)]
+        chosen = [read_split(split_file, records, sha256)]
     else:
         splits = make_splits(
             records,

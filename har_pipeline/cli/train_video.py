@@ -168,7 +168,7 @@ def train_video(
         records = read_manifest(manifest, root=root, check_files=False)
         sha256 = manifest_sha256(manifest)
         chosen = (
-            [read_split(split_file, records)]
+            [read_split(split_file, records, sha256)]
             if split_file is not None
             else _splits(records, protocol, split, seed, val_fraction, num_folds, test_fraction, column, sha256)
         )
