@@ -243,7 +243,10 @@ def _free_path(path: Path, overwrite: bool) -> Path:
     path = path.absolute()
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         if not (path / RUN_JSON).is_file():
-            raise RunError(f"{path} exists and is no run folder: choose another path")
+            raise RunError(
+                f"{path} exists and is no run folder (it has no {RUN_JSON}): choose another path, or delete the folder if "
+                "nothing in it is needed; --overwrite replaces runs only"
+            )
         if not overwrite:
             raise RunError(f"{path} holds a run already: choose another path, or replace it with --overwrite")
     return path

@@ -73,3 +73,15 @@ def test_what_a_killed_process_left_is_removed_and_a_living_ones_folder_stays(tm
         (folder / "run.json").write_text("{}")
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"run", f".run.partial-{parent}", f".run2.partial-{dead.pid}", ".run.partial-notes"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_without_its_run_file_is_left_and_the_way_out_is_named(run_dir: Path, overwrite: bool) -> None:
+    (run_dir / "run.json").unlink()
+    before = sorted(path.name for path in run_dir.iterdir())
+    with (
+        pytest.raises(RunError, match=r"no run\.json.*delete the folder.*--overwrite replaces runs only"),
+        new_run_folder(run_dir, overwrite=overwrite),
+    ):
+        pass
+    assert sorted(path.name for path in run_dir.iterdir()) == before
