@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -190,3 +191,30 @@ def test_a_split_of_another_manifest_is_noted(work: Path, tmp_path: Path) -> Non
     assert result.exit_code == 0, result.output
     assert "NOTE: " in result.stderr
     assert "group_kfold-0.json was written for another manifest" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "unread"),
+    [
+        (("--head", "res_lstm"), "--units"),
+        (("--head", "svm", "--batch-size", "25"), "--units, --epochs, --batch-size"),
+        (("--schedule-factor", "0.5"), "--schedule-factor"),
+        (("--schedule", "step", "--schedule-factor", "0.5", "--num-layers", "2"), ""),
+    ],
+)
+def test_options_that_the_head_does_not_read_are_noted(
+    work: Path, tmp_path: Path, options: tuple[str, ...], unread: str
+) -> None:
+    err = har(work, "train", "--features", "drawn-rgb", *options, "-o", str(tmp_path / "run"))[1]
+    assert re.findall(r"without effect: (.*)", err) == ([unread] if unread else [])
+
+
+def test_the_learning_rate_is_above_0_and_the_help_says_so(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, err = har(work, "train", "--features", "drawn-rgb", "--learning-rate", "0", "-o", str(tmp_path / "run"), code=2)
+    assert "must be above 0" in re.sub(r"\W+", " ", err)
+    monkeypatch.setenv("COLUMNS", "200")
+    (line,) = [line for line in har(work, "train", "--help")[0].splitlines() if "--learning-rate" in line]
+    assert "above 0" in line
+    assert "x>=0" not in line

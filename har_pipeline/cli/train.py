@@ -45,6 +45,7 @@ TRAINING, HEAD = "Training", "Head"
 
 
 def train(
+    ctx: typer.Context,
     manifest: Annotated[Path, typer.Argument(help="Manifest CSV.")],
     store: Annotated[Path, typer.Argument(help="Feature store that `har extract` wrote, or a pack of it.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to write.")] = Path("run"),
@@ -110,7 +111,7 @@ def train(
     batch_size: Annotated[int, typer.Option(min=1, rich_help_panel=TRAINING)] = DEFAULTS.batch_size,
     optimizer: Annotated[Optimizer, typer.Option(rich_help_panel=TRAINING)] = DEFAULTS.optimizer,
     learning_rate: Annotated[
-        float, typer.Option(help="Step size.", min=0, rich_help_panel=TRAINING)
+        float, typer.Option(help="Step size, above 0.", rich_help_panel=TRAINING)
     ] = DEFAULTS.learning_rate,
     schedule: Annotated[
         Schedule,
@@ -227,6 +228,10 @@ def train(
         seed=seed,
         device=device,
     )
+    if unread := _unread(ctx, config):
+        note(
+            f"NOTE: not read by the head {config.head} beside the other options, and so without effect: {', '.join(unread)}"
+        )
     records = read_manifest(manifest, root=root, check_files=False)
     if val_fraction is None:
         val_fraction = 0.2 if patience is not None or schedule == "plateau" else 0.0
@@ -274,6 +279,13 @@ def train(
     for outcome in outcomes:
         typer.echo(f"{outcome.job.folder}: {config.head}, {describe(outcome)}")
     typer.echo(f"next: har evaluate {out}")
+
+
+def _unread(ctx: typer.Context, config: TrainConfig) -> list[str]:
+    """Return the options given on the command line that change nothing in a training, as they were written."""
+    names = [option for option in config.to_dict() if not config.reads(option)]
+    given = [name for name in names if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"]
+    return [f"--{name.replace('_', '-')}" for name in given]
 
 
 def _config(**values: Any) -> TrainConfig:
