@@ -111,7 +111,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         check_classification_targets(y)
         self.classes_, numbers = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"y has one class only, {self.classes_[0]!r}; a classifier needs two")
+            raise ValueError(f"y has one class only, {self.classes_.tolist()[0]!r}; a classifier needs two")
         others: list[np.ndarray] = []
         if validation is not None:
             others, val_y = self._videos(*validation, reset=False)

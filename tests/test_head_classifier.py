@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import subprocess
+import sys
 from typing import get_args
 
 import numpy as np
@@ -13,6 +15,7 @@ from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
 from sklearn.utils.estimator_checks import check_estimator
 
+import har_pipeline
 from har_pipeline.head_classifier import HeadClassifier
 from har_pipeline.train_config import HeadName, TrainConfig
 
@@ -105,3 +108,21 @@ def test_options_are_checked_when_fitted() -> None:
     X, y = videos()
     with pytest.raises(ValueError, match="dropout must be in"):
         HeadClassifier(dropout=1.5).fit(X, y)
+
+
+def test_one_class_is_named_plainly() -> None:
+    X, _ = videos()
+    with pytest.raises(ValueError, match=r"y has one class only, 'boxing'; a classifier needs two"):
+        HeadClassifier(**SMALL).fit(X, np.array(["boxing"] * len(X)))
+
+
+def test_the_package_gives_it_without_loading_it_before() -> None:
+    code = (
+        "import sys, har_pipeline; assert not {'torch', 'sklearn', 'numpy'} & set(sys.modules), 'heavy'; "
+        "from har_pipeline import HeadClassifier; print(HeadClassifier().units)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("320\n", 0), done.stderr
+    assert har_pipeline.HeadClassifier is HeadClassifier
+    with pytest.raises(AttributeError, match="no attribute 'HeadClasifier'"):
+        har_pipeline.HeadClasifier  # noqa: B018
