@@ -105,7 +105,6 @@ def fusion_table(
     _check_names(joined.names)
     fitted, temperatures = calibrate(joined) if calibrated else (joined, {})
     weights, notes = _weights(members, weights)
-    notes = [*joined.notes, *notes, *(_few_videos(joined) if calibrated or learn else ())]
     rules, learned = _rules(fitted, weights, learn, chosen)
     tests = joined.rows("test")
     outputs = {**dict(zip(joined.names, fitted.probabilities, strict=True)), **rules}
@@ -114,7 +113,6 @@ def fusion_table(
     best, best_run = (max(names, key=lambda name: right[name].sum()) for names in (rules, joined.names))
     videos = np.unique([joined.keys[row][3] for row in tests], return_inverse=True)[1]
     seeds = np.array([joined.keys[row][2] for row in tests])
-    once = {member.name for member in members if len(set(member.scores.seed)) == 1}
     counts = {name: np.bincount(videos, weights=values).astype(np.int64) for name, values in right.items()}
     nll = {name: negative_log_likelihood(values[tests], joined.labels[tests]) for name, values in outputs.items()}
     rows = tuple(
@@ -122,7 +120,7 @@ def fusion_table(
             name=name,
             kind="rule" if name in rules else "oracle" if name == "oracle" else "run",
             top1=_accuracy(values, len(counts[name])),
-            sd=None if name in once else _repeat_sd(values, seeds),
+            sd=None if name in _of_one_repeat(members) else _repeat_sd(values, seeds),
             nll=nll.get(name),
             against_best=None if name in (best, "oracle") else mcnemar(counts[best], counts[name]),
         )
@@ -144,7 +142,7 @@ def fusion_table(
         learned_weights=_by_fold(learned),
         temperatures=_by_fold(temperatures),
         missing=joined.missing["test"],
-        notes=tuple(notes),
+        notes=(*joined.notes, *notes, *(_few_videos(joined) if calibrated or learn else ())),
     )
     return table, joined.scores(rules[chosen])
 
@@ -188,8 +186,9 @@ def _few_videos(joined: Joined) -> list[str]:
     sizes = [len(joined.rows("val", fold_seed)) for fold_seed in joined.fold_seeds()]
     if min(sizes) >= FEW:
         return []
+    counts = " to ".join(str(size) for size in sorted({min(sizes), max(sizes)}))
     return [
-        f"temperatures and learned weights rest on {min(sizes)} to {max(sizes)} validation videos a fold: with fewer than "
+        f"temperatures and learned weights rest on {counts} validation videos a fold: with fewer than "
         f"{FEW} they are uncertain and held near 1 and near equal weights"
     ]
 
@@ -197,6 +196,10 @@ def _few_videos(joined: Joined) -> list[str]:
 def _accuracy(right: np.ndarray, num_videos: int) -> Interval:
     # Rounded, because a mean times a count may end a hair above the count.
     return wilson_interval(round(float(right.mean()) * num_videos, 9), num_videos)
+
+
+def _of_one_repeat(members: Sequence[Member]) -> set[str]:
+    return {member.name for member in members if len(set(member.scores.seed)) == 1}
 
 
 def _repeat_sd(right: np.ndarray, seeds: np.ndarray) -> float | None:

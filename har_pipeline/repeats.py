@@ -118,8 +118,8 @@ def evaluate_repeats(folder: Path, *, part: str = "test", grouping: Grouping | N
         of_one = evaluate_folds if folds[path.name] else evaluate_run
         repeats[int(path.name[4:])] = of_one(path, part=part, grouping=grouping)
     said = {text for path in folders for text in unfinished_folds(path)}
-    own = dict.fromkeys(text for one in repeats.values() for text in one.notes if text not in said)
-    result = summarise_repeats(repeats, [*unfinished(folder), *own])
+    more = dict.fromkeys(text for one in repeats.values() for text in one.notes if text not in said)
+    result = summarise_repeats(repeats, [*unfinished(folder), *more])
     write_json(folder / "repeats.json", result.to_dict())
     return result
 

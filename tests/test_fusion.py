@@ -501,5 +501,5 @@ def test_few_validation_videos_do_not_claim_certainty() -> None:
 
 def test_few_validation_videos_are_said_to_be_few() -> None:
     few, many = (fusion_table(pair(3, val=val), calibrated=True)[0].notes for val in (12, 40))
-    assert any("12 to 12 validation videos a fold" in text for text in few)
+    assert any("rest on 12 validation videos a fold" in text for text in few)
     assert not any("validation videos" in text for text in many)
