@@ -147,10 +147,10 @@ def _fc6_lines(fc6: dict[str, Any]) -> list[str]:
             f"| {name} | {percent(row['validation_accuracy'])} | {percent(row['test_accuracy'])}{spread} | fc6_heads.json |"
         )
     return [
-        "Every head on those fc6 features (4,096 values, 6 frames a video); all but the defaults with input dropout 0.8, "
-        "dropout 0.5, 128 units, 20 epochs at",
-        "3e-4. Options and the head that is claimed were chosen on held-out groups of the training videos; mean ± standard "
-        "deviation over 5 seeds:",
+        "Every head on those fc6 features (4,096 values, 6 frames a video). Vote and the recurrent heads but for the defaults: "
+        "input dropout 0.8, dropout 0.5, 128 units,",
+        "20 epochs at 3e-4. Options and the head that is claimed were chosen on held-out groups of the training videos;",
+        "mean ± standard deviation over 5 seeds:",
         "",
         "| head | held-out training groups | test | file |",
         "|---|---|---|---|",

@@ -103,6 +103,23 @@ def finished_run(
     return RunSummary(**summary)
 
 
+def finished_runs(
+    store: TrainSource,
+    names: Sequence[str],
+    records: Sequence[VideoRecord],
+    jobs: Sequence[Job],
+    config: TrainConfig | VideoTrainConfig,
+    *,
+    resume: bool,
+) -> dict[Job, RunSummary | None]:
+    """Return for each job what its finished run says of itself; None for all without `resume`.
+
+    names: full names of the feature sets. Raises: RunError as `finished_run`.
+    """
+    checksums = functools.cache(functools.partial(stored_checksums, store, names))
+    return {job: finished_run(job, config, names, records, checksums) if resume else None for job in jobs}
+
+
 def _other_data(info: Mapping[str, Any], sha256: str, what: str) -> list[str]:
     return [f"the {what} of the videos"] if info.get(f"{what}_sha256", sha256) != sha256 else []
 
@@ -130,34 +147,42 @@ def run_jobs(
     Raises: RunError as `train_head`, and as `finished_run`.
     """
     names = [store.resolve(prefix) for prefix in feature_sets]
-    checksums = functools.cache(functools.partial(stored_checksums, store, names))
-    finished = {
-        job: None if overwrite or not resume else finished_run(job, config, names, records, checksums) for job in jobs
-    }
+    finished = finished_runs(store, names, records, jobs, config, resume=resume and not overwrite)
     pending = [job for job in jobs if finished[job] is None]
     classes = [classes_of(records, job.split, config) for job in pending]
     table = shared_table(store, names, records, pending, classes, allow_missing)
+
+    def train(job: Job) -> RunSummary:
+        return train_head(
+            store,
+            names,
+            records,
+            job.split,
+            dataclasses.replace(config, seed=job.seed),
+            job.folder,
+            manifest_sha256=manifest_sha256,
+            on_epoch=functools.partial(on_epoch, job),
+            overwrite=overwrite,
+            allow_missing=allow_missing,
+            tensorboard=tensorboard,
+            table=table,
+        )
+
+    return train_unfinished(finished, train, on_done)
+
+
+def train_unfinished(
+    finished: Mapping[Job, RunSummary | None],
+    train: Callable[[Job], RunSummary | None],
+    on_done: Callable[[Outcome], None],
+) -> list[Outcome]:
+    """Train the jobs that `finished` has no summary of, in its order; a job whose `train` returns None is left out."""
     outcomes = []
-    for job in jobs:
-        summary = finished[job]
-        kept = summary is not None
-        if summary is None:
-            summary = train_head(
-                store,
-                names,
-                records,
-                job.split,
-                dataclasses.replace(config, seed=job.seed),
-                job.folder,
-                manifest_sha256=manifest_sha256,
-                on_epoch=functools.partial(on_epoch, job),
-                overwrite=overwrite,
-                allow_missing=allow_missing,
-                tensorboard=tensorboard,
-                table=table,
-            )
-        outcomes.append(Outcome(job, summary, kept))
-        on_done(outcomes[-1])
+    for job, kept in finished.items():
+        summary = kept or train(job)
+        if summary is not None:
+            outcomes.append(Outcome(job, summary, kept is not None))
+            on_done(outcomes[-1])
     return outcomes
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -167,7 +168,8 @@ def train_head(
                 projection = read_projection(store, name, spec.reduction)
                 save_arrays(projection_arrays(projection), folder / reduction_file(number))
         write_history(folder / HISTORY, [dataclasses.asdict(epoch) for epoch in fitted.history])
-        write_scores(folder / SCORES, _scores(fitted, table, parts, classes, split, config))
+        score = functools.partial(probabilities_of, fitted.head, fitted.data)
+        write_scores(folder / SCORES, held_out_scores(table, parts, classes, split, config.seed, score))
         write_json(folder / SPLIT_JSON, dataclasses.asdict(split))
         info = {
             **_run_info(summary, config, split, classes, device),
@@ -290,21 +292,22 @@ def check_parts(table: FeatureTable, parts: Parts, classes: tuple[str, ...], mis
         raise RunError("without the missing videos no test video is left")
 
 
-def _scores(
-    fitted: Fitted,
+def held_out_scores(
     table: FeatureTable,
     parts: Parts,
     classes: tuple[str, ...],
     split: Split,
-    config: TrainConfig,
+    seed: int,
+    probabilities: Callable[[np.ndarray], np.ndarray],
 ) -> Scores:
+    """Return the scores of the validation and test videos; probabilities: rows (n,) of the table -> (n, K)."""
     rows = np.concatenate([parts.val, parts.test])
     return Scores(
         video_ids=tuple(table.video_ids[row] for row in rows),
         labels=tuple(classes[table.labels[row]] for row in rows),
         classes=classes,
-        probabilities=probabilities_of(fitted.head, fitted.data, rows),
+        probabilities=probabilities(rows),
         part=("val",) * len(parts.val) + ("test",) * len(parts.test),
         fold=(split.index,) * len(rows),
-        seed=(config.seed,) * len(rows),
+        seed=(seed,) * len(rows),
     )

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -22,7 +21,7 @@ from har_pipeline.datasets import FeatureTable
 from har_pipeline.distributed import ALONE, World
 from har_pipeline.errors import RunError
 from har_pipeline.fit import OnEpoch, Parts
-from har_pipeline.jobs import Job, Outcome, finished_run, shared_table
+from har_pipeline.jobs import Job, Outcome, finished_runs, shared_table, train_unfinished
 from har_pipeline.raw_frames import frame_shape
 from har_pipeline.records import Scores, Split, VideoRecord
 from har_pipeline.run_folder import (
@@ -50,6 +49,7 @@ from har_pipeline.train import (
     TrainSource,
     check_parts,
     class_notes,
+    held_out_scores,
     load_training_features,
     missing_videos,
     run_classes,
@@ -204,37 +204,29 @@ def run_video_jobs(
     result holds the runs that were kept only.
     """
     name = store.resolve(feature_set)
-    checksums = functools.cache(functools.partial(stored_checksums, store, [name]))
-    finished = {
-        job: None if overwrite or not resume else finished_run(job, config, [name], records, checksums) for job in jobs
-    }
+    finished = finished_runs(store, [name], records, jobs, config, resume=resume and not overwrite)
     pending = [job for job in jobs if finished[job] is None]
     classes = [run_classes(records, job.split) for job in pending]
     table = shared_table(store, [name], records, pending, classes, allow_missing)
-    outcomes = []
-    for job in jobs:
-        summary = finished[job]
-        kept = summary is not None
-        if summary is None:
-            summary = train_video(
-                store,
-                name,
-                records,
-                job.split,
-                dataclasses.replace(config, seed=job.seed),
-                job.folder,
-                manifest_sha256=manifest_sha256,
-                on_epoch=functools.partial(on_epoch, job),
-                on_batch=functools.partial(on_batch, job),
-                overwrite=overwrite,
-                allow_missing=allow_missing,
-                table=table,
-                world=world,
-            )
-        if summary is not None:
-            outcomes.append(Outcome(job, summary, kept))
-            on_done(outcomes[-1])
-    return outcomes
+
+    def train(job: Job) -> RunSummary | None:
+        return train_video(
+            store,
+            name,
+            records,
+            job.split,
+            dataclasses.replace(config, seed=job.seed),
+            job.folder,
+            manifest_sha256=manifest_sha256,
+            on_epoch=functools.partial(on_epoch, job),
+            on_batch=functools.partial(on_batch, job),
+            overwrite=overwrite,
+            allow_missing=allow_missing,
+            table=table,
+            world=world,
+        )
+
+    return train_unfinished(finished, train, on_done)
 
 
 def _scores(
@@ -245,16 +237,8 @@ def _scores(
     split: Split,
     config: VideoTrainConfig,
 ) -> Scores:
-    rows = np.concatenate([parts.val, parts.test])
-    return Scores(
-        video_ids=tuple(frames.video_ids[row] for row in rows),
-        labels=tuple(classes[frames.labels[row]] for row in rows),
-        classes=classes,
-        probabilities=fitted.learner.probabilities(rows, whole=config.long_videos == "whole"),
-        part=("val",) * len(parts.val) + ("test",) * len(parts.test),
-        fold=(split.index,) * len(rows),
-        seed=(config.seed,) * len(rows),
-    )
+    score = functools.partial(fitted.learner.probabilities, whole=config.long_videos == "whole")
+    return held_out_scores(frames, parts, classes, split, config.seed, score)
 
 
 def _summary(

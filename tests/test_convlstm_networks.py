@@ -7,12 +7,12 @@ from torch import nn
 from har_pipeline.convlstm.layer import ConvLSTM
 from har_pipeline.convlstm.networks import (
     NETWORKS,
-    NetworkName,
     RawNetwork,
     Recurrent,
     build_network,
     detach_state,
 )
+from har_pipeline.video_config import NetworkName
 
 SMALL = 0.125
 # (kernel, stride, filters, output (T, H, W) or (H, W)), top to bottom, as the tables have them.

@@ -107,6 +107,37 @@ def choose_splits(splits: list[Split], choice: str) -> list[Split]:
     return [split for split in splits if split.index == int(choice)]
 
 
+def chosen_splits(
+    records: list[VideoRecord],
+    split_file: Path | None,
+    protocol: str,
+    choice: str,
+    *,
+    seed: int,
+    val_fraction: float,
+    num_folds: int = 5,
+    test_fraction: float = 0.3,
+    column: str = "split",
+    sha256: str = "",
+) -> list[Split]:
+    """Return the split of `split_file`, or of a protocol those that `choose_splits` takes; sha256: of the manifest."""
+    from har_pipeline.splits import make_splits
+
+    if split_file is not None:
+        return [read_split(split_file, records, sha256)]
+    splits = make_splits(
+        records,
+        protocol,
+        seed=seed,
+        val_fraction=val_fraction,
+        num_folds=num_folds,
+        test_fraction=test_fraction,
+        column=column,
+        manifest_sha256=sha256,
+    )
+    return choose_splits(splits, choice)
+
+
 @contextmanager
 def video_bar() -> Iterator[Callable[[str, int, int], None]]:
     """Show on stderr how many videos of their total each stage of a job has done."""

@@ -16,11 +16,10 @@ from har_pipeline.cli.common import (
     Root,
     Seed,
     TestFraction,
-    choose_splits,
+    chosen_splits,
     note,
     print_json,
     print_table,
-    read_split,
     video_bar,
 )
 
@@ -233,25 +232,22 @@ def reduce(
     """
     from har_pipeline.manifests import manifest_sha256, read_manifest
     from har_pipeline.reduce import ReduceOptions, reduce_features
-    from har_pipeline.splits import make_splits
     from har_pipeline.store import FeatureStore
 
     opened = FeatureStore(store)
     records = read_manifest(manifest, root=root, check_files=False)
-    if split_file is not None:
-        chosen = [read_split(split_file, records)]
-    else:
-        splits = make_splits(
-            records,
-            protocol,
-            seed=seed,
-            val_fraction=val_fraction,
-            num_folds=num_folds,
-            test_fraction=test_fraction,
-            column=column,
-            manifest_sha256=manifest_sha256(manifest),
-        )
-        chosen = choose_splits(splits, split)
+    chosen = chosen_splits(
+        records,
+        split_file,
+        protocol,
+        split,
+        seed=seed,
+        val_fraction=val_fraction,
+        num_folds=num_folds,
+        test_fraction=test_fraction,
+        column=column,
+        sha256=manifest_sha256(manifest),
+    )
     source = opened.resolve(features or "")
     options = ReduceOptions(
         dim=dim, whiten=whiten, l2=l2, seed=seed if randomised else None, allow_missing=allow_missing

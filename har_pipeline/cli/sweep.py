@@ -19,10 +19,9 @@ from har_pipeline.cli.common import (
     Root,
     Seed,
     TestFraction,
-    choose_splits,
+    chosen_splits,
     note,
     print_table,
-    read_split,
 )
 from har_pipeline.train_config import TrainConfig
 
@@ -111,7 +110,6 @@ def sweep(
 
     from har_pipeline.manifests import manifest_sha256, read_manifest
     from har_pipeline.packed_store import open_features
-    from har_pipeline.splits import make_splits
     from har_pipeline.sweep import parse_axis, plan_points, run_sweep
     from har_pipeline.sweep_table import SUMMARY, write_sweep
 
@@ -128,20 +126,18 @@ def sweep(
     points = plan_points(axes, dataclasses.replace(DEFAULTS, seed=seed, device=device), "", out)
     records = read_manifest(manifest, root=root, check_files=False)
     sha256 = manifest_sha256(manifest)
-    if split_file is not None:
-        chosen = [read_split(split_file, records, sha256)]
-    else:
-        splits = make_splits(
-            records,
-            protocol,
-            seed=seed,
-            val_fraction=val_fraction,
-            num_folds=num_folds,
-            test_fraction=test_fraction,
-            column=column,
-            manifest_sha256=sha256,
-        )
-        chosen = choose_splits(splits, split)
+    chosen = chosen_splits(
+        records,
+        split_file,
+        protocol,
+        split,
+        seed=seed,
+        val_fraction=val_fraction,
+        num_folds=num_folds,
+        test_fraction=test_fraction,
+        column=column,
+        sha256=sha256,
+    )
     with sweep_table(points, len(chosen) * repeats) as on_done:
         result = run_sweep(
             open_features(store),

@@ -16,10 +16,9 @@ from har_pipeline.cli.common import (
     Root,
     Seed,
     TestFraction,
-    choose_splits,
+    chosen_splits,
     note,
     print_json,
-    read_split,
 )
 from har_pipeline.cli.train_table import describe, training_table
 from har_pipeline.train_config import (
@@ -194,7 +193,6 @@ def train(
     from har_pipeline.jobs import plan_jobs, run_jobs
     from har_pipeline.manifests import manifest_sha256, read_manifest
     from har_pipeline.packed_store import open_features
-    from har_pipeline.splits import make_splits
 
     config = _config(
         head=head,
@@ -236,25 +234,24 @@ def train(
     if val_fraction is None:
         val_fraction = 0.2 if patience is not None or schedule == "plateau" else 0.0
     sha256 = manifest_sha256(manifest)
-    if split_file is not None:
-        chosen = [read_split(split_file, records, sha256)]
-    else:
-        splits = make_splits(
-            records,
-            protocol,
-            seed=seed,
-            val_fraction=val_fraction,
-            num_folds=num_folds,
-            test_fraction=test_fraction,
-            column=column,
-            manifest_sha256=sha256,
+    chosen = chosen_splits(
+        records,
+        split_file,
+        protocol,
+        split,
+        seed=seed,
+        val_fraction=val_fraction,
+        num_folds=num_folds,
+        test_fraction=test_fraction,
+        column=column,
+        sha256=sha256,
+    )
+    has_people = any(record.subject or record.group for record in records)
+    if split_file is None and protocol == "holdout" and not has_people:
+        note(
+            "NOTE: the manifest has no subject or group: videos of one person or scene may stand on both sides, and the "
+            "accuracy flatters; fill in those columns (data_manifests/README.md)"
         )
-        chosen = choose_splits(splits, split)
-        if protocol == "holdout" and not any(record.subject or record.group for record in records):
-            note(
-                "NOTE: the manifest has no subject or group: videos of one person or scene may stand on both sides, and the "
-                "accuracy flatters; fill in those columns (data_manifests/README.md)"
-            )
     jobs = plan_jobs(chosen, out, seed=seed, repeats=repeats, folds=split == "all" and split_file is None)
     with training_table(jobs, epochs) as (on_epoch, on_done):
         outcomes = run_jobs(

@@ -19,10 +19,9 @@ from har_pipeline.cli.common import (
     Seed,
     TestFraction,
     Workers,
-    choose_splits,
+    chosen_splits,
     note,
     print_json,
-    read_split,
     video_bar,
 )
 from har_pipeline.cli.frames import RawStreamChoice
@@ -167,10 +166,17 @@ def train_video(
         )
         records = read_manifest(manifest, root=root, check_files=False)
         sha256 = manifest_sha256(manifest)
-        chosen = (
-            [read_split(split_file, records, sha256)]
-            if split_file is not None
-            else _splits(records, protocol, split, seed, val_fraction, num_folds, test_fraction, column, sha256)
+        chosen = chosen_splits(
+            records,
+            split_file,
+            protocol,
+            split,
+            seed=seed,
+            val_fraction=val_fraction,
+            num_folds=num_folds,
+            test_fraction=test_fraction,
+            column=column,
+            sha256=sha256,
         )
         jobs = plan_jobs(chosen, out, seed=seed, repeats=repeats, folds=split == "all" and split_file is None)
         path = store or out.absolute().parent / "frames.zarr"
@@ -260,10 +266,7 @@ def lr_range(
         device=device,
     )
     records = read_manifest(manifest, root=root, check_files=False)
-    if split_file is not None:
-        chosen = [read_split(split_file, records)]
-    else:
-        chosen = _splits(records, protocol, split, seed, val_fraction, 5, 0.3, "split", "")
+    chosen = chosen_splits(records, split_file, protocol, split, seed=seed, val_fraction=val_fraction)
     path = store or out.absolute().parent / "frames.zarr"
     opened, name = _frames(records, chosen, path, stream.value, features, workers, ALONE)
     classes = run_classes(records, chosen[0])
@@ -310,32 +313,6 @@ def _config(**values: Any) -> VideoTrainConfig:
         return VideoTrainConfig(**values)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-
-
-def _splits(
-    records: list[VideoRecord],
-    protocol: str,
-    split: str,
-    seed: int,
-    val_fraction: float,
-    num_folds: int,
-    test_fraction: float,
-    column: str,
-    sha256: str,
-) -> list[Split]:
-    from har_pipeline.splits import make_splits
-
-    splits = make_splits(
-        records,
-        protocol,
-        seed=seed,
-        val_fraction=val_fraction,
-        num_folds=num_folds,
-        test_fraction=test_fraction,
-        column=column,
-        manifest_sha256=sha256,
-    )
-    return choose_splits(splits, split)
 
 
 def _frames(

@@ -1,8 +1,8 @@
 """The ConvLSTM layer, with its backward pass through time written out.
 
 What makes it fast: gate arithmetic on whole tensors, in place and in channels-last memory; no graph, and nothing kept but
-gates, cells and their tanh; input convolutions and all weight gradients of `CHUNK` time steps in one call, which is as
-fast as those of all steps (measured on a CPU with batches of 6) and needs less memory.
+gates, cells and their tanh; input convolutions and all weight gradients of `CHUNK` time steps in one call (on a CPU, over 8
+steps of the stateful network's layers with batches of 6, up to a tenth faster than one call a step; no GPU was tried).
 
 The memory cell c is kept in float32 whatever the arithmetic of the convolutions: it sums over hundreds of steps in
 stateful use, where bfloat16's 8 bits would lose what a step adds.
@@ -103,9 +103,9 @@ class ConvLSTM(nn.Module):
         device = frames.device.type
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else self.input_kernel.dtype
+        shape = (frames.shape[1], self.hidden_channels, *self.output_size(*frames.shape[-2:]))
         if self.padding == "same":
             frames = _pad_same(frames, self.input_kernel.shape[2], self.stride)
-        shape = (frames.shape[1], self.hidden_channels, *_output_size(frames, self.input_kernel, self.stride))
         cell_dtype = torch.promote_types(dtype, torch.float32)
         if state is None:
             hidden, cell = (_channels_last(*shape, like=frames, dtype=d).zero_() for d in (dtype, cell_dtype))
@@ -134,11 +134,6 @@ def _pad_same(frames: torch.Tensor, kernel_size: int, stride: int) -> torch.Tens
     lost = [max((-(-n // stride) - 1) * stride + kernel_size - n, 0) for n in frames.shape[-2:]]
     (top, left), (bottom, right) = [n // 2 for n in lost], [n - n // 2 for n in lost]
     return F.pad(frames, (left, right, top, bottom))
-
-
-def _output_size(frames: torch.Tensor, kernel: torch.Tensor, stride: int) -> tuple[int, int]:
-    height, width = ((n - kernel.shape[2]) // stride + 1 for n in frames.shape[-2:])
-    return height, width
 
 
 def _channels_last(*shape: int, like: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:

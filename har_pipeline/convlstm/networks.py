@@ -18,17 +18,17 @@ epochs, and validation would say nothing until then.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import nn
 
 from har_pipeline.convlstm.layer import ConvLSTM, State
+from har_pipeline.video_config import NetworkName
 
-NetworkName = Literal["convlstm-stateless", "convlstm-stateful"]
 NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
-FRAME_SIZE = 64
 STATELESS_CLIP_LEN, STATEFUL_CLIP_LEN = 30, 8
 LEAK, DROPOUT, BN_EPSILON, BN_MOMENTUM = 0.3, 0.25, 1e-3, 0.1
 
@@ -51,12 +51,13 @@ class Recurrent(nn.Module):
         return self.activation(self.norm(hidden)), state
 
 
-class RawNetwork(nn.Module):
+class RawNetwork(nn.Module, ABC):
     """A network on raw frames (B, T, C, H, W) in [0, 1]; `clip_len` is its T, `stateful` whether a state goes on."""
 
     clip_len: int
     stateful: bool
 
+    @abstractmethod
     def forward(
         self, clips: torch.Tensor, state: Sequence[State] | None = None
     ) -> tuple[torch.Tensor, tuple[State, ...]]:
@@ -64,11 +65,10 @@ class RawNetwork(nn.Module):
 
         state: what the clip before returned, None = the start of a video.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def advance(self, clips: torch.Tensor, state: Sequence[State] | None = None) -> tuple[State, ...]:
         """Return the state after a clip whose classes nobody asks for: the decision block is left out."""
-        raise NotImplementedError
 
 
 class StatelessNetwork(RawNetwork):
