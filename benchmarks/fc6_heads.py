@@ -36,6 +36,7 @@ VARIANTS = {
     "adamw 1e-3, weight decay 3, input dropout 0.5": dataclasses.replace(DECAYED, weight_decay=3.0, input_dropout=0.5),
 }
 TEMPORAL: tuple[HeadName, ...] = ("lstm", "gru", "bilstm", "attention", "res_lstm", "stacked_lstm")
+HEADS: tuple[HeadName, ...] = (*TEMPORAL, "vote")
 ORDERLESS = {
     "mean_pool, C 1": TrainConfig(head="mean_pool"),
     "mean_pool, C 0.1": TrainConfig(head="mean_pool", logistic_c=0.1),
@@ -100,7 +101,7 @@ def main() -> None:
     data = parser.parse_args().data
     fixed = {"lstm, defaults": TrainConfig(), **ORDERLESS}
     rows = {name: row_of(data, config, validation_accuracy(data, config)) for name, config in fixed.items()}
-    for head in TEMPORAL + ("vote",):
+    for head in HEADS:
         variant, config, accuracies = choose(data, head)
         rows[head] = {**row_of(data, config, accuracies[variant]), "options": variant, "validation": accuracies}
         print(head, rows[head], file=sys.stderr)
