@@ -1,4 +1,4 @@
-"""Both ConvLSTM networks on one manifest, for as many epochs and seeds, beside mean pooling over frames. Prints JSON.
+"""Both ConvLSTM networks on one manifest, with as many seeds, beside mean pooling over frames. Prints JSON.
 
 MANIFEST and STORE are of raw frames (`har frames`). Each network is trained from scratch on the schedule one-cycle without
 validation videos (the last epoch counts), since small sets have too few people to hold some out; nothing is chosen by the
@@ -6,7 +6,7 @@ test videos. `mean_pool` is logistic regression on the mean of a video's frames.
 intervals of the first seed, mean and deviation over seeds, and McNemar's test between the networks of each seed.
 Runs that are finished in OUT are kept, so that an interrupted job goes on.
 
-    python benchmarks/raw_video.py utd.csv utd.zarr --protocol column --width 0.25 --epochs 20 --seeds 3 --out out
+    python benchmarks/raw_video.py utd.csv utd.zarr --protocol column --width 0.25 --epochs 15 10 --seeds 3 --out out
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from har_pipeline.splits import make_splits
 from har_pipeline.train_config import TrainConfig
 from har_pipeline.train_video import run_video_jobs
 from har_pipeline.video_config import VideoTrainConfig
+
+PAIR = ("STATELESS", "STATEFUL")
 
 
 def scores_of_seeds(outcomes: list[Outcome]) -> list[Scores]:
@@ -73,7 +75,8 @@ def main() -> None:
     parser.add_argument("--stream", default="depth")
     parser.add_argument("--protocol", default="xsub")
     parser.add_argument("--width", type=float, default=1.0)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, nargs=2, default=[20, 20], metavar=PAIR, help="of each network")
+    parser.add_argument("--batch-size", type=int, nargs=2, default=[12, 6], metavar=PAIR, help="videos of an update")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("raw_video_out"))
@@ -82,17 +85,18 @@ def main() -> None:
     store, features = open_frames(args.store, args.stream)
     splits = make_splits(records, args.protocol, val_fraction=0.0)
     result: dict[str, Any] = {"benchmark": "raw_video", "videos": len(records), "folds": len(splits)}
-    result |= {name: getattr(args, name) for name in ("protocol", "width", "epochs", "learning_rate", "seeds")}
+    result |= {name: getattr(args, name) for name in ("protocol", "width", "learning_rate", "seeds")}
     jobs = plan_jobs(splits, args.out / "mean_pool")
     pooled = run_jobs(store, [features], records, jobs, TrainConfig(head="mean_pool"), allow_missing=True)
     result["mean_pool"] = describe(scores_of_seeds(pooled), pooled)
     seeds: dict[str, list[Scores]] = {}
-    for model in NETWORKS:
+    for model, epochs, batch_size in zip(NETWORKS, args.epochs, args.batch_size, strict=True):
         config = VideoTrainConfig(
             model=model,
             width=args.width,
             schedule="one-cycle",
-            epochs=args.epochs,
+            epochs=epochs,
+            batch_size=batch_size,
             learning_rate=args.learning_rate,
         )
         jobs = plan_jobs(splits, args.out / model, repeats=args.seeds)
@@ -108,7 +112,7 @@ def main() -> None:
             ),
         )
         seeds[model] = scores_of_seeds(outcomes)
-        result[model] = describe(seeds[model], outcomes)
+        result[model] = {"epochs": epochs, "batch_size": batch_size, **describe(seeds[model], outcomes)}
     stateless, stateful = (seeds[name] for name in NETWORKS)
     tests = [mcnemar(right(second), right(first)) for first, second in zip(stateless, stateful, strict=True)]
     result["stateful_against_stateless_by_seed"] = [dataclasses.asdict(test) for test in tests]
