@@ -166,18 +166,13 @@ def train_video(
         fitted, frames, parts = fit(folder)
         scores = _scores(fitted, frames, parts, classes, split, config)
         summary = _summary(run_dir, fitted, frames, parts, scores, split, classes, config, time.perf_counter() - start)
-        weights = {key: value.cpu().contiguous() for key, value in fitted.learner.network.state_dict().items()}
-        save_file(weights, folder / NETWORK)
-        write_history(folder / HISTORY, [dataclasses.asdict(epoch) for epoch in fitted.history])
-        write_scores(folder / SCORES, scores)
-        write_json(folder / SPLIT_JSON, dataclasses.asdict(split))
         info = {
             **_run_info(summary, config, split, classes, fitted, world),
             **stream_info([name], [spec]),
             **hashes,
             "manifest_sha256": manifest_sha256 or split.manifest_sha256,
         }
-        write_json(folder / RUN_JSON, info)
+        _write_run(folder, fitted, scores, split, info)
         (folder / CHECKPOINT).unlink(missing_ok=True)
     return summary
 
@@ -227,6 +222,16 @@ def run_video_jobs(
         )
 
     return train_unfinished(finished, train, on_done)
+
+
+def _write_run(folder: Path, fitted: FittedNetwork, scores: Scores, split: Split, info: dict[str, Any]) -> None:
+    """Write the files of a finished run, run.json last."""
+    weights = {key: value.cpu().contiguous() for key, value in fitted.learner.network.state_dict().items()}
+    save_file(weights, folder / NETWORK)
+    write_history(folder / HISTORY, [dataclasses.asdict(epoch) for epoch in fitted.history])
+    write_scores(folder / SCORES, scores)
+    write_json(folder / SPLIT_JSON, dataclasses.asdict(split))
+    write_json(folder / RUN_JSON, info)
 
 
 def _scores(
