@@ -289,6 +289,8 @@ def config_notes(config: VideoTrainConfig) -> list[str]:
             f"trained for {config.num_epochs} epochs on the schedule {config.schedule}; published are "
             f"{config.published_epochs} on its own"
         )
+    if config.state_gradient != "window":
+        notes.append("the gradient went through the state of whole videos; the paper cuts it off at each window")
     return notes
 
 

@@ -13,11 +13,13 @@ NetworkName = Literal["convlstm-stateless", "convlstm-stateful"]
 VideoSchedule = Literal["published", "one-cycle", "constant"]
 LongVideos = Literal["cut", "whole"]
 VideoPrecision = Literal["auto", "fp32", "bf16"]
+StateGradient = Literal["window", "video"]
 
 CHOICES = {
     "model": NetworkName,
     "schedule": VideoSchedule,
     "long_videos": LongVideos,
+    "state_gradient": StateGradient,
     "precision": VideoPrecision,
 }
 
@@ -28,16 +30,20 @@ class VideoTrainConfig:
 
     model: see `convlstm.networks`. width: factor on the filters of every layer; 1 is the paper's network, anything else
     is another one and named so in every report. batch_size: videos of an update, 12 stateless, 6 stateful; with several
-    processes each has as many. schedule: `published`, see `schedules`; `one-cycle`: linearly up to learning_rate over the
-    first 30 % of the epochs and down to 1 % of it; `constant`. epochs: 75 stateless, of which 27 go on from the best of
-    the first 48; 25 stateful. Fewer (or more) epochs of the published schedule run through the whole of it, faster (or
-    slower): every boundary moves in proportion, the split into 48 and 27 is rounded to whole epochs, and patience stays
-    what it is. learning_rate: of one-cycle and constant, by default the highest published one, 9.8e-4 and 9e-5.
-    cycle_epochs: a whole period of the stateless schedule, in epochs of the unshortened one, see
-    `schedules.stateless_rate`. patience: epochs without a gain in accuracy before the stateless schedule halves its last
-    rate. long_videos: of more than 300 frames, stateful: `cut` to 208 as NTU's longest are, or `whole`: all windows.
-    precision: `auto` takes bf16 arithmetic (autocast; weights and optimiser stay fp32) where the device has it, else fp32.
-    device: `auto`, `cpu`, `cuda`, `cuda:1` ...
+    processes each has as many. schedule: `published`, see `schedules`; `one-cycle`: linearly up to learning_rate over
+    the first 30 % of the epochs and down to 1 % of it; `constant`. epochs: 75 stateless, of which 27 go on from the
+    best of the first 48; 25 stateful. Fewer (or more) epochs of the published schedule run through the whole of it,
+    faster (or slower): every boundary moves in proportion, the split into 48 and 27 is rounded to whole epochs, and
+    patience stays what it is. learning_rate: of one-cycle and constant, by default the highest published one, 9.8e-4
+    and 9e-5. cycle_epochs: a whole period of the stateless schedule, in epochs of the unshortened one, see
+    `schedules.stateless_rate`. patience: epochs without a gain in accuracy before the stateless schedule halves its
+    last rate. long_videos: of more than 300 frames, stateful: `cut` to 208 as NTU's longest are, or `whole`: all
+    windows. state_gradient: stateful: `window` as published: the state is cut off from the gradient at each window, the
+    first half of a video's windows moves no weights and each later one does; `video`, ours: the gradient goes back
+    through the state to the video's start, and a batch makes one update by the mean loss of all its windows. It learns
+    to remember what was seen many windows ago, at more memory: the activations of whole videos. precision: `auto` takes
+    bf16 arithmetic (autocast; weights and optimiser stay fp32) where the device has it, else fp32. device: `auto`,
+    `cpu`, `cuda`, `cuda:1` ...
     Raises: ValueError if a number is out of range.
     Source: Sanchez-Caballero 2020, sections 4.1 and 4.2. one-cycle and constant are ours, for sets that the published
     rates are too small for: 25 epochs of 400 videos are a hundredth of the updates of 25 epochs of NTU RGB+D.
@@ -52,6 +58,7 @@ class VideoTrainConfig:
     cycle_epochs: float = schedules.CYCLE_EPOCHS
     patience: int = schedules.FINE_TUNE_PATIENCE
     long_videos: LongVideos = "cut"
+    state_gradient: StateGradient = "window"
     precision: VideoPrecision = "auto"
     seed: int = 0
     device: str = "auto"
@@ -68,6 +75,10 @@ class VideoTrainConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0, not {value}")
+        if self.state_gradient == "video" and not self.stateful:
+            raise ValueError(
+                "state_gradient belongs to convlstm-stateful: the other network has no state to go back through"
+            )
         if self.schedule == "published" and self.learning_rate is not None:
             raise ValueError(
                 "learning_rate belongs to the schedules one-cycle and constant; the published one has its own"

@@ -72,7 +72,14 @@ def make_learner(
     torch.manual_seed(config.seed)
     network = build_network(config.model, num_classes, channels=shape[0], width=config.width)
     precision = pick_precision(config.precision, device)
-    return Learner(network, Frames(table, shape, device), num_classes, precision=precision, world=world)
+    return Learner(
+        network,
+        Frames(table, shape, device),
+        num_classes,
+        precision=precision,
+        state_gradient=config.state_gradient,
+        world=world,
+    )
 
 
 def fit_network(

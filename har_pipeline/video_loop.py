@@ -1,7 +1,8 @@
 """Batches through a raw-video network: the updates of training, and the scores of whole videos.
 
 Both networks go through one loop. A stateless one sees a video as one window; a stateful one as windows of 8 frames, and
-its state goes on from each to the next, cut off from the graph between them, and starts from zero with every batch.
+its state goes on from each to the next, as a rule cut off from the graph between them, and starts from zero with every
+batch.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from har_pipeline.convlstm.windows import (
     window_weights,
 )
 from har_pipeline.distributed import ALONE, World
+from har_pipeline.video_config import StateGradient
 
 # Frames of a window's batch in tests: 12 clips of 30, 45 windows of 8. The first layer's gates of 360 frames at 64x64 px take
 # 0.75 GB in fp32.
@@ -80,16 +82,26 @@ def arrange(
 class Learner:
     """A network with its optimiser, frames and arithmetic.
 
-    precision: fp32, or bf16: autocast in forward passes. With several processes gradients are averaged over them (DDP).
-    Batch normalisation is not synchronised: each process normalises with its own batch, whose size is the published one,
-    so that what a network sees of its batch does not depend on how many train; the running averages are the first's.
+    precision: fp32, or bf16: autocast in forward passes. state_gradient: `window` = the state is cut off from the
+    gradient at each window, `video` = the gradient goes back through it to the video's start. With several processes
+    gradients are averaged over them (DDP). Batch normalisation is not synchronised: each process normalises with its
+    own batch, whose size is the published one, so that what a network sees of its batch does not depend on how many
+    train; the running averages are the first's.
     """
 
     def __init__(
-        self, network: RawNetwork, frames: Frames, num_classes: int, *, precision: str, world: World = ALONE
+        self,
+        network: RawNetwork,
+        frames: Frames,
+        num_classes: int,
+        *,
+        precision: str,
+        state_gradient: StateGradient = "window",
+        world: World = ALONE,
     ) -> None:
         self.network = network.to(frames.device)
         self.frames, self.num_classes, self.precision, self.world = frames, num_classes, precision, world
+        self.state_gradient = state_gradient
         self.restart()
         self._forward: nn.Module = self.network
         if world.size > 1:
@@ -102,26 +114,36 @@ class Learner:
         )
 
     def train_batch(self, batch: VideoBatch, rates: Iterator[float]) -> BatchResult:
-        """Move the weights by the videos of a batch, one update a window, each at the next of `rates`.
+        """Move the weights by the videos of a batch: at each window of the second half, at the next of `rates`.
 
         The first half of a video's windows, rounded down, only make its state: no gradient, no update. Batch
         normalisation normalises them by their own statistics, as in training, and its running averages see them, as they
         will in tests; dropout stands behind the recurrent block and is not reached. `correct` counts videos by the
         weighted mean over the windows that were predicted, which here are those of the second half.
-        Source: Sanchez-Caballero 2020, section 4.2.
+        With the state gradient `video` there is one update, by the mean loss of all windows, and all are predicted.
+        Source: Sanchez-Caballero 2020, section 4.2; the state gradient `video` is ours.
         """
         own, share = self.world.part(batch.rows)
         rows, indices = batch.rows[own], batch.indices[own]
         self.network.train()
         labels = self.frames.labels[torch.from_numpy(rows).to(self.frames.device)]
+        if self.state_gradient == "video":
+            losses, votes = self._train_together(rows, indices, labels, share, next(rates))
+        else:
+            losses, votes = self._train_apart(rows, indices, labels, share, rates)
+        reported = tuple(loss.detach() * len(batch.rows) / self.world.size for loss in losses)
+        return BatchResult(reported, (votes.argmax(dim=1) == labels).sum() * bool(share))
+
+    def _train_apart(
+        self, rows: np.ndarray, indices: np.ndarray, labels: torch.Tensor, share: float, rates: Iterator[float]
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Update after each window of the second half; return their losses and the weighted probabilities (B, K)."""
         silent = silent_windows(indices.shape[1])
-        weights = window_weights(indices.shape[1])[silent:]
-        state, losses = None, []
-        votes = torch.zeros(len(rows), self.num_classes, device=labels.device)
+        state, losses, votes = None, [], torch.zeros((), device=labels.device)
         for window in range(silent):
             with torch.no_grad(), self._autocast():
                 state = self.network.advance(self.frames.clips(rows, indices[:, window]), state)
-        for window, weight in zip(range(silent, indices.shape[1]), weights, strict=True):
+        for window, weight in enumerate(window_weights(indices.shape[1])[silent:], silent):
             # A context of its own for each window: autocast keeps its copies of the weights as long as one lasts.
             with self._autocast():
                 logits, state = self._forward(self.frames.clips(rows, indices[:, window]), state)
@@ -130,8 +152,22 @@ class Learner:
             self._update(loss, next(rates))
             state = detach_state(state)
             votes = votes + weight * logits.detach().softmax(dim=1)
-            losses.append(loss.detach() * len(batch.rows) / self.world.size)
-        return BatchResult(tuple(losses), (votes.argmax(dim=1) == labels).sum() * bool(share))
+            losses.append(loss)
+        return losses, votes
+
+    def _train_together(
+        self, rows: np.ndarray, indices: np.ndarray, labels: torch.Tensor, share: float, rate: float
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Update once, by the mean loss of all windows; return as `_train_apart`."""
+        state, losses, votes = None, [], torch.zeros((), device=labels.device)
+        with self._autocast():
+            for window, weight in enumerate(window_weights(indices.shape[1])):
+                logits, state = self._forward(self.frames.clips(rows, indices[:, window]), state)
+                logits = logits.float()
+                losses.append(nn.functional.cross_entropy(logits, labels) * share)
+                votes = votes + weight * logits.detach().softmax(dim=1)
+        self._update(torch.stack(losses).mean(), rate)
+        return losses, votes
 
     def _update(self, loss: torch.Tensor, rate: float) -> None:
         self.optimizer.zero_grad()

@@ -52,6 +52,8 @@ def test_plain_schedules() -> None:
         ({"schedule": "constant", "learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"precision": "fp16"}, "precision must be one of"),
         ({"long_videos": "all"}, "long_videos must be one of"),
+        ({"state_gradient": "none"}, "state_gradient must be one of"),
+        ({"model": "convlstm-stateless", "state_gradient": "video"}, "state_gradient belongs to convlstm-stateful"),
     ],
 )
 def test_bad_options_are_refused(values: dict[str, Any], message: str) -> None:

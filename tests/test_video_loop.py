@@ -140,6 +140,26 @@ def test_a_gradient_ends_at_its_window(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(state is not None for state in states)
 
 
+def test_the_state_gradient_of_a_video_is_that_of_one_long_window() -> None:
+    learner = learner_on({"0-1": 24, "1-1": 24})
+    learner.state_gradient = "video"
+    network, batch = learner.network, only_batch(learner)
+    # Without normalisation by the batch and dropout, three windows of 8 frames are one of 24 but for the answers between.
+    network.eval()
+    network.train = lambda mode=True: network  # type: ignore[method-assign]
+    labels = learner.frames.labels[torch.from_numpy(batch.rows)]
+    whole = learner.frames.clips(batch.rows, batch.indices.reshape(2, 24))
+    losses = [nn.functional.cross_entropy(network(whole[:, : 8 * n])[0], labels) for n in (1, 2, 3)]
+    wanted = torch.autograd.grad(torch.stack(losses).mean(), list(network.parameters()))
+    rates = iter([0.0, 1.0])
+    result = learner.train_batch(batch, rates)
+    assert next(rates) == 1.0, "one update"
+    assert [float(loss) for loss in result.losses] == pytest.approx([2 * loss.item() for loss in losses], rel=1e-4)
+    for found, expected in zip((p.grad for p in network.parameters()), wanted, strict=True):
+        assert found is not None
+        assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()) + 1e-9)
+
+
 @pytest.mark.parametrize("model", ["convlstm-stateful", "convlstm-stateless"])
 def test_videos_share_a_batch_but_nothing_else(model: str) -> None:
     lengths = {"0-1": 40, "1-1": 46, "0-2": 70, "1-3": 9, "0-4": 3}

@@ -27,7 +27,14 @@ from har_pipeline.cli.common import (
 from har_pipeline.cli.frames import RawStreamChoice
 from har_pipeline.cli.train_table import describe
 from har_pipeline.cli.video_bars import step_bar, training_bar
-from har_pipeline.video_config import LongVideos, NetworkName, VideoPrecision, VideoSchedule, VideoTrainConfig
+from har_pipeline.video_config import (
+    LongVideos,
+    NetworkName,
+    StateGradient,
+    VideoPrecision,
+    VideoSchedule,
+    VideoTrainConfig,
+)
 
 if TYPE_CHECKING:
     from har_pipeline.distributed import World
@@ -67,6 +74,13 @@ Long = Annotated[
     LongVideos,
     typer.Option(help="Stateful, above 300 frames: cut to 208, or whole: all windows.", rich_help_panel=VIDEOS),
 ]
+StateGradientOption = Annotated[
+    StateGradient,
+    typer.Option(
+        help="Stateful: `window`, the paper's: cut off at each window; `video`: back to the video's start, one update.",
+        rich_help_panel=TRAINING,
+    ),
+]
 AllowMissing = Annotated[
     bool, typer.Option(help="Leave out videos whose frames cannot be had.", rich_help_panel=VIDEOS)
 ]
@@ -92,6 +106,7 @@ def train_video(
     store: Store = None,
     features: Features = "",
     long_videos: Long = DEFAULTS.long_videos,
+    state_gradient: StateGradientOption = DEFAULTS.state_gradient,
     allow_missing: AllowMissing = False,
     protocol: Protocol = "xsub",
     split: Annotated[str, typer.Option(help="Number of the split, or `all` for every fold (then OUT/split<i>).")] = "0",
@@ -160,6 +175,7 @@ def train_video(
             cycle_epochs=cycle_epochs,
             patience=patience,
             long_videos=long_videos,
+            state_gradient=state_gradient,
             precision=precision,
             seed=seed,
             device=own_device,
@@ -227,6 +243,7 @@ def lr_range(
     store: Store = None,
     features: Features = "",
     long_videos: Long = DEFAULTS.long_videos,
+    state_gradient: StateGradientOption = DEFAULTS.state_gradient,
     allow_missing: AllowMissing = False,
     protocol: Protocol = "xsub",
     split: Annotated[str, typer.Option(help="Number of the split.")] = "0",
@@ -261,6 +278,7 @@ def lr_range(
         width=width,
         batch_size=batch_size,
         long_videos=long_videos,
+        state_gradient=state_gradient,
         precision=precision,
         seed=seed,
         device=device,
