@@ -5,8 +5,8 @@ MANIFEST and STORE hold the features of both streams, for example
     har extract ut.csv ut.zarr --extractor i3d --sampling uniform --num-clips 5 --clip-len 48
     har extract ut.csv ut.zarr --extractor tsn_efficientnet_lite0 --stream flow --num-clips 8
 
-Every head learns from RGB and from flow, and those of MID_FUSION (lstm, res_lstm) also from both by mid fusion: an encoder
-for each stream, and the sum of their hidden states. The runs of each head are then fused late by every rule. CLAIMED was named
+Every head learns from RGB and from flow, the recurrent ones also from both by mid fusion: an encoder for each stream, and the
+sum of their hidden states. The runs of each head are then fused late by every rule. CLAIMED was named
 before anything was measured: Lakhal's system, a residual LSTM on each stream and the product of their answers. The best row of
 such a table flatters; that one does not. Prints JSON. Source: Lakhal 2018, Table 2.
 """
@@ -25,7 +25,7 @@ from har_pipeline.manifests import manifest_sha256, read_manifest
 from har_pipeline.metrics import Interval
 from har_pipeline.splits import make_splits
 from har_pipeline.store import FeatureStore
-from har_pipeline.train_config import TrainConfig
+from har_pipeline.train_config import RECURRENT_HEADS, TrainConfig
 
 RECURRENT = TrainConfig(units=128, input_projection=256, epochs=30, dropout=0.3)
 HEADS = {
@@ -40,7 +40,6 @@ HEADS = {
     "res_lstm": dataclasses.replace(RECURRENT, head="res_lstm", num_layers=2),
 }
 WITHOUT_SEED = ("mean_pool", "svm")
-MID_FUSION = ("lstm", "res_lstm")
 CLAIMED = ("res_lstm", "product")
 
 
@@ -58,7 +57,7 @@ def run(
     for name, config in HEADS.items():
         config = dataclasses.replace(config, device=device)
         wanted = {stream: ([features], config) for stream, features in streams.items()}
-        if name in MID_FUSION:
+        if name in RECURRENT_HEADS:
             # The two nets' features differ in length: each stream is projected by an encoder of its own.
             wanted["mid"] = (list(streams.values()), dataclasses.replace(config, mid_fusion="hidden"))
         seeds = 1 if name in WITHOUT_SEED else repeats

@@ -62,7 +62,7 @@ def test_every_cell_has_a_number(tmp_path: Path) -> None:
     assert set(result["heads"]) == set(pipeline.HEADS)
     for name, head in result["heads"].items():
         expected = {"rgb", "flow", "sum", "product", "weighted", "oracle"} | (
-            {"mid"} if name in pipeline.MID_FUSION else set()
+            {"mid"} if name in pipeline.RECURRENT_HEADS else set()
         )
         assert set(head["rows"]) == expected
         assert all(0 <= row["low"] <= row["value"] <= row["high"] <= 1 for row in head["rows"].values())
