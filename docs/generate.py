@@ -147,8 +147,8 @@ def _fc6_lines(fc6: dict[str, Any]) -> list[str]:
         rows.append(f"| {name} | {row.get('options', '')} | {numbers} | fc6_heads.json |")
     return [
         "Every head on those fc6 features (4,096 values, 6 frames a video); with options: 20 epochs, cosine schedule, 128",
-        "units, dropout 0.5, input dropout 0.8 where nothing else is said. Options, mean pooling's penalty and the head claimed",
-        "were chosen by cross-validation over five parts of the training groups; mean ± standard deviation over 5 seeds:",
+        "units, dropout 0.5, input dropout 0.8 where nothing else is said. Options, mean pooling's penalty and the head",
+        "claimed were chosen by cross-validation over five parts of the training groups; mean ± standard deviation, 5 seeds:",
         "",
         "| head | options chosen | training groups held out | test | file |",
         "|---|---|---|---|---|",
