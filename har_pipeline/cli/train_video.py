@@ -248,6 +248,9 @@ def lr_range(
     protocol: Protocol = "xsub",
     split: Annotated[str, typer.Option(help="Number of the split.")] = "0",
     split_file: SplitFile = None,
+    num_folds: NumFolds = 5,
+    test_fraction: TestFraction = 0.3,
+    column: Column = "split",
     val_fraction: ValFraction = 0.1,
     lowest: Annotated[float, typer.Option(help="Learning rate of the first batch.")] = 1e-6,
     highest: Annotated[float, typer.Option(help="Learning rate of the last batch.")] = 1e-1,
@@ -284,7 +287,17 @@ def lr_range(
         device=device,
     )
     records = read_manifest(manifest, root=root, check_files=False)
-    chosen = chosen_splits(records, split_file, protocol, split, seed=seed, val_fraction=val_fraction)
+    chosen = chosen_splits(
+        records,
+        split_file,
+        protocol,
+        split,
+        seed=seed,
+        val_fraction=val_fraction,
+        num_folds=num_folds,
+        test_fraction=test_fraction,
+        column=column,
+    )
     path = store or out.absolute().parent / "frames.zarr"
     opened, name = _frames(records, chosen, path, stream.value, features, workers, ALONE)
     classes = run_classes(records, chosen[0])
