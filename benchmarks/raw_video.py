@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--epochs", type=int, nargs=2, default=[20, 20], metavar=PAIR, help="of each network")
     parser.add_argument("--batch-size", type=int, nargs=2, default=[12, 6], metavar=PAIR, help="videos of an update")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, nargs=2, default=[1e-3, 1e-3], metavar=PAIR, help="the highest")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("raw_video_out"))
     args = parser.parse_args()
@@ -85,19 +85,19 @@ def main() -> None:
     store, features = open_frames(args.store, args.stream)
     splits = make_splits(records, args.protocol, val_fraction=0.0)
     result: dict[str, Any] = {"benchmark": "raw_video", "videos": len(records), "folds": len(splits)}
-    result |= {name: getattr(args, name) for name in ("protocol", "width", "learning_rate", "seeds")}
+    result |= {name: getattr(args, name) for name in ("protocol", "width", "seeds")}
     jobs = plan_jobs(splits, args.out / "mean_pool")
     pooled = run_jobs(store, [features], records, jobs, TrainConfig(head="mean_pool"), allow_missing=True)
     result["mean_pool"] = describe(scores_of_seeds(pooled), pooled)
     seeds: dict[str, list[Scores]] = {}
-    for model, epochs, batch_size in zip(NETWORKS, args.epochs, args.batch_size, strict=True):
+    for model, epochs, batch_size, rate in zip(NETWORKS, args.epochs, args.batch_size, args.learning_rate, strict=True):
         config = VideoTrainConfig(
             model=model,
             width=args.width,
             schedule="one-cycle",
             epochs=epochs,
             batch_size=batch_size,
-            learning_rate=args.learning_rate,
+            learning_rate=rate,
         )
         jobs = plan_jobs(splits, args.out / model, repeats=args.seeds)
         outcomes = run_video_jobs(
@@ -112,7 +112,7 @@ def main() -> None:
             ),
         )
         seeds[model] = scores_of_seeds(outcomes)
-        result[model] = {"epochs": epochs, "batch_size": batch_size, **describe(seeds[model], outcomes)}
+        result[model] = {"options": config.to_dict(), **describe(seeds[model], outcomes)}
     stateless, stateful = (seeds[name] for name in NETWORKS)
     tests = [mcnemar(right(second), right(first)) for first, second in zip(stateless, stateful, strict=True)]
     result["stateful_against_stateless_by_seed"] = [dataclasses.asdict(test) for test in tests]
