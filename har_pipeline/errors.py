@@ -1,5 +1,11 @@
 """The errors this package raises on purpose; each is also the builtin that a caller would expect."""
 
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class HarError(Exception):
     """Base of every error that names a cause the user can act on. The CLI prints it and exits with code 1."""
@@ -35,3 +41,18 @@ class ExtractionError(HarError, RuntimeError):
 
 class RunError(HarError, ValueError):
     """A run folder is missing, incomplete, or does not fit the data it is used on."""
+
+
+@contextmanager
+def errors_as_lines() -> Iterator[None]:
+    """End the program with one line on stderr and exit code 1 at a `HarError`, or a path that cannot be used."""
+    try:
+        yield
+    except HarError as error:
+        sys.exit(f"error: {error}")
+    except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.exit(f"error: {error.filename}: {error.strerror}")

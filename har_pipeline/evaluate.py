@@ -65,7 +65,7 @@ class Evaluation:
     """Video accuracies with 95 % confidence intervals, in [0, 1].
 
     top1, top5: share of videos whose class is the first, or among the first five (None with five classes or fewer,
-    where it says nothing), Wilson intervals; mean_class: mean of the classes' accuracies, stratified bootstrap (see
+    where it says nothing), Wilson intervals; mean_class: mean of the classes' accuracies, 95 % interval (see
     `metrics.mean_class_accuracy`); confusion: (K, K) int64, rows true, columns predicted; folds: numbers pooled.
     notes: what a reader must know, such as random backbone weights. grouping, per_group: coarse categories, if asked for.
     """

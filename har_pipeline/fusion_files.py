@@ -57,7 +57,7 @@ def load_member(path: Path, name: str) -> Member:
     runs = [read_run(folder) for folder in run_folders(path)]
     if not runs:
         if not (path / SCORES).is_file():
-            raise RunError(f"{path} is no run folder and holds none; make one with `har train`")
+            raise RunError(f"{path} is no run folder and holds none; make one with `har train` or `har train-video`")
         return Member(name=name, scores=read_scores(path / SCORES), learned_from=_read_learned(path / LEARNED_JSON))
     learned: dict[int, frozenset[str]] = {}
     for run in runs:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 CONFIDENCE = 0.95
-BOOTSTRAP_DRAWS = 10_000
+DRAWS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +79,19 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int
     return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def mean_class_accuracy(confusion: np.ndarray, *, draws: int = BOOTSTRAP_DRAWS, seed: int = 0) -> Interval:
-    """Return the mean of the classes' accuracies with a stratified bootstrap percentile interval.
+def mean_class_accuracy(confusion: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> Interval:
+    """Return the mean of the classes' accuracies with a 95 % interval.
 
-    Classes without videos do not count. Videos are redrawn within each class, which for an accuracy is a binomial draw.
-    The interval takes videos as independent: clips cut from one recording are not, so the truth is wider; and it is
-    empty where every class is all right or all wrong (the Wilson interval of the video accuracy is not).
+    Classes without videos do not count. Each class's accuracy is drawn from Beta(right + 1/2, wrong + 1/2), Jeffreys'
+    posterior: unlike redrawn videos it leaves room for doubt where a class is all right or all wrong. The interval holds
+    the quantiles of the draws' means, and the mean itself. It takes videos as independent: clips cut from one recording
+    are not, so the truth is wider. Source: Brown, Cai and DasGupta 2001, section 3.1.2.
     """
     videos = confusion.sum(axis=1)
     seen = videos > 0
     correct, videos = np.diag(confusion)[seen], videos[seen]
     accuracies = correct / videos
-    drawn = np.random.default_rng(seed).binomial(videos, accuracies, size=(draws, len(videos))) / videos
+    drawn = np.random.default_rng(seed).beta(correct + 0.5, videos - correct + 0.5, size=(draws, len(videos)))
     low, high = np.quantile(drawn.mean(axis=1), [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
-    return Interval(float(accuracies.mean()), float(low), float(high))
+    mean = float(accuracies.mean())
+    return Interval(mean, min(mean, float(low)), max(mean, float(high)))

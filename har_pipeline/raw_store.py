@@ -29,11 +29,18 @@ def choose_frames(store: FeatureStore | PackedStore, stream: str, features: str 
     Raises: StoreError if there are several, or none that starts so.
     """
     specs = {name: store.spec(name) for name in store.feature_sets()}
-    of_stream = [name for name, spec in specs.items() if spec.extractor == EXTRACTOR and spec.stream == stream]
+    of_stream = [
+        name
+        for name, spec in specs.items()
+        if spec.extractor == EXTRACTOR and spec.stream == stream and spec.reduction is None
+    ]
     found = [name for name in of_stream if name.startswith(features)]
     if len(found) > 1 or (features and not found):
         what = f"{len(found) or 'no'} raw-frame sets of {stream}{f' start with {features!r}' if features else ''}"
-        raise StoreError(f"{store.path}: {what}; choose with --features one of: {', '.join(of_stream) or 'none'}")
+        raise StoreError(
+            f"{store.path}: {what}; choose with --features one of: "
+            f"{', '.join(f'{name} ({specs[name].resize})' for name in of_stream) or 'none'}"
+        )
     return found[0] if found else None
 
 

@@ -78,6 +78,7 @@ class StatefulRecogniser:
         self._state: Sequence[State] | None = None
         self._waiting: list[np.ndarray] = []
         self._windows = 0
+        self._frame_size: tuple[int, ...] | None = None
         # Of all windows the sum of probabilities is enough; of a horizon each must be kept until it falls out.
         self._sum = np.zeros(len(self.run.classes))
         self._recent: deque[np.ndarray] = deque(maxlen=self.horizon or 1)
@@ -112,12 +113,22 @@ class StatefulRecogniser:
         """Take the next frames and return `probabilities`.
 
         frames: depth (n, H, W) uint16 mm, 0 = background, or RGB (n, H, W, 3) uint8; n may be 0. Frames that do not fill a
-        window wait for the next call. Raises: RunError if shape or dtype is another.
+        window wait for the next call. Raises: RunError if shape or dtype is another, or the size changes before a `reset`.
         """
         depth = self._causal is not None
-        if frames.dtype != (np.uint16 if depth else np.uint8) or frames.ndim != (3 if depth else 4):
+        if (
+            not isinstance(frames, np.ndarray)
+            or frames.dtype != (np.uint16 if depth else np.uint8)
+            or frames.ndim != (3 if depth else 4)
+        ):
             wanted = "depth frames (n, H, W) uint16" if depth else "RGB frames (n, H, W, 3) uint8"
-            raise RunError(f"{self.run.path} reads {wanted}, not {frames.shape} {frames.dtype}")
+            raise RunError(f"{self.run.path} reads {wanted}, not {_described(frames)}")
+        if self._frame_size not in (None, frames.shape[1:3]):
+            raise RunError(
+                f"frames of {frames.shape[1:3]} px (height, width) after frames of {self._frame_size}: reset the recogniser "
+                "when another video begins"
+            )
+        self._frame_size = frames.shape[1:3]
         if self._causal is not None:
             self._waiting += list(self._causal.push(frames)[..., None])
         else:
@@ -137,6 +148,10 @@ class StatefulRecogniser:
         self._windows += 1
         self._recent.append(found)
         self._sum += found * float(self._windows) ** WEIGHT_POWER
+
+
+def _described(frames: object) -> str:
+    return f"{frames.shape} {frames.dtype}" if isinstance(frames, np.ndarray) else type(frames).__name__
 
 
 @dataclass(frozen=True, slots=True)

@@ -217,7 +217,11 @@ def lasting_run_folder(path: Path, job: Mapping[str, Any], *, overwrite: bool) -
         except OSError as error:
             raise RunError(f"{partial}: another process is training this run") from error
         wanted, before = json.loads(json.dumps(job)), _read_json(partial / JOB) if (partial / JOB).exists() else None
-        differing = sorted(key for key, value in (before or {}).items() if value != wanted.get(key))
+        differing = sorted(
+            _differing_options(value, wanted["options"]) if key == "options" else key
+            for key, value in (before or {}).items()
+            if value != wanted.get(key)
+        )
         if differing:
             if not overwrite:
                 raise RunError(
@@ -237,6 +241,11 @@ def lasting_run_folder(path: Path, job: Mapping[str, Any], *, overwrite: bool) -
         (partial / JOB).unlink()
         (partial / LOCK).unlink()
         _publish(partial, path)
+
+
+def _differing_options(before: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    names = sorted(name for name in {*before, *wanted} if before.get(name) != wanted.get(name))
+    return ", ".join(f"{name} ({before.get(name)}, not {wanted.get(name)})" for name in names)
 
 
 def _free_path(path: Path, overwrite: bool) -> Path:

@@ -155,7 +155,9 @@ class FeatureStore:
             # Two processes may come here together: both write the same bytes, and the rename of the key is atomic.
             zarr.create_group(self.path, attributes={"har_pipeline_store": FORMAT_VERSION}, overwrite=False)
         if not (self.path / "zarr.json").exists():
-            raise StoreError(f"{self.path} is not a feature store (no zarr.json); make one with `har extract`")
+            raise StoreError(
+                f"{self.path} is not a feature store (no zarr.json); make one with `har extract` or `har frames`"
+            )
         version = self._attributes(self.path).get("har_pipeline_store")
         if version != FORMAT_VERSION:
             raise StoreError(f"{self.path} is a Zarr group but not a feature store of format {FORMAT_VERSION}")

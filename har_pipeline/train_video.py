@@ -271,7 +271,12 @@ def _summary(
         num_val=len(parts.val),
         num_test=len(parts.test),
         missing=missing_videos(frames, split),
-        notes=(*config_notes(config), *_length_notes(config, frames), *class_notes(frames, parts, classes)),
+        notes=(
+            *config_notes(config),
+            *_length_notes(config, frames),
+            *(() if len(parts.val) else ("no validation videos: the network of the last epoch was kept",)),
+            *class_notes(frames, parts, classes),
+        ),
         seconds=round(seconds, 3),
     )
 
@@ -286,8 +291,8 @@ def config_notes(config: VideoTrainConfig) -> list[str]:
         )
     if config.schedule != "published" or config.num_epochs != config.published_epochs:
         notes.append(
-            f"trained for {config.num_epochs} epochs on the schedule {config.schedule}; published are "
-            f"{config.published_epochs} on its own"
+            f"trained for {config.num_epochs} epoch{'s' * (config.num_epochs != 1)} on the schedule {config.schedule}; "
+            f"published are {config.published_epochs} on its own"
         )
     if config.state_gradient != "window":
         notes.append("the gradient went through the state of whole videos; the paper cuts it off at each window")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -14,6 +15,8 @@ VideoSchedule = Literal["published", "one-cycle", "constant"]
 LongVideos = Literal["cut", "whole"]
 VideoPrecision = Literal["auto", "fp32", "bf16"]
 StateGradient = Literal["window", "video"]
+
+MAX_WIDTH = 8
 
 CHOICES = {
     "model": NetworkName,
@@ -73,8 +76,15 @@ class VideoTrainConfig:
                 raise ValueError(f"{name} must be at least 1, not {value}")
         for name in ("width", "learning_rate", "cycle_epochs"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be above 0, not {value}")
+        if self.width > MAX_WIDTH:
+            raise ValueError(f"width must be at most {MAX_WIDTH}, not {self.width}")
+        if self.long_videos == "whole" and not self.stateful:
+            raise ValueError("long_videos belongs to convlstm-stateful: the other network sees one clip of a video")
+        later = (self.cycle_epochs, self.patience) != (schedules.CYCLE_EPOCHS, schedules.FINE_TUNE_PATIENCE)
+        if later and (self.stateful or self.schedule != "published"):
+            raise ValueError("cycle_epochs and patience belong to the published schedule of convlstm-stateless")
         if self.state_gradient == "video" and not self.stateful:
             raise ValueError(
                 "state_gradient belongs to convlstm-stateful: the other network has no state to go back through"

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from har_pipeline import ClipSpec
 from har_pipeline.categories import COMPLEX, read_groups
 from har_pipeline.compare import compare_members, write_comparison
+from har_pipeline.errors import errors_as_lines
 from har_pipeline.evaluate import evaluate_scores, write_evaluation
 from har_pipeline.extract import ExtractOptions, extract_many
 from har_pipeline.extractors import build_extractor
@@ -224,4 +225,5 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(parse()), indent=2))
+    with errors_as_lines():
+        print(json.dumps(run(parse()), indent=2))

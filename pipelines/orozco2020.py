@@ -17,6 +17,7 @@ import json
 import sys
 from pathlib import Path
 
+from har_pipeline.errors import errors_as_lines
 from har_pipeline.extract import ExtractOptions, extract
 from har_pipeline.extractors import build_extractor
 from har_pipeline.folds import evaluate_folds
@@ -129,4 +130,5 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(parse()), indent=2))
+    with errors_as_lines():
+        print(json.dumps(run(parse()), indent=2))

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from har_pipeline.convlstm.windows import BIN_EDGES
+from har_pipeline.errors import errors_as_lines
 from har_pipeline.evaluate import Evaluation, evaluate_run, extremes
 from har_pipeline.jobs import Job
 from har_pipeline.lr_range import range_test, write_range
@@ -72,6 +73,8 @@ def prepare(options: argparse.Namespace) -> Data:
     named = [dataclasses.replace(r, label=actions[r.label]) for r in built if r.label in actions]
     write_manifest(options.out / "manifest.csv", named, root=options.root)
     records = read_manifest(options.out / "manifest.csv", check_files=False)
+    sha256 = manifest_sha256(options.out / "manifest.csv")
+    splits = {p: make_splits(records, p, val_fraction=0.1, manifest_sha256=sha256)[0] for p in PROTOCOLS}
     store = FeatureStore(options.out / "frames.zarr", create=True)
     made = store_raw_frames(records, store, RawOptions(stream="depth", workers=options.workers))
     frames = store.num_clips(made.feature_set)
@@ -79,8 +82,6 @@ def prepare(options: argparse.Namespace) -> Data:
     for record in records:
         lengths[record.label] += [frames[record.video_id]] if record.video_id in frames else []
     save_length_histogram(options.out / "lengths.png", lengths, BIN_EDGES)
-    sha256 = manifest_sha256(options.out / "manifest.csv")
-    splits = {p: make_splits(records, p, val_fraction=0.1, manifest_sha256=sha256)[0] for p in PROTOCOLS}
     return Data(records, store, made.feature_set, splits, {**made.failed_before, **made.failed})
 
 
@@ -108,7 +109,11 @@ def train(options: argparse.Namespace, data: Data, config: VideoTrainConfig) -> 
         jobs,
         config,
         allow_missing=True,
-        on_epoch=lambda job, epoch: print(f"{job.folder.name}: {epoch}", file=sys.stderr, flush=True),
+        on_epoch=lambda job, epoch: print(
+            f"{job.folder.name}: epoch {epoch.epoch}, loss {epoch.train_loss:.3f}, {epoch.seconds:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        ),
     )
     return folders
 
@@ -136,7 +141,8 @@ def table3(name: str, evaluation: Evaluation, ours: str) -> list[Row]:
             }
         )
     means = (f"{found.best_mean:.2%}", paper[f"{name}, ten best"], f"{found.worst_mean:.2%}")
-    cells = (f"mean of {len(rows)}", *means, paper[f"{name}, ten worst"])
+    which = f"mean of {len(rows)}" if len(rows) == 10 else f"mean: ours of {len(rows)}, the paper's of 10"
+    cells = (which, *means, paper[f"{name}, ten worst"])
     return [*rows, dict(zip(rows[0], cells, strict=True))]
 
 
@@ -242,4 +248,5 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(parse()), indent=2))
+    with errors_as_lines():
+        print(json.dumps(run(parse()), indent=2))

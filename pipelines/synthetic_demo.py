@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from har_pipeline import ClipSpec
+from har_pipeline.errors import errors_as_lines
 from har_pipeline.extract import ExtractOptions, extract_many
 from har_pipeline.extractors import build_extractor
 from har_pipeline.folds import evaluate_folds
@@ -123,6 +124,7 @@ if __name__ == "__main__":
     parser.add_argument("--install-seconds", type=float, default=0.0)
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
-    outcome = run(arguments.out, arguments.subjects, arguments.install_seconds, arguments.device)
+    with errors_as_lines():
+        outcome = run(arguments.out, arguments.subjects, arguments.install_seconds, arguments.device)
     print(json.dumps(outcome, indent=2))
     print(f"open {arguments.out / 'report.html'}", file=sys.stderr)

@@ -18,6 +18,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+from har_pipeline.errors import errors_as_lines
 from har_pipeline.fusion_files import load_member
 from har_pipeline.fusion_table import fusion_table
 from har_pipeline.jobs import plan_jobs, run_jobs
@@ -86,8 +87,6 @@ if __name__ == "__main__":
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     streams = {"rgb": options.rgb, "flow": options.flow}
-    print(
-        json.dumps(
-            run(options.manifest, options.store, streams, options.out, options.repeats, options.device), indent=2
-        )
-    )
+    with errors_as_lines():
+        result = run(options.manifest, options.store, streams, options.out, options.repeats, options.device)
+    print(json.dumps(result, indent=2))

@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 
 from har_pipeline import ClipSpec
+from har_pipeline.errors import errors_as_lines
 from har_pipeline.extract import ExtractOptions, extract
 from har_pipeline.extractors import build_extractor
 from har_pipeline.folds import evaluate_folds
@@ -59,4 +60,5 @@ if __name__ == "__main__":
     parser.add_argument("--weights")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
-    print(json.dumps(run(options.root, options.out, options.extractor, options.weights, options.device), indent=2))
+    with errors_as_lines():
+        print(json.dumps(run(options.root, options.out, options.extractor, options.weights, options.device), indent=2))

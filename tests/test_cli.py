@@ -104,6 +104,8 @@ def test_a_flipped_byte_is_found_and_mended(work: Path) -> None:
         (("extract", "nowhere.csv", "s.zarr"), "har manifest build"),
         (("extract", "manifest.csv", "s.zarr", "--extractor", "vgg"), "there are: c3d, csn_r101, efficientnet_lite0"),
         (("extract", "manifest.csv", "manifest.csv"), "choose another path"),
+        (("extract", "manifest.csv", "manifest.csv/s.zarr"), "error: manifest.csv"),
+        (("train", "manifest.csv", "store.zarr", "-o", "manifest.csv/run"), "manifest.csv"),
         (("train", "manifest.csv", "nowhere.zarr"), "har extract"),
         (("train", "manifest.csv", "store.zarr", "--features", "vgg"), "no feature set starts with 'vgg'"),
         (("train", "manifest.csv", "store.zarr", "--protocol", "kth"), "there are: kth_original"),
@@ -120,6 +122,7 @@ def test_usage_errors_give_exit_code_2(work: Path) -> None:
     har("extract", "manifest.csv", "s.zarr", "--shard", "3/2", cwd=work, code=2)
     har("extract", "manifest.csv", "s.zarr", "--sampling", "dense", "--num-clips", 4, cwd=work, code=2)
     har("train", "manifest.csv", "store.zarr", "--split", "7", cwd=work, code=2)
+    har("train", "manifest.csv", "store.zarr", "--seed", -1, cwd=work, code=2)
 
 
 def test_every_command_has_help(work: Path) -> None:

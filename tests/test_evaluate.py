@@ -117,8 +117,8 @@ def test_wilson_refuses_impossible_counts(successes: int, trials: int) -> None:
         wilson_interval(successes, trials)
 
 
-def test_the_bootstrap_agrees_with_redrawing_videos_one_by_one() -> None:
-    confusion = np.array([[30, 10, 0], [5, 12, 3], [0, 1, 9]])
+def test_the_interval_of_the_mean_class_agrees_with_redrawing_videos_one_by_one() -> None:
+    confusion = 10 * np.array([[30, 10, 0], [5, 12, 3], [0, 1, 9]])
     interval = mean_class_accuracy(confusion)
     rng = np.random.default_rng(1)
     hits = [np.repeat([1, 0], [confusion[k, k], confusion[k].sum() - confusion[k, k]]) for k in range(3)]
@@ -127,6 +127,14 @@ def test_the_bootstrap_agrees_with_redrawing_videos_one_by_one() -> None:
     assert interval.low == pytest.approx(np.quantile(draws, 0.025), abs=0.01)
     assert interval.high == pytest.approx(np.quantile(draws, 0.975), abs=0.01)
     assert mean_class_accuracy(confusion) == interval
+
+
+def test_the_interval_of_the_mean_class_is_never_empty() -> None:
+    """It once was, where every class was all right or all wrong."""
+    for confusion in (np.diag([4, 4, 4]), np.array([[4, 0, 0], [4, 0, 0], [4, 0, 0]]), np.array([[0, 1], [1, 0]])):
+        interval = mean_class_accuracy(confusion)
+        assert 0 <= interval.low <= interval.value <= interval.high <= 1
+        assert interval.high - interval.low > 0.1
 
 
 def test_scores_round_trip_exactly(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_on_the_command_line(depth_set: DepthSet, run: Path, tmp_path: Path) -> 
     out, err = har(*command, "--manifest", str(manifest))
     cost = measure_live_cost(run, depth_set.records, device="cpu").comparison
     assert f"live, by the frames so far   {cost.second_top1.describe()}" in out
-    assert f"whole video known before     {cost.first_top1.describe()}" in out
+    assert f"the run's own scores         {cost.first_top1.describe()}" in out
     assert "points on 4 videos" in out
     assert "McNemar's test: p = " in out
     assert f"written: {run / 'live.json'}" in err

@@ -159,3 +159,14 @@ def test_wrong_runs_and_frames(depth_set: DepthSet, run: Path) -> None:
     for frames in (np.zeros((1, 8, 8), np.uint8), np.zeros((8, 8), np.uint16), np.zeros((1, 8, 8, 3), np.uint16)):
         with pytest.raises(RunError, match=r"reads depth frames \(n, H, W\) uint16"):
             StatefulRecogniser(run).push(frames)
+    with pytest.raises(RunError, match="not list"):
+        StatefulRecogniser(run).push([np.zeros((8, 8), np.uint16)])  # type: ignore[arg-type]
+
+
+def test_the_size_of_the_frames_stays_until_a_reset(run: Path) -> None:
+    recogniser = StatefulRecogniser(run)
+    recogniser.push(np.ones((2, 40, 30), np.uint16))
+    with pytest.raises(RunError, match=r"frames of \(30, 40\) px .* after frames of \(40, 30\): reset"):
+        recogniser.push(np.ones((2, 30, 40), np.uint16))
+    recogniser.reset()
+    recogniser.push(np.ones((2, 30, 40), np.uint16))

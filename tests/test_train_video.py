@@ -195,7 +195,7 @@ def test_a_kill_in_mid_epoch_and_the_same_call_give_the_same_history(
     assert not path.exists()
     assert (tmp_path / ".killed.partial" / CHECKPOINT).is_file()
     # Another training does not go on where this one was, nor take its place unasked.
-    with pytest.raises(RunError, match=r"unfinished run that differs in options.*--overwrite"):
+    with pytest.raises(RunError, match=r"unfinished run that differs in .*seed \(\d, not 7\).*--overwrite"):
         task.train(dataclasses.replace(config, seed=7), path)
     epochs: list[Epoch] = []
     summary = task.train(config, path, on_epoch=epochs.append)

@@ -46,6 +46,14 @@ def test_plain_schedules() -> None:
     [
         ({"model": "convlstm"}, "model must be one of"),
         ({"width": 0.0}, "width must be above 0"),
+        ({"width": 1e9}, "width must be at most 8"),
+        ({"learning_rate": float("inf"), "schedule": "constant"}, "learning_rate must be above 0"),
+        ({"model": "convlstm-stateless", "long_videos": "whole"}, "long_videos belongs to convlstm-stateful"),
+        ({"patience": 9}, "cycle_epochs and patience belong to"),
+        (
+            {"model": "convlstm-stateless", "schedule": "constant", "cycle_epochs": 3.0},
+            "cycle_epochs and patience belong",
+        ),
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"learning_rate": 1e-3}, "learning_rate belongs to"),

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sys
 from typing import Annotated
 
 import typer
 
 from har_pipeline import __version__
 from har_pipeline.cli import data, extract, features, frames, fuse, predict, runs, sweep, train, train_video
-from har_pipeline.cli.common import note
-from har_pipeline.errors import HarError
+from har_pipeline.errors import errors_as_lines
 
 app = typer.Typer(
     name="har",
@@ -56,11 +54,6 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; a `HarError` becomes a line on stderr and exit code 1."""
-    try:
+    """Run the command line; what the user can mend becomes one line on stderr and exit code 1."""
+    with errors_as_lines():
         app()
-    except HarError as error:
-        note(f"error: {error}")
-        sys.exit(1)
-    except BrokenPipeError:
-        sys.exit(1)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one.")]
 Workers = Annotated[int | None, typer.Option(help="Decoding processes; by default a fitting number.", min=1)]
-Seed = Annotated[int, typer.Option(help="Seed of everything random in this command.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random in this command.", min=0)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Protocol = Annotated[str, typer.Option(help="How videos are split; `har splits show --help` lists the protocols.")]
 NumFolds = Annotated[int, typer.Option(help="Folds of group_kfold.", min=2)]

@@ -37,7 +37,7 @@ def frames(
     stream: Annotated[
         RawStreamChoice, typer.Option(help="depth: the manifest's depth_path; rgb: its path.")
     ] = RawStreamChoice.depth,
-    size: Annotated[int, typer.Option(help="Frames become so many px wide and high.", min=8)] = 64,
+    size: Annotated[int, typer.Option(help="Frames become so many px wide and high.", min=8, max=1024)] = 64,
     aspect: Annotated[
         AspectChoice, typer.Option(help="stretch to a square (as published), or keep the aspect, with 0 around.")
     ] = AspectChoice.stretch,

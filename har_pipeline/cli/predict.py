@@ -48,7 +48,8 @@ def predict(
 ) -> None:
     """Classify videos with a trained run: the best classes of each, with bars.
 
-    With --live a stateful network of `har train-video` tells what it thinks so far after every window, as frames come.
+    With --live a stateful network of `har train-video` tells what it thinks so far after every window, as frames come
+    (--json: a line of JSON for each).
 
     Examples: har predict --run run clip1.avi clip2.avi
     har predict --run run --live MDepth-folder

@@ -96,7 +96,13 @@ def _measures(run: Path, part: str, groups: str) -> Evaluation | FoldsEvaluation
         return evaluate_repeats(run, part=part, grouping=grouping)
     if fold_folders(run):
         return evaluate_folds(run, part=part, grouping=grouping)
-    raise RunError(f"{run} is no run folder (no run.json, no split0 or seed0); make one with `har train`")
+    if run.with_name(f".{run.name}.partial").exists():
+        raise RunError(
+            f"the training of {run} is not finished: run its `har train` or `har train-video` again to go on"
+        )
+    raise RunError(
+        f"{run} is no run folder (no run.json, no split0 or seed0); make one with `har train` or `har train-video`"
+    )
 
 
 def _records(run: Path, option: str, manifest: Path | None, root: Path | None) -> list[VideoRecord]:
@@ -147,10 +153,10 @@ def _print_live(cost: LiveCost) -> None:
     found = cost.comparison
     points = 100 * (found.first_top1.value - found.second_top1.value)
     typer.echo(f"\nlive, by the frames so far   {found.second_top1.describe()}")
-    typer.echo(f"whole video known before     {found.first_top1.describe()}")
+    typer.echo(f"the run's own scores         {found.first_top1.describe()}")
     typer.echo(
-        f"the live crop costs {points:.1f} points on {found.num_videos} videos: {found.test.first_only} are right with the "
-        f"whole video only, {found.test.second_only} live only (McNemar's test: {found.test.describe_p()})"
+        f"deciding live costs {points:.1f} points on {found.num_videos} videos: {found.test.first_only} are right in the "
+        f"run's own scores only, {found.test.second_only} live only (McNemar's test: {found.test.describe_p()})"
     )
 
 

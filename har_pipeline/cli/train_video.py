@@ -133,7 +133,11 @@ def train_video(
     ] = DEFAULTS.epochs,
     batch_size: BatchSize = DEFAULTS.batch_size,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Of one-cycle (its highest) and constant.", rich_help_panel=TRAINING)
+        float | None,
+        typer.Option(
+            help="Of one-cycle (its highest) and constant; by default the highest published one.",
+            rich_help_panel=TRAINING,
+        ),
     ] = DEFAULTS.learning_rate,
     cycle_epochs: Annotated[
         float, typer.Option(help="Period of the published stateless schedule.", rich_help_panel=TRAINING)
@@ -237,7 +241,7 @@ def lr_range(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for lr_range.png, .csv and .json.")] = Path(
         "lr_range"
     ),
-    model: Model = "convlstm-stateless",
+    model: Model = DEFAULTS.model,
     width: Width = DEFAULTS.width,
     stream: StreamOption = RawStreamChoice.depth,
     store: Store = None,
@@ -252,8 +256,8 @@ def lr_range(
     test_fraction: TestFraction = 0.3,
     column: Column = "split",
     val_fraction: ValFraction = 0.1,
-    lowest: Annotated[float, typer.Option(help="Learning rate of the first batch.")] = 1e-6,
-    highest: Annotated[float, typer.Option(help="Learning rate of the last batch.")] = 1e-1,
+    lowest: Annotated[float, typer.Option(help="Learning rate of the first batch.", min=1e-12)] = 1e-6,
+    highest: Annotated[float, typer.Option(help="Learning rate of the last batch.", max=1e3)] = 1e-1,
     steps: Annotated[int, typer.Option(help="Batches.", min=2)] = 200,
     batch_size: BatchSize = DEFAULTS.batch_size,
     precision: PrecisionOption = DEFAULTS.precision,
@@ -327,6 +331,8 @@ def lr_range(
         )
     else:
         typer.echo(f"suggested learning rates: {result.low:.1e} to {result.high:.1e}")
+        if result.high == result.rates[-1]:
+            typer.echo("the loss still fell at the highest rate tried: a higher --highest may show more")
     typer.echo(f"written: {out}/lr_range.png, lr_range.csv, lr_range.json ({len(result.rates)} batches)")
 
 

@@ -322,7 +322,7 @@ def save_length_histogram(path: Path, lengths: Mapping[str, Sequence[int]], edge
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
     axes.set_yticks(range(len(classes)), classes, fontsize=7)
     axes.set_xlabel("frames")
-    figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02).set_label("videos of the class")
+    figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02).set_label("videos")
     _save(figure, path)
 
 
