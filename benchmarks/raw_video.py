@@ -28,6 +28,7 @@ from har_pipeline.manifests import read_manifest
 from har_pipeline.metrics import mcnemar
 from har_pipeline.raw_store import open_frames
 from har_pipeline.records import Scores
+from har_pipeline.run_folder import read_history
 from har_pipeline.scores import concat_scores, read_scores, select_part
 from har_pipeline.splits import make_splits
 from har_pipeline.train_config import TrainConfig
@@ -53,6 +54,11 @@ def right(scores: Scores) -> np.ndarray:
     return (found == np.array(scores.labels))[order]
 
 
+def epoch_seconds(outcome: Outcome) -> float:
+    """Return the seconds of a run's epochs, also of those before an interruption."""
+    return sum(seconds or 0.0 for seconds in read_history(outcome.summary.path)["seconds"])
+
+
 def describe(seeds: list[Scores], outcomes: list[Outcome]) -> dict[str, Any]:
     evaluations = [evaluate_scores(scores) for scores in seeds]
     values = [evaluation.top1.value for evaluation in evaluations]
@@ -62,7 +68,7 @@ def describe(seeds: list[Scores], outcomes: list[Outcome]) -> dict[str, Any]:
         "sd": statistics.stdev(values) if len(values) > 1 else None,
         "interval_of_first_seed": dataclasses.asdict(evaluations[0].top1),
         "mean_class": statistics.mean(evaluation.mean_class.value for evaluation in evaluations),
-        "minutes_by_seed": round(sum(outcome.summary.seconds for outcome in outcomes) / 60 / len(seeds), 1),
+        "minutes_of_epochs": round(sum(epoch_seconds(outcome) for outcome in outcomes) / 60 / len(seeds), 1),
         "train_accuracy": statistics.mean(outcome.summary.train_accuracy for outcome in outcomes),
         "notes": list(outcomes[0].summary.notes),
     }
