@@ -135,6 +135,11 @@ def chosen_splits(
         column=column,
         manifest_sha256=sha256,
     )
+    if protocol == "holdout" and not any(record.subject or record.group for record in records):
+        note(
+            "NOTE: the manifest has no subject or group: videos of one person or scene may stand on both sides, and the "
+            "accuracy flatters; fill in those columns (data_manifests/README.md)"
+        )
     return choose_splits(splits, choice)
 
 

@@ -246,12 +246,6 @@ def train(
         column=column,
         sha256=sha256,
     )
-    has_people = any(record.subject or record.group for record in records)
-    if split_file is None and protocol == "holdout" and not has_people:
-        note(
-            "NOTE: the manifest has no subject or group: videos of one person or scene may stand on both sides, and the "
-            "accuracy flatters; fill in those columns (data_manifests/README.md)"
-        )
     jobs = plan_jobs(chosen, out, seed=seed, repeats=repeats, folds=split == "all" and split_file is None)
     with training_table(jobs, epochs) as (on_epoch, on_done):
         outcomes = run_jobs(

@@ -267,7 +267,8 @@ def save_training_curves(path: Path, history: Mapping[str, Sequence[float | None
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-    panels[0].set_ylim(bottom=0)
+    # Losses that hardly differ would lie on the upper edge.
+    panels[0].set_ylim(0, 1.05 * panels[0].get_ylim()[1])
     panels[1].yaxis.set_major_formatter(PercentFormatter(1.0))
     _save(figure, path)
 
