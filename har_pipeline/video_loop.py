@@ -105,7 +105,8 @@ class Learner:
         self.restart()
         self._forward: nn.Module = self.network
         if world.size > 1:
-            self._forward = nn.parallel.DistributedDataParallel(self.network)
+            # The running averages are spread where they are used, in `probabilities`, not with every window.
+            self._forward = nn.parallel.DistributedDataParallel(self.network, broadcast_buffers=False)
 
     def restart(self) -> None:
         """Take a new optimiser, Adam, that remembers nothing."""

@@ -18,6 +18,7 @@ from test_video_loop import learner_on, only_batch
 from har_pipeline.convlstm.networks import StatefulNetwork
 from har_pipeline.distributed import ALONE, World, joined_world
 from har_pipeline.train_video import load_video_run
+from har_pipeline.video_config import StateGradient
 from har_pipeline.video_loop import Learner
 
 HERE = Path(__file__).resolve().parent
@@ -34,7 +35,8 @@ from test_distributed import LENGTHS, plain_learner
 from test_video_loop import only_batch
 with joined_world("cpu") as (world, device):
     learner = plain_learner(LENGTHS)
-    learner = Learner(learner.network, learner.frames, 2, precision="fp32", world=world)
+    options = {"precision": "fp32", "state_gradient": sys.argv[2], "world": world}
+    learner = Learner(learner.network, learner.frames, 2, **options)
     result = learner.train_batch(only_batch(learner), itertools.repeat(0.0))
     numbers = torch.stack([torch.stack(result.losses).sum().double(), result.correct.double()])
     found = {
@@ -83,21 +85,25 @@ def run_two(*command: str) -> list[tuple[str, str]]:
     return outputs
 
 
-def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("state_gradient", ["window", "video"])
+def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(
+    tmp_path: Path, state_gradient: StateGradient
+) -> None:
     # Five videos: three for the first process and two for the second.
     learner = plain_learner(LENGTHS)
+    learner.state_gradient = state_gradient
     batch = only_batch(learner)
     assert batch.indices.shape == (5, 2, 8)
     result = learner.train_batch(batch, iter([0.0]))
     wanted = [parameter.grad.clone() for parameter in learner.network.parameters() if parameter.grad is not None]
     assert max(float(gradient.abs().max()) for gradient in wanted) > 1e-3
-    run_two("-c", GRADIENTS, str(tmp_path))
+    run_two("-c", GRADIENTS, str(tmp_path), state_gradient)
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for own, one in zip(found["gradients"], wanted, strict=True):
             assert torch.allclose(own, one, rtol=1e-4, atol=1e-7)
         loss, correct = found["numbers"].tolist()
-        assert loss == pytest.approx(float(result.losses[0]), rel=1e-5)
+        assert loss == pytest.approx(sum(float(loss) for loss in result.losses), rel=1e-5)
         assert correct == int(result.correct)
         probabilities = learner.probabilities(np.arange(5))
         assert np.allclose(found["probabilities"].numpy(), probabilities, rtol=0, atol=1e-6)
@@ -123,7 +129,8 @@ def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("state_gradient", ["window", "video"])
+def test_two_processes_train_one_run(tmp_path: Path, state_gradient: str) -> None:
     lengths = {f"{k}-{i}": 16 + 4 * i for k in range(2) for i in range(6)}
     videos, labels = drawn_videos(lengths)
     raw_store(tmp_path / "frames.zarr", videos)
@@ -131,6 +138,7 @@ def test_two_processes_train_one_run(tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_text("video_id,label,depth_path,subject\n" + "\n".join(rows) + "\n")
     command = ["train-video", str(tmp_path / "manifest.csv"), "--protocol", "holdout", "--val-fraction", "0.2"]
     command += ["--width", "0.05", "--epochs", "2", "--batch-size", "2", "-o", str(tmp_path / "run"), "--device", "cpu"]
+    command += ["--state-gradient", state_gradient]
     outputs = run_two("-m", "har_pipeline", *command)
     assert "test video accuracy" in outputs[0][0]
     assert outputs[1][0] == ""
