@@ -17,7 +17,7 @@ import json
 import statistics
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -33,7 +33,7 @@ from har_pipeline.scores import concat_scores, read_scores, select_part
 from har_pipeline.splits import make_splits
 from har_pipeline.train_config import TrainConfig
 from har_pipeline.train_video import run_video_jobs
-from har_pipeline.video_config import VideoTrainConfig
+from har_pipeline.video_config import StateGradient, VideoTrainConfig
 
 PAIR = ("STATELESS", "STATEFUL")
 
@@ -84,6 +84,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, nargs=2, default=[20, 20], metavar=PAIR, help="of each network")
     parser.add_argument("--batch-size", type=int, nargs=2, default=[12, 6], metavar=PAIR, help="videos of an update")
     parser.add_argument("--learning-rate", type=float, nargs=2, default=[1e-3, 1e-3], metavar=PAIR, help="the highest")
+    parser.add_argument(
+        "--state-gradient", choices=get_args(StateGradient), default="window", help="of the stateful one"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("raw_video_out"))
     args = parser.parse_args()
@@ -104,6 +107,7 @@ def main() -> None:
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=rate,
+            state_gradient=args.state_gradient if model == "convlstm-stateful" else "window",
         )
         jobs = plan_jobs(splits, args.out / model, repeats=args.seeds)
         outcomes = run_video_jobs(
