@@ -107,6 +107,7 @@ class ConvLSTM(nn.Module):
         if self.padding == "same":
             frames = _pad_same(frames, self.input_kernel.shape[2], self.stride)
         cell_dtype = torch.promote_types(dtype, torch.float32)
+        fresh = state is None
         if state is None:
             hidden, cell = (_channels_last(*shape, like=frames, dtype=d).zero_() for d in (dtype, cell_dtype))
         else:
@@ -120,7 +121,7 @@ class ConvLSTM(nn.Module):
         )
         peepholes = self.peepholes.to(cell_dtype) if self.peepholes is not None else None
         frames, hard = _in_channels_last(frames.to(dtype)), self.gate == "hard_sigmoid"
-        given = (frames, hidden, cell, kernel, recurrent, self.bias.to(dtype), peepholes, self.stride, hard)
+        given = (frames, hidden, cell, kernel, recurrent, self.bias.to(dtype), peepholes, self.stride, hard, fresh)
         with torch.autocast(device, enabled=False):
             if torch.is_grad_enabled():
                 outputs, last, cell = _Recurrence.apply(*given)
@@ -146,11 +147,17 @@ def _in_channels_last(frames: torch.Tensor) -> torch.Tensor:
     return frames.movedim(-3, -1).contiguous().movedim(-1, -3)
 
 
+def _worked_on(values: torch.Tensor) -> torch.Tensor:
+    """Return values, or a dense copy of a few channels of many: on the slice a CPU's kernels take two to ten times as long."""
+    narrow = values.shape[1] * values.element_size() < 128
+    return values.contiguous(memory_format=torch.channels_last) if narrow else values
+
+
 def _tanh_(values: torch.Tensor) -> torch.Tensor:
     """Replace values by their tanh. On CPUs torch's sigmoid takes a seventh of the time of its tanh; the error is 1e-7."""
     if values.dtype == torch.float64:
         return values.tanh_()
-    wide = values.float()
+    wide = _worked_on(values).float()
     wide.mul_(2).sigmoid_().mul_(2).sub_(1)
     return wide if wide is values else values.copy_(wide)
 
@@ -193,9 +200,12 @@ def _step_(
 
 def _squash_(values: torch.Tensor, hard: bool) -> torch.Tensor:
     """Replace a slice of channels by its gate activation."""
-    # Dense first: in place on few bfloat16 channels of many, a CPU's sigmoid takes ten times as long.
-    dense = values.contiguous(memory_format=torch.channels_last)
-    return values.copy_(F.hardsigmoid(dense, inplace=True) if hard else dense.sigmoid_())
+    dense = _worked_on(values)
+    if hard:
+        F.hardsigmoid(dense, inplace=True)
+    else:
+        dense.sigmoid_()
+    return values if dense is values else values.copy_(dense)
 
 
 def _squash_back(gradient: torch.Tensor, gate: torch.Tensor, hard: bool, out: torch.Tensor) -> None:
@@ -216,6 +226,7 @@ def _infer(
     peepholes: torch.Tensor | None,
     stride: int,
     hard: bool,
+    fresh: bool,
     *,
     keep: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -224,7 +235,7 @@ def _infer(
     step = 0
     for part in frames.split(CHUNK):
         for inputs in _convolve_inputs(part, kernel, bias, stride):
-            gates = _recur_(inputs, hidden, recurrent)
+            gates = inputs if fresh and not step else _recur_(inputs, hidden, recurrent)
             hidden = outputs[step if keep else 0]
             cell, _ = _step_(gates, cell, peepholes, hard, hidden)
             step += 1
@@ -232,7 +243,10 @@ def _infer(
 
 
 class _Recurrence(torch.autograd.Function):
-    """The steps of a ConvLSTM over frames (T, B, C, H, W), padded where they must be."""
+    """The steps of a ConvLSTM over frames (T, B, C, H, W), padded where they must be.
+
+    fresh: the hidden state is zero, so that the first step has no recurrent convolution.
+    """
 
     @staticmethod
     def forward(
@@ -246,6 +260,7 @@ class _Recurrence(torch.autograd.Function):
         peepholes: torch.Tensor | None,
         stride: int,
         hard: bool,
+        fresh: bool,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         hiddens = _channels_last(len(frames) + 1, *hidden.shape, like=frames)
         hiddens[0] = hidden
@@ -254,7 +269,8 @@ class _Recurrence(torch.autograd.Function):
         for part in frames.split(CHUNK):
             for inputs in _convolve_inputs(part, kernel, bias, stride):
                 step = len(gates)
-                gates.append(_recur_(inputs, hiddens[step], recurrent))
+                # A copy at the first step: of its chunk nothing else is kept.
+                gates.append(inputs.clone() if fresh and not step else _recur_(inputs, hiddens[step], recurrent))
                 cell, tanh_cell = _step_(gates[step], cell, peepholes, hard, hiddens[step + 1])
                 cells.append(cell)
                 tanhs.append(tanh_cell)
@@ -287,7 +303,8 @@ class _Recurrence(torch.autograd.Function):
                     d_hidden = d_hidden + d_outputs[t]
                 peeping = None if d_peepholes is None else (peepholes, d_peepholes, cells[t + 1])
                 _step_back_(gates[t], cells[t], tanhs[t], d_hidden, d_cell, ctx.hard, d_gates[t - start], peeping)
-                d_hidden, _, _ = _conv_back(d_gates[t - start], hiddens[t], recurrent, 1, margin, (True, False))
+                if t or ctx.needs_input_grad[1]:
+                    d_hidden, _, _ = _conv_back(d_gates[t - start], hiddens[t], recurrent, 1, margin, (True, False))
             flat = d_gates.flatten(0, 1)
             asked = (d_frames is not None, True)
             d_part, *found = _conv_back(flat, frames[start:stop].flatten(0, 1), kernel, ctx.stride, 0, asked)
@@ -297,7 +314,7 @@ class _Recurrence(torch.autograd.Function):
             if d_frames is not None:
                 d_frames[start:stop] = d_part.view_as(d_frames[start:stop])
         d_kernel, d_bias, d_recurrent = (total.to(kernel.dtype) for total in d_weights)
-        return d_frames, d_hidden, d_cell, d_kernel, d_recurrent, d_bias, d_peepholes, None, None
+        return d_frames, d_hidden, d_cell, d_kernel, d_recurrent, d_bias, d_peepholes, None, None, None
 
 
 def _step_back_(
