@@ -7,6 +7,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from har_pipeline.convlstm.networks import NETWORKS, build_network
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,7 +26,8 @@ def test_every_results_file_says_how_it_was_made() -> None:
         assert content["machine"], name
 
 
-def test_generated_pages_are_what_the_code_and_the_results_say() -> None:
+def test_generated_pages_are_what_the_code_and_the_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
     assert spec is not None
     assert spec.loader is not None

@@ -1,0 +1,94 @@
+"""The README's results of networks on raw video, from benchmarks/results; `generate.py` writes them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+# What each file of `benchmarks/raw_video.py` holds, and whether all its networks are shown or the stateful one alone.
+RAW_VIDEO = {
+    "synthetic_depth": ("embedded depth set, 72 videos of six unseen people, chance 16.7 %", True),
+    "decided_early": ("the same, the action decided in the first third only", True),
+}
+
+
+def results(name: str) -> dict[str, Any]:
+    """Return the content of a results file."""
+    content: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    return content
+
+
+def percent(value: float) -> str:
+    """Return a share as `66.7 %`."""
+    return f"{100 * value:.1f} %"
+
+
+def raw_block() -> str:
+    """Return the README's results of the networks on raw video, and their speed."""
+    lines = [
+        "| data | network | test videos | interval, first seed | minutes of training | file |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, (what, both) in RAW_VIDEO.items():
+        result = results(name)["result"]
+        if both:
+            lines.append(
+                f"| {what} | mean frame + logistic regression | {percent(result['mean_pool']['top1'])} | | | {name}.json |"
+            )
+        for model in ("convlstm-stateless", "convlstm-stateful") if both else ("convlstm-stateful",):
+            lines.append(f"| {what if not both else ''} | {_raw_row(model, result)} | {name}.json |")
+    tests = [f"{name}.json {_pvalues(results(name)['result'])}" for name in RAW_VIDEO]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "All from scratch on the schedule one-cycle, nothing chosen by test videos; mean ± deviation (each seed), 95 %",
+            "intervals, minutes on one core of the machine below, which had other work beside. McNemar's test, stateful against",
+            "stateless, p of each seed:",
+            f"{'; '.join(tests)}.",
+            "",
+            *_convlstm_lines(results("convlstm")),
+        ]
+    )
+
+
+def _raw_row(model: str, result: dict[str, Any]) -> str:
+    """Return the cells of a network: its name and training, accuracy, interval, minutes."""
+    row = result[model]
+    options, one = row["options"], row["interval_of_first_seed"]
+    width = "" if options["width"] == 1 else f", {options['width']:g} times the paper's filters"
+    gradient = "" if options["state_gradient"] == "window" else ", gradient through the whole video's state"
+    seeds = ", ".join(f"{100 * value:.1f}" for value in row["top1_by_seed"])
+    spread = f" ± {100 * row['sd']:.1f} ({seeds})" if row["sd"] is not None else ", one seed"
+    return (
+        f"{model}{width}{gradient}, {options['epochs']} epochs | {percent(row['top1'])}{spread} | "
+        f"{100 * one['low']:.1f} to {100 * one['high']:.1f} | {row['minutes_of_epochs']:.0f}"
+    )
+
+
+def _pvalues(result: dict[str, Any]) -> str:
+    return ", ".join(f"{test['p_value']:.2g}" for test in result["stateful_against_stateless_by_seed"])
+
+
+def _convlstm_lines(content: dict[str, Any]) -> list[str]:
+    """Return the table of seconds per clip beside the other ways to run such a network."""
+    lines = [
+        f"Seconds per clip, 60 classes, depth, batches of 12 and 6 ({content['machine']}, {content['result']['threads']} "
+        "threads); rivals: Keras 3 on torch,",
+        "and a ConvLSTM step by step as PyTorch users write it, the faster of the two (convlstm.json):",
+        "",
+        "| network | | ours fp32 | ours bf16 | rival / ours, fp32 | rival / ours, bf16 | rival in fp32 / ours in bf16 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in content["result"]["networks"]:
+        for what, text in (("train", "training step"), ("infer", "inference")):
+            one = row[what]
+            seconds = one["s_per_clip"]
+            lines.append(
+                f"| {row['network']} | {text} | {seconds['ours fp32']:.3f} | {seconds['ours bf16']:.3f} | "
+                f"{one['rivals_to_ours_fp32']:.2f} | {one['rivals_to_ours_bf16']:.2f} | "
+                f"{one['rivals_fp32_to_ours_bf16']:.2f} |"
+            )
+    return lines
