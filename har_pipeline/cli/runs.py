@@ -254,4 +254,7 @@ def _print_evaluation(evaluation: Evaluation, run: Path, best_and_worst: bool) -
     if evaluation.per_group:
         typer.echo("")
         _print_groups(evaluation.per_group)
-    typer.echo(f"\nwritten: {run}/confusion.png, confusion.csv, per_class.csv, best_and_worst.csv, evaluation.json")
+    curves = "training.png, " if (run / "training.png").exists() else ""
+    typer.echo(
+        f"\nwritten: {run}/{curves}confusion.png, confusion.csv, per_class.csv, best_and_worst.csv, evaluation.json"
+    )
