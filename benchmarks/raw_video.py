@@ -24,13 +24,15 @@ import numpy as np
 from har_pipeline.convlstm.networks import NETWORKS
 from har_pipeline.evaluate import evaluate_scores
 from har_pipeline.jobs import Outcome, plan_jobs, run_jobs
+from har_pipeline.live_cost import measure_live_cost
 from har_pipeline.manifests import read_manifest
 from har_pipeline.metrics import mcnemar
 from har_pipeline.raw_store import open_frames
-from har_pipeline.records import Scores
+from har_pipeline.records import Scores, Split, VideoRecord
 from har_pipeline.run_folder import read_history
 from har_pipeline.scores import concat_scores, read_scores, select_part
 from har_pipeline.splits import make_splits
+from har_pipeline.train import TrainSource
 from har_pipeline.train_config import TrainConfig
 from har_pipeline.train_video import run_video_jobs
 from har_pipeline.video_config import StateGradient, VideoTrainConfig
@@ -74,7 +76,50 @@ def describe(seeds: list[Scores], outcomes: list[Outcome]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def live_costs(records: list[VideoRecord], outcomes: list[Outcome]) -> list[dict[str, Any]]:
+    """Return for each run its own accuracy, that of live decisions on the same videos, and p of their difference."""
+    rows = []
+    for outcome in outcomes:
+        found = measure_live_cost(outcome.summary.path, records).comparison
+        rows.append({"own": found.first_top1.value, "live": found.second_top1.value, "p_value": found.test.p_value})
+    return rows
+
+
+def train_network(
+    args: argparse.Namespace,
+    place: int,
+    store: TrainSource,
+    features: str,
+    records: list[VideoRecord],
+    splits: list[Split],
+) -> tuple[list[Outcome], VideoTrainConfig]:
+    """Train the network at `place` of NETWORKS on all splits with all seeds; what is finished is kept."""
+    model = NETWORKS[place]
+    config = VideoTrainConfig(
+        model=model,
+        width=args.width,
+        schedule="one-cycle",
+        epochs=args.epochs[place],
+        batch_size=args.batch_size[place],
+        learning_rate=args.learning_rate[place],
+        state_gradient=args.state_gradient if model == "convlstm-stateful" else "window",
+    )
+    jobs = plan_jobs(splits, args.out / model, repeats=args.seeds)
+    outcomes = run_video_jobs(
+        store,
+        features,
+        records,
+        jobs,
+        config,
+        allow_missing=True,
+        on_epoch=lambda job, epoch: print(
+            f"{job.folder.name} {epoch.epoch}: {epoch.train_loss:.3f} {epoch.seconds:.0f} s", file=sys.stderr
+        ),
+    )
+    return outcomes, config
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("store", type=Path)
@@ -87,43 +132,31 @@ def main() -> None:
     parser.add_argument(
         "--state-gradient", choices=get_args(StateGradient), default="window", help="of the stateful one"
     )
+    parser.add_argument("--live", action="store_true", help="also what deciding live costs the stateful network")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("raw_video_out"))
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
     records = read_manifest(args.manifest, check_files=False)
     store, features = open_frames(args.store, args.stream)
     splits = make_splits(records, args.protocol, val_fraction=0.0)
     result: dict[str, Any] = {"benchmark": "raw_video", "videos": len(records), "folds": len(splits)}
     result |= {name: getattr(args, name) for name in ("protocol", "width", "seeds")}
+    result["resize"] = store.spec(features).resize
     jobs = plan_jobs(splits, args.out / "mean_pool")
     pooled = run_jobs(store, [features], records, jobs, TrainConfig(head="mean_pool"), allow_missing=True)
     result["mean_pool"] = describe(scores_of_seeds(pooled), pooled)
-    seeds: dict[str, list[Scores]] = {}
-    for model, epochs, batch_size, rate in zip(NETWORKS, args.epochs, args.batch_size, args.learning_rate, strict=True):
-        config = VideoTrainConfig(
-            model=model,
-            width=args.width,
-            schedule="one-cycle",
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=rate,
-            state_gradient=args.state_gradient if model == "convlstm-stateful" else "window",
-        )
-        jobs = plan_jobs(splits, args.out / model, repeats=args.seeds)
-        outcomes = run_video_jobs(
-            store,
-            features,
-            records,
-            jobs,
-            config,
-            allow_missing=True,
-            on_epoch=lambda job, epoch: print(
-                f"{job.folder.name} {epoch.epoch}: {epoch.train_loss:.3f} {epoch.seconds:.0f} s", file=sys.stderr
-            ),
-        )
-        seeds[model] = scores_of_seeds(outcomes)
-        result[model] = {"options": config.to_dict(), **describe(seeds[model], outcomes)}
-    stateless, stateful = (seeds[name] for name in NETWORKS)
+    seeds: list[list[Scores]] = []
+    for place, model in enumerate(NETWORKS):
+        outcomes, config = train_network(args, place, store, features, records, splits)
+        seeds.append(scores_of_seeds(outcomes))
+        result[model] = {"options": config.to_dict(), **describe(seeds[-1], outcomes)}
+        if args.live and config.stateful:
+            result["live"] = live_costs(records, outcomes)
+    stateless, stateful = seeds
     tests = [mcnemar(right(second), right(first)) for first, second in zip(stateless, stateful, strict=True)]
     result["stateful_against_stateless_by_seed"] = [dataclasses.asdict(test) for test in tests]
     print(json.dumps(result, indent=2))
