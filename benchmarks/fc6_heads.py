@@ -3,9 +3,10 @@
 DATA is a folder that holds `features/ucf101_vgg16_fc6_7classes.npz` (938 videos of 6 frames, 4,096 values) and the official
 lists in `splits/ucf101`. Everything is chosen by cross-validation over the *training* groups, which fall into five parts:
 the options of each recurrent head, mean pooling's penalty, and the head that is `claimed` (the best one with an order in
-time). Then each head, with the options chosen, is scored on the test videos once per seed.
+time). Then each head, with the options chosen, is scored on the test videos once per seed. Runs that are finished in OUT
+are kept, so that an interrupted job goes on.
 
-    python benchmarks/fc6_heads.py DATA
+    python benchmarks/fc6_heads.py DATA --out fc6_heads_out
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import dataclasses
 import json
 import statistics
 import sys
-import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from har_pipeline.train import train_head
+from har_pipeline.jobs import plan_jobs, run_jobs
+from har_pipeline.records import Split, VideoRecord
+from har_pipeline.store import FeatureStore
 from har_pipeline.train_config import RESIDUAL_HEADS, HeadName, TrainConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -32,7 +35,6 @@ DECAYED = dataclasses.replace(BASE, optimizer="adamw", learning_rate=1e-3, weigh
 VARIANTS = {
     "rmsprop 3e-4": BASE,
     "adamw 1e-3, weight decay 1": DECAYED,
-    "adamw 1e-3, weight decay 1, units 256": dataclasses.replace(DECAYED, units=256),
     "adamw 1e-3, weight decay 3, input dropout 0.5": dataclasses.replace(DECAYED, weight_decay=3.0, input_dropout=0.5),
 }
 TEMPORAL: tuple[HeadName, ...] = ("lstm", "gru", "bilstm", "attention", "res_lstm", "stacked_lstm")
@@ -43,7 +45,7 @@ ORDERLESS = {
     "mean_pool, C 0.01": TrainConfig(head="mean_pool", logistic_c=0.01),
     "svm, C 0.01": TrainConfig(head="svm", logistic_c=0.01),
 }
-SEEDS = range(5)
+SEEDS = 5
 
 
 def variants(head: HeadName) -> dict[str, TrainConfig]:
@@ -53,40 +55,60 @@ def variants(head: HeadName) -> dict[str, TrainConfig]:
     return {name: dataclasses.replace(c, head=head) for name, c in VARIANTS.items()}
 
 
-def validation_accuracy(data: Path, config: TrainConfig) -> float:
+@dataclass(frozen=True)
+class Task:
+    """The features, the official split with all training groups, and that of each held-out part of them; out: for runs."""
+
+    store: FeatureStore
+    features: str
+    records: list[VideoRecord]
+    split: Split
+    parts: list[Split]
+    out: Path
+
+
+def load_task(data: Path, out: Path) -> Task:
+    """Write the features into a store below `out`, and cut the training groups into parts."""
+    store, features, records, split = ucf101_fc6(data, out / "store.zarr")
+    group = {record.video_id: int(str(record.group).removeprefix("g")) for record in records}
+    parts = [
+        dataclasses.replace(
+            split,
+            index=number,
+            train=tuple(video_id for video_id in split.train if group[video_id] not in held_out),
+            val=tuple(video_id for video_id in split.train if group[video_id] in held_out),
+        )
+        for number, held_out in enumerate(VAL_GROUPS)
+    ]
+    return Task(store, features, records, split, parts, out)
+
+
+def validation_accuracy(task: Task, name: str, config: TrainConfig) -> float:
     """Return the mean accuracy over the held-out parts of the training groups."""
-    values = []
-    for groups in VAL_GROUPS:
-        with tempfile.TemporaryDirectory() as folder:
-            store, name, records, split = ucf101_fc6(data, Path(folder) / "store.zarr", val_groups=groups)
-            summary = train_head(store, name, records, split, config, Path(folder) / "run")
-            assert summary.val_accuracy is not None
-            values.append(summary.val_accuracy)
-    return statistics.mean(values)
+    jobs = plan_jobs(task.parts, task.out / "validation" / name)
+    outcomes = run_jobs(task.store, [task.features], task.records, jobs, config)
+    return statistics.mean(float(outcome.summary.val_accuracy or 0) for outcome in outcomes)
 
 
-def test_accuracies(data: Path, config: TrainConfig) -> list[float]:
+def test_accuracies(task: Task, name: str, config: TrainConfig) -> list[float]:
     """Return the test accuracy with each seed; a head that draws nothing at random has one."""
-    values = []
-    for seed in SEEDS if config.head not in ("mean_pool", "svm") else SEEDS[:1]:
-        with tempfile.TemporaryDirectory() as folder:
-            store, name, records, split = ucf101_fc6(data, Path(folder) / "store.zarr")
-            config = dataclasses.replace(config, seed=seed)
-            values.append(train_head(store, name, records, split, config, Path(folder) / "run").test_accuracy)
-    return values
+    jobs = plan_jobs(
+        [task.split], task.out / "test" / name, repeats=1 if config.head in ("mean_pool", "svm") else SEEDS
+    )
+    return [run.summary.test_accuracy for run in run_jobs(task.store, [task.features], task.records, jobs, config)]
 
 
-def choose(data: Path, head: HeadName) -> tuple[str, TrainConfig, dict[str, float]]:
+def choose(task: Task, head: HeadName) -> tuple[str, TrainConfig, dict[str, float]]:
     """Return the variant of a head that is best on the training groups, its options, and the accuracy of each."""
     configs = variants(head)
-    accuracies = {name: validation_accuracy(data, config) for name, config in configs.items()}
+    accuracies = {name: validation_accuracy(task, f"{head}, {name}", config) for name, config in configs.items()}
     print(head, accuracies, file=sys.stderr)
     best = max(accuracies, key=lambda name: accuracies[name])
     return best, configs[best], accuracies
 
 
-def row_of(data: Path, config: TrainConfig, validation: float) -> dict[str, Any]:
-    values = test_accuracies(data, config)
+def row_of(task: Task, name: str, config: TrainConfig, validation: float) -> dict[str, Any]:
+    values = test_accuracies(task, name, config)
     return {
         "validation_accuracy": validation,
         "test_accuracy": statistics.mean(values),
@@ -98,12 +120,14 @@ def row_of(data: Path, config: TrainConfig, validation: float) -> dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    data = parser.parse_args().data
+    parser.add_argument("--out", type=Path, default=Path("fc6_heads_out"), help="runs that are finished here are kept")
+    args = parser.parse_args()
+    task = load_task(args.data, args.out)
     fixed = {"lstm, defaults": TrainConfig(), **ORDERLESS}
-    rows = {name: row_of(data, config, validation_accuracy(data, config)) for name, config in fixed.items()}
+    rows = {name: row_of(task, name, c, validation_accuracy(task, name, c)) for name, c in fixed.items()}
     for head in HEADS:
-        variant, config, accuracies = choose(data, head)
-        rows[head] = {**row_of(data, config, accuracies[variant]), "options": variant, "validation": accuracies}
+        variant, config, accuracies = choose(task, head)
+        rows[head] = {**row_of(task, head, config, accuracies[variant]), "options": variant, "validation": accuracies}
         print(head, rows[head], file=sys.stderr)
     validation = {name: row["validation_accuracy"] for name, row in rows.items()}
     claimed = max(TEMPORAL, key=lambda name: validation[name])
