@@ -61,9 +61,9 @@ def _live_lines() -> list[str]:
     live, own = ([row[key] for row in rows] for key in ("live", "own"))
     seeds = ", ".join(f"{100 * value:.1f}" for value in live)
     return [
-        "Deciding live, by a crop that knows the past only (`har evaluate --live`), the stateful network of the embedded set has",
-        f"{percent(sum(live) / len(live))} ({seeds}) instead of {percent(sum(own) / len(own))}: it was trained on crops that know "
-        "the whole video.",
+        "Deciding live, by a crop that knows the past only (`har evaluate --live`), the stateful network of the embedded set",
+        f"has {percent(sum(live) / len(live))} ({seeds}) instead of {percent(sum(own) / len(own))}: it was trained on crops "
+        "that know the whole video.",
     ]
 
 
