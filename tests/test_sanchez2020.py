@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +111,16 @@ def test_the_papers_table_3_adds_up(name: str, side: str) -> None:
     assert len(own) == 10
     assert sum(own.values()) / 10 == pytest.approx(rows[f"{name}, ten {side}"], abs=0.0051)
     assert {word for key in own for word in key.split(" -> ")} <= set(actions.values())
+
+
+def test_a_tree_of_one_camera_is_refused_in_a_line_before_anything_is_read(tmp_path: Path) -> None:
+    root = tmp_path / "nturgb+d_depth_masked"
+    for subject in (1, 3):
+        (root / f"S001C001P00{subject}R001A001").mkdir(parents=True)
+        (root / f"S001C001P00{subject}R001A001/MDepth-00000001.png").write_bytes(b"never read")
+    command = [sys.executable, str(PIPELINES / "sanchez2020.py"), str(root), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert not (tmp_path / "out/frames.zarr").exists()
