@@ -22,7 +22,9 @@ def live_frames(source: str, stream: RawStream) -> Iterator[np.ndarray]:
     """
     if source.isdigit() and not Path(source).exists():
         if stream == "depth":
-            raise VideoError(f"{source}: cameras give colour, and this run reads depth: give a depth file or folder")
+            raise VideoError(
+                f"camera {source}: cameras give colour, and this run reads depth: give a depth file or folder"
+            )
         return _camera_frames(int(source))
     path = Path(source).expanduser()
     if stream == "depth":
