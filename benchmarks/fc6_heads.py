@@ -87,7 +87,9 @@ def validation_accuracy(task: Task, name: str, config: TrainConfig) -> float:
     """Return the mean accuracy over the held-out parts of the training groups."""
     jobs = plan_jobs(task.parts, task.out / "validation" / name)
     outcomes = run_jobs(task.store, [task.features], task.records, jobs, config)
-    return statistics.mean(float(outcome.summary.val_accuracy or 0) for outcome in outcomes)
+    found = [run.summary.val_accuracy for run in outcomes if run.summary.val_accuracy is not None]
+    assert len(found) == len(task.parts)
+    return statistics.mean(found)
 
 
 def test_accuracies(task: Task, name: str, config: TrainConfig) -> list[float]:

@@ -83,7 +83,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, object]:
             start = time.perf_counter()
             work()
             if number:
-                seconds[way].append(round(time.perf_counter() - start, 4))
+                seconds[way].append(time.perf_counter() - start)
     medians = {way: statistics.median(values) for way, values in seconds.items()}
     one, other = load(folder / "store.zarr"), load(folder / "store.pack")
     return {

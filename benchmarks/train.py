@@ -145,7 +145,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, object]:
         for name, work in ways.items():
             elapsed = timed(work, device)
             if number:
-                seconds[name].append(round(elapsed, 4))
+                seconds[name].append(elapsed)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     best_usual = min(value for name, value in medians.items() if name.startswith("usual"))
     return {

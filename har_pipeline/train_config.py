@@ -94,7 +94,7 @@ class TrainConfig:
     Source: Orozco 2020, algorithm 2 and section 3: epochs, batch size, RMSProp, units; it names no learning rate, so
     Keras's default stands here, which is also Lakhal's (2018, section 4). `standardise` is ours: the papers feed plain
     features (`standardise=False`). On three held-out parts of the training groups of real VGG16 fc6 features
-    it changed the LSTM's accuracy by nothing, dropout by 0.2 points (benchmarks/fc6_heads.py): the defaults have none.
+    it once changed the LSTM's accuracy by nothing, dropout by 0.2 points: the defaults have none.
     """
 
     head: HeadName = "lstm"

@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(*command: str) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, *command], check=True, capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, *command], check=False, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 

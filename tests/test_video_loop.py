@@ -140,13 +140,13 @@ def test_a_gradient_ends_at_its_window(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(state is not None for state in states)
 
 
-def test_the_state_gradient_of_a_video_is_that_of_one_long_window() -> None:
+def test_the_state_gradient_of_a_video_is_that_of_one_long_window(monkeypatch: pytest.MonkeyPatch) -> None:
     learner = learner_on({"0-1": 24, "1-1": 24})
     learner.state_gradient = "video"
     network, batch = learner.network, only_batch(learner)
     # Without normalisation by the batch and dropout, three windows of 8 frames are one of 24 but for the answers between.
     network.eval()
-    network.train = lambda mode=True: network  # type: ignore[method-assign]
+    monkeypatch.setattr(network, "train", lambda: network)
     labels = learner.frames.labels[torch.from_numpy(batch.rows)]
     whole = learner.frames.clips(batch.rows, batch.indices.reshape(2, 24))
     losses = [nn.functional.cross_entropy(network(whole[:, : 8 * n])[0], labels) for n in (1, 2, 3)]
