@@ -221,8 +221,8 @@ def streams_block() -> str:
             "`benchmarks/results/two_stream_ut_interaction.json`. The configuration that was named in advance is Lakhal's: "
             f"{head} on each stream, {rule} of the answers:",
             f"{with_interval(row)}. {claimed['verdict']}",
-            "Mid fusion is `--mid-fusion hidden --fusion-op sum`: an encoder for each stream, their hidden states added; empty: not",
-            "measured.",
+            "Mid fusion is `--mid-fusion hidden --fusion-op sum`: an encoder for each stream, their hidden states added;",
+            "empty: not measured.",
         ]
     )
 
