@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +18,6 @@ from har_pipeline.video import flow as flow_module
 from har_pipeline.video import raft
 from har_pipeline.video.decode import FrameReader
 from har_pipeline.video.flow import compute_flow, opencv_method, to_grey
-from har_pipeline.video.flow_cache import FlowCache
-from har_pipeline.video.flow_picture import colour_wheel, flow_to_rgb
 from har_pipeline.video.flow_spec import RAFT_URLS, FarnebackParams, FlowSpec, Tvl1Params
 
 HAS_OPENCV_TVL1 = hasattr(cv2, "optflow")
@@ -327,102 +324,3 @@ def test_spec_cache_and_picture_load_no_torch() -> None:
         "import sys, har_pipeline.video.flow_cache, har_pipeline.video.flow_picture; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_cache_gives_back_what_was_computed(tmp_path: Path, walking: RenderedVideo) -> None:
-    spec, size = QUICK_TVL1, (120, 160)
-    flow = compute_flow(*pairs_of(walking, (20,)), spec, "cpu", compiled=False)[0].numpy()
-    cache = FlowCache(tmp_path / "flows")
-    assert cache.get("video", (20, 21), spec, size) is None
-    cache.put("video", (20, 21), spec, size, flow)
-    found = cache.get("video", (20, 21), spec, size)
-    assert found is not None
-    assert found.dtype == np.float32
-    assert np.array_equal(found, flow)
-    assert np.array_equal(np.load(cache.path("video", (20, 21), spec, size)), flow.astype(np.float16))
-    for other in (
-        cache.get("film", (20, 21), spec, size),
-        cache.get("video", (21, 22), spec, size),
-        cache.get("video", (20, 21), FlowSpec(), size),
-        cache.get("video", (20, 21), spec, (160, 120)),
-    ):
-        assert other is None
-    assert [path.name for path in (tmp_path / "flows").rglob("*.partial")] == []
-
-
-def test_a_damaged_file_is_none_and_is_replaced(tmp_path: Path) -> None:
-    cache, spec, size = FlowCache(tmp_path), FlowSpec(), (6, 8)
-    flow = np.random.default_rng(0).normal(size=(6, 8, 2)).astype(np.float16).astype(np.float32)
-    path = cache.path("video", (0, 1), spec, size)
-    cache.put("video", (0, 1), spec, size, flow)
-    whole = path.read_bytes()
-    flipped = bytearray(whole)
-    flipped[150] ^= 1
-    for damaged in (b"", whole[:3], whole[:-4], whole[:-100], bytes(flipped), whole + b"x"):
-        path.write_bytes(damaged)
-        assert cache.get("video", (0, 1), spec, size) is None
-    cache.put("video", (0, 1), spec, size, flow)
-    assert np.array_equal(cache.get("video", (0, 1), spec, size), flow)
-
-
-def test_cache_takes_only_rounded_flow_of_the_size(tmp_path: Path) -> None:
-    cache = FlowCache(tmp_path)
-    with pytest.raises(ValueError, match="float16"):
-        cache.put("video", (0, 1), FlowSpec(), (2, 2), np.full((2, 2, 2), 0.1, np.float32))
-    with pytest.raises(ValueError, match="frames"):
-        cache.put("video", (0, 1), FlowSpec(), (2, 3), np.zeros((2, 2, 2), np.float32))
-
-
-def test_a_kill_while_writing_leaves_nothing_that_counts(tmp_path: Path) -> None:
-    """The process ends in the middle of the first file; what is left is no flow, and the next run writes it."""
-    code = (
-        "import os, sys, numpy as np\n"
-        "from pathlib import Path\n"
-        "from har_pipeline.video.flow_cache import FlowCache\n"
-        "from har_pipeline.video.flow_spec import FlowSpec\n"
-        "def torn(path, data):\n"
-        "    with open(path, 'wb') as file: file.write(data[: len(data) // 2])\n"
-        "    os._exit(9)\n"
-        "Path.write_bytes = torn\n"
-        "FlowCache(Path(sys.argv[1])).put('video', (0, 1), FlowSpec(), (6, 8), np.zeros((6, 8, 2), np.float32))\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, env=environment).returncode == 9
-    cache = FlowCache(tmp_path)
-    assert len(list(tmp_path.rglob("*.partial"))) == 1
-    assert cache.get("video", (0, 1), FlowSpec(), (6, 8)) is None
-    cache.put("video", (0, 1), FlowSpec(), (6, 8), np.ones((6, 8, 2), np.float32))
-    found = cache.get("video", (0, 1), FlowSpec(), (6, 8))
-    assert found is not None
-    assert found.min() == 1
-
-
-def test_colour_wheel_is_the_published_one() -> None:
-    wheel = colour_wheel()
-    assert wheel.shape == (55, 3)
-    expected = {0: (255, 0, 0), 14: (255, 238, 0), 15: (255, 255, 0), 21: (0, 255, 0), 25: (0, 255, 255)}
-    expected |= {26: (0, 232, 255), 36: (0, 0, 255), 49: (255, 0, 255), 54: (255, 0, 43)}
-    for index, colour in expected.items():
-        np.testing.assert_allclose(wheel[index], colour, atol=1, err_msg=str(index))
-
-
-def test_picture_of_a_flow() -> None:
-    vectors = [(0, 0), (5, 0), (0, 5), (-5, 0), (0, -5), (2.5, 0), (7, 0)]
-    picture = flow_to_rgb(np.array([vectors], np.float32), 5.0)
-    assert picture.dtype == np.uint8
-    assert picture.shape == (1, 7, 3)
-    still, right, down, left, up, slower, too_fast = picture[0].astype(int)
-    assert tuple(still) == (255, 255, 255)
-    assert right[0] == 255
-    assert right[1:].max() < 45
-    assert down[0] > 200
-    assert down[1] > 200
-    assert down[2] == 0
-    assert left[0] == 0
-    assert left[1:].min() > 200
-    assert up[2] == 255
-    assert up[1] < 45
-    np.testing.assert_allclose(slower, (255 + right) / 2, atol=1)
-    np.testing.assert_allclose(too_fast, right * 0.75, atol=1)
-    with pytest.raises(ValueError, match="max_px"):
-        flow_to_rgb(np.zeros((2, 2, 2), np.float32), 0.0)
