@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from har_pipeline.categories import Grouping, GroupResult
 from har_pipeline.errors import RunError
 from har_pipeline.evaluate import Evaluation, evaluate_run, evaluate_scores, write_evaluation
+from har_pipeline.job_plan import planned_runs, unfinished_runs
 from har_pipeline.metrics import Interval, wilson_interval
 from har_pipeline.run_folder import RUN_JSON, read_run, write_json
 from har_pipeline.scores import concat_scores, select_part
@@ -109,29 +109,22 @@ def fold_folders(folder: Path) -> list[Path]:
 def unfinished_folds(folder: Path) -> list[str]:
     """Return a sentence if folds are missing beside those of a folder, nothing if none is known to be.
 
-    They show in numbers that are skipped, in folders of runs in the making, and, where the folds of the protocol test every
-    video once (`PARTITIONS`), in videos that none tests.
+    The job's plan tells; of folds that were trained one by one, where those of the protocol test every video once
+    (`PARTITIONS`), videos that none tests.
     """
-    runs = {int(path.name[5:]): read_run(path) for path in fold_folders(folder)}
-    if not runs:
-        return []
-    begun = {int(found[1]) for path in folder.iterdir() if (found := re.match(r"\.split(\d+)\.partial", path.name))}
-    known = sorted((set(range(max(runs))) | begun) - set(runs))
+    if planned_runs(folder) is not None:
+        return unfinished_runs(folder)
+    runs = [read_run(path) for path in fold_folders(folder)]
     learned, tested = set[str](), set[str]()
-    for run in runs.values():
+    for run in runs:
         tested.update(run.split.test)
         learned.update(run.split.train, run.split.val)
-    partition = all(run.split.protocol in PARTITIONS for run in runs.values())
-    untested = len(learned - tested) if partition else 0
-    if not known and not untested:
+    if not (learned - tested and all(run.split.protocol in PARTITIONS for run in runs)):
         return []
-    names = f", among them {', '.join(f'split{i}' for i in known)}" if known else ""
-    videos = (
-        f": {untested} of {len(learned | tested)} videos are tested by none of the {len(runs)} folds"
-        if untested
-        else ""
-    )
-    return [f"folds are missing{names}{videos}; the job was interrupted or still runs: run the same `har train` again"]
+    return [
+        f"folds are missing: {len(learned - tested)} of {len(learned | tested)} videos are tested by none of the {len(runs)} "
+        "folds"
+    ]
 
 
 def evaluate_folds(folder: Path, *, part: str = "test", grouping: Grouping | None = None) -> FoldsEvaluation:

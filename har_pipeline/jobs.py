@@ -16,6 +16,7 @@ from typing import Any
 from har_pipeline.datasets import FeatureTable
 from har_pipeline.errors import RunError
 from har_pipeline.fit import Epoch
+from har_pipeline.job_plan import Plan, write_plan
 from har_pipeline.records import Split, VideoRecord
 from har_pipeline.run_folder import HEAD, RUN_JSON, VIDEO, RunSummary, features_sha256, labels_sha256, split_info
 from har_pipeline.train import TrainSource, classes_of, load_training_features, stored_checksums, train_head
@@ -25,11 +26,12 @@ from har_pipeline.video_config import VideoTrainConfig
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run of a job: its split, its seed, its folder."""
+    """One run of a job: its split, its seed, its folder; plan: all runs of the job, None of a run that stands alone."""
 
     split: Split
     seed: int
     folder: Path
+    plan: Plan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +53,13 @@ def plan_jobs(
     if repeats < 1:
         raise RunError(f"--repeats must be at least 1, not {repeats}")
     several = len(splits) > 1 if folds is None else folds
-    jobs = []
+    found = []
     for number in range(seed, seed + repeats):
         base = out / f"seed{number}" if repeats > 1 else out
-        jobs += [Job(split, number, base / f"split{split.index}" if several else base) for split in splits]
-    return jobs
+        found += [(split, number, base / f"split{split.index}" if several else base) for split in splits]
+    plan = Plan(out, tuple(folder.relative_to(out).as_posix() for _, _, folder in found))
+    alone = not several and repeats == 1
+    return [Job(split, number, folder, None if alone else plan) for split, number, folder in found]
 
 
 def finished_run(
@@ -176,7 +180,12 @@ def train_unfinished(
     train: Callable[[Job], RunSummary | None],
     on_done: Callable[[Outcome], None],
 ) -> list[Outcome]:
-    """Train the jobs that `finished` has no summary of, in its order; a job whose `train` returns None is left out."""
+    """Train the jobs that `finished` has no summary of, in its order; a job whose `train` returns None is left out.
+
+    What was planned is written first.
+    """
+    for plan in {job.plan for job in finished if job.plan is not None}:
+        write_plan(plan)
     outcomes = []
     for job, kept in finished.items():
         summary = kept or train(job)

@@ -22,6 +22,7 @@ from har_pipeline.folds import (
     summarise_folds,
     unfinished_folds,
 )
+from har_pipeline.job_plan import planned_runs, unfinished_runs
 from har_pipeline.metrics import Interval
 from har_pipeline.records import Scores
 from har_pipeline.run_folder import RUN_JSON, SCORES, write_json
@@ -76,13 +77,10 @@ def repeat_folders(folder: Path) -> list[Path]:
 
 def unfinished(folder: Path) -> list[str]:
     """Return what is known to be missing of a job: repeats or folds; nothing for a single run or a finished job."""
+    if planned_runs(folder) is not None:
+        return unfinished_runs(folder)
     repeats = repeat_folders(folder)
-    notes = [f"{path.name}: {text}" for path in repeats for text in unfinished_folds(path)] or unfinished_folds(folder)
-    if len(repeats) == 1:
-        # A job of one repeat has no folder `seed<k>`.
-        only = f"{repeats[0].name} is the only repeat here, though several were asked for"
-        notes.append(f"{only}; the job was interrupted or still runs: run the same `har train` again")
-    return notes
+    return [f"{path.name}: {text}" for path in repeats for text in unfinished_folds(path)] or unfinished_folds(folder)
 
 
 def whole_of(one: Evaluation | FoldsEvaluation) -> Evaluation | None:

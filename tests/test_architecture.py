@@ -57,6 +57,7 @@ LAYERS = (
     ("heads/", "streams.py", "convlstm/", "distributed.py", "checkpoint.py", "raw_store.py"),
     ("fit.py", "head_classifier.py", "tensorboard.py"),
     ("run_folder.py",),
+    ("job_plan.py",),
     ("train.py", "evaluate.py"),
     ("video_loop.py",),
     ("video_fit.py",),

@@ -19,6 +19,7 @@ from har_pipeline.compare import compare_members, write_comparison
 from har_pipeline.errors import RunError
 from har_pipeline.fusion import Member, fuse, product_rule
 from har_pipeline.fusion_files import load_members, run_folders
+from har_pipeline.job_plan import Plan, write_plan
 from har_pipeline.metrics import wilson_interval
 from har_pipeline.records import Scores, Split
 from har_pipeline.run_folder import load_run
@@ -239,55 +240,13 @@ def test_members_know_their_stream_and_what_they_learned_from(work: Path) -> Non
     assert [m.name for m in load_members([work / "rgb/split0", work / "flow/split0"])] == ["rgb/split0", "flow/split0"]
 
 
-def in_protocol(folder: Path, protocol: str) -> None:
-    """Change the protocol of the runs below a folder."""
-    for path in folder.rglob("split.json"):
-        path.write_text(json.dumps({**json.loads(path.read_text()), "protocol": protocol}))
-
-
-def test_an_interrupted_job_is_said_to_be_one(work: Path, tmp_path: Path) -> None:
-    # Two folds of three test 18 of 27 videos: the last is not there, and nothing else tells of it.
-    for seed in (0, 1):
-        shutil.copytree(work / "rgb", tmp_path / f"job/seed{seed}")
-    in_protocol(tmp_path / "job", "leave_one_group_out")
-    lacking = "folds are missing: 9 of 27 videos are tested by none of the 2 folds"
-    result = har("evaluate", tmp_path / "job/seed0")
-    assert lacking in result.stderr
-    assert result.stderr.count("folds are missing") == 1
-    whole = har("evaluate", tmp_path / "job")
-    assert f"seed0: {lacking}" in whole.stderr
-    assert f"seed1: {lacking}" in whole.stderr
-    assert "only repeat" not in whole.stderr
-    shutil.rmtree(tmp_path / "job/seed1")
-    result = har("evaluate", tmp_path / "job")
-    assert "seed0 is the only repeat here" in result.stderr
-    assert "mean over 1 repeat:" in result.stdout
-    assert "sd" not in result.stdout
-    values = json.loads(har("evaluate", tmp_path / "job", "--json").stdout)
-    assert [values[name] for name in ("sd_top1", "sd_class", "pooled_sd")] == [None] * 3
-    assert any(lacking in text for text in values["notes"])
-
-
-def test_folds_that_are_skipped_or_in_the_making_are_missing(work: Path, tmp_path: Path) -> None:
-    shutil.copytree(work / "rgb", tmp_path / "job")
-    assert "missing" not in har("evaluate", tmp_path / "job").stderr
-    (tmp_path / "job/.split2.partial-99").mkdir()
-    (tmp_path / "job/.split1.partial-98").mkdir()
-    assert "folds are missing, among them split2; the job" in har("evaluate", tmp_path / "job").stderr
-    shutil.rmtree(tmp_path / "job/split0")
-    result = har("evaluate", tmp_path / "job")
-    assert "folds are missing, among them split0, split2; the job" in result.stderr
-    assert "mean over 1 split:" in result.stdout
-    assert "(sd" not in result.stdout
-
-
 def test_a_fusion_of_an_interrupted_job_says_so(work: Path, tmp_path: Path) -> None:
     for name in ("rgb", "flow"):
         shutil.copytree(work / name, tmp_path / name)
-        (tmp_path / name / ".split2.partial").mkdir()
+        write_plan(Plan(tmp_path / name, ("split0", "split1", "split2")))
     for command in ("fuse", "compare"):
         result = har(command, tmp_path / "rgb", tmp_path / "flow", "-o", tmp_path / command)
-        assert f"NOTE: {tmp_path / 'rgb'}: folds are missing, among them split2" in result.stderr
+        assert f"NOTE: {tmp_path / 'rgb'}: 1 of 3 runs are missing (split2)" in result.stderr
 
 
 def test_repeats_have_an_interval_and_groups(work: Path, tmp_path: Path) -> None:

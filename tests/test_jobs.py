@@ -16,7 +16,7 @@ from har_pipeline.jobs import Job, Outcome, plan_jobs, run_jobs
 from har_pipeline.pack import pack_features
 from har_pipeline.packed_store import PackedStore
 from har_pipeline.records import Split, VideoRecord
-from har_pipeline.repeats import evaluate_repeats, repeat_folders
+from har_pipeline.repeats import evaluate_repeats, repeat_folders, unfinished
 from har_pipeline.run_folder import load_run
 from har_pipeline.store import FeatureStore, VideoSource
 from har_pipeline.sweep import parse_axis, plan_points, run_sweep
@@ -106,10 +106,14 @@ def test_a_crash_resumes_at_the_unfinished_fold(task: Task, tmp_path: Path, monk
     monkeypatch.setattr(train, "fit_head", crash)
     with pytest.raises(KeyboardInterrupt):
         task.run(planned)
-    assert [path.name for path in sorted((tmp_path / "job").iterdir())] == ["split0"]
+    assert [path.name for path in sorted((tmp_path / "job").iterdir())] == ["job.json", "split0"]
+    assert unfinished(tmp_path / "job")[0].startswith(
+        "2 of 3 runs are missing (split1, split2): the job was interrupted"
+    )
     before = (tmp_path / "job/split0/run.json").stat().st_mtime_ns
     outcomes = task.run(planned)
     assert [outcome.kept for outcome in outcomes] == [True, False, False]
+    assert unfinished(tmp_path / "job") == []
     assert len(trained) == 4
     assert (tmp_path / "job/split0/run.json").stat().st_mtime_ns == before
     assert [outcome.summary for outcome in task.run(planned)] == [outcome.summary for outcome in outcomes]
@@ -295,5 +299,5 @@ def test_progress_names_the_run(task: Task, tmp_path: Path) -> None:
         on_epoch=lambda job, epoch: told.append((job.seed, job.split.index, epoch.epoch)),
     )
     assert told == [(0, 0, 1), (0, 0, 2), (0, 0, 3), (0, 1, 1), (0, 1, 2), (0, 1, 3)]
-    unfinished = plan_jobs(task.splits[2:], tmp_path / "job", folds=True)[0]
-    assert jobs.finished_run(unfinished, SMALL, [task.name], task.records, dict) is None
+    unmade = plan_jobs(task.splits[2:], tmp_path / "job", folds=True)[0]
+    assert jobs.finished_run(unmade, SMALL, [task.name], task.records, dict) is None

@@ -1,0 +1,91 @@
+"""An interrupted job is told from a finished one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from feature_sets import blobs, feature_store, manifest, split_of
+from typer.testing import CliRunner, Result
+
+from har_pipeline.cli import app
+from har_pipeline.errors import RunError
+from har_pipeline.job_plan import Plan, planned_runs, unfinished_runs, write_plan
+from har_pipeline.jobs import plan_jobs, run_jobs
+from har_pipeline.train_config import TrainConfig
+
+CLASSES = ("boxing", "running", "walking")
+
+
+def har(command: str, folder: Path, *options: str) -> Result:
+    result = CliRunner().invoke(app, [command, str(folder), *options])
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished job of three folds and two seeds."""
+    folder = tmp_path_factory.mktemp("job_plan")
+    features, labels = blobs(CLASSES, 6)
+    store, name = feature_store(folder / "store.zarr", features)
+    parts = [[v for v in labels if int(v[-1]) % 3 == k] for k in range(3)]
+    splits = [split_of([v for v in labels if v not in part], part, index=k) for k, part in enumerate(parts)]
+    config = TrainConfig(head="mean_pool", device="cpu")
+    run_jobs(store, [name], manifest(labels), plan_jobs(splits, folder / "job", repeats=2), config)
+    return folder / "job"
+
+
+def test_a_plan_of_runs(tmp_path: Path) -> None:
+    write_plan(Plan(tmp_path, ("seed0/split0", "seed0/split1", "seed10/split0")))
+    assert [path.name for path in tmp_path.iterdir()] == ["job.json"]
+    assert planned_runs(tmp_path) == ("seed0/split0", "seed0/split1", "seed10/split0")
+    assert planned_runs(tmp_path / "seed0") == ("split0", "split1")
+    assert planned_runs(tmp_path / "seed1") is None
+    assert planned_runs(tmp_path / "seed0/split0") is None
+
+
+def test_a_plan_that_cannot_be_read(tmp_path: Path) -> None:
+    for text in ("{", "[]", "{}"):
+        (tmp_path / "job.json").write_text(text)
+        with pytest.raises(RunError, match=r"job\.json cannot be read .*again to replace it"):
+            planned_runs(tmp_path)
+
+
+def test_what_is_missing_is_counted_and_named(job: Path, tmp_path: Path) -> None:
+    assert unfinished_runs(job) == []
+    assert "missing" not in har("evaluate", job).stderr
+    shutil.copytree(job, tmp_path / "job")
+    for name in ("seed0/split1", "seed1/split1"):
+        shutil.rmtree(tmp_path / "job" / name)
+    result = har("evaluate", tmp_path / "job")
+    assert result.stderr.count("missing") == 1
+    assert (
+        "2 of 6 runs are missing (seed0/split1, seed1/split1): the job was interrupted or still runs" in result.stderr
+    )
+    one = har("evaluate", tmp_path / "job/seed0")
+    assert "1 of 3 runs are missing (split1)" in one.stderr
+    shutil.rmtree(tmp_path / "job/seed1")
+    result = har("evaluate", tmp_path / "job")
+    assert "4 of 6 runs are missing (seed0/split1, seed1/split0, seed1/split1, seed1/split2)" in result.stderr
+    assert "mean over 1 repeat:" in result.stdout
+    assert "sd" not in result.stdout
+    values = json.loads(har("evaluate", tmp_path / "job", "--json").stdout)
+    assert [values[name] for name in ("sd_top1", "sd_class", "pooled_sd")] == [None] * 3
+    assert any("4 of 6 runs" in text for text in values["notes"])
+
+
+def test_folds_without_a_plan_lack_videos(job: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        for fold in (0, 1):
+            shutil.copytree(job / f"seed{seed}/split{fold}", tmp_path / f"job/seed{seed}/split{fold}")
+    assert "missing" not in har("evaluate", tmp_path / "job").stderr
+    for path in (tmp_path / "job").rglob("split.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "protocol": "leave_one_group_out"}))
+    lacking = "folds are missing: 6 of 18 videos are tested by none of the 2 folds"
+    whole = har("evaluate", tmp_path / "job")
+    assert f"seed0: {lacking}" in whole.stderr
+    assert f"seed1: {lacking}" in whole.stderr
+    assert har("evaluate", tmp_path / "job/seed0").stderr.count(lacking) == 1
