@@ -88,8 +88,7 @@ def _convlstm_lines(content: dict[str, Any]) -> list[str]:
     lines = [
         f"Seconds per clip, 60 classes, depth, batches of 12 and 6 ({content['machine']}, {content['result']['threads']} "
         "threads); rivals: Keras 3 on torch,",
-        "and a ConvLSTM step by step as PyTorch users write it, the faster of the two (convlstm.json; at commit "
-        f"{content['commit']}, the layer has been changed since and not timed again):",
+        "and a ConvLSTM step by step as PyTorch users write it, the faster of the two (convlstm.json):",
         "",
         "| network | | ours fp32 | ours bf16 | rival / ours, fp32 | rival / ours, bf16 | rival in fp32 / ours in bf16 |",
         "|---|---|---|---|---|---|---|",
