@@ -132,7 +132,8 @@ def _endless(
 ) -> Iterator[VideoBatch]:
     rng, size = np.random.default_rng(config.seed), config.videos_per_batch
     while True:
-        batches = list(arrange(network, lengths, rows, size, whole=config.long_videos == "whole", rng=rng))
+        whole = config.long_videos == "whole"
+        batches = list(arrange(network, lengths, rows, size, whole=whole, rng=rng, augment=config.augment))
         full = [batch for batch in batches if len(batch.rows) == size]
         yield from full or batches
 

@@ -296,6 +296,8 @@ def config_notes(config: VideoTrainConfig) -> list[str]:
         )
     if config.state_gradient != "window":
         notes.append("the gradient went through the state of whole videos; the paper cuts it off at each window")
+    if config.augment:
+        notes.append(f"training frames were moved and scaled by up to {100 * config.augment:g} %; the paper's are not")
     return notes
 
 

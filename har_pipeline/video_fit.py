@@ -208,6 +208,7 @@ def _train_epoch(state: _Progress, rows: np.ndarray, on_batch: OnBatch | None) -
             config.videos_per_batch * learner.world.size,
             whole=config.long_videos == "whole",
             rng=rng,
+            augment=config.augment,
         )
     )
     # Loss, videos right: of this process; predictions, videos: of all.

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from har_pipeline.convlstm.augment import draw_views, take_views
 from har_pipeline.convlstm.frames import Frames
 from har_pipeline.convlstm.networks import RawNetwork, detach_state
 from har_pipeline.convlstm.windows import (
@@ -38,10 +39,14 @@ ADAM_EPSILON = 1e-7
 
 @dataclass(frozen=True, slots=True)
 class VideoBatch:
-    """Videos that go through the network together: their rows (B,), and (B, n, T) the frame numbers of n windows each."""
+    """Videos that go through the network together: their rows (B,), and (B, n, T) the frame numbers of n windows each.
+
+    views: (B, 4) of `convlstm.augment`; None = the frames as they are.
+    """
 
     rows: np.ndarray
     indices: np.ndarray
+    views: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +65,25 @@ def arrange(
     *,
     whole: bool = False,
     rng: np.random.Generator | None = None,
+    augment: float = 0.0,
 ) -> Iterator[VideoBatch]:
     """Yield the videos `rows` in batches with the frames that the network sees of each; see `convlstm.windows`.
 
     lengths: frames of every video of the table. rng: shuffles, and draws a stateless network's clips; None as in tests.
-    whole: all windows of videos of more than 300 frames.
+    whole: all windows of videos of more than 300 frames. augment: how far `rng` moves and scales the frames of a video.
     """
     if network.stateful:
         kept = [stateful_length(int(lengths[row]), network.clip_len, whole=whole) for row in rows]
-        for batch in length_batches(rows, kept, batch_size, rng):
-            yield VideoBatch(
-                batch, np.stack([stateful_indices(int(lengths[v]), network.clip_len, whole=whole) for v in batch])
-            )
-        return
-    for batch in plain_batches(rows, batch_size, rng):
-        yield VideoBatch(
-            batch, np.stack([stateless_indices(int(lengths[v]), network.clip_len, rng) for v in batch])[:, None]
-        )
+        batches = length_batches(rows, kept, batch_size, rng)
+    else:
+        batches = plain_batches(rows, batch_size, rng)
+    for batch in batches:
+        if network.stateful:
+            indices = np.stack([stateful_indices(int(lengths[v]), network.clip_len, whole=whole) for v in batch])
+        else:
+            indices = np.stack([stateless_indices(int(lengths[v]), network.clip_len, rng) for v in batch])[:, None]
+        views = draw_views(len(batch), augment, rng) if augment and rng is not None else None
+        yield VideoBatch(batch, indices, views)
 
 
 class Learner:
@@ -125,29 +132,30 @@ class Learner:
         Source: Sanchez-Caballero 2020, section 4.2; the state gradient `video` is ours.
         """
         own, share = self.world.part(batch.rows)
-        rows, indices = batch.rows[own], batch.indices[own]
+        part = VideoBatch(batch.rows[own], batch.indices[own], None if batch.views is None else batch.views[own])
         self.network.train()
-        labels = self.frames.labels[torch.from_numpy(rows).to(self.frames.device)]
+        labels = self.frames.labels[torch.from_numpy(part.rows).to(self.frames.device)]
         if self.state_gradient == "video":
-            losses, votes = self._train_together(rows, indices, labels, share, next(rates))
+            losses, votes = self._train_together(part, labels, share, next(rates))
         else:
-            losses, votes = self._train_apart(rows, indices, labels, share, rates)
+            losses, votes = self._train_apart(part, labels, share, rates)
         reported = tuple(loss.detach() * len(batch.rows) / self.world.size for loss in losses)
         return BatchResult(reported, (votes.argmax(dim=1) == labels).sum() * bool(share))
 
     def _train_apart(
-        self, rows: np.ndarray, indices: np.ndarray, labels: torch.Tensor, share: float, rates: Iterator[float]
+        self, part: VideoBatch, labels: torch.Tensor, share: float, rates: Iterator[float]
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Update after each window of the second half; return their losses and the weighted probabilities (B, K)."""
-        silent = silent_windows(indices.shape[1])
+        windows = part.indices.shape[1]
+        silent = silent_windows(windows)
         state, losses, votes = None, [], torch.zeros((), device=labels.device)
         for window in range(silent):
             with torch.no_grad(), self._autocast():
-                state = self.network.advance(self.frames.clips(rows, indices[:, window]), state)
-        for window, weight in enumerate(window_weights(indices.shape[1])[silent:], silent):
+                state = self.network.advance(self._clips(part, window), state)
+        for window, weight in enumerate(window_weights(windows)[silent:], silent):
             # A context of its own for each window: autocast keeps its copies of the weights as long as one lasts.
             with self._autocast():
-                logits, state = self._forward(self.frames.clips(rows, indices[:, window]), state)
+                logits, state = self._forward(self._clips(part, window), state)
             logits = logits.float()
             loss = nn.functional.cross_entropy(logits, labels) * share
             self._update(loss, next(rates))
@@ -157,18 +165,22 @@ class Learner:
         return losses, votes
 
     def _train_together(
-        self, rows: np.ndarray, indices: np.ndarray, labels: torch.Tensor, share: float, rate: float
+        self, part: VideoBatch, labels: torch.Tensor, share: float, rate: float
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Update once, by the mean loss of all windows; return as `_train_apart`."""
         state, losses, votes = None, [], torch.zeros((), device=labels.device)
         with self._autocast():
-            for window, weight in enumerate(window_weights(indices.shape[1])):
-                logits, state = self._forward(self.frames.clips(rows, indices[:, window]), state)
+            for window, weight in enumerate(window_weights(part.indices.shape[1])):
+                logits, state = self._forward(self._clips(part, window), state)
                 logits = logits.float()
                 losses.append(nn.functional.cross_entropy(logits, labels) * share)
                 votes = votes + weight * logits.detach().softmax(dim=1)
         self._update(torch.stack(losses).mean(), rate)
         return losses, votes
+
+    def _clips(self, batch: VideoBatch, window: int) -> torch.Tensor:
+        clips = self.frames.clips(batch.rows, batch.indices[:, window])
+        return clips if batch.views is None else take_views(clips, batch.views)
 
     def _update(self, loss: torch.Tensor, rate: float) -> None:
         self.optimizer.zero_grad()

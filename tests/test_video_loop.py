@@ -11,6 +11,7 @@ import torch
 from raw_sets import SIZE, drawn_videos, table_of
 from torch import nn
 
+from har_pipeline.convlstm.augment import take_views
 from har_pipeline.convlstm.frames import Frames
 from har_pipeline.convlstm.layer import State
 from har_pipeline.convlstm.networks import RawNetwork, build_network
@@ -225,6 +226,25 @@ def test_stateless_clips_are_drawn_in_training_and_the_middle_in_tests() -> None
         for batch in arrange(learner.network, lengths, rows, 12, rng=np.random.default_rng(seed))
     }
     assert len(starts) == 5
+
+
+@pytest.mark.parametrize("model", ["convlstm-stateless", "convlstm-stateful"])
+def test_augmented_videos_are_seen_in_their_views(model: str) -> None:
+    learner = learner_on({"0-1": 8, "1-1": 8, "1-2": 8}, model)
+    lengths, rows = learner.frames.lengths, np.arange(3)
+    rng = np.random.default_rng(0)
+    (plain,) = arrange(learner.network, lengths, rows, 12, augment=0.3)
+    (batch,) = arrange(learner.network, lengths, rows, 12, rng=rng, augment=0.3)
+    assert plain.views is None
+    assert batch.views is not None
+    torch.manual_seed(5)
+    network = learner.network.train()
+    with torch.no_grad():
+        logits, _ = network(take_views(learner.frames.clips(batch.rows, batch.indices[:, 0]), batch.views))
+    labels = learner.frames.labels[torch.from_numpy(batch.rows)]
+    torch.manual_seed(5)
+    (loss,) = learner.train_batch(batch, itertools.repeat(0.0)).losses
+    assert float(loss) == pytest.approx(float(nn.functional.cross_entropy(logits, labels, reduction="sum")), rel=1e-5)
 
 
 def test_the_loss_is_summed_over_videos_and_correct_counts_them() -> None:

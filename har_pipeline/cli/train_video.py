@@ -81,6 +81,14 @@ StateGradientOption = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
+Augment = Annotated[
+    float,
+    typer.Option(
+        help="Move and scale the frames of each training video at random by up to this share, as 0.15; the paper does not.",
+        min=0,
+        rich_help_panel=TRAINING,
+    ),
+]
 AllowMissing = Annotated[
     bool, typer.Option(help="Leave out videos whose frames cannot be had.", rich_help_panel=VIDEOS)
 ]
@@ -107,6 +115,7 @@ def train_video(
     features: Features = "",
     long_videos: Long = DEFAULTS.long_videos,
     state_gradient: StateGradientOption = DEFAULTS.state_gradient,
+    augment: Augment = DEFAULTS.augment,
     allow_missing: AllowMissing = False,
     protocol: Protocol = "xsub",
     split: Annotated[str, typer.Option(help="Number of the split, or `all` for every fold (then OUT/split<i>).")] = "0",
@@ -180,6 +189,7 @@ def train_video(
             patience=patience,
             long_videos=long_videos,
             state_gradient=state_gradient,
+            augment=augment,
             precision=precision,
             seed=seed,
             device=own_device,
@@ -248,6 +258,7 @@ def lr_range(
     features: Features = "",
     long_videos: Long = DEFAULTS.long_videos,
     state_gradient: StateGradientOption = DEFAULTS.state_gradient,
+    augment: Augment = DEFAULTS.augment,
     allow_missing: AllowMissing = False,
     protocol: Protocol = "xsub",
     split: Annotated[str, typer.Option(help="Number of the split.")] = "0",
@@ -286,6 +297,7 @@ def lr_range(
         batch_size=batch_size,
         long_videos=long_videos,
         state_gradient=state_gradient,
+        augment=augment,
         precision=precision,
         seed=seed,
         device=device,

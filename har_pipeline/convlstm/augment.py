@@ -1,0 +1,43 @@
+"""Training frames moved and scaled at random, against learning a few people by heart; ours, the papers have none."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+
+def draw_views(count: int, amount: float, rng: np.random.Generator) -> np.ndarray:
+    """Return (count, 4) float64 for as many videos: zoom in y and x, shift in y and x, the latter in shares of the frame.
+
+    Zooms are log-uniform between 1 / (1 + amount) and 1 + amount, shifts uniform between -amount and amount; y and x
+    are drawn apart. Frames are never mirrored: left and right make classes.
+    """
+    zoom = np.exp(rng.uniform(-1, 1, (count, 2)) * math.log1p(amount))
+    return np.concatenate([zoom, rng.uniform(-amount, amount, (count, 2))], axis=1)
+
+
+def take_views(clips: torch.Tensor, views: np.ndarray) -> torch.Tensor:
+    """Return clips (B, T, C, H, W) as seen in `views` (B, 4), all frames of a video in the same one.
+
+    Each pixel is that of the nearest source pixel: depth is never interpolated. What comes from outside is 0.
+    """
+    height, width = clips.shape[-2:]
+    rows, columns = (
+        torch.from_numpy(_source(size, views[:, axis], views[:, 2 + axis])).to(clips.device)
+        for axis, size in enumerate((height, width))
+    )
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None]
+    videos = torch.arange(len(clips), device=clips.device)[:, None, None]
+    pixels = clips.permute(0, 3, 4, 1, 2)[
+        videos, rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None]
+    ]
+    return (pixels * inside[..., None, None]).permute(0, 3, 4, 1, 2)
+
+
+def _source(size: int, zoom: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Return (B, size) int64: the pixel of the source that each pixel shows, also outside of 0 ... size - 1."""
+    centre = (size - 1) / 2
+    seen = (np.arange(size) - centre - size * shift[:, None]) / zoom[:, None] + centre
+    return np.rint(seen).astype(np.int64)
