@@ -1,4 +1,4 @@
-"""What a job of several runs was asked for, kept as job.json beside them: so an interrupted job is told from a finished one."""
+"""What a job of several runs was asked for, kept as plan.json beside them: so an interrupted job is told from a finished one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from har_pipeline.errors import RunError
 from har_pipeline.run_folder import RUN_JSON, write_json
 
-PLAN_JSON = "job.json"
+PLAN_JSON = "plan.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Plan:
 
 
 def write_plan(plan: Plan) -> None:
-    """Write job.json as a whole."""
+    """Write plan.json as a whole."""
     plan.folder.mkdir(parents=True, exist_ok=True)
     partial = plan.folder / f".{PLAN_JSON}.{os.getpid()}.partial"
     write_json(partial, {"runs": list(plan.runs)})
@@ -32,7 +32,7 @@ def write_plan(plan: Plan) -> None:
 def planned_runs(folder: Path) -> tuple[str, ...] | None:
     """Return the runs that a folder was asked for, relative to it: a job, or one seed of a job; None if that is not known.
 
-    Raises: RunError if job.json cannot be read.
+    Raises: RunError if plan.json cannot be read.
     """
     for base, prefix in ((folder, ""), (folder.parent, f"{folder.name}/")):
         path = base / PLAN_JSON

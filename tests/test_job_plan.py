@@ -40,7 +40,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_plan_of_runs(tmp_path: Path) -> None:
     write_plan(Plan(tmp_path, ("seed0/split0", "seed0/split1", "seed10/split0")))
-    assert [path.name for path in tmp_path.iterdir()] == ["job.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
     assert planned_runs(tmp_path) == ("seed0/split0", "seed0/split1", "seed10/split0")
     assert planned_runs(tmp_path / "seed0") == ("split0", "split1")
     assert planned_runs(tmp_path / "seed1") is None
@@ -49,8 +49,8 @@ def test_a_plan_of_runs(tmp_path: Path) -> None:
 
 def test_a_plan_that_cannot_be_read(tmp_path: Path) -> None:
     for text in ("{", "[]", "{}"):
-        (tmp_path / "job.json").write_text(text)
-        with pytest.raises(RunError, match=r"job\.json cannot be read .*again to replace it"):
+        (tmp_path / "plan.json").write_text(text)
+        with pytest.raises(RunError, match=r"plan\.json cannot be read .*again to replace it"):
             planned_runs(tmp_path)
 
 

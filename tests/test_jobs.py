@@ -106,7 +106,7 @@ def test_a_crash_resumes_at_the_unfinished_fold(task: Task, tmp_path: Path, monk
     monkeypatch.setattr(train, "fit_head", crash)
     with pytest.raises(KeyboardInterrupt):
         task.run(planned)
-    assert [path.name for path in sorted((tmp_path / "job").iterdir())] == ["job.json", "split0"]
+    assert [path.name for path in sorted((tmp_path / "job").iterdir())] == ["plan.json", "split0"]
     assert unfinished(tmp_path / "job")[0].startswith(
         "2 of 3 runs are missing (split1, split2): the job was interrupted"
     )
