@@ -1,4 +1,4 @@
-"""What a job of several runs was asked for, kept as plan.json beside them: so an interrupted job is told from a finished one."""
+"""What a job of several runs was asked for, kept as plan.json beside them: an interrupted job is told from a finished one."""
 
 from __future__ import annotations
 
