@@ -34,7 +34,8 @@ def planned_runs(folder: Path) -> tuple[str, ...] | None:
 
     Raises: RunError if plan.json cannot be read.
     """
-    for base, prefix in ((folder, ""), (folder.parent, f"{folder.name}/")):
+    own = folder.absolute()
+    for base, prefix in ((own, ""), (own.parent, f"{own.name}/")):
         path = base / PLAN_JSON
         try:
             runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
@@ -42,8 +43,7 @@ def planned_runs(folder: Path) -> tuple[str, ...] | None:
             continue
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} cannot be read ({error}); run the same `har train` again to replace it") from error
-        own = tuple(name.removeprefix(prefix) for name in runs if name.startswith(prefix))
-        return own or None
+        return tuple(name.removeprefix(prefix) for name in runs if name.startswith(prefix)) or None
     return None
 
 

@@ -47,6 +47,13 @@ def test_a_plan_of_runs(tmp_path: Path) -> None:
     assert planned_runs(tmp_path / "seed0/split0") is None
 
 
+def test_the_folder_one_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_plan(Plan(tmp_path, ("seed0/split0", "seed1/split0")))
+    (tmp_path / "seed0").mkdir()
+    monkeypatch.chdir(tmp_path / "seed0")
+    assert planned_runs(Path()) == ("split0",)
+
+
 def test_a_plan_that_cannot_be_read(tmp_path: Path) -> None:
     for text in ("{", "[]", "{}"):
         (tmp_path / "plan.json").write_text(text)
