@@ -42,7 +42,7 @@ def planned_runs(folder: Path) -> tuple[str, ...] | None:
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path} cannot be read ({error}); run the same `har train` again to replace it") from error
+            raise RunError(f"{path} cannot be read ({error}); run the same training command again to replace it") from error
         return tuple(name.removeprefix(prefix) for name in runs if name.startswith(prefix)) or None
     return None
 
@@ -56,5 +56,5 @@ def unfinished_runs(folder: Path) -> list[str]:
     shown = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
     return [
         f"{len(missing)} of {len(runs)} runs are missing ({shown}): the job was interrupted or still runs; run the same "
-        "`har train` again"
+        "training command again"
     ]
