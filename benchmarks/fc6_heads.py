@@ -36,6 +36,9 @@ VARIANTS = {
     "rmsprop 3e-4": BASE,
     "adamw 1e-3, weight decay 1": DECAYED,
     "adamw 1e-3, weight decay 3, input dropout 0.5": dataclasses.replace(DECAYED, weight_decay=3.0, input_dropout=0.5),
+    "adamw, constant 1e-3, weight decay 3, 24 epochs, the last half averaged": dataclasses.replace(
+        DECAYED, weight_decay=3.0, schedule="constant", epochs=24, average_last=0.5
+    ),
 }
 TEMPORAL: tuple[HeadName, ...] = ("lstm", "gru", "bilstm", "attention", "res_lstm", "stacked_lstm")
 HEADS: tuple[HeadName, ...] = (*TEMPORAL, "vote")
@@ -129,7 +132,8 @@ def main() -> None:
     rows = {name: row_of(task, name, c, validation_accuracy(task, name, c)) for name, c in fixed.items()}
     for head in HEADS:
         variant, config, accuracies = choose(task, head)
-        rows[head] = {**row_of(task, head, config, accuracies[variant]), "options": variant, "validation": accuracies}
+        found = row_of(task, f"{head}, {variant}", config, accuracies[variant])
+        rows[head] = {**found, "options": variant, "validation": accuracies}
         print(head, rows[head], file=sys.stderr)
     validation = {name: row["validation_accuracy"] for name, row in rows.items()}
     claimed = max(TEMPORAL, key=lambda name: validation[name])

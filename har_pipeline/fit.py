@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from har_pipeline.datasets import FeatureBatches, FeatureTable, feature_statistics, take_steps
 from har_pipeline.errors import RunError
@@ -132,6 +133,7 @@ def _fit_by_gradient(
     optimizer = _optimizer(head, config)
     generator = torch.Generator().manual_seed(config.seed)
     weights = _class_weights(head, labels[parts.train], config)
+    averaged = AveragedModel(head) if config.average_last else None
     history: list[Epoch] = []
     best_epoch, best_loss, best_weights = 0, float("inf"), head.state_dict()
     drops = since = 0
@@ -143,6 +145,8 @@ def _fit_by_gradient(
         )
         if not np.isfinite(train_loss):
             raise RunError(f"the loss became {train_loss} in epoch {number}; lower --learning-rate, or standardise")
+        if averaged is not None and number > config.epochs - max(1, round(config.average_last * config.epochs)):
+            averaged.update_parameters(head)
         val_loss, val_accuracy = val_measures(head, data, labels, parts)
         seconds = round(time.perf_counter() - start, 3)
         history.append(Epoch(number, rate, train_loss, train_accuracy, val_loss, val_accuracy, seconds))
@@ -160,6 +164,8 @@ def _fit_by_gradient(
             drops += 1
         if config.patience is not None and number - best_epoch >= config.patience:
             break
+    if averaged is not None:
+        head.load_state_dict(averaged.module.state_dict())
     if config.patience is None or not best_epoch:
         return history, len(history), []
     head.load_state_dict(best_weights)

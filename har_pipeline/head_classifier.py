@@ -58,6 +58,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         temporal_jitter: float = 0.0,
         num_steps: int | None = None,
         patience: int | None = None,
+        average_last: float = 0.0,
         standardise: bool = True,
         logistic_c: float = 1.0,
         max_iterations: int = 1000,
@@ -87,6 +88,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         self.temporal_jitter = temporal_jitter
         self.num_steps = num_steps
         self.patience = patience
+        self.average_last = average_last
         self.standardise = standardise
         self.logistic_c = logistic_c
         self.max_iterations = max_iterations

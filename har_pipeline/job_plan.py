@@ -42,7 +42,9 @@ def planned_runs(folder: Path) -> tuple[str, ...] | None:
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path} cannot be read ({error}); run the same training command again to replace it") from error
+            raise RunError(
+                f"{path} cannot be read ({error}); run the same training command again to replace it"
+            ) from error
         return tuple(name.removeprefix(prefix) for name in runs if name.startswith(prefix)) or None
     return None
 

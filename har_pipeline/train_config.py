@@ -87,14 +87,16 @@ class TrainConfig:
     num_steps: T, the clips of each video that are taken of the stored ones, evenly (`clips.sparse_clip_indices`; Lakhal's
     sigma(t)), in training, tests and predictions; None = all.
     patience: epochs without a lower validation loss before training stops and the best epoch is kept; None = never
-    stop, keep the last epoch. standardise: shift and scale each feature by its mean and deviation over the training
-    clips. logistic_c: inverse strength of the L2 penalty. precision: `bf16` computes in mixed precision; scores are
+    stop, keep the last epoch. average_last: the head gets the mean of the weights after each epoch of this last share of
+    them; 0 = the last epoch's weights. standardise: shift and scale each feature by its mean and deviation over the
+    training clips. logistic_c: inverse strength of the L2 penalty. precision: `bf16` computes in mixed precision; scores are
     always computed in fp32. device: `auto`, `cpu`, `cuda`, `cuda:1` ...
     Raises: ValueError if a number is out of range.
     Source: Orozco 2020, algorithm 2 and section 3: epochs, batch size, RMSProp, units; it names no learning rate, so
     Keras's default stands here, which is also Lakhal's (2018, section 4). `standardise` is ours: the papers feed plain
     features (`standardise=False`). On three held-out parts of the training groups of real VGG16 fc6 features
-    it once changed the LSTM's accuracy by nothing, dropout by 0.2 points: the defaults have none.
+    it once changed the LSTM's accuracy by nothing, dropout by 0.2 points: the defaults have none. average_last: Izmailov
+    2018, without its cyclic learning rate.
     """
 
     head: HeadName = "lstm"
@@ -121,6 +123,7 @@ class TrainConfig:
     temporal_jitter: float = 0.0
     num_steps: int | None = None
     patience: int | None = None
+    average_last: float = 0.0
     standardise: bool = True
     logistic_c: float = 1.0
     max_iterations: int = 1000
@@ -155,6 +158,12 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0, not {value}")
+        if not 0 <= self.average_last <= 1:
+            raise ValueError(f"average_last must be in [0, 1], not {self.average_last}")
+        if self.average_last and self.patience is not None:
+            raise ValueError(
+                "average_last takes the mean over the last epochs, patience keeps the best one: choose one"
+            )
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay must not be negative, but is {self.weight_decay}")
         if not 0 < self.schedule_factor < 1:

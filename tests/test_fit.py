@@ -83,6 +83,7 @@ def test_every_head_learns(head: HeadName) -> None:
         {"optimizer": "adamw"},
         {"precision": "bf16"},
         {"num_layers": 2},
+        {"average_last": 0.5},
     ],
 )
 def test_each_option_changes_the_weights(change: dict[str, object]) -> None:
@@ -125,6 +126,25 @@ def test_a_plateau_lowers_the_rate_after_epochs_without_a_lower_loss(monkeypatch
     one = fitted(config)
     assert [epoch.learning_rate for epoch in one.history] == pytest.approx([0.01] * 4 + [0.005] * 3 + [0.0025])
     assert one.best_epoch == 8  # without patience the last epoch stays
+
+
+@pytest.mark.parametrize(("share", "first"), [(0.5, 3), (1.0, 1), (0.01, 4)])
+def test_the_weights_of_the_last_epochs_are_averaged(monkeypatch: pytest.MonkeyPatch, share: float, first: int) -> None:
+    after: list[dict[str, torch.Tensor]] = []
+    original = fit.val_measures
+
+    def measure(head: torch.nn.Module, *rest: object) -> object:
+        after.append({name: value.clone() for name, value in head.state_dict().items()})
+        return original(head, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fit, "val_measures", measure)
+    one = fitted(dataclasses.replace(SMALL, average_last=share))
+    assert len(after) == 4
+    for name, value in weights_of(one).items():
+        wanted = torch.stack([weights[name].double() for weights in after[first - 1 :]]).mean(dim=0)
+        assert torch.allclose(value.double(), wanted, rtol=0, atol=1e-6), name
+    # The epochs themselves are those of a training without.
+    assert [row.train_loss for row in one.history] == [row.train_loss for row in fitted(SMALL).history]
 
 
 def test_adamw_is_torchs() -> None:

@@ -80,7 +80,7 @@ def test_folds_and_repeats_are_one_job_that_goes_on(work: Path, tmp_path: Path) 
 
 def test_repeats_of_one_split(work: Path, tmp_path: Path) -> None:
     har(work, "train", "--features", "drawn-rgb", "--repeats", "2", "--seed", "3", "-o", str(tmp_path / "job"))
-    assert sorted(path.name for path in (tmp_path / "job").iterdir()) == ["seed3", "seed4"]
+    assert sorted(path.name for path in (tmp_path / "job").iterdir()) == ["plan.json", "seed3", "seed4"]
 
 
 def test_mid_fusion_by_options(work: Path, tmp_path: Path) -> None:

@@ -168,6 +168,15 @@ def train(
             rich_help_panel=TRAINING,
         ),
     ] = DEFAULTS.patience,
+    average_last: Annotated[
+        float,
+        typer.Option(
+            help="Take the mean of the weights over this last share of the epochs, as 0.5.",
+            min=0,
+            max=1,
+            rich_help_panel=TRAINING,
+        ),
+    ] = DEFAULTS.average_last,
     logistic_c: Annotated[
         float, typer.Option(help="Inverse L2 penalty of mean_pool, linear and svm.", rich_help_panel=TRAINING)
     ] = DEFAULTS.logistic_c,
@@ -220,6 +229,7 @@ def train(
         temporal_jitter=temporal_jitter,
         num_steps=num_steps,
         patience=patience,
+        average_last=average_last,
         logistic_c=logistic_c,
         max_iterations=max_iterations,
         precision=precision,
