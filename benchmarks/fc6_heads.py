@@ -3,8 +3,9 @@
 DATA is a folder that holds `features/ucf101_vgg16_fc6_7classes.npz` (938 videos of 6 frames, 4,096 values) and the official
 lists in `splits/ucf101`. Everything is chosen by cross-validation over the *training* groups, which fall into five parts:
 the options of each recurrent head, mean pooling's penalty, and the head that is `claimed` (the best one with an order in
-time). Then each head, with the options chosen, is scored on the test videos once per seed. Runs that are finished in OUT
-are kept, so that an interrupted job goes on.
+time); no test video is used for it. The averaged variant was added when the other three had been recorded, with which no
+head reached mean pooling in the test. Then each head, with the options chosen, is scored on the test videos once per seed.
+Runs that are finished in OUT are kept, so that an interrupted job goes on.
 
     python benchmarks/fc6_heads.py DATA --out fc6_heads_out
 """
