@@ -220,7 +220,7 @@ def streams_block() -> str:
             f"{head} on each stream, {rule} of the answers:",
             f"{with_interval(row)}. {claimed['verdict']}",
             "Mid fusion is `--mid-fusion hidden --fusion-op sum`: an encoder for each stream, their hidden states added;",
-            "empty: not measured.",
+            "mean_pool, svm and vote have none to add.",
         ]
     )
 
