@@ -128,7 +128,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--protocol", default="xsub")
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--epochs", type=int, nargs=2, default=[20, 20], metavar=PAIR, help="of each network")
-    parser.add_argument("--batch-size", type=int, nargs=2, default=[12, 6], metavar=PAIR, help="videos of an update")
+    parser.add_argument("--batch-size", type=int, nargs=2, default=[None, None], metavar=PAIR, help="published: 12 6")
     parser.add_argument("--learning-rate", type=float, nargs=2, default=[1e-3, 1e-3], metavar=PAIR, help="the highest")
     parser.add_argument(
         "--state-gradient", choices=get_args(StateGradient), default="window", help="of the stateful one"
