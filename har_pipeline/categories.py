@@ -84,6 +84,10 @@ def read_groups(source: str | Path) -> Grouping:
         name = str(source)
         try:
             text = Path(source).read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise ManifestError(
+                f"groups {name}: there is no such file; give a CSV file, or one of {', '.join(BUILT_IN)}"
+            ) from error
         except (OSError, UnicodeDecodeError) as error:
             raise ManifestError(
                 f"groups {name}: cannot be read ({error}); give a CSV file, or one of {', '.join(BUILT_IN)}"

@@ -178,7 +178,7 @@ def evaluate_run(
     Raises: RunError if the run is incomplete or has no scores of that part.
     """
     run = read_run(run_dir)
-    notes = run.info.get("summary", {}).get("notes", [])
+    notes: Sequence[str] = run.notes
     if missing := run.info.get("summary", {}).get("missing", []):
         notes = [*notes, f"{len(missing)} videos had no features and were left out: {', '.join(missing[:5])}"]
     evaluation = evaluate_scores(select_part(run.scores(), part), notes=notes, grouping=grouping)

@@ -13,7 +13,7 @@ import numpy as np
 from har_pipeline.categories import Grouping, GroupResult
 from har_pipeline.errors import RunError
 from har_pipeline.evaluate import Evaluation, evaluate_run, evaluate_scores, write_evaluation
-from har_pipeline.job_plan import planned_runs, unfinished_runs
+from har_pipeline.job_plan import merge_notes, planned_runs, unfinished_runs
 from har_pipeline.metrics import Interval, wilson_interval
 from har_pipeline.run_folder import RUN_JSON, read_run, write_json
 from har_pipeline.scores import concat_scores, select_part
@@ -140,7 +140,8 @@ def evaluate_folds(folder: Path, *, part: str = "test", grouping: Grouping | Non
     scores = [select_part(read_run(path).scores(), part) for path in folders]
     ids = [video_id for one in scores for video_id in one.video_ids]
     poolable = len(ids) == len(set(ids)) and len({one.classes for one in scores}) == 1
-    notes = [*unfinished_folds(folder), *sorted({text for evaluation in folds.values() for text in evaluation.notes})]
+    own = merge_notes({f"split{number}": evaluation.notes for number, evaluation in folds.items()})
+    notes = [*unfinished_folds(folder), *own]
     pooled = evaluate_scores(concat_scores(scores), notes=notes, grouping=grouping) if poolable else None
     result = summarise_folds(folds, pooled, notes)
     if result.pooled is not None:

@@ -32,13 +32,14 @@ class Member:
     """One run that takes part: its name, its scores of all folds and repeats, and what it has learned from.
 
     learned_from: the training and validation ids of each fold; empty if they are not known, as of a foreign scores
-    file. stream: of its features, empty if unknown.
+    file. stream: of its features, empty if unknown. notes: what a reader must know of the run.
     """
 
     name: str
     scores: Scores
     learned_from: Mapping[int, frozenset[str]] = field(default_factory=dict)
     stream: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,7 @@ class Joined:
     probabilities: (S, R, K) float64, columns as in `classes`; labels: (R,) int64 class numbers; keys: (part, fold, seed,
     video id) of each row. missing: for each part and member, the ids that others have and it has not in some repeat: they
     are left out of that fold in every repeat, so that all repeats are of the same videos. notes: repeats that were left
-    out, and members of one repeat that stand for several.
+    out, members of one repeat that stand for several, and the members' own.
     """
 
     names: tuple[str, ...]
@@ -177,7 +178,7 @@ def join(members: Sequence[Member]) -> Joined:
     for member in members:
         _check_member(member, classes, names[0])
     check_leakage(members)
-    seeds, notes = _target_seeds(members)
+    seeds, left_out = _target_seeds(members)
     tables = [_rows_by_key(member, seeds) for member in members]
     common = _common_keys(tables)
     if not any(key[0] == "test" for key in common):
@@ -195,7 +196,7 @@ def join(members: Sequence[Member]) -> Joined:
         labels=np.array([number[label] for label in labels], np.int64),
         probabilities=np.stack(aligned),
         missing={part: _missing(part, names, tables) for part in PARTS},
-        notes=tuple(notes),
+        notes=(*left_out, *(f"{member.name}: {text}" for member in members for text in member.notes)),
     )
 
 
@@ -274,7 +275,7 @@ def _check_member(member: Member, classes: tuple[str, ...], first: str) -> None:
     if differing := sorted(set(scores.classes) ^ set(classes)):
         raise RunError(
             f"{member.name} and {first} know different classes (differing: {', '.join(differing[:5])}): "
-            "only runs of the same classes can be fused"
+            "only runs of the same classes can be put together"
         )
     if unknown := sorted(set(scores.labels) - set(classes)):
         raise RunError(f"{member.name}: labels {unknown[:5]} are not among its classes")

@@ -11,6 +11,7 @@ from pathlib import Path
 from har_pipeline.errors import RunError
 from har_pipeline.fusion import Member
 from har_pipeline.fusion_table import ROW_NAMES, Fusion
+from har_pipeline.job_plan import merge_notes, no_run_error
 from har_pipeline.records import Scores
 from har_pipeline.run_folder import RUN_JSON, SCORES, read_run, write_json
 from har_pipeline.scores import read_scores, stack_scores, write_scores
@@ -57,7 +58,7 @@ def load_member(path: Path, name: str) -> Member:
     runs = [read_run(folder) for folder in run_folders(path)]
     if not runs:
         if not (path / SCORES).is_file():
-            raise RunError(f"{path} is no run folder and holds none; make one with `har train` or `har train-video`")
+            raise no_run_error(path)
         return Member(name=name, scores=read_scores(path / SCORES), learned_from=_read_learned(path / LEARNED_JSON))
     learned: dict[int, frozenset[str]] = {}
     for run in runs:
@@ -69,7 +70,9 @@ def load_member(path: Path, name: str) -> Member:
         scores = stack_scores([run.scores() for run in runs])
     except RunError as error:
         raise RunError(f"{path}: {error}") from error
-    return Member(name=name, scores=scores, learned_from=learned, stream=min(streams) if len(streams) == 1 else "")
+    stream = min(streams) if len(streams) == 1 else ""
+    notes = merge_notes({str(run.path.relative_to(path)): run.notes for run in runs})
+    return Member(name=name, scores=scores, learned_from=learned, stream=stream, notes=tuple(notes))
 
 
 def write_fusion(folder: Path, table: Fusion, scores: Scores, members: Sequence[Member]) -> None:

@@ -144,6 +144,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
 
     def _videos(self, X: Any, y: Any = None, *, reset: bool = True) -> tuple[list[np.ndarray], Any]:
         """Return V arrays (N, D) float32 and y (V,), both checked; with `reset` their D is kept as n_features_in_."""
+        if isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1:
+            X = list(X)
         if _is_one_clip_each(X):
             if y is None:
                 array = validate_data(self, X, reset=reset, allow_nd=True, dtype=np.float32)

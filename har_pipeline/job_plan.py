@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,17 @@ class Plan:
 
 
 def write_plan(plan: Plan) -> None:
-    """Write plan.json as a whole."""
+    """Write plan.json as a whole.
+
+    Raises: RunError if the folder holds runs of folds or repeats that are not planned: results would mix two jobs.
+    """
+    patterns = ("split*", "seed*", "seed*/split*")
+    there = {file.parent for pattern in patterns for file in plan.folder.glob(f"{pattern}/{RUN_JSON}")}
+    if others := sorted({folder.relative_to(plan.folder).as_posix() for folder in there} - set(plan.runs)):
+        raise RunError(
+            f"{plan.folder} holds runs that are not of this job ({', '.join(others[:5])}{' ...' * (len(others) > 5)}): choose "
+            "another --out, or move them away"
+        )
     plan.folder.mkdir(parents=True, exist_ok=True)
     partial = plan.folder / f".{PLAN_JSON}.{os.getpid()}.partial"
     write_json(partial, {"runs": list(plan.runs)})
@@ -60,3 +71,23 @@ def unfinished_runs(folder: Path) -> list[str]:
         f"{len(missing)} of {len(runs)} runs are missing ({shown}): the job was interrupted or still runs; run the same "
         "training command again"
     ]
+
+
+def no_run_error(path: Path) -> RunError:
+    """Return why a folder without any run cannot be read: its job or run is not finished, or it is something else."""
+    if missing := unfinished_runs(path):
+        return RunError(f"{path}: {missing[0]}")
+    if path.with_name(f".{path.name}.partial").exists():
+        return RunError(f"the training of {path} is not finished: run the same training command again to go on")
+    return RunError(
+        f"{path} is no run folder (no {RUN_JSON}, no split0 or seed0); make one with `har train` or `har train-video`"
+    )
+
+
+def merge_notes(notes: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return what is noted of several runs, each text once; what not all of them say begins with their names."""
+    saying: dict[str, list[str]] = {}
+    for name, texts in notes.items():
+        for text in dict.fromkeys(texts):
+            saying.setdefault(text, []).append(name)
+    return [text if len(names) == len(notes) else f"{', '.join(names)}: {text}" for text, names in saying.items()]

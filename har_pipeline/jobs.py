@@ -19,7 +19,14 @@ from har_pipeline.fit import Epoch
 from har_pipeline.job_plan import Plan, write_plan
 from har_pipeline.records import Split, VideoRecord
 from har_pipeline.run_folder import HEAD, RUN_JSON, VIDEO, RunSummary, features_sha256, labels_sha256, split_info
-from har_pipeline.train import TrainSource, classes_of, load_training_features, stored_checksums, train_head
+from har_pipeline.train import (
+    TrainSource,
+    classes_of,
+    load_training_features,
+    resolve_streams,
+    stored_checksums,
+    train_head,
+)
 from har_pipeline.train_config import TrainConfig
 from har_pipeline.video_config import VideoTrainConfig
 
@@ -150,7 +157,7 @@ def run_jobs(
     The features are read once for all folds of the same classes. Each run is what `train_head` alone would make.
     Raises: RunError as `train_head`, and as `finished_run`.
     """
-    names = [store.resolve(prefix) for prefix in feature_sets]
+    names = resolve_streams(store, feature_sets)
     finished = finished_runs(store, names, records, jobs, config, resume=resume and not overwrite)
     pending = [job for job in jobs if finished[job] is None]
     classes = [classes_of(records, job.split, config) for job in pending]

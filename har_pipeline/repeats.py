@@ -99,11 +99,15 @@ def class_accuracy_of(one: Evaluation | FoldsEvaluation) -> float:
 
 
 def evaluate_repeats(folder: Path, *, part: str = "test", grouping: Grouping | None = None) -> RepeatsEvaluation:
-    """Evaluate every repeat of a folder, write each one's files into it, and repeats.json into the folder.
+    """Evaluate every finished repeat of a folder, write each one's files into it, and repeats.json into the folder.
 
-    Raises: RunError if there is no repeat, or one lacks folds that another has (an unfinished job).
+    Raises: RunError if there is none, or, where the job's plan is not known, one lacks folds that another has.
     """
-    folders = repeat_folders(folder)
+    found = repeat_folders(folder)
+    # A repeat that lacks folds has another mean than the others.
+    folders = [path for path in found if not (planned_runs(path) and unfinished_runs(path))]
+    if found and not folders:
+        raise RunError(f"{folder}: no repeat is finished; {unfinished(folder)[0]}")
     if not folders:
         raise RunError(f"{folder} holds no repeats (seed0 ...); make them with `har train --repeats 5`")
     folds = {path.name: [fold.name for fold in fold_folders(path)] for path in folders}
@@ -117,7 +121,8 @@ def evaluate_repeats(folder: Path, *, part: str = "test", grouping: Grouping | N
         repeats[int(path.name[4:])] = of_one(path, part=part, grouping=grouping)
     said = {text for path in folders for text in unfinished_folds(path)}
     more = dict.fromkeys(text for one in repeats.values() for text in one.notes if text not in said)
-    result = summarise_repeats(repeats, [*unfinished(folder), *more])
+    left_out = [f"{path.name} is left out: it lacks folds" for path in found if path not in folders]
+    result = summarise_repeats(repeats, [*unfinished(folder), *left_out, *more])
     write_json(folder / "repeats.json", result.to_dict())
     return result
 

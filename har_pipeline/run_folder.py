@@ -109,6 +109,11 @@ class RunRecord:
         return self.streams[0].spec
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know of the run."""
+        return tuple(self.info.get("summary", {}).get("notes", ()))
+
+    @property
     def kind(self) -> str:
         """`head` on stored features, or `video`: a network on raw frames."""
         return str(self.info.get("kind", HEAD))

@@ -136,8 +136,11 @@ def choose_feature_set(path: Path, prefix: str, names: Sequence[str], spec_of: C
     if len(found) > 1:
         found = [name for name in found if spec_of(name).reduction is None] or found
     if len(found) != 1:
+        there = ", ".join(found or names) or "none"
+        if not prefix and found:
+            raise StoreError(f"{path} holds {len(found)} feature sets, choose one with --features: {there}")
         what = "no feature set starts" if not found else f"{len(found)} feature sets start"
-        raise StoreError(f"{path}: {what} with {prefix!r}; there are: {', '.join(found or names) or 'none'}")
+        raise StoreError(f"{path}: {what} with {prefix!r}; there are: {there}")
     return found[0]
 
 

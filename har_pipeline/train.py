@@ -60,6 +60,7 @@ __all__ = [
     "classes_of",
     "load_training_features",
     "resolve_device",
+    "resolve_streams",
     "stored_checksums",
     "train_head",
 ]
@@ -79,6 +80,14 @@ class TrainSource(FeatureSource, ReductionSource, Protocol):
     def checksums(self, feature_set: str, /) -> Mapping[str, str]:
         """Return video_id -> checksum of its features, without reading them."""
         ...
+
+
+def resolve_streams(store: TrainSource, prefixes: Sequence[str]) -> list[str]:
+    """Return the full name of the feature set of each stream. Raises: RunError if one is given twice; as `resolve`."""
+    names = [store.resolve(prefix) for prefix in prefixes]
+    if len(set(names)) < len(names):
+        raise RunError(f"the feature set {max(names, key=names.count)} is given twice: each stream needs its own")
+    return names
 
 
 def stored_checksums(store: TrainSource, feature_sets: Sequence[str]) -> dict[str, str]:
@@ -142,7 +151,7 @@ def train_head(
     """
     start = time.perf_counter()
     device = resolve_device(config.device)
-    names = [store.resolve(prefix) for prefix in ([feature_set] if isinstance(feature_set, str) else feature_set)]
+    names = resolve_streams(store, [feature_set] if isinstance(feature_set, str) else feature_set)
     specs = [store.spec(name) for name in names]
     for name, spec in zip(names, specs, strict=True):
         require_same_training_videos(name, spec, split)

@@ -33,7 +33,17 @@ RESIDUAL_HEADS = ("res_lstm", "stacked_lstm")
 UNITS_HEADS = ("lstm", "gru", "bilstm", "attention")
 RECURRENT_HEADS = (*UNITS_HEADS, *RESIDUAL_HEADS)
 # What a head fitted by scikit-learn reads beside its own name.
-SCIKIT_OPTIONS = ("logistic_c", "class_weights", "standardise", "max_iterations", "num_steps", "seed", "device")
+SCIKIT_OPTIONS = (
+    "logistic_c",
+    "class_weights",
+    "standardise",
+    "max_iterations",
+    "num_steps",
+    "seed",
+    "device",
+    "mid_fusion",
+    "fusion_op",
+)
 
 CHOICES = {
     "head": HeadName,
@@ -149,8 +159,8 @@ class TrainConfig:
             "schedule_epochs",
         ):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
+            if value is not None and (value < 1 or value != int(value)):
+                raise ValueError(f"{name} must be a whole number of at least 1, not {value}")
         for name in ("dropout", "input_dropout", "label_smoothing", "temporal_jitter"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")

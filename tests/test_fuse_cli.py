@@ -217,7 +217,9 @@ def test_options_that_do_not_fit(work: Path, tmp_path: Path, more: list[str], co
 
 
 def test_what_is_no_run(work: Path, tmp_path: Path) -> None:
-    assert "is no run folder and holds none" in str(har("fuse", work / "rgb", tmp_path, code=1).exception)
+    assert "is no run folder (no run.json, no split0 or seed0)" in str(
+        har("fuse", work / "rgb", tmp_path, code=1).exception
+    )
     assert "given twice" in str(har("fuse", work / "rgb", work / "rgb", code=1).exception)
     result = har("fuse", work / "rgb", work / "flow", "-o", work / "rgb/split0", code=1)
     assert "holds a run" in str(result.exception)
@@ -247,6 +249,32 @@ def test_a_fusion_of_an_interrupted_job_says_so(work: Path, tmp_path: Path) -> N
     for command in ("fuse", "compare"):
         result = har(command, tmp_path / "rgb", tmp_path / "flow", "-o", tmp_path / command)
         assert f"NOTE: {tmp_path / 'rgb'}: 1 of 3 runs are missing (split2)" in result.stderr
+
+
+def test_what_must_be_known_of_a_run_stands_beside_its_fusion(work: Path, tmp_path: Path) -> None:
+    shutil.copytree(work / "rgb", tmp_path / "narrow")
+    for fold, notes in (("split0", ["half the filters", "no test video of c"]), ("split1", ["half the filters"])):
+        path = tmp_path / "narrow" / fold / "run.json"
+        info = json.loads(path.read_text())
+        info["summary"]["notes"] = notes
+        path.write_text(json.dumps(info))
+    for command in ("fuse", "compare"):
+        result = har(command, tmp_path / "narrow", work / "flow", "-o", tmp_path / command)
+        assert "NOTE: narrow: half the filters\n" in result.stderr
+        assert "NOTE: narrow: split0: no test video of c\n" in result.stderr
+    result = har("evaluate", tmp_path / "narrow")
+    assert "NOTE: half the filters\n" in result.stderr
+    assert "NOTE: split0: no test video of c\n" in result.stderr
+
+
+def test_repeats_are_compared_by_how_often_they_are_right(work: Path, tmp_path: Path) -> None:
+    job = with_repeats(work / "rgb", tmp_path / "job")
+    once = har("compare", work / "rgb", work / "flow", "-o", tmp_path / "once").stdout
+    assert "McNemar: " in once
+    assert "right under flow only" in once
+    often = har("compare", job, work / "flow", "-o", tmp_path / "often").stdout
+    assert "sign test: " in often
+    assert "more often right under flow," in often
 
 
 def test_repeats_have_an_interval_and_groups(work: Path, tmp_path: Path) -> None:

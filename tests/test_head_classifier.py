@@ -62,6 +62,15 @@ def test_arrays_of_videos_are_lists_of_arrays() -> None:
     np.testing.assert_array_equal(single.predict_proba(X[:, 0]), one_clip.predict_proba(X[:, :1]))
 
 
+def test_object_arrays_are_lists_of_arrays() -> None:
+    X, y = videos()
+    ragged = np.empty(len(X), object)
+    ragged[:] = X
+    found = HeadClassifier("gru", **SMALL).fit(ragged, y).predict_proba(ragged)
+    np.testing.assert_array_equal(found, HeadClassifier("gru", **SMALL).fit(X, y).predict_proba(X))
+    assert cross_val_score(HeadClassifier("gru", **SMALL), ragged, y, cv=2).min() > 0.5
+
+
 def test_it_is_what_train_config_says() -> None:
     parameters = inspect.signature(HeadClassifier).parameters
     of_streams = {"mid_fusion", "fusion_op"}

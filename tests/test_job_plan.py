@@ -12,8 +12,9 @@ from typer.testing import CliRunner, Result
 
 from har_pipeline.cli import app
 from har_pipeline.errors import RunError
-from har_pipeline.job_plan import Plan, planned_runs, unfinished_runs, write_plan
+from har_pipeline.job_plan import Plan, merge_notes, planned_runs, unfinished_runs, write_plan
 from har_pipeline.jobs import plan_jobs, run_jobs
+from har_pipeline.repeats import evaluate_repeats
 from har_pipeline.train_config import TrainConfig
 
 CLASSES = ("boxing", "running", "walking")
@@ -65,23 +66,75 @@ def test_what_is_missing_is_counted_and_named(job: Path, tmp_path: Path) -> None
     assert unfinished_runs(job) == []
     assert "missing" not in har("evaluate", job).stderr
     shutil.copytree(job, tmp_path / "job")
-    for name in ("seed0/split1", "seed1/split1"):
-        shutil.rmtree(tmp_path / "job" / name)
+    for name in ("split0", "split1"):
+        shutil.rmtree(tmp_path / "job/seed1" / name)
     result = har("evaluate", tmp_path / "job")
     assert result.stderr.count("missing") == 1
     assert (
-        "2 of 6 runs are missing (seed0/split1, seed1/split1): the job was interrupted or still runs" in result.stderr
+        "2 of 6 runs are missing (seed1/split0, seed1/split1): the job was interrupted or still runs" in result.stderr
     )
-    one = har("evaluate", tmp_path / "job/seed0")
-    assert "1 of 3 runs are missing (split1)" in one.stderr
+    assert "2 of 3 runs are missing (split0, split1)" in har("evaluate", tmp_path / "job/seed1").stderr
     shutil.rmtree(tmp_path / "job/seed1")
     result = har("evaluate", tmp_path / "job")
-    assert "4 of 6 runs are missing (seed0/split1, seed1/split0, seed1/split1, seed1/split2)" in result.stderr
-    assert "mean over 1 repeat:" in result.stdout
+    assert "3 of 6 runs are missing (seed1/split0, seed1/split1, seed1/split2)" in result.stderr
+    assert "mean over 1 repeat, of each over its folds:" in result.stdout
     assert "sd" not in result.stdout
     values = json.loads(har("evaluate", tmp_path / "job", "--json").stdout)
     assert [values[name] for name in ("sd_top1", "sd_class", "pooled_sd")] == [None] * 3
-    assert any("4 of 6 runs" in text for text in values["notes"])
+    assert any("3 of 6 runs" in text for text in values["notes"])
+
+
+def test_runs_of_another_job_are_never_mixed_in(job: Path, tmp_path: Path) -> None:
+    shutil.copytree(job, tmp_path / "job")
+    for runs in (("split0", "split1"), ("seed1/split0",), ("seed5/split0", "seed5/split1")):
+        with pytest.raises(
+            RunError, match=r"holds runs that are not of this job \(seed0/split0, .*choose another --out"
+        ):
+            write_plan(Plan(tmp_path / "job", runs))
+    assert planned_runs(tmp_path / "job") == planned_runs(job)
+    more = tuple(f"seed{seed}/split{fold}" for seed in range(3) for fold in range(3))
+    write_plan(Plan(tmp_path / "job", more))
+    assert planned_runs(tmp_path / "job") == more
+
+
+def test_an_unfinished_repeat_is_left_out(job: Path, tmp_path: Path) -> None:
+    shutil.copytree(job, tmp_path / "job")
+    whole = json.loads(har("evaluate", tmp_path / "job/seed0", "--json").stdout)
+    shutil.rmtree(tmp_path / "job/seed1/split2")
+    result = har("evaluate", tmp_path / "job")
+    assert "1 of 6 runs are missing (seed1/split2)" in result.stderr
+    assert "seed1 is left out: it lacks folds" in result.stderr
+    values = json.loads(har("evaluate", tmp_path / "job", "--json").stdout)
+    assert list(values["repeats"]) == ["0"]
+    assert values["mean_top1"] == whole["mean_top1"]
+    shutil.rmtree(tmp_path / "job/seed0/split0")
+    with pytest.raises(
+        RunError, match=r"no repeat is finished; 2 of 6 runs are missing \(seed0/split0, seed1/split2\)"
+    ):
+        evaluate_repeats(tmp_path / "job")
+
+
+def test_a_job_without_any_finished_run(job: Path, tmp_path: Path) -> None:
+    write_plan(Plan(tmp_path / "job", ("split0", "split1")))
+    (tmp_path / ".run.partial").mkdir()
+    for command in (["evaluate"], ["fuse", str(job / "seed0")]):
+        result = CliRunner().invoke(app, [*command, str(tmp_path / "job")])
+        assert "2 of 2 runs are missing (split0, split1): the job was interrupted" in str(result.exception)
+        result = CliRunner().invoke(app, [*command, str(tmp_path / "run")])
+        assert "is not finished: run the same training command again" in str(result.exception)
+        result = CliRunner().invoke(app, [*command, str(tmp_path)])
+        assert "is no run folder" in str(result.exception)
+
+
+def test_notes_of_some_runs_name_them() -> None:
+    notes = {
+        "split0": ["random weights", "no test video of b"],
+        "split1": ["random weights"],
+        "split2": ["random weights"],
+    }
+    assert merge_notes(notes) == ["random weights", "split0: no test video of b"]
+    assert merge_notes({"run": ["narrow"]}) == ["narrow"]
+    assert merge_notes({}) == []
 
 
 def test_folds_without_a_plan_lack_videos(job: Path, tmp_path: Path) -> None:

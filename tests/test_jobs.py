@@ -286,6 +286,7 @@ def test_repeats_of_one_split(task: Task, tmp_path: Path) -> None:
 def test_an_unfinished_repeat_is_an_error(task: Task, tmp_path: Path) -> None:
     planned = plan_jobs(task.splits, tmp_path / "job", repeats=2)
     task.run(planned[:5])
+    (tmp_path / "job/plan.json").unlink()
     with pytest.raises(RunError, match=r"seed1 .*finish the job first"):
         evaluate_repeats(tmp_path / "job")
     with pytest.raises(RunError, match="holds no repeats"):

@@ -368,6 +368,7 @@ def test_an_unknown_device_is_an_error(task: Task, tmp_path: Path) -> None:
         {"schedule_factor": 1.0},
         {"label_smoothing": 1.0},
         {"clip_norm": 0.0},
+        {"epochs": 2.5},
         {"average_last": 1.5},
         {"average_last": 0.5, "patience": 3},
         {"class_weights": "inverse"},

@@ -69,7 +69,7 @@ def test_folds_and_repeats_are_one_job_that_goes_on(work: Path, tmp_path: Path) 
     assert err.count("already trained, kept") == 3
     assert out.count("test video accuracy") == 4
     out, _ = har(work, "evaluate", str(tmp_path / "job"))
-    assert "mean over 2 repeats: video accuracy" in out
+    assert "mean over 2 repeats, of each over its folds: video accuracy" in out
     result = json.loads(har(work, "evaluate", str(tmp_path / "job"), "--json")[0])
     assert list(result["repeats"]) == ["0", "1"]
     assert list(result["repeats"]["0"]["folds"]) == ["0", "1"]
@@ -95,6 +95,11 @@ def test_mid_fusion_by_options(work: Path, tmp_path: Path) -> None:
     out, _ = har(work, "evaluate", str(tmp_path / "run"))
     assert "video accuracy top-1" in out
     assert "need --mid-fusion" in har(work, "train", *streams, "-o", str(tmp_path / "no"), code=1)[1]
+    twice = ("--features", "drawn-rgb", "--features", "drawn-rgb", "--mid-fusion", "input")
+    assert "is given twice" in har(work, "train", *twice, "-o", str(tmp_path / "no"), code=1)[1]
+    pooled = ("--mid-fusion", "input", "--fusion-op", "concat", "--head", "mean_pool")
+    assert "--fusion-op" not in har(work, "train", *streams, *pooled, "-o", str(tmp_path / "pooled"))[1]
+    assert "choose one with --features" in har(work, "train", "-o", str(tmp_path / "no"), code=1)[1]
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,12 @@ def check(
 
 Manifest = Annotated[Path, typer.Argument(help="Manifest CSV.")]
 ValFraction = Annotated[
-    float, typer.Option(help="Share of the training subjects or groups kept for validation.", min=0, max=0.9)
+    float,
+    typer.Option(
+        help="Share of the training subjects or groups kept for validation (`har train` without --patience: 0).",
+        min=0,
+        max=0.9,
+    ),
 ]
 
 

@@ -106,7 +106,9 @@ def _print_fusion(table: Fusion, out: Path) -> None:
                 paired,
             ]
         )
-    versus = "best rule against it: videos gained, lost (McNemar)"
+    repeated = table.num_rows > table.num_videos
+    test_name = "more often right, less often; sign test" if repeated else "gained, lost; McNemar"
+    versus = f"best rule against it: videos {test_name}"
     header = ["what", "kind", "video accuracy", "sd of repeats", "NLL / nats", versus]
     if len(table.seeds) == 1:
         header, rows = [*header[:3], *header[4:]], [[*row[:3], *row[4:]] for row in rows]
@@ -156,14 +158,15 @@ def _print_comparison(comparison: Comparison, out: Path) -> None:
     test = comparison.test
     repeated = comparison.num_rows > comparison.num_videos
     more = f" ({comparison.num_rows} rows: a video counts in each fold and repeat)" if repeated else ""
+    right, only = ("more often right under", "") if repeated else ("right under", " only")
     typer.echo(f"{comparison.num_videos} {comparison.part} videos{more}; video accuracy top-1 with 95 % interval")
     print_table(
         ["run", "video accuracy"],
         [[first, comparison.first_top1.describe()], [second, comparison.second_top1.describe()]],
     )
     typer.echo(
-        f"McNemar: {test.second_only} videos right under {second} only, {test.first_only} under {first} only, "
-        f"{test.describe_p()}\n"
+        f"{'sign test' if repeated else 'McNemar'}: {test.second_only} videos {right} {second}{only}, {test.first_only} "
+        f"{right} {first}{only}, {test.describe_p()}\n"
     )
     changed = sorted((row for row in comparison.per_class if row.gain), key=lambda row: -row.gain)
     same = len(comparison.per_class) - len(changed)

@@ -85,6 +85,7 @@ def _measures(run: Path, part: str, groups: str) -> Evaluation | FoldsEvaluation
     from har_pipeline.categories import read_groups
     from har_pipeline.evaluate import evaluate_run
     from har_pipeline.folds import evaluate_folds, fold_folders
+    from har_pipeline.job_plan import no_run_error
     from har_pipeline.repeats import evaluate_repeats, evaluate_scores_file, repeat_folders
 
     grouping = read_groups(groups) if groups else None
@@ -96,13 +97,7 @@ def _measures(run: Path, part: str, groups: str) -> Evaluation | FoldsEvaluation
         return evaluate_repeats(run, part=part, grouping=grouping)
     if fold_folders(run):
         return evaluate_folds(run, part=part, grouping=grouping)
-    if run.with_name(f".{run.name}.partial").exists():
-        raise RunError(
-            f"the training of {run} is not finished: run its `har train` or `har train-video` again to go on"
-        )
-    raise RunError(
-        f"{run} is no run folder (no run.json, no split0 or seed0); make one with `har train` or `har train-video`"
-    )
+    raise no_run_error(run)
 
 
 def _records(run: Path, option: str, manifest: Path | None, root: Path | None) -> list[VideoRecord]:
@@ -161,6 +156,7 @@ def _print_live(cost: LiveCost) -> None:
 
 
 def _print_repeats(repeats: RepeatsEvaluation, run: Path) -> None:
+    from har_pipeline.folds import FoldsEvaluation
     from har_pipeline.repeats import class_accuracy_of, top1_of, whole_of
 
     rows = []
@@ -169,8 +165,11 @@ def _print_repeats(repeats: RepeatsEvaluation, run: Path) -> None:
         # Folds that share videos have means only.
         accuracy = whole.top1.describe() if whole else f"{top1_of(one):.1%}"
         rows.append([seed, accuracy, whole.mean_class.describe() if whole else f"{class_accuracy_of(one):.1%}"])
-    print_table(["seed", "video accuracy", "mean class accuracy"], rows)
+    of_folds = any(isinstance(one, FoldsEvaluation) for one in repeats.repeats.values())
+    pooled = ", folds pooled" * (of_folds and repeats.pooled_top1 is not None)
+    print_table(["seed", f"video accuracy{pooled}", f"mean class accuracy{pooled}"], rows)
     count = f"{len(rows)} repeats" if len(rows) > 1 else "1 repeat"
+    count += ", of each over its folds" * of_folds
     typer.echo(
         f"mean over {count}: video accuracy {repeats.mean_top1:.1%}{_sd(repeats.sd_top1)}, "
         f"mean class accuracy {repeats.mean_class:.1%}{_sd(repeats.sd_class)}"

@@ -199,6 +199,7 @@ def train(
     Defaults are those of Orozco 2020: an LSTM, RMSProp, 50 epochs, batches of 25. With --split all and --repeats, runs
     that are finished are kept, so that an interrupted job goes on. Lakhal 2018: --head res_lstm --no-standardise.
     """
+    from har_pipeline.job_plan import merge_notes
     from har_pipeline.jobs import plan_jobs, run_jobs
     from har_pipeline.manifests import manifest_sha256, read_manifest
     from har_pipeline.packed_store import open_features
@@ -272,7 +273,7 @@ def train(
             on_epoch=on_epoch,
             on_done=on_done,
         )
-    for text in dict.fromkeys(text for outcome in outcomes for text in outcome.summary.notes):
+    for text in merge_notes({str(one.job.folder.relative_to(out)): one.summary.notes for one in outcomes}):
         note(f"NOTE: {text}")
     if as_json:
         print_json([outcome.summary.to_dict() for outcome in outcomes])

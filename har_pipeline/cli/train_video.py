@@ -173,6 +173,7 @@ def train_video(
     har_pipeline train-video ...
     """
     from har_pipeline.distributed import joined_world
+    from har_pipeline.job_plan import merge_notes
     from har_pipeline.jobs import plan_jobs
     from har_pipeline.manifests import manifest_sha256, read_manifest
     from har_pipeline.train_video import run_video_jobs
@@ -236,7 +237,7 @@ def train_video(
             )
         if not world.first:
             return
-    for text in dict.fromkeys(text for outcome in outcomes for text in outcome.summary.notes):
+    for text in merge_notes({str(one.job.folder.relative_to(out)): one.summary.notes for one in outcomes}):
         note(f"NOTE: {text}")
     if as_json:
         print_json([outcome.summary.to_dict() for outcome in outcomes])
