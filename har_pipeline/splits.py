@@ -78,7 +78,7 @@ def make_splits(
             for part, side in (("train", train_side), ("test", test)):
                 if not side:
                     raise SplitError(
-                        f"{where}: there is no {part} video among {len(records)}: another data set's protocol?"
+                        f"{where}: there is no {part} video among the {len(records)}; another set's protocol?"
                     )
             # Where the protocol lets subjects stand on both sides, its groups are all that can be kept apart.
             keys = [_group] if protocol == "leave_one_group_out" else _source_keys(protocol)
@@ -121,14 +121,10 @@ def check_split(split: Split, records: Sequence[VideoRecord]) -> None:
             shared = ({key(r) for r in parts[first]} & {key(r) for r in parts[second]}) - {None}
             if shared:
                 listed = ", ".join(sorted(str(value) for value in shared)[:3])
-                raise SplitError(
-                    f"{where}: {kind} {listed} stands on the {first} and the {second} side: choose one of them"
-                )
+                raise SplitError(f"{where}: {kind} {listed} stands on the {first} and the {second} side")
     if untrained := {r.label for r in (*parts["test"], *parts["val"])} - {r.label for r in parts["train"]}:
         names = ", ".join(sorted(untrained)[:5])
-        raise SplitError(
-            f"{where}: class {names} is tested but has no training video: leave it out, or split otherwise"
-        )
+        raise SplitError(f"{where}: class {names} is tested but has no training video; leave it out of the manifest")
 
 
 def _subject(record: VideoRecord) -> str | None:
