@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # What each file of `benchmarks/raw_video.py` holds.
 RAW_VIDEO = {
     "utd_mhad": "UTD-MHAD depth, subjects 1 and 3 train, 2 and 4 test: 216 videos, 27 actions",
+    "utd_mhad_narrow": "the same",
     "synthetic_depth": "embedded depth set, 72 videos of six unseen people, chance 16.7 %",
     "decided_early": "the same, the action decided in the first third only",
 }
