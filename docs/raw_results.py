@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RAW_VIDEO = {
     "utd_mhad": "UTD-MHAD depth, subjects 1 and 3 train, 2 and 4 test: 216 videos, 27 actions",
     "utd_mhad_narrow": "the same",
-    "utd_mhad_loso": "UTD-MHAD depth, leave-one-subject-out, 431 videos pooled",
+    "utd_mhad_loso": "UTD-MHAD depth, subjects 1 to 4, leave-one-subject-out, 431 videos pooled",
     "synthetic_depth": "embedded depth set, 72 videos of six unseen people, chance 16.7 %",
     "decided_early": "the same, the action decided in the first third only",
 }
