@@ -25,8 +25,10 @@ class Plan:
 def write_plan(plan: Plan) -> None:
     """Write plan.json as a whole.
 
-    Raises: RunError if the folder holds runs of folds or repeats that are not planned: results would mix two jobs.
+    Raises: RunError if the folder holds runs of folds or repeats that are not planned, or is a run itself: results would mix.
     """
+    if (plan.folder / RUN_JSON).exists():
+        raise RunError(f"{plan.folder} holds a single run: choose another --out, or move it away")
     patterns = ("split*", "seed*", "seed*/split*")
     there = {file.parent for pattern in patterns for file in plan.folder.glob(f"{pattern}/{RUN_JSON}")}
     if others := sorted({folder.relative_to(plan.folder).as_posix() for folder in there} - set(plan.runs)):

@@ -97,6 +97,11 @@ def test_runs_of_another_job_are_never_mixed_in(job: Path, tmp_path: Path) -> No
     assert planned_runs(tmp_path / "job") == more
 
 
+def test_a_run_is_no_folder_for_a_job(job: Path) -> None:
+    with pytest.raises(RunError, match="holds a single run: choose another --out"):
+        write_plan(Plan(job / "seed0/split0", ("seed0", "seed1")))
+
+
 def test_an_unfinished_repeat_is_left_out(job: Path, tmp_path: Path) -> None:
     shutil.copytree(job, tmp_path / "job")
     whole = json.loads(har("evaluate", tmp_path / "job/seed0", "--json").stdout)
