@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -133,9 +133,9 @@ def test_the_weights_of_the_last_epochs_are_averaged(monkeypatch: pytest.MonkeyP
     after: list[dict[str, torch.Tensor]] = []
     original = fit.val_measures
 
-    def measure(head: torch.nn.Module, *rest: object) -> object:
+    def measure(head: torch.nn.Module, *rest: Any) -> object:
         after.append({name: value.clone() for name, value in head.state_dict().items()})
-        return original(head, *rest)  # type: ignore[arg-type]
+        return original(head, *rest)
 
     monkeypatch.setattr(fit, "val_measures", measure)
     one = fitted(dataclasses.replace(SMALL, average_last=share))
