@@ -7,13 +7,10 @@ Some protocols share something between the sides by their very definition; `_SHA
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import warnings
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +21,7 @@ from har_pipeline.records import Split, VideoRecord
 KTH_TEST_PERSONS = frozenset({2, 3, 5, 6, 7, 8, 9, 10, 22})
 NTU_TRAIN_SUBJECTS = frozenset({1, 2, 4, 5, 8, 9, *range(13, 20), 25, 27, 28, 31, 34, 35, 38})
 NTU_TRAIN_CAMERAS = frozenset({2, 3})
-_PARTS = ("train", "val", "test")
+PARTS = ("train", "val", "test")
 # What the training and the test side of a protocol may have in common; training and validation never share it.
 _SHARED_BY_DEFINITION = {"xview": ("subject", "group"), "leave_one_group_out": ("subject",)}
 
@@ -102,7 +99,7 @@ def check_split(split: Split, records: Sequence[VideoRecord]) -> None:
     by_id = {record.video_id: record for record in records}
     where = f"{split.protocol} split {split.index}"
     parts: dict[str, list[VideoRecord]] = {}
-    for part in _PARTS:
+    for part in PARTS:
         ids = getattr(split, part)
         if unknown := [video_id for video_id in ids if video_id not in by_id]:
             raise SplitError(f"{where}: {len(unknown)} {part} ids are not in the manifest, such as {unknown[0]!r}")
@@ -357,38 +354,6 @@ PROTOCOLS: dict[str, Callable[[Sequence[VideoRecord], SplitOptions], Sides]] = {
 }
 
 
-def write_split_file(path: Path, split: Split) -> None:
-    """Write a split as JSON, atomically."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(asdict(split), indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
-def read_split_file(path: Path) -> Split:
-    """Read what `write_split_file` wrote. Raises: SplitError if the file is missing, malformed or shares ids."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError("it holds no JSON object")
-        if unknown := values.keys() - {field.name for field in fields(Split)}:
-            raise ValueError(f"unknown entry {sorted(unknown)[0]!r}")
-        if missing := {"protocol", "train", "test"} - values.keys():
-            raise ValueError(f"{', '.join(sorted(missing))} is missing")
-        if not all(isinstance(values.get(name, 0), int) for name in ("index", "seed")):
-            raise ValueError("index and seed must be whole numbers")
-        parts: dict[str, tuple[str, ...]] = {}
-        for part in _PARTS:
-            ids = values.get(part, [])
-            if not isinstance(ids, list) or not all(isinstance(video_id, str) for video_id in ids):
-                raise ValueError(f"{part} must be a list of video ids")
-            parts[part] = tuple(ids)
-        return Split(**{"index": 0, **values, **parts})
-    except FileNotFoundError as error:
-        raise SplitError(f"{path}: no such split file; make one with `har splits write`") from error
-    except (OSError, ValueError, TypeError) as error:
-        raise SplitError(f"{path}: is not a split file: {error}") from error
-
-
 def describe_splits(splits: Sequence[Split], records: Sequence[VideoRecord]) -> list[dict[str, Any]]:
     """Return one row per split: its number, counts of videos and classes, and the test side's subjects or groups."""
     by_id = {record.video_id: record for record in records}
@@ -396,7 +361,7 @@ def describe_splits(splits: Sequence[Split], records: Sequence[VideoRecord]) -> 
     for split in splits:
         test = [by_id[video_id] for video_id in split.test]
         tested = sorted({r.subject for r in test if r.subject} or {r.group for r in test if r.group})
-        row: dict[str, Any] = {"split": split.index, **{part: len(getattr(split, part)) for part in _PARTS}}
+        row: dict[str, Any] = {"split": split.index, **{part: len(getattr(split, part)) for part in PARTS}}
         row["classes"] = len({by_id[video_id].label for video_id in (*split.train, *split.val, *split.test)})
         row["tested"] = ", ".join(tested[:9]) + (f" and {len(tested) - 9} more" if len(tested) > 9 else "")
         rows.append(row)

@@ -168,7 +168,12 @@ def train_head(
         with epoch_writer(folder / TENSORBOARD if tensorboard else None, on_epoch) as report:
             dims = [spec.feature_dim for spec in specs]
             fitted = fit_head(table, parts, len(classes), config, stream_dims=dims, on_epoch=report)
-        notes = (*_feature_notes(specs), *class_notes(table, parts, classes), *fitted.notes)
+        notes = (
+            *_feature_notes(specs),
+            *_step_notes(table, config),
+            *class_notes(table, parts, classes),
+            *fitted.notes,
+        )
         summary = _summary(run_dir, fitted, table, parts, missing, notes, time.perf_counter() - start)
         weights = {name: value.cpu().contiguous() for name, value in fitted.head.state_dict().items()}
         save_file(weights, folder / WEIGHTS)
@@ -228,6 +233,14 @@ def _summary(
 def _feature_notes(specs: Sequence[FeatureSpec]) -> list[str]:
     random = {spec.weights: None for spec in specs if spec.weights.startswith("random")}
     return [f"features come from random backbone weights ({weights}): no measure of the method" for weights in random]
+
+
+def _step_notes(table: FeatureTable, config: TrainConfig) -> list[str]:
+    if config.num_steps is None or not (short := int((table.lengths < config.num_steps).sum())):
+        return []
+    return [
+        f"{short} of {len(table.lengths)} videos have fewer than {config.num_steps} clips: theirs stand there repeatedly"
+    ]
 
 
 def class_notes(table: FeatureTable, parts: Parts, classes: tuple[str, ...]) -> list[str]:

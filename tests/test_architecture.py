@@ -28,6 +28,7 @@ NO_TORCH = (
     "records.py",
     "manifests.py",
     "splits.py",
+    "split_files.py",
     "clips.py",
     "store.py",
     "raw_frames.py",
@@ -41,6 +42,7 @@ NO_TORCH = (
 LAYERS = (
     ("errors.py", "records.py", "staging.py"),
     ("manifests.py", "manifest_builders.py", "official_lists.py", "splits.py", "clips.py"),
+    ("split_files.py",),
     ("video/",),
     ("synthetic.py", "synthetic_acts.py", "synthetic_motion.py", "synthetic_scene.py", "extractors/"),
     ("store.py",),

@@ -316,7 +316,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(work: Path, out: Path, *more: str) -> list[str]:
-    usual = ("--device", "cpu", "--set", "epochs=2", "--workers", "1", "-o", str(out))
+    usual = ("--device", "cpu", "--epochs", "2", "--workers", "1", "-o", str(out))
     return ["sweep", str(work / "manifest.csv"), str(work / "store.zarr"), *usual, *more]
 
 
@@ -364,9 +364,8 @@ def test_a_terminal_shows_a_table(task: Task, tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_and_leaves_no_worker(work: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    more = ["--units", "2,3,4,5,6,7", "--set", "epochs=60", "--repeats", "2", "--workers", "2"]
-    command = [one for one in arguments(work, out, *more) if one != "epochs=2"]
-    command.remove("--set")
+    more = ["--units", "2,3,4,5,6,7", "--epochs", "60", "--repeats", "2", "--workers", "2"]
+    command = arguments(work, out, *more)
     code = "from har_pipeline.cli import main; main()"
     python = [sys.executable, "-c", code]
     process = subprocess.Popen([*python, *command], stderr=subprocess.DEVNULL, start_new_session=True)

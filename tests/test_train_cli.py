@@ -83,6 +83,20 @@ def test_repeats_of_one_split(work: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "job").iterdir()) == ["plan.json", "seed3", "seed4"]
 
 
+def test_repeats_that_cannot_differ_and_clips_that_are_not_there_are_noted(work: Path, tmp_path: Path) -> None:
+    command = ("--features", "drawn-rgb", "--repeats", "2", "--num-steps", "4", "-o")
+    lengths = [len(clips) for clips in blobs(("boxing", "running", "walking"), 8, dim=6)[0].values()]
+    _, err = har(work, "train", *command, str(tmp_path / "svm"), "--head", "svm")
+    assert "NOTE: svm has one optimum, whatever the seed" in err
+    short = sum(length < 4 for length in lengths)
+    assert 0 < short < 24
+    assert f"NOTE: {short} of 24 videos have fewer than 4 clips: theirs stand there repeatedly" in err
+    _, err = har(work, "train", *command, str(tmp_path / "lstm"))
+    assert "one optimum" not in err
+    _, err = har(work, "train", *command, str(tmp_path / "one"), "--num-steps", "1")
+    assert "fewer than" not in err
+
+
 def test_mid_fusion_by_options(work: Path, tmp_path: Path) -> None:
     streams = ("--features", "drawn-rgb", "--features", "drawn-flow")
     har(

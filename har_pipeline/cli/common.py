@@ -85,7 +85,8 @@ def read_split(path: Path, records: list[VideoRecord], sha256: str = "") -> Spli
 
     sha256: the manifest's `manifest_sha256`, "" = not compared.
     """
-    from har_pipeline.splits import check_split, read_split_file
+    from har_pipeline.split_files import read_split_file
+    from har_pipeline.splits import check_split
 
     split = read_split_file(path)
     check_split(split, records)

@@ -208,7 +208,8 @@ def write_splits(
 ) -> None:
     """Write the splits of a protocol as JSON files, for `har train --split-file`."""
     from har_pipeline.manifests import manifest_sha256, read_manifest
-    from har_pipeline.splits import make_splits, write_split_file
+    from har_pipeline.split_files import write_split_file
+    from har_pipeline.splits import make_splits
 
     records = read_manifest(manifest, root=root, check_files=False)
     sha256 = manifest_sha256(manifest)

@@ -43,6 +43,7 @@ def sweep(
         str | None, typer.Option(help="Clips taken of each video, evenly (Lakhal's T).", rich_help_panel=SWEPT)
     ] = None,
     num_layers: Annotated[str | None, typer.Option(help="Recurrent layers.", rich_help_panel=SWEPT)] = None,
+    epochs: Annotated[str | None, typer.Option(help="Epochs of training.", rich_help_panel=SWEPT)] = None,
     pca: Annotated[
         str | None,
         typer.Option(
@@ -120,6 +121,7 @@ def sweep(
         "pca": pca,
         "num_steps": num_steps,
         "units": units,
+        "epochs": epochs,
     }
     axes = [parse_axis(name, text) for name, text in given.items() if text is not None]
     axes += [_axis_of(text) for text in option or ()]

@@ -22,6 +22,7 @@ from har_pipeline.cli.common import (
 )
 from har_pipeline.cli.train_table import describe, training_table
 from har_pipeline.train_config import (
+    SCIKIT_HEADS,
     ClassWeights,
     Fusion,
     FusionOp,
@@ -241,6 +242,8 @@ def train(
         note(
             f"NOTE: not read by the head {config.head} beside the other options, and so without effect: {', '.join(unread)}"
         )
+    if repeats > 1 and config.head in SCIKIT_HEADS:
+        note(f"NOTE: {config.head} has one optimum, whatever the seed: its repeats are all but the same")
     records = read_manifest(manifest, root=root, check_files=False)
     if val_fraction is None:
         val_fraction = 0.2 if patience is not None or schedule == "plateau" else 0.0
