@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from raw_runs import make_depth_set
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -32,6 +34,13 @@ def test_train() -> None:
     median = result["median_seconds"]
     assert set(median) == {"ours", "limit", "usual, 0 workers"}
     assert abs(result["ours_over_limit"] - median["ours"] / median["limit"]) < 0.001
+
+
+def test_live(tmp_path: Path) -> None:
+    result = run("benchmarks/live.py", str(make_depth_set(tmp_path).train()), "--minutes", "2", "--fps", "2")
+    assert result["windows"] == 2 * 60 * 2 // 8
+    assert result["finite"] is True
+    assert result["peak_mib_last_minute"] >= result["peak_mib_first_minute"] > 0
 
 
 def test_record_tells_its_usage() -> None:
