@@ -12,8 +12,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import save_file
 
 from har_pipeline.datasets import FeatureSource, FeatureTable, load_features
 from har_pipeline.errors import RunError
@@ -50,6 +48,7 @@ from har_pipeline.run_folder import (
 )
 from har_pipeline.scores import write_scores
 from har_pipeline.streams import StreamSource
+from har_pipeline.tensor_files import write_tensors
 from har_pipeline.tensorboard import epoch_writer
 from har_pipeline.train_config import TrainConfig
 
@@ -171,16 +170,16 @@ def train_head(
         notes = (
             *_feature_notes(specs),
             *_step_notes(table, config),
+            *table.notes,
             *class_notes(table, parts, classes),
             *fitted.notes,
         )
         summary = _summary(run_dir, fitted, table, parts, missing, notes, time.perf_counter() - start)
-        weights = {name: value.cpu().contiguous() for name, value in fitted.head.state_dict().items()}
-        save_file(weights, folder / WEIGHTS)
+        write_tensors(folder / WEIGHTS, fitted.head.state_dict())
         for number, (name, spec) in enumerate(zip(names, specs, strict=True)):
             if spec.reduction is not None:
                 projection = read_projection(store, name, spec.reduction)
-                save_arrays(projection_arrays(projection), folder / reduction_file(number))
+                write_tensors(folder / reduction_file(number), projection_arrays(projection))
         write_history(folder / HISTORY, [dataclasses.asdict(epoch) for epoch in fitted.history])
         score = functools.partial(probabilities_of, fitted.head, fitted.data)
         write_scores(folder / SCORES, held_out_scores(table, parts, classes, split, config.seed, score))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from har_pipeline.checkpoint import CHECKPOINT
 from har_pipeline.convlstm.networks import RawNetwork, build_network
@@ -45,6 +44,7 @@ from har_pipeline.run_folder import (
     write_json,
 )
 from har_pipeline.scores import write_scores
+from har_pipeline.tensor_files import write_tensors
 from har_pipeline.train import (
     TrainSource,
     check_parts,
@@ -122,7 +122,8 @@ def train_video(
     training that was killed goes on at the epoch it was in when the same call is made again. table: the frames where the
     caller has loaded them. world: the processes that train together; all make the same call, the first one writes, and
     the others return None. On one CPU machine the same call gives the same weights, bit for bit, interrupted or not; GPUs
-    add in varying order. The summary's train_accuracy is that of the best epoch while the weights moved.
+    add in varying order. The summary's train_accuracy is that of the best epoch while the weights moved; its seconds count
+    the epochs of all processes that had a part in the training, interrupted ones too.
     Raises: RunError if `run_dir` is taken or of an unfinished run with other options, frames are missing (unless
     `allow_missing`), a label of the validation or test videos is not among the classes, or the loss is not finite;
     StoreError if the frames cannot be read.
@@ -165,7 +166,8 @@ def train_video(
     with lasting_run_folder(run_dir, {**job, **hashes}, overwrite=overwrite) as folder:
         fitted, frames, parts = fit(folder)
         scores = _scores(fitted, frames, parts, classes, split, config)
-        summary = _summary(run_dir, fitted, frames, parts, scores, split, classes, config, time.perf_counter() - start)
+        seconds = time.perf_counter() - start + fitted.seconds_before
+        summary = _summary(run_dir, fitted, frames, parts, scores, split, classes, config, seconds)
         info = {
             **_run_info(summary, config, split, classes, fitted, world),
             **stream_info([name], [spec]),
@@ -226,8 +228,7 @@ def run_video_jobs(
 
 def _write_run(folder: Path, fitted: FittedNetwork, scores: Scores, split: Split, info: dict[str, Any]) -> None:
     """Write the files of a finished run, run.json last."""
-    weights = {key: value.cpu().contiguous() for key, value in fitted.learner.network.state_dict().items()}
-    save_file(weights, folder / NETWORK)
+    write_tensors(folder / NETWORK, fitted.learner.network.state_dict())
     write_history(folder / HISTORY, [dataclasses.asdict(epoch) for epoch in fitted.history])
     write_scores(folder / SCORES, scores)
     write_json(folder / SPLIT_JSON, dataclasses.asdict(split))
@@ -275,6 +276,7 @@ def _summary(
             *config_notes(config),
             *_length_notes(config, frames),
             *(() if len(parts.val) else ("no validation videos: the network of the last epoch was kept",)),
+            *frames.notes,
             *class_notes(frames, parts, classes),
         ),
         seconds=round(seconds, 3),
@@ -290,10 +292,9 @@ def config_notes(config: VideoTrainConfig) -> list[str]:
             f"{'narrower' if config.width < 1 else 'wider'} one"
         )
     if config.schedule != "published" or config.num_epochs != config.published_epochs:
-        notes.append(
-            f"trained for {config.num_epochs} epoch{'s' * (config.num_epochs != 1)} on the schedule {config.schedule}; "
-            f"published are {config.published_epochs} on its own"
-        )
+        count = f"{config.num_epochs} epoch{'s' * (config.num_epochs != 1)}"
+        how = "the published schedule run through in" if config.schedule == "published" else f"{config.schedule} for"
+        notes.append(f"learning rate: {how} {count}; the paper's schedule has {config.published_epochs} epochs")
     if config.state_gradient != "window":
         notes.append("the gradient went through the state of whole videos; the paper cuts it off at each window")
     if config.augment:

@@ -51,12 +51,16 @@ OnBatch = Callable[[BatchProgress], None]
 
 @dataclass(frozen=True, slots=True)
 class FittedNetwork:
-    """A trained network with the weights of its best epoch, on the device, and what it was trained with."""
+    """A trained network with the weights of its best epoch, on the device, and what it was trained with.
+
+    seconds_before: of the epochs that were in the checkpoint which the training went on from.
+    """
 
     learner: Learner
     history: tuple[Epoch, ...]
     best_epoch: int
     precision: str
+    seconds_before: float
 
 
 def make_learner(
@@ -113,6 +117,7 @@ def fit_network(
         learner = make_learner(table, shape, num_classes, config, world)
         state = _Progress(learner, config)
         state.resume(world.share(load_checkpoint(checkpoint) if checkpoint and world.first else None))
+        seconds_before = sum(epoch.seconds for epoch in state.history)
         while len(state.history) < config.num_epochs:
             start = time.perf_counter()
             state.begin_epoch()
@@ -126,7 +131,8 @@ def fit_network(
             if on_epoch is not None:
                 on_epoch(state.history[-1])
         learner.network.load_state_dict(state.best_weights)
-        return FittedNetwork(learner, tuple(state.history), best_epoch(state.history), learner.precision)
+        best = best_epoch(state.history)
+        return FittedNetwork(learner, tuple(state.history), best, learner.precision, seconds_before)
 
 
 class _Progress:

@@ -20,7 +20,7 @@ from feature_sets import blobs, feature_store, manifest, split_of
 from raw_sets import SIZE, drawn_videos, raw_store
 
 from har_pipeline import video_fit
-from har_pipeline.checkpoint import CHECKPOINT
+from har_pipeline.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from har_pipeline.compare import compare_members
 from har_pipeline.errors import FeatureMismatchError, RunError
 from har_pipeline.evaluate import evaluate_run
@@ -32,7 +32,7 @@ from har_pipeline.run_folder import RunSummary, load_run, read_history, read_run
 from har_pipeline.store import FeatureStore
 from har_pipeline.train import train_head
 from har_pipeline.train_config import TrainConfig
-from har_pipeline.train_video import load_video_run, run_video_jobs, train_video
+from har_pipeline.train_video import config_notes, load_video_run, run_video_jobs, train_video
 from har_pipeline.video_config import VideoTrainConfig
 from har_pipeline.video_fit import BatchProgress, best_epoch
 from har_pipeline.video_loop import Learner
@@ -103,6 +103,7 @@ def test_both_networks_learn(task: Task, tmp_path: Path) -> None:
 def test_a_run_folder_of_raw_video(task: Task, run: Path) -> None:
     names = {"run.json", "split.json", "network.safetensors", "history.csv", "scores.csv"}
     assert {file.name for file in run.iterdir()} == names
+    assert len({file.stat().st_mode for file in run.iterdir()}) == 1
     assert [file.name for file in run.parent.iterdir()] == ["run"]
     info = json.loads((run / "run.json").read_text())
     assert info["kind"] == "video"
@@ -225,6 +226,29 @@ def test_an_unfinished_run_is_begun_anew_with_overwrite(task: Task, tmp_path: Pa
     assert history_of(tmp_path / "run") == history_of(tmp_path / "fresh")
     with pytest.raises(RunError, match="holds a run already"):
         task.train(other, tmp_path / "run")
+
+
+def test_seconds_count_the_epochs_of_all_processes(task: Task, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        task.train(FAST, tmp_path / "run", on_batch=stop)
+    checkpoint = tmp_path / ".run.partial" / CHECKPOINT
+    state = load_checkpoint(checkpoint)
+    assert state is not None
+    state["history"][0]["seconds"] = 1000.0
+    save_checkpoint(checkpoint, state)
+    summary = task.train(FAST, tmp_path / "run")
+    seconds = [value or 0.0 for value in read_history(tmp_path / "run")["seconds"]]
+    assert seconds[0] == 1000
+    assert sum(seconds) <= summary.seconds < 1000 + 100
+    assert json.loads((tmp_path / "run/run.json").read_text())["summary"]["seconds"] == summary.seconds
+
+
+def test_another_schedule_is_noted() -> None:
+    own = VideoTrainConfig(model="convlstm-stateless", schedule="one-cycle", epochs=30)
+    short = "learning rate: the published schedule run through in 1 epoch; the paper's schedule has 25 epochs"
+    assert config_notes(VideoTrainConfig()) == []
+    assert config_notes(VideoTrainConfig(epochs=1)) == [short]
+    assert config_notes(own) == ["learning rate: one-cycle for 30 epochs; the paper's schedule has 75 epochs"]
 
 
 def relabelled(records: list[VideoRecord], video_id: str) -> list[VideoRecord]:
