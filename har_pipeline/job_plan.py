@@ -29,9 +29,7 @@ def write_plan(plan: Plan) -> None:
     """
     if (plan.folder / RUN_JSON).exists():
         raise RunError(f"{plan.folder} holds a single run: choose another --out, or move it away")
-    patterns = ("split*", "seed*", "seed*/split*")
-    there = {file.parent for pattern in patterns for file in plan.folder.glob(f"{pattern}/{RUN_JSON}")}
-    if others := sorted({folder.relative_to(plan.folder).as_posix() for folder in there} - set(plan.runs)):
+    if others := [name for name in finished_runs(plan.folder) if name not in plan.runs]:
         raise RunError(
             f"{plan.folder} holds runs that are not of this job ({', '.join(others[:5])}{' ...' * (len(others) > 5)}): choose "
             "another --out, or move them away"
@@ -40,6 +38,13 @@ def write_plan(plan: Plan) -> None:
     partial = plan.folder / f".{PLAN_JSON}.{os.getpid()}.partial"
     write_json(partial, {"runs": list(plan.runs)})
     partial.replace(plan.folder / PLAN_JSON)
+
+
+def finished_runs(folder: Path) -> list[str]:
+    """Return the folders of folds and repeats below `folder` that hold a run, relative to it, by name."""
+    patterns = ("split*", "seed*", "seed*/split*")
+    there = {file.parent for pattern in patterns for file in folder.glob(f"{pattern}/{RUN_JSON}")}
+    return sorted(run.relative_to(folder).as_posix() for run in there)
 
 
 def planned_runs(folder: Path) -> tuple[str, ...] | None:
@@ -84,6 +89,13 @@ def no_run_error(path: Path) -> RunError:
     return RunError(
         f"{path} is no run folder (no {RUN_JSON}, no split0 or seed0); make one with `har train` or `har train-video`"
     )
+
+
+def no_single_run_error(folder: Path, use: str) -> RunError:
+    """Return why a folder cannot be read as one run; of several runs below it, one is named. use: what reads one."""
+    if runs := finished_runs(folder):
+        return RunError(f"{folder} is no single run: {use}, such as {folder}/{runs[0]}")
+    return no_run_error(folder)
 
 
 def merge_notes(notes: Mapping[str, Sequence[str]]) -> list[str]:

@@ -30,7 +30,7 @@ from har_pipeline.video.flow_spec import parse_flow
 class Prediction:
     """The classes of one video, best first. probabilities: (K,) in the order of the run's classes; error: or why none.
 
-    frames: (F, S, S, C) uint8, what a network on raw video was shown; None of a head.
+    frames: (F, S, S, C) uint8, what a network on raw video was shown; None of a head. notes: what was odd about the file.
     """
 
     path: Path
@@ -38,6 +38,7 @@ class Prediction:
     probabilities: np.ndarray | None
     error: str | None = None
     frames: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
 
 def extractor_for(
@@ -135,7 +136,10 @@ def predict_videos(
                     found = dataclasses.replace(found, features=projection.apply(found.features, spec.dtype))
                 streams.append(found)
             probabilities = predict_scores(run, joined_features(streams))
-            predictions.append(Prediction(path, tuple(top_k(run.classes, probabilities, top)), probabilities))
+            # Each stream reads the file itself and may note the same.
+            notes = tuple(dict.fromkeys(text for found in streams for text in found.decode_notes))
+            best = tuple(top_k(run.classes, probabilities, top))
+            predictions.append(Prediction(path, best, probabilities, notes=notes))
     return run, predictions
 
 

@@ -34,7 +34,8 @@ def predict_raw(
 ) -> tuple[VideoRun, list[Prediction]]:
     """Return the run and, for each video file or depth folder in order, its classes; what cannot be read gets its error.
 
-    Frames are prepared and chosen as in the run's own test. `Prediction.frames` are those prepared.
+    Frames are prepared and chosen as in the run's own test. `Prediction.frames` are those prepared; its notes tell of
+    frames that could not be read, and of a video that is too short for the network.
     Raises: RunError if the run folder is incomplete, or of `har train`, or the device is absent.
     """
     run = load_video_run(run_dir)
@@ -56,7 +57,8 @@ def predict_raw(
             if reason := summary.failed.get(record.video_id):
                 predictions.append(Prediction(path, (), None, reason))
                 continue
-            rows = store.read(summary.feature_set, record.video_id).features
+            stored = store.read(summary.feature_set, record.video_id)
+            rows = stored.features
             table = FeatureTable((record.video_id,), np.zeros(1, np.int64), rows, np.array([0, len(rows)], np.int64))
             probabilities = video_probabilities(
                 run.network,
@@ -69,5 +71,15 @@ def predict_raw(
             channels, height, width = run.frame_shape
             frames = rows.reshape(-1, height, width, channels)
             best = tuple(top_k(run.classes, probabilities, top))
-            predictions.append(Prediction(path, best, probabilities, frames=frames))
+            notes = (*stored.decode_notes, *_repeated(len(rows), run.network.clip_len))
+            predictions.append(Prediction(path, best, probabilities, frames=frames, notes=notes))
     return run, predictions
+
+
+def _repeated(num_frames: int, clip_len: int) -> list[str]:
+    """Return what to note of a video that does not fill a clip, or a stateful network's window."""
+    if num_frames >= clip_len:
+        return []
+    if num_frames == 1:
+        return [f"1 frame: shown {clip_len} times, so nothing moves"]
+    return [f"{num_frames} frames: played backwards and forwards to fill the {clip_len} that the network sees at once"]

@@ -79,6 +79,7 @@ class StatefulRecogniser:
         self._waiting: list[np.ndarray] = []
         self._windows = 0
         self._frame_size: tuple[int, ...] | None = None
+        self._foreground = False
         # Of all windows the sum of probabilities is enough; of a horizon each must be kept until it falls out.
         self._sum = np.zeros(len(self.run.classes))
         self._recent: deque[np.ndarray] = deque(maxlen=self.horizon or 1)
@@ -91,14 +92,23 @@ class StatefulRecogniser:
         return self._windows
 
     @property
+    def seen_foreground(self) -> bool:
+        """Whether any window since the last `reset` had foreground; of RGB, which has no background, always True."""
+        return self._causal is None or self._foreground
+
+    @property
     def latest(self) -> np.ndarray:
-        """(K,) float64 probabilities of the last window alone; all equal before the first one."""
-        return self._recent[-1] if self._recent else self._nothing
+        """(K,) float64 probabilities of the last window alone; all equal where `probabilities` are."""
+        return self._recent[-1] if self._windows and self.seen_foreground else self._nothing
 
     @property
     def probabilities(self) -> np.ndarray:
-        """(K,) float64 probabilities so far, in the order of the run's classes; all equal before the first window."""
-        if not self._windows:
+        """(K,) float64 probabilities so far, in the order of the run's classes.
+
+        All equal before the first window and until there was foreground: nobody has been seen yet. The windows before it
+        have their weights afterwards, as they have in a test.
+        """
+        if not self._windows or not self.seen_foreground:
             return self._nothing
         if self.horizon is None:
             return self._sum / self._sum.sum()
@@ -146,6 +156,7 @@ class StatefulRecogniser:
             logits, self._state = self._network(clips, self._state)
         found = logits.double().softmax(1)[0].cpu().numpy()
         self._windows += 1
+        self._foreground |= bool(window.any())
         self._recent.append(found)
         self._sum += found * float(self._windows) ** WEIGHT_POWER
 
@@ -156,11 +167,15 @@ def _described(frames: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The decision after a window: frames seen, (K,) probabilities so far, (K,) of the last window alone."""
+    """The decision after a window: frames seen, (K,) probabilities so far, (K,) of the last window alone.
+
+    seen_foreground: as in `StatefulRecogniser`; without it the probabilities are all equal and name no class.
+    """
 
     frames: int
     probabilities: np.ndarray
     latest: np.ndarray
+    seen_foreground: bool
 
 
 def decide_live(recogniser: StatefulRecogniser, frames: Iterator[np.ndarray]) -> Iterator[Decision]:
@@ -169,7 +184,7 @@ def decide_live(recogniser: StatefulRecogniser, frames: Iterator[np.ndarray]) ->
         before = recogniser.windows
         recogniser.push(frame[None])
         if recogniser.windows > before:
-            yield Decision(seen, recogniser.probabilities, recogniser.latest)
+            yield Decision(seen, recogniser.probabilities, recogniser.latest, recogniser.seen_foreground)
 
 
 def live_scores(
@@ -184,6 +199,7 @@ def live_scores(
 
     Each video is decided upon with the very frames that stand behind the run's own scores, in the same windows and with
     the same weights, but cropped and scaled by what was seen so far: the difference is the price of the causal crop.
+    A video without foreground fails, as it does in `har frames`.
     Raises: RunError if the run is not of a stateful network, a video is not among the records, or all fail.
     """
     recogniser = StatefulRecogniser(run_dir, device=device)
@@ -217,14 +233,18 @@ def live_scores(
 
 
 def _whole_video(recogniser: StatefulRecogniser, record: VideoRecord) -> np.ndarray:
+    path = record.depth_path if recogniser.stream == "depth" else record.path
+    if path is None:
+        raise VideoError(f"its row names no file of the stream {recogniser.stream}")
     if recogniser.stream == "depth":
-        assert record.depth_path is not None
-        frames = read_depth(record.depth_path, start=record.start_frame, stop=record.end_frame).frames
+        frames = read_depth(path, start=record.start_frame, stop=record.end_frame).frames
     else:
-        assert record.path is not None
-        reader = FrameReader(record.path, start=record.start_frame, stop=record.end_frame)
+        reader = FrameReader(path, start=record.start_frame, stop=record.end_frame)
         frames = np.stack([frame for _, frame in reader])
     whole = recogniser.run.config.long_videos == "whole"
     recogniser.reset()
     windows = stateful_indices(len(frames), recogniser.run.network.clip_len, whole=whole)
-    return recogniser.push(frames[windows.flatten()])
+    probabilities = recogniser.push(frames[windows.flatten()])
+    if not recogniser.seen_foreground:
+        raise VideoError(f"{path}: no window has any foreground: all depth values are 0")
+    return probabilities

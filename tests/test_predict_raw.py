@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from raw_runs import DepthSet, make_depth_set
+from depth_files import write_folder
+from raw_runs import DepthSet, make_depth_set, walking_body
 from typer.testing import CliRunner
 from video_files import make_video
 
@@ -70,13 +72,86 @@ def test_options_that_do_not_fit(depth_set: DepthSet, arguments: list[str], mess
 
 
 def test_too_short_for_a_decision(depth_set: DepthSet, tmp_path: Path) -> None:
-    from depth_files import write_folder
-    from raw_runs import walking_body
-
     short = write_folder(tmp_path / "short", walking_body(0, 7, 0))
     done = CliRunner().invoke(app, ["predict", "--live", str(short), "--run", str(depth_set.train())])
     assert isinstance(done.exception, RunError)
     assert "fewer than the 8 frames" in str(done.exception)
+
+
+def test_live_names_no_class_without_foreground(depth_set: DepthSet, tmp_path: Path) -> None:
+    frames = np.zeros((20, 40, 60), np.uint16)
+    empty = write_folder(tmp_path / "empty", frames)
+    command = ["predict", "--run", str(depth_set.train()), "--live"]
+    done = CliRunner().invoke(app, [*command, str(empty)])
+    assert done.exit_code == 1
+    assert isinstance(done.exception, VideoError), done.output
+    assert str(done.exception) == f"{empty}: no window has any foreground: all depth values are 0"
+    assert done.stdout.splitlines() == [
+        f"frame {number:5d}  no foreground yet, all depth values are 0: no class" for number in (8, 16)
+    ]
+    late = write_folder(tmp_path / "late", np.concatenate([frames[:8], walking_body(0, 8, 0)]))
+    done = CliRunner().invoke(app, [*command, str(late), "--json"])
+    assert done.exit_code == 0, done.output
+    first, second = (json.loads(line) for line in done.stdout.splitlines())
+    assert first == {"frames": 8, "so_far": [], "this_window": None, "notes": []}
+    assert len(second["so_far"]) == 2
+    assert second["this_window"]["label"] in {"goes", "grows"}
+
+
+def test_what_was_odd_about_a_file_is_told(depth_set: DepthSet, tmp_path: Path) -> None:
+    run = str(depth_set.train())
+    odd = write_folder(tmp_path / "odd", walking_body(0, 16, 0))
+    (odd / "MDepth-00000003.png").unlink()
+    (odd / "MDepth-00000007.png").write_bytes(b"no png")
+    missing = "a PNG is missing in the numbering: MDepth-00000003.png"
+    damaged = "a PNG cannot be decoded: MDepth-00000007.png is no PNG file"
+    for arguments in ([str(odd)], ["--live", str(odd)]):
+        done = CliRunner().invoke(app, ["predict", "--run", run, *arguments])
+        assert done.exit_code == 0, done.output
+        assert done.stderr.splitlines() == [f"NOTE: {odd}: {missing}", f"NOTE: {odd}: {damaged}"]
+        done = CliRunner().invoke(app, ["predict", "--run", run, "--json", *arguments])
+        told = json.loads(done.stdout)
+        assert (told[0] if isinstance(told, list) else told)["notes"] == [missing, damaged]
+
+
+@pytest.mark.parametrize(
+    ("frames", "model", "notes"),
+    [
+        (1, "convlstm-stateless", ["1 frame: shown 30 times, so nothing moves"]),
+        (1, "convlstm-stateful", ["1 frame: shown 8 times, so nothing moves"]),
+        (
+            7,
+            "convlstm-stateful",
+            ["7 frames: played backwards and forwards to fill the 8 that the network sees at once"],
+        ),
+        (8, "convlstm-stateful", []),
+    ],
+)
+def test_a_short_video_is_noted(depth_set: DepthSet, tmp_path: Path, frames: int, model: str, notes: list[str]) -> None:
+    short = write_folder(tmp_path / "short", walking_body(0, frames, 0))
+    _, (prediction,) = predict_raw([short], depth_set.train(model), workers=1)  # type: ignore[arg-type]
+    assert prediction.notes == tuple(notes)
+
+
+def test_a_damaged_colour_file_is_noted_live(tmp_path: Path) -> None:
+    whole = make_video(tmp_path / "a.avi", 40)
+    cut = tmp_path / "cut.avi"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 3 // 4])
+    notes: list[str] = []
+    frames = list(live_frames(str(cut), "rgb", notes.append))
+    assert 20 <= len(frames) < 37
+    assert f"40 frames are announced, {len(frames)} could be decoded" in notes
+
+
+def test_of_a_job_one_run_is_named(depth_set: DepthSet, tmp_path: Path) -> None:
+    job = tmp_path / "job"
+    shutil.copytree(depth_set.train(), job / "seed0/split1")
+    for arguments in (["x.avi"], ["--live", "x.avi"]):
+        done = CliRunner().invoke(app, ["predict", *arguments, "--run", str(job)])
+        assert isinstance(done.exception, RunError)
+        assert str(done.exception) == f"{job} is no single run: har predict answers by one, such as {job}/seed0/split1"
+    done = CliRunner().invoke(app, ["predict", "x.avi", "--run", str(tmp_path / "none")])
+    assert "none is no run folder" in str(done.exception)
 
 
 def test_live_frames(depth_set: DepthSet, tmp_path: Path) -> None:

@@ -124,6 +124,38 @@ def test_live_scores_are_those_of_each_video_alone(depth_set: DepthSet, run: Pat
         np.testing.assert_array_equal(row, StatefulRecogniser(run).push(frames))
 
 
+def test_no_class_is_named_before_there_is_foreground(run: Path) -> None:
+    empty, body = np.zeros((20, 40, 60), np.uint16), walking_body(1, 24, 9)
+    recogniser = StatefulRecogniser(run)
+    windows = by_hand(recogniser, np.concatenate([empty, body]))
+    assert np.abs(windows[0] - 0.5).max() > 1e-3, "the network itself does decide on nothing"
+    assert recogniser.push(empty).tolist() == recogniser.latest.tolist() == [0.5, 0.5]
+    assert (recogniser.windows, recogniser.seen_foreground) == (2, False)
+    # The first body stands in a window that is not whole yet.
+    assert recogniser.push(body[:3]).tolist() == [0.5, 0.5]
+    assert not recogniser.seen_foreground
+    np.testing.assert_allclose(recogniser.push(body[3:]), window_weights(5) @ windows, atol=1e-6)
+    assert recogniser.seen_foreground
+    recogniser.push(empty)
+    assert recogniser.seen_foreground
+    recogniser.reset()
+    assert not recogniser.seen_foreground
+    found = [decision.seen_foreground for decision in decide_live(recogniser, iter(np.concatenate([empty, body])))]
+    assert found == [False, False, True, True, True]
+
+
+def test_live_scores_count_a_video_without_foreground_as_failed(depth_set: DepthSet, run: Path, tmp_path: Path) -> None:
+    empty = write_folder(tmp_path / "empty", np.zeros((30, 40, 60), np.uint16))
+    files = {
+        "v7": VideoRecord(video_id="v7", label="grows", depth_path=empty),
+        "v8": VideoRecord(video_id="v8", label="goes", path=tmp_path / "v8.avi"),
+    }
+    scores, failed = live_scores(run, [files.get(record.video_id, record) for record in depth_set.records])
+    assert scores.video_ids == ("v6", "v9")
+    assert failed["v7"] == f"{empty}: no window has any foreground: all depth values are 0"
+    assert failed["v8"] == "its row names no file of the stream depth"
+
+
 def test_live_scores_go_on_after_a_video_that_cannot_be_read(depth_set: DepthSet, run: Path, tmp_path: Path) -> None:
     broken = VideoRecord(video_id="v7", label="grows", depth_path=tmp_path / "gone")
     records = [broken if record.video_id == "v7" else record for record in depth_set.records]

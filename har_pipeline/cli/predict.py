@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from har_pipeline.cli.common import AsJson, Device, Workers, extraction_bar, note, print_json, video_bar
-from har_pipeline.errors import RunError
+from har_pipeline.errors import RunError, VideoError
 
 if TYPE_CHECKING:
     from har_pipeline.predict import Prediction
@@ -49,13 +49,14 @@ def predict(
     """Classify videos with a trained run: the best classes of each, with bars.
 
     With --live a stateful network of `har train-video` tells what it thinks so far after every window, as frames come
-    (--json: a line of JSON for each).
+    (--json: a line of JSON for each); no class while a depth video has shown background only.
 
     Examples: har predict --run run clip1.avi clip2.avi
     har predict --run run --live MDepth-folder
     """
     if (live is None) == (not videos):
         raise typer.BadParameter("give video files, or --live with one file or camera")
+    _need_single_run(run)
     if live is not None:
         if weights or mean_cube or picture or workers:
             raise typer.BadParameter("--weights, --mean-cube, --picture and --workers do not go with --live")
@@ -65,7 +66,9 @@ def predict(
         raise typer.BadParameter("--horizon belongs to --live")
     classes, predictions = _predict_files(videos or [], run, top, weights, mean_cube, device, workers)
     if as_json:
-        print_json([{"video": str(p.path), "top": _rows(p.top), "error": p.error} for p in predictions])
+        print_json(
+            [{"video": str(p.path), "top": _rows(p.top), "error": p.error, "notes": p.notes} for p in predictions]
+        )
     else:
         for prediction in predictions:
             if prediction.error is None:
@@ -77,10 +80,20 @@ def predict(
         save_picture(picture, predictions)
         note(f"written: {picture}")
     for prediction in predictions:
+        for text in prediction.notes:
+            note(f"NOTE: {prediction.path}: {text}")
         if prediction.error is not None:
             note(f"failed: {prediction.error}")
     if any(prediction.error for prediction in predictions):
         sys.exit(1)
+
+
+def _need_single_run(run: Path) -> None:
+    from har_pipeline.job_plan import no_single_run_error
+    from har_pipeline.run_folder import RUN_JSON
+
+    if not (run / RUN_JSON).exists():
+        raise no_single_run_error(run, "har predict answers by one")
 
 
 def _predict_files(
@@ -136,22 +149,32 @@ def _predict_live(source: str, run: Path, top: int, horizon: int | None, device:
     recogniser = StatefulRecogniser(run, horizon=horizon or (CAMERA_HORIZON if camera else None), device=device)
     classes = recogniser.run.classes
     width = max(len(label) for label in classes)
-    decided = False
+    notes: list[str] = []
+
+    def on_note(text: str) -> None:
+        notes.append(text)
+        note(f"NOTE: {source}: {text}")
+
     try:
-        for decision in decide_live(recogniser, live_frames(source, recogniser.stream)):
-            decided = True
-            best, now = top_k(classes, decision.probabilities, top), top_k(classes, decision.latest, 1)[0]
+        for decision in decide_live(recogniser, live_frames(source, recogniser.stream, on_note)):
+            known = decision.seen_foreground
+            best = top_k(classes, decision.probabilities, top) if known else []
+            now = top_k(classes, decision.latest, 1) if known else []
             if as_json:
-                row = {"frames": decision.frames, "so_far": _rows(best), "this_window": _rows([now])[0]}
-                typer.echo(json.dumps(row))
-            else:
+                row = {"frames": decision.frames, "so_far": _rows(best), "this_window": next(iter(_rows(now)), None)}
+                typer.echo(json.dumps({**row, "notes": notes}))
+            elif known:
                 shown = "   ".join(f"{label.ljust(width)} {probability:6.1%}" for label, probability in best)
-                typer.echo(f"frame {decision.frames:5d}  so far: {shown}   this window: {now[0]} {now[1]:.1%}")
+                typer.echo(f"frame {decision.frames:5d}  so far: {shown}   this window: {now[0][0]} {now[0][1]:.1%}")
+            else:
+                typer.echo(f"frame {decision.frames:5d}  no foreground yet, all depth values are 0: no class")
     except KeyboardInterrupt:
         note("stopped")
         return
-    if not decided:
+    if not recogniser.windows:
         raise RunError(f"{source}: fewer than the {recogniser.run.network.clip_len} frames of one window: no decision")
+    if not recogniser.seen_foreground:
+        raise VideoError(f"{source}: no window has any foreground: all depth values are 0")
 
 
 def _rows(best: Sequence[tuple[str, float]]) -> list[dict[str, str | float]]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from har_pipeline.cli.common import AsJson, Device, Root, note, print_json, print_table, video_bar
-from har_pipeline.errors import RunError
 
 if TYPE_CHECKING:
     from har_pipeline.categories import GroupResult
@@ -102,12 +101,13 @@ def _measures(run: Path, part: str, groups: str) -> Evaluation | FoldsEvaluation
 
 def _records(run: Path, option: str, manifest: Path | None, root: Path | None) -> list[VideoRecord]:
     """Return the rows with the videos' files, for an option that reads them of a single run."""
+    from har_pipeline.job_plan import no_single_run_error
     from har_pipeline.manifests import read_manifest
 
     if manifest is None:
         raise typer.BadParameter(f"{option} reads the videos' files: name their manifest with --manifest")
     if not (run / "run.json").exists():
-        raise RunError(f"{run} is no single run: {option} measures one, such as {run}/split0")
+        raise no_single_run_error(run, f"{option} measures one")
     return read_manifest(manifest, root=root, check_files=False)
 
 

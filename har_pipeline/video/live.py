@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from har_pipeline.errors import VideoError
-from har_pipeline.video.decode import FrameReader
+from har_pipeline.video.decode import FrameReader, probe, tail_note
 from har_pipeline.video.depth import read_depth
 from har_pipeline.video.raw_worker import RawStream
 
 
-def live_frames(source: str, stream: RawStream) -> Iterator[np.ndarray]:
+def live_frames(
+    source: str, stream: RawStream, on_note: Callable[[str], None] = lambda text: None
+) -> Iterator[np.ndarray]:
     """Return the frames of a file, a depth folder, or the camera of a number such as `0`, in order.
 
     rgb: (H, W, 3) uint8; depth: (H, W) uint16 mm. Depth is read as a whole first, RGB while frames are asked for.
+    on_note: called with what is odd about the file, such as a damaged frame that is left out; for RGB at its end.
     Raises: VideoError if it cannot be read, or a camera is to give depth, for which there is no common driver.
     """
     if source.isdigit() and not Path(source).exists():
@@ -28,8 +31,20 @@ def live_frames(source: str, stream: RawStream) -> Iterator[np.ndarray]:
         return _camera_frames(int(source))
     path = Path(source).expanduser()
     if stream == "depth":
-        return iter(read_depth(path).frames)
-    return (frame for _, frame in FrameReader(path))
+        video = read_depth(path)
+        for text in video.notes:
+            on_note(text)
+        return iter(video.frames)
+    return _rgb_frames(path, on_note)
+
+
+def _rgb_frames(path: Path, on_note: Callable[[str], None]) -> Iterator[np.ndarray]:
+    info = probe(path)
+    reader = FrameReader(path, info=info)
+    for _, frame in reader:
+        yield frame
+    for text in [*reader.notes, *tail_note(info, reader.frames_decoded)]:
+        on_note(text)
 
 
 def _camera_frames(number: int) -> Iterator[np.ndarray]:
