@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ class VideoTimes:
     """Seconds per video, one video at a time, over so many videos.
 
     whole_s: reading the file, crop, scaling, and the network; network_s: frames to the device and the network; means,
-    and medians beside them. mean_frames: frames of a video. failed: ids of drawn videos whose files cannot be read.
+    and medians beside them. mean_frames: frames of a video. failed: video_id -> why a drawn one cannot be read.
     """
 
     videos: int
@@ -43,7 +43,7 @@ class VideoTimes:
     device: str
     threads: int
     precision: str
-    failed: tuple[str, ...] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the times as a plain dict, ready for JSON."""
@@ -69,14 +69,16 @@ def time_videos(
     precision = pick_precision(run.config.precision, where)
     run.network.to(where)
     times: list[tuple[float, float, int]] = []
-    failed = []
+    failed: dict[str, str] = {}
     for number in [drawn[0], *drawn]:
         try:
             times.append(_time_one(run, found[number], where, precision))
-        except VideoError:
-            failed.append(found[number].video_id)
+        except VideoError as error:
+            failed[found[number].video_id] = str(error)
     if len(times) < 2:
-        raise RunError(f"{run.path}: the files of the drawn test videos cannot be read, the first: {failed[0]}")
+        raise RunError(
+            f"{run.path}: the files of the drawn test videos cannot be read, the first: {min(failed.items())[1]}"
+        )
     whole, network, frames = zip(*times[1:], strict=True)
     return VideoTimes(
         videos=len(whole),
@@ -88,7 +90,7 @@ def time_videos(
         device=torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu",
         threads=torch.get_num_threads(),
         precision=precision,
-        failed=tuple(sorted(set(failed))),
+        failed=dict(sorted(failed.items())),
     )
 
 
@@ -96,7 +98,7 @@ def _time_one(run: VideoRun, record: VideoRecord, device: torch.device, precisio
     options = options_of(run.spec)
     path = record.depth_path if options.stream == "depth" else record.path
     if path is None:
-        raise VideoError(f"{record.video_id}: its row names no file of the stream {options.stream}")
+        raise VideoError(f"its row names no file of the stream {options.stream}")
     task = raw_task(record, path, options)
     start = time.perf_counter()
     flat = prepare_video(task).frames

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from har_pipeline.metrics import mcnemar, wilson_interval
 from har_pipeline.recognise import live_scores
 from har_pipeline.records import VideoRecord
 from har_pipeline.scores import read_scores
+
+GONE = {"v7": "grows", "v8": "goes"}
 
 
 @pytest.fixture(scope="module")
@@ -110,5 +113,38 @@ def test_on_the_command_line(depth_set: DepthSet, run: Path, tmp_path: Path) -> 
     assert told["timing"]["videos"] == 1
     _, err = har(*command, code=2)
     assert "--live reads the videos' files" in err
-    _, err = har("evaluate", str(tmp_path), "--live", "--manifest", str(manifest), code=1)
-    assert "is no single run: --live measures one" in err
+    job = tmp_path / "job"
+    shutil.copytree(run, job / "seed0/split1")
+    for option in ("--live", "--time"):
+        _, err = har("evaluate", str(job), option, "--manifest", str(manifest), code=1)
+        assert f"{job} is no single run: {option} measures one, such as {job}/seed0/split1" in err
+    _, err = har("evaluate", str(tmp_path / "none"), "--live", "--manifest", str(manifest), code=1)
+    assert "none is no run folder" in err
+
+
+def test_a_file_that_cannot_be_read_costs_its_video_and_the_exit_code(depth_set: DepthSet, run: Path) -> None:
+    folder = depth_set.folder
+    gone = {v: VideoRecord(video_id=v, label=label, depth_path=folder / f"no-{v}") for v, label in GONE.items()}
+    write_manifest(folder / "gone.csv", [gone.get(record.video_id, record) for record in depth_set.records])
+    command = ("evaluate", str(run), "--manifest", str(folder / "gone.csv"), "--device", "cpu")
+    for option, what in (("--live", "not decided live"), ("--time", "not timed")):
+        for more in ((), ("--json",)):
+            out, err = har(*command, option, *more, code=1)
+            assert [line for line in err.splitlines() if line.startswith("not ")] == [
+                f"{what}: {v}: {folder / f'no-{v}'}: does not exist" for v in GONE
+            ]
+            assert ("video accuracy top-1" in out) != bool(more)
+            if more:
+                assert list(json.loads(out)[{"--live": "live", "--time": "timing"}[option]]["failed"]) == list(GONE)
+
+
+def test_options_without_effect_are_named(depth_set: DepthSet, run: Path) -> None:
+    manifest = depth_set.folder / "manifest.csv"
+    write_manifest(manifest, depth_set.records)
+    _, err = har("evaluate", str(run), "--time-videos", "5", "--root", "x", "--device", "cuda")
+    assert err.splitlines()[0] == "NOTE: without --time or --live, without effect: --time-videos, --root, --device"
+    command = ("evaluate", str(run), "--manifest", str(manifest), "--device", "cpu", "--time-videos", "1")
+    _, err = har(*command, "--live")
+    assert "NOTE: without --time, without effect: --time-videos\n" in err
+    _, err = har(*command, "--time")
+    assert "without effect" not in err

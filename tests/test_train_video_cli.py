@@ -90,7 +90,7 @@ def test_evaluating_with_times(ntu: Path, run: Path) -> None:
     times = json.loads((run / "timing.json").read_text())
     assert 0 < times["network_s"] < times["whole_s"] < 60
     assert times["videos"] == 8
-    assert times["failed"] == []
+    assert times["failed"] == {}
     text, _ = har(
         "evaluate", str(run), "--time", "--manifest", str(ntu / "manifest.csv"), "--time-videos", "2", "--json"
     )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
+    ctx: typer.Context,
     run: Annotated[
         Path, typer.Argument(help="Run folder, a folder of folds or repeats of `har train`, or one of `har fuse`.")
     ],
@@ -54,10 +55,10 @@ def evaluate(
 
     With --time also the mean seconds per video, one at a time: from the file on, and of the network alone (timing.json).
     With --live also the accuracy on the same videos of decisions that know the frames so far only (live.json).
+    A file that either cannot read costs its video, and the exit code is 1.
     """
-    from har_pipeline.evaluate import Evaluation
-    from har_pipeline.folds import FoldsEvaluation
-
+    if unread := _unread(ctx, time=time, live=live):
+        note(f"NOTE: without --time{'' if live else ' or --live'}, without effect: {', '.join(unread)}")
     records = _records(run, "--time" if time else "--live", manifest, root) if time or live else []
     result = _measures(run, part, groups)
     times = _time(run, records, time_videos, device) if time else None
@@ -65,19 +66,35 @@ def evaluate(
     if as_json:
         more = {"timing": times.to_dict()} if times else {}
         print_json({**result.to_dict(), **more, **({"live": cost.to_dict()} if cost else {})})
-        return
-    for text in result.notes:
-        note(f"NOTE: {text}")
+    else:
+        for text in result.notes:
+            note(f"NOTE: {text}")
+        _print_result(result, run, best_and_worst)
+        if times is not None:
+            _print_times(times, run)
+        if cost is not None:
+            _print_live(cost)
+    if (times and times.failed) or (cost and cost.failed):
+        raise typer.Exit(1)
+
+
+def _unread(ctx: typer.Context, *, time: bool, live: bool) -> list[str]:
+    """Return the options given on the command line that change nothing, as they were written."""
+    names = ["time_videos"] * (not time) + ["manifest", "root", "device"] * (not time and not live)
+    given = [name for name in names if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"]
+    return [f"--{name.replace('_', '-')}" for name in given]
+
+
+def _print_result(result: Evaluation | FoldsEvaluation | RepeatsEvaluation, run: Path, best_and_worst: bool) -> None:
+    from har_pipeline.evaluate import Evaluation
+    from har_pipeline.folds import FoldsEvaluation
+
     if isinstance(result, Evaluation):
         _print_evaluation(result, run, best_and_worst)
     elif isinstance(result, FoldsEvaluation):
         _print_folds(result, run, best_and_worst)
     else:
         _print_repeats(result, run)
-    if times is not None:
-        _print_times(times, run)
-    if cost is not None:
-        _print_live(cost)
 
 
 def _measures(run: Path, part: str, groups: str) -> Evaluation | FoldsEvaluation | RepeatsEvaluation:
@@ -118,8 +135,8 @@ def _time(run: Path, records: list[VideoRecord], videos: int, device: str) -> Vi
 
     times = time_videos(load_video_run(run), records, videos=videos, device=device)
     write_json(run / "timing.json", times.to_dict())
-    for video_id in times.failed:
-        note(f"not timed: {video_id}: its file cannot be read")
+    for video_id, reason in times.failed.items():
+        note(f"not timed: {video_id}: {reason}")
     return times
 
 
