@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,17 @@ from har_pipeline.errors import RunError
 from har_pipeline.fit import Epoch
 from har_pipeline.job_plan import Plan, write_plan
 from har_pipeline.records import Split, VideoRecord
-from har_pipeline.run_folder import HEAD, RUN_JSON, VIDEO, RunSummary, features_sha256, labels_sha256, split_info
+from har_pipeline.reduce import require_same_training_videos
+from har_pipeline.run_folder import (
+    HEAD,
+    RUN_JSON,
+    VIDEO,
+    RunSummary,
+    features_sha256,
+    labels_sha256,
+    read_run,
+    split_info,
+)
 from har_pipeline.train import (
     TrainSource,
     classes_of,
@@ -80,21 +89,24 @@ def finished_run(
 
     checksums: gives those of the videos' features, asked for only if a run is there. Labels and features are compared
     where the run tells what it learned from; runs of older versions do not.
-    Raises: RunError if it was trained with other options, features, videos or labels: a job must not mix the two.
+    Raises: RunError if it was trained with other options, features, videos or labels: a job must not mix the two; or if
+    it is damaged.
     """
-    try:
-        info = json.loads((job.folder / RUN_JSON).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not (job.folder / RUN_JSON).exists():
         return None
-    except ValueError as error:
-        raise RunError(f"{job.folder / RUN_JSON}: not valid JSON ({error}); remove the folder") from error
-    kind = VIDEO if isinstance(config, VideoTrainConfig) else HEAD
-    if info.get("kind", HEAD) != kind:
+    run = read_run(job.folder)
+    info = run.info
+    if run.kind != (VIDEO if isinstance(config, VideoTrainConfig) else HEAD):
         raise RunError(f"{job.folder} holds a run of another command: choose another --out")
-    before = type(config).from_dict({**info["options"], "device": config.device}).to_dict()
+    try:
+        before = type(config).from_dict({**info["options"], "device": config.device}).to_dict()
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{job.folder}: {RUN_JSON} is malformed ({error!r}); replace the run with --overwrite"
+        ) from error
     wanted = dataclasses.replace(config, seed=job.seed).to_dict()
     differing = [f"{name}: {before[name]} != {wanted[name]}" for name in wanted if before[name] != wanted[name]]
-    names = [stream["feature_set"] for stream in info.get("streams", [info])]
+    names = [stream.feature_set for stream in run.streams]
     if names != list(feature_sets):
         differing.append(f"features: {', '.join(names)} != {', '.join(feature_sets)}")
     if info["split"]["ids_sha256"] != split_info(job.split)["ids_sha256"]:
@@ -121,14 +133,14 @@ def finished_runs(
     jobs: Sequence[Job],
     config: TrainConfig | VideoTrainConfig,
     *,
-    resume: bool,
+    overwrite: bool,
 ) -> dict[Job, RunSummary | None]:
-    """Return for each job what its finished run says of itself; None for all without `resume`.
+    """Return for each job what its finished run says of itself; None for all with `overwrite`.
 
     names: full names of the feature sets. Raises: RunError as `finished_run`.
     """
     checksums = functools.cache(functools.partial(stored_checksums, store, names))
-    return {job: finished_run(job, config, names, records, checksums) if resume else None for job in jobs}
+    return {job: None if overwrite else finished_run(job, config, names, records, checksums) for job in jobs}
 
 
 def _other_data(info: Mapping[str, Any], sha256: str, what: str) -> list[str]:
@@ -143,7 +155,6 @@ def run_jobs(
     config: TrainConfig,
     *,
     manifest_sha256: str = "",
-    resume: bool = True,
     overwrite: bool = False,
     allow_missing: bool = False,
     tensorboard: bool = False,
@@ -152,14 +163,18 @@ def run_jobs(
 ) -> list[Outcome]:
     """Train the runs of `plan_jobs` one after the other and return what became of each, in their order.
 
-    Runs that are there already are kept with `resume` unless `overwrite`, so that an interrupted job goes on at the
-    unfinished fold; an error without either.
+    Runs that are there already are kept unless `overwrite`, so that an interrupted job goes on at the unfinished fold.
     The features are read once for all folds of the same classes. Each run is what `train_head` alone would make.
-    Raises: RunError as `train_head`, and as `finished_run`.
+    Raises: RunError as `train_head`, and as `finished_run`; FeatureMismatchError before anything is trained if features
+    were reduced on other training videos than those of any job.
     """
     names = resolve_streams(store, feature_sets)
-    finished = finished_runs(store, names, records, jobs, config, resume=resume and not overwrite)
+    finished = finished_runs(store, names, records, jobs, config, overwrite=overwrite)
     pending = [job for job in jobs if finished[job] is None]
+    for name in names:
+        spec = store.spec(name)
+        for job in pending:
+            require_same_training_videos(name, spec, job.split)
     classes = [classes_of(records, job.split, config) for job in pending]
     table = shared_table(store, names, records, pending, classes, allow_missing)
 

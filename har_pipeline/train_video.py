@@ -187,7 +187,6 @@ def run_video_jobs(
     config: VideoTrainConfig,
     *,
     manifest_sha256: str = "",
-    resume: bool = True,
     overwrite: bool = False,
     allow_missing: bool = False,
     world: World = ALONE,
@@ -201,7 +200,7 @@ def run_video_jobs(
     result holds the runs that were kept only.
     """
     name = store.resolve(feature_set)
-    finished = finished_runs(store, [name], records, jobs, config, resume=resume and not overwrite)
+    finished = finished_runs(store, [name], records, jobs, config, overwrite=overwrite)
     pending = [job for job in jobs if finished[job] is None]
     classes = [run_classes(records, job.split) for job in pending]
     table = shared_table(store, [name], records, pending, classes, allow_missing)

@@ -11,11 +11,12 @@ import pytest
 from feature_sets import blobs, feature_store, manifest, split_of
 
 from har_pipeline import jobs, train
-from har_pipeline.errors import RunError
+from har_pipeline.errors import FeatureMismatchError, RunError
 from har_pipeline.jobs import Job, Outcome, plan_jobs, run_jobs
 from har_pipeline.pack import pack_features
 from har_pipeline.packed_store import PackedStore
 from har_pipeline.records import Split, VideoRecord
+from har_pipeline.reduce import ReduceOptions, reduce_features
 from har_pipeline.repeats import evaluate_repeats, repeat_folders, unfinished
 from har_pipeline.run_folder import load_run
 from har_pipeline.store import FeatureStore, VideoSource
@@ -231,11 +232,27 @@ def test_runs_of_older_versions_that_do_not_tell_their_labels_are_kept(task: Tas
     assert other.run(planned)[0].kept
 
 
-def test_without_resume_a_run_that_is_there_is_an_error(task: Task, tmp_path: Path) -> None:
+def test_a_single_run_is_kept_as_those_of_a_job(task: Task, tmp_path: Path) -> None:
     planned = plan_jobs(task.splits[:1], tmp_path / "run")
-    task.run(planned, resume=False)
-    with pytest.raises(RunError, match="holds a run already"):
-        task.run(planned, resume=False)
+    (first,) = task.run(planned)
+    before = (tmp_path / "run/run.json").stat().st_mtime_ns
+    (second,) = task.run(planned)
+    assert (first.kept, second.kept) == (False, True)
+    assert first.summary == second.summary
+    assert (tmp_path / "run/run.json").stat().st_mtime_ns == before
+    (tmp_path / "run/run.json").write_text("{}")
+    with pytest.raises(RunError, match="malformed"):
+        task.run(planned)
+    assert not task.run(planned, overwrite=True)[0].kept
+
+
+def test_a_reduction_of_one_fold_is_refused_before_any_is_trained(task: Task, tmp_path: Path) -> None:
+    name = reduce_features(task.store, task.name, task.splits[0], ReduceOptions(dim=3)).feature_set
+    reduced = dataclasses.replace(task, name=name)
+    with pytest.raises(FeatureMismatchError, match="split 1"):
+        reduced.run(plan_jobs(task.splits, tmp_path / "job"))
+    assert not (tmp_path / "job").exists()
+    assert not reduced.run(plan_jobs(task.splits[:1], tmp_path / "job", folds=True))[0].kept
 
 
 def test_folds_of_unlike_classes_are_loaded_each(task: Task, tmp_path: Path) -> None:

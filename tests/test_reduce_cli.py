@@ -91,6 +91,7 @@ def test_every_fold_has_a_reduction_of_its_own(work: Path) -> None:
     assert isinstance(refused, FeatureMismatchError)
     assert "group_kfold split 0" in str(refused)
     assert "group_kfold split 1" in str(refused)
+    assert not (work / "all").exists()
     assert har(*command, *folds, "--split", 4).exit_code == 2
     with_file = har_json(*command, "--split-file", split_file(work))
     assert with_file[0]["protocol"] == "group_kfold"

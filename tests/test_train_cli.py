@@ -78,6 +78,20 @@ def test_folds_and_repeats_are_one_job_that_goes_on(work: Path, tmp_path: Path) 
     assert "dropout: 0.0 != 0.5" in err
 
 
+def test_a_single_run_is_kept_and_its_summary_shown_again(work: Path, tmp_path: Path) -> None:
+    command = ("--features", "drawn-rgb", "-o", str(tmp_path / "run"))
+    first, _ = har(work, "train", *command)
+    again, err = har(work, "train", *command)
+    assert again == first
+    assert "already trained, kept (--overwrite trains it again)" in err
+    _, err = har(work, "train", *command, "--units", "5", "--split", "1", code=1)
+    assert "was trained differently (units: 4 != 5; the videos of the split)" in err
+    assert "--overwrite" in err
+    _, err = har(work, "train", *command, "--units", "5", "--overwrite")
+    assert "kept" not in err
+    assert load_run(tmp_path / "run").config.units == 5
+
+
 def test_repeats_of_one_split(work: Path, tmp_path: Path) -> None:
     har(work, "train", "--features", "drawn-rgb", "--repeats", "2", "--seed", "3", "-o", str(tmp_path / "job"))
     assert sorted(path.name for path in (tmp_path / "job").iterdir()) == ["plan.json", "seed3", "seed4"]

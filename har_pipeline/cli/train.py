@@ -197,8 +197,8 @@ def train(
 ) -> None:
     """Train a head on stored features and score its held-out videos. Takes seconds to minutes.
 
-    Defaults are those of Orozco 2020: an LSTM, RMSProp, 50 epochs, batches of 25. With --split all and --repeats, runs
-    that are finished are kept, so that an interrupted job goes on. Lakhal 2018: --head res_lstm --no-standardise.
+    Defaults are those of Orozco 2020: an LSTM, RMSProp, 50 epochs, batches of 25. Runs that are finished are kept, so that
+    an interrupted job of --split all or --repeats goes on. Lakhal 2018: --head res_lstm --no-standardise.
     """
     from har_pipeline.job_plan import merge_notes
     from har_pipeline.jobs import plan_jobs, run_jobs
@@ -269,7 +269,6 @@ def train(
             jobs,
             config,
             manifest_sha256=sha256,
-            resume=jobs[0].folder != out,
             overwrite=overwrite,
             allow_missing=allow_missing,
             tensorboard=tensorboard,

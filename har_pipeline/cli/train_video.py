@@ -227,7 +227,6 @@ def train_video(
                 jobs,
                 config,
                 manifest_sha256=sha256,
-                resume=jobs[0].folder != out,
                 overwrite=overwrite,
                 allow_missing=allow_missing,
                 world=world,
