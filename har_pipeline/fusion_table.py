@@ -23,7 +23,7 @@ from har_pipeline.fusion import (
     sum_rule,
     weighted_rule,
 )
-from har_pipeline.metrics import Interval, PairedTest, mcnemar, wilson_interval
+from har_pipeline.metrics import Interval, PairedTest, counted, mcnemar, wilson_interval
 from har_pipeline.records import Scores
 
 PAPER_WEIGHTS: Mapping[str, float] = {"flow": 1.5, "rgb": 1.0}
@@ -218,7 +218,7 @@ def _verdict(rows: Sequence[FusionRow], rule: str, best_run: str, test: PairedTe
     figures = f"{fused:.1%} against {alone:.1%}"
     if fused <= alone:
         return f"{rule} is no better than the best run alone, {best_run}: {figures}."
-    gained = f"{test.first_only} videos gained, {test.second_only} lost, {test.describe_p()}"
+    gained = f"{counted(test.first_only, 'video')} gained, {test.second_only} lost, {test.describe_p()}"
     if test.p_value >= SIGNIFICANCE:
         return (
             f"{rule} is above the best run alone, {best_run}, on these videos ({figures}; {gained}), "

@@ -25,6 +25,11 @@ class Interval:
         return f"{100 * self.value:.1f} % ({100 * self.low:.1f} to {100 * self.high:.1f})"
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun, as `1 video` and `2 videos`; plural: where it is not the noun with an s."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 def wilson_interval(successes: float, trials: int, confidence: float = CONFIDENCE) -> Interval:
     """Return the share of successes with Wilson's score interval, which stays in [0, 1] and is not empty at 0 or 1.
 

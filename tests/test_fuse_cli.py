@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from feature_sets import blobs, feature_store, manifest, split_of
 from typer.testing import CliRunner, Result
 
 from har_pipeline.cli import app
+from har_pipeline.cli.fuse import _print_comparison
 from har_pipeline.compare import compare_members, write_comparison
 from har_pipeline.errors import RunError
 from har_pipeline.fusion import Member, fuse, product_rule
@@ -190,7 +192,7 @@ def test_a_missing_video_is_named(work: Path, tmp_path: Path) -> None:
     (tmp_path / "part/scores.csv").write_text("".join(kept))
     result = har("fuse", work / "rgb/split0", tmp_path / "part", "-o", tmp_path / "out", "--json")
     assert json.loads(result.stdout)["missing"] == {"split0": [], "part": ["b-1"]}
-    assert "part: no scores for 1 test videos that other runs have, left out: b-1" in result.stderr
+    assert "part: no scores for 1 test video that other runs have, left out: b-1" in result.stderr
 
 
 def test_a_foreign_scores_file_joins_with_a_note(work: Path, tmp_path: Path) -> None:
@@ -354,7 +356,7 @@ def test_comparing_runs(work: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     printed = har("compare", work / "rgb", work / "flow", "--groups", work / "groups.csv", "-o", out).stdout
     assert "McNemar:" in printed
-    assert "classes better" in printed
+    assert re.search(r"\d class(es)? better, \d worse, \d as before", printed)
     values = json.loads((out / "comparison.json").read_text())
     assert values["classes"] == ["b", "c", "a"]
     assert values["spans"] == [["x", 0, 2], ["y", 2, 3]]
@@ -366,6 +368,22 @@ def test_comparing_runs(work: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(
         np.array(swapped["difference"])[np.ix_([1, 2, 0], [1, 2, 0])], -np.array(values["difference"])
     )
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        ("aabbbbbc", ("McNemar: 1 video right under both only, 0 right", "1 class better, 0 worse, 2 as before")),
+        ("aaabbbbb", ("McNemar: 2 videos right under both only, 1 right", "1 class better, 1 worse, 1 as before")),
+        ("acbbbbbc", ("McNemar: 0 videos right under both only, 0 right", "0 classes better, 0 worse, 3 as before")),
+    ],
+)
+def test_one_is_singular(
+    second: str, words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _print_comparison(compare_members(member("rgb", "acbbbbbc"), member("both", second)), tmp_path)
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in words)
 
 
 def test_comparing_repeats_counts_videos_once(work: Path, tmp_path: Path) -> None:

@@ -18,8 +18,6 @@ from har_pipeline.recognise import live_scores
 from har_pipeline.records import VideoRecord
 from har_pipeline.scores import read_scores
 
-GONE = {"v7": "grows", "v8": "goes"}
-
 
 @pytest.fixture(scope="module")
 def depth_set(tmp_path_factory: pytest.TempPathFactory) -> DepthSet:
@@ -122,16 +120,17 @@ def test_on_the_command_line(depth_set: DepthSet, run: Path, tmp_path: Path) -> 
     assert "none is no run folder" in err
 
 
-def test_a_file_that_cannot_be_read_costs_its_video_and_the_exit_code(depth_set: DepthSet, run: Path) -> None:
-    folder = depth_set.folder
-    gone = {v: VideoRecord(video_id=v, label=label, depth_path=folder / f"no-{v}") for v, label in GONE.items()}
-    write_manifest(folder / "gone.csv", [gone.get(record.video_id, record) for record in depth_set.records])
-    command = ("evaluate", str(run), "--manifest", str(folder / "gone.csv"), "--device", "cpu")
+def test_a_file_that_cannot_be_read_costs_its_video_and_the_exit_code(tmp_path: Path) -> None:
+    own, gone = make_depth_set(tmp_path), ["v7", "v8"]
+    write_manifest(tmp_path / "m.csv", own.records)
+    command = ("evaluate", str(own.train()), "--manifest", str(tmp_path / "m.csv"), "--device", "cpu")
+    for video_id in gone:
+        shutil.rmtree(own.path(video_id))
     for option, what in (("--live", "not decided live"), ("--time", "not timed")):
         for more in ((), ("--json",)):
             out, err = har(*command, option, *more, code=1)
             assert [line for line in err.splitlines() if line.startswith("not ")] == [
-                f"{what}: {v}: {folder / f'no-{v}'}: does not exist" for v in GONE
+                f"{what}: {v}: {own.path(v)}: does not exist" for v in gone
             ]
             assert ("video accuracy top-1" in out) != bool(more)
             if more:

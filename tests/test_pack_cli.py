@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from feature_sets import blobs, feature_store, manifest
+from raw_sets import bar_video, raw_store
 from typer.testing import CliRunner, Result
 
 from har_pipeline.cli import app
@@ -54,6 +55,21 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     missing = har("train", tmp_path / "manifest.csv", pack, "--features", "vgg16", "-o", tmp_path / "no").exception
     assert isinstance(missing, HarError)
     assert "`har features pack` adds others" in str(missing)
+
+
+def test_the_next_command_is_the_one_that_reads_what_was_packed(tmp_path: Path) -> None:
+    raw, raw_name = raw_store(tmp_path / "a.zarr", {"0-0": bar_video(0, 3)})
+    done = har("features", "pack", raw.path)
+    assert done.exit_code == 0, done.exception
+    assert done.stdout.splitlines()[1:] == [f"next: har train-video MANIFEST --store {tmp_path / 'a.pack'} ..."]
+    _, name = feature_store(raw.path, blobs(CLASSES, 2)[0])
+    done = har("features", "pack", raw.path, "--features", raw_name, "--features", name)
+    assert done.stdout.splitlines()[2:] == [
+        f"next: har train MANIFEST {tmp_path / 'a.pack'} ...",
+        f"next: har train-video MANIFEST --store {tmp_path / 'a.pack'} ...",
+    ]
+    done = har("features", "pack", raw.path, "--features", name)
+    assert done.stdout.splitlines()[1:] == [f"next: har train MANIFEST {tmp_path / 'a.pack'} ..."]
 
 
 def test_without_a_name_every_set_is_shown_and_packed(tmp_path: Path) -> None:

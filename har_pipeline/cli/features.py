@@ -177,12 +177,13 @@ def pack(
 ) -> None:
     """Copy feature sets into one flat array each, which training reads many times as fast as the store.
 
-    `har train MANIFEST PACK` takes the pack in the store's place and gives the same numbers, bit for bit. Features that
-    come into the store later are noticed: the same command packs again what has changed, and nothing else. Without
-    --features every set is packed that no PCA has reduced.
+    `har train MANIFEST PACK`, or of raw frames `har train-video MANIFEST --store PACK`, takes the pack in the store's place
+    and gives the same numbers, bit for bit. Features that come into the store later are noticed: the same command packs
+    again what has changed, and nothing else. Without --features every set is packed that no PCA has reduced.
     """
     from har_pipeline.pack import default_pack_path, pack_features, whole_sets
     from har_pipeline.store import FeatureStore
+    from har_pipeline.raw_frames import EXTRACTOR
 
     opened, path = FeatureStore(store), out or default_pack_path(store)
     summaries = []
@@ -196,7 +197,11 @@ def pack(
         size = f"{summary.num_bytes / 2**20:,.1f} MiB"
         done = "packed" if summary.written else "was packed before and is up to date"
         typer.echo(f"{summary.feature_set}: {summary.videos:,} videos, {summary.clips:,} clips, {size}, {done}")
-    typer.echo(f"next: har train MANIFEST {path} ...")
+    raw = [opened.spec(summary.feature_set).extractor == EXTRACTOR for summary in summaries]
+    if not all(raw):
+        typer.echo(f"next: har train MANIFEST {path} ...")
+    if any(raw):
+        typer.echo(f"next: har train-video MANIFEST --store {path} ...")
 
 
 @features_app.command()

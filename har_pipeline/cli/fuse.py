@@ -50,6 +50,7 @@ def fuse(
     """
     from har_pipeline.fusion_files import load_members, write_fusion
     from har_pipeline.fusion_table import fusion_table
+    from har_pipeline.metrics import counted
 
     members = load_members(runs)
     _note_unfinished(runs)
@@ -65,7 +66,8 @@ def fuse(
         if ids:
             some, every = (" in some repeat", " of every repeat") if len(table.seeds) > 1 else ("", "")
             shown = ", ".join(ids[:5])
-            note(f"{name}: no scores{some} for {len(ids)} test videos that other runs have, left out{every}: {shown}")
+            videos = counted(len(ids), "test video")
+            note(f"{name}: no scores{some} for {videos} that other runs have, left out{every}: {shown}")
     for text in table.notes:
         note(f"NOTE: {text}")
     if as_json:
@@ -90,8 +92,11 @@ def _numbers(text: str) -> list[float]:
 
 
 def _print_fusion(table: Fusion, out: Path) -> None:
+    from har_pipeline.metrics import counted
+
     repeats = f", {len(table.seeds)} repeats" if len(table.seeds) > 1 else ""
-    typer.echo(f"{table.num_videos} test videos, {len(table.folds)} folds{repeats}; top-1 with 95 % interval")
+    count = f"{counted(table.num_videos, 'test video')}, {counted(len(table.folds), 'fold')}{repeats}"
+    typer.echo(f"{count}; top-1 with 95 % interval")
     rows = []
     for row in table.rows:
         test = row.against_best
@@ -135,6 +140,7 @@ def compare(
     from har_pipeline.categories import read_groups
     from har_pipeline.compare import compare_members, write_comparison
     from har_pipeline.fusion_files import load_members
+    from har_pipeline.metrics import counted
 
     grouping = read_groups(groups) if groups else None
     one, two = load_members([first, second])
@@ -144,7 +150,8 @@ def compare(
     for name, ids in comparison.missing.items():
         if ids:
             shown = ", ".join(ids[:5])
-            note(f"{name}: not all scores of {len(ids)} videos of the other run, left out of every repeat: {shown}")
+            videos = counted(len(ids), "video")
+            note(f"{name}: not all scores of {videos} of the other run, left out of every repeat: {shown}")
     for text in comparison.notes:
         note(f"NOTE: {text}")
     if as_json:
@@ -154,19 +161,22 @@ def compare(
 
 
 def _print_comparison(comparison: Comparison, out: Path) -> None:
+    from har_pipeline.metrics import counted
+
     first, second = comparison.runs
     test = comparison.test
     repeated = comparison.num_rows > comparison.num_videos
     more = f" ({comparison.num_rows} rows: a video counts in each fold and repeat)" if repeated else ""
     right, only = ("more often right under", "") if repeated else ("right under", " only")
-    typer.echo(f"{comparison.num_videos} {comparison.part} videos{more}; video accuracy top-1 with 95 % interval")
+    count = counted(comparison.num_videos, f"{comparison.part} video")
+    typer.echo(f"{count}{more}; video accuracy top-1 with 95 % interval")
     print_table(
         ["run", "video accuracy"],
         [[first, comparison.first_top1.describe()], [second, comparison.second_top1.describe()]],
     )
     typer.echo(
-        f"{'sign test' if repeated else 'McNemar'}: {test.second_only} videos {right} {second}{only}, {test.first_only} "
-        f"{right} {first}{only}, {test.describe_p()}\n"
+        f"{'sign test' if repeated else 'McNemar'}: {counted(test.second_only, 'video')} {right} {second}{only}, "
+        f"{test.first_only} {right} {first}{only}, {test.describe_p()}\n"
     )
     changed = sorted((row for row in comparison.per_class if row.gain), key=lambda row: -row.gain)
     same = len(comparison.per_class) - len(changed)
@@ -179,5 +189,5 @@ def _print_comparison(comparison: Comparison, out: Path) -> None:
     else:
         typer.echo("no class has another accuracy under the second run than under the first")
     better = sum(row.gain > 0 for row in changed)
-    typer.echo(f"\n{better} classes better, {len(changed) - better} worse, {same} as before")
+    typer.echo(f"\n{counted(better, 'class', 'classes')} better, {len(changed) - better} worse, {same} as before")
     typer.echo(f"written: {out}/difference.png, difference.csv, class_gains.png, class_gains.csv, comparison.json")

@@ -154,21 +154,25 @@ def _live(run: Path, records: list[VideoRecord], part: str, device: str) -> Live
 
 
 def _print_times(times: VideoTimes, run: Path) -> None:
+    from har_pipeline.metrics import counted
+
     typer.echo(
         f"\nseconds per video: {times.whole_s:.3f} from the file on, {times.network_s:.3f} of the network alone "
-        f"(mean of {times.videos} videos of {times.mean_frames:.0f} frames; {times.device}, {times.precision})"
+        f"(mean of {counted(times.videos, 'video')} of {times.mean_frames:.0f} frames; {times.device}, {times.precision})"
     )
     typer.echo(f"written: {run}/timing.json")
 
 
 def _print_live(cost: LiveCost) -> None:
+    from har_pipeline.metrics import counted
+
     found = cost.comparison
     points = 100 * (found.first_top1.value - found.second_top1.value)
     typer.echo(f"\nlive, by the frames so far   {found.second_top1.describe()}")
     typer.echo(f"the run's own scores         {found.first_top1.describe()}")
     typer.echo(
-        f"deciding live costs {points:.1f} points on {found.num_videos} videos: {found.test.first_only} are right in the "
-        f"run's own scores only, {found.test.second_only} live only (McNemar's test: {found.test.describe_p()})"
+        f"deciding live costs {points:.1f} points on {counted(found.num_videos, 'video')}: right in the run's own scores "
+        f"only: {found.test.first_only}, live only: {found.test.second_only} (McNemar's test: {found.test.describe_p()})"
     )
 
 
@@ -253,8 +257,10 @@ def _print_extremes(evaluation: Evaluation) -> None:
 
 def _print_evaluation(evaluation: Evaluation, run: Path, best_and_worst: bool) -> None:
     from har_pipeline.evaluate import EXTREMES
+    from har_pipeline.metrics import counted
 
-    typer.echo(f"{evaluation.num_videos} {evaluation.part} videos, {len(evaluation.classes)} classes")
+    videos = counted(evaluation.num_videos, f"{evaluation.part} video")
+    typer.echo(f"{videos}, {counted(len(evaluation.classes), 'class', 'classes')}")
     typer.echo(f"video accuracy top-1   {evaluation.top1.describe()}")
     if evaluation.top5 is not None:
         typer.echo(f"video accuracy top-5   {evaluation.top5.describe()}")

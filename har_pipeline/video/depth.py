@@ -116,7 +116,10 @@ def _read_folder(path: Path, start: int, stop: int | None, fps: float) -> DepthV
         if frames is None:
             frames = np.empty((len(wanted), *image.shape), np.uint16)
         if image.shape != frames.shape[1:]:
-            raise VideoError(f"{png}: has (height, width) {image.shape}, the frames before it {frames.shape[1:]}")
+            raise VideoError(
+                f"{path}: frames differ in size (height, width): {files[first + good[0]]} has {frames.shape[1:]}, {png.name} "
+                f"{image.shape}"
+            )
         frames[len(good)] = image
         good.append(number - first)
     notes = _png_notes(missing, broken)
