@@ -67,7 +67,7 @@ def make_splits(
     options = SplitOptions(seed=seed, num_folds=num_folds, test_fraction=test_fraction, column=column)
     splits = []
     for index, (train_side, test) in enumerate(PROTOCOLS[protocol](records, options)):
-        if protocol == "column" and any(_cell(r, column) == "val" for r in train_side):
+        if protocol == "column" and names_validation(train_side, column):
             train = [r for r in train_side if _cell(r, column) == "train"]
             val = [r for r in train_side if _cell(r, column) == "val"]
         else:
@@ -92,6 +92,11 @@ def make_splits(
         check_split(split, records)
         splits.append(split)
     return splits
+
+
+def names_validation(records: Sequence[VideoRecord], column: str) -> bool:
+    """Return whether a manifest's column, as the protocol `column` reads it, names validation videos."""
+    return any(_cell(record, column) == "val" for record in records)
 
 
 def check_split(split: Split, records: Sequence[VideoRecord]) -> None:

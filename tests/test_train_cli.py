@@ -214,7 +214,7 @@ def test_a_split_of_another_manifest_is_noted(work: Path, tmp_path: Path) -> Non
         str(tmp_path),
     )  # fmt: skip
     options = ("--features", "drawn-rgb", "--split-file", str(tmp_path / "group_kfold-0.json"))
-    assert "NOTE" not in har(work, "train", *options, "-o", str(tmp_path / "same"))[1]
+    assert "another manifest" not in har(work, "train", *options, "-o", str(tmp_path / "same"))[1]
     text = (work / "manifest.csv").read_text()
     other = tmp_path / "other.csv"
     other.write_text(text.replace("boxing-0,boxing", "boxing-0,running"))
@@ -224,6 +224,49 @@ def test_a_split_of_another_manifest_is_noted(work: Path, tmp_path: Path) -> Non
     assert result.exit_code == 0, result.output
     assert "NOTE: " in result.stderr
     assert "group_kfold-0.json was written for another manifest" in result.stderr
+
+
+def notes_of(*arguments: str) -> list[str]:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 0, result.output
+    return [line.removeprefix("NOTE: ") for line in result.stderr.splitlines() if line.startswith("NOTE: ")]
+
+
+def test_split_options_without_effect_are_noted(work: Path, tmp_path: Path) -> None:
+    manifest = str(work / "manifest.csv")
+    train = ("train", manifest, str(work / "store.zarr"), "--features", "drawn-rgb", "--head", "mean_pool")
+    out = ("-o", str(tmp_path / "run"), "--overwrite")
+    assert notes_of(*train, *out, "--test-fraction", "0.4") == []
+    assert notes_of(*train, *out, "--protocol", "group_kfold", "--column", "split", "--test-fraction", "0.3") == [
+        "not read by the protocol group_kfold, and so without effect: --test-fraction, --column"
+    ]
+    assert notes_of("splits", "show", manifest, "--num-folds", "5") == [
+        "not read by the protocol holdout, and so without effect: --num-folds"
+    ]
+    assert notes_of("splits", "write", manifest, "-o", str(tmp_path), "--protocol", "group_kfold") == []
+    given = ("--protocol", "group_kfold", "--split", "0", "--val-fraction", "0.1", "--num-folds", "3")
+    assert notes_of(*train, *out, "--split-file", str(tmp_path / "group_kfold-0.json"), *given) == [
+        "--split-file names the videos of each part; without effect: --protocol, --split, --num-folds, --val-fraction"
+    ]
+
+
+def test_odd_splits_are_noted(work: Path, tmp_path: Path) -> None:
+    rows = [line.split(",") for line in (work / "manifest.csv").read_text().splitlines()[1:]]
+    parts = {"s5": "val", "s6": "test", "s7": ""}
+    lines = [",".join([*row, parts.get(row[3], "train")]) for row in rows]
+    manifest = tmp_path / "own.csv"
+    manifest.write_text("video_id,label,path,subject,split\n" + "\n".join(lines) + "\n")
+    unused = "3 of 24 videos of the manifest are in no part of column split 0: boxing-7, running-7, walking-7"
+    train = ("train", str(manifest), str(work / "store.zarr"), "--features", "drawn-rgb", "--head", "mean_pool")
+    column = ("--protocol", "column", "--val-fraction", "0.2")
+    unread = "not read by the protocol column, and so without effect: --val-fraction"
+    assert notes_of(*train, *column, "-o", str(tmp_path / "column")) == [unread, unused]
+    assert notes_of("splits", "show", str(manifest), *column) == [unread, unused]
+    # One subject of three videos is the least that can be taken of 18 or 21.
+    assert notes_of(*train, "--val-fraction", "0.05", "-o", str(tmp_path / "holdout")) == [
+        "--val-fraction 0.05: 3 of 18 training videos (17 %) are for validation, for subjects and groups stay whole",
+        "the manifest's column split names train and test videos: --protocol column uses it",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -108,6 +108,46 @@ def choose_splits(splits: list[Split], choice: str) -> list[Split]:
     return [split for split in splits if split.index == int(choice)]
 
 
+def given_options(ctx: typer.Context | None, names: Iterable[str]) -> list[str]:
+    """Return those of a command's parameters that were given on the command line, as they were written."""
+    given = [name for name in names if ctx and getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"]
+    return [f"--{name.replace('_', '-')}" for name in given]
+
+
+def protocol_splits(
+    records: list[VideoRecord],
+    protocol: str,
+    *,
+    seed: int,
+    val_fraction: float,
+    num_folds: int,
+    test_fraction: float,
+    column: str,
+    sha256: str = "",
+    ctx: typer.Context | None = None,
+) -> list[Split]:
+    """Return all splits of a protocol; a note names the options of the command `ctx` that it does not read."""
+    from har_pipeline.splits import make_splits, names_validation
+
+    splits = make_splits(
+        records,
+        protocol,
+        seed=seed,
+        val_fraction=val_fraction,
+        num_folds=num_folds,
+        test_fraction=test_fraction,
+        column=column,
+        manifest_sha256=sha256,
+    )
+    readers = {"num_folds": "group_kfold", "test_fraction": "holdout", "column": "column"}
+    unread = [name for name, reader in readers.items() if protocol != reader]
+    if protocol == "column" and names_validation(records, column):
+        unread.append("val_fraction")
+    if given := given_options(ctx, unread):
+        note(f"NOTE: not read by the protocol {protocol}, and so without effect: {', '.join(given)}")
+    return splits
+
+
 def chosen_splits(
     records: list[VideoRecord],
     split_file: Path | None,
@@ -120,28 +160,47 @@ def chosen_splits(
     test_fraction: float = 0.3,
     column: str = "split",
     sha256: str = "",
+    ctx: typer.Context | None = None,
 ) -> list[Split]:
-    """Return the split of `split_file`, or of a protocol those that `choose_splits` takes; sha256: of the manifest."""
-    from har_pipeline.splits import make_splits
+    """Return the split of `split_file`, or of a protocol those that `choose_splits` takes; notes tell what is odd of them.
+
+    sha256: of the manifest. ctx: of the command, for a note on its options that have no effect.
+    """
+    from har_pipeline.split_notes import odd_validation_share, unread_column, unused_videos
+    from har_pipeline.splits import names_validation
 
     if split_file is not None:
-        return [read_split(split_file, records, sha256)]
-    splits = make_splits(
-        records,
-        protocol,
-        seed=seed,
-        val_fraction=val_fraction,
-        num_folds=num_folds,
-        test_fraction=test_fraction,
-        column=column,
-        manifest_sha256=sha256,
-    )
-    if protocol == "holdout" and not any(record.subject or record.group for record in records):
-        note(
-            "NOTE: the manifest has no subject or group: videos of one person or scene may stand on both sides, and the "
-            "accuracy flatters; fill in those columns (data_manifests/README.md)"
+        chosen = [read_split(split_file, records, sha256)]
+        unread = ("protocol", "split", "num_folds", "test_fraction", "column", "val_fraction")
+        if given := given_options(ctx, unread):
+            note(f"NOTE: --split-file names the videos of each part; without effect: {', '.join(given)}")
+        texts = unused_videos(chosen, records)
+    else:
+        splits = protocol_splits(
+            records,
+            protocol,
+            seed=seed,
+            val_fraction=val_fraction,
+            num_folds=num_folds,
+            test_fraction=test_fraction,
+            column=column,
+            sha256=sha256,
+            ctx=ctx,
         )
-    return choose_splits(splits, choice)
+        chosen = choose_splits(splits, choice)
+        texts = unused_videos(chosen, records)
+        if protocol != "column" or not names_validation(records, column):
+            texts += odd_validation_share(chosen, val_fraction)
+        if protocol != "column":
+            texts += unread_column(splits, records)
+        if protocol == "holdout" and not any(record.subject or record.group for record in records):
+            texts.append(
+                "the manifest has no subject or group: videos of one person or scene may stand on both sides, and the "
+                "accuracy flatters; fill in those columns (data_manifests/README.md)"
+            )
+    for text in texts:
+        note(f"NOTE: {text}")
+    return chosen
 
 
 @contextmanager

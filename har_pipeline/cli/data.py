@@ -22,6 +22,7 @@ from har_pipeline.cli.common import (
     note,
     print_json,
     print_table,
+    protocol_splits,
 )
 
 manifest_app = typer.Typer(no_args_is_help=True, help="Build manifests from data set folders, and check them.")
@@ -109,21 +110,23 @@ def build(
     ] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Write a manifest from a data set's folder and file names. Files whose names do not fit are listed."""
-    from har_pipeline.manifest_builders import build_manifest, videos_left_out
+    """Write a manifest from a data set's folder and file names. Files and folders that do not fit are listed."""
+    from har_pipeline.dataset_folders import left_out
+    from har_pipeline.manifest_builders import build_manifest
     from har_pipeline.manifests import write_manifest
 
     records = build_manifest(dataset.value, root, sequences=sequences, splits=splits, split_index=split_index)
     write_manifest(out, records, root=root)
     labels = {record.label for record in records}
-    left_out = videos_left_out(root, records)
-    for path in left_out[:LISTED_AT_MOST]:
-        note(f"left out: {path}: its name does not follow {dataset.value}'s rule")
-    if len(left_out) > LISTED_AT_MOST:
-        note(f"left out: {len(left_out) - LISTED_AT_MOST} more")
+    others = left_out(root, records, known=(out, sequences, splits))
+    for path in others[:LISTED_AT_MOST]:
+        what = "nothing in it is taken by" if path.is_dir() else "its name does not follow"
+        note(f"left out: {path}: {what} {dataset.value}'s rule")
+    if len(others) > LISTED_AT_MOST:
+        note(f"left out: {len(others) - LISTED_AT_MOST} more")
     if as_json:
         summary = {"manifest": str(out), "videos": len(records), "classes": sorted(labels)}
-        print_json({**summary, "left_out": [str(path) for path in left_out]})
+        print_json({**summary, "left_out": [str(path) for path in others]})
     else:
         step = "extract" if any(record.path for record in records) else "frames"
         typer.echo(f"{out}: {len(records)} rows, {len(labels)} classes; next: har {step} {out} store.zarr")
@@ -159,6 +162,7 @@ ValFraction = Annotated[
 
 @splits_app.command("show")
 def show_splits(
+    ctx: typer.Context,
     manifest: Manifest,
     protocol: Protocol = "holdout",
     val_fraction: ValFraction = 0.2,
@@ -175,10 +179,11 @@ def show_splits(
     group_kfold, holdout, column.
     """
     from har_pipeline.manifests import read_manifest
-    from har_pipeline.splits import describe_splits, make_splits
+    from har_pipeline.split_notes import unused_videos
+    from har_pipeline.splits import describe_splits
 
     records = read_manifest(manifest, root=root, check_files=False)
-    splits = make_splits(
+    splits = protocol_splits(
         records,
         protocol,
         seed=seed,
@@ -186,7 +191,10 @@ def show_splits(
         num_folds=num_folds,
         test_fraction=test_fraction,
         column=column,
+        ctx=ctx,
     )
+    for text in unused_videos(splits, records):
+        note(f"NOTE: {text}")
     rows = describe_splits(splits, records)
     if as_json:
         print_json(rows)
@@ -196,6 +204,7 @@ def show_splits(
 
 @splits_app.command("write")
 def write_splits(
+    ctx: typer.Context,
     manifest: Manifest,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for <protocol>-<index>.json.")],
     protocol: Protocol = "holdout",
@@ -209,11 +218,10 @@ def write_splits(
     """Write the splits of a protocol as JSON files, for `har train --split-file`."""
     from har_pipeline.manifests import manifest_sha256, read_manifest
     from har_pipeline.split_files import write_split_file
-    from har_pipeline.splits import make_splits
 
     records = read_manifest(manifest, root=root, check_files=False)
     sha256 = manifest_sha256(manifest)
-    splits = make_splits(
+    splits = protocol_splits(
         records,
         protocol,
         seed=seed,
@@ -221,7 +229,8 @@ def write_splits(
         num_folds=num_folds,
         test_fraction=test_fraction,
         column=column,
-        manifest_sha256=sha256,
+        sha256=sha256,
+        ctx=ctx,
     )
     for split in splits:
         path = out / f"{split.protocol}-{split.index}.json"

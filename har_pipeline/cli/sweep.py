@@ -35,6 +35,7 @@ SWEPT = "Swept: one value, or several parted by commas"
 
 
 def sweep(
+    ctx: typer.Context,
     manifest: Annotated[Path, typer.Argument(help="Manifest CSV.")],
     store: Annotated[Path, typer.Argument(help="Feature store that `har extract` wrote, or a pack of it.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("sweep"),
@@ -139,6 +140,7 @@ def sweep(
         test_fraction=test_fraction,
         column=column,
         sha256=sha256,
+        ctx=ctx,
     )
     with sweep_table(points, len(chosen) * repeats) as on_done:
         result = run_sweep(
@@ -154,8 +156,9 @@ def sweep(
             allow_missing=allow_missing,
             on_done=on_done,
         )
-    title = protocol if split_file is None else split_file.stem
-    summaries, choices = write_sweep(out, result, title=title)
+    first, last = chosen[0], chosen[-1]
+    numbers = f"split {first.index}" if len(chosen) == 1 else f"splits {first.index} to {last.index}"
+    summaries, choices = write_sweep(out, result, title=f"{first.protocol}, {numbers}")
     for text in dict.fromkeys(text for made in result.runs.values() for one in made for text in one.summary.notes):
         note(f"NOTE: {text}")
     if as_json:

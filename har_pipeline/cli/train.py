@@ -17,6 +17,7 @@ from har_pipeline.cli.common import (
     Seed,
     TestFraction,
     chosen_splits,
+    given_options,
     note,
     print_json,
 )
@@ -259,6 +260,7 @@ def train(
         test_fraction=test_fraction,
         column=column,
         sha256=sha256,
+        ctx=ctx,
     )
     jobs = plan_jobs(chosen, out, seed=seed, repeats=repeats, folds=split == "all" and split_file is None)
     with training_table(jobs, epochs) as (on_epoch, on_done):
@@ -288,8 +290,7 @@ def train(
 def _unread(ctx: typer.Context, config: TrainConfig) -> list[str]:
     """Return the options given on the command line that change nothing in a training, as they were written."""
     names = [option for option in config.to_dict() if not config.reads(option)]
-    given = [name for name in names if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"]
-    return [f"--{name.replace('_', '-')}" for name in given]
+    return given_options(ctx, names)
 
 
 def _config(**values: Any) -> TrainConfig:

@@ -106,6 +106,7 @@ PrecisionOption = Annotated[
 
 
 def train_video(
+    ctx: typer.Context,
     manifest: Manifest,
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to write.")] = Path("run"),
     model: Model = DEFAULTS.model,
@@ -208,6 +209,7 @@ def train_video(
             test_fraction=test_fraction,
             column=column,
             sha256=sha256,
+            ctx=ctx,
         )
         jobs = plan_jobs(chosen, out, seed=seed, repeats=repeats, folds=split == "all" and split_file is None)
         path = store or out.absolute().parent / "frames.zarr"
@@ -247,6 +249,7 @@ def train_video(
 
 
 def lr_range(
+    ctx: typer.Context,
     manifest: Manifest,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for lr_range.png, .csv and .json.")] = Path(
         "lr_range"
@@ -313,6 +316,7 @@ def lr_range(
         num_folds=num_folds,
         test_fraction=test_fraction,
         column=column,
+        ctx=ctx,
     )
     path = store or out.absolute().parent / "frames.zarr"
     opened, name = _frames(records, chosen, path, stream.value, features, workers, ALONE)
