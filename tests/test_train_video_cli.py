@@ -76,9 +76,14 @@ def test_the_other_network_and_protocol_take_the_frames_that_are_there(ntu: Path
     assert "prepared" not in err
     assert load_video_run(ntu / "view").config.model == "convlstm-stateless"
     assert len(read_history(ntu / "view")["epoch"]) == 2
-    # The same command again does not replace a run.
-    _, err = har(*command, "--protocol", "xview", "-o", str(ntu / "view"), *FAST, code=1)
-    assert "holds a run already" in err
+    # The same command again keeps the run, another one does not replace it.
+    out, err = har(*command, "--protocol", "xview", "-o", str(ntu / "view"), *FAST)
+    assert "already trained, kept" in err
+    assert "epoch 1/2" not in err
+    assert "convlstm-stateless, test video accuracy" in out
+    _, err = har(*command, "--protocol", "xview", "-o", str(ntu / "view"), *FAST, "--epochs", "3", code=1)
+    assert "was trained differently (epochs: 2 != 3)" in err
+    assert "--overwrite" in err
 
 
 def test_evaluating_with_times(ntu: Path, run: Path) -> None:
