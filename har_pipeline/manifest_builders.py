@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from har_pipeline.dataset_folders import VIDEO_SUFFIXES, videos_below, walk
 from har_pipeline.errors import ManifestError
 from har_pipeline.official_lists import read_hmdb51_lists, read_kth_sequences, read_ucf101_lists
 from har_pipeline.records import VideoRecord
 from har_pipeline.splits import KTH_TEST_PERSONS
 
-VIDEO_SUFFIXES = frozenset(
-    (".avi", ".mp4", ".mkv", ".mov", ".mpg", ".mpeg", ".m4v", ".webm", ".wmv", ".flv", ".3gp", ".ts")
-)
 KTH_ACTIONS = ("boxing", "handclapping", "handwaving", "jogging", "running", "walking")
 KTH_MISSING = "person13_handclapping_d3"
 UT_INTERACTION_LABELS = ("shake_hands", "hug", "kick", "point", "punch", "push")
@@ -32,7 +30,7 @@ _UCF101 = re.compile(r"v_(.+)_(g\d\d)_(c\d\d)")
 _HMDB_TAIL = re.compile(r"_[a-z]_(?:nm|cm)_np\d+_(?:fr|ba|le|ri)_(?:goo|med|bad)_\d+$")
 _NTU = re.compile(r"(S\d{3})(C\d{3})(P\d{3})(R\d{3})(A\d{3})(?:_rgb)?")
 _UT_INTERACTION = re.compile(r"(\d+)_(\d+)_([0-5])")
-_UTD_MHAD = re.compile(r"a(\d+)_(s\d+)_(t\d+)_depth")
+_UTD_MHAD = re.compile(r"a0*([1-9]|1\d|2[0-7])_(s\d+)_(t\d+)_depth")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,37 +62,6 @@ def escape_id(text: str) -> str:
     return name
 
 
-def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Yield (folder, subfolders, files) below `root`, by name; links to folders are followed, hidden names left out.
-
-    Each folder is visited once, so that links in a circle end. The caller may drop subfolders that it need not enter.
-    Raises: ManifestError if `root` is no folder.
-    """
-    if not root.is_dir():
-        raise ManifestError(f"{root}: no such folder")
-    seen: set[str] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield Path(folder), folders, sorted(name for name in files if not name.startswith("."))
-
-
-def _videos(root: Path) -> list[Path]:
-    """Return all files with a video ending, sorted; a dead link is one of them, for it has to be noticed later."""
-    found = [folder / name for folder, _, files in _walk(root.expanduser().resolve()) for name in files]
-    return sorted(path for path in found if path.suffix.lower() in VIDEO_SUFFIXES)
-
-
-def videos_left_out(root: Path, records: Sequence[VideoRecord]) -> list[Path]:
-    """Return the video files below `root` that no record names: they do not follow the data set's naming rule."""
-    named = {record.path for record in records}
-    return [path for path in _videos(root) if path not in named]
-
-
 def _matching(
     paths: Iterable[Path], pattern: re.Pattern[str], example: str, root: Path
 ) -> list[tuple[Path, re.Match[str]]]:
@@ -111,7 +78,7 @@ def build_folder(root: Path) -> list[VideoRecord]:
     """Return one record per video file; its class is the first folder below `root`."""
     root = root.expanduser().resolve()
     records = []
-    for path in _videos(root):
+    for path in videos_below(root):
         relative = path.relative_to(root)
         if len(relative.parts) < 2:
             raise ManifestError(
@@ -130,7 +97,7 @@ def build_kth(root: Path, sequences: Path | None = None) -> list[VideoRecord]:
     """
     listed = read_kth_sequences(sequences) if sequences else None
     records = []
-    for path, match in _matching(_videos(root), _KTH, "person01_boxing_d1_uncomp.avi", root):
+    for path, match in _matching(videos_below(root), _KTH, "person01_boxing_d1_uncomp.avi", root):
         name = f"{match[1]}_{match[2]}_{match[3]}"
         record = VideoRecord(
             video_id=name, label=match[2], path=path, subject=match[1], group=match[1], scenario=match[3]
@@ -176,7 +143,7 @@ def build_ucf11(root: Path) -> list[VideoRecord]:
     """
     root = root.expanduser().resolve()
     records = []
-    for path, match in _matching(_videos(root), _UCF11, "biking/v_biking_01/v_biking_01_01.mpg", root):
+    for path, match in _matching(videos_below(root), _UCF11, "biking/v_biking_01/v_biking_01_01.mpg", root):
         folder = path.parent.parent if path.parent.name == f"v_{match[1]}_{match[2]}" else path.parent
         label = match[1] if folder == root else folder.name
         name = escape_id(f"{label}__{path.stem}")
@@ -189,7 +156,7 @@ def build_ucf101(root: Path, splits: Path | None = None, split_index: int = 1) -
 
     `split` then holds split number `split_index`. Source: Soomro 2012; lists trainlist0N.txt and testlist0N.txt.
     """
-    found = _matching(_videos(root), _UCF101, "v_ApplyEyeMakeup_g01_c01.avi", root)
+    found = _matching(videos_below(root), _UCF101, "v_ApplyEyeMakeup_g01_c01.avi", root)
     records = [
         # The files of this one class are spelled otherwise than the class in the official classInd.txt.
         VideoRecord(video_id=path.stem, label=re.sub("^HandStand", "Handstand", match[1]), path=path, group=match[2])
@@ -209,7 +176,7 @@ def build_hmdb51(root: Path, splits: Path | None = None, split_index: int = 1) -
     """
     listed = read_hmdb51_lists(splits) if splits else {}
     records = []
-    for path in _videos(root):
+    for path in videos_below(root):
         label = path.parent.name
         name = escape_id(f"{label}__{path.stem}")
         film = re.sub(f"_{re.escape(label)}$", "", _HMDB_TAIL.sub("", path.stem))
@@ -250,7 +217,7 @@ def build_ntu(root: Path) -> list[VideoRecord]:
     rgb: dict[str, Path] = {}
     full: dict[str, Path] = {}
     masked: dict[str, Path] = {}
-    for folder, folders, files in _walk(root):
+    for folder, folders, files in walk(root):
         for name in files:
             path = folder / name
             if path.suffix.lower() in VIDEO_SUFFIXES and _NTU.fullmatch(path.stem):
@@ -296,26 +263,23 @@ def build_ut_interaction(root: Path) -> list[VideoRecord]:
             path=path,
             group=f"seq{int(match[2]):02d}",
         )
-        for path, match in _matching(_videos(root), _UT_INTERACTION, "0_1_4.avi", root)
+        for path, match in _matching(videos_below(root), _UT_INTERACTION, "0_1_4.avi", root)
     ]
 
 
 def build_utd_mhad(root: Path) -> list[VideoRecord]:
     """Return UTD-MHAD's depth arrays, `a1_s1_t1_depth.mat`; `split` is the data set's own: odd subjects train, even ones test.
 
-    Raises: ManifestError if a file names an action that is none of the 27. Source: Chen 2015, table 1 and section 4.
+    Source: Chen 2015, table 1 and section 4.
     """
-    walk = _walk(root.expanduser().resolve())
-    paths = sorted(folder / name for folder, _, files in walk for name in files if name.endswith("_depth.mat"))
+    folders = walk(root.expanduser().resolve())
+    paths = sorted(folder / name for folder, _, files in folders for name in files if name.endswith("_depth.mat"))
     records = []
     for path, match in _matching(paths, _UTD_MHAD, "a1_s1_t1_depth.mat", root):
-        action = int(match[1])
-        if not 1 <= action <= len(UTD_MHAD_LABELS):
-            raise ManifestError(f"{path}: UTD-MHAD has the actions 1 to {len(UTD_MHAD_LABELS)}, not {action}")
         records.append(
             VideoRecord(
                 video_id=path.stem.removesuffix("_depth"),
-                label=UTD_MHAD_LABELS[action - 1],
+                label=UTD_MHAD_LABELS[int(match[1]) - 1],
                 depth_path=path,
                 subject=match[2],
                 split="train" if int(match[2][1:]) % 2 else "test",

@@ -27,6 +27,14 @@ UCF11_CLASSES = (
 )
 
 
+def tree(root: Path, *names: str) -> Path:
+    """Make empty files; builders never open videos."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root.resolve()
+
+
 def link_videos(paths: Sequence[Path], *, frames: int, codec: str = "mpeg4", different: int = 16) -> None:
     """Make `different` videos and link each path to one of them, in turn."""
     source = paths[0].parent.parent / ".videos"

@@ -42,7 +42,7 @@ NO_TORCH = (
 # Each layer may import the ones before it, never one after it.
 LAYERS = (
     ("errors.py", "records.py", "staging.py"),
-    ("manifests.py", "manifest_builders.py", "official_lists.py", "splits.py", "clips.py"),
+    ("manifests.py", "dataset_folders.py", "manifest_builders.py", "official_lists.py", "splits.py", "clips.py"),
     ("split_files.py", "split_notes.py"),
     ("video/",),
     ("synthetic.py", "synthetic_acts.py", "synthetic_motion.py", "synthetic_scene.py", "extractors/"),

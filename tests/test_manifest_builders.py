@@ -5,9 +5,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from dataset_trees import tree
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from har_pipeline.dataset_folders import left_out
 from har_pipeline.errors import ManifestError
 from har_pipeline.manifest_builders import (
     BUILDERS,
@@ -15,21 +17,12 @@ from har_pipeline.manifest_builders import (
     build_manifest,
     escape_id,
     kth_rule_records,
-    videos_left_out,
 )
 from har_pipeline.manifests import read_manifest, write_manifest
 from har_pipeline.official_lists import read_hmdb51_lists, read_kth_sequences, read_ucf101_lists
 from har_pipeline.records import VIDEO_ID_PATTERN, VideoRecord
 
 PROJECT = Path(__file__).resolve().parents[1]
-
-
-def tree(root: Path, *names: str) -> Path:
-    """Make empty files; builders never open videos."""
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    return root.resolve()
 
 
 def table(records: list[VideoRecord], *columns: str) -> list[tuple[object, ...]]:
@@ -139,7 +132,7 @@ def test_kth(tmp_path: Path) -> None:
         ("person01_boxing_d1", "boxing", "person01", "person01", "d1", None),
         ("person25_running_d4", "running", "person25", "person25", "d4", None),
     ]
-    assert videos_left_out(root, records) == [root / "other.avi"]
+    assert left_out(root, records) == [root / "other.avi"]
 
 
 def test_kth_sequences(tmp_path: Path) -> None:
@@ -324,10 +317,10 @@ def test_utd_mhad(tmp_path: Path) -> None:
         ("a27_s8_t1", "squat", "s8", "test", None, root / "a27_s8_t1_depth.mat"),
     ]
     assert len(set(UTD_MHAD_LABELS)) == 27
-    tree(tmp_path, "more/a28_s1_t1_depth.mat")
-    with pytest.raises(ManifestError, match=r"a28_s1_t1_depth\.mat: UTD-MHAD has the actions 1 to 27, not 28"):
-        build_manifest("utd_mhad", root)
-    (tmp_path / "more/a28_s1_t1_depth.mat").unlink()
+    strays = [f"a{action}_s1_t1_depth.mat" for action in (0, 28, 99)]
+    tree(tmp_path, *strays)
+    assert build_manifest("utd_mhad", root) == records
+    assert left_out(root, records) == [root / name for name in (strays[0], "a27_s8_t1_inertial.mat", *strays[1:])]
     tree(tmp_path, "copy/a1_s1_t4_depth.mat")
     with pytest.raises(ManifestError, match="both get the id 'a1_s1_t4'"):
         build_manifest("utd_mhad", root)
@@ -385,7 +378,7 @@ def test_real_hmdb51_lists(real_data: Path, tmp_path: Path) -> None:
 def test_real_folders(real_data: Path, tmp_path: Path, dataset: str, folder: str, videos: int, classes: int) -> None:
     records = build_manifest(dataset, real_data / folder)
     assert (len(records), len({record.label for record in records})) == (videos, classes)
-    assert videos_left_out(real_data / folder, records) == []
+    assert left_out(real_data / folder, records) == []
     path = tmp_path / "manifest.csv"
     write_manifest(path, records, root=real_data / folder)
     assert read_manifest(path) == records
