@@ -109,6 +109,28 @@ def test_sweep_curves(tmp_path: Path) -> None:
     save_sweep_curves(tmp_path / "zero.png", [("", [(0.0, 0.5, None)])], x_label="dropout")
 
 
+@pytest.mark.parametrize(
+    ("points", "ends"),
+    [
+        ([(40, 1.0, 0.0), (80, 1.0, 0.0)], (0.9, 1.005)),
+        ([(40, 0.95, 0.2), (80, 0.9, None)], (0.7, 1.01)),
+        ([(40, 0.05, 0.1), (80, 0.5, None)], (-0.03, 0.6)),
+    ],
+)
+def test_the_axis_of_a_sweep_ends_at_0_and_100_percent(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    points: list[tuple[int, float, float | None]],
+    ends: tuple[float, float],
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr("har_pipeline.report.plots._save", lambda figure, path: drawn.append(figure))
+    save_sweep_curves(tmp_path / "x.png", [("", points)], x_label="x")
+    low, high = drawn[-1].axes[0].get_ylim()
+    assert ends[0] <= low < min(mean for _, mean, _ in points)
+    assert max(mean for _, mean, _ in points) < high <= ends[1]
+
+
 def test_values_far_apart_stand_at_equal_distances(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def places(*values: float) -> list[float]:
         save_sweep_curves(tmp_path / "x.png", [("", [(value, 0.5, None) for value in values])], x_label="x")

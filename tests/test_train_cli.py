@@ -157,8 +157,15 @@ def test_options_reach_the_run(
 
 
 def test_options_out_of_range_are_usage_errors(work: Path, tmp_path: Path) -> None:
-    for options in (("--clip-norm", "0"), ("--head", "vote", "--num-layers", "2"), ("--schedule-factor", "2")):
-        har(work, "train", "--features", "drawn-rgb", *options, "-o", str(tmp_path / "run"), code=2)
+    for options, message in (
+        (("--clip-norm", "0"), "--clip-norm must be above 0"),
+        (("--head", "vote", "--num-layers", "2"), "--num-layers belongs to recurrent heads"),
+        (("--schedule-factor", "2"), "--schedule-factor must be in"),
+        (("--average-last", "0.5", "--patience", "2"), "epochs --patience keeps the best one"),
+        (("--head", "svm", "--output", "sigmoid"), "fitted by scikit-learn as a softmax its --output must be softmax"),
+    ):
+        _, err = har(work, "train", "--features", "drawn-rgb", *options, "-o", str(tmp_path / "run"), code=2)
+        assert message in re.sub(r"[^\w-]+", " ", err)
 
 
 def jobs_of(count: int) -> list[Job]:

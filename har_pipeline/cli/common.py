@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -112,6 +113,15 @@ def given_options(ctx: typer.Context | None, names: Iterable[str]) -> list[str]:
     """Return those of a command's parameters that were given on the command line, as they were written."""
     given = [name for name in names if ctx and getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"]
     return [f"--{name.replace('_', '-')}" for name in given]
+
+
+def option_error(error: ValueError, names: Iterable[str]) -> typer.BadParameter:
+    """Return the usage error of a refused value, its fields `names` written as options: `--batch-size`, not `batch_size`.
+
+    Words of the language, as in `the published schedule`, stay: a field is followed by what it must be or belongs to.
+    """
+    fields = re.compile(rf"(?<![\w-])({'|'.join(names)})(?=( and \w+)? (?:must|belongs?|takes|keeps)\b|=)")
+    return typer.BadParameter(fields.sub(lambda found: f"--{found[1].replace('_', '-')}", str(error)))
 
 
 def protocol_splits(

@@ -19,6 +19,7 @@ from har_pipeline.cli.common import (
     chosen_splits,
     given_options,
     note,
+    option_error,
     print_json,
 )
 from har_pipeline.cli.train_table import describe, training_table
@@ -297,4 +298,4 @@ def _config(**values: Any) -> TrainConfig:
     try:
         return TrainConfig(**values)
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+        raise option_error(error, values) from error

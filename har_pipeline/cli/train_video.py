@@ -21,6 +21,7 @@ from har_pipeline.cli.common import (
     Workers,
     chosen_splits,
     note,
+    option_error,
     print_json,
     video_bar,
 )
@@ -216,11 +217,7 @@ def train_video(
         opened, name = _frames(records, chosen, path, stream.value, features, workers, world)
         with (
             _kept_when_stopped(),
-            training_bar(jobs, config.num_epochs, silent=not world.first) as (
-                on_epoch,
-                on_batch,
-                on_done,
-            ),
+            training_bar(jobs, config.num_epochs, silent=not world.first) as (on_epoch, on_batch, on_done),
         ):
             outcomes = run_video_jobs(
                 opened,
@@ -365,7 +362,7 @@ def _config(**values: Any) -> VideoTrainConfig:
     try:
         return VideoTrainConfig(**values)
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+        raise option_error(error, values) from error
 
 
 def _frames(

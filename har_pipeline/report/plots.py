@@ -199,7 +199,7 @@ def save_sweep_curves(
 
     Deviations, where they are not None, become error bars of that length to both sides. Values that are not all numbers, or
     differ by factors above 20, stand at equal distances, in the order in which they come. No point is marked as the best:
-    these are test accuracies.
+    these are test accuracies. The axis ends at 0 and 100 %, error bars beyond are cut off.
     The papers call such pictures ROC curves; they are not: no false positive rate stands on an axis.
     Source: Orozco 2020, figures 4 to 6; Lakhal 2018, figure 3.
     """
@@ -230,6 +230,9 @@ def save_sweep_curves(
     if any(len(str(value)) > 8 for value in values):
         axes.tick_params(axis="x", labelrotation=25)
     axes.margins(x=0.06, y=0.12)
+    low, high = axes.get_ylim()
+    # A little margin, or the marker of an accuracy of 100 % would be cut in half.
+    axes.set_ylim(max(low, -0.02 * (high - low)), min(high, 1 + 0.02 * (high - low)))
     axes.set_xlabel(x_label)
     has_bars = any(deviation is not None for _, points in lines for _, _, deviation in points)
     axes.set_ylabel(f"{y_label}, mean ± sd over runs" if has_bars else y_label)
