@@ -17,6 +17,7 @@ import torch
 from har_pipeline.clips import sparse_clip_indices
 from har_pipeline.errors import RunError
 from har_pipeline.records import FeatureRecord, VideoRecord
+from har_pipeline.source_files import differ, frames_read, words
 
 MEMORY_FRACTION = 0.4
 POOLED_BATCHES = 8
@@ -44,7 +45,8 @@ class FeatureTable:
 
     labels: (V,) int64 class numbers; features: (sum N, D) float16 or float32, in memory or a memory map;
     offsets: (V + 1,) int64, video v owns the rows `[offsets[v], offsets[v + 1])`; missing: ids left out;
-    checksums: (V,) those of the features as they are stored, where they come from a store.
+    checksums: (V,) those of the features as they are stored, where they come from a store; notes: what was odd about the
+    videos' files when they were read.
     """
 
     video_ids: tuple[str, ...]
@@ -53,6 +55,7 @@ class FeatureTable:
     offsets: np.ndarray
     missing: tuple[str, ...] = ()
     checksums: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def lengths(self) -> np.ndarray:
@@ -102,8 +105,8 @@ def load_features(
     beyond that they go to an unlinked temporary file in `spill_dir` and come back as a memory map.
     Each video's features are compared with their checksum.
     Raises: StoreError if they differ; RunError if an id is not in the manifest, has no features (unless `allow_missing`:
-    then it is left out and stands in `missing`), has no clip, another feature_dim than the first video, or a feature that
-    is not finite.
+    then it is left out and stands in `missing`), has features that were made from another file, has no clip, another
+    feature_dim than the first video, or a feature that is not finite.
     """
     labels = label_numbers(records, classes)
     if unknown := [video_id for video_id in ids if video_id not in labels]:
@@ -117,17 +120,39 @@ def load_features(
         raise RunError(
             f"{feature_set}: none of the {len(ids)} videos has features; run `{_command(feature_set)}` first"
         )
-    lengths, checksums = [], []
+    by_id = {record.video_id: record for record in records}
+    lengths, checksums, odd = [], [], {}
     with contextlib.closing(_Rows(int(memory_fraction * available_memory()), spill_dir)) as rows:
         for video_id in kept:
             record = store.read(feature_set, video_id, check=True)
+            _check_file(record, by_id[video_id])
+            if record.decode_notes:
+                odd[video_id] = "; ".join(record.decode_notes)
             rows.add(video_id, record.features)
             lengths.append(len(record.features))
             checksums.append(record.checksum)
         flat = rows.join()
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     numbers = np.array([labels[video_id] for video_id in kept], np.int64)
-    return FeatureTable(kept, numbers, flat, offsets, missing, tuple(checksums))
+    return FeatureTable(kept, numbers, flat, offsets, missing, tuple(checksums), _odd_files(odd, len(kept)))
+
+
+def _check_file(record: FeatureRecord, video: VideoRecord) -> None:
+    """Compare names only: training does not need the files."""
+    names = {path.name for path in (video.path, video.depth_path) if path is not None}
+    now = {"frames": frames_read(video.start_frame, video.end_frame)}
+    if record.file and (record.file["name"] not in names or differ(record.file, now)):
+        raise RunError(
+            f"{video.video_id}: its features were made from {words(record.file)}; the manifest names {', '.join(names)}, "
+            f"frames {now['frames']}: extract it into another store, or make it anew with --replace-changed"
+        )
+
+
+def _odd_files(odd: Mapping[str, str], videos: int) -> tuple[str, ...]:
+    if not odd:
+        return ()
+    first = next(iter(odd))
+    return (f"files of {len(odd)} of the {videos} videos are not as they should be, such as {first}: {odd[first]}",)
 
 
 def _all_finite(features: np.ndarray) -> bool:

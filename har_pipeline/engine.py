@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -19,8 +19,10 @@ import numpy as np
 import torch
 
 from har_pipeline.extractors.weights import file_sha256
+from har_pipeline.feature_writer import VideoSource
 from har_pipeline.lanes import Attempt, Lane
-from har_pipeline.store import FeatureStore, VideoSource
+from har_pipeline.source_files import describe_file
+from har_pipeline.store import FeatureStore
 from har_pipeline.video.flow import compute_flow
 from har_pipeline.video.preprocess import Crop
 from har_pipeline.video.worker import Chunk, DecodeTask, DecodeWorker, Done, Failed, Message, Plan
@@ -119,7 +121,9 @@ class Engine:
                 writer = self.writer.submit(self.store.writer, lane.feature_set, video_id, len(message.clip_bounds))
                 none = np.zeros((0, lane.spec.feature_dim), np.float32)
                 content = "" if lane.cache is None else file_sha256(worker.task.path)
-                self.attempts[message.lane, video_id] = Attempt(video_id, message, writer, none, content=content)
+                file = describe_file(worker.task.path, worker.task.start_frame, worker.task.end_frame)
+                planned = Attempt(video_id, message, writer, none, content=content, file=file)
+                self.attempts[message.lane, video_id] = planned
             case Chunk():
                 attempt = self.attempts.get((message.lane, video_id))
                 if attempt is not None:
@@ -132,8 +136,9 @@ class Engine:
                         attempt.done = message
                         self._commit_if_complete(self.lanes[view.lane], attempt)
             case Failed():
+                file = describe_file(worker.task.path, worker.task.start_frame, worker.task.end_frame)
                 for view in worker.task.views:
-                    self._fail(self.lanes[view.lane], video_id, message.reason)
+                    self._fail(self.lanes[view.lane], video_id, message.reason, file)
 
     def _add(self, lane: Lane, attempt: Attempt, frames: np.ndarray, chunk: Chunk) -> None:
         """Put the crops of a chunk's clips into batches."""
@@ -230,7 +235,7 @@ class Engine:
                 if finite
                 else ("the net gave a value that is not finite: try --precision fp32")
             )
-            self._fail(lane, attempt.video_id, reason)
+            self._fail(lane, attempt.video_id, reason, attempt.file)
             return
         attempt.rows += len(rows)
         attempt.last_row = stored[-1:]
@@ -250,6 +255,7 @@ class Engine:
             padded=plan.padded,
             decode_notes=done.notes,
             provenance={**lane.provenance, "decoder": done.decoder},
+            file=attempt.file,
         )
 
         def commit() -> None:
@@ -285,12 +291,12 @@ class Engine:
             attempt.cancelled = True
             self._submit(lambda: attempt.writer.result().abort())
 
-    def _fail(self, lane: Lane, video_id: str, reason: str) -> None:
+    def _fail(self, lane: Lane, video_id: str, reason: str, file: Mapping[str, str]) -> None:
         self._cancel(self.lanes.index(lane), video_id)
         if video_id not in lane.failed:
             lane.failed[video_id] = reason
             self.progress.failed += 1
-            self._submit(lambda: self.store.record_failure(lane.feature_set, video_id, reason))
+            self._submit(lambda: self.store.record_failure(lane.feature_set, video_id, reason, file))
 
     def _abort_all(self) -> None:
         for attempt in self.attempts.values():

@@ -18,6 +18,7 @@ from har_pipeline.errors import ExtractionError
 from har_pipeline.extractors.base import Extractor
 from har_pipeline.lanes import Lane
 from har_pipeline.records import ClipSpec, FeatureSpec, VideoRecord
+from har_pipeline.source_files import changed_videos, known_failures
 from har_pipeline.store import FeatureStore
 from har_pipeline.video.decode import Decoder
 from har_pipeline.video.flow_cache import FlowCache
@@ -33,7 +34,8 @@ class ExtractOptions:
     clips, resize: as in `FeatureSpec`, None = the net's own; fps, dtype: as in `FeatureSpec`; flow: how flow is made, for
     extractors that read it; workers, batch_size: None = by device; decoder: auto, decord or pyav; time_limit_s: decoding
     time allowed per video; shard: (k, n) = the k-th of n parts, k from 1; retry_failed: try videos again that failed in an
-    earlier run; flow_cache: folder that keeps flow for later jobs.
+    earlier run; replace_changed: make the features anew of videos that were read from another file than the row's;
+    flow_cache: folder that keeps flow for later jobs.
     """
 
     clips: ClipSpec | None = None
@@ -47,6 +49,7 @@ class ExtractOptions:
     time_limit_s: float = 600.0
     shard: tuple[int, int] = (1, 1)
     retry_failed: bool = False
+    replace_changed: bool = False
     flow_cache: Path | None = None
 
     def __post_init__(self) -> None:
@@ -179,20 +182,24 @@ def extract_many(
     ]
     k, n = job.shard
     mine = sorted(records, key=lambda record: record.video_id)[k - 1 :: n]
+    paths = [_path(record) for record in mine]
+    changed: list[dict[str, str]] = []
     already: list[int] = []
     failed_before: list[dict[str, str]] = []
     lanes_of: dict[str, list[int]] = {record.video_id: [] for record in mine}
     for number, lane in enumerate(lanes):
+        changed.append(changed_videos(store, lane.feature_set, mine, paths, job.replace_changed))
+        lane.failed.update(changed[number])
         complete = set(store.video_ids(lane.feature_set))
-        known = {} if job.retry_failed else store.failures(lane.feature_set)
+        known = {} if job.retry_failed else known_failures(store, lane.feature_set, mine, paths)
         missing = [record.video_id for record in mine if record.video_id not in complete]
-        already.append(len(mine) - len(missing))
+        already.append(len(mine) - len(missing) - len(changed[number]))
         failed_before.append({video_id: known[video_id] for video_id in missing if video_id in known})
         for video_id in missing:
             if video_id not in known:
                 lanes_of[video_id].append(number)
     progress = Progress(
-        total=len(mine) * len(lanes), already=sum(already), failed=sum(len(failed) for failed in failed_before)
+        total=len(mine) * len(lanes), already=sum(already), failed=sum(map(len, (*failed_before, *changed)))
     )
     tasks = [_task(record, job, lanes, lanes_of[record.video_id]) for record in mine if lanes_of[record.video_id]]
     started = time.perf_counter()
@@ -224,12 +231,16 @@ def extract_many(
     ]
 
 
-def _task(record: VideoRecord, job: ExtractOptions, lanes: Sequence[Lane], numbers: Sequence[int]) -> DecodeTask:
+def _path(record: VideoRecord) -> Path:
     path = record.path or record.depth_path
-    assert path is not None  # a VideoRecord has one of the two; a depth folder fails there with "is a folder"
+    assert path is not None  # a VideoRecord has one of the two; a depth folder fails with "is a folder"
+    return path
+
+
+def _task(record: VideoRecord, job: ExtractOptions, lanes: Sequence[Lane], numbers: Sequence[int]) -> DecodeTask:
     return DecodeTask(
         video_id=record.video_id,
-        path=path,
+        path=_path(record),
         start_frame=record.start_frame,
         end_frame=record.end_frame,
         fps=job.fps,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -12,8 +13,8 @@ import numpy as np
 import torch
 
 from har_pipeline.extractors.base import Extractor
+from har_pipeline.feature_writer import FeatureWriter
 from har_pipeline.records import FeatureSpec
-from har_pipeline.store import FeatureWriter
 from har_pipeline.video.flow_cache import FlowCache
 from har_pipeline.video.flow_spec import FlowSpec
 from har_pipeline.video.preprocess import Crop, crop_places, num_crops, parse_resize
@@ -29,7 +30,7 @@ class Attempt:
     """One try at one video in one lane: rows arrive in order; it is over when all are written, or it is cancelled.
 
     crop_rows: rows of a clip whose other crops are not computed yet; flows: the flow of the last chunk, by frame pair;
-    content: the file's sha256 where flow is cached.
+    content: the file's sha256 where flow is cached; file: as in `FeatureRecord`.
     """
 
     video_id: str
@@ -42,6 +43,7 @@ class Attempt:
     cancelled: bool = False
     flows: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
     content: str = ""
+    file: Mapping[str, str] = field(default_factory=dict)
 
 
 class Batch:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from har_pipeline.compare import Comparison, compare_members
+from har_pipeline.errors import RunError
 from har_pipeline.fusion import Member
 from har_pipeline.recognise import live_scores
 from har_pipeline.records import VideoRecord
-from har_pipeline.run_folder import read_run, write_json
+from har_pipeline.run_folder import files_sha256, read_run, write_json
 from har_pipeline.scores import select_part
 
 
@@ -39,9 +40,16 @@ def measure_live_cost(
 
     Frames, windows and weights are those behind the run's own scores, so on the device and at the precision of the training
     nothing but the crop differs. Videos that cannot be read are on neither side. on_video: called with videos done and in
-    all. Raises: RunError as `live_scores`, or if the run has no scores of that part.
+    all. Raises: RunError as `live_scores`, if the run has no scores of that part, or if it was trained with other files.
     """
-    own = select_part(read_run(run_dir).scores(), part)
+    run = read_run(run_dir)
+    own = select_part(run.scores(), part)
+    files = files_sha256(records, run.split, run.spec.stream)
+    if run.info.get("files_sha256", files) != files:
+        raise RunError(
+            f"{run.path} was trained with other files than the manifest names, or other parts of them: the answers cannot be "
+            "compared"
+        )
     live, failed = live_scores(run_dir, records, part=part, device=device, on_video=on_video)
     members = Member(name="whole video", scores=own), Member(name="live", scores=live)
     return LiveCost(comparison=compare_members(*members, part=part), failed=failed)

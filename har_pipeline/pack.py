@@ -211,4 +211,5 @@ def _texts(videos: Sequence[FeatureRecord]) -> dict[str, Any]:
         "decode_notes": {video.video_id: list(video.decode_notes) for video in videos if video.decode_notes},
         "provenances": [json.loads(key) for key in provenances],
         "provenance": numbers,
+        "files": [dict(video.file) for video in videos],
     }

@@ -245,6 +245,10 @@ class PackedStore:
         with np.load(io.BytesIO(self._file(feature_set, name))) as arrays:
             return dict(arrays)
 
+    def decode_notes(self, feature_set: str) -> dict[str, tuple[str, ...]]:
+        """As of the store."""
+        return {video_id: tuple(notes) for video_id, notes in self._open(feature_set).videos["decode_notes"].items()}
+
     def _record(self, feature_set: str, video_id: str) -> FeatureRecord:
         packed = self._open(feature_set)
         row, clips, videos = packed.row_of.get(video_id), packed.clips, packed.videos
@@ -267,6 +271,7 @@ class PackedStore:
             checksum=checksum,
             decode_notes=tuple(videos["decode_notes"].get(video_id, ())),
             provenance=videos["provenances"][videos["provenance"][row]],
+            file=videos["files"][row] if "files" in videos else {},
         )
 
 

@@ -11,15 +11,17 @@ import platform
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from multiprocessing.connection import wait
 from pathlib import Path
 
 from har_pipeline.errors import ExtractionError, FeatureMismatchError
+from har_pipeline.feature_writer import VideoSource
 from har_pipeline.records import ClipSpec, FeatureSpec, VideoRecord
-from har_pipeline.store import FeatureStore, VideoSource
+from har_pipeline.source_files import changed_videos, describe_file, known_failures
+from har_pipeline.store import FeatureStore
 from har_pipeline.video.depth import KINECT_FPS, Aspect
 from har_pipeline.video.raw_worker import RawFailure, RawStream, RawTask, RawVideo, RawWorker
 
@@ -40,7 +42,8 @@ class RawOptions:
     stream: `depth` reads the rows' depth_path, `rgb` their path; size: S, px; aspect: `stretch`, or `keep` with 0 around;
     causal: depth as a live recogniser sees it, by `depth.CausalDepth`; fps: of depth folders and arrays, which do not say; it
     sets the times of frames and no pixel; workers: processes, None = one a core; time_limit_s: allowed per video; shard:
-    (k, n) = the k-th of n parts, k from 1; retry_failed: try videos again that failed in an earlier run.
+    (k, n) = the k-th of n parts, k from 1; retry_failed: try videos again that failed in an earlier run;
+    replace_changed: make the frames anew of videos that were read from another file than the row's.
     Raises: ExtractionError if a value makes no sense.
     """
 
@@ -53,6 +56,7 @@ class RawOptions:
     time_limit_s: float = 600.0
     shard: tuple[int, int] = (1, 1)
     retry_failed: bool = False
+    replace_changed: bool = False
 
     def __post_init__(self) -> None:
         if self.stream not in ("depth", "rgb"):
@@ -151,17 +155,20 @@ def store_raw_frames(
     store.remove_debris()
     k, n = options.shard
     mine = sorted(records, key=lambda record: record.video_id)[k - 1 :: n]
+    paths = [getattr(record, column) for record in mine]
+    changed = changed_videos(store, feature_set, mine, paths, options.replace_changed)
     complete = set(store.video_ids(feature_set))
     missing = [record for record in mine if record.video_id not in complete]
-    known = {} if options.retry_failed else store.failures(feature_set)
-    summary = RawSummary(feature_set, total=len(mine), already=len(mine) - len(missing))
+    known = {} if options.retry_failed else known_failures(store, feature_set, mine, paths)
+    summary = RawSummary(feature_set, total=len(mine), already=len(mine) - len(missing) - len(changed))
+    summary.failed.update(changed)
     summary.failed_before = {r.video_id: known[r.video_id] for r in missing if r.video_id in known}
     tasks: deque[RawTask] = deque()
     for record in missing:
         path = record.depth_path if options.stream == "depth" else record.path
         if path is None:
             summary.failed_before.pop(record.video_id, None)
-            _fail(summary, store, record.video_id, f"{record.video_id}: its row has no {column}")
+            _fail(summary, store, record.video_id, f"{record.video_id}: its row has no {column}", {})
         elif record.video_id not in known:
             tasks.append(raw_task(record, path, options))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
@@ -170,9 +177,12 @@ def store_raw_frames(
     on_progress(summary)
     for task, result in _results(tasks, summary.workers):
         if isinstance(result, RawFailure):
-            _fail(summary, store, task.video_id, result.reason)
+            file = describe_file(task.path, task.start_frame, task.end_frame)
+            _fail(summary, store, task.video_id, result.reason, file)
         else:
-            store.write(feature_set, task.video_id, result.frames.reshape(len(result.frames), -1), _source(result))
+            store.write(
+                feature_set, task.video_id, result.frames.reshape(len(result.frames), -1), _source(result, task)
+            )
             store.clear_failure(feature_set, task.video_id)
             summary.done += 1
             summary.frames += len(result.frames)
@@ -183,9 +193,9 @@ def store_raw_frames(
     return summary
 
 
-def _fail(summary: RawSummary, store: FeatureStore, video_id: str, reason: str) -> None:
+def _fail(summary: RawSummary, store: FeatureStore, video_id: str, reason: str, file: Mapping[str, str]) -> None:
     summary.failed[video_id] = reason
-    store.record_failure(summary.feature_set, video_id, reason)
+    store.record_failure(summary.feature_set, video_id, reason, file)
 
 
 def raw_task(record: VideoRecord, path: Path, options: RawOptions) -> RawTask:
@@ -228,7 +238,7 @@ def _results(tasks: deque[RawTask], num_workers: int) -> Iterator[tuple[RawTask,
             worker.close()
 
 
-def _source(video: RawVideo) -> VideoSource:
+def _source(video: RawVideo, task: RawTask) -> VideoSource:
     return VideoSource(
         clip_starts=video.numbers,
         clip_ends=video.numbers + 1,
@@ -240,4 +250,5 @@ def _source(video: RawVideo) -> VideoSource:
             "python": platform.python_version(),
             **{name: version(name) for name in ("numpy", "av")},
         },
+        file=describe_file(task.path, task.start_frame, task.end_frame),
     )

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from har_pipeline.errors import StoreError
+from har_pipeline.errors import ExtractionError, StoreError
 from har_pipeline.packed_store import PackedStore, open_features
 from har_pipeline.raw_frames import EXTRACTOR, RawOptions, RawSummary, frame_shape, store_raw_frames
 from har_pipeline.records import FeatureSpec, VideoRecord
@@ -56,7 +56,8 @@ def prepare_frames(
     """Make the raw frames of the records that a store lacks, in the way of those it has.
 
     None, with nothing done, for a pack, and for frames that were made in a way that is no longer known.
-    The store is made where there is none. See `raw_frames.store_raw_frames`. Raises: as that and `choose_frames`.
+    The store is made where there is none. See `raw_frames.store_raw_frames`. Raises: as that and `choose_frames`;
+    ExtractionError if the store holds frames of other files than the records name.
     """
     if path.exists() and isinstance(open_features(path), PackedStore):
         return None
@@ -65,7 +66,11 @@ def prepare_frames(
     options = options_of(store.spec(name)) if name else RawOptions(stream="rgb" if stream == "rgb" else "depth")
     if name and options.spec() != store.spec(name):
         return None
-    return store_raw_frames(records, store, dataclasses.replace(options, workers=workers), on_progress)
+    summary = store_raw_frames(records, store, dataclasses.replace(options, workers=workers), on_progress)
+    stored = store.num_clips(summary.feature_set)
+    if changed := [reason for video_id, reason in summary.failed.items() if video_id in stored]:
+        raise ExtractionError(f"{len(changed)} videos, the first one: {changed[0]} (`har frames` has that option)")
+    return summary
 
 
 def open_frames(path: Path, stream: str, features: str = "") -> tuple[FeatureStore | PackedStore, str]:

@@ -194,7 +194,8 @@ class FeatureRecord:
     features: (N, D) of the spec's dtype; clip_starts, clip_ends: (N,) int64 first frame of each clip in the file and the
     one after its last, 0-based; padded: whether a clip holds frames that stand in for missing ones;
     num_frames: decodable frames as far as known, or the container's count; fps: of the source, frames/s.
-    decode_notes: what was wrong with the file, empty if nothing. provenance: versions, decoder, device.
+    decode_notes: what was wrong with the file, empty if nothing. provenance: versions, decoder, device. file: what was read,
+    as `source_files.describe_file` says it, empty where the store does not know.
     """
 
     video_id: str
@@ -207,6 +208,7 @@ class FeatureRecord:
     checksum: str
     decode_notes: tuple[str, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
+    file: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def clip_times_s(self) -> np.ndarray:

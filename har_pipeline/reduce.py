@@ -16,9 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from har_pipeline.errors import ExtractionError, FeatureMismatchError, StoreError
+from har_pipeline.feature_writer import VideoSource
 from har_pipeline.pca import Fit, Projection, check_dim, fit_exact, fit_randomised, in_blocks
 from har_pipeline.records import FeatureRecord, FeatureSpec, ReductionSpec, Split
-from har_pipeline.store import FeatureStore, VideoSource
+from har_pipeline.store import FeatureStore
 
 OnProgress = Callable[[str, int, int], None]
 """Called with what is being done (`fit` or `project`), the videos done in it and their total."""
@@ -261,10 +262,14 @@ def _project(
     store: FeatureStore, source: str, spec: FeatureSpec, projection: Projection, on_progress: OnProgress
 ) -> tuple[int, int]:
     """Write the videos that the reduced set lacks; returns the number of the source's videos and of those written."""
-    ids, done = store.video_ids(source), set(store.video_ids(spec.name))
+    ids, files, done = store.video_ids(source), store.files(source), store.files(spec.name)
+    for video_id in [one for one in ids if one in done and files[one] != done[one]]:
+        store.delete(spec.name, video_id)  # the source was made anew, from another file
+        del done[video_id]
     wanted = [video_id for video_id in ids if video_id not in done]
+    failed = store.failed_files(source)
     for video_id, reason in store.failures(source).items():
-        store.record_failure(spec.name, video_id, reason)
+        store.record_failure(spec.name, video_id, reason, failed[video_id])
     for number, video_id in enumerate(wanted):
         on_progress("project", len(ids) - len(wanted) + number, len(ids))
         record = store.read(source, video_id)
@@ -287,4 +292,5 @@ def _video_source(record: FeatureRecord) -> VideoSource:
         padded=record.padded,
         decode_notes=record.decode_notes,
         provenance=record.provenance,
+        file=record.file,
     )

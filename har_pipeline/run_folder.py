@@ -309,6 +309,14 @@ def labels_sha256(records: Sequence[VideoRecord], split: Split) -> str:
     return hashlib.sha256(json.dumps([[video_id, labels.get(video_id)] for video_id in ids]).encode()).hexdigest()
 
 
+def files_sha256(records: Sequence[VideoRecord], split: Split, stream: str) -> str:
+    """Return one hash over the names and frames of the files of a split's videos; a folder may be moved."""
+    files = {r.video_id: (r.depth_path if stream == "depth" else r.path, r.start_frame, r.end_frame) for r in records}
+    named = {video_id: (path and path.name, *frames) for video_id, (path, *frames) in files.items()}
+    ids = sorted((*split.train, *split.val, *split.test))
+    return hashlib.sha256(json.dumps([[video_id, named.get(video_id)] for video_id in ids]).encode()).hexdigest()
+
+
 def features_sha256(checksums: Mapping[str, str], split: Split) -> str:
     """Return one hash over the (video_id, checksum) pairs of those of a split's videos that have features."""
     ids = sorted(video_id for video_id in (*split.train, *split.val, *split.test) if video_id in checksums)

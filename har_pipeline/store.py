@@ -25,101 +25,13 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from har_pipeline.errors import FeatureMismatchError, StoreError
+from har_pipeline.feature_writer import CHUNK_BYTES, STAGING, FeatureWriter, VideoSource
 from har_pipeline.records import FeatureRecord, FeatureSpec, check_video_id
 from har_pipeline.staging import publish, remove_debris, staging_name
 
-CHUNK_BYTES = 64 * 2**20
-FAILURES, STAGING, REDUCTION = "_failures", "_staging", "_reduction"
+FAILURES, REDUCTION = "_failures", "_reduction"
 FORMAT_VERSION = 1
 _ANEW = "delete it and the feature set of that name, and reduce again"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VideoSource:
-    """What a commit says of the video that features come from; see `FeatureRecord` for the fields."""
-
-    clip_starts: np.ndarray
-    clip_ends: np.ndarray
-    num_frames: int
-    fps: float
-    padded: bool = False
-    decode_notes: tuple[str, ...] = ()
-    provenance: Mapping[str, str] | None = None
-
-
-class FeatureWriter:
-    """Writes one video's features in order; nothing is visible in the store before `commit` returns."""
-
-    def __init__(self, store: FeatureStore, feature_set: str, video_id: str, num_clips: int) -> None:
-        spec = store.spec(feature_set)
-        self._final = store.path / feature_set / check_video_id(video_id)
-        self._staged = store.path / STAGING / staging_name()
-        dtype = np.dtype(spec.dtype)
-        rows = max(1, min(num_clips, CHUNK_BYTES // (spec.feature_dim * dtype.itemsize)))
-        self._array = zarr.create_array(
-            self._staged,
-            shape=(num_clips, spec.feature_dim),
-            chunks=(rows, spec.feature_dim),
-            dtype=dtype,
-            fill_value=float("nan") if dtype.kind == "f" else 0,
-            compressors=[ZstdCodec(level=1, checksum=True)],
-            dimension_names=("clip", "feature"),
-        )
-        self._buffer = np.empty((rows, spec.feature_dim), dtype)
-        self._buffered = self._written = 0
-        self._hash = hashlib.sha256()
-
-    def append(self, rows: np.ndarray) -> None:
-        """Add (n, D) features of the store's dtype after those already given. Raises: StoreError if there are too many."""
-        if self._written + self._buffered + len(rows) > self._array.shape[0]:
-            raise StoreError(f"{self._final.name}: more features than the {self._array.shape[0]} clips announced")
-        self._hash.update(np.ascontiguousarray(rows, dtype=self._buffer.dtype).data)
-        while len(rows):
-            taken = min(len(rows), len(self._buffer) - self._buffered)
-            self._buffer[self._buffered : self._buffered + taken] = rows[:taken]
-            self._buffered += taken
-            rows = rows[taken:]
-            if self._buffered == len(self._buffer):
-                self._flush()
-
-    def _flush(self) -> None:
-        self._array[self._written : self._written + self._buffered] = self._buffer[: self._buffered]
-        self._written += self._buffered
-        self._buffered = 0
-
-    def commit(self, source: VideoSource) -> bool:
-        """Make the features visible. Returns False if another process had committed this video before.
-
-        Raises: StoreError if rows are missing.
-        """
-        if self._buffered:
-            self._flush()
-        if self._written != self._array.shape[0]:
-            raise StoreError(f"{self._final.name}: {self._written} of {self._array.shape[0]} clips were written")
-        self._array.update_attributes(
-            {
-                "complete": True,
-                "checksum": f"sha256:{self._hash.hexdigest()}",
-                "num_clips": self._written,
-                "num_frames": int(source.num_frames),
-                "fps": float(source.fps),
-                "clip_starts": [int(start) for start in source.clip_starts],
-                "clip_ends": [int(end) for end in source.clip_ends],
-                "clip_times_s": [
-                    [start / source.fps, end / source.fps]
-                    for start, end in zip(source.clip_starts.tolist(), source.clip_ends.tolist(), strict=True)
-                ],
-                "padded": source.padded,
-                "decode_notes": list(source.decode_notes),
-                "provenance": dict(source.provenance or {}),
-                "written": datetime.now(UTC).isoformat(timespec="seconds"),
-            }
-        )
-        return publish(self._staged, self._final, "zarr.json")
-
-    def abort(self) -> None:
-        """Forget what was written."""
-        shutil.rmtree(self._staged, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,12 +144,21 @@ class FeatureStore:
         """Return video_id -> N, of the videos whose features are complete. Raises: StoreError if a commit cannot be read."""
         return {video_id: int(value) for video_id, value in self._commits(feature_set, "num_clips")}
 
-    def _commits(self, feature_set: str, key: str) -> Iterator[tuple[str, Any]]:
+    def files(self, feature_set: str) -> dict[str, dict[str, str]]:
+        """Return video_id -> the file that was read, as `FeatureRecord.file`. Raises: StoreError as `num_clips`."""
+        return dict(self._commits(feature_set, "file", {}))
+
+    def decode_notes(self, feature_set: str) -> dict[str, tuple[str, ...]]:
+        """Return video_id -> what was wrong with its file, of the videos whose files were not as they should be."""
+        return {video_id: tuple(notes) for video_id, notes in self._commits(feature_set, "decode_notes") if notes}
+
+    def _commits(self, feature_set: str, key: str, default: Any = None) -> Iterator[tuple[str, Any]]:
         for video_id in self.video_ids(feature_set):
             node = self.path / feature_set / video_id / "zarr.json"
             try:
                 # Not through zarr, which would open an array for each.
-                yield video_id, json.loads(node.read_bytes())["attributes"][key]
+                attributes = json.loads(node.read_bytes())["attributes"]
+                yield video_id, attributes[key] if default is None else attributes.get(key, default)
             except (OSError, ValueError, KeyError) as error:
                 raise StoreError(f"{node}: damaged ({error!r}); delete its folder and extract again") from error
 
@@ -253,7 +174,7 @@ class FeatureStore:
 
     def writer(self, feature_set: str, video_id: str, num_clips: int) -> FeatureWriter:
         """Return a writer for `num_clips` features of one video."""
-        return FeatureWriter(self, feature_set, video_id, num_clips)
+        return FeatureWriter(self.path, self.spec(feature_set), video_id, num_clips)
 
     def write(self, feature_set: str, video_id: str, features: np.ndarray, source: VideoSource) -> bool:
         """Write and commit the whole (N, D) array of one video; see `FeatureWriter.commit`.
@@ -303,6 +224,7 @@ class FeatureStore:
             checksum=attributes["checksum"],
             decode_notes=tuple(attributes["decode_notes"]),
             provenance=attributes["provenance"],
+            file=attributes.get("file", {}),
         )
 
     def verify(self, feature_set: str) -> Iterator[Damage | None]:
@@ -365,9 +287,12 @@ class FeatureStore:
             raise StoreError(f"{node}: differs from its checksum; {_ANEW}")
         return arrays
 
-    def record_failure(self, feature_set: str, video_id: str, reason: str) -> None:
-        """Remember why a video has no features; `failures` returns it until the video succeeds."""
-        attributes = {"reason": reason, "written": datetime.now(UTC).isoformat(timespec="seconds")}
+    def record_failure(
+        self, feature_set: str, video_id: str, reason: str, file: Mapping[str, str] | None = None
+    ) -> None:
+        """Remember why a video has no features; `failures` returns it until the video succeeds. file: see `FeatureRecord`."""
+        written = datetime.now(UTC).isoformat(timespec="seconds")
+        attributes = {"reason": reason, "file": dict(file or {}), "written": written}
         zarr.create_group(self.path / FAILURES / feature_set / video_id, attributes=attributes, overwrite=True)
 
     def clear_failure(self, feature_set: str, video_id: str) -> None:
@@ -376,12 +301,18 @@ class FeatureStore:
 
     def failures(self, feature_set: str) -> dict[str, str]:
         """Return video_id -> reason of the videos that failed and have no features."""
+        return {video_id: str(value.get("reason", "unknown")) for video_id, value in self._failed(feature_set)}
+
+    def failed_files(self, feature_set: str) -> dict[str, dict[str, str]]:
+        """Return video_id -> the file that failed, as `FeatureRecord.file`; see `failures`."""
+        return {video_id: value.get("file", {}) for video_id, value in self._failed(feature_set)}
+
+    def _failed(self, feature_set: str) -> Iterator[tuple[str, dict[str, Any]]]:
         folder = self.path / FAILURES / feature_set
-        if not folder.is_dir():
-            return {}
-        done = set(self.video_ids(feature_set))
-        nodes = (n for n in sorted(folder.iterdir()) if (n / "zarr.json").exists() and n.name not in done)
-        return {node.name: str(self._attributes(node).get("reason", "unknown")) for node in nodes}
+        done = set(self.video_ids(feature_set)) if folder.is_dir() else set()
+        for node in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if (node / "zarr.json").exists() and node.name not in done:
+                yield node.name, self._attributes(node)
 
     def remove_debris(self) -> int:
         """Delete what killed processes of this host left in `_staging`; returns how many arrays."""

@@ -33,6 +33,7 @@ from har_pipeline.run_folder import (
     RunRecord,
     RunSummary,
     features_sha256,
+    files_sha256,
     labels_sha256,
     lasting_run_folder,
     load_weights,
@@ -162,7 +163,11 @@ def train_video(
     options = {option: value for option, value in config.to_dict().items() if option != "device"}
     job = {"options": options, "features": name, "split": split_info(split), "processes": world.size}
     checksums = stored_checksums(store, [name])
-    hashes = {"labels_sha256": labels_sha256(records, split), "features_sha256": features_sha256(checksums, split)}
+    hashes = {
+        "labels_sha256": labels_sha256(records, split),
+        "features_sha256": features_sha256(checksums, split),
+        "files_sha256": files_sha256(records, split, spec.stream),
+    }
     with lasting_run_folder(run_dir, {**job, **hashes}, overwrite=overwrite) as folder:
         fitted, frames, parts = fit(folder)
         scores = _scores(fitted, frames, parts, classes, split, config)

@@ -135,6 +135,21 @@ def test_a_second_run_does_only_what_is_missing(tmp_path: Path, store: FeatureSt
     assert (third.already, third.done, third.bound_by) == (4, 0, "nothing")
 
 
+def test_a_file_that_was_replaced_is_noticed_and_made_anew_on_demand(tmp_path: Path, store: FeatureStore) -> None:
+    records = videos(tmp_path, 2)
+    name = extract(records, store, pixel_extractor()).feature_set
+    before = all_features(store, name)
+    make_video(tmp_path / "v00.avi", 33, seed=9)
+    summary = extract(records, store, pixel_extractor())
+    assert (summary.done, summary.already, set(summary.failed)) == (0, 1, {"v00"})
+    assert "another file, v00.avi (" in summary.failed["v00"]
+    assert store.failures(name) == {}
+    np.testing.assert_array_equal(store.read(name, "v00").features, before["v00"])
+    summary = extract(records, store, pixel_extractor(), ExtractOptions(replace_changed=True))
+    assert (summary.done, summary.already, summary.failed) == (1, 1, {})
+    assert store.read(name, "v00").num_frames == 33
+
+
 def bad_folder(folder: Path) -> list[VideoRecord]:
     make_video(folder / "good.avi", 50)
     make_video(folder / "one_frame.avi", 1)

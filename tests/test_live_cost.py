@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -72,11 +73,18 @@ def test_the_sides_are_not_swapped(depth_set: DepthSet, run: Path, tmp_path: Pat
 
 
 def test_a_video_that_cannot_be_read_is_on_neither_side(depth_set: DepthSet, run: Path, tmp_path: Path) -> None:
-    gone = VideoRecord(video_id="v7", label="grows", depth_path=tmp_path / "gone")
+    gone = VideoRecord(video_id="v7", label="grows", depth_path=tmp_path / "v7")
     records = [gone if record.video_id == "v7" else record for record in depth_set.records]
     cost = measure_live_cost(run, records, device="cpu")
     assert cost.comparison.num_videos == 3
     assert list(cost.failed) == ["v7"]
+
+
+def test_other_files_than_those_of_the_training_are_refused(depth_set: DepthSet, run: Path) -> None:
+    first, second, *others = depth_set.records
+    swapped = [dataclasses.replace(first, depth_path=second.depth_path), second, *others]
+    with pytest.raises(RunError, match="trained with other files than the manifest names"):
+        measure_live_cost(run, swapped, device="cpu")
 
 
 def test_a_part_without_scores_and_a_stateless_run(depth_set: DepthSet, run: Path) -> None:
@@ -134,7 +142,7 @@ def test_a_file_that_cannot_be_read_costs_its_video_and_the_exit_code(tmp_path: 
             ]
             assert ("video accuracy top-1" in out) != bool(more)
             if more:
-                assert list(json.loads(out)[{"--live": "live", "--time": "timing"}[option]]["failed"]) == list(GONE)
+                assert list(json.loads(out)[{"--live": "live", "--time": "timing"}[option]]["failed"]) == gone
 
 
 def test_options_without_effect_are_named(depth_set: DepthSet, run: Path) -> None:

@@ -140,6 +140,9 @@ def extract(
         str, typer.Option(help="k/n: do only the k-th of n parts, for several machines on one store.")
     ] = "1/1",
     retry_failed: Annotated[bool, typer.Option(help="Try videos again that failed before.")] = False,
+    replace_changed: Annotated[
+        bool, typer.Option(help="Make features anew that STORE has of another file than the manifest names.")
+    ] = False,
     root: Root = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -207,6 +210,7 @@ def extract(
                 time_limit_s=time_limit,
                 shard=shard_parts,
                 retry_failed=retry_failed,
+                replace_changed=replace_changed,
                 flow_cache=flow_cache,
             )
         except ValueError as error:

@@ -99,6 +99,7 @@ def _description(opened: FeatureStore | PackedStore, name: str, video_id: str | 
         "spec": opened.spec(name).to_dict(),
         "videos": len(opened.video_ids(name)),
         "failures": opened.failures(name),
+        "notes": opened.decode_notes(name),
     }
     if (fit := opened.reduction_attributes(name)) is not None:
         result["fit"] = fit
@@ -182,8 +183,8 @@ def pack(
     again what has changed, and nothing else. Without --features every set is packed that no PCA has reduced.
     """
     from har_pipeline.pack import default_pack_path, pack_features, whole_sets
-    from har_pipeline.store import FeatureStore
     from har_pipeline.raw_frames import EXTRACTOR
+    from har_pipeline.store import FeatureStore
 
     opened, path = FeatureStore(store), out or default_pack_path(store)
     summaries = []

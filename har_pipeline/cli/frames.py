@@ -53,6 +53,9 @@ def frames(
         str, typer.Option(help="k/n: do only the k-th of n parts, for several machines on one store.")
     ] = "1/1",
     retry_failed: Annotated[bool, typer.Option(help="Try videos again that failed before.")] = False,
+    replace_changed: Annotated[
+        bool, typer.Option(help="Make frames anew that STORE has of another file than the manifest names.")
+    ] = False,
     lengths: Annotated[
         Path | None, typer.Option(help="Also save a picture of the videos' lengths by class, such as lengths.png.")
     ] = None,
@@ -84,6 +87,7 @@ def frames(
         time_limit_s=time_limit,
         shard=parse_shard(shard),
         retry_failed=retry_failed,
+        replace_changed=replace_changed,
     )
     records = read_manifest(manifest, root=root, check_files=False)
     opened = FeatureStore(store, create=True)

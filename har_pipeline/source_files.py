@@ -1,0 +1,85 @@
+"""Which file a stored video was read from, so that features of another file of the same video_id are not taken for it.
+
+A file is told by its name, its size and the part of it that is read, which survive a move to another folder or machine.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from har_pipeline.records import VideoRecord
+from har_pipeline.store import FeatureStore
+
+
+def describe_file(path: Path, start_frame: int = 0, end_frame: int | None = None) -> dict[str, str]:
+    """Return name, size (bytes, or the number of files in a folder) and frames of what is read; no size where it is absent."""
+    found = {"name": path.name, "frames": frames_read(start_frame, end_frame)}
+    try:
+        size = f"{len(os.listdir(path))} files" if path.is_dir() else f"{path.stat().st_size} bytes"
+    except OSError:
+        return found
+    return {**found, "size": size}
+
+
+def frames_read(start_frame: int, end_frame: int | None) -> str:
+    """Return the part of a file that is read, as text."""
+    return f"{start_frame} to {'the end' if end_frame is None else end_frame}"
+
+
+def differ(stored: Mapping[str, str], now: Mapping[str, str]) -> bool:
+    """Whether two descriptions are of different files; what one of them does not say is not compared."""
+    return any(stored[key] != now[key] for key in stored.keys() & now.keys())
+
+
+def words(file: Mapping[str, str]) -> str:
+    """Return a description as text."""
+    size = f" ({file['size']})" if "size" in file else ""
+    return f"{file['name']}{size}, frames {file['frames']}"
+
+
+def changed_videos(
+    store: FeatureStore,
+    feature_set: str,
+    records: Sequence[VideoRecord],
+    paths: Sequence[Path | None],
+    replace: bool,
+) -> dict[str, str]:
+    """Return video_id -> reason for the stored videos that were read from other files than `paths`, those of the records.
+
+    replace: delete them instead, so that they are made anew. Stores of older versions do not say what was read; nothing
+    is reported of those.
+    """
+    stored = store.files(feature_set)
+    found = {}
+    for record, path in zip(records, paths, strict=True):
+        before = stored.get(record.video_id)
+        if path is None or not before:
+            continue
+        now = describe_file(path, record.start_frame, record.end_frame)
+        if not differ(before, now):
+            continue
+        if replace:
+            store.delete(feature_set, record.video_id)
+        else:
+            found[record.video_id] = (
+                f"{store.path} holds features that this id has of another file, {words(before)}; the manifest names "
+                f"{words(now)}: use another store or another id, or make them anew with --replace-changed"
+            )
+    return found
+
+
+def known_failures(
+    store: FeatureStore, feature_set: str, records: Sequence[VideoRecord], paths: Sequence[Path | None]
+) -> dict[str, str]:
+    """Return video_id -> reason of the videos whose very files failed before; a file in their place may do better."""
+    reasons, files = store.failures(feature_set), store.failed_files(feature_set)
+    now = {
+        record.video_id: describe_file(path, record.start_frame, record.end_frame)
+        for record, path in zip(records, paths, strict=True)
+        if path is not None and record.video_id in reasons
+    }
+    return {
+        video_id: reason for video_id, reason in reasons.items() if not differ(files[video_id], now.get(video_id, {}))
+    }
