@@ -99,11 +99,15 @@ def test_a_bad_file_gets_its_error_and_the_others_their_classes(tmp_path: Path, 
     bad = tmp_path / "bad.avi"
     bad.write_bytes(b"")
     assert records[5].path is not None
-    _, (first, second) = predict_videos([bad, records[5].path], tmp_path / "run", device="cpu")
+    whole, cut = make_video(tmp_path / "whole.avi", 40), tmp_path / "cut.avi"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 3 // 4])
+    _, (first, second, third) = predict_videos([bad, records[5].path, cut], tmp_path / "run", device="cpu")
     assert first.probabilities is None
     assert first.error is not None
     assert "the file is empty" in first.error
-    assert second.error is None
+    assert (second.error, second.notes) == (None, ())
+    assert third.error is None
+    assert any(text.startswith("40 frames are announced") for text in third.notes)
     save_picture(tmp_path / "picture.png", [first, second])
     assert (tmp_path / "picture.png").stat().st_size > 5000
 
