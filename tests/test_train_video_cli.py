@@ -14,9 +14,10 @@ from depth_files import moving_body, write_folder
 from typer.testing import CliRunner
 
 from har_pipeline.cli import app, train_video
+from har_pipeline.cli.video_bars import training_bar
 from har_pipeline.fit import Epoch
-from har_pipeline.jobs import Job
-from har_pipeline.run_folder import read_history
+from har_pipeline.jobs import Job, Outcome
+from har_pipeline.run_folder import RunSummary, read_history
 from har_pipeline.store import FeatureStore
 from har_pipeline.train_video import load_video_run
 
@@ -185,6 +186,17 @@ def test_stopped_by_hand_it_says_how_to_go_on(
     assert "epoch 1/2" not in err
     assert "epoch 2/2" in err
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_one_of_several_processes_tells_what_was_kept(
+    ntu: Path, run: Path, silent: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = Job(load_video_run(run).split, 0, run)
+    info = json.loads((run / "run.json").read_text())["summary"]
+    with training_bar([job], 2, silent=silent) as (_, _, on_done):
+        on_done(Outcome(job, RunSummary(**info, path=run), kept=True))
+    assert ("already trained, kept" in capsys.readouterr().err) is not silent
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,8 @@ def training_bar(
             )
 
         def on_done(outcome: Outcome) -> None:
+            if silent:
+                return
             if outcome.kept:
                 note(f"{outcome.job.folder}: already trained, kept (--overwrite trains it again)")
             elif len(jobs) > 1:
