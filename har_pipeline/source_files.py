@@ -64,7 +64,7 @@ def changed_videos(
             store.delete(feature_set, record.video_id)
         else:
             found[record.video_id] = (
-                f"{store.path} holds features that this id has of another file, {words(before)}; the manifest names "
+                f"under this id {store.path} holds features of another file, {words(before)}; the manifest names "
                 f"{words(now)}: use another store or another id, or make them anew with --replace-changed"
             )
     return found
