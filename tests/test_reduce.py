@@ -199,6 +199,19 @@ def test_an_interrupted_job_goes_on_with_its_fit(task: Task, tmp_path: Path, mon
     assert all(np.array_equal(before[key], array) for key, array in task.store.read_reduction(name).items())
 
 
+def test_a_video_that_was_made_anew_from_another_file_is_projected_anew(task: Task) -> None:
+    name = task.reduce().feature_set
+    before = bits(task.store, name)
+    task.store.delete(task.source, "boxing-9")
+    source = VideoSource(
+        clip_starts=np.arange(1), clip_ends=np.arange(1, 2), num_frames=1, fps=25.0, file={"name": "other.avi"}
+    )
+    task.store.write(task.source, "boxing-9", np.ones((1, 12), np.float32), source)
+    assert task.reduce().done == 1
+    after = bits(task.store, name)
+    assert {video_id for video_id in before if before[video_id] != after[video_id]} == {"boxing-9"}
+
+
 def test_a_kill_in_the_fit_leaves_no_feature_set(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(stage: str, done: int, total: int) -> None:
         raise KeyboardInterrupt

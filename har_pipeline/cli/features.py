@@ -207,6 +207,7 @@ def pack(
 
 @features_app.command()
 def reduce(
+    ctx: typer.Context,
     store: Store,
     manifest: Annotated[Path, typer.Option(help="Manifest CSV, as for `har train`.")],
     dim: Annotated[int, typer.Option(help="Principal components to keep.", min=1)],
@@ -253,6 +254,7 @@ def reduce(
         test_fraction=test_fraction,
         column=column,
         sha256=manifest_sha256(manifest),
+        ctx=ctx,
     )
     source = opened.resolve(features or "")
     options = ReduceOptions(

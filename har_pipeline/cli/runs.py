@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from har_pipeline.cli.common import AsJson, Device, Root, note, print_json, print_table, video_bar
+from har_pipeline.cli.common import AsJson, Device, Root, given_options, note, print_json, print_table, video_bar
 
 if TYPE_CHECKING:
     from har_pipeline.categories import GroupResult
@@ -81,8 +81,7 @@ def evaluate(
 def _unread(ctx: typer.Context, *, time: bool, live: bool) -> list[str]:
     """Return the options given on the command line that change nothing, as they were written."""
     names = ["time_videos"] * (not time) + ["manifest", "root", "device"] * (not time and not live)
-    given = [name for name in names if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"]
-    return [f"--{name.replace('_', '-')}" for name in given]
+    return given_options(ctx, names)
 
 
 def _print_result(result: Evaluation | FoldsEvaluation | RepeatsEvaluation, run: Path, best_and_worst: bool) -> None:
