@@ -103,6 +103,7 @@ def train_network(
         batch_size=args.batch_size[place],
         learning_rate=args.learning_rate[place],
         state_gradient=args.state_gradient if model == "convlstm-stateful" else "window",
+        memory_frames=args.memory_frames if model == "convlstm-stateful" else None,
         augment=args.augment,
     )
     jobs = plan_jobs(splits, args.out / model, repeats=args.seeds)
@@ -133,6 +134,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--state-gradient", choices=get_args(StateGradient), default="window", help="of the stateful one"
     )
+    parser.add_argument("--memory-frames", type=int, help="of the stateful one")
     parser.add_argument("--augment", type=float, default=0.0, help="of `har train-video`")
     parser.add_argument("--live", action="store_true", help="also what deciding live costs the stateful network")
     parser.add_argument("--seeds", type=int, default=3)

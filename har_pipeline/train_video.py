@@ -301,6 +301,8 @@ def config_notes(config: VideoTrainConfig) -> list[str]:
         notes.append(f"learning rate: {how} {count}; the paper's schedule has {config.published_epochs} epochs")
     if config.state_gradient != "window":
         notes.append("the gradient went through the state of whole videos; the paper cuts it off at each window")
+    if config.memory_frames is not None:
+        notes.append(f"the cells began with a memory of up to {config.memory_frames} frames, which is ours")
     if config.augment:
         notes.append(f"training frames were moved and scaled by up to {100 * config.augment:g} %; the paper's are not")
     return notes

@@ -43,11 +43,13 @@ class VideoTrainConfig:
     last rate. long_videos: of more than 300 frames, stateful: `cut` to 208 as NTU's longest are, or `whole`: all
     windows. state_gradient: stateful: `window` as published: the state is cut off from the gradient at each window, the
     first half of a video's windows moves no weights and each later one does; `video`, ours: the gradient goes back
-    through the state to the video's start, and a batch makes one update by the mean loss of all its windows. It learns
-    to remember what was seen many windows ago, at more memory: the activations of whole videos. precision: `auto` takes
-    bf16 arithmetic (autocast; weights and optimiser stay fp32) where the device has it, else fp32. device: `auto`,
-    `cpu`, `cuda`, `cuda:1` ... augment: ours: each time a training video is seen, its frames are moved by up to this share
-    of their size and scaled by up to 1 + augment, all in the same way; 0 = not, as published.
+    through the state to the video's start, and a batch makes one update by the mean loss of all its windows. That
+    needs the memory for the activations of whole videos. memory_frames: ours: how long the ConvLSTMs' cells remember at the
+    start of training, 2 to so many frames, see `convlstm.layer.ConvLSTM.remember`; None = as Keras begins, a few frames.
+    precision: `auto` takes bf16 arithmetic (autocast; weights and optimiser stay fp32) where the device has it, else fp32.
+    device: `auto`, `cpu`, `cuda`, `cuda:1` ... augment: ours: each time a training video is seen,
+    its frames are moved by up to this share of their size and scaled by up to 1 + augment, all in the same way; 0 = not, as
+    published.
     Raises: ValueError if a number is out of range.
     Source: Sanchez-Caballero 2020, sections 4.1 and 4.2. one-cycle and constant are ours, for sets that the published
     rates are too small for: 25 epochs of 400 videos are a hundredth of the updates of 25 epochs of NTU RGB+D.
@@ -63,6 +65,7 @@ class VideoTrainConfig:
     patience: int = schedules.FINE_TUNE_PATIENCE
     long_videos: LongVideos = "cut"
     state_gradient: StateGradient = "window"
+    memory_frames: int | None = None
     augment: float = 0.0
     precision: VideoPrecision = "auto"
     seed: int = 0
@@ -80,6 +83,8 @@ class VideoTrainConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be above 0, not {value}")
+        if self.memory_frames is not None and self.memory_frames < 2:
+            raise ValueError(f"memory_frames must be at least 2, not {self.memory_frames}")
         if not 0 <= self.augment < 1:
             raise ValueError(f"augment must be in [0, 1), not {self.augment}")
         if self.width > MAX_WIDTH:

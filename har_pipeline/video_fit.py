@@ -17,7 +17,7 @@ import torch
 
 from har_pipeline.checkpoint import load_checkpoint, save_checkpoint
 from har_pipeline.convlstm.frames import Frames
-from har_pipeline.convlstm.networks import build_network
+from har_pipeline.convlstm.networks import build_network, set_memory
 from har_pipeline.datasets import FeatureTable
 from har_pipeline.distributed import ALONE, World
 from har_pipeline.errors import RunError
@@ -75,6 +75,8 @@ def make_learner(
     device = resolve_device(config.device)
     torch.manual_seed(config.seed)
     network = build_network(config.model, num_classes, channels=shape[0], width=config.width)
+    if config.memory_frames is not None:
+        set_memory(network, config.memory_frames)
     precision = pick_precision(config.precision, device)
     return Learner(
         network,

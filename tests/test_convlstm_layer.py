@@ -244,6 +244,26 @@ def test_initial_values() -> None:
     assert not layer.peepholes.any()
 
 
+def test_cells_remember_from_the_start_on_for_as_long_as_they_were_told() -> None:
+    torch.manual_seed(0)
+    layer = ConvLSTM(1, 200, kernel_size=3, padding="same")
+    layer.remember(208)
+    in_gate, forget, rest = layer.bias.detach().split([200, 200, 400])
+    assert torch.equal(in_gate, -forget)
+    assert not rest.any()
+    lasts = 1 + forget.exp()  # steps until a resting gate has let 1 / e go, or nearly so
+    assert (lasts.min() >= 2, lasts.max() <= 208, 80 < lasts.mean() < 130) == (True, True, True)
+    # Nothing comes in: the cell falls as its gate says.
+    for kernel in (layer.input_kernel, layer.recurrent_kernel):
+        torch.nn.init.zeros_(kernel)
+    state = (torch.zeros(1, 200, 1, 1), torch.ones(1, 200, 1, 1))
+    with torch.no_grad():
+        _, (_, cell) = layer(torch.zeros(30, 1, 1, 1, 1), state)
+    torch.testing.assert_close(cell.flatten(), (1 - 1 / lasts) ** 30, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="at least 2 steps"):
+        layer.remember(1)
+
+
 def test_wrong_shapes_and_options() -> None:
     layer = ConvLSTM(1, 2, 3)
     with pytest.raises(ValueError, match=r"state is \(2, 2, 6, 6\), but these frames need \(1, 2, 6, 6\)"):

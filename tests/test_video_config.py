@@ -60,6 +60,7 @@ def test_plain_schedules() -> None:
         ({"schedule": "constant", "learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"precision": "fp16"}, "precision must be one of"),
         ({"long_videos": "all"}, "long_videos must be one of"),
+        ({"memory_frames": 1}, "memory_frames must be at least 2"),
         ({"state_gradient": "none"}, "state_gradient must be one of"),
         ({"model": "convlstm-stateless", "state_gradient": "video"}, "state_gradient belongs to convlstm-stateful"),
     ],

@@ -82,6 +82,14 @@ StateGradientOption = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
+MemoryFrames = Annotated[
+    int | None,
+    typer.Option(
+        help="Let the cells begin with a memory of up to so many frames, as 208; by default a few, as in Keras.",
+        min=2,
+        rich_help_panel=NETWORK,
+    ),
+]
 Augment = Annotated[
     float,
     typer.Option(
@@ -117,6 +125,7 @@ def train_video(
     features: Features = "",
     long_videos: Long = DEFAULTS.long_videos,
     state_gradient: StateGradientOption = DEFAULTS.state_gradient,
+    memory_frames: MemoryFrames = DEFAULTS.memory_frames,
     augment: Augment = DEFAULTS.augment,
     allow_missing: AllowMissing = False,
     protocol: Protocol = "xsub",
@@ -192,6 +201,7 @@ def train_video(
             patience=patience,
             long_videos=long_videos,
             state_gradient=state_gradient,
+            memory_frames=memory_frames,
             augment=augment,
             precision=precision,
             seed=seed,
@@ -258,6 +268,7 @@ def lr_range(
     features: Features = "",
     long_videos: Long = DEFAULTS.long_videos,
     state_gradient: StateGradientOption = DEFAULTS.state_gradient,
+    memory_frames: MemoryFrames = DEFAULTS.memory_frames,
     augment: Augment = DEFAULTS.augment,
     allow_missing: AllowMissing = False,
     protocol: Protocol = "xsub",
@@ -297,6 +308,7 @@ def lr_range(
         batch_size=batch_size,
         long_videos=long_videos,
         state_gradient=state_gradient,
+        memory_frames=memory_frames,
         augment=augment,
         precision=precision,
         seed=seed,

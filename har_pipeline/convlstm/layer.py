@@ -81,6 +81,20 @@ class ConvLSTM(nn.Module):
         nn.init.zeros_(self.bias)
         nn.init.ones_(self.bias[hidden : 2 * hidden].detach())
 
+    def remember(self, steps: int) -> None:
+        """Draw the gates' biases anew for cells that keep what they saw for 2 to `steps` steps, evenly spread.
+
+        A forget gate at rest is 1 - 1 / t, an input gate 1 / t; by Keras's values every cell forgets within a few steps.
+        Raises: ValueError if steps is below 2. Source: Tallec 2018, section 2.2 (chrono initialisation).
+        """
+        if steps < 2:
+            raise ValueError(f"a memory needs at least 2 steps, not {steps}")
+        hidden = self.hidden_channels
+        forget = torch.log1p((steps - 2) * torch.rand(hidden))
+        with torch.no_grad():
+            self.bias[:hidden] = -forget
+            self.bias[hidden : 2 * hidden] = forget
+
     def extra_repr(self) -> str:
         """Return what stands in the module's printed form."""
         inputs, kernel = self.input_kernel.shape[1], self.input_kernel.shape[2]

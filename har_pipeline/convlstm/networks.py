@@ -178,6 +178,13 @@ def build_network(name: NetworkName, num_classes: int, *, channels: int = 1, wid
     raise ValueError(f"unknown network {name!r}; there are: {', '.join(NETWORKS)}")
 
 
+def set_memory(network: nn.Module, frames: int) -> None:
+    """Let every ConvLSTM begin with a memory of up to so many frames, see `ConvLSTM.remember`. Ours, not the paper's."""
+    for module in network.modules():
+        if isinstance(module, ConvLSTM):
+            module.remember(frames)
+
+
 def detach_state(state: Sequence[State]) -> tuple[State, ...]:
     """Return the state cut off from the graph that made it: gradients end there."""
     return tuple((hidden.detach(), cell.detach()) for hidden, cell in state)
