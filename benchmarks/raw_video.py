@@ -104,7 +104,7 @@ def train_network(
         learning_rate=args.learning_rate[place],
         state_gradient=args.state_gradient if model == "convlstm-stateful" else "window",
         memory_frames=args.memory_frames if model == "convlstm-stateful" else None,
-        augment=args.augment,
+        augment=args.augment[place],
     )
     jobs = plan_jobs(splits, args.out / model, repeats=args.seeds)
     outcomes = run_video_jobs(
@@ -135,7 +135,7 @@ def parse() -> argparse.Namespace:
         "--state-gradient", choices=get_args(StateGradient), default="window", help="of the stateful one"
     )
     parser.add_argument("--memory-frames", type=int, help="of the stateful one")
-    parser.add_argument("--augment", type=float, default=0.0, help="of `har train-video`")
+    parser.add_argument("--augment", type=float, nargs=2, default=[0.0, 0.0], metavar=PAIR, help="of each network")
     parser.add_argument("--live", action="store_true", help="also what deciding live costs the stateful network")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("raw_video_out"))
