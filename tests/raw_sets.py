@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from har_pipeline.datasets import FeatureTable
+from har_pipeline.feature_writer import VideoSource
 from har_pipeline.raw_frames import RawOptions
-from har_pipeline.store import FeatureStore, VideoSource
+from har_pipeline.store import FeatureStore
 
 SIZE = 48
 

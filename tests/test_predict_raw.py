@@ -16,6 +16,7 @@ from har_pipeline.errors import RunError, VideoError
 from har_pipeline.predict_raw import predict_raw
 from har_pipeline.scores import read_scores, select_part
 from har_pipeline.video.live import live_frames
+from har_pipeline.video_config import NetworkName
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +25,8 @@ def depth_set(tmp_path_factory: pytest.TempPathFactory) -> DepthSet:
 
 
 @pytest.mark.parametrize("model", ["convlstm-stateful", "convlstm-stateless"])
-def test_files_get_the_probabilities_of_the_runs_own_test(depth_set: DepthSet, model: str) -> None:
-    run = depth_set.train(model)  # type: ignore[arg-type]
+def test_files_get_the_probabilities_of_the_runs_own_test(depth_set: DepthSet, model: NetworkName) -> None:
+    run = depth_set.train(model)
     own = select_part(read_scores(run / "scores.csv"), "test")
     paths = [*(depth_set.path(video_id) for video_id in own.video_ids), depth_set.folder / "gone"]
     loaded, predictions = predict_raw(paths, run, workers=1)
@@ -127,9 +128,11 @@ def test_what_was_odd_about_a_file_is_told(depth_set: DepthSet, tmp_path: Path) 
         (8, "convlstm-stateful", []),
     ],
 )
-def test_a_short_video_is_noted(depth_set: DepthSet, tmp_path: Path, frames: int, model: str, notes: list[str]) -> None:
+def test_a_short_video_is_noted(
+    depth_set: DepthSet, tmp_path: Path, frames: int, model: NetworkName, notes: list[str]
+) -> None:
     short = write_folder(tmp_path / "short", walking_body(0, frames, 0))
-    _, (prediction,) = predict_raw([short], depth_set.train(model), workers=1)  # type: ignore[arg-type]
+    _, (prediction,) = predict_raw([short], depth_set.train(model), workers=1)
     assert prediction.notes == tuple(notes)
 
 

@@ -15,8 +15,9 @@ import zarr
 
 from har_pipeline import store as store_module
 from har_pipeline.errors import FeatureMismatchError, StoreError
+from har_pipeline.feature_writer import VideoSource
 from har_pipeline.records import FeatureSpec
-from har_pipeline.store import FeatureStore, VideoSource
+from har_pipeline.store import FeatureStore
 
 SPEC = FeatureSpec(extractor="net", weights="random:0", layer="pool", feature_dim=6)
 

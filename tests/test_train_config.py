@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from har_pipeline.train_config import TrainConfig
@@ -43,9 +45,9 @@ from har_pipeline.train_config import TrainConfig
         {"precision": "fp8"},
     ],
 )
-def test_options_out_of_range(change: dict[str, object]) -> None:
+def test_options_out_of_range(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
-        TrainConfig(**change)  # type: ignore[arg-type]
+        TrainConfig(**change)
 
 
 def test_defaults_are_those_of_the_paper() -> None:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from test_pipelines import load
 
+from har_pipeline.feature_writer import VideoSource
 from har_pipeline.manifests import write_manifest
 from har_pipeline.records import ClipSpec, FeatureSpec, Stream, VideoRecord
-from har_pipeline.store import FeatureStore, VideoSource
+from har_pipeline.store import FeatureStore
 
 
 def add_features(store: FeatureStore, records: list[VideoRecord], stream: Stream, dim: int, seed: int) -> str:

@@ -85,7 +85,7 @@ class ConvLSTM(nn.Module):
         """Draw the gates' biases anew for cells that keep what they saw for 2 to `steps` steps, evenly spread.
 
         A forget gate at rest is 1 - 1 / t, an input gate 1 / t; by Keras's values every cell forgets within a few steps.
-        Raises: ValueError if steps is below 2. Source: Tallec 2018, section 2.2 (chrono initialisation).
+        Raises: ValueError if steps is below 2. Source: Tallec 2018 (chrono initialisation).
         """
         if steps < 2:
             raise ValueError(f"a memory needs at least 2 steps, not {steps}")
