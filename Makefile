@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types clean
+.PHONY: demo test lint types imports clean
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "har_pipeline needs Python 3.11 or newer: make PYTHON=python3.12 demo")'
@@ -29,6 +29,9 @@ lint: .venv/installed-dev
 
 types: .venv/installed-dev
 	$(BIN)/mypy
+
+imports: .venv/installed-dev
+	$(BIN)/lint-imports
 
 clean:
 	rm -rf .venv demo_out build *.egg-info

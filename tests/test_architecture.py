@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-PACKAGE = Path(__file__).resolve().parents[1] / "har_pipeline"
+PACKAGE = ROOT / "har_pipeline"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Where a third-party package may be imported; a name ending in / is a folder.
@@ -41,45 +42,6 @@ NO_TORCH = (
     "synthetic",
     "cli/",
 )
-# Each layer may import the ones before it, never one after it.
-LAYERS = (
-    ("errors.py", "records.py", "staging.py"),
-    ("manifests.py", "dataset_folders.py", "manifest_builders.py", "official_lists.py", "splits.py", "clips.py"),
-    ("split_files.py", "split_notes.py"),
-    ("video/",),
-    ("synthetic.py", "synthetic_acts.py", "synthetic_motion.py", "synthetic_scene.py", "extractors/"),
-    ("feature_writer.py",),
-    ("store.py",),
-    ("source_files.py",),
-    ("packed_store.py",),
-    ("pack.py",),
-    ("raw_frames.py",),
-    ("lanes.py",),
-    ("engine.py",),
-    ("extract.py",),
-    ("pca.py",),
-    ("reduce.py",),
-    ("schedules.py",),
-    ("datasets.py", "train_config.py", "video_config.py", "scores.py", "metrics.py", "categories.py", "report/"),
-    ("heads/", "streams.py", "convlstm/", "distributed.py", "checkpoint.py", "raw_store.py", "tensor_files.py"),
-    ("fit.py", "head_classifier.py", "tensorboard.py"),
-    ("run_folder.py",),
-    ("job_plan.py",),
-    ("train.py", "evaluate.py"),
-    ("video_loop.py",),
-    ("video_fit.py",),
-    ("jobs.py",),
-    ("lr_range.py", "train_video.py"),
-    ("video_timing.py",),
-    ("sweep.py",),
-    ("sweep_table.py",),
-    ("folds.py", "repeats.py", "predict.py"),
-    ("predict_raw.py", "recognise.py"),
-    ("fusion.py", "fusion_table.py", "fusion_files.py", "compare.py"),
-    ("live_cost.py",),
-    ("cli/",),
-)
-
 # Flow is computed where the net is, not in the decode workers.
 FLOW = ("video/flow.py", "video/flow_video.py", "video/raft.py", "video/tvl1.py")
 
@@ -109,36 +71,6 @@ def within(name: str, places: tuple[str, ...]) -> bool:
 def test_packages_are_imported_where_they_belong(path: Path) -> None:
     for name in {module.split(".")[0] for module in imports(path)} & ALLOWED.keys():
         assert within(relative(path), ALLOWED[name]), f"{relative(path)} imports {name}"
-
-
-def layer_of(name: str) -> int | None:
-    for number, places in enumerate(LAYERS):
-        if within(name, places):
-            return number
-    return None
-
-
-def test_every_module_has_a_layer() -> None:
-    without = [
-        relative(p)
-        for p in MODULES
-        if layer_of(relative(p)) is None and relative(p) not in ("__init__.py", "__main__.py")
-    ]
-    assert without == []
-
-
-@pytest.mark.parametrize("path", MODULES, ids=relative)
-def test_imports_go_down(path: Path) -> None:
-    own = layer_of(relative(path))
-    if own is None:
-        return
-    for module in imports(path):
-        parts = module.split(".")
-        if parts[0] != "har_pipeline" or len(parts) < 2:
-            continue
-        target = f"{parts[1]}.py" if (PACKAGE / f"{parts[1]}.py").exists() else f"{parts[1]}/"
-        layer = layer_of(target)
-        assert layer is None or layer <= own, f"{relative(path)} imports {module}, which stands above it"
 
 
 def test_heads_never_import_extractors() -> None:

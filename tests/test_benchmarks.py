@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from paths import ROOT
 from raw_runs import make_depth_set
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(*command: str) -> dict[str, Any]:

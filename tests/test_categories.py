@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from paths import ROOT
 
 from har_pipeline.categories import COMPLEX, Grouping, group_results, read_groups
 from har_pipeline.errors import ManifestError
@@ -145,7 +146,7 @@ def test_an_evaluation_writes_its_groups(tmp_path: Path) -> None:
 
 def test_the_wheel_holds_the_group_files(tmp_path: Path) -> None:
     pytest.importorskip("setuptools", minversion="77")
-    root = Path(__file__).resolve().parents[1]
+    root = ROOT
     source = tmp_path / "source"
     (source / "har_pipeline/data").mkdir(parents=True)
     for name in ("pyproject.toml", "README.md", "LICENSE", "har_pipeline/__init__.py"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -12,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from paths import python_path
+from raw_learners import learner_on, only_batch
 from raw_sets import drawn_videos, raw_store
-from test_video_loop import learner_on, only_batch
 
 from har_pipeline.convlstm.networks import StatefulNetwork
 from har_pipeline.distributed import ALONE, World, joined_world
@@ -32,7 +32,7 @@ from har_pipeline.convlstm.networks import StatefulNetwork
 from har_pipeline.distributed import joined_world
 from har_pipeline.video_loop import Learner
 from test_distributed import LENGTHS, plain_learner
-from test_video_loop import only_batch
+from raw_learners import only_batch
 with joined_world("cpu") as (world, device):
     learner = plain_learner(LENGTHS)
     options = {"precision": "fp32", "state_gradient": sys.argv[2], "world": world}
@@ -68,7 +68,7 @@ def free_port() -> str:
 
 def run_two(*command: str) -> list[tuple[str, str]]:
     """Run a Python command in two processes that know of each other; returns their outputs."""
-    shared = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
+    shared = {**python_path(HERE), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
     shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     started = [
         subprocess.Popen(

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from paths import python_path
 from torch import nn
 from video_files import make_audio, make_video
 
@@ -347,6 +348,7 @@ def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path: Path) -> None
             capture_output=True,
             text=True,
             check=True,
+            env=python_path(),
         )
         peaks.append([int(value) for value in done.stdout.split()])
     print("peak MB of the main process and the worker:", peaks)

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from pictures import pictures
 from torch import nn
 
 from har_pipeline.errors import ExtractionError, WeightsError
@@ -16,18 +16,6 @@ from har_pipeline.extractors.vgg16 import VGG16
 
 # The other nets have test files of their own.
 FRAME_NETS = [NETS["efficientnet_lite0"], NETS["vgg16"]]
-
-
-def pictures(count: int, seed: int = 0) -> torch.Tensor:
-    """(count, 1, 224, 224, 3) uint8: smooth colour fields with some texture."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:224, :224] / 224
-    frames = []
-    for _ in range(count):
-        a, b, c = rng.uniform(1, 9, 3), rng.uniform(0, 6, 3), rng.uniform(1, 9, 3)
-        smooth = 128 + 100 * np.sin(a * x[..., None] + b + c * y[..., None])
-        frames.append(np.clip(smooth + rng.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8))
-    return torch.from_numpy(np.stack(frames))[:, None]
 
 
 @pytest.mark.parametrize(("net", "layer"), [(n.name, layer) for n in FRAME_NETS for layer in n.layers])

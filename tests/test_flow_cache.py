@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import python_path
 
 from har_pipeline.synthetic import render_video
 from har_pipeline.video.flow import compute_flow
@@ -74,7 +74,7 @@ def test_a_kill_while_writing_leaves_nothing_that_counts(tmp_path: Path) -> None
         "Path.write_bytes = torn\n"
         "FlowCache(Path(sys.argv[1])).put('video', (0, 1), FlowSpec(), (6, 8), np.zeros((6, 8, 2), np.float32))\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    environment = python_path()
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, env=environment).returncode == 9
     cache = FlowCache(tmp_path)
     assert len(list(tmp_path.rglob("*.partial"))) == 1

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from dataset_trees import hmdb51_tree, ucf101_tree
-from test_pipelines import PIPELINES, load
+from experiments import PIPELINES, load
 
 from har_pipeline.manifest_builders import build_manifest
 from har_pipeline.records import Scores, VideoRecord

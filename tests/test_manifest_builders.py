@@ -8,6 +8,7 @@ import pytest
 from dataset_trees import tree
 from hypothesis import example, given
 from hypothesis import strategies as st
+from paths import ROOT
 
 from har_pipeline.dataset_folders import left_out
 from har_pipeline.errors import ManifestError
@@ -21,8 +22,6 @@ from har_pipeline.manifest_builders import (
 from har_pipeline.manifests import read_manifest, write_manifest
 from har_pipeline.official_lists import read_hmdb51_lists, read_kth_sequences, read_ucf101_lists
 from har_pipeline.records import VIDEO_ID_PATTERN, VideoRecord
-
-PROJECT = Path(__file__).resolve().parents[1]
 
 
 def table(records: list[VideoRecord], *columns: str) -> list[tuple[object, ...]]:
@@ -173,7 +172,7 @@ def test_kth_sequence_errors(tmp_path: Path, text: str, message: str) -> None:
 
 def test_kth_rule_is_what_is_stored(tmp_path: Path) -> None:
     """data_manifests/kth.csv can be made again from the rule, byte for byte."""
-    stored = PROJECT / "data_manifests/kth.csv"
+    stored = ROOT / "data_manifests/kth.csv"
     write_manifest(tmp_path / "kth.csv", kth_rule_records(tmp_path.resolve()))
     assert (tmp_path / "kth.csv").read_bytes() == stored.read_bytes()
     records = read_manifest(stored, root=tmp_path, check_files=False)

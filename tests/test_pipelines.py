@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from dataset_trees import hmdb51_tree, kth_tree, ucf11_tree
+from experiments import PIPELINES, load
 
 from har_pipeline.run_folder import load_run
-
-PIPELINES = Path(__file__).resolve().parents[1] / "pipelines"
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, PIPELINES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def kth_data(folder: Path) -> list[str]:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from feature_sets import blobs, feature_store, manifest, split_of
+from paths import python_path
 from real_features import ucf101_fc6
 from safetensors.numpy import load_file
 from sklearn.decomposition import PCA
@@ -242,7 +242,7 @@ def test_a_killed_process_leaves_whole_videos_only(tmp_path: Path, done_before: 
     rng = np.random.default_rng(0)
     features = {f"v-{number:03d}": rng.standard_normal((4, 30)).astype(np.float32) for number in range(300)}
     store, source = feature_store(tmp_path / "store.zarr", features)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    environment = {**python_path(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", KILLED, str(store.path)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from dataset_trees import ntu_tree
 from depth_files import moving_body, write_folder
-from test_pipelines import PIPELINES, load
+from experiments import PIPELINES, load
 
 from har_pipeline.run_folder import read_history
 from har_pipeline.train_video import load_video_run

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from feature_sets import blobs, feature_store, manifest, split_of
+from paths import python_path
 from raw_sets import SIZE, drawn_videos, raw_store
 
 from har_pipeline import video_fit
@@ -189,9 +189,7 @@ def test_a_kill_in_mid_epoch_and_the_same_call_give_the_same_history(
     task.train(config, tmp_path / "whole")
     path = tmp_path / "killed"
     arguments = [str(task.store.path.parent), str(path), str(epoch), repr(changes)]
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, *arguments], env={**os.environ, "PYTHONPATH": str(HERE)}, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", KILLED, *arguments], env=python_path(HERE), check=False)
     assert done.returncode == -signal.SIGKILL
     assert not path.exists()
     assert (tmp_path / ".killed.partial" / CHECKPOINT).is_file()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_extractors import pictures
+from pictures import pictures
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode

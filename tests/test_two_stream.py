@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_pipelines import load
+from experiments import load
 
 from har_pipeline.feature_writer import VideoSource
 from har_pipeline.manifests import write_manifest

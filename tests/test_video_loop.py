@@ -8,34 +8,19 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from raw_learners import frames_of, learner_on, only_batch
 from raw_sets import SIZE, drawn_videos, table_of
 from torch import nn
 
 from har_pipeline.convlstm.augment import take_views
 from har_pipeline.convlstm.frames import Frames
 from har_pipeline.convlstm.layer import State
-from har_pipeline.convlstm.networks import RawNetwork, build_network
+from har_pipeline.convlstm.networks import RawNetwork
 from har_pipeline.datasets import FeatureTable
-from har_pipeline.video_loop import Learner, VideoBatch, arrange, video_probabilities
+from har_pipeline.video_loop import arrange, video_probabilities
 
 CPU = torch.device("cpu")
 SHAPE = (1, SIZE, SIZE)
-
-
-def frames_of(table: FeatureTable) -> Frames:
-    return Frames(table, SHAPE, CPU)
-
-
-def learner_on(lengths: dict[str, int], model: str = "convlstm-stateful") -> Learner:
-    torch.manual_seed(0)
-    network = build_network(model, 2, width=0.05)  # type: ignore[arg-type]
-    return Learner(network, frames_of(table_of(drawn_videos(lengths)[0])), 2, precision="fp32")
-
-
-def only_batch(learner: Learner) -> VideoBatch:
-    rows = np.arange(len(learner.frames.lengths))
-    (batch,) = arrange(learner.network, learner.frames.lengths, rows, 100)
-    return batch
 
 
 def weights_of(network: nn.Module) -> list[torch.Tensor]:
