@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.jobs import plan_jobs, run_jobs
-from har_pipeline.records import Split, VideoRecord
 from har_pipeline.store import FeatureStore
 from har_pipeline.train_config import RESIDUAL_HEADS, HeadName, TrainConfig
 

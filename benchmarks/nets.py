@@ -14,9 +14,9 @@ import time
 
 import torch
 
+from har_pipeline.core.records import Stream
 from har_pipeline.extract import keep_freed_memory
 from har_pipeline.extractors import NETS, build_extractor
-from har_pipeline.records import Stream
 
 
 def clips_per_second(name: str, stream: Stream, precision: str, device: str) -> tuple[float, str]:

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from har_pipeline.errors import HarError
-from har_pipeline.records import ClipSpec, FeatureRecord, FeatureSpec, Scores, Split, VideoRecord
+from har_pipeline.core.errors import HarError
+from har_pipeline.core.records import ClipSpec, FeatureRecord, FeatureSpec, Scores, Split, VideoRecord
 
 if TYPE_CHECKING:
     from har_pipeline.head_classifier import HeadClassifier

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from har_pipeline.errors import ManifestError
+from har_pipeline.core.errors import ManifestError
 from har_pipeline.metrics import Interval, wilson_interval
 
 BUILT_IN = ("ucf101", "hmdb51")

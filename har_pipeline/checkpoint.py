@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from har_pipeline.errors import RunError
+from har_pipeline.core.errors import RunError
 
 CHECKPOINT = "checkpoint.pt"
 

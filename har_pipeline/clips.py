@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from har_pipeline.records import ClipSpec
+from har_pipeline.core.records import ClipSpec
 
 _SLACK = 1e-3  # frames
 

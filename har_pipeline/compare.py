@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from har_pipeline.categories import Grouping, group_results
-from har_pipeline.errors import RunError
+from har_pipeline.core.errors import RunError
 from har_pipeline.fusion import Member, join
 from har_pipeline.metrics import Interval, PairedTest, confusion_matrix, mcnemar, wilson_interval
 from har_pipeline.report.plots import save_class_gains, save_confusion_difference

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from har_pipeline.errors import ManifestError
-from har_pipeline.records import VideoRecord
+from har_pipeline.core.errors import ManifestError
+from har_pipeline.core.records import VideoRecord
 
 VIDEO_SUFFIXES = frozenset(
     (".avi", ".mp4", ".mkv", ".mov", ".mpg", ".mpeg", ".m4v", ".webm", ".wmv", ".flv", ".3gp", ".ts")

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from har_pipeline.clips import sparse_clip_indices
-from har_pipeline.errors import RunError
-from har_pipeline.records import FeatureRecord, VideoRecord
+from har_pipeline.core.errors import RunError
+from har_pipeline.core.records import FeatureRecord, VideoRecord
 from har_pipeline.source_files import differ, frames_read, words
 
 MEMORY_FRACTION = 0.4

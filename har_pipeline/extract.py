@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from har_pipeline.core.errors import ExtractionError
+from har_pipeline.core.records import ClipSpec, FeatureSpec, VideoRecord
 from har_pipeline.engine import Engine, Progress
-from har_pipeline.errors import ExtractionError
 from har_pipeline.extractors.base import Extractor
 from har_pipeline.lanes import Lane
-from har_pipeline.records import ClipSpec, FeatureSpec, VideoRecord
 from har_pipeline.source_files import changed_videos, known_failures
 from har_pipeline.store import FeatureStore
 from har_pipeline.video.decode import Decoder

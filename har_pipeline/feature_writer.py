@@ -13,9 +13,9 @@ import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 
-from har_pipeline.errors import StoreError
-from har_pipeline.records import FeatureSpec, check_video_id
-from har_pipeline.staging import publish, staging_name
+from har_pipeline.core.errors import StoreError
+from har_pipeline.core.files import publish, staging_name
+from har_pipeline.core.records import FeatureSpec, check_video_id
 
 CHUNK_BYTES = 64 * 2**20
 STAGING = "_staging"

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from har_pipeline.core.errors import RunError
 from har_pipeline.datasets import FeatureBatches, FeatureTable, feature_statistics, take_steps
-from har_pipeline.errors import RunError
 from har_pipeline.heads import SequenceClassifier, build_head, class_probabilities, fit_linear
 from har_pipeline.train_config import SCIKIT_HEADS, TrainConfig
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from har_pipeline.categories import Grouping, GroupResult
-from har_pipeline.errors import RunError
+from har_pipeline.core.errors import RunError
 from har_pipeline.evaluate import Evaluation, evaluate_run, evaluate_scores, write_evaluation
 from har_pipeline.job_plan import merge_notes, planned_runs, unfinished_runs
 from har_pipeline.metrics import Interval, wilson_interval

@@ -10,8 +10,8 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
-from har_pipeline.errors import RunError
-from har_pipeline.records import Scores
+from har_pipeline.core.errors import RunError
+from har_pipeline.core.records import Scores
 
 # Low enough to leave the product of two softmaxes as it is; where every class has been given 0 by some run (votes,
 # rounded files), the runs' other probabilities still decide.

@@ -8,11 +8,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from har_pipeline.errors import RunError
+from har_pipeline.core.errors import RunError
+from har_pipeline.core.records import Scores
 from har_pipeline.fusion import Member
 from har_pipeline.fusion_table import ROW_NAMES, Fusion
 from har_pipeline.job_plan import merge_notes, no_run_error
-from har_pipeline.records import Scores
 from har_pipeline.run_folder import RUN_JSON, SCORES, read_run, write_json
 from har_pipeline.scores import read_scores, stack_scores, write_scores
 

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from har_pipeline.errors import RunError
+from har_pipeline.core.errors import RunError
+from har_pipeline.core.records import Scores
 from har_pipeline.fusion import (
     FEW,
     FoldSeed,
@@ -24,7 +25,6 @@ from har_pipeline.fusion import (
     weighted_rule,
 )
 from har_pipeline.metrics import Interval, PairedTest, counted, mcnemar, wilson_interval
-from har_pipeline.records import Scores
 
 PAPER_WEIGHTS: Mapping[str, float] = {"flow": 1.5, "rgb": 1.0}
 SIGNIFICANCE = 0.05

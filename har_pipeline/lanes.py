@@ -12,9 +12,9 @@ from importlib.metadata import version
 import numpy as np
 import torch
 
+from har_pipeline.core.records import FeatureSpec
 from har_pipeline.extractors.base import Extractor
 from har_pipeline.feature_writer import FeatureWriter
-from har_pipeline.records import FeatureSpec
 from har_pipeline.video.flow_cache import FlowCache
 from har_pipeline.video.flow_spec import FlowSpec
 from har_pipeline.video.preprocess import Crop, crop_places, num_crops, parse_resize

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from har_pipeline.compare import Comparison, compare_members
-from har_pipeline.errors import RunError
+from har_pipeline.core.errors import RunError
+from har_pipeline.core.records import VideoRecord
 from har_pipeline.fusion import Member
 from har_pipeline.recognise import live_scores
-from har_pipeline.records import VideoRecord
 from har_pipeline.run_folder import files_sha256, read_run, write_json
 from har_pipeline.scores import select_part
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from har_pipeline.core.errors import ManifestError
+from har_pipeline.core.records import VideoRecord
 from har_pipeline.dataset_folders import VIDEO_SUFFIXES, videos_below, walk
-from har_pipeline.errors import ManifestError
 from har_pipeline.official_lists import read_hmdb51_lists, read_kth_sequences, read_ucf101_lists
-from har_pipeline.records import VideoRecord
 from har_pipeline.splits import KTH_TEST_PERSONS
 
 KTH_ACTIONS = ("boxing", "handclapping", "handwaving", "jogging", "running", "walking")

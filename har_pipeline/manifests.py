@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from har_pipeline.errors import ManifestError
-from har_pipeline.records import VideoRecord
+from har_pipeline.core.errors import ManifestError
+from har_pipeline.core.records import VideoRecord
 
 PATH_COLUMNS = ("path", "depth_path")
 TEXT_COLUMNS = ("subject", "group", "camera", "scenario", "split")

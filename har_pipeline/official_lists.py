@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from har_pipeline.errors import ManifestError
+from har_pipeline.core.errors import ManifestError
 
 _KTH_NAME = re.compile(r"person\d\d_[a-z]+_d[1-4]")
 

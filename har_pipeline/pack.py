@@ -22,7 +22,10 @@ from typing import Any
 import numpy as np
 
 from har_pipeline import __version__
-from har_pipeline.errors import StoreError
+from har_pipeline.core.errors import StoreError
+from har_pipeline.core.files import publish, remove_debris, staging_name
+from har_pipeline.core.records import FeatureRecord, FeatureSpec
+from har_pipeline.feature_writer import STAGING
 from har_pipeline.packed_store import (
     CLIPS,
     FEATURES,
@@ -33,9 +36,7 @@ from har_pipeline.packed_store import (
     VIDEOS,
     PackedStore,
 )
-from har_pipeline.records import FeatureRecord, FeatureSpec
-from har_pipeline.staging import publish, remove_debris, staging_name
-from har_pipeline.store import STAGING, FeatureStore
+from har_pipeline.store import FeatureStore
 
 TICK_S = 0.05
 

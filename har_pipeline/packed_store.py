@@ -26,9 +26,10 @@ from typing import Any
 
 import numpy as np
 
-from har_pipeline.errors import StoreError
-from har_pipeline.records import FeatureRecord, FeatureSpec
-from har_pipeline.store import STAGING, Damage, FeatureStore, choose_feature_set
+from har_pipeline.core.errors import StoreError
+from har_pipeline.core.records import FeatureRecord, FeatureSpec
+from har_pipeline.feature_writer import STAGING
+from har_pipeline.store import Damage, FeatureStore, choose_feature_set
 
 PACK_JSON, SET_JSON = "pack.json", "set.json"
 FEATURES, CLIPS, VIDEOS, REDUCTION = "features.npy", "clips.npz", "videos.json", "reduction.npz"

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import scipy.linalg
 
-from har_pipeline.errors import ExtractionError
+from har_pipeline.core.errors import ExtractionError
 
 BLOCK_BYTES = 128 * 2**20
 POWER_PASSES, OVERSAMPLING = 4, 10

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from har_pipeline.convlstm.frames import Frames
+from har_pipeline.core.records import VideoRecord
 from har_pipeline.datasets import FeatureTable
 from har_pipeline.evaluate import top_k
 from har_pipeline.extractors import pick_precision
@@ -17,7 +18,6 @@ from har_pipeline.fit import resolve_device
 from har_pipeline.predict import Prediction
 from har_pipeline.raw_frames import RawSummary, store_raw_frames
 from har_pipeline.raw_store import options_of
-from har_pipeline.records import VideoRecord
 from har_pipeline.store import FeatureStore
 from har_pipeline.train_video import VideoRun, load_video_run
 from har_pipeline.video_loop import video_probabilities

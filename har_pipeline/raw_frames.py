@@ -17,9 +17,9 @@ from importlib.metadata import version
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from har_pipeline.errors import ExtractionError, FeatureMismatchError
+from har_pipeline.core.errors import ExtractionError, FeatureMismatchError
+from har_pipeline.core.records import ClipSpec, FeatureSpec, VideoRecord
 from har_pipeline.feature_writer import VideoSource
-from har_pipeline.records import ClipSpec, FeatureSpec, VideoRecord
 from har_pipeline.source_files import changed_videos, describe_file, known_failures
 from har_pipeline.store import FeatureStore
 from har_pipeline.video.depth import KINECT_FPS, Aspect

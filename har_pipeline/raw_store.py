@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from har_pipeline.errors import ExtractionError, StoreError
+from har_pipeline.core.errors import ExtractionError, StoreError
+from har_pipeline.core.records import FeatureSpec, VideoRecord
 from har_pipeline.packed_store import PackedStore, open_features
 from har_pipeline.raw_frames import EXTRACTOR, RawOptions, RawSummary, frame_shape, store_raw_frames
-from har_pipeline.records import FeatureSpec, VideoRecord
 from har_pipeline.store import FeatureStore
 
 

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from har_pipeline.errors import ExtractionError, FeatureMismatchError, StoreError
+from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, StoreError
+from har_pipeline.core.records import FeatureRecord, FeatureSpec, ReductionSpec, Split
 from har_pipeline.feature_writer import VideoSource
 from har_pipeline.pca import Fit, Projection, check_dim, fit_exact, fit_randomised, in_blocks
-from har_pipeline.records import FeatureRecord, FeatureSpec, ReductionSpec, Split
 from har_pipeline.store import FeatureStore
 
 OnProgress = Callable[[str, int, int], None]

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from har_pipeline.categories import Grouping, GroupResult
-from har_pipeline.errors import RunError
+from har_pipeline.core.errors import RunError
+from har_pipeline.core.records import Scores
 from har_pipeline.evaluate import Evaluation, evaluate_run, evaluate_scores, write_evaluation
 from har_pipeline.folds import (
     FoldsEvaluation,
@@ -24,7 +25,6 @@ from har_pipeline.folds import (
 )
 from har_pipeline.job_plan import planned_runs, unfinished_runs
 from har_pipeline.metrics import Interval
-from har_pipeline.records import Scores
 from har_pipeline.run_folder import RUN_JSON, SCORES, write_json
 from har_pipeline.scores import read_scores, select_part
 

@@ -34,10 +34,10 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file
 from torch import nn
 
-from har_pipeline.errors import RunError, StoreError
+from har_pipeline.core.errors import RunError, StoreError
+from har_pipeline.core.records import FeatureSpec, Scores, Split, VideoRecord
 from har_pipeline.heads import SequenceClassifier, build_head
 from har_pipeline.pca import Projection
-from har_pipeline.records import FeatureSpec, Scores, Split, VideoRecord
 from har_pipeline.reduce import projection_of
 from har_pipeline.scores import read_scores
 from har_pipeline.train_config import TrainConfig

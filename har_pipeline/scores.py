@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from har_pipeline.errors import RunError
-from har_pipeline.records import Scores
+from har_pipeline.core.errors import RunError
+from har_pipeline.core.records import Scores
 
 COLUMNS = ("video_id", "label", "split", "fold", "seed")
 

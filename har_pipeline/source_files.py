@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from har_pipeline.records import VideoRecord
+from har_pipeline.core.records import VideoRecord
 from har_pipeline.store import FeatureStore
 
 

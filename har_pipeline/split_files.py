@@ -7,8 +7,8 @@ import os
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from har_pipeline.errors import SplitError
-from har_pipeline.records import Split
+from har_pipeline.core.errors import SplitError
+from har_pipeline.core.records import Split
 from har_pipeline.splits import PARTS
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from har_pipeline.records import Split, VideoRecord
+from har_pipeline.core.records import Split, VideoRecord
 
 LISTED_AT_MOST = 5
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from har_pipeline.errors import SplitError
-from har_pipeline.records import Split, VideoRecord
+from har_pipeline.core.errors import SplitError
+from har_pipeline.core.records import Split, VideoRecord
 
 KTH_TEST_PERSONS = frozenset({2, 3, 5, 6, 7, 8, 9, 10, 22})
 NTU_TRAIN_SUBJECTS = frozenset({1, 2, 4, 5, 8, 9, *range(13, 20), 25, 27, 28, 31, 34, 35, 38})

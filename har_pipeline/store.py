@@ -24,10 +24,10 @@ import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 
-from har_pipeline.errors import FeatureMismatchError, StoreError
+from har_pipeline.core.errors import FeatureMismatchError, StoreError
+from har_pipeline.core.files import publish, remove_debris, staging_name
+from har_pipeline.core.records import FeatureRecord, FeatureSpec, check_video_id
 from har_pipeline.feature_writer import CHUNK_BYTES, STAGING, FeatureWriter, VideoSource
-from har_pipeline.records import FeatureRecord, FeatureSpec, check_video_id
-from har_pipeline.staging import publish, remove_debris, staging_name
 
 FAILURES, REDUCTION = "_failures", "_reduction"
 FORMAT_VERSION = 1

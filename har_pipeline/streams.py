@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from har_pipeline.core.errors import RunError
+from har_pipeline.core.records import FeatureRecord
 from har_pipeline.datasets import FeatureSource, align_by_time
-from har_pipeline.errors import RunError
-from har_pipeline.records import FeatureRecord
 
 
 def joined_features(records: Sequence[FeatureRecord]) -> np.ndarray:

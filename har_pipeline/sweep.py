@@ -24,9 +24,9 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import torch
 from threadpoolctl import threadpool_limits
 
-from har_pipeline.errors import ExtractionError, HarError, RunError
+from har_pipeline.core.errors import ExtractionError, HarError, RunError
+from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.jobs import Job, Outcome, finished_run, plan_jobs, run_jobs
-from har_pipeline.records import Split, VideoRecord
 from har_pipeline.reduce import ReduceOptions, reduce_features
 from har_pipeline.store import FeatureStore
 from har_pipeline.train import TrainSource, stored_checksums

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from safetensors import safe_open
 
-from har_pipeline.errors import RunError
+from har_pipeline.core.errors import RunError
 from har_pipeline.jobs import Outcome
 from har_pipeline.metrics import confusion_matrix, mean_class_accuracy
 from har_pipeline.report.plots import Line, save_sweep_curves

@@ -33,14 +33,7 @@ import numpy as np
 
 from har_pipeline import synthetic_motion as motion
 from har_pipeline import synthetic_scene as scene
-from har_pipeline.synthetic_acts import (
-    EARLY_MAX_FRAMES,
-    EARLY_MIN_FRAMES,
-    MAX_FRAMES,
-    MIN_FRAMES,
-    act,
-    act_early,
-)
+from har_pipeline.synthetic_acts import EARLY_MAX_FRAMES, EARLY_MIN_FRAMES, MAX_FRAMES, MIN_FRAMES, act, act_early
 from har_pipeline.synthetic_motion import ACTIONS, FPS
 from har_pipeline.synthetic_scene import HEIGHT, SCENARIOS, WIDTH
 from har_pipeline.video.encode import write_depth_png, write_video

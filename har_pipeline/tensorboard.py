@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from har_pipeline.errors import RunError
+from har_pipeline.core.errors import RunError
 from har_pipeline.fit import Epoch, OnEpoch
 
 CURVES = ("learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds")

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from har_pipeline.core.errors import RunError
+from har_pipeline.core.records import FeatureSpec, Scores, Split, VideoRecord
 from har_pipeline.datasets import FeatureSource, FeatureTable, load_features
-from har_pipeline.errors import RunError
 from har_pipeline.fit import (
     Epoch,
     Fitted,
@@ -25,7 +26,6 @@ from har_pipeline.fit import (
     probabilities_of,
     resolve_device,
 )
-from har_pipeline.records import FeatureSpec, Scores, Split, VideoRecord
 from har_pipeline.reduce import ReductionSource, projection_arrays, read_projection, require_same_training_videos
 from har_pipeline.run_folder import (
     FORMAT_VERSION,

@@ -18,7 +18,7 @@ StateGradient = Literal["window", "video"]
 
 MAX_WIDTH = 8
 
-CHOICES = {
+NETWORK_CHOICES = {
     "model": NetworkName,
     "schedule": VideoSchedule,
     "long_videos": LongVideos,
@@ -72,7 +72,7 @@ class VideoTrainConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, allowed in CHOICES.items():
+        for name, allowed in NETWORK_CHOICES.items():
             if getattr(self, name) not in get_args(allowed):
                 raise ValueError(f"{name} must be one of {get_args(allowed)}, not {getattr(self, name)!r}")
         for name in ("batch_size", "epochs", "patience"):

@@ -18,9 +18,9 @@ import torch
 from har_pipeline.checkpoint import load_checkpoint, save_checkpoint
 from har_pipeline.convlstm.frames import Frames
 from har_pipeline.convlstm.networks import build_network, set_memory
+from har_pipeline.core.errors import RunError
 from har_pipeline.datasets import FeatureTable
 from har_pipeline.distributed import ALONE, World
-from har_pipeline.errors import RunError
 from har_pipeline.extract import keep_freed_memory
 from har_pipeline.extractors import pick_precision
 from har_pipeline.fit import Epoch, OnEpoch, Parts, resolve_device

@@ -17,7 +17,7 @@ import json
 import sys
 from pathlib import Path
 
-from har_pipeline.errors import errors_as_lines
+from har_pipeline.core.errors import errors_as_lines
 from har_pipeline.extract import ExtractOptions, extract
 from har_pipeline.extractors import build_extractor
 from har_pipeline.folds import evaluate_folds

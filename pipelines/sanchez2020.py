@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from har_pipeline.convlstm.windows import BIN_EDGES
-from har_pipeline.errors import errors_as_lines
+from har_pipeline.core.errors import errors_as_lines
+from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.evaluate import Evaluation, evaluate_run, extremes
 from har_pipeline.jobs import Job
 from har_pipeline.lr_range import range_test, write_range
 from har_pipeline.manifest_builders import build_manifest
 from har_pipeline.manifests import manifest_sha256, read_manifest, write_manifest
 from har_pipeline.raw_frames import RawOptions, frame_shape, store_raw_frames
-from har_pipeline.records import Split, VideoRecord
 from har_pipeline.report.page import Section, write_page
 from har_pipeline.report.plots import save_length_histogram
 from har_pipeline.run_folder import write_json

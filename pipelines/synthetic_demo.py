@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from har_pipeline import ClipSpec
-from har_pipeline.errors import errors_as_lines
+from har_pipeline.core.errors import errors_as_lines
 from har_pipeline.extract import ExtractOptions, extract_many
 from har_pipeline.extractors import build_extractor
 from har_pipeline.folds import evaluate_folds

@@ -18,7 +18,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from har_pipeline.errors import errors_as_lines
+from har_pipeline.core.errors import errors_as_lines
 from har_pipeline.fusion_files import load_member
 from har_pipeline.fusion_table import fusion_table
 from har_pipeline.jobs import plan_jobs, run_jobs

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from har_pipeline.core.records import ClipSpec, FeatureSpec, Split, VideoRecord
 from har_pipeline.feature_writer import VideoSource
-from har_pipeline.records import ClipSpec, FeatureSpec, Split, VideoRecord
 from har_pipeline.store import FeatureStore
 
 

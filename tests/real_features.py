@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from feature_sets import feature_store
 
-from har_pipeline.records import Split, VideoRecord
+from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.store import FeatureStore
 
 FILE = "features/ucf101_vgg16_fc6_7classes.npz"

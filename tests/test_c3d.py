@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from har_pipeline.errors import WeightsError
+from har_pipeline.core.errors import WeightsError
 from har_pipeline.extractors import build_extractor
 from har_pipeline.extractors.c3d import C3D, MMACTION2_RGB, NET, SPORTS1M_BGR, read_mean_cube
 

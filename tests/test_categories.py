@@ -14,10 +14,10 @@ import pytest
 from paths import ROOT
 
 from har_pipeline.categories import COMPLEX, Grouping, group_results, read_groups
-from har_pipeline.errors import ManifestError
+from har_pipeline.core.errors import ManifestError
+from har_pipeline.core.records import Scores
 from har_pipeline.evaluate import evaluate_scores, write_evaluation
 from har_pipeline.metrics import wilson_interval
-from har_pipeline.records import Scores
 
 SMALL = Grouping(name="small", group_of={"b": "x", "a": "y", "c": "x", "d": "z"}, complex_classes=("c", "a"))
 

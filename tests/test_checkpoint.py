@@ -9,7 +9,7 @@ import torch
 
 from har_pipeline import checkpoint
 from har_pipeline.checkpoint import load_checkpoint, save_checkpoint
-from har_pipeline.errors import RunError
+from har_pipeline.core.errors import RunError
 
 
 def test_what_was_saved_comes_back(tmp_path: Path) -> None:

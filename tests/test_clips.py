@@ -15,7 +15,7 @@ from har_pipeline.clips import (
     resampled_indices,
     sparse_clip_indices,
 )
-from har_pipeline.records import ClipSpec
+from har_pipeline.core.records import ClipSpec
 
 
 def spec(

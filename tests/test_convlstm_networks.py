@@ -5,13 +5,7 @@ import torch
 from torch import nn
 
 from har_pipeline.convlstm.layer import ConvLSTM
-from har_pipeline.convlstm.networks import (
-    NETWORKS,
-    RawNetwork,
-    Recurrent,
-    build_network,
-    detach_state,
-)
+from har_pipeline.convlstm.networks import NETWORKS, RawNetwork, Recurrent, build_network, detach_state
 from har_pipeline.video_config import NetworkName
 
 SMALL = 0.125

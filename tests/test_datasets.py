@@ -10,6 +10,7 @@ import zarr
 from feature_sets import blobs, feature_store, manifest
 
 from har_pipeline import datasets
+from har_pipeline.core.errors import RunError, StoreError
 from har_pipeline.datasets import (
     Batch,
     FeatureBatches,
@@ -19,7 +20,6 @@ from har_pipeline.datasets import (
     padded_batches,
     take_steps,
 )
-from har_pipeline.errors import RunError, StoreError
 
 LENGTHS = (3, 1, 5, 2)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from video_files import damage_packets, make_audio, make_video, numbered_frame, read_number, truncate, turn_mp4
 
-from har_pipeline.errors import VideoError
+from har_pipeline.core.errors import VideoError
 from har_pipeline.video.decode import FrameReader, VideoInfo, probe, tail_note
 
 DECODERS = ["pyav", "decord"]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.io import savemat
 from video_files import damage_packets, make_video
 
-from har_pipeline.errors import VideoError
+from har_pipeline.core.errors import VideoError
 from har_pipeline.video.depth import (
     Aspect,
     Box,

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from har_pipeline.errors import VideoError
+from har_pipeline.core.errors import VideoError
 from har_pipeline.video.encode import write_depth_png, write_video
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from video_files import make_video
 
-from har_pipeline.errors import ExtractionError
+from har_pipeline.core.errors import ExtractionError
+from har_pipeline.core.records import ClipSpec, Stream, VideoRecord
 from har_pipeline.extract import ExtractOptions, extract, extract_many, feature_spec
 from har_pipeline.extractors.base import Extractor, Input, Net, Preprocess
-from har_pipeline.records import ClipSpec, Stream, VideoRecord
 from har_pipeline.store import FeatureStore
 from har_pipeline.video import flow as flow_module
 from har_pipeline.video.decode import FrameReader

@@ -7,7 +7,7 @@ import torch
 from pictures import pictures
 from torch import nn
 
-from har_pipeline.errors import ExtractionError, WeightsError
+from har_pipeline.core.errors import ExtractionError, WeightsError
 from har_pipeline.extractors import NETS, build_extractor, pick_device, pick_precision
 from har_pipeline.extractors import weights as weights_module
 from har_pipeline.extractors.base import IMAGENET_RGB, Preprocess

@@ -14,8 +14,8 @@ from feature_sets import blobs, feature_store, manifest, split_of
 
 from har_pipeline import fit
 from har_pipeline.clips import sparse_clip_indices
+from har_pipeline.core.errors import RunError
 from har_pipeline.datasets import FeatureBatches, FeatureTable
-from har_pipeline.errors import RunError
 from har_pipeline.evaluate import predict_scores
 from har_pipeline.fit import Epoch, Fitted, Parts, classification_loss, fit_head, learning_rate
 from har_pipeline.head_classifier import HeadClassifier

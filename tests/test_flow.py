@@ -12,7 +12,7 @@ import pytest
 import torch
 from torchvision.models.optical_flow import Raft_Large_Weights, Raft_Small_Weights, raft_small
 
-from har_pipeline.errors import ExtractionError, WeightsError
+from har_pipeline.core.errors import ExtractionError, WeightsError
 from har_pipeline.synthetic import RenderedVideo, render_video
 from har_pipeline.video import flow as flow_module
 from har_pipeline.video import raft

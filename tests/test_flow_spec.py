@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from har_pipeline.errors import WeightsError
+from har_pipeline.core.errors import WeightsError
 from har_pipeline.video.flow_spec import FarnebackParams, FlowSpec, Tvl1Params, parse_flow
 
 bounds = st.integers(1, 4000).map(lambda quarters: quarters / 4)

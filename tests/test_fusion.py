@@ -6,7 +6,8 @@ from drawn_scores import BOTH, A, B, drawn, pair, repeats, scores_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from har_pipeline.errors import RunError
+from har_pipeline.core.errors import RunError
+from har_pipeline.core.records import Scores
 from har_pipeline.fusion import (
     FLOOR,
     Member,
@@ -22,7 +23,6 @@ from har_pipeline.fusion import (
     weighted_rule,
 )
 from har_pipeline.fusion_table import fusion_table
-from har_pipeline.records import Scores
 
 
 def test_sum_by_hand() -> None:

@@ -10,15 +10,11 @@ from drawn_scores import A, B, drawn, pair, repeats, scores_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from har_pipeline.errors import RunError
-from har_pipeline.fusion import (
-    Member,
-    join,
-    weighted_rule,
-)
+from har_pipeline.core.errors import RunError
+from har_pipeline.core.records import Scores
+from har_pipeline.fusion import Member, join, weighted_rule
 from har_pipeline.fusion_table import fusion_table
 from har_pipeline.metrics import wilson_interval
-from har_pipeline.records import Scores
 from har_pipeline.scores import stack_scores
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from har_pipeline.core.errors import RunError
 from har_pipeline.datasets import Batch
-from har_pipeline.errors import RunError
 from har_pipeline.heads import HeadConfig, SequenceClassifier, build_head, class_probabilities, fit_linear
 from har_pipeline.heads.pooling import vote
 from har_pipeline.train_config import FusionOp, HeadName

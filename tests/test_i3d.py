@@ -9,11 +9,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from har_pipeline.errors import ExtractionError, WeightsError
+from har_pipeline.core.errors import ExtractionError, WeightsError
+from har_pipeline.core.records import VideoRecord
 from har_pipeline.extract import ExtractOptions, extract
 from har_pipeline.extractors import Extractor, build_extractor
 from har_pipeline.extractors.i3d import I3D, NET, fold_batch_norms
-from har_pipeline.records import VideoRecord
 from har_pipeline.store import FeatureStore
 
 # Source: github.com/piergiaj/pytorch-i3d, pytorch_i3d.py, InceptionI3d.__init__ and InceptionModule.__init__: part name,

@@ -11,7 +11,7 @@ from feature_sets import blobs, feature_store, manifest, split_of
 from typer.testing import CliRunner, Result
 
 from har_pipeline.cli import app
-from har_pipeline.errors import RunError
+from har_pipeline.core.errors import RunError
 from har_pipeline.job_plan import Plan, merge_notes, planned_runs, unfinished_runs, write_plan
 from har_pipeline.jobs import plan_jobs, run_jobs
 from har_pipeline.repeats import evaluate_repeats

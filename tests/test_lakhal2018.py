@@ -12,8 +12,8 @@ import pytest
 from dataset_trees import hmdb51_tree, ucf101_tree
 from experiments import PIPELINES, load
 
+from har_pipeline.core.records import Scores, VideoRecord
 from har_pipeline.manifest_builders import build_manifest
-from har_pipeline.records import Scores, VideoRecord
 from har_pipeline.scores import write_scores
 from har_pipeline.splits import make_splits
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from har_pipeline.errors import ManifestError
+from har_pipeline.core.errors import ManifestError
+from har_pipeline.core.records import VideoRecord
 from har_pipeline.manifests import check_manifest, manifest_sha256, read_manifest, write_manifest
-from har_pipeline.records import VideoRecord
 
 HEADER = "video_id,path,label\n"
 

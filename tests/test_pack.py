@@ -18,13 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from har_pipeline import pack as pack_module
+from har_pipeline.core.errors import RunError, StoreError
+from har_pipeline.core.records import FeatureRecord
 from har_pipeline.datasets import load_features
-from har_pipeline.errors import RunError, StoreError
 from har_pipeline.feature_writer import VideoSource
 from har_pipeline.jobs import plan_jobs, run_jobs
 from har_pipeline.pack import default_pack_path, pack_features
 from har_pipeline.packed_store import PackedStore, open_features
-from har_pipeline.records import FeatureRecord
 from har_pipeline.reduce import ReduceOptions, reduce_features
 from har_pipeline.store import FeatureStore
 from har_pipeline.train_config import TrainConfig

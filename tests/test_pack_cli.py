@@ -10,7 +10,7 @@ from raw_sets import bar_video, raw_store
 from typer.testing import CliRunner, Result
 
 from har_pipeline.cli import app
-from har_pipeline.errors import HarError
+from har_pipeline.core.errors import HarError
 from har_pipeline.manifests import write_manifest
 from har_pipeline.packed_store import PackedStore
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
 from har_pipeline import pca
-from har_pipeline.errors import ExtractionError
+from har_pipeline.core.errors import ExtractionError
 from har_pipeline.pca import Fit, Projection, fit_exact, fit_randomised, in_blocks
 
 

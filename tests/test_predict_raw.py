@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from video_files import make_video
 
 from har_pipeline.cli import app
-from har_pipeline.errors import RunError, VideoError
+from har_pipeline.core.errors import RunError, VideoError
 from har_pipeline.predict_raw import predict_raw
 from har_pipeline.scores import read_scores, select_part
 from har_pipeline.video.live import live_frames

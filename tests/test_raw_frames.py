@@ -12,12 +12,12 @@ import pytest
 from depth_files import HEIGHT, WIDTH, moving_body, write_ffv1, write_folder, write_mat
 from video_files import make_video, numbered_frame
 
+from har_pipeline.core.errors import ExtractionError, FeatureMismatchError
+from har_pipeline.core.records import FeatureSpec, VideoRecord
 from har_pipeline.datasets import load_features
-from har_pipeline.errors import ExtractionError, FeatureMismatchError
 from har_pipeline.manifests import write_manifest
 from har_pipeline.raw_frames import RawOptions, RawSummary, frame_shape, store_raw_frames
 from har_pipeline.raw_store import options_of
-from har_pipeline.records import FeatureSpec, VideoRecord
 from har_pipeline.store import FeatureStore
 from har_pipeline.video.depth import CausalDepth, prepare_depth
 from har_pipeline.video.raw_worker import scale_rgb

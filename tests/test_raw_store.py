@@ -9,7 +9,7 @@ import pytest
 from feature_sets import split_of
 from raw_sets import raw_store
 
-from har_pipeline.errors import StoreError
+from har_pipeline.core.errors import StoreError
 from har_pipeline.raw_frames import RawOptions
 from har_pipeline.raw_store import choose_frames
 from har_pipeline.reduce import ReduceOptions, reduced_spec

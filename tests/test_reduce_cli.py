@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 from video_files import make_video
 
 from har_pipeline.cli import app
-from har_pipeline.errors import FeatureMismatchError
+from har_pipeline.core.errors import FeatureMismatchError
 from har_pipeline.run_folder import load_run
 from har_pipeline.store import FeatureStore
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from feature_sets import blobs, feature_store, manifest, split_of
 
-from har_pipeline.errors import RunError
+from har_pipeline.core.errors import RunError
 from har_pipeline.run_folder import load_run, new_run_folder
 from har_pipeline.train import train_head
 from har_pipeline.train_config import TrainConfig

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from depth_files import moving_body, write_folder, write_mat
 
+from har_pipeline.core.errors import ExtractionError, RunError
+from har_pipeline.core.records import VideoRecord
 from har_pipeline.datasets import load_features
-from har_pipeline.errors import ExtractionError, RunError
 from har_pipeline.pack import pack_features
 from har_pipeline.packed_store import PackedStore
 from har_pipeline.raw_frames import RawOptions, RawSummary, store_raw_frames
 from har_pipeline.raw_store import prepare_frames
-from har_pipeline.records import VideoRecord
 from har_pipeline.source_files import describe_file, differ, words
 from har_pipeline.store import FeatureStore
 

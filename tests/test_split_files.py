@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from har_pipeline.errors import SplitError
-from har_pipeline.records import Split, VideoRecord
+from har_pipeline.core.errors import SplitError
+from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.split_files import read_split_file, write_split_file
 from har_pipeline.splits import make_splits
 

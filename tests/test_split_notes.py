@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.manifest_builders import kth_rule_records
-from har_pipeline.records import Split, VideoRecord
 from har_pipeline.split_notes import odd_validation_share, unread_column, unused_videos
 from har_pipeline.splits import make_splits
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from har_pipeline.errors import SplitError
+from har_pipeline.core.errors import SplitError
+from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.manifest_builders import build_manifest, kth_rule_records
 from har_pipeline.official_lists import read_hmdb51_lists, read_ucf101_lists
-from har_pipeline.records import Split, VideoRecord
 from har_pipeline.splits import check_split, describe_splits, make_splits
 
 KTH = kth_rule_records(Path("/kth"))

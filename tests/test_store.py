@@ -14,9 +14,9 @@ import pytest
 import zarr
 
 from har_pipeline import store as store_module
-from har_pipeline.errors import FeatureMismatchError, StoreError
+from har_pipeline.core.errors import FeatureMismatchError, StoreError
+from har_pipeline.core.records import FeatureSpec
 from har_pipeline.feature_writer import VideoSource
-from har_pipeline.records import FeatureSpec
 from har_pipeline.store import FeatureStore
 
 SPEC = FeatureSpec(extractor="net", weights="random:0", layer="pool", feature_dim=6)

@@ -11,11 +11,11 @@ from feature_sets import blobs, manifest, split_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from har_pipeline.core.errors import RunError
+from har_pipeline.core.records import ClipSpec, FeatureSpec
 from har_pipeline.datasets import align_by_time
-from har_pipeline.errors import RunError
 from har_pipeline.evaluate import predict_scores
 from har_pipeline.feature_writer import VideoSource
-from har_pipeline.records import ClipSpec, FeatureSpec
 from har_pipeline.run_folder import load_run
 from har_pipeline.store import FeatureStore
 from har_pipeline.streams import StreamSource

@@ -21,10 +21,10 @@ from typer.testing import CliRunner
 
 from har_pipeline.cli import app
 from har_pipeline.cli.sweep import sweep_table
-from har_pipeline.errors import RunError
+from har_pipeline.core.errors import RunError
+from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.pack import pack_features
 from har_pipeline.packed_store import open_features
-from har_pipeline.records import Split, VideoRecord
 from har_pipeline.run_folder import load_run
 from har_pipeline.scores import read_scores
 from har_pipeline.store import FeatureStore

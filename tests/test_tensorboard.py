@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from feature_sets import blobs, feature_store, manifest, split_of
 
-from har_pipeline.errors import RunError
+from har_pipeline.core.errors import RunError
 from har_pipeline.fit import Epoch
 from har_pipeline.tensorboard import epoch_writer
 from har_pipeline.train import train_head

@@ -12,14 +12,16 @@ from feature_sets import blobs, feature_store, manifest, split_of
 from real_features import ucf101_fc6
 from safetensors.torch import load_file
 
+from har_pipeline.core.errors import RunError
+from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.datasets import load_features, padded_batches
-from har_pipeline.errors import RunError
 from har_pipeline.evaluate import evaluate_run
+from har_pipeline.fit import Epoch
 from har_pipeline.heads import HeadConfig, build_head
-from har_pipeline.records import Split, VideoRecord
 from har_pipeline.run_folder import RunSummary, load_run, read_history
 from har_pipeline.store import FeatureStore
-from har_pipeline.train import Epoch, TrainConfig, train_head
+from har_pipeline.train import train_head
+from har_pipeline.train_config import TrainConfig
 
 CLASSES = ("boxing", "running", "walking")
 SMALL = TrainConfig(units=8, epochs=6, batch_size=5, learning_rate=1e-2, device="cpu")

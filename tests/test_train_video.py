@@ -22,12 +22,12 @@ from raw_sets import SIZE, drawn_videos, raw_store
 from har_pipeline import video_fit
 from har_pipeline.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from har_pipeline.compare import compare_members
-from har_pipeline.errors import FeatureMismatchError, RunError
+from har_pipeline.core.errors import FeatureMismatchError, RunError
+from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.evaluate import evaluate_run
 from har_pipeline.fit import Epoch
 from har_pipeline.fusion_files import load_members
 from har_pipeline.jobs import plan_jobs
-from har_pipeline.records import Split, VideoRecord
 from har_pipeline.run_folder import RunSummary, load_run, read_history, read_run
 from har_pipeline.store import FeatureStore
 from har_pipeline.train import train_head

@@ -11,11 +11,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from har_pipeline.errors import WeightsError
+from har_pipeline.core.errors import WeightsError
+from har_pipeline.core.records import ClipSpec, Stream
 from har_pipeline.extractors import NETS, build_extractor
 from har_pipeline.extractors.base import Extractor
 from har_pipeline.extractors.tsn import SegmentNet, fold_batch_norms
-from har_pipeline.records import ClipSpec, Stream
 
 TSN_NETS = ("tsn_bninception", "tsn_resnet50", "tsn_resnet101", "tsn_efficientnet_lite0")
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from experiments import load
 
+from har_pipeline.core.records import ClipSpec, FeatureSpec, Stream, VideoRecord
 from har_pipeline.feature_writer import VideoSource
 from har_pipeline.manifests import write_manifest
-from har_pipeline.records import ClipSpec, FeatureSpec, Stream, VideoRecord
 from har_pipeline.store import FeatureStore
 
 

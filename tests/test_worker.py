@@ -11,7 +11,7 @@ import pytest
 from video_files import damage_packets, make_video, read_number
 
 from har_pipeline.clips import clip_indices
-from har_pipeline.records import ClipSpec
+from har_pipeline.core.records import ClipSpec
 from har_pipeline.video.decode import FrameReader
 from har_pipeline.video.preprocess import parse_resize, resize_frame
 from har_pipeline.video.worker import Chunk, DecodeTask, DecodeWorker, Done, Failed, Plan, View, _ClipCutter

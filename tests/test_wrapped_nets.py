@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import video
 
-from har_pipeline.errors import ExtractionError, WeightsError
+from har_pipeline.core.errors import ExtractionError, WeightsError
 from har_pipeline.extractors import NETS, build_extractor
 from har_pipeline.extractors.base import Extractor
 

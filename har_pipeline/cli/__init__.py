@@ -9,7 +9,7 @@ import typer
 
 from har_pipeline import __version__
 from har_pipeline.cli import data, extract, features, frames, fuse, predict, runs, sweep, train, train_video
-from har_pipeline.errors import errors_as_lines
+from har_pipeline.core.errors import errors_as_lines
 
 app = typer.Typer(
     name="har",

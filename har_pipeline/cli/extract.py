@@ -22,7 +22,7 @@ from har_pipeline.cli.common import (
     note,
     print_json,
 )
-from har_pipeline.records import ClipSpec, Crops, Padding, Sampling
+from har_pipeline.core.records import ClipSpec, Crops, Padding, Sampling
 from har_pipeline.video.flow_spec import FlowMethod
 
 if TYPE_CHECKING:

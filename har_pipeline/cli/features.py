@@ -74,7 +74,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show how a feature set was made, its videos and its failures; without --features, every set (JSON: a list)."""
-    from har_pipeline.errors import StoreError
+    from har_pipeline.core.errors import StoreError
     from har_pipeline.packed_store import open_features
 
     opened = open_features(store)

@@ -13,8 +13,8 @@ from har_pipeline.cli.common import AsJson, Root, note, print_json, video_bar
 from har_pipeline.cli.extract import parse_shard
 
 if TYPE_CHECKING:
+    from har_pipeline.core.records import VideoRecord
     from har_pipeline.raw_frames import RawSummary
-    from har_pipeline.records import VideoRecord
 
 
 class RawStreamChoice(StrEnum):

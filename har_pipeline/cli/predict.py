@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from har_pipeline.cli.common import AsJson, Device, Workers, extraction_bar, note, print_json, video_bar
-from har_pipeline.errors import RunError, VideoError
+from har_pipeline.core.errors import RunError, VideoError
 
 if TYPE_CHECKING:
     from har_pipeline.predict import Prediction

@@ -12,10 +12,10 @@ from har_pipeline.cli.common import AsJson, Device, Root, given_options, note, p
 
 if TYPE_CHECKING:
     from har_pipeline.categories import GroupResult
+    from har_pipeline.core.records import VideoRecord
     from har_pipeline.evaluate import Evaluation
     from har_pipeline.folds import FoldsEvaluation
     from har_pipeline.live_cost import LiveCost
-    from har_pipeline.records import VideoRecord
     from har_pipeline.repeats import RepeatsEvaluation
     from har_pipeline.video_timing import VideoTimes
 

@@ -46,15 +46,12 @@ from har_pipeline.cli.video_options import (
     ValFraction,
     Width,
 )
-from har_pipeline.video_config import (
-    VideoSchedule,
-    VideoTrainConfig,
-)
+from har_pipeline.video_config import VideoSchedule, VideoTrainConfig
 
 if TYPE_CHECKING:
+    from har_pipeline.core.records import Split, VideoRecord
     from har_pipeline.distributed import World
     from har_pipeline.packed_store import PackedStore
-    from har_pipeline.records import Split, VideoRecord
     from har_pipeline.store import FeatureStore
 
 DEFAULTS = VideoTrainConfig()

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from har_pipeline.errors import ExtractionError, WeightsError
+from har_pipeline.core.errors import ExtractionError, WeightsError
+from har_pipeline.core.records import ClipSpec, Stream
 from har_pipeline.extractors import c3d, efficientnet_lite0, i3d, pytorchvideo_nets, torchvision_nets, tsn, vgg16
 from har_pipeline.extractors.base import PRECISIONS, Extractor, Net, Preprocess
 from har_pipeline.extractors.weights import file_sha256, find_weights
-from har_pipeline.records import ClipSpec, Stream
 
 NETS: dict[str, Net] = {
     net.name: net

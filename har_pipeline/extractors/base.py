@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from har_pipeline.records import ClipSpec, Stream
+from har_pipeline.core.records import ClipSpec, Stream
 
 
 @dataclass(frozen=True, slots=True)

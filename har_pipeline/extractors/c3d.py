@@ -20,10 +20,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from har_pipeline.errors import WeightsError
+from har_pipeline.core.errors import WeightsError
+from har_pipeline.core.records import ClipSpec
 from har_pipeline.extractors.base import Input, Net, Preprocess, Weights
 from har_pipeline.extractors.weights import load_strictly, read_state_dict
-from har_pipeline.records import ClipSpec
 
 SPORTS1M_BGR = Preprocess(mean=(90.25, 97.66, 101.41), std=(1.0, 1.0, 1.0), bgr=True)
 MMACTION2_RGB = Preprocess(mean=(104.0, 117.0, 128.0), std=(1.0, 1.0, 1.0))

@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from har_pipeline.core.records import ClipSpec
 from har_pipeline.extractors.base import Input, Net, Preprocess, Weights
 from har_pipeline.extractors.weights import load_strictly, read_state_dict
-from har_pipeline.records import ClipSpec
 
 # (expansion, output channels, blocks, stride, kernel) of EfficientNet-B0's seven stages, Table 1 of the paper.
 _STAGES = (

@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from har_pipeline.core.records import ClipSpec, Stream
 from har_pipeline.extractors.base import Input, Net, Preprocess, Weights
 from har_pipeline.extractors.weights import load_strictly, read_state_dict
-from har_pipeline.records import ClipSpec, Stream
 
 # Output channels of a block's branches: 1x1x1; 1x1x1 then 3x3x3; 1x1x1 then 3x3x3; pool then 1x1x1 (figure 3).
 _BLOCKS = {

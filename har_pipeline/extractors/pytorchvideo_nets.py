@@ -17,10 +17,10 @@ from pathlib import Path
 
 from torch import nn
 
-from har_pipeline.errors import ExtractionError
+from har_pipeline.core.errors import ExtractionError
+from har_pipeline.core.records import ClipSpec, Stream
 from har_pipeline.extractors.base import Input, Net, Preprocess, Weights
 from har_pipeline.extractors.weights import load_cut, read_state_dict
-from har_pipeline.records import ClipSpec, Stream
 
 _ZOO = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics"
 _PREPROCESS = Preprocess(mean=(0.45 * 255,) * 3, std=(0.225 * 255,) * 3)

@@ -17,9 +17,9 @@ from pathlib import Path
 from torch import nn
 from torchvision.models import WeightsEnum, video
 
+from har_pipeline.core.records import ClipSpec, Stream
 from har_pipeline.extractors.base import Input, Net, Preprocess, Weights
 from har_pipeline.extractors.weights import load_cut, read_state_dict
-from har_pipeline.records import ClipSpec, Stream
 
 
 @dataclass(frozen=True, slots=True)

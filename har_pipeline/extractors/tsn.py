@@ -29,11 +29,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import ResNet50_Weights, ResNet101_Weights
 from torchvision.models.resnet import Bottleneck, ResNet
 
+from har_pipeline.core.records import ClipSpec, Stream
 from har_pipeline.extractors import efficientnet_lite0
 from har_pipeline.extractors.base import IMAGENET_RGB, Input, Net, Preprocess, Weights
 from har_pipeline.extractors.bn_inception import BNInception
 from har_pipeline.extractors.weights import load_cut, read_state_dict
-from har_pipeline.records import ClipSpec, Stream
 
 FLOW_FIELDS = 5
 _BYTES_PER_PX = 255 / 40

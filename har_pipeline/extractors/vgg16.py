@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from torchvision.models import VGG16_Weights, vgg16
 
-from har_pipeline.errors import WeightsError
+from har_pipeline.core.errors import WeightsError
+from har_pipeline.core.records import ClipSpec
 from har_pipeline.extractors.base import IMAGENET_RGB, Input, Net, Preprocess, Weights
 from har_pipeline.extractors.weights import load_strictly, read_state_dict
-from har_pipeline.records import ClipSpec
 
 OXFORD_MEAN_BGR = (103.939, 116.779, 123.68)
 KERAS_BGR = Preprocess(mean=OXFORD_MEAN_BGR, std=(1.0, 1.0, 1.0), bgr=True)

@@ -12,9 +12,9 @@ import platformdirs
 import pooch
 import torch
 
-from har_pipeline.errors import WeightsError
+from har_pipeline.core.errors import WeightsError
+from har_pipeline.core.records import Stream
 from har_pipeline.extractors.base import Net, Preprocess, Weights
-from har_pipeline.records import Stream
 
 log = logging.getLogger(__name__)
 

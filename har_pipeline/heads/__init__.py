@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from har_pipeline.errors import RunError
+from har_pipeline.core.errors import RunError
 from har_pipeline.heads.classifier import SequenceClassifier, class_probabilities
 from har_pipeline.heads.encoder import Encoder
 from har_pipeline.heads.fusion import HiddenFusion, InputFusion

@@ -22,7 +22,7 @@ import av.logging
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from har_pipeline.errors import VideoError
+from har_pipeline.core.errors import VideoError
 
 Decoder = Literal["auto", "decord", "pyav"]
 

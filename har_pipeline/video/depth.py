@@ -18,7 +18,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from har_pipeline.errors import VideoError
+from har_pipeline.core.errors import VideoError
 from har_pipeline.video.decode import read_gray16
 
 Aspect = Literal["stretch", "keep"]

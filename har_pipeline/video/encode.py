@@ -11,7 +11,7 @@ import av
 import cv2
 import numpy as np
 
-from har_pipeline.errors import VideoError
+from har_pipeline.core.errors import VideoError
 
 
 def write_video(

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import torch
 
-from har_pipeline.errors import ExtractionError
+from har_pipeline.core.errors import ExtractionError
 from har_pipeline.video.flow_spec import FlowSpec, Tvl1Params
 from har_pipeline.video.raft import load_raft, raft_flow
 from har_pipeline.video.tvl1 import compiled_step, tvl1_flow

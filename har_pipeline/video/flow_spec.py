@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from har_pipeline.errors import WeightsError
+from har_pipeline.core.errors import WeightsError
 
 FlowMethod = Literal["tvl1", "tvl1_opencv", "farneback", "dis", "raft_small", "raft_large"]
 DisPreset = Literal["ultrafast", "fast", "medium"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from har_pipeline.errors import VideoError
+from har_pipeline.core.errors import VideoError
 from har_pipeline.video.decode import FrameReader, probe
 from har_pipeline.video.encode import write_video
 from har_pipeline.video.flow import compute_flow

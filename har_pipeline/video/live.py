@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from har_pipeline.errors import VideoError
+from har_pipeline.core.errors import VideoError
 from har_pipeline.video.decode import FrameReader, probe, tail_note
 from har_pipeline.video.depth import read_depth
 from har_pipeline.video.raw_worker import RawStream

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from har_pipeline.records import Crops
+from har_pipeline.core.records import Crops
 
 _STRETCH = re.compile(r"stretch-(\d+)")
 _CROPPED = re.compile(r"(?:stretch-(\d+)x(\d+)|short(\d+))-(center|three|ten)(\d+)")

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models.optical_flow import raft_large, raft_small
 
-from har_pipeline.errors import WeightsError
+from har_pipeline.core.errors import WeightsError
 from har_pipeline.video.flow_spec import RAFT_URLS, file_digits, published_digits
 
 # The feature maps are an eighth of the frame, and their correlation is halved three times: to no less than 2 px.

@@ -21,7 +21,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from har_pipeline.errors import VideoError
+from har_pipeline.core.errors import VideoError
 from har_pipeline.video.decode import FrameReader, probe, tail_note
 from har_pipeline.video.depth import Aspect, CausalDepth, prepare_depth, read_depth
 from har_pipeline.video.preprocess import Resize, resize_frame

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from har_pipeline.clips import clip_indices, flow_pairs, is_padded, max_frame_needed, resampled_indices
-from har_pipeline.errors import VideoError
-from har_pipeline.records import ClipSpec
+from har_pipeline.core.errors import VideoError
+from har_pipeline.core.records import ClipSpec
 from har_pipeline.video.decode import Decoder, FrameReader, VideoInfo, probe, tail_note
 from har_pipeline.video.preprocess import parse_resize, resize_frame, scale_frame
 

@@ -11,16 +11,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from har_pipeline.errors import FeatureMismatchError
+from har_pipeline.core.errors import FeatureMismatchError
 
 if TYPE_CHECKING:  # `har --help` waits for no numpy
     import numpy as np
 
+
 VIDEO_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
+
 Sampling = Literal["first", "uniform", "dense", "sparse", "segments"]
+
+
 Padding = Literal["repeat_last", "loop"]
+
+
 Stream = Literal["rgb", "flow", "depth"]
+
+
 Crops = Literal["center", "three", "ten"]
 
 

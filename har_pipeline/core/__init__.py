@@ -1,0 +1,1 @@
+"""What everything else stands on: errors, records, files that appear whole or not at all."""
