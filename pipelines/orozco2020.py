@@ -18,13 +18,13 @@ import sys
 from pathlib import Path
 
 from har_pipeline.core.errors import errors_as_lines
+from har_pipeline.datasets.builders import build_manifest
+from har_pipeline.datasets.manifests import manifest_sha256, read_manifest, write_manifest
+from har_pipeline.datasets.splits import make_splits
 from har_pipeline.extract import ExtractOptions, extract
 from har_pipeline.extractors import build_extractor
 from har_pipeline.folds import evaluate_folds
-from har_pipeline.manifest_builders import build_manifest
-from har_pipeline.manifests import manifest_sha256, read_manifest, write_manifest
 from har_pipeline.report.page import Section, write_page
-from har_pipeline.splits import make_splits
 from har_pipeline.store import FeatureStore
 from har_pipeline.sweep import Axis, plan_points, run_sweep
 from har_pipeline.sweep_table import Measure, write_sweep

@@ -10,9 +10,9 @@ from video_files import make_video
 
 from har_pipeline.cli import app
 from har_pipeline.core.records import VideoRecord
-from har_pipeline.manifest_builders import build_manifest
-from har_pipeline.manifests import read_manifest, write_manifest
-from har_pipeline.splits import make_splits
+from har_pipeline.datasets.builders import build_manifest
+from har_pipeline.datasets.manifests import read_manifest, write_manifest
+from har_pipeline.datasets.splits import make_splits
 from har_pipeline.store import FeatureStore
 
 

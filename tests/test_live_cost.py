@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from har_pipeline.cli import app
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import VideoRecord
+from har_pipeline.datasets.manifests import write_manifest
 from har_pipeline.live_cost import measure_live_cost, write_live_cost
-from har_pipeline.manifests import write_manifest
 from har_pipeline.metrics import mcnemar, wilson_interval
 from har_pipeline.recognise import live_scores
 from har_pipeline.scores import read_scores

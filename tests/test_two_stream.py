@@ -11,8 +11,8 @@ import pytest
 from experiments import load
 
 from har_pipeline.core.records import ClipSpec, FeatureSpec, Stream, VideoRecord
+from har_pipeline.datasets.manifests import write_manifest
 from har_pipeline.feature_writer import VideoSource
-from har_pipeline.manifests import write_manifest
 from har_pipeline.store import FeatureStore
 
 

@@ -86,8 +86,7 @@ def read_split(path: Path, records: list[VideoRecord], sha256: str = "") -> Spli
 
     sha256: the manifest's `manifest_sha256`, "" = not compared.
     """
-    from har_pipeline.split_files import read_split_file
-    from har_pipeline.splits import check_split
+    from har_pipeline.datasets.splits import check_split, read_split_file
 
     split = read_split_file(path)
     check_split(split, records)
@@ -137,7 +136,7 @@ def protocol_splits(
     ctx: typer.Context | None = None,
 ) -> list[Split]:
     """Return all splits of a protocol; a note names the options of the command `ctx` that it does not read."""
-    from har_pipeline.splits import make_splits, names_validation
+    from har_pipeline.datasets.splits import make_splits, names_validation
 
     splits = make_splits(
         records,
@@ -176,8 +175,7 @@ def chosen_splits(
 
     sha256: of the manifest. ctx: of the command, for a note on its options that have no effect.
     """
-    from har_pipeline.split_notes import odd_validation_share, unread_column, unused_videos
-    from har_pipeline.splits import names_validation
+    from har_pipeline.datasets.splits import names_validation, odd_validation_share, unread_column, unused_videos
 
     if split_file is not None:
         chosen = [read_split(split_file, records, sha256)]

@@ -111,9 +111,8 @@ def build(
     as_json: AsJson = False,
 ) -> None:
     """Write a manifest from a data set's folder and file names. Files and folders that do not fit are listed."""
-    from har_pipeline.dataset_folders import left_out
-    from har_pipeline.manifest_builders import build_manifest
-    from har_pipeline.manifests import write_manifest
+    from har_pipeline.datasets.builders import build_manifest, left_out
+    from har_pipeline.datasets.manifests import write_manifest
 
     records = build_manifest(dataset.value, root, sequences=sequences, splits=splits, split_index=split_index)
     write_manifest(out, records, root=root)
@@ -139,7 +138,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check a manifest: columns, ids, ranges, files. Exit code 1 with row numbers if anything is wrong."""
-    from har_pipeline.manifests import check_manifest
+    from har_pipeline.datasets.manifests import check_manifest
 
     summary = check_manifest(manifest, root=root)
     if as_json:
@@ -178,9 +177,8 @@ def show_splits(
     Protocols: kth_original, kth_random5, ucf101, hmdb51, xsub, xview, leave_one_group_out, leave_one_subject_out,
     group_kfold, holdout, column.
     """
-    from har_pipeline.manifests import read_manifest
-    from har_pipeline.split_notes import unused_videos
-    from har_pipeline.splits import describe_splits
+    from har_pipeline.datasets.manifests import read_manifest
+    from har_pipeline.datasets.splits import describe_splits, unused_videos
 
     records = read_manifest(manifest, root=root, check_files=False)
     splits = protocol_splits(
@@ -216,8 +214,8 @@ def write_splits(
     seed: Seed = 0,
 ) -> None:
     """Write the splits of a protocol as JSON files, for `har train --split-file`."""
-    from har_pipeline.manifests import manifest_sha256, read_manifest
-    from har_pipeline.split_files import write_split_file
+    from har_pipeline.datasets.manifests import manifest_sha256, read_manifest
+    from har_pipeline.datasets.splits import write_split_file
 
     records = read_manifest(manifest, root=root, check_files=False)
     sha256 = manifest_sha256(manifest)

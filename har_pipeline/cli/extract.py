@@ -159,9 +159,9 @@ def extract(
     A video that cannot be read is listed with its reason and remembered in the store; the others go on, and the exit
     code is 1. Several processes or machines may write one store at the same time.
     """
+    from har_pipeline.datasets.manifests import read_manifest
     from har_pipeline.extract import ExtractOptions, extract_many
     from har_pipeline.extractors import build_extractor
-    from har_pipeline.manifests import read_manifest
     from har_pipeline.store import FeatureStore
     from har_pipeline.video.flow_spec import FlowSpec
     from har_pipeline.video.preprocess import with_crops

@@ -237,7 +237,7 @@ def reduce(
     The result is a feature set of its own, with every video of the first one; `har train` takes it for that split and
     refuses it for others. Exact unless --randomised. The same command goes on with an interrupted job.
     """
-    from har_pipeline.manifests import manifest_sha256, read_manifest
+    from har_pipeline.datasets.manifests import manifest_sha256, read_manifest
     from har_pipeline.reduce import ReduceOptions, reduce_features
     from har_pipeline.store import FeatureStore
 

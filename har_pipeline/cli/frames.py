@@ -71,7 +71,7 @@ def frames(
     A video that cannot be read is listed with its reason and remembered in the store; the others go on, and the exit
     code is 1. Several processes or machines may write one store at the same time.
     """
-    from har_pipeline.manifests import read_manifest
+    from har_pipeline.datasets.manifests import read_manifest
     from har_pipeline.raw_frames import RawOptions, store_raw_frames
     from har_pipeline.store import FeatureStore
 

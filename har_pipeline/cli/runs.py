@@ -117,8 +117,8 @@ def _measures(run: Path, part: str, groups: str) -> Evaluation | FoldsEvaluation
 
 def _records(run: Path, option: str, manifest: Path | None, root: Path | None) -> list[VideoRecord]:
     """Return the rows with the videos' files, for an option that reads them of a single run."""
+    from har_pipeline.datasets.manifests import read_manifest
     from har_pipeline.job_plan import no_single_run_error
-    from har_pipeline.manifests import read_manifest
 
     if manifest is None:
         raise typer.BadParameter(f"{option} reads the videos' files: name their manifest with --manifest")

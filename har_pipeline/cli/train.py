@@ -202,9 +202,9 @@ def train(
     Defaults are those of Orozco 2020: an LSTM, RMSProp, 50 epochs, batches of 25. Runs that are finished are kept, so that
     an interrupted job of --split all or --repeats goes on. Lakhal 2018: --head res_lstm --no-standardise.
     """
+    from har_pipeline.datasets.manifests import manifest_sha256, read_manifest
     from har_pipeline.job_plan import merge_notes
     from har_pipeline.jobs import plan_jobs, run_jobs
-    from har_pipeline.manifests import manifest_sha256, read_manifest
     from har_pipeline.packed_store import open_features
 
     config = _config(

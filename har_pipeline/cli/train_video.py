@@ -126,10 +126,10 @@ def train_video(
     --schedule one-cycle --epochs 30 --learning-rate 1e-3 (see har lr-range). Several GPUs: torchrun --nproc-per-node 4 -m
     har_pipeline train-video ...
     """
+    from har_pipeline.datasets.manifests import manifest_sha256, read_manifest
     from har_pipeline.distributed import joined_world
     from har_pipeline.job_plan import merge_notes
     from har_pipeline.jobs import plan_jobs
-    from har_pipeline.manifests import manifest_sha256, read_manifest
     from har_pipeline.train_video import run_video_jobs
 
     with joined_world(device) as (world, own_device):
@@ -237,9 +237,9 @@ def lr_range(
     The suggested bounds reach from where a tenth of the loss's fall is done to where nine tenths are. Only training
     videos are used. Source: Smith 2017; Sanchez-Caballero 2020, figure 5.
     """
+    from har_pipeline.datasets.manifests import read_manifest
     from har_pipeline.distributed import ALONE
     from har_pipeline.lr_range import range_test, write_range
-    from har_pipeline.manifests import read_manifest
     from har_pipeline.raw_frames import frame_shape
     from har_pipeline.train import load_training_features, run_classes
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from har_pipeline.core.errors import ManifestError
 from har_pipeline.core.records import VideoRecord
-from har_pipeline.manifests import check_manifest, manifest_sha256, read_manifest, write_manifest
+from har_pipeline.datasets.manifests import check_manifest, manifest_sha256, read_manifest, write_manifest
 
 HEADER = "video_id,path,label\n"
 

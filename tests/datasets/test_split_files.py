@@ -9,8 +9,7 @@ import pytest
 
 from har_pipeline.core.errors import SplitError
 from har_pipeline.core.records import Split, VideoRecord
-from har_pipeline.split_files import read_split_file, write_split_file
-from har_pipeline.splits import make_splits
+from har_pipeline.datasets.splits import make_splits, read_split_file, write_split_file
 
 RECORDS = [
     VideoRecord(video_id=f"{label}-{person}", path=Path(f"{label}-{person}.avi"), label=label, subject=person)

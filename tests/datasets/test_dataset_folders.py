@@ -7,8 +7,7 @@ from dataset_trees import tree
 from typer.testing import CliRunner
 
 from har_pipeline.cli import app
-from har_pipeline.dataset_folders import left_out
-from har_pipeline.manifest_builders import build_manifest
+from har_pipeline.datasets.builders import build_manifest, left_out
 
 
 def test_what_fits_no_rule_is_listed(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from har_pipeline.core.errors import SplitError
 from har_pipeline.core.records import Split, VideoRecord
-from har_pipeline.manifest_builders import build_manifest, kth_rule_records
-from har_pipeline.official_lists import read_hmdb51_lists, read_ucf101_lists
-from har_pipeline.splits import check_split, describe_splits, make_splits
+from har_pipeline.datasets.builders import build_manifest, kth_rule_records
+from har_pipeline.datasets.official_lists import read_hmdb51_lists, read_ucf101_lists
+from har_pipeline.datasets.splits import check_split, describe_splits, make_splits
 
 KTH = kth_rule_records(Path("/kth"))
 

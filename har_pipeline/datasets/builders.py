@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from har_pipeline.core.errors import ManifestError
 from har_pipeline.core.records import VideoRecord
-from har_pipeline.dataset_folders import VIDEO_SUFFIXES, videos_below, walk
-from har_pipeline.official_lists import read_hmdb51_lists, read_kth_sequences, read_ucf101_lists
-from har_pipeline.splits import KTH_TEST_PERSONS
+from har_pipeline.datasets.official_lists import read_hmdb51_lists, read_kth_sequences, read_ucf101_lists
+from har_pipeline.datasets.protocols import KTH_TEST_PERSONS
 
 KTH_ACTIONS = ("boxing", "handclapping", "handwaving", "jogging", "running", "walking")
+
+
 KTH_MISSING = "person13_handclapping_d3"
+
+
 UT_INTERACTION_LABELS = ("shake_hands", "hug", "kick", "point", "punch", "push")
+
+
 UTD_MHAD_LABELS = (
     *("swipe_left", "swipe_right", "wave", "clap", "throw", "arm_cross", "basketball_shoot", "draw_x"),
     *("draw_circle_clockwise", "draw_circle_counter_clockwise", "draw_triangle", "bowling", "boxing"),
@@ -24,12 +29,25 @@ UTD_MHAD_LABELS = (
     *("jog", "walk", "sit_to_stand", "stand_to_sit", "lunge", "squat"),
 )
 
+
 _KTH = re.compile(r"(person\d\d)_([a-z]+)_(d[1-4])(?:_uncomp)?")
+
+
 _UCF11 = re.compile(r"v_(.+)_(\d\d)_(\d\d)")
+
+
 _UCF101 = re.compile(r"v_(.+)_(g\d\d)_(c\d\d)")
+
+
 _HMDB_TAIL = re.compile(r"_[a-z]_(?:nm|cm)_np\d+_(?:fr|ba|le|ri)_(?:goo|med|bad)_\d+$")
+
+
 _NTU = re.compile(r"(S\d{3})(C\d{3})(P\d{3})(R\d{3})(A\d{3})(?:_rgb)?")
+
+
 _UT_INTERACTION = re.compile(r"(\d+)_(\d+)_([0-5])")
+
+
 _UTD_MHAD = re.compile(r"a0*([1-9]|1\d|2[0-7])_(s\d+)_(t\d+)_depth")
 
 
@@ -327,3 +345,53 @@ def build_manifest(
             first, second = (one.path or one.depth_path for one in (other, record))
             raise ManifestError(f"{first} and {second} both get the id {record.video_id!r}: rename or move one")
     return sorted(records, key=lambda record: record.video_id)
+
+
+VIDEO_SUFFIXES = frozenset(
+    (".avi", ".mp4", ".mkv", ".mov", ".mpg", ".mpeg", ".m4v", ".webm", ".wmv", ".flv", ".3gp", ".ts")
+)
+
+
+def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Yield (folder, subfolders, files) below `root`, by name; links to folders are followed, hidden names left out.
+
+    Each folder is visited once, so that links in a circle end. The caller may drop subfolders that it need not enter.
+    Raises: ManifestError if `root` is no folder.
+    """
+    if not root.is_dir():
+        raise ManifestError(f"{root}: no such folder")
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield Path(folder), folders, sorted(name for name in files if not name.startswith("."))
+
+
+def videos_below(root: Path) -> list[Path]:
+    """Return all files with a video ending, sorted; a dead link is one of them, for it has to be noticed later."""
+    found = [folder / name for folder, _, files in walk(root.expanduser().resolve()) for name in files]
+    return sorted(path for path in found if path.suffix.lower() in VIDEO_SUFFIXES)
+
+
+def left_out(root: Path, records: Sequence[VideoRecord], known: Iterable[Path | None] = ()) -> list[Path]:
+    """Return what lies below `root` and stands in no record: it does not follow the data set's naming rule.
+
+    A folder of which no record names anything is listed as a whole, also an empty one; of any other those files that
+    stand in no record. known: other files or folders that are no news, such as official lists; hidden names never are.
+    """
+    root = root.expanduser().resolve()
+    named = {path for record in records for path in (record.path, record.depth_path) if path is not None}
+    named |= {path.expanduser().resolve() for path in known if path is not None}
+    # Resolved, for a linked folder is entered by one of its names only.
+    holding = {os.path.realpath(folder) for folder in {folder for path in named for folder in path.parents}}
+    found: list[Path] = []
+    for folder, folders, files in walk(root):
+        below = [name for name in folders if folder / name not in named]
+        folders[:] = [name for name in below if os.path.realpath(folder / name) in holding]
+        found += [folder / name for name in below if name not in folders]
+        found += [folder / name for name in files if folder / name not in named]
+    return sorted(found)

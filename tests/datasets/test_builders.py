@@ -12,10 +12,16 @@ from paths import ROOT
 
 from har_pipeline.core.errors import ManifestError
 from har_pipeline.core.records import VIDEO_ID_PATTERN, VideoRecord
-from har_pipeline.dataset_folders import left_out
-from har_pipeline.manifest_builders import BUILDERS, UTD_MHAD_LABELS, build_manifest, escape_id, kth_rule_records
-from har_pipeline.manifests import read_manifest, write_manifest
-from har_pipeline.official_lists import read_hmdb51_lists, read_kth_sequences, read_ucf101_lists
+from har_pipeline.datasets.builders import (
+    BUILDERS,
+    UTD_MHAD_LABELS,
+    build_manifest,
+    escape_id,
+    kth_rule_records,
+    left_out,
+)
+from har_pipeline.datasets.manifests import read_manifest, write_manifest
+from har_pipeline.datasets.official_lists import read_hmdb51_lists, read_kth_sequences, read_ucf101_lists
 
 
 def table(records: list[VideoRecord], *columns: str) -> list[tuple[object, ...]]:

@@ -20,11 +20,23 @@ from har_pipeline.core.errors import ManifestError
 from har_pipeline.core.records import VideoRecord
 
 PATH_COLUMNS = ("path", "depth_path")
+
+
 TEXT_COLUMNS = ("subject", "group", "camera", "scenario", "split")
+
+
 NUMBER_COLUMNS = ("start_frame", "end_frame")
+
+
 COLUMNS = ("video_id", "path", "label", *TEXT_COLUMNS[:4], *NUMBER_COLUMNS, "depth_path", "split")
+
+
 OWN_PREFIX = "x_"
+
+
 _ROOT_LINE = "# root:"
+
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 

@@ -1,9 +1,4 @@
-"""Protocols: a rule over manifest columns -> which videos train, validate and test.
-
-No subject, group or file stands on both sides of a split. Validation videos are taken from the training side by whole
-subjects or groups. A class that is tested but never trained on is an error, for no head could ever be right about it.
-Some protocols share something between the sides by their very definition; `_SHARED_BY_DEFINITION` lists which.
-"""
+"""Split protocols: each turns manifest columns into the sides of one or several splits."""
 
 from __future__ import annotations
 
@@ -11,19 +6,19 @@ import re
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from har_pipeline.core.errors import SplitError
-from har_pipeline.core.records import Split, VideoRecord
+from har_pipeline.core.records import VideoRecord
 
 KTH_TEST_PERSONS = frozenset({2, 3, 5, 6, 7, 8, 9, 10, 22})
+
+
 NTU_TRAIN_SUBJECTS = frozenset({1, 2, 4, 5, 8, 9, *range(13, 20), 25, 27, 28, 31, 34, 35, 38})
+
+
 NTU_TRAIN_CAMERAS = frozenset({2, 3})
-PARTS = ("train", "val", "test")
-# What the training and the test side of a protocol may have in common; training and validation never share it.
-_SHARED_BY_DEFINITION = {"xview": ("subject", "group"), "leave_one_group_out": ("subject",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,96 +32,9 @@ class SplitOptions:
 
 
 Sides = list[tuple[list[VideoRecord], list[VideoRecord]]]
-"""(training side, test side) of each fold."""
+
 
 Key = Callable[[VideoRecord], str | None]
-
-
-def make_splits(
-    records: Sequence[VideoRecord],
-    protocol: str,
-    *,
-    seed: int = 0,
-    val_fraction: float = 0.2,
-    num_folds: int = 5,
-    test_fraction: float = 0.3,
-    column: str = "split",
-    manifest_sha256: str = "",
-) -> list[Split]:
-    """Return the splits of a protocol, in its order.
-
-    val_fraction: share of the training side's videos kept for validation, by whole subjects or groups, at least one of
-    them unless 0; where the protocol `column` names validation videos, those are taken instead.
-    num_folds: of group_kfold; test_fraction: of holdout; column: `split` or an own one, which the protocol `column`
-    reads (train, val, test). Numbers of splits begin at 0.
-    Raises: SplitError if the protocol is unknown or its columns are missing, a part is empty, a subject or group stands
-    on both sides, or a class is tested but not trained.
-    """
-    if protocol not in PROTOCOLS:
-        raise SplitError(f"unknown protocol {protocol!r}; there are: {', '.join(PROTOCOLS)}")
-    options = SplitOptions(seed=seed, num_folds=num_folds, test_fraction=test_fraction, column=column)
-    splits = []
-    for index, (train_side, test) in enumerate(PROTOCOLS[protocol](records, options)):
-        if protocol == "column" and names_validation(train_side, column):
-            train = [r for r in train_side if _cell(r, column) == "train"]
-            val = [r for r in train_side if _cell(r, column) == "val"]
-        else:
-            where = f"{protocol} split {index}"
-            for part, side in (("train", train_side), ("test", test)):
-                if not side:
-                    raise SplitError(
-                        f"{where}: there is no {part} video among the {len(records)}; another set's protocol?"
-                    )
-            # Where the protocol lets subjects stand on both sides, its groups are all that can be kept apart.
-            keys = [_group] if protocol == "leave_one_group_out" else _source_keys(protocol)
-            train, val = _take_share(train_side, val_fraction, seed + index, where, keys, "--val-fraction 0")
-        split = Split(
-            protocol=protocol,
-            index=index,
-            train=tuple(sorted(r.video_id for r in train)),
-            val=tuple(sorted(r.video_id for r in val)),
-            test=tuple(sorted(r.video_id for r in test)),
-            seed=seed,
-            manifest_sha256=manifest_sha256,
-        )
-        check_split(split, records)
-        splits.append(split)
-    return splits
-
-
-def names_validation(records: Sequence[VideoRecord], column: str) -> bool:
-    """Return whether a manifest's column, as the protocol `column` reads it, names validation videos."""
-    return any(_cell(record, column) == "val" for record in records)
-
-
-def check_split(split: Split, records: Sequence[VideoRecord]) -> None:
-    """Raise SplitError if the split leaks a subject or group, names unknown videos, or cannot be trained and tested."""
-    by_id = {record.video_id: record for record in records}
-    where = f"{split.protocol} split {split.index}"
-    parts: dict[str, list[VideoRecord]] = {}
-    for part in PARTS:
-        ids = getattr(split, part)
-        if unknown := [video_id for video_id in ids if video_id not in by_id]:
-            raise SplitError(f"{where}: {len(unknown)} {part} ids are not in the manifest, such as {unknown[0]!r}")
-        if len(set(ids)) < len(ids):
-            raise SplitError(f"{where}: {len(ids) - len(set(ids))} {part} ids stand there more than once")
-        parts[part] = [by_id[video_id] for video_id in ids]
-    for part in ("train", "test"):
-        if not parts[part]:
-            raise SplitError(f"{where}: there is no {part} video")
-    shared_by_definition = _SHARED_BY_DEFINITION.get(split.protocol, ())
-    for first, second in (("train", "test"), ("val", "test"), ("train", "val")):
-        for key in _source_keys(split.protocol):
-            kind = key.__name__.removeprefix("_").replace("_", " ")
-            if kind in shared_by_definition and (second == "test" or split.protocol == "leave_one_group_out"):
-                continue
-            shared = ({key(r) for r in parts[first]} & {key(r) for r in parts[second]}) - {None}
-            if shared:
-                listed = ", ".join(sorted(str(value) for value in shared)[:3])
-                raise SplitError(f"{where}: {kind} {listed} stands on the {first} and the {second} side")
-    if untrained := {r.label for r in (*parts["test"], *parts["val"])} - {r.label for r in parts["train"]}:
-        names = ", ".join(sorted(untrained)[:5])
-        raise SplitError(f"{where}: class {names} is tested but has no training video; leave it out of the manifest")
 
 
 def _subject(record: VideoRecord) -> str | None:
@@ -357,17 +265,3 @@ PROTOCOLS: dict[str, Callable[[Sequence[VideoRecord], SplitOptions], Sides]] = {
     "holdout": _holdout,
     "column": _column,
 }
-
-
-def describe_splits(splits: Sequence[Split], records: Sequence[VideoRecord]) -> list[dict[str, Any]]:
-    """Return one row per split: its number, counts of videos and classes, and the test side's subjects or groups."""
-    by_id = {record.video_id: record for record in records}
-    rows = []
-    for split in splits:
-        test = [by_id[video_id] for video_id in split.test]
-        tested = sorted({r.subject for r in test if r.subject} or {r.group for r in test if r.group})
-        row: dict[str, Any] = {"split": split.index, **{part: len(getattr(split, part)) for part in PARTS}}
-        row["classes"] = len({by_id[video_id].label for video_id in (*split.train, *split.val, *split.test)})
-        row["tested"] = ", ".join(tested[:9]) + (f" and {len(tested) - 9} more" if len(tested) > 9 else "")
-        rows.append(row)
-    return rows

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from har_pipeline.core.records import Split, VideoRecord
-from har_pipeline.manifest_builders import kth_rule_records
-from har_pipeline.split_notes import odd_validation_share, unread_column, unused_videos
-from har_pipeline.splits import make_splits
+from har_pipeline.datasets.builders import kth_rule_records
+from har_pipeline.datasets.splits import make_splits, odd_validation_share, unread_column, unused_videos
 
 IDS = [f"v{number:02d}" for number in range(20)]
 RECORDS = [VideoRecord(video_id=video_id, label="run", path=Path(f"/v/{video_id}")) for video_id in IDS]
