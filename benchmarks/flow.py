@@ -22,9 +22,9 @@ import torch
 
 from har_pipeline.synthetic import render_video
 from har_pipeline.video.decode import FrameReader
-from har_pipeline.video.flow import compute_flow, opencv_method
-from har_pipeline.video.flow_spec import FlowSpec
-from har_pipeline.video.tvl1 import compiled_step
+from har_pipeline.video.flow.compute import compute_flow, opencv_method
+from har_pipeline.video.flow.spec import FlowSpec
+from har_pipeline.video.flow.tvl1 import compiled_step
 
 SIZES = ((320, 240), (340, 256))
 

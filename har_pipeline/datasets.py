@@ -14,10 +14,10 @@ from typing import IO, Any, Protocol
 import numpy as np
 import torch
 
-from har_pipeline.clips import sparse_clip_indices
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import FeatureRecord, VideoRecord
 from har_pipeline.source_files import differ, frames_read, words
+from har_pipeline.video.clips import sparse_clip_indices
 
 MEMORY_FRACTION = 0.4
 POOLED_BATCHES = 8

@@ -23,9 +23,9 @@ from har_pipeline.feature_writer import VideoSource
 from har_pipeline.lanes import Attempt, Lane
 from har_pipeline.source_files import describe_file
 from har_pipeline.store import FeatureStore
-from har_pipeline.video.flow import compute_flow
+from har_pipeline.video.clip_worker import Chunk, DecodeTask, DecodeWorker, Done, Failed, Message, Plan
+from har_pipeline.video.flow.compute import compute_flow
 from har_pipeline.video.preprocess import Crop
-from har_pipeline.video.worker import Chunk, DecodeTask, DecodeWorker, Done, Failed, Message, Plan
 
 MAX_PENDING_WRITES = 16
 

@@ -20,11 +20,11 @@ from har_pipeline.extractors.base import Extractor
 from har_pipeline.lanes import Lane
 from har_pipeline.source_files import changed_videos, known_failures
 from har_pipeline.store import FeatureStore
+from har_pipeline.video.clip_worker import DecodeTask
 from har_pipeline.video.decode import Decoder
-from har_pipeline.video.flow_cache import FlowCache
-from har_pipeline.video.flow_spec import FlowSpec
+from har_pipeline.video.flow.cache import FlowCache
+from har_pipeline.video.flow.spec import FlowSpec
 from har_pipeline.video.preprocess import parse_resize
-from har_pipeline.video.worker import DecodeTask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

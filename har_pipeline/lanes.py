@@ -15,10 +15,10 @@ import torch
 from har_pipeline.core.records import FeatureSpec
 from har_pipeline.extractors.base import Extractor
 from har_pipeline.feature_writer import FeatureWriter
-from har_pipeline.video.flow_cache import FlowCache
-from har_pipeline.video.flow_spec import FlowSpec
+from har_pipeline.video.clip_worker import Done, Plan, View
+from har_pipeline.video.flow.cache import FlowCache
+from har_pipeline.video.flow.spec import FlowSpec
 from har_pipeline.video.preprocess import Crop, crop_places, num_crops, parse_resize
-from har_pipeline.video.worker import Done, Plan, View
 
 FRAMES_PER_SLOT = 32
 # Frames that are sent uncropped may be this much longer than they are high (or the other way round).

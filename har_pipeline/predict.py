@@ -23,7 +23,7 @@ from har_pipeline.run_folder import Run, load_run
 from har_pipeline.store import FeatureStore
 from har_pipeline.streams import joined_features
 from har_pipeline.video.decode import FrameReader, probe
-from har_pipeline.video.flow_spec import parse_flow
+from har_pipeline.video.flow.spec import parse_flow
 
 
 @dataclass(frozen=True, slots=True)

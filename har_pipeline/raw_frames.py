@@ -23,7 +23,7 @@ from har_pipeline.feature_writer import VideoSource
 from har_pipeline.source_files import changed_videos, describe_file, known_failures
 from har_pipeline.store import FeatureStore
 from har_pipeline.video.depth import KINECT_FPS, Aspect
-from har_pipeline.video.raw_worker import RawFailure, RawStream, RawTask, RawVideo, RawWorker
+from har_pipeline.video.frame_worker import RawFailure, RawStream, RawTask, RawVideo, RawWorker
 
 EXTRACTOR = "raw_frames"
 _PREPROCESS = {

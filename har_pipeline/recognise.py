@@ -26,7 +26,7 @@ from har_pipeline.raw_store import options_of
 from har_pipeline.train_video import VideoRun, load_video_run
 from har_pipeline.video.decode import FrameReader
 from har_pipeline.video.depth import CausalDepth, read_depth
-from har_pipeline.video.raw_worker import RawStream, scale_rgb
+from har_pipeline.video.frame_worker import RawStream, scale_rgb
 
 # The longest video that the published training shows the network: 208 frames.
 CAMERA_HORIZON = 26

@@ -20,7 +20,7 @@ from har_pipeline.fit import resolve_device
 from har_pipeline.raw_frames import raw_task
 from har_pipeline.raw_store import options_of
 from har_pipeline.train_video import VideoRun
-from har_pipeline.video.raw_worker import prepare_video
+from har_pipeline.video.frame_worker import prepare_video
 from har_pipeline.video_loop import video_probabilities
 
 DRAWN = 100

@@ -41,7 +41,7 @@ from har_pipeline.store import FeatureStore
 from har_pipeline.sweep import Axis, plan_points, run_sweep
 from har_pipeline.sweep_table import write_sweep
 from har_pipeline.train_config import TrainConfig
-from har_pipeline.video.flow_spec import FlowSpec
+from har_pipeline.video.flow.spec import FlowSpec
 from har_pipeline.video.preprocess import with_crops
 
 TIME_STEPS, DEPTHS, BASE_T = (5, 15, 25, 35), (2, 3, 4), 25

@@ -31,7 +31,7 @@ from har_pipeline.store import FeatureStore
 from har_pipeline.synthetic import GENERATOR_VERSION, write_dataset
 from har_pipeline.train import train_head
 from har_pipeline.train_config import TrainConfig
-from har_pipeline.video.flow_spec import FlowSpec
+from har_pipeline.video.flow.spec import FlowSpec
 
 RGB = ExtractOptions(clips=ClipSpec(sampling="first", num_clips=20, clip_stride=2))
 FLOW = ExtractOptions(

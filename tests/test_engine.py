@@ -15,10 +15,10 @@ from har_pipeline.core.records import ClipSpec, Stream, VideoRecord
 from har_pipeline.extract import ExtractOptions, extract, extract_many, feature_spec
 from har_pipeline.extractors.base import Extractor, Input, Net, Preprocess
 from har_pipeline.store import FeatureStore
-from har_pipeline.video import flow as flow_module
 from har_pipeline.video.decode import FrameReader
-from har_pipeline.video.flow import compute_flow
-from har_pipeline.video.flow_spec import FlowSpec
+from har_pipeline.video.flow import compute as flow_module
+from har_pipeline.video.flow.compute import compute_flow
+from har_pipeline.video.flow.spec import FlowSpec
 from har_pipeline.video.preprocess import crop_places, parse_resize, scale_frame
 
 SIDE = 32

@@ -13,7 +13,6 @@ import torch
 from feature_sets import blobs, feature_store, manifest, split_of
 
 from har_pipeline import fit
-from har_pipeline.clips import sparse_clip_indices
 from har_pipeline.core.errors import RunError
 from har_pipeline.datasets import FeatureBatches, FeatureTable
 from har_pipeline.evaluate import predict_scores
@@ -23,6 +22,7 @@ from har_pipeline.heads import build_head
 from har_pipeline.run_folder import load_run
 from har_pipeline.train import train_head
 from har_pipeline.train_config import HeadName, TrainConfig
+from har_pipeline.video.clips import sparse_clip_indices
 
 SMALL = TrainConfig(units=8, epochs=4, batch_size=5, learning_rate=1e-2, device="cpu")
 

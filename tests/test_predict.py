@@ -21,7 +21,7 @@ from har_pipeline.streams import StreamSource
 from har_pipeline.train import train_head
 from har_pipeline.train_config import TrainConfig
 from har_pipeline.video.decode import FrameReader
-from har_pipeline.video.flow_spec import FlowSpec
+from har_pipeline.video.flow.spec import FlowSpec
 
 CLIPS = {"rgb": ClipSpec(num_clips=3), "flow": ClipSpec(sampling="segments", num_clips=2, clip_len=5)}
 NETS = {"rgb": "efficientnet_lite0", "flow": "tsn_efficientnet_lite0"}

@@ -15,7 +15,7 @@ from har_pipeline.cli import app
 from har_pipeline.core.errors import RunError, VideoError
 from har_pipeline.predict_raw import predict_raw
 from har_pipeline.scores import read_scores, select_part
-from har_pipeline.video.live import live_frames
+from har_pipeline.video.camera import live_frames
 from har_pipeline.video_config import NetworkName
 
 

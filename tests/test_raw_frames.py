@@ -20,7 +20,7 @@ from har_pipeline.raw_frames import RawOptions, RawSummary, frame_shape, store_r
 from har_pipeline.raw_store import options_of
 from har_pipeline.store import FeatureStore
 from har_pipeline.video.depth import CausalDepth, prepare_depth
-from har_pipeline.video.raw_worker import scale_rgb
+from har_pipeline.video.frame_worker import scale_rgb
 
 
 def depth_records(folder: Path, count: int = 3) -> list[VideoRecord]:

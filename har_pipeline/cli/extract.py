@@ -23,7 +23,7 @@ from har_pipeline.cli.common import (
     print_json,
 )
 from har_pipeline.core.records import ClipSpec, Crops, Padding, Sampling
-from har_pipeline.video.flow_spec import FlowMethod
+from har_pipeline.video.flow.spec import FlowMethod
 
 if TYPE_CHECKING:
     from har_pipeline.extract import ExtractSummary
@@ -163,7 +163,7 @@ def extract(
     from har_pipeline.extract import ExtractOptions, extract_many
     from har_pipeline.extractors import build_extractor
     from har_pipeline.store import FeatureStore
-    from har_pipeline.video.flow_spec import FlowSpec
+    from har_pipeline.video.flow.spec import FlowSpec
     from har_pipeline.video.preprocess import with_crops
 
     shard_parts = parse_shard(shard)
@@ -267,8 +267,8 @@ def flow(
 ) -> None:
     """Render a video's optical flow in the usual colours: hue is the direction, saturation the speed."""
     from har_pipeline.extractors import pick_device
-    from har_pipeline.video.flow_spec import FlowSpec
-    from har_pipeline.video.flow_video import write_flow_video
+    from har_pipeline.video.flow.render import write_flow_video
+    from har_pipeline.video.flow.spec import FlowSpec
 
     if out.exists() and out.samefile(video):
         raise typer.BadParameter(f"{out} is the video itself: give the flow another name")

@@ -143,7 +143,7 @@ def _predict_files(
 def _predict_live(source: str, run: Path, top: int, horizon: int | None, device: str, as_json: bool) -> None:
     from har_pipeline.evaluate import top_k
     from har_pipeline.recognise import CAMERA_HORIZON, StatefulRecogniser, decide_live
-    from har_pipeline.video.live import live_frames
+    from har_pipeline.video.camera import live_frames
 
     camera = source.isdigit() and not Path(source).exists()
     recogniser = StatefulRecogniser(run, horizon=horizon or (CAMERA_HORIZON if camera else None), device=device)

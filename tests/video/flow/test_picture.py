@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from har_pipeline.video.flow_picture import colour_wheel, flow_to_rgb
+from har_pipeline.video.flow.picture import colour_wheel, flow_to_rgb
 
 
 def test_colour_wheel_is_the_published_one() -> None:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torchvision.models.optical_flow import raft_large, raft_small
 
 from har_pipeline.core.errors import WeightsError
-from har_pipeline.video.flow_spec import RAFT_URLS, file_digits, published_digits
+from har_pipeline.video.flow.spec import RAFT_URLS, file_digits, published_digits
 
 # The feature maps are an eighth of the frame, and their correlation is halved three times: to no less than 2 px.
 STRIDE_PX, MIN_SIDE_PX = 8, 128

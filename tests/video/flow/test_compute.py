@@ -14,11 +14,11 @@ from torchvision.models.optical_flow import Raft_Large_Weights, Raft_Small_Weigh
 
 from har_pipeline.core.errors import ExtractionError, WeightsError
 from har_pipeline.synthetic import RenderedVideo, render_video
-from har_pipeline.video import flow as flow_module
-from har_pipeline.video import raft
 from har_pipeline.video.decode import FrameReader
-from har_pipeline.video.flow import compute_flow, opencv_method, to_grey
-from har_pipeline.video.flow_spec import RAFT_URLS, FarnebackParams, FlowSpec, Tvl1Params
+from har_pipeline.video.flow import compute as flow_module
+from har_pipeline.video.flow import raft
+from har_pipeline.video.flow.compute import compute_flow, opencv_method, to_grey
+from har_pipeline.video.flow.spec import RAFT_URLS, FarnebackParams, FlowSpec, Tvl1Params
 
 HAS_OPENCV_TVL1 = hasattr(cv2, "optflow")
 needs_contrib = pytest.mark.skipif(not HAS_OPENCV_TVL1, reason="this OpenCV has no contributed modules")
@@ -321,6 +321,6 @@ def test_specs_are_checked(change: dict[str, object], what: str) -> None:
 
 def test_spec_cache_and_picture_load_no_torch() -> None:
     code = (
-        "import sys, har_pipeline.video.flow_cache, har_pipeline.video.flow_picture; sys.exit('torch' in sys.modules)"
+        "import sys, har_pipeline.video.flow.cache, har_pipeline.video.flow.picture; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from har_pipeline.clips import clip_indices, flow_pairs, is_padded, max_frame_needed, resampled_indices
 from har_pipeline.core.errors import VideoError
 from har_pipeline.core.records import ClipSpec
+from har_pipeline.video.clips import clip_indices, flow_pairs, is_padded, max_frame_needed, resampled_indices
 from har_pipeline.video.decode import Decoder, FrameReader, VideoInfo, probe, tail_note
 from har_pipeline.video.preprocess import parse_resize, resize_frame, scale_frame
 
@@ -305,7 +305,7 @@ class DecodeWorker:
         self.slots = np.frombuffer(self._memory, np.uint8).reshape(num_slots, self._slot_bytes)
         ours, theirs = socket.socketpair()
         # Not `-m`: this module would then be imported twice, and its message classes would not be the same.
-        code = "import sys; from har_pipeline.video.worker import main; main(sys.argv[1:])"
+        code = "import sys; from har_pipeline.video.clip_worker import main; main(sys.argv[1:])"
         command = [sys.executable, "-c", code, str(theirs.fileno()), str(memory_fd), str(num_slots)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(

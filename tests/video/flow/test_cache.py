@@ -11,9 +11,9 @@ import pytest
 from paths import python_path
 
 from har_pipeline.synthetic import render_video
-from har_pipeline.video.flow import compute_flow
-from har_pipeline.video.flow_cache import FlowCache
-from har_pipeline.video.flow_spec import FlowSpec, Tvl1Params
+from har_pipeline.video.flow.cache import FlowCache
+from har_pipeline.video.flow.compute import compute_flow
+from har_pipeline.video.flow.spec import FlowSpec, Tvl1Params
 
 
 def test_cache_gives_back_what_was_computed(tmp_path: Path) -> None:
@@ -66,8 +66,8 @@ def test_a_kill_while_writing_leaves_nothing_that_counts(tmp_path: Path) -> None
     code = (
         "import os, sys, numpy as np\n"
         "from pathlib import Path\n"
-        "from har_pipeline.video.flow_cache import FlowCache\n"
-        "from har_pipeline.video.flow_spec import FlowSpec\n"
+        "from har_pipeline.video.flow.cache import FlowCache\n"
+        "from har_pipeline.video.flow.spec import FlowSpec\n"
         "def torn(path, data):\n"
         "    with open(path, 'wb') as file: file.write(data[: len(data) // 2])\n"
         "    os._exit(9)\n"

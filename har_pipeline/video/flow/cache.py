@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from har_pipeline.video.flow_spec import FlowSpec
+from har_pipeline.video.flow.spec import FlowSpec
 
 _CHECKSUM_BYTES = 4
 

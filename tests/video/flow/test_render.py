@@ -9,8 +9,8 @@ from video_files import make_video
 
 from har_pipeline.core.errors import VideoError
 from har_pipeline.video.decode import FrameReader, probe
-from har_pipeline.video.flow_spec import FlowSpec
-from har_pipeline.video.flow_video import write_flow_video
+from har_pipeline.video.flow.render import write_flow_video
+from har_pipeline.video.flow.spec import FlowSpec
 
 SPEC = FlowSpec(method="farneback")
 

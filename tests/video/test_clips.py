@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from har_pipeline.clips import (
+from har_pipeline.core.records import ClipSpec
+from har_pipeline.video.clips import (
     clip_indices,
     flow_pairs,
     is_padded,
@@ -15,7 +16,6 @@ from har_pipeline.clips import (
     resampled_indices,
     sparse_clip_indices,
 )
-from har_pipeline.core.records import ClipSpec
 
 
 def spec(

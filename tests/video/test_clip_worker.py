@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from video_files import damage_packets, make_video, read_number
 
-from har_pipeline.clips import clip_indices
 from har_pipeline.core.records import ClipSpec
+from har_pipeline.video.clip_worker import Chunk, DecodeTask, DecodeWorker, Done, Failed, Plan, View, _ClipCutter
+from har_pipeline.video.clips import clip_indices
 from har_pipeline.video.decode import FrameReader
 from har_pipeline.video.preprocess import parse_resize, resize_frame
-from har_pipeline.video.worker import Chunk, DecodeTask, DecodeWorker, Done, Failed, Plan, View, _ClipCutter
 
 FRAME_BYTES = 160 * 160 * 3
 
@@ -339,6 +339,8 @@ def test_memory_does_not_grow_with_the_video(clip_len, frame_interval, clip_stri
 
 
 def test_a_worker_imports_no_torch():
-    code = "import sys, har_pipeline.video.worker; print(sorted({'torch', 'torchvision', 'zarr'} & set(sys.modules)))"
+    code = (
+        "import sys, har_pipeline.video.clip_worker; print(sorted({'torch', 'torchvision', 'zarr'} & set(sys.modules)))"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert result.stdout.strip() == "[]"

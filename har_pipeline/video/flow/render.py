@@ -11,12 +11,14 @@ import numpy as np
 from har_pipeline.core.errors import VideoError
 from har_pipeline.video.decode import FrameReader, probe
 from har_pipeline.video.encode import write_video
-from har_pipeline.video.flow import compute_flow
-from har_pipeline.video.flow_picture import flow_to_rgb
-from har_pipeline.video.flow_spec import FlowSpec
+from har_pipeline.video.flow.compute import compute_flow
+from har_pipeline.video.flow.picture import flow_to_rgb
+from har_pipeline.video.flow.spec import FlowSpec
 from har_pipeline.video.preprocess import Resize, scale_frame
 
 FRAMES_PER_BLOCK = 16
+
+
 BIT_RATE = 4_000_000
 
 

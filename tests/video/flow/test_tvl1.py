@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from har_pipeline.video import tvl1
-from har_pipeline.video.flow_spec import Tvl1Params
-from har_pipeline.video.tvl1 import compiled_step, median_5x5, median_network, tvl1_flow
+from har_pipeline.video.flow import tvl1
+from har_pipeline.video.flow.spec import Tvl1Params
+from har_pipeline.video.flow.tvl1 import compiled_step, median_5x5, median_network, tvl1_flow
 
 
 def texture(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -135,7 +135,7 @@ class RawWorker:
         self.task: RawTask | None = None
         ours, theirs = socket.socketpair()
         # Not `-m`: this module would then be imported twice, and its message classes would not be the same.
-        code = "import sys; from har_pipeline.video.raw_worker import main; main(sys.argv[1:])"
+        code = "import sys; from har_pipeline.video.frame_worker import main; main(sys.argv[1:])"
         self.process = subprocess.Popen(
             [sys.executable, "-c", code, str(theirs.fileno())],
             pass_fds=(theirs.fileno(),),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from har_pipeline.core.errors import WeightsError
-from har_pipeline.video.flow_spec import FarnebackParams, FlowSpec, Tvl1Params, parse_flow
+from har_pipeline.video.flow.spec import FarnebackParams, FlowSpec, Tvl1Params, parse_flow
 
 bounds = st.integers(1, 4000).map(lambda quarters: quarters / 4)
 counts = st.integers(1, 20)

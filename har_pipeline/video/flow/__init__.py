@@ -1,0 +1,1 @@
+"""Optical flow between successive frames: methods, their options, a cache, pictures."""
