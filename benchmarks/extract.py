@@ -28,7 +28,7 @@ from har_pipeline.extract import ExtractOptions, extract, keep_freed_memory
 from har_pipeline.extractors import build_extractor
 from har_pipeline.extractors.base import Extractor
 from har_pipeline.store import FeatureStore
-from har_pipeline.synthetic import write_dataset
+from har_pipeline.synthetic.dataset import write_dataset
 from har_pipeline.video.decode import FrameReader
 from har_pipeline.video.preprocess import parse_resize, resize_frame
 

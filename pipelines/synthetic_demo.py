@@ -28,7 +28,7 @@ from har_pipeline.metrics import Interval
 from har_pipeline.predict import predict_videos, save_picture
 from har_pipeline.report.page import Section, write_page
 from har_pipeline.store import FeatureStore
-from har_pipeline.synthetic import GENERATOR_VERSION, write_dataset
+from har_pipeline.synthetic.dataset import GENERATOR_VERSION, write_dataset
 from har_pipeline.train import train_head
 from har_pipeline.train_config import TrainConfig
 from har_pipeline.video.flow.spec import FlowSpec

@@ -88,7 +88,7 @@ def test_options_that_make_no_sense_are_usage_errors(tmp_path: Path, options: li
 
 
 def test_synth_writes_the_set_that_is_decided_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from har_pipeline import synthetic
+    from har_pipeline.synthetic import dataset as synthetic
 
     monkeypatch.setattr(synthetic, "ACTIONS", ("boxing",))
     har("synth", str(tmp_path), "--subjects", "1", "--scenario", "d1", "--depth", "--decided-early", "--workers", "1")

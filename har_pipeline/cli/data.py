@@ -74,7 +74,7 @@ def synth(
     from rich.console import Console
     from rich.progress import Progress
 
-    from har_pipeline.synthetic import write_dataset
+    from har_pipeline.synthetic.dataset import write_dataset
 
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("render", total=None)

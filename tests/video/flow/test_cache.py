@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from paths import python_path
 
-from har_pipeline.synthetic import render_video
+from har_pipeline.synthetic.dataset import render_video
 from har_pipeline.video.flow.cache import FlowCache
 from har_pipeline.video.flow.compute import compute_flow
 from har_pipeline.video.flow.spec import FlowSpec, Tvl1Params

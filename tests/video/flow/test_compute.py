@@ -13,7 +13,7 @@ import torch
 from torchvision.models.optical_flow import Raft_Large_Weights, Raft_Small_Weights, raft_small
 
 from har_pipeline.core.errors import ExtractionError, WeightsError
-from har_pipeline.synthetic import RenderedVideo, render_video
+from har_pipeline.synthetic.dataset import RenderedVideo, render_video
 from har_pipeline.video.decode import FrameReader
 from har_pipeline.video.flow import compute as flow_module
 from har_pipeline.video.flow import raft

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 
 TEXTURE_SIZE = 64
+
+
 _MIN_LENGTH_PX = 1e-3
 
 

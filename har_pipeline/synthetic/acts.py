@@ -8,24 +8,37 @@ from __future__ import annotations
 
 import numpy as np
 
-from har_pipeline import synthetic_motion as motion
-from har_pipeline import synthetic_scene as scene
-from har_pipeline.synthetic_motion import FPS, Subject
+from har_pipeline.synthetic import motion, scene
+from har_pipeline.synthetic.motion import FPS, Subject
 
 # Of the actions on the spot: cycles per second, before the subject's pace, and how far a body is turned aside.
 RATE_HZ = {"boxing": (1.1, 1.6), "handwaving": (0.55, 0.85), "handclapping": (0.9, 1.4)}
+
+
 ASIDE_RAD = {"boxing": (0.45, 1.25), "handwaving": (0.0, 0.6), "handclapping": (0.0, 0.6)}
 
+
 MIN_FRAMES, MAX_FRAMES = 50, 100
+
+
 # So long that 30 frames with a step of 2 around a video's middle begin after its first third: (180 - 60) / 2 = 60.
 EARLY_MIN_FRAMES, EARLY_MAX_FRAMES = 180, 240
+
+
 ACTED_SHARE = 3
+
+
 # Of what everybody does after the action: steps and arm swings per second, frames that the change to it takes.
 AFTER_CADENCE_HZ, AFTER_WAVE_HZ, CHANGE_FRAMES = 1.5, 0.8, 10
+
+
 # Places of actions on the spot, from the middle, as a share of where walkers turn: beyond, the depth camera cuts arms off.
 PLACES = 0.75
 
+
 Movement = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]
+
+
 """Joints as `synthetic_motion.gait` returns them, ground (F, 2) mm X and Z, headings (F,) rad."""
 
 

@@ -4,7 +4,15 @@ import cv2
 import numpy as np
 import pytest
 
-from har_pipeline.video.render import TEXTURE_SIZE, Body, cast_shadow, draw_colour, draw_depth, draw_flow, move_image
+from har_pipeline.synthetic.render import (
+    TEXTURE_SIZE,
+    Body,
+    cast_shadow,
+    draw_colour,
+    draw_depth,
+    draw_flow,
+    move_image,
+)
 
 AMBIENT = np.array([0, 0, 0, 1], np.float32)
 

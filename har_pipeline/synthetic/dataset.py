@@ -31,19 +31,36 @@ from pathlib import Path
 
 import numpy as np
 
-from har_pipeline import synthetic_motion as motion
-from har_pipeline import synthetic_scene as scene
-from har_pipeline.synthetic_acts import EARLY_MAX_FRAMES, EARLY_MIN_FRAMES, MAX_FRAMES, MIN_FRAMES, act, act_early
-from har_pipeline.synthetic_motion import ACTIONS, FPS
-from har_pipeline.synthetic_scene import HEIGHT, SCENARIOS, WIDTH
+from har_pipeline.synthetic import motion, scene
+from har_pipeline.synthetic.acts import EARLY_MAX_FRAMES, EARLY_MIN_FRAMES, MAX_FRAMES, MIN_FRAMES, act, act_early
+from har_pipeline.synthetic.motion import ACTIONS, FPS
+from har_pipeline.synthetic.render import (
+    Body,
+    cast_shadow,
+    draw_colour,
+    draw_depth,
+    draw_flow,
+    move_image,
+    use_one_thread,
+)
+from har_pipeline.synthetic.scene import HEIGHT, SCENARIOS, WIDTH
 from har_pipeline.video.encode import write_depth_png, write_video
-from har_pipeline.video.render import Body, cast_shadow, draw_colour, draw_depth, draw_flow, move_image, use_one_thread
 
 GENERATOR_VERSION = "1"
+
+
 MAX_SUBJECTS = 25
+
+
 DEPTH_HEIGHT, DEPTH_WIDTH = 424, 512
+
+
 MANIFEST_NAME = "manifest.csv"
+
+
 DEPTH_FOLDER = "nturgb+d_depth_masked"
+
+
 FLOW_FOLDER = "flow"
 
 
@@ -337,7 +354,7 @@ def write_dataset(
         if on_progress is not None:
             on_progress(done, len(jobs))
     facts: dict[str, object] = {
-        "generator": "har_pipeline.synthetic",
+        "generator": "har_pipeline.synthetic.dataset",
         "generator_version": GENERATOR_VERSION,
         "seed": seed,
         "num_subjects": num_subjects,

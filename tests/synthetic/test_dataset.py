@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from har_pipeline import synthetic
-from har_pipeline.synthetic import RenderedVideo, ntu_name, render_video, write_dataset
-from har_pipeline.synthetic_motion import ACTIONS, CADENCE_HZ, LOCOMOTION
-from har_pipeline.synthetic_scene import SCENARIOS
+from har_pipeline.synthetic import dataset as synthetic
+from har_pipeline.synthetic.dataset import RenderedVideo, ntu_name, render_video, write_dataset
+from har_pipeline.synthetic.motion import ACTIONS, CADENCE_HZ, LOCOMOTION
+from har_pipeline.synthetic.scene import SCENARIOS
 from har_pipeline.video.encode import write_video
 
 # Frames, and mean red, green and blue of frames 0, 20 and 40, of subject 1, walking, d1, seed 0, without noise.

@@ -12,24 +12,41 @@ from dataclasses import dataclass
 import numpy as np
 
 FPS = 25.0
+
+
 LOCOMOTION = ("walking", "jogging", "running")
+
+
 ACTIONS = (*LOCOMOTION, "boxing", "handwaving", "handclapping")
+
 
 # Gait cycles (two steps) per second, before a person's own pace.
 CADENCE_HZ = {"walking": 0.65, "jogging": 1.12, "running": 2.0}
 
+
 _SIDE_JOINTS = ("hip", "knee", "ankle", "toe", "shoulder", "elbow", "wrist", "fingers")
+
+
 JOINTS = (
     *("pelvis", "chest", "neck", "chin", "crown", "hem"),
     *(f"{side}_{joint}" for side in ("left", "right") for joint in _SIDE_JOINTS),
 )
+
+
 JOINT = {name: number for number, name in enumerate(JOINTS)}
+
 
 # Segment lengths as shares of the body's height, near those of Winter, Biomechanics and Motor Control of Human Movement,
 # figure 4.1; hands are loosely closed.
 THIGH, SHIN, FOOT, ANKLE = 0.245, 0.246, 0.105, 0.035
+
+
 UPPER_ARM, FOREARM, HAND = 0.180, 0.150, 0.065
+
+
 SPINE, NECK, HEAD = 0.290, 0.050, 0.055
+
+
 HIP_WIDTH, SHOULDER_WIDTH = 0.050, 0.108
 
 

@@ -6,19 +6,36 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from har_pipeline.synthetic_motion import FPS, JOINT, Pose, Subject
-from har_pipeline.video.render import TEXTURE_SIZE, Body, blur
+from har_pipeline.synthetic.motion import FPS, JOINT, Pose, Subject
+from har_pipeline.synthetic.render import TEXTURE_SIZE, Body, blur
 
 HEIGHT, WIDTH = 120, 160
+
+
 FOCAL_PX = 260.0
+
+
 CAMERA_HEIGHT_MM = 1000.0
+
+
 ACTED_FRAMES = 40
+
+
 TURN_S = 0.32
+
+
 FIRST_TURN_S = (0.4, 6.0)
+
+
 WALK_DISTANCE_MM = (5000.0, 5600.0)
+
+
 SCENARIOS = ("d1", "d2", "d3", "d4")
+
+
 # Scenery around the view, for zoom and jitter, and how far along a place the camera may stand.
 MARGIN_PX, CHOICE_PX = 44, 40
+
 
 # Part, its first and second joint, its radius there (shares of the height), what it is made of.
 _LIMBS = (
@@ -29,13 +46,19 @@ _LIMBS = (
     ("elbow", "wrist", 0.025, 0.017, "forearm"),
     ("wrist", "fingers", 0.019, 0.016, "skin"),
 )
+
+
 _TRUNK = (
     ("pelvis", "chest", 0.086, 0.094, "shirt"),
     ("right_shoulder", "left_shoulder", 0.034, 0.034, "yoke"),
     ("neck", "chin", 0.034, 0.034, "skin"),
     ("chin", "crown", 0.043, 0.052, "head"),
 )  # A shirt is clearly darker or clearly brighter than the scenery: least and most brightness.
+
+
 _SHIRTS = ((20, 80), (195, 235))
+
+
 # A trunk is flatter than wide: its radius from the side, over that from the front.
 _TRUNK_FLATNESS = 0.68
 
