@@ -2,7 +2,7 @@
 
 One training step (Adam, cross entropy) and inference of each, in turn, `--rounds` times after one to warm up; medians.
 
-- `ours`: `har_pipeline.convlstm`, in fp32 and bf16 (autocast);
+- `ours`: `har_pipeline.models.convlstm`, in fp32 and bf16 (autocast);
 - `keras`: the same network of Keras 3's layers, channels last, `train_on_batch` and `predict_on_batch`, in fp32 and with
   the policy mixed_bfloat16;
 - `steps`: the module that PyTorch users write: at each time step one convolution over input and hidden state side by side
@@ -28,8 +28,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from har_pipeline.convlstm.layer import ConvLSTM, State
-from har_pipeline.convlstm.networks import (
+from har_pipeline.models.config import NetworkName
+from har_pipeline.models.convlstm.layer import ConvLSTM, State
+from har_pipeline.models.convlstm.networks import (
     BN_EPSILON,
     BN_MOMENTUM,
     DROPOUT,
@@ -39,8 +40,7 @@ from har_pipeline.convlstm.networks import (
     Recurrent,
     build_network,
 )
-from har_pipeline.extract import keep_freed_memory
-from har_pipeline.video_config import NetworkName
+from har_pipeline.models.device import keep_freed_memory
 
 CLASSES = 60
 BATCH = {"convlstm-stateless": 12, "convlstm-stateful": 6}

@@ -23,8 +23,9 @@ from typing import Any
 
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.jobs import plan_jobs, run_jobs
+from har_pipeline.models.config import RESIDUAL_HEADS, HeadName
 from har_pipeline.store import FeatureStore
-from har_pipeline.train_config import RESIDUAL_HEADS, HeadName, TrainConfig
+from har_pipeline.train_config import TrainConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from real_features import ucf101_fc6

@@ -15,8 +15,8 @@ import time
 import torch
 
 from har_pipeline.core.records import Stream
-from har_pipeline.extract import keep_freed_memory
-from har_pipeline.extractors import NETS, build_extractor
+from har_pipeline.models.device import keep_freed_memory
+from har_pipeline.models.extractors import NETS, build_extractor
 
 
 def clips_per_second(name: str, stream: Stream, precision: str, device: str) -> tuple[float, str]:

@@ -29,8 +29,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from har_pipeline.datasets import Batch, FeatureBatches, FeatureTable
-from har_pipeline.fit import resolve_device, train_epoch
-from har_pipeline.heads import SequenceClassifier, build_head
+from har_pipeline.fit import train_epoch
+from har_pipeline.models.device import resolve_device
+from har_pipeline.models.heads import SequenceClassifier, build_head
 from har_pipeline.train_config import TrainConfig
 
 CLASSES = 101

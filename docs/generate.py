@@ -13,7 +13,7 @@ from typing import Any
 
 from raw_results import percent, raw_block, results
 
-from har_pipeline.extractors import NETS, describe_nets
+from har_pipeline.models.extractors import NETS, describe_nets
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -18,9 +18,9 @@ from multiprocessing.connection import Connection, wait
 import numpy as np
 import torch
 
-from har_pipeline.extractors.weights import file_sha256
 from har_pipeline.feature_writer import VideoSource
 from har_pipeline.lanes import Attempt, Lane
+from har_pipeline.models.extractors.weights import file_sha256
 from har_pipeline.source_files import describe_file
 from har_pipeline.store import FeatureStore
 from har_pipeline.video.clip_worker import Chunk, DecodeTask, DecodeWorker, Done, Failed, Message, Plan

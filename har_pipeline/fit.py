@@ -15,8 +15,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.datasets import FeatureBatches, FeatureTable, feature_statistics, take_steps
-from har_pipeline.heads import SequenceClassifier, build_head, class_probabilities, fit_linear
-from har_pipeline.train_config import SCIKIT_HEADS, TrainConfig
+from har_pipeline.models.config import SCIKIT_HEADS
+from har_pipeline.models.device import resolve_device
+from har_pipeline.models.heads import SequenceClassifier, build_head, class_probabilities, fit_linear
+from har_pipeline.train_config import TrainConfig
 
 EVAL_BATCH_SIZE = 64
 
@@ -60,19 +62,6 @@ class Fitted:
     history: list[Epoch]
     best_epoch: int
     notes: list[str]
-
-
-def resolve_device(name: str) -> torch.device:
-    """Return the device `auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1` ... Raises: RunError if absent."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise RunError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:<number>") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise RunError(f"device {name!r} is not there ({torch.cuda.device_count()} CUDA devices); use --device cpu")
-    return device
 
 
 def fit_head(

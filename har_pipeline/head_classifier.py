@@ -13,16 +13,8 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 
 from har_pipeline.datasets import FeatureBatches, FeatureTable, take_steps
 from har_pipeline.fit import Parts, fit_head, probabilities_of
-from har_pipeline.train_config import (
-    ClassWeights,
-    HeadName,
-    HeadPrecision,
-    Optimizer,
-    Output,
-    Schedule,
-    TrainConfig,
-    Vote,
-)
+from har_pipeline.models.config import HeadName, Output, Vote
+from har_pipeline.train_config import ClassWeights, HeadPrecision, Optimizer, Schedule, TrainConfig
 
 
 class HeadClassifier(ClassifierMixin, BaseEstimator):

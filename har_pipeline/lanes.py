@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from har_pipeline.core.records import FeatureSpec
-from har_pipeline.extractors.base import Extractor
 from har_pipeline.feature_writer import FeatureWriter
+from har_pipeline.models.extractors.base import Extractor
 from har_pipeline.video.clip_worker import Done, Plan, View
 from har_pipeline.video.flow.cache import FlowCache
 from har_pipeline.video.flow.spec import FlowSpec

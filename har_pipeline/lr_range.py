@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from har_pipeline.convlstm.networks import RawNetwork
 from har_pipeline.datasets import FeatureTable
-from har_pipeline.fit import resolve_device
+from har_pipeline.models.convlstm.networks import RawNetwork
+from har_pipeline.models.device import resolve_device
 from har_pipeline.report.plots import save_lr_range
 from har_pipeline.run_folder import write_json
 from har_pipeline.video_config import VideoTrainConfig

@@ -15,8 +15,8 @@ from har_pipeline.core.records import FeatureSpec, VideoRecord
 from har_pipeline.engine import Progress
 from har_pipeline.evaluate import predict_scores, top_k
 from har_pipeline.extract import ExtractOptions, extract_many
-from har_pipeline.extractors import build_extractor, find_net
-from har_pipeline.extractors.base import Extractor
+from har_pipeline.models.extractors import build_extractor, find_net
+from har_pipeline.models.extractors.base import Extractor
 from har_pipeline.reduce import source_spec
 from har_pipeline.report.plots import save_topk_bars
 from har_pipeline.run_folder import Run, load_run

@@ -16,12 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from har_pipeline.convlstm.layer import State
-from har_pipeline.convlstm.windows import WEIGHT_POWER, stateful_indices
 from har_pipeline.core.errors import RunError, VideoError
 from har_pipeline.core.records import Scores, VideoRecord
-from har_pipeline.extractors import pick_precision
-from har_pipeline.fit import resolve_device
+from har_pipeline.models.convlstm.layer import State
+from har_pipeline.models.convlstm.windows import WEIGHT_POWER, stateful_indices
+from har_pipeline.models.device import pick_precision, resolve_device
 from har_pipeline.raw_store import options_of
 from har_pipeline.train_video import VideoRun, load_video_run
 from har_pipeline.video.decode import FrameReader

@@ -36,7 +36,7 @@ from torch import nn
 
 from har_pipeline.core.errors import RunError, StoreError
 from har_pipeline.core.records import FeatureSpec, Scores, Split, VideoRecord
-from har_pipeline.heads import SequenceClassifier, build_head
+from har_pipeline.models.heads import SequenceClassifier, build_head
 from har_pipeline.pca import Projection
 from har_pipeline.reduce import projection_of
 from har_pipeline.scores import read_scores

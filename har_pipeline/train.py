@@ -16,16 +16,8 @@ import torch
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import FeatureSpec, Scores, Split, VideoRecord
 from har_pipeline.datasets import FeatureSource, FeatureTable, load_features
-from har_pipeline.fit import (
-    Epoch,
-    Fitted,
-    OnEpoch,
-    Parts,
-    fit_head,
-    loss_and_accuracy,
-    probabilities_of,
-    resolve_device,
-)
+from har_pipeline.fit import Epoch, Fitted, OnEpoch, Parts, fit_head, loss_and_accuracy, probabilities_of
+from har_pipeline.models.device import resolve_device
 from har_pipeline.reduce import ReductionSource, projection_arrays, read_projection, require_same_training_videos
 from har_pipeline.run_folder import (
     FORMAT_VERSION,

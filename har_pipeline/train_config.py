@@ -7,31 +7,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-HeadName = Literal[
-    "lstm",
-    "gru",
-    "bilstm",
-    "res_lstm",
-    "stacked_lstm",
-    "attention",
-    "mean_pool",
-    "linear",
-    "svm",
-    "vote",
-]
-Output = Literal["softmax", "sigmoid"]
-Vote = Literal["soft", "majority"]
-Fusion = Literal["input", "hidden"]
-FusionOp = Literal["sum", "product", "concat"]
+from har_pipeline.models.config import (
+    RECURRENT_HEADS,
+    RESIDUAL_HEADS,
+    SCIKIT_HEADS,
+    UNITS_HEADS,
+    Fusion,
+    FusionOp,
+    HeadConfig,
+    HeadName,
+    Output,
+    Vote,
+)
+
 Optimizer = Literal["rmsprop", "adam", "adamw", "sgd"]
+
+
 Schedule = Literal["constant", "cosine", "step", "plateau"]
+
+
 ClassWeights = Literal["none", "balanced"]
+
+
 HeadPrecision = Literal["fp32", "bf16"]
 
-SCIKIT_HEADS = ("mean_pool", "linear", "svm")
-RESIDUAL_HEADS = ("res_lstm", "stacked_lstm")
-UNITS_HEADS = ("lstm", "gru", "bilstm", "attention")
-RECURRENT_HEADS = (*UNITS_HEADS, *RESIDUAL_HEADS)
+
 # What a head fitted by scikit-learn reads beside its own name.
 SCIKIT_OPTIONS = (
     "logistic_c",
@@ -45,6 +45,7 @@ SCIKIT_OPTIONS = (
     "fusion_op",
 )
 
+
 CHOICES = {
     "head": HeadName,
     "output": Output,
@@ -55,22 +56,6 @@ CHOICES = {
     "class_weights": ClassWeights,
     "precision": HeadPrecision,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeadConfig:
-    """What shapes a head; the fields mean what they mean in `TrainConfig`."""
-
-    name: HeadName = "lstm"
-    units: int = 320
-    num_layers: int = 1
-    input_projection: int | None = None
-    dropout: float = 0.0
-    input_dropout: float = 0.0
-    output: Output = "softmax"
-    vote: Vote = "soft"
-    mid_fusion: Fusion | None = None
-    fusion_op: FusionOp = "sum"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,14 +9,22 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from har_pipeline import schedules
+from har_pipeline.models.config import NetworkName
 
-NetworkName = Literal["convlstm-stateless", "convlstm-stateful"]
 VideoSchedule = Literal["published", "one-cycle", "constant"]
+
+
 LongVideos = Literal["cut", "whole"]
+
+
 VideoPrecision = Literal["auto", "fp32", "bf16"]
+
+
 StateGradient = Literal["window", "video"]
 
+
 MAX_WIDTH = 8
+
 
 NETWORK_CHOICES = {
     "model": NetworkName,

@@ -17,13 +17,12 @@ import torch
 
 from har_pipeline.checkpoint import load_checkpoint, save_checkpoint
 from har_pipeline.convlstm.frames import Frames
-from har_pipeline.convlstm.networks import build_network, set_memory
 from har_pipeline.core.errors import RunError
 from har_pipeline.datasets import FeatureTable
 from har_pipeline.distributed import ALONE, World
-from har_pipeline.extract import keep_freed_memory
-from har_pipeline.extractors import pick_precision
-from har_pipeline.fit import Epoch, OnEpoch, Parts, resolve_device
+from har_pipeline.fit import Epoch, OnEpoch, Parts
+from har_pipeline.models.convlstm.networks import build_network, set_memory
+from har_pipeline.models.device import keep_freed_memory, pick_precision, resolve_device
 from har_pipeline.schedules import halvings
 from har_pipeline.video_config import VideoTrainConfig
 from har_pipeline.video_loop import Learner, arrange

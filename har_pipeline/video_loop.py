@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from har_pipeline.convlstm.augment import draw_views, take_views
 from har_pipeline.convlstm.frames import Frames
-from har_pipeline.convlstm.networks import RawNetwork, detach_state
-from har_pipeline.convlstm.windows import (
+from har_pipeline.distributed import ALONE, World
+from har_pipeline.models.convlstm.augment import draw_views, take_views
+from har_pipeline.models.convlstm.networks import RawNetwork, detach_state
+from har_pipeline.models.convlstm.windows import (
     length_batches,
     plain_batches,
     silent_windows,
@@ -27,7 +28,6 @@ from har_pipeline.convlstm.windows import (
     stateless_indices,
     window_weights,
 )
-from har_pipeline.distributed import ALONE, World
 from har_pipeline.video_config import StateGradient
 
 # Frames of a window's batch in tests: 12 clips of 30, 45 windows of 8. The first layer's gates of 360 frames at 64x64 px take

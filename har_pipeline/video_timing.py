@@ -15,8 +15,7 @@ from har_pipeline.convlstm.frames import Frames
 from har_pipeline.core.errors import RunError, VideoError
 from har_pipeline.core.records import VideoRecord
 from har_pipeline.datasets import FeatureTable
-from har_pipeline.extractors import pick_precision
-from har_pipeline.fit import resolve_device
+from har_pipeline.models.device import pick_precision, resolve_device
 from har_pipeline.raw_frames import raw_task
 from har_pipeline.raw_store import options_of
 from har_pipeline.train_video import VideoRun

@@ -22,8 +22,8 @@ from har_pipeline.datasets.builders import build_manifest
 from har_pipeline.datasets.manifests import manifest_sha256, read_manifest, write_manifest
 from har_pipeline.datasets.splits import make_splits
 from har_pipeline.extract import ExtractOptions, extract
-from har_pipeline.extractors import build_extractor
 from har_pipeline.folds import evaluate_folds
+from har_pipeline.models.extractors import build_extractor
 from har_pipeline.report.page import Section, write_page
 from har_pipeline.store import FeatureStore
 from har_pipeline.sweep import Axis, plan_points, run_sweep

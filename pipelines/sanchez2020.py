@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from har_pipeline.convlstm.windows import BIN_EDGES
 from har_pipeline.core.errors import errors_as_lines
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.datasets.builders import build_manifest
@@ -30,6 +29,7 @@ from har_pipeline.datasets.splits import make_splits
 from har_pipeline.evaluate import Evaluation, evaluate_run, extremes
 from har_pipeline.jobs import Job
 from har_pipeline.lr_range import range_test, write_range
+from har_pipeline.models.convlstm.windows import BIN_EDGES
 from har_pipeline.raw_frames import RawOptions, frame_shape, store_raw_frames
 from har_pipeline.report.page import Section, write_page
 from har_pipeline.report.plots import save_length_histogram

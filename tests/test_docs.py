@@ -9,7 +9,7 @@ import re
 import pytest
 from paths import ROOT
 
-from har_pipeline.convlstm.networks import NETWORKS, build_network
+from har_pipeline.models.convlstm.networks import NETWORKS, build_network
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = {

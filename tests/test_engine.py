@@ -13,7 +13,7 @@ from video_files import make_video
 from har_pipeline.core.errors import ExtractionError
 from har_pipeline.core.records import ClipSpec, Stream, VideoRecord
 from har_pipeline.extract import ExtractOptions, extract, extract_many, feature_spec
-from har_pipeline.extractors.base import Extractor, Input, Net, Preprocess
+from har_pipeline.models.extractors.base import Extractor, Input, Net, Preprocess
 from har_pipeline.store import FeatureStore
 from har_pipeline.video.decode import FrameReader
 from har_pipeline.video.flow import compute as flow_module

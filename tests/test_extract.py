@@ -21,8 +21,8 @@ from har_pipeline.core.records import ClipSpec, VideoRecord
 from har_pipeline.datasets.manifests import write_manifest
 from har_pipeline.engine import Progress
 from har_pipeline.extract import ExtractOptions, extract, feature_spec
-from har_pipeline.extractors import build_extractor
-from har_pipeline.extractors.base import Extractor, Input, Net, Preprocess
+from har_pipeline.models.extractors import build_extractor
+from har_pipeline.models.extractors.base import Extractor, Input, Net, Preprocess
 from har_pipeline.store import FeatureStore
 
 IDENTITY = Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

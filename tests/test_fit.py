@@ -18,10 +18,11 @@ from har_pipeline.datasets import FeatureBatches, FeatureTable
 from har_pipeline.evaluate import predict_scores
 from har_pipeline.fit import Epoch, Fitted, Parts, classification_loss, fit_head, learning_rate
 from har_pipeline.head_classifier import HeadClassifier
-from har_pipeline.heads import build_head
+from har_pipeline.models.config import HeadName
+from har_pipeline.models.heads import build_head
 from har_pipeline.run_folder import load_run
 from har_pipeline.train import train_head
-from har_pipeline.train_config import HeadName, TrainConfig
+from har_pipeline.train_config import TrainConfig
 from har_pipeline.video.clips import sparse_clip_indices
 
 SMALL = TrainConfig(units=8, epochs=4, batch_size=5, learning_rate=1e-2, device="cpu")

@@ -12,8 +12,8 @@ from har_pipeline.core.errors import FeatureMismatchError, RunError
 from har_pipeline.core.records import ClipSpec, Split, Stream, VideoRecord
 from har_pipeline.evaluate import predict_scores
 from har_pipeline.extract import ExtractOptions, extract
-from har_pipeline.extractors import build_extractor
 from har_pipeline.feature_writer import VideoSource
+from har_pipeline.models.extractors import build_extractor
 from har_pipeline.predict import extractor_for, predict_videos, sample_frames, save_picture
 from har_pipeline.run_folder import load_run
 from har_pipeline.store import FeatureStore

@@ -17,7 +17,7 @@ from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.datasets import load_features, padded_batches
 from har_pipeline.evaluate import evaluate_run
 from har_pipeline.fit import Epoch
-from har_pipeline.heads import HeadConfig, build_head
+from har_pipeline.models.heads import HeadConfig, build_head
 from har_pipeline.run_folder import RunSummary, load_run, read_history
 from har_pipeline.store import FeatureStore
 from har_pipeline.train import train_head

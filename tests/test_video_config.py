@@ -6,8 +6,9 @@ from typing import Any, get_args
 
 import pytest
 
-from har_pipeline.convlstm.networks import NETWORKS
-from har_pipeline.video_config import NetworkName, VideoTrainConfig
+from har_pipeline.models.config import NetworkName
+from har_pipeline.models.convlstm.networks import NETWORKS
+from har_pipeline.video_config import VideoTrainConfig
 
 
 def test_defaults_are_the_published_ones() -> None:

@@ -12,11 +12,11 @@ from raw_learners import frames_of, learner_on, only_batch
 from raw_sets import SIZE, drawn_videos, table_of
 from torch import nn
 
-from har_pipeline.convlstm.augment import take_views
 from har_pipeline.convlstm.frames import Frames
-from har_pipeline.convlstm.layer import State
-from har_pipeline.convlstm.networks import RawNetwork
 from har_pipeline.datasets import FeatureTable
+from har_pipeline.models.convlstm.augment import take_views
+from har_pipeline.models.convlstm.layer import State
+from har_pipeline.models.convlstm.networks import RawNetwork
 from har_pipeline.video_loop import arrange, video_probabilities
 
 CPU = torch.device("cpu")

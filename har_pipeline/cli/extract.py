@@ -33,7 +33,7 @@ FRAMES_OF_A_FRAME_NET = 40
 
 def models(as_json: AsJson = False) -> None:
     """List the nets, their layers and feature dimensions, weights and licences."""
-    from har_pipeline.extractors import describe_nets
+    from har_pipeline.models.extractors import describe_nets
 
     rows = describe_nets()
     if as_json:
@@ -161,7 +161,7 @@ def extract(
     """
     from har_pipeline.datasets.manifests import read_manifest
     from har_pipeline.extract import ExtractOptions, extract_many
-    from har_pipeline.extractors import build_extractor
+    from har_pipeline.models.extractors import build_extractor
     from har_pipeline.store import FeatureStore
     from har_pipeline.video.flow.spec import FlowSpec
     from har_pipeline.video.preprocess import with_crops
@@ -266,7 +266,7 @@ def flow(
     as_json: AsJson = False,
 ) -> None:
     """Render a video's optical flow in the usual colours: hue is the direction, saturation the speed."""
-    from har_pipeline.extractors import pick_device
+    from har_pipeline.models.device import pick_device
     from har_pipeline.video.flow.render import write_flow_video
     from har_pipeline.video.flow.spec import FlowSpec
 

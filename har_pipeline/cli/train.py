@@ -23,19 +23,8 @@ from har_pipeline.cli.common import (
     print_json,
 )
 from har_pipeline.cli.train_table import describe, training_table
-from har_pipeline.train_config import (
-    SCIKIT_HEADS,
-    ClassWeights,
-    Fusion,
-    FusionOp,
-    HeadName,
-    HeadPrecision,
-    Optimizer,
-    Output,
-    Schedule,
-    TrainConfig,
-    Vote,
-)
+from har_pipeline.models.config import SCIKIT_HEADS, Fusion, FusionOp, HeadName, Output, Vote
+from har_pipeline.train_config import ClassWeights, HeadPrecision, Optimizer, Schedule, TrainConfig
 
 DEFAULTS = TrainConfig()
 HEAD_HELP = (

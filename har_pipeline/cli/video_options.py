@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from har_pipeline.cli.frames import RawStreamChoice
-from har_pipeline.video_config import LongVideos, NetworkName, StateGradient, VideoPrecision
+from har_pipeline.models.config import NetworkName
+from har_pipeline.video_config import LongVideos, StateGradient, VideoPrecision
 
 TRAINING, NETWORK, VIDEOS = "Training", "Network", "Videos"
 

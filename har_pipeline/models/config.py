@@ -1,0 +1,62 @@
+"""The options that shape a head or a network; imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+HeadName = Literal[
+    "lstm",
+    "gru",
+    "bilstm",
+    "res_lstm",
+    "stacked_lstm",
+    "attention",
+    "mean_pool",
+    "linear",
+    "svm",
+    "vote",
+]
+
+
+Output = Literal["softmax", "sigmoid"]
+
+
+Vote = Literal["soft", "majority"]
+
+
+Fusion = Literal["input", "hidden"]
+
+
+FusionOp = Literal["sum", "product", "concat"]
+
+
+SCIKIT_HEADS = ("mean_pool", "linear", "svm")
+
+
+RESIDUAL_HEADS = ("res_lstm", "stacked_lstm")
+
+
+UNITS_HEADS = ("lstm", "gru", "bilstm", "attention")
+
+
+RECURRENT_HEADS = (*UNITS_HEADS, *RESIDUAL_HEADS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadConfig:
+    """What shapes a head; the fields mean what they mean in `TrainConfig`."""
+
+    name: HeadName = "lstm"
+    units: int = 320
+    num_layers: int = 1
+    input_projection: int | None = None
+    dropout: float = 0.0
+    input_dropout: float = 0.0
+    output: Output = "softmax"
+    vote: Vote = "soft"
+    mid_fusion: Fusion | None = None
+    fusion_op: FusionOp = "sum"
+
+
+NetworkName = Literal["convlstm-stateless", "convlstm-stateful"]

@@ -1,0 +1,225 @@
+"""The two networks of Sanchez-Caballero 2020: stateless over 30 frames, stateful over windows of 8.
+
+Where the paper contradicts itself, the output sizes of its tables 1 and 2 decide:
+- Table 1 gives the support branch's Conv2D stride 2, but 13x13 stays 13x13: stride 1; and a 1x1 kernel, where the text
+  says 3x3: only 1x1 keeps the size without padding.
+- Table 1 puts 64x64 behind ConvLSTM 3, whose input is 31x31 at stride 1: 31x31, as table 2 has it.
+- The text has two convolutions of 128 filters after the addition, the table one of 128 and one of 60 (1x1).
+- The text has a Conv2D after ConvLSTM 3 of the stateful network; table 2 has none.
+- By the tables the stateful ConvLSTMs have batch normalisation and no LeakyReLU, the support branch no activation, and
+  the 13x13 convolution of the main branch neither before the addition.
+Layers that keep their size (64x64, 31x31 at stride 1) are padded, all others are not: only so do the sizes come out.
+
+Where it is silent: gates are sigmoids, h and c start at zero, the forget gate's bias at 1 (as in Keras). Batch
+normalisation has Keras's epsilon 1e-3, and its running averages torch's momentum of 0.1 rather than Keras's 0.99 (0.01
+in torch's words): those are still half their initial values after 70 updates, which small data sets reach only after
+epochs, and validation would say nothing until then.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import get_args
+
+import torch
+from torch import nn
+
+from har_pipeline.models.config import NetworkName
+from har_pipeline.models.convlstm.layer import ConvLSTM, State
+
+NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
+
+
+STATELESS_CLIP_LEN, STATEFUL_CLIP_LEN = 30, 8
+
+
+LEAK, DROPOUT, BN_EPSILON, BN_MOMENTUM = 0.3, 0.25, 1e-3, 0.1
+
+
+class Recurrent(nn.Module):
+    """A ConvLSTM, batch normalisation over its frames, and a LeakyReLU where asked for; time first, as the layer."""
+
+    def __init__(self, layer: ConvLSTM, *, leak: float | None) -> None:
+        super().__init__()
+        self.convlstm = layer
+        self.norm = _norm(layer.hidden_channels)
+        self.activation = nn.LeakyReLU(leak) if leak is not None else nn.Identity()
+
+    def forward(self, frames: torch.Tensor, state: State | None) -> tuple[torch.Tensor, State]:
+        """Return (T, B, C, H', W'), or (B, C, H', W') of a layer that gives its last step only, and the last state."""
+        hidden, state = self.convlstm(frames, state)
+        if hidden.ndim == 5:
+            normed = self.activation(self.norm(hidden.flatten(0, 1)))
+            return normed.unflatten(0, hidden.shape[:2]), state
+        return self.activation(self.norm(hidden)), state
+
+
+class RawNetwork(nn.Module, ABC):
+    """A network on raw frames (B, T, C, H, W) in [0, 1]; `clip_len` is its T, `stateful` whether a state goes on."""
+
+    clip_len: int
+    stateful: bool
+
+    @abstractmethod
+    def forward(
+        self, clips: torch.Tensor, state: Sequence[State] | None = None
+    ) -> tuple[torch.Tensor, tuple[State, ...]]:
+        """Return logits (B, K) and the state after the clip: (h, c) of each ConvLSTM; () of a stateless network.
+
+        state: what the clip before returned, None = the start of a video.
+        """
+
+    @abstractmethod
+    def advance(self, clips: torch.Tensor, state: Sequence[State] | None = None) -> tuple[State, ...]:
+        """Return the state after a clip whose classes nobody asks for: the decision block is left out."""
+
+
+class StatelessNetwork(RawNetwork):
+    """Two branches of ConvLSTMs over 30 frames, added; then convolutions and the mean over places.
+
+    width: factor on the filters of every layer, 1 = the paper's. Source: table 1, figure 2, section 3.1.
+    """
+
+    clip_len, stateful = STATELESS_CLIP_LEN, False
+
+    def __init__(self, num_classes: int, *, channels: int = 1, width: float = 1.0) -> None:
+        super().__init__()
+        c8, c16, c32, c128, c256 = (_filters(n, width) for n in (8, 16, 32, 128, 256))
+        self.support = nn.ModuleList(
+            [
+                Recurrent(ConvLSTM(channels, c8, 7, stride=2), leak=None),
+                Recurrent(ConvLSTM(c8, c16, 5, stride=2, return_sequences=False), leak=None),
+            ]
+        )
+        self.support_conv = nn.Conv2d(c16, c128, 1)
+        self.main = nn.ModuleList(
+            [
+                Recurrent(ConvLSTM(channels, c32, 3, padding="same"), leak=LEAK),
+                Recurrent(ConvLSTM(c32, c32, 3, stride=2), leak=LEAK),
+                Recurrent(ConvLSTM(c32, c128, 3, padding="same"), leak=LEAK),
+                Recurrent(ConvLSTM(c128, c256, 3, stride=2, return_sequences=False), leak=LEAK),
+            ]
+        )
+        self.main_conv = nn.Conv2d(c256, c128, 3)
+        self.decision = nn.Sequential(
+            nn.LeakyReLU(LEAK),
+            nn.Conv2d(c128, c128, 3, stride=2),
+            _norm(c128),
+            nn.LeakyReLU(LEAK),
+            nn.Conv2d(c128, num_classes, 1),
+        )
+        _initialise(self)
+
+    def forward(
+        self, clips: torch.Tensor, state: Sequence[State] | None = None
+    ) -> tuple[torch.Tensor, tuple[State, ...]]:
+        """Return logits (B, K) and (): every clip starts anew, `state` is not looked at."""
+        frames = _time_first(clips)
+        main, _ = _run(self.main, frames, None)
+        support, _ = _run(self.support, frames, None)
+        return self.decision(self.main_conv(main) + self.support_conv(support)).mean((2, 3)), ()
+
+    def advance(self, clips: torch.Tensor, state: Sequence[State] | None = None) -> tuple[State, ...]:
+        """Return (): there is nothing to pass on."""
+        return ()
+
+
+class StatefulNetwork(RawNetwork):
+    """Four ConvLSTMs over windows of 8 frames whose state goes on to the video's next window; then convolutions.
+
+    Dropout of 25 % stands before the decision block. width: as of the stateless network. Source: table 2, section 3.2.
+    """
+
+    clip_len, stateful = STATEFUL_CLIP_LEN, True
+
+    def __init__(self, num_classes: int, *, channels: int = 1, width: float = 1.0) -> None:
+        super().__init__()
+        c32, c64, c128, c256 = (_filters(n, width) for n in (32, 64, 128, 256))
+        self.recurrent = nn.ModuleList(
+            [
+                Recurrent(ConvLSTM(channels, c32, 3, padding="same"), leak=None),
+                Recurrent(ConvLSTM(c32, c64, 3, stride=2), leak=None),
+                Recurrent(ConvLSTM(c64, c128, 3, padding="same"), leak=None),
+                Recurrent(ConvLSTM(c128, c256, 3, stride=2, return_sequences=False), leak=None),
+            ]
+        )
+        self.decision = nn.Sequential(
+            nn.Dropout(DROPOUT),
+            nn.Conv2d(c256, c128, 3, stride=2),
+            _norm(c128),
+            nn.LeakyReLU(LEAK),
+            nn.Conv2d(c128, c128, 3, stride=2),
+            _norm(c128),
+            nn.LeakyReLU(LEAK),
+            nn.Conv2d(c128, num_classes, 1),
+        )
+        _initialise(self)
+
+    def forward(
+        self, clips: torch.Tensor, state: Sequence[State] | None = None
+    ) -> tuple[torch.Tensor, tuple[State, ...]]:
+        """Return logits (B, K) of this window and the state to give with the next."""
+        last, state = _run(self.recurrent, _time_first(clips), state)
+        return self.decision(last).mean((2, 3)), state
+
+    def advance(self, clips: torch.Tensor, state: Sequence[State] | None = None) -> tuple[State, ...]:
+        """Return the state after a window, without the decision block."""
+        return _run(self.recurrent, _time_first(clips), state)[1]
+
+
+def build_network(name: NetworkName, num_classes: int, *, channels: int = 1, width: float = 1.0) -> RawNetwork:
+    """Return a network with fresh weights for frames of 64x64 px, 1 channel (depth) or 3.
+
+    Raises: ValueError if the name is another, or a number is too small.
+    """
+    if num_classes < 2 or channels < 1 or width <= 0:
+        raise ValueError(f"needs 2 classes, 1 channel and a width above 0, not {num_classes}, {channels}, {width}")
+    if name == "convlstm-stateless":
+        return StatelessNetwork(num_classes, channels=channels, width=width)
+    if name == "convlstm-stateful":
+        return StatefulNetwork(num_classes, channels=channels, width=width)
+    raise ValueError(f"unknown network {name!r}; there are: {', '.join(NETWORKS)}")
+
+
+def set_memory(network: nn.Module, frames: int) -> None:
+    """Let every ConvLSTM begin with a memory of up to so many frames, see `ConvLSTM.remember`. Ours, not the paper's."""
+    for module in network.modules():
+        if isinstance(module, ConvLSTM):
+            module.remember(frames)
+
+
+def detach_state(state: Sequence[State]) -> tuple[State, ...]:
+    """Return the state cut off from the graph that made it: gradients end there."""
+    return tuple((hidden.detach(), cell.detach()) for hidden, cell in state)
+
+
+def _filters(number: int, width: float) -> int:
+    return max(1, round(number * width))
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=BN_EPSILON, momentum=BN_MOMENTUM)
+
+
+def _time_first(clips: torch.Tensor) -> torch.Tensor:
+    return clips.transpose(0, 1)
+
+
+def _run(
+    layers: nn.ModuleList, frames: torch.Tensor, state: Sequence[State] | None
+) -> tuple[torch.Tensor, tuple[State, ...]]:
+    after = []
+    for number, layer in enumerate(layers):
+        frames, last = layer(frames, state[number] if state else None)
+        after.append(last)
+    return frames, tuple(after)
+
+
+def _initialise(network: nn.Module) -> None:
+    """Give the plain convolutions Keras's initial values: Glorot-uniform kernels, biases 0."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.xavier_uniform_(module.weight)
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,120 @@
+"""VGG16 (Simonyan and Zisserman 2015, configuration D): the frame features of Orozco 2020, section 2.1.
+
+Input 224x224. Layers: `pool5` 7x7x512 flattened channel first to 25,088 (the paper's "layer 10" can only be this one,
+Keras's block5_pool: section 3 gives 7x7x512 = 25088), `pool5_avg` its mean over space (512), `fc6` and `fc7` 4,096 after
+ReLU. Keras flattens pool5 channel last; a head learns the same from either order.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torchvision.models import VGG16_Weights, vgg16
+
+from har_pipeline.core.errors import WeightsError
+from har_pipeline.core.records import ClipSpec
+from har_pipeline.models.extractors.base import IMAGENET_RGB, Input, Net, Preprocess, Weights
+from har_pipeline.models.extractors.weights import load_strictly, read_state_dict
+
+OXFORD_MEAN_BGR = (103.939, 116.779, 123.68)
+
+
+KERAS_BGR = Preprocess(mean=OXFORD_MEAN_BGR, std=(1.0, 1.0, 1.0), bgr=True)
+
+
+_CONV_LAYERS = ("pool5", "pool5_avg")
+
+
+class VGG16(nn.Module):
+    """VGG16 up to one layer; (B, 3, 1, 224, 224) -> (B, feature_dim)."""
+
+    def __init__(self, layer: str) -> None:
+        super().__init__()
+        net = vgg16(weights=None)
+        self.layer = layer
+        self.features = net.features
+        # The head's linear layers are numbered as in torchvision: 0 = fc6, 3 = fc7; dropout is off in evaluation.
+        self.classifier = {"fc6": net.classifier[:2], "fc7": net.classifier[:5]}.get(layer, nn.Sequential())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return (B, feature_dim) for frames (B, 3, 1, 224, 224)."""
+        x = self.features(x[:, :, 0].contiguous(memory_format=torch.channels_last))
+        if self.layer == "pool5_avg":
+            return x.mean(dim=(2, 3))
+        return self.classifier(x.flatten(1))
+
+
+def _load(module: nn.Module, path: Path) -> None:
+    state = _read_keras(path) if path.suffix == ".h5" else read_state_dict(path)
+    # Only what lies before the layer is wanted; nothing that is wanted may be missing.
+    wanted = module.state_dict().keys()
+    load_strictly(module, {key: value for key, value in state.items() if key in wanted}, path)
+    if any(not torch.isfinite(value).all() for value in module.state_dict().values()):
+        raise WeightsError(f"{path}: holds non-finite values before the chosen layer")
+
+
+def _read_keras(path: Path) -> dict[str, torch.Tensor]:
+    """Return torchvision's keys from Keras's VGG16 HDF5 file (block1_conv1 ... fc2)."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise WeightsError(f"{path}: Keras files need h5py: pip install 'har-pipeline[keras]'") from error
+    convolutions = [i for i, m in enumerate(vgg16(weights=None).features) if isinstance(m, nn.Conv2d)]
+    names = [f"block{block}_conv{i}" for block, n in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, n + 1)]
+    state: dict[str, torch.Tensor] = {}
+    with h5py.File(path, "r") as file:
+        groups = file.get("model_weights", file)
+
+        def tensors(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+            found: list[h5py.Dataset] = []
+            groups[name].visititems(lambda _, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
+            kernel, bias = sorted(found, key=lambda item: -item.ndim)
+            return torch.from_numpy(kernel[...]), torch.from_numpy(bias[...])
+
+        for index, name in zip(convolutions, names, strict=True):
+            kernel, bias = tensors(name)
+            state |= {
+                f"features.{index}.weight": kernel.permute(3, 2, 0, 1).contiguous(),
+                f"features.{index}.bias": bias,
+            }
+        for index, name in ((0, "fc1"), (3, "fc2")):
+            if name in groups:
+                kernel, bias = tensors(name)
+                if index == 0:  # Keras flattens (7, 7, 512), torchvision (512, 7, 7).
+                    kernel = kernel.view(7, 7, 512, -1).permute(2, 0, 1, 3).reshape(25088, -1)
+                state |= {f"classifier.{index}.weight": kernel.T.contiguous(), f"classifier.{index}.bias": bias}
+    return state
+
+
+NET = Net(
+    name="vgg16",
+    source="Simonyan and Zisserman 2015, configuration D",
+    input_size=224,
+    inputs={"rgb": Input(clips=ClipSpec(), clip_lens=(1, 1), resize="stretch-224", weights="imagenet")},
+    layers={"pool5": 25088, "pool5_avg": 512, "fc6": 4096, "fc7": 4096},
+    default_layer="pool5",
+    gmacs=15.3,
+    weights={
+        "imagenet": Weights(
+            url=VGG16_Weights.IMAGENET1K_V1.url,
+            sha256="397923af",
+            licence="BSD-3-Clause (torchvision)",
+            trained_on="ImageNet-1k, torchvision",
+            preprocess=IMAGENET_RGB,
+        ),
+        "oxford": Weights(
+            url=VGG16_Weights.IMAGENET1K_FEATURES.url,
+            sha256="88682ab5",
+            licence="CC-BY-4.0 (Oxford VGG)",
+            trained_on="ImageNet-1k, the authors' Caffe weights (the ones that Keras ships), convolutions only",
+            preprocess=Preprocess(mean=(123.00, 115.99, 104.00), std=(1.0, 1.0, 1.0)),
+            layers=_CONV_LAYERS,
+        ),
+    },
+    build=lambda layer, stream: VGG16(layer),
+    load=_load,
+    bf16_is_close=True,
+    file_preprocess=lambda path, stream: KERAS_BGR if path.suffix == ".h5" else IMAGENET_RGB,
+)

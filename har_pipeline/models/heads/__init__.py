@@ -1,0 +1,90 @@
+"""Heads: networks on the stored features of a video. They know features and lengths, never an extractor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from har_pipeline.core.errors import RunError
+from har_pipeline.models.config import RESIDUAL_HEADS, HeadConfig
+from har_pipeline.models.heads.classifier import SequenceClassifier, class_probabilities
+from har_pipeline.models.heads.encoder import Encoder
+from har_pipeline.models.heads.fusion import HiddenFusion, InputFusion
+from har_pipeline.models.heads.pooling import MeanPool, PerClip, fit_linear
+from har_pipeline.models.heads.recurrent import AttentionEncoder, ProjectedEncoder, RecurrentEncoder, StackedEncoder
+
+__all__ = [
+    "AttentionEncoder",
+    "Encoder",
+    "HeadConfig",
+    "MeanPool",
+    "RecurrentEncoder",
+    "SequenceClassifier",
+    "StackedEncoder",
+    "build_head",
+    "class_probabilities",
+    "fit_linear",
+]
+
+
+def build_head(config: HeadConfig, stream_dims: int | Sequence[int], num_classes: int) -> SequenceClassifier:
+    """Return a new head for features (B, N, D) and `num_classes` classes, initialised from torch's seed.
+
+    stream_dims: D, or with mid fusion the D of each stream, whose features stand side by side.
+    Raises: RunError if there are several streams without mid fusion or the other way round, or they cannot be joined.
+    """
+    dims = [stream_dims] if isinstance(stream_dims, int) else list(stream_dims)
+    if config.mid_fusion is None:
+        if len(dims) > 1:
+            raise RunError(f"{len(dims)} streams need --mid-fusion input or hidden")
+        encoder = _encoder(config, dims[0])
+    elif len(dims) < 2:
+        raise RunError("mid fusion joins several streams: name two or more feature sets, each with --features")
+    else:
+        encoder = _fused_encoder(config, dims)
+    return SequenceClassifier(encoder, dims, num_classes, config)
+
+
+def _fused_encoder(config: HeadConfig, dims: Sequence[int]) -> Encoder:
+    op = config.fusion_op
+    if config.mid_fusion == "input":
+        if op != "concat" and len(set(dims)) > 1:
+            raise RunError(
+                f"streams of {dims} values have no {op}: use --fusion-op concat, --mid-fusion hidden, or reduce them to "
+                "one size with `har features reduce`"
+            )
+        return InputFusion(dims, op, _encoder(config, sum(dims) if op == "concat" else dims[0]))
+    encoders = [_encoder(config, dim) for dim in dims]
+    sizes = [encoder.out_dim for encoder in encoders]
+    if op != "concat" and len(set(sizes)) > 1:
+        raise RunError(
+            f"the states of {config.name} have {sizes} values and no {op}: use --fusion-op concat, or bring the streams "
+            "to one size with --input-projection"
+        )
+    return HiddenFusion(dims, op, encoders)
+
+
+def _encoder(config: HeadConfig, dim: int) -> Encoder:
+    if config.input_projection is None:
+        return _plain_encoder(config, dim)
+    return ProjectedEncoder(dim, config.input_projection, _plain_encoder(config, config.input_projection))
+
+
+def _plain_encoder(config: HeadConfig, dim: int) -> Encoder:
+    if config.name in RESIDUAL_HEADS:
+        return StackedEncoder(dim, config.num_layers, skips=config.name == "res_lstm", dropout=config.dropout)
+    if config.name == "attention":
+        return AttentionEncoder(dim, config.units, config.num_layers, dropout=config.dropout)
+    if config.name == "vote":
+        return PerClip(dim)
+    if config.name in ("lstm", "gru", "bilstm"):
+        return RecurrentEncoder(
+            dim,
+            config.units,
+            config.num_layers,
+            cell=nn.GRU if config.name == "gru" else nn.LSTM,
+            bidirectional=config.name == "bilstm",
+            dropout=config.dropout,
+        )
+    return MeanPool(dim)

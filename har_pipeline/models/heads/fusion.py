@@ -1,0 +1,47 @@
+"""Mid fusion: several streams of the same clips, joined before one encoder or after an encoder each.
+
+The features of the streams stand side by side in one (B, N, D1 + D2 + ...) tensor, aligned by clip time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from har_pipeline.models.heads.encoder import Encoder
+from har_pipeline.models.heads.recurrent import join
+
+
+class InputFusion(Encoder):
+    """One encoder on x_t = x_t^1 o x_t^2 o ..., o being the sum, the product or the concatenation.
+
+    Source: Lakhal 2018, section 3.2 (sum and product); the concatenation is ours.
+    """
+
+    def __init__(self, stream_dims: Sequence[int], op: str, encoder: Encoder) -> None:
+        super().__init__()
+        self.stream_dims, self.op, self.out_dim = list(stream_dims), op, encoder.out_dim
+        self.encoder = encoder
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Return the encoder's answer on the joined streams; features: (B, Nmax, sum D), lengths: (B,) on the CPU."""
+        return self.encoder(join(features.split(self.stream_dims, dim=-1), self.op), lengths)
+
+
+class HiddenFusion(Encoder):
+    """An encoder for each stream, whose states (B, E_s) are joined. Ours."""
+
+    def __init__(self, stream_dims: Sequence[int], op: str, encoders: Sequence[Encoder]) -> None:
+        super().__init__()
+        self.stream_dims, self.op = list(stream_dims), op
+        dims = [encoder.out_dim for encoder in encoders]
+        self.out_dim = sum(dims) if op == "concat" else dims[0]
+        self.encoders = nn.ModuleList(encoders)
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Return (B, out_dim) for features (B, Nmax, sum D) and lengths (B,) on the CPU."""
+        streams = features.split(self.stream_dims, dim=-1)
+        pairs = zip(self.encoders, streams, strict=True)
+        return join([encoder(stream.contiguous(), lengths) for encoder, stream in pairs], self.op)

@@ -1,0 +1,158 @@
+"""Recurrent encoders: a video's clips in order, the hidden state after its last clip out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from har_pipeline.models.heads.encoder import Encoder
+
+
+def start_as_keras(layer: nn.LSTM | nn.GRU) -> None:
+    """Set the weights as Keras does, which Orozco used: Glorot-uniform for inputs, orthogonal for states, zero biases.
+
+    An LSTM's forget gate starts with a bias of 1: torch's own start (uniform, forget gate near 0) forgets half at every
+    step. Source: Orozco 2020, section 2.2.
+    """
+    for name, value in layer.named_parameters():
+        if name.startswith("weight_ih"):
+            nn.init.xavier_uniform_(value)
+        elif name.startswith("weight_hh"):
+            nn.init.orthogonal_(value)
+        else:
+            nn.init.zeros_(value)
+            if name.startswith("bias_ih") and isinstance(layer, nn.LSTM):
+                with torch.no_grad():
+                    value[layer.hidden_size : 2 * layer.hidden_size] = 1.0
+
+
+def pack(features: torch.Tensor, lengths: torch.Tensor) -> PackedSequence:
+    """Return (B, Nmax, D) without its padding; lengths: (B,) int64 on the CPU, each at least 1."""
+    return pack_padded_sequence(features, lengths, batch_first=True, enforce_sorted=False)
+
+
+def with_data(packed: PackedSequence, data: torch.Tensor) -> PackedSequence:
+    """Return a packed sequence of the same videos and lengths that holds `data` (sum N, E)."""
+    return PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
+
+
+class RecurrentEncoder(Encoder):
+    """LSTM or GRU layers, in one or both directions; returns the hidden state after each video's last valid clip.
+
+    In both directions the second half is the backward layer's state after it has read the first clip.
+    """
+
+    def __init__(
+        self,
+        feature_dim: int,
+        units: int,
+        num_layers: int = 1,
+        *,
+        cell: type[nn.LSTM] | type[nn.GRU] = nn.LSTM,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.out_dim = 2 * units if bidirectional else units
+        between = dropout if num_layers > 1 else 0.0
+        layer = cell(feature_dim, units, num_layers, batch_first=True, bidirectional=bidirectional, dropout=between)
+        start_as_keras(layer)
+        # Named after the cell, as the weights files of earlier runs have it.
+        self.cell = "lstm" if isinstance(layer, nn.LSTM) else "gru"
+        self.add_module(self.cell, layer)
+
+    def states(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[PackedSequence, torch.Tensor]:
+        """Return the last layer's states of all clips (packed) and those after the last clip (B, out_dim)."""
+        states, hidden = self.get_submodule(self.cell)(pack(features, lengths))
+        hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+        directions = 2 if self.get_submodule(self.cell).bidirectional else 1
+        return states, torch.cat(list(hidden[-directions:]), dim=1)
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Return (B, out_dim) for features (B, Nmax, D) and lengths (B,) on the CPU, each at least 1."""
+        return self.states(features, lengths)[1]
+
+
+class AttentionEncoder(Encoder):
+    """LSTM states weighted by a learned attention over time: a_t = softmax_t(v . tanh(W h_t + b)), sum of a_t h_t.
+
+    v starts at zero, so that training starts from the plain mean of the states.
+    Source: Orozco 2020 names attention as future work; the scoring is that of Bahdanau 2015 without a query.
+    """
+
+    def __init__(self, feature_dim: int, units: int, num_layers: int = 1, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.out_dim = units
+        self.encoder = RecurrentEncoder(feature_dim, units, num_layers, dropout=dropout)
+        self.query = nn.Linear(units, units)
+        self.score = nn.Linear(units, 1, bias=False)
+        nn.init.zeros_(self.score.weight)
+
+    def weights(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the weights of all clips (B, Nmax), 0 after the end and summing to 1, and the states (B, Nmax, E)."""
+        packed, _ = self.encoder.states(features, lengths)
+        states, _ = pad_packed_sequence(packed, batch_first=True, total_length=features.shape[1])
+        scores = self.score(torch.tanh(self.query(states)))[..., 0].float()
+        valid = torch.arange(features.shape[1], device=features.device) < lengths.to(features.device)[:, None]
+        return scores.masked_fill(~valid, float("-inf")).softmax(dim=1), states
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Return (B, units) for features (B, Nmax, D) and lengths (B,) on the CPU, each at least 1."""
+        weights, states = self.weights(features, lengths)
+        return (weights[..., None] * states).sum(dim=1)
+
+
+class StackedEncoder(Encoder):
+    """L LSTM layers as wide as their input, with residual connections between them (`skips`) or without.
+
+    With skips, x_t^l = m_t^l + x_t^(l-1) is the input of layer l + 1, m_t^l being the state of layer l. What comes out is
+    m_T^L: the last layer has no skip of its own.
+    Source: Lakhal 2018, section 3.1, equations 1 and 2; without skips the stack it is compared with in figure 3.
+    """
+
+    def __init__(self, feature_dim: int, num_layers: int, *, skips: bool, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.out_dim = feature_dim
+        self.skips = skips
+        self.layers = nn.ModuleList(nn.LSTM(feature_dim, feature_dim, batch_first=True) for _ in range(num_layers))
+        for layer in self.layers:
+            start_as_keras(layer)  # type: ignore[arg-type]
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Return (B, D) for features (B, Nmax, D) and lengths (B,) on the CPU, each at least 1."""
+        inputs = pack(features, lengths)
+        for layer in self.layers[:-1]:
+            states = self.dropout(layer(inputs)[0].data)
+            inputs = with_data(inputs, states + inputs.data if self.skips else states)
+        _, (hidden, _) = self.layers[-1](inputs)
+        return hidden[-1]
+
+
+class ProjectedEncoder(Encoder):
+    """A dense layer on each clip before an encoder, for features wider than the encoder shall be."""
+
+    def __init__(self, feature_dim: int, projected_dim: int, encoder: Encoder) -> None:
+        super().__init__()
+        self.out_dim = encoder.out_dim
+        self.projection = nn.Linear(feature_dim, projected_dim)
+        nn.init.xavier_uniform_(self.projection.weight)
+        nn.init.zeros_(self.projection.bias)
+        self.encoder = encoder
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Return (B, E) for features (B, Nmax, D) and lengths (B,) on the CPU."""
+        return self.encoder(self.projection(features), lengths)
+
+
+def join(streams: Sequence[torch.Tensor], op: str) -> torch.Tensor:
+    """Return the sum, the product or the concatenation (`concat`, over the last axis) of tensors."""
+    if op == "concat":
+        return torch.cat(list(streams), dim=-1)
+    result = streams[0]
+    for other in streams[1:]:
+        result = result + other if op == "sum" else result * other
+    return result
