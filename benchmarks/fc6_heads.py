@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from har_pipeline.core.records import Split, VideoRecord
+from har_pipeline.features.store import FeatureStore
 from har_pipeline.jobs import plan_jobs, run_jobs
 from har_pipeline.models.config import RESIDUAL_HEADS, HeadName
-from har_pipeline.store import FeatureStore
 from har_pipeline.train_config import TrainConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))

@@ -26,11 +26,10 @@ from pathlib import Path
 import numpy as np
 
 from har_pipeline.core.records import ClipSpec, FeatureSpec, VideoRecord
-from har_pipeline.datasets import FeatureTable, load_features
-from har_pipeline.feature_writer import VideoSource
-from har_pipeline.pack import pack_features
-from har_pipeline.packed_store import open_features
-from har_pipeline.store import FeatureStore
+from har_pipeline.features.pack_reader import open_features
+from har_pipeline.features.pack_writer import pack_features
+from har_pipeline.features.store import FeatureStore, VideoSource
+from har_pipeline.features.table import FeatureTable, load_features
 
 CLASSES = ("even", "odd")
 

@@ -15,12 +15,12 @@ import torch
 from har_pipeline.categories import Grouping, GroupResult, group_results
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import Scores
-from har_pipeline.datasets import Batch
 from har_pipeline.metrics import Interval, confusion_matrix, mean_class_accuracy, ranks, wilson_interval
 from har_pipeline.models.heads import class_probabilities
 from har_pipeline.report.plots import save_confusion_matrix, save_training_curves
 from har_pipeline.run_folder import Run, read_history, read_run, write_json
 from har_pipeline.scores import check_unique, concat_scores, read_scores, select_part, write_scores
+from har_pipeline.training.batches import Batch
 from har_pipeline.video.clips import sparse_clip_indices
 
 __all__ = [

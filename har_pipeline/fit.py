@@ -14,11 +14,12 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from har_pipeline.core.errors import RunError
-from har_pipeline.datasets import FeatureBatches, FeatureTable, feature_statistics, take_steps
+from har_pipeline.features.table import FeatureTable, feature_statistics, take_steps
 from har_pipeline.models.config import SCIKIT_HEADS
 from har_pipeline.models.device import resolve_device
 from har_pipeline.models.heads import SequenceClassifier, build_head, class_probabilities, fit_linear
 from har_pipeline.train_config import TrainConfig
+from har_pipeline.training.batches import FeatureBatches
 
 EVAL_BATCH_SIZE = 64
 

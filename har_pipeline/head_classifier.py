@@ -11,10 +11,11 @@ from sklearn.utils import check_array
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from har_pipeline.datasets import FeatureBatches, FeatureTable, take_steps
+from har_pipeline.features.table import FeatureTable, take_steps
 from har_pipeline.fit import Parts, fit_head, probabilities_of
 from har_pipeline.models.config import HeadName, Output, Vote
 from har_pipeline.train_config import ClassWeights, HeadPrecision, Optimizer, Schedule, TrainConfig
+from har_pipeline.training.batches import FeatureBatches
 
 
 class HeadClassifier(ClassifierMixin, BaseEstimator):

@@ -14,10 +14,10 @@ from typing import Any
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import Split, VideoRecord
-from har_pipeline.datasets import FeatureTable
+from har_pipeline.features.reduce import require_same_training_videos
+from har_pipeline.features.table import FeatureTable
 from har_pipeline.fit import Epoch
 from har_pipeline.job_plan import Plan, write_plan
-from har_pipeline.reduce import require_same_training_videos
 from har_pipeline.run_folder import (
     HEAD,
     RUN_JSON,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from har_pipeline.datasets import FeatureTable
+from har_pipeline.features.table import FeatureTable
 from har_pipeline.models.convlstm.networks import RawNetwork
 from har_pipeline.models.device import resolve_device
 from har_pipeline.report.plots import save_lr_range

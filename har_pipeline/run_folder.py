@@ -36,9 +36,9 @@ from torch import nn
 
 from har_pipeline.core.errors import RunError, StoreError
 from har_pipeline.core.records import FeatureSpec, Scores, Split, VideoRecord
+from har_pipeline.features.pca import Projection
+from har_pipeline.features.reduce import projection_of
 from har_pipeline.models.heads import SequenceClassifier, build_head
-from har_pipeline.pca import Projection
-from har_pipeline.reduce import projection_of
 from har_pipeline.scores import read_scores
 from har_pipeline.train_config import TrainConfig
 

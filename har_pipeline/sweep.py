@@ -26,9 +26,9 @@ from threadpoolctl import threadpool_limits
 
 from har_pipeline.core.errors import ExtractionError, HarError, RunError
 from har_pipeline.core.records import Split, VideoRecord
+from har_pipeline.features.reduce import ReduceOptions, reduce_features
+from har_pipeline.features.store import FeatureStore
 from har_pipeline.jobs import Job, Outcome, finished_run, plan_jobs, run_jobs
-from har_pipeline.reduce import ReduceOptions, reduce_features
-from har_pipeline.store import FeatureStore
 from har_pipeline.train import TrainSource, stored_checksums
 from har_pipeline.train_config import TrainConfig
 

@@ -16,13 +16,13 @@ import torch
 from har_pipeline.checkpoint import CHECKPOINT
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import Scores, Split, VideoRecord
-from har_pipeline.datasets import FeatureTable
 from har_pipeline.distributed import ALONE, World
+from har_pipeline.features.frames import frame_shape
+from har_pipeline.features.table import FeatureTable
 from har_pipeline.fit import OnEpoch, Parts
 from har_pipeline.jobs import Job, Outcome, finished_runs, shared_table, train_unfinished
 from har_pipeline.models.convlstm.networks import RawNetwork, build_network
 from har_pipeline.models.convlstm.windows import BIN_EDGES
-from har_pipeline.raw_frames import frame_shape
 from har_pipeline.run_folder import (
     FORMAT_VERSION,
     HISTORY,

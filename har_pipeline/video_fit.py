@@ -18,8 +18,8 @@ import torch
 from har_pipeline.checkpoint import load_checkpoint, save_checkpoint
 from har_pipeline.convlstm.frames import Frames
 from har_pipeline.core.errors import RunError
-from har_pipeline.datasets import FeatureTable
 from har_pipeline.distributed import ALONE, World
+from har_pipeline.features.table import FeatureTable
 from har_pipeline.fit import Epoch, OnEpoch, Parts
 from har_pipeline.models.convlstm.networks import build_network, set_memory
 from har_pipeline.models.device import keep_freed_memory, pick_precision, resolve_device

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from har_pipeline.core.records import ClipSpec, FeatureSpec, Split, VideoRecord
-from har_pipeline.feature_writer import VideoSource
-from har_pipeline.store import FeatureStore
+from har_pipeline.features.store import FeatureStore, VideoSource
 
 
 def feature_store(

@@ -7,7 +7,7 @@ import torch
 from raw_sets import SIZE, drawn_videos, table_of
 
 from har_pipeline.convlstm.frames import Frames
-from har_pipeline.datasets import FeatureTable
+from har_pipeline.features.table import FeatureTable
 from har_pipeline.models.convlstm.networks import build_network
 from har_pipeline.video_loop import Learner, VideoBatch, arrange
 

@@ -10,9 +10,9 @@ from depth_files import write_folder
 from feature_sets import split_of
 
 from har_pipeline.core.records import VideoRecord
+from har_pipeline.features.frames import RawOptions, store_raw_frames
+from har_pipeline.features.store import FeatureStore
 from har_pipeline.models.config import NetworkName
-from har_pipeline.raw_frames import RawOptions, store_raw_frames
-from har_pipeline.store import FeatureStore
 from har_pipeline.train_video import train_video
 from har_pipeline.video_config import VideoTrainConfig
 

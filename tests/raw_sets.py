@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from har_pipeline.datasets import FeatureTable
-from har_pipeline.feature_writer import VideoSource
-from har_pipeline.raw_frames import RawOptions
-from har_pipeline.store import FeatureStore
+from har_pipeline.features.frames import RawOptions
+from har_pipeline.features.store import FeatureStore, VideoSource
+from har_pipeline.features.table import FeatureTable
 
 SIZE = 48
 

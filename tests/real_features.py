@@ -8,7 +8,7 @@ import numpy as np
 from feature_sets import feature_store
 
 from har_pipeline.core.records import Split, VideoRecord
-from har_pipeline.store import FeatureStore
+from har_pipeline.features.store import FeatureStore
 
 FILE = "features/ucf101_vgg16_fc6_7classes.npz"
 

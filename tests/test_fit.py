@@ -14,8 +14,8 @@ from feature_sets import blobs, feature_store, manifest, split_of
 
 from har_pipeline import fit
 from har_pipeline.core.errors import RunError
-from har_pipeline.datasets import FeatureBatches, FeatureTable
 from har_pipeline.evaluate import predict_scores
+from har_pipeline.features.table import FeatureTable
 from har_pipeline.fit import Epoch, Fitted, Parts, classification_loss, fit_head, learning_rate
 from har_pipeline.head_classifier import HeadClassifier
 from har_pipeline.models.config import HeadName
@@ -23,6 +23,7 @@ from har_pipeline.models.heads import build_head
 from har_pipeline.run_folder import load_run
 from har_pipeline.train import train_head
 from har_pipeline.train_config import TrainConfig
+from har_pipeline.training.batches import FeatureBatches
 from har_pipeline.video.clips import sparse_clip_indices
 
 SMALL = TrainConfig(units=8, epochs=4, batch_size=5, learning_rate=1e-2, device="cpu")

@@ -13,7 +13,7 @@ from har_pipeline.core.records import VideoRecord
 from har_pipeline.datasets.builders import build_manifest
 from har_pipeline.datasets.manifests import read_manifest, write_manifest
 from har_pipeline.datasets.splits import make_splits
-from har_pipeline.store import FeatureStore
+from har_pipeline.features.store import FeatureStore
 
 
 def ntu_tree(root: Path) -> Path:

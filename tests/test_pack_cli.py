@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from har_pipeline.cli import app
 from har_pipeline.core.errors import HarError
 from har_pipeline.datasets.manifests import write_manifest
-from har_pipeline.packed_store import PackedStore
+from har_pipeline.features.pack_reader import PackedStore
 
 CLASSES = ("boxing", "walking", "running")
 

@@ -25,11 +25,11 @@ from har_pipeline.compare import compare_members
 from har_pipeline.core.errors import FeatureMismatchError, RunError
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.evaluate import evaluate_run
+from har_pipeline.features.store import FeatureStore
 from har_pipeline.fit import Epoch
 from har_pipeline.fusion_files import load_members
 from har_pipeline.jobs import plan_jobs
 from har_pipeline.run_folder import RunSummary, load_run, read_history, read_run
-from har_pipeline.store import FeatureStore
 from har_pipeline.train import train_head
 from har_pipeline.train_config import TrainConfig
 from har_pipeline.train_video import config_notes, load_video_run, run_video_jobs, train_video

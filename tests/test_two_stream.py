@@ -12,8 +12,7 @@ from experiments import load
 
 from har_pipeline.core.records import ClipSpec, FeatureSpec, Stream, VideoRecord
 from har_pipeline.datasets.manifests import write_manifest
-from har_pipeline.feature_writer import VideoSource
-from har_pipeline.store import FeatureStore
+from har_pipeline.features.store import FeatureStore, VideoSource
 
 
 def add_features(store: FeatureStore, records: list[VideoRecord], stream: Stream, dim: int, seed: int) -> str:

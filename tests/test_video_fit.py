@@ -8,7 +8,7 @@ import pytest
 import torch
 from raw_sets import SIZE, drawn_videos, table_of
 
-from har_pipeline.datasets import FeatureTable
+from har_pipeline.features.table import FeatureTable
 from har_pipeline.video_config import VideoTrainConfig
 from har_pipeline.video_fit import make_learner
 

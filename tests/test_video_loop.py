@@ -13,7 +13,7 @@ from raw_sets import SIZE, drawn_videos, table_of
 from torch import nn
 
 from har_pipeline.convlstm.frames import Frames
-from har_pipeline.datasets import FeatureTable
+from har_pipeline.features.table import FeatureTable
 from har_pipeline.models.convlstm.augment import take_views
 from har_pipeline.models.convlstm.layer import State
 from har_pipeline.models.convlstm.networks import RawNetwork

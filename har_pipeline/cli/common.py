@@ -15,7 +15,7 @@ import typer
 
 if TYPE_CHECKING:
     from har_pipeline.core.records import Split, VideoRecord
-    from har_pipeline.engine import Progress
+    from har_pipeline.features.engine import Progress
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one.")]
 Workers = Annotated[int | None, typer.Option(help="Decoding processes; by default a fitting number.", min=1)]

@@ -26,7 +26,7 @@ from har_pipeline.core.records import ClipSpec, Crops, Padding, Sampling
 from har_pipeline.video.flow.spec import FlowMethod
 
 if TYPE_CHECKING:
-    from har_pipeline.extract import ExtractSummary
+    from har_pipeline.features.extract import ExtractSummary
 
 FRAMES_OF_A_FRAME_NET = 40
 
@@ -160,9 +160,9 @@ def extract(
     code is 1. Several processes or machines may write one store at the same time.
     """
     from har_pipeline.datasets.manifests import read_manifest
-    from har_pipeline.extract import ExtractOptions, extract_many
+    from har_pipeline.features.extract import ExtractOptions, extract_many
+    from har_pipeline.features.store import FeatureStore
     from har_pipeline.models.extractors import build_extractor
-    from har_pipeline.store import FeatureStore
     from har_pipeline.video.flow.spec import FlowSpec
     from har_pipeline.video.preprocess import with_crops
 

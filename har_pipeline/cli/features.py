@@ -24,8 +24,8 @@ from har_pipeline.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from har_pipeline.packed_store import PackedStore
-    from har_pipeline.store import FeatureStore
+    from har_pipeline.features.pack_reader import PackedStore
+    from har_pipeline.features.store import FeatureStore
 
 features_app = typer.Typer(
     no_args_is_help=True, help="List, show, verify, pack and reduce the feature sets of a store."
@@ -39,7 +39,7 @@ FeatureSet = Annotated[str | None, typer.Option("--features", help="Feature set,
 @features_app.command("list")
 def list_sets(store: StoreOrPack, as_json: AsJson = False) -> None:
     """List the feature sets of a store or a pack."""
-    from har_pipeline.packed_store import open_features
+    from har_pipeline.features.pack_reader import open_features
 
     opened = open_features(store)
     rows = []
@@ -75,7 +75,7 @@ def show(
 ) -> None:
     """Show how a feature set was made, its videos and its failures; without --features, every set (JSON: a list)."""
     from har_pipeline.core.errors import StoreError
-    from har_pipeline.packed_store import open_features
+    from har_pipeline.features.pack_reader import open_features
 
     opened = open_features(store)
     names = [opened.resolve(features)] if features else opened.feature_sets()
@@ -92,7 +92,7 @@ def show(
 
 
 def _description(opened: FeatureStore | PackedStore, name: str, video_id: str | None) -> dict[str, object]:
-    from har_pipeline.packed_store import PackedStore
+    from har_pipeline.features.pack_reader import PackedStore
 
     result: dict[str, object] = {
         "feature_set": name,
@@ -137,7 +137,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Read every feature against its checksum; exit code 1 if any is damaged."""
-    from har_pipeline.packed_store import PackedStore, open_features
+    from har_pipeline.features.pack_reader import PackedStore, open_features
 
     opened = open_features(store)
     if delete and isinstance(opened, PackedStore):
@@ -182,9 +182,9 @@ def pack(
     and gives the same numbers, bit for bit. Features that come into the store later are noticed: the same command packs
     again what has changed, and nothing else. Without --features every set is packed that no PCA has reduced.
     """
-    from har_pipeline.pack import default_pack_path, pack_features, whole_sets
-    from har_pipeline.raw_frames import EXTRACTOR
-    from har_pipeline.store import FeatureStore
+    from har_pipeline.features.frames import EXTRACTOR
+    from har_pipeline.features.pack_writer import default_pack_path, pack_features, whole_sets
+    from har_pipeline.features.store import FeatureStore
 
     opened, path = FeatureStore(store), out or default_pack_path(store)
     summaries = []
@@ -238,8 +238,8 @@ def reduce(
     refuses it for others. Exact unless --randomised. The same command goes on with an interrupted job.
     """
     from har_pipeline.datasets.manifests import manifest_sha256, read_manifest
-    from har_pipeline.reduce import ReduceOptions, reduce_features
-    from har_pipeline.store import FeatureStore
+    from har_pipeline.features.reduce import ReduceOptions, reduce_features
+    from har_pipeline.features.store import FeatureStore
 
     opened = FeatureStore(store)
     records = read_manifest(manifest, root=root, check_files=False)

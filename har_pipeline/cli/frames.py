@@ -14,7 +14,7 @@ from har_pipeline.cli.extract import parse_shard
 
 if TYPE_CHECKING:
     from har_pipeline.core.records import VideoRecord
-    from har_pipeline.raw_frames import RawSummary
+    from har_pipeline.features.frames import RawSummary
 
 
 class RawStreamChoice(StrEnum):
@@ -72,8 +72,8 @@ def frames(
     code is 1. Several processes or machines may write one store at the same time.
     """
     from har_pipeline.datasets.manifests import read_manifest
-    from har_pipeline.raw_frames import RawOptions, store_raw_frames
-    from har_pipeline.store import FeatureStore
+    from har_pipeline.features.frames import RawOptions, store_raw_frames
+    from har_pipeline.features.store import FeatureStore
 
     if lengths is not None and lengths.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise typer.BadParameter(f"--lengths {lengths}: give a file that ends in .png, .pdf or .svg")

@@ -111,7 +111,7 @@ def sweep(
     import dataclasses
 
     from har_pipeline.datasets.manifests import manifest_sha256, read_manifest
-    from har_pipeline.packed_store import open_features
+    from har_pipeline.features.pack_reader import open_features
     from har_pipeline.sweep import parse_axis, plan_points, run_sweep
     from har_pipeline.sweep_table import SUMMARY, write_sweep
 

@@ -192,9 +192,9 @@ def train(
     an interrupted job of --split all or --repeats goes on. Lakhal 2018: --head res_lstm --no-standardise.
     """
     from har_pipeline.datasets.manifests import manifest_sha256, read_manifest
+    from har_pipeline.features.pack_reader import open_features
     from har_pipeline.job_plan import merge_notes
     from har_pipeline.jobs import plan_jobs, run_jobs
-    from har_pipeline.packed_store import open_features
 
     config = _config(
         head=head,

@@ -51,8 +51,8 @@ from har_pipeline.video_config import VideoSchedule, VideoTrainConfig
 if TYPE_CHECKING:
     from har_pipeline.core.records import Split, VideoRecord
     from har_pipeline.distributed import World
-    from har_pipeline.packed_store import PackedStore
-    from har_pipeline.store import FeatureStore
+    from har_pipeline.features.pack_reader import PackedStore
+    from har_pipeline.features.store import FeatureStore
 
 DEFAULTS = VideoTrainConfig()
 
@@ -239,8 +239,8 @@ def lr_range(
     """
     from har_pipeline.datasets.manifests import read_manifest
     from har_pipeline.distributed import ALONE
+    from har_pipeline.features.frames import frame_shape
     from har_pipeline.lr_range import range_test, write_range
-    from har_pipeline.raw_frames import frame_shape
     from har_pipeline.train import load_training_features, run_classes
 
     if not 0 < lowest < highest:
@@ -330,7 +330,7 @@ def _frames(
     world: World,
 ) -> tuple[FeatureStore | PackedStore, str]:
     """Return the store with the frames of the splits' videos, prepared by the first process where they are missing."""
-    from har_pipeline.raw_store import open_frames, prepare_frames
+    from har_pipeline.features.frames import open_frames, prepare_frames
 
     ids = {video_id for split in splits for part in (split.train, split.val, split.test) for video_id in part}
     wanted = [record for record in records if record.video_id in ids]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from har_pipeline.datasets import MEMORY_FRACTION, FeatureTable
+from har_pipeline.features.table import MEMORY_FRACTION, FeatureTable
 
 
 class Frames:

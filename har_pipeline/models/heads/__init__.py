@@ -8,11 +8,12 @@ from torch import nn
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.models.config import RESIDUAL_HEADS, HeadConfig
-from har_pipeline.models.heads.classifier import SequenceClassifier, class_probabilities
+from har_pipeline.models.heads.classifier import SequenceClassifier
 from har_pipeline.models.heads.encoder import Encoder
 from har_pipeline.models.heads.fusion import HiddenFusion, InputFusion
 from har_pipeline.models.heads.pooling import MeanPool, PerClip, fit_linear
 from har_pipeline.models.heads.recurrent import AttentionEncoder, ProjectedEncoder, RecurrentEncoder, StackedEncoder
+from har_pipeline.training.batches import class_probabilities
 
 __all__ = [
     "AttentionEncoder",

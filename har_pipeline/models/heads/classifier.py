@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +14,6 @@ from har_pipeline.models.heads.encoder import Encoder
 from har_pipeline.models.heads.pooling import mean_of_valid, vote
 
 if TYPE_CHECKING:
-    from har_pipeline.datasets import Batch
     from har_pipeline.models.config import HeadConfig
 
 
@@ -85,11 +84,3 @@ class SequenceClassifier(nn.Module):
         if self.training:
             return mean_of_valid(log_probabilities, lengths)
         return vote(log_probabilities, lengths, self.vote)
-
-
-@torch.inference_mode()
-def class_probabilities(head: SequenceClassifier, batches: Iterable[Batch]) -> np.ndarray:
-    """Return (V, K) float64 probabilities, rows summing to 1, in the batches' order; the head is put in eval mode."""
-    head.eval()
-    parts = [head(batch.features, batch.lengths).double().softmax(dim=1).cpu().numpy() for batch in batches]
-    return np.concatenate(parts) if parts else np.zeros((0, head.classifier.out_features))

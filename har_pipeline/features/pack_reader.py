@@ -28,14 +28,22 @@ import numpy as np
 
 from har_pipeline.core.errors import StoreError
 from har_pipeline.core.records import FeatureRecord, FeatureSpec
-from har_pipeline.feature_writer import STAGING
-from har_pipeline.store import Damage, FeatureStore, choose_feature_set
+from har_pipeline.features.store import STAGING, Damage, FeatureStore, choose_feature_set
 
 PACK_JSON, SET_JSON = "pack.json", "set.json"
+
+
 FEATURES, CLIPS, VIDEOS, REDUCTION = "features.npy", "clips.npz", "videos.json", "reduction.npz"
+
+
 INFO_KEYS = {"spec", "videos", "clips", "features_start", "store", "store_changed_ns", "packed", "reduction", "sha256"}
+
+
 FORMAT_VERSION = 1
+
+
 _AGAIN = "run `har features pack` again"
+
 
 log = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from har_pipeline.core.errors import ExtractionError
 from har_pipeline.core.records import ClipSpec, FeatureSpec, VideoRecord
-from har_pipeline.engine import Engine, Progress
-from har_pipeline.lanes import Lane
+from har_pipeline.features.engine import Engine, Progress
+from har_pipeline.features.lanes import Lane
+from har_pipeline.features.source_files import changed_videos, known_failures
+from har_pipeline.features.store import FeatureStore
 from har_pipeline.models.device import keep_freed_memory
 from har_pipeline.models.extractors.base import Extractor
-from har_pipeline.source_files import changed_videos, known_failures
-from har_pipeline.store import FeatureStore
 from har_pipeline.video.clip_worker import DecodeTask
 from har_pipeline.video.decode import Decoder
 from har_pipeline.video.flow.cache import FlowCache

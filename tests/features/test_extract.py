@@ -19,11 +19,11 @@ from video_files import make_audio, make_video
 from har_pipeline.core.errors import ExtractionError
 from har_pipeline.core.records import ClipSpec, VideoRecord
 from har_pipeline.datasets.manifests import write_manifest
-from har_pipeline.engine import Progress
-from har_pipeline.extract import ExtractOptions, extract, feature_spec
+from har_pipeline.features.engine import Progress
+from har_pipeline.features.extract import ExtractOptions, extract, feature_spec
+from har_pipeline.features.store import FeatureStore
 from har_pipeline.models.extractors import build_extractor
 from har_pipeline.models.extractors.base import Extractor, Input, Net, Preprocess
-from har_pipeline.store import FeatureStore
 
 IDENTITY = Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 

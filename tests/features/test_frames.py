@@ -14,11 +14,10 @@ from video_files import make_video, numbered_frame
 
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError
 from har_pipeline.core.records import FeatureSpec, VideoRecord
-from har_pipeline.datasets import load_features
 from har_pipeline.datasets.manifests import write_manifest
-from har_pipeline.raw_frames import RawOptions, RawSummary, frame_shape, store_raw_frames
-from har_pipeline.raw_store import options_of
-from har_pipeline.store import FeatureStore
+from har_pipeline.features.frames import RawOptions, RawSummary, frame_shape, options_of, store_raw_frames
+from har_pipeline.features.store import FeatureStore
+from har_pipeline.features.table import load_features
 from har_pipeline.video.depth import CausalDepth, prepare_depth
 from har_pipeline.video.frame_worker import scale_rgb
 

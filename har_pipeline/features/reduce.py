@@ -17,11 +17,12 @@ import numpy as np
 
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, StoreError
 from har_pipeline.core.records import FeatureRecord, FeatureSpec, ReductionSpec, Split
-from har_pipeline.feature_writer import VideoSource
-from har_pipeline.pca import Fit, Projection, check_dim, fit_exact, fit_randomised, in_blocks
-from har_pipeline.store import FeatureStore
+from har_pipeline.features.pca import Fit, Projection, check_dim, fit_exact, fit_randomised, in_blocks
+from har_pipeline.features.store import FeatureStore, VideoSource
 
 OnProgress = Callable[[str, int, int], None]
+
+
 """Called with what is being done (`fit` or `project`), the videos done in it and their total."""
 
 

@@ -17,16 +17,15 @@ from feature_sets import blobs, feature_store, manifest, split_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from har_pipeline import pack as pack_module
 from har_pipeline.core.errors import RunError, StoreError
 from har_pipeline.core.records import FeatureRecord
-from har_pipeline.datasets import load_features
-from har_pipeline.feature_writer import VideoSource
+from har_pipeline.features import pack_writer as pack_module
+from har_pipeline.features.pack_reader import PackedStore, open_features
+from har_pipeline.features.pack_writer import default_pack_path, pack_features
+from har_pipeline.features.reduce import ReduceOptions, reduce_features
+from har_pipeline.features.store import FeatureStore, VideoSource
+from har_pipeline.features.table import load_features
 from har_pipeline.jobs import plan_jobs, run_jobs
-from har_pipeline.pack import default_pack_path, pack_features
-from har_pipeline.packed_store import PackedStore, open_features
-from har_pipeline.reduce import ReduceOptions, reduce_features
-from har_pipeline.store import FeatureStore
 from har_pipeline.train_config import TrainConfig
 
 CLASSES = ("boxing", "walking", "running")
@@ -129,8 +128,8 @@ def test_a_kill_leaves_no_pack_or_the_older_one(tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from har_pipeline.pack import pack_features\n"
-        "from har_pipeline.store import FeatureStore\n"
+        "from har_pipeline.features.pack_writer import pack_features\n"
+        "from har_pipeline.features.store import FeatureStore\n"
         "def stop(stage, done, total):\n"
         "    if done == 2: os.kill(os.getpid(), 9)\n"
         "pack_features(FeatureStore(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), stop)\n"

@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 import zarr
 
-from har_pipeline import store as store_module
 from har_pipeline.core.errors import FeatureMismatchError, StoreError
 from har_pipeline.core.records import FeatureSpec
-from har_pipeline.feature_writer import VideoSource
-from har_pipeline.store import FeatureStore
+from har_pipeline.features import store as store_module
+from har_pipeline.features.store import FeatureStore, VideoSource
 
 SPEC = FeatureSpec(extractor="net", weights="random:0", layer="pool", feature_dim=6)
 
@@ -91,7 +90,7 @@ def test_too_few_or_too_many_rows_are_refused(store: FeatureStore) -> None:
 def test_what_has_no_commit_does_not_exist_and_is_swept(store: FeatureStore) -> None:
     code = (
         "import os, sys, numpy as np\n"
-        "from har_pipeline.store import FeatureStore\n"
+        "from har_pipeline.features.store import FeatureStore\n"
         "w = FeatureStore(sys.argv[1]).writer(sys.argv[2], 'v', 5)\n"
         "w.append(np.zeros((5, 6), np.float16))\n"
         "w._flush()\n"

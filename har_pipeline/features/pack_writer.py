@@ -25,8 +25,7 @@ from har_pipeline import __version__
 from har_pipeline.core.errors import StoreError
 from har_pipeline.core.files import publish, remove_debris, staging_name
 from har_pipeline.core.records import FeatureRecord, FeatureSpec
-from har_pipeline.feature_writer import STAGING
-from har_pipeline.packed_store import (
+from har_pipeline.features.pack_reader import (
     CLIPS,
     FEATURES,
     FORMAT_VERSION,
@@ -36,9 +35,10 @@ from har_pipeline.packed_store import (
     VIDEOS,
     PackedStore,
 )
-from har_pipeline.store import FeatureStore
+from har_pipeline.features.store import STAGING, FeatureStore
 
 TICK_S = 0.05
+
 
 OnVideo = Callable[[str, int, int], None]
 

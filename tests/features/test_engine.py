@@ -12,9 +12,9 @@ from video_files import make_video
 
 from har_pipeline.core.errors import ExtractionError
 from har_pipeline.core.records import ClipSpec, Stream, VideoRecord
-from har_pipeline.extract import ExtractOptions, extract, extract_many, feature_spec
+from har_pipeline.features.extract import ExtractOptions, extract, extract_many, feature_spec
+from har_pipeline.features.store import FeatureStore
 from har_pipeline.models.extractors.base import Extractor, Input, Net, Preprocess
-from har_pipeline.store import FeatureStore
 from har_pipeline.video.decode import FrameReader
 from har_pipeline.video.flow import compute as flow_module
 from har_pipeline.video.flow.compute import compute_flow
@@ -201,14 +201,14 @@ def test_cached_flow_gives_the_same_features_and_is_not_computed_again(
     def refuse(*arguments: object) -> torch.Tensor:
         raise AssertionError("flow was computed again")
 
-    monkeypatch.setattr("har_pipeline.engine.compute_flow", refuse)
+    monkeypatch.setattr("har_pipeline.features.engine.compute_flow", refuse)
     extract(records, again, grid("moves", 3, "flow"), options)
     assert same(read(plain, name), read(store, name))
     assert same(read(again, name), read(store, name))
 
 
 def test_mirrored_flow_points_the_other_way() -> None:
-    from har_pipeline.engine import _mirrored
+    from har_pipeline.features.engine import _mirrored
 
     flow = torch.tensor([[[[1.0, 5.0], [2.0, 6.0]]]])
     assert _mirrored(flow).tolist() == [[[[-2.0, 6.0], [-1.0, 5.0]]]]

@@ -1,4 +1,4 @@
-"""Stored features as batches: loaded once into one flat array, then gathered, padded and given with their lengths."""
+"""Stored features as one flat table in memory, of one stream or of several side by side."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ import contextlib
 import dataclasses
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 import numpy as np
-import torch
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import FeatureRecord, VideoRecord
-from har_pipeline.source_files import differ, frames_read, words
+from har_pipeline.features.source_files import differ, frames_read, words
 from har_pipeline.video.clips import sparse_clip_indices
 
 MEMORY_FRACTION = 0.4
-POOLED_BATCHES = 8
 
 
 class FeatureSource(Protocol):
@@ -71,15 +69,6 @@ class FeatureTable:
         """Return the (n,) int64 positions of those of `video_ids` that are in the table, in the order given."""
         position = {video_id: row for row, video_id in enumerate(self.video_ids)}
         return np.array([position[video_id] for video_id in video_ids if video_id in position], np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """B videos: features (B, Nmax, D) float32, zeros after the end; lengths (B,) int64 on the CPU; labels (B,)."""
-
-    features: torch.Tensor
-    lengths: torch.Tensor
-    labels: torch.Tensor
 
 
 def label_numbers(records: Sequence[VideoRecord], classes: Sequence[str]) -> Mapping[str, int]:
@@ -217,93 +206,6 @@ def available_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 
 
-class FeatureBatches:
-    """A table's features where batches are made of them: on the device if they fit there, otherwise in the host's memory.
-
-    On the device an epoch copies nothing but indices; `resident` tells which of the two it is.
-    """
-
-    def __init__(
-        self, table: FeatureTable, device: torch.device | str = "cpu", *, memory_fraction: float = MEMORY_FRACTION
-    ) -> None:
-        self.device = torch.device(device)
-        self._flat = torch.from_numpy(table.features)
-        self._starts, self._lengths = torch.from_numpy(table.offsets[:-1]), torch.from_numpy(table.lengths)
-        self._labels = torch.from_numpy(table.labels)
-        self.resident = self.device.type == "cpu"
-        if self.device.type == "cuda":
-            self.resident = table.features.nbytes <= memory_fraction * torch.cuda.mem_get_info(self.device)[0]
-        if self.resident:
-            self._flat = self._flat.to(self.device)
-
-    def batches(
-        self,
-        batch_size: int,
-        *,
-        rows: np.ndarray | None = None,
-        generator: torch.Generator | None = None,
-        jitter: float = 0.0,
-    ) -> Iterator[Batch]:
-        """Yield the videos `rows` (default: all) in batches; shuffled when a generator is given, in order otherwise.
-
-        Features become float32 after they were gathered. With jitter, which needs a generator, each video keeps
-        ceil((1 - jitter) N) of its clips, drawn anew and left in order. Large sets are shuffled so that videos of like
-        length share a batch: less of it is padding.
-        """
-        chosen = torch.arange(len(self._labels)) if rows is None else torch.from_numpy(np.asarray(rows, np.int64))
-        for batch in _batch_rows(chosen, self._lengths, batch_size, generator):
-            lengths = self._lengths[batch]
-            if jitter and generator is not None:
-                step, lengths = _kept_clips(lengths, jitter, generator)
-            else:
-                step = torch.arange(int(lengths.max())).expand(len(batch), -1)
-            valid = torch.arange(step.shape[1]) < lengths[:, None]
-            index = self._starts[batch][:, None] + torch.where(valid, step, 0)
-            features = self._flat[index.flatten().to(self._flat.device, non_blocking=True)].view(*index.shape, -1)
-            features = features.to(self.device, torch.float32)
-            if not valid.all():
-                features *= valid[..., None].to(self.device, non_blocking=True)
-            yield Batch(features, lengths, self._labels[batch].to(self.device, non_blocking=True))
-
-
-def _batch_rows(
-    chosen: torch.Tensor, lengths: torch.Tensor, batch_size: int, generator: torch.Generator | None
-) -> Sequence[torch.Tensor]:
-    if generator is None:
-        return chosen.split(batch_size)
-    chosen = chosen[torch.randperm(len(chosen), generator=generator)]
-    pool = POOLED_BATCHES * batch_size
-    # In a small set the batches would be sorted by length as a whole, and so in part by class.
-    if len(chosen) < 2 * pool or bool((lengths[chosen] == lengths[chosen[0]]).all()):
-        return chosen.split(batch_size)
-    by_length = torch.cat([part[lengths[part].argsort(stable=True)] for part in chosen.split(pool)])
-    batches = by_length.split(batch_size)
-    return [batches[number] for number in torch.randperm(len(batches), generator=generator).tolist()]
-
-
-def _kept_clips(lengths: torch.Tensor, jitter: float, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (B, Nmax') the numbers of the clips that are kept, in order, and how many each video keeps."""
-    longest = int(lengths.max())
-    kept = ((1 - jitter) * lengths.double() - 1e-9).ceil().long().clamp(min=1)
-    keys = torch.rand(len(lengths), longest, generator=generator)
-    keys[torch.arange(longest) >= lengths[:, None]] = 2.0
-    drawn = keys.argsort(dim=1)[:, : int(kept.max())]
-    drawn[torch.arange(drawn.shape[1]) >= kept[:, None]] = longest
-    return drawn.sort(dim=1).values, kept
-
-
-def padded_batches(
-    table: FeatureTable,
-    batch_size: int,
-    *,
-    rows: np.ndarray | None = None,
-    generator: torch.Generator | None = None,
-    device: torch.device | str = "cpu",
-) -> Iterator[Batch]:
-    """Yield the videos `rows` of a table (default: all) in batches; see `FeatureBatches.batches`."""
-    return FeatureBatches(table, device).batches(batch_size, rows=rows, generator=generator)
-
-
 def feature_statistics(table: FeatureTable, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation (D,) float64 of each feature over all clips of the videos `rows`."""
     count, total, squares = 0, np.zeros(table.feature_dim), np.zeros(table.feature_dim)
@@ -395,3 +297,45 @@ def _missing_message(store: FeatureSource, feature_set: str, missing: Sequence[s
 
 def _command(feature_set: str) -> str:
     return "har frames" if feature_set.startswith("raw_frames-") else "har extract"
+
+
+def joined_features(records: Sequence[FeatureRecord]) -> np.ndarray:
+    """Return (N, D1 + D2 + ...) the features of one video's streams on the clips of the first.
+
+    Each clip gets the features of the other streams' clips that are closest in time; see `datasets.align_by_time`.
+    Raises: RunError naming the video if a stream has no clip near enough.
+    """
+    if len(records) == 1:
+        return records[0].features
+    try:
+        rows = align_by_time([record.clip_times_s for record in records])
+    except RunError as error:
+        raise RunError(f"{records[0].video_id}: {error}") from error
+    return np.concatenate([record.features[own] for record, own in zip(records, rows, strict=True)], axis=1)
+
+
+class StreamSource:
+    """A feature source whose videos are those that every one of the feature sets holds, their features joined."""
+
+    def __init__(self, store: FeatureSource, feature_sets: Sequence[str]) -> None:
+        self._store, self._feature_sets = store, tuple(feature_sets)
+
+    def video_ids(self, feature_set: str) -> list[str]:
+        """Return the ids that have features in all sets, in the order of the first."""
+        first, *others = (self._store.video_ids(name) for name in self._feature_sets)
+        common = set(first).intersection(*others)
+        return [video_id for video_id in first if video_id in common]
+
+    def read(self, feature_set: str, video_id: str, *, check: bool = False) -> FeatureRecord:
+        """Return the record of the first stream, with the features of all of them and their checksums joined by +."""
+        records = [self._store.read(name, video_id, check=check) for name in self._feature_sets]
+        checksum = "+".join(record.checksum for record in records)
+        return dataclasses.replace(records[0], features=joined_features(records), checksum=checksum)
+
+    def failures(self, feature_set: str) -> dict[str, str]:
+        """Return the reasons why videos have no features in one of the sets, with the name of that set."""
+        return {
+            video_id: f"{name}: {reason}"
+            for name in self._feature_sets
+            for video_id, reason in self._store.failures(name).items()
+        }

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
-from har_pipeline import pca
 from har_pipeline.core.errors import ExtractionError
-from har_pipeline.pca import Fit, Projection, fit_exact, fit_randomised, in_blocks
+from har_pipeline.features import pca
+from har_pipeline.features.pca import Fit, Projection, fit_exact, fit_randomised, in_blocks
 
 
 def rows_of(n: int, d: int, *, seed: int = 0, dtype: str = "float32", decay: float = 0.9) -> np.ndarray:

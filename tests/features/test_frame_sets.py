@@ -10,9 +10,8 @@ from feature_sets import split_of
 from raw_sets import raw_store
 
 from har_pipeline.core.errors import StoreError
-from har_pipeline.raw_frames import RawOptions
-from har_pipeline.raw_store import choose_frames
-from har_pipeline.reduce import ReduceOptions, reduced_spec
+from har_pipeline.features.frames import RawOptions, choose_frames
+from har_pipeline.features.reduce import ReduceOptions, reduced_spec
 
 
 def test_projections_of_frames_are_no_frames(tmp_path: Path) -> None:

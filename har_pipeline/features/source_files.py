@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from har_pipeline.core.records import VideoRecord
-from har_pipeline.store import FeatureStore
+from har_pipeline.features.store import FeatureStore
 
 
 def describe_file(path: Path, start_frame: int = 0, end_frame: int | None = None) -> dict[str, str]:

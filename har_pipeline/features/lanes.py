@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from har_pipeline.core.records import FeatureSpec
-from har_pipeline.feature_writer import FeatureWriter
+from har_pipeline.features.store import FeatureWriter
 from har_pipeline.models.extractors.base import Extractor
 from har_pipeline.video.clip_worker import Done, Plan, View
 from har_pipeline.video.flow.cache import FlowCache
@@ -21,6 +21,8 @@ from har_pipeline.video.flow.spec import FlowSpec
 from har_pipeline.video.preprocess import Crop, crop_places, num_crops, parse_resize
 
 FRAMES_PER_SLOT = 32
+
+
 # Frames that are sent uncropped may be this much longer than they are high (or the other way round).
 LONGEST_ASPECT = 2.5
 

@@ -11,15 +11,8 @@ from feature_sets import blobs, feature_store, manifest
 
 from har_pipeline import datasets
 from har_pipeline.core.errors import RunError, StoreError
-from har_pipeline.datasets import (
-    Batch,
-    FeatureBatches,
-    FeatureTable,
-    feature_statistics,
-    load_features,
-    padded_batches,
-    take_steps,
-)
+from har_pipeline.features.table import FeatureTable, feature_statistics, load_features, take_steps
+from har_pipeline.training.batches import Batch, FeatureBatches, padded_batches
 
 LENGTHS = (3, 1, 5, 2)
 

@@ -12,13 +12,12 @@ from depth_files import moving_body, write_folder, write_mat
 
 from har_pipeline.core.errors import ExtractionError, RunError
 from har_pipeline.core.records import VideoRecord
-from har_pipeline.datasets import load_features
-from har_pipeline.pack import pack_features
-from har_pipeline.packed_store import PackedStore
-from har_pipeline.raw_frames import RawOptions, RawSummary, store_raw_frames
-from har_pipeline.raw_store import prepare_frames
-from har_pipeline.source_files import describe_file, differ, words
-from har_pipeline.store import FeatureStore
+from har_pipeline.features.frames import RawOptions, RawSummary, prepare_frames, store_raw_frames
+from har_pipeline.features.pack_reader import PackedStore
+from har_pipeline.features.pack_writer import pack_features
+from har_pipeline.features.source_files import describe_file, differ, words
+from har_pipeline.features.store import FeatureStore
+from har_pipeline.features.table import load_features
 
 IDS = ("a", "b")
 

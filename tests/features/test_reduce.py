@@ -18,15 +18,20 @@ from real_features import ucf101_fc6
 from safetensors.numpy import load_file
 from sklearn.decomposition import PCA
 
-from har_pipeline import reduce
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, RunError, StoreError
 from har_pipeline.core.records import FeatureSpec, ReductionSpec, Split
 from har_pipeline.evaluate import predict_scores
-from har_pipeline.feature_writer import VideoSource
-from har_pipeline.pca import Projection
-from har_pipeline.reduce import ReduceOptions, ReduceSummary, read_projection, reduce_features, train_ids_sha256
+from har_pipeline.features import reduce
+from har_pipeline.features.pca import Projection
+from har_pipeline.features.reduce import (
+    ReduceOptions,
+    ReduceSummary,
+    read_projection,
+    reduce_features,
+    train_ids_sha256,
+)
+from har_pipeline.features.store import FeatureStore, VideoSource
 from har_pipeline.run_folder import load_run
-from har_pipeline.store import FeatureStore
 from har_pipeline.train import train_head
 from har_pipeline.train_config import TrainConfig
 

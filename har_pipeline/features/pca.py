@@ -17,9 +17,14 @@ import scipy.linalg
 from har_pipeline.core.errors import ExtractionError
 
 BLOCK_BYTES = 128 * 2**20
+
+
 POWER_PASSES, OVERSAMPLING = 4, 10
 
+
 Blocks = Callable[[], Iterable[np.ndarray]]
+
+
 """Each call reads all rows again, in the same order: arrays (n, D)."""
 
 

@@ -1,0 +1,1 @@
+"""Features of videos: the store, extraction into it, reduction, packs, tables for training."""

@@ -1,0 +1,118 @@
+"""Videos as padded batches, gathered on the device where they fit there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from har_pipeline.features.table import MEMORY_FRACTION, FeatureTable
+from har_pipeline.models.heads.classifier import SequenceClassifier
+
+POOLED_BATCHES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B videos: features (B, Nmax, D) float32, zeros after the end; lengths (B,) int64 on the CPU; labels (B,)."""
+
+    features: torch.Tensor
+    lengths: torch.Tensor
+    labels: torch.Tensor
+
+
+class FeatureBatches:
+    """A table's features where batches are made of them: on the device if they fit there, otherwise in the host's memory.
+
+    On the device an epoch copies nothing but indices; `resident` tells which of the two it is.
+    """
+
+    def __init__(
+        self, table: FeatureTable, device: torch.device | str = "cpu", *, memory_fraction: float = MEMORY_FRACTION
+    ) -> None:
+        self.device = torch.device(device)
+        self._flat = torch.from_numpy(table.features)
+        self._starts, self._lengths = torch.from_numpy(table.offsets[:-1]), torch.from_numpy(table.lengths)
+        self._labels = torch.from_numpy(table.labels)
+        self.resident = self.device.type == "cpu"
+        if self.device.type == "cuda":
+            self.resident = table.features.nbytes <= memory_fraction * torch.cuda.mem_get_info(self.device)[0]
+        if self.resident:
+            self._flat = self._flat.to(self.device)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        rows: np.ndarray | None = None,
+        generator: torch.Generator | None = None,
+        jitter: float = 0.0,
+    ) -> Iterator[Batch]:
+        """Yield the videos `rows` (default: all) in batches; shuffled when a generator is given, in order otherwise.
+
+        Features become float32 after they were gathered. With jitter, which needs a generator, each video keeps
+        ceil((1 - jitter) N) of its clips, drawn anew and left in order. Large sets are shuffled so that videos of like
+        length share a batch: less of it is padding.
+        """
+        chosen = torch.arange(len(self._labels)) if rows is None else torch.from_numpy(np.asarray(rows, np.int64))
+        for batch in _batch_rows(chosen, self._lengths, batch_size, generator):
+            lengths = self._lengths[batch]
+            if jitter and generator is not None:
+                step, lengths = _kept_clips(lengths, jitter, generator)
+            else:
+                step = torch.arange(int(lengths.max())).expand(len(batch), -1)
+            valid = torch.arange(step.shape[1]) < lengths[:, None]
+            index = self._starts[batch][:, None] + torch.where(valid, step, 0)
+            features = self._flat[index.flatten().to(self._flat.device, non_blocking=True)].view(*index.shape, -1)
+            features = features.to(self.device, torch.float32)
+            if not valid.all():
+                features *= valid[..., None].to(self.device, non_blocking=True)
+            yield Batch(features, lengths, self._labels[batch].to(self.device, non_blocking=True))
+
+
+def _batch_rows(
+    chosen: torch.Tensor, lengths: torch.Tensor, batch_size: int, generator: torch.Generator | None
+) -> Sequence[torch.Tensor]:
+    if generator is None:
+        return chosen.split(batch_size)
+    chosen = chosen[torch.randperm(len(chosen), generator=generator)]
+    pool = POOLED_BATCHES * batch_size
+    # In a small set the batches would be sorted by length as a whole, and so in part by class.
+    if len(chosen) < 2 * pool or bool((lengths[chosen] == lengths[chosen[0]]).all()):
+        return chosen.split(batch_size)
+    by_length = torch.cat([part[lengths[part].argsort(stable=True)] for part in chosen.split(pool)])
+    batches = by_length.split(batch_size)
+    return [batches[number] for number in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def _kept_clips(lengths: torch.Tensor, jitter: float, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (B, Nmax') the numbers of the clips that are kept, in order, and how many each video keeps."""
+    longest = int(lengths.max())
+    kept = ((1 - jitter) * lengths.double() - 1e-9).ceil().long().clamp(min=1)
+    keys = torch.rand(len(lengths), longest, generator=generator)
+    keys[torch.arange(longest) >= lengths[:, None]] = 2.0
+    drawn = keys.argsort(dim=1)[:, : int(kept.max())]
+    drawn[torch.arange(drawn.shape[1]) >= kept[:, None]] = longest
+    return drawn.sort(dim=1).values, kept
+
+
+def padded_batches(
+    table: FeatureTable,
+    batch_size: int,
+    *,
+    rows: np.ndarray | None = None,
+    generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+) -> Iterator[Batch]:
+    """Yield the videos `rows` of a table (default: all) in batches; see `FeatureBatches.batches`."""
+    return FeatureBatches(table, device).batches(batch_size, rows=rows, generator=generator)
+
+
+@torch.inference_mode()
+def class_probabilities(head: SequenceClassifier, batches: Iterable[Batch]) -> np.ndarray:
+    """Return (V, K) float64 probabilities, rows summing to 1, in the batches' order; the head is put in eval mode."""
+    head.eval()
+    parts = [head(batch.features, batch.lengths).double().softmax(dim=1).cpu().numpy() for batch in batches]
+    return np.concatenate(parts) if parts else np.zeros((0, head.classifier.out_features))
