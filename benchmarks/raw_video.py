@@ -24,14 +24,14 @@ import numpy as np
 from har_pipeline.core.records import Scores, Split, VideoRecord
 from har_pipeline.datasets.manifests import read_manifest
 from har_pipeline.datasets.splits import make_splits
-from har_pipeline.evaluate import evaluate_scores
+from har_pipeline.evaluation.evaluate import evaluate_scores
+from har_pipeline.evaluation.metrics import mcnemar
+from har_pipeline.evaluation.run_folder import read_history
+from har_pipeline.evaluation.scores import concat_scores, read_scores, select_part
 from har_pipeline.features.frames import open_frames
 from har_pipeline.jobs import Outcome, plan_jobs, run_jobs
 from har_pipeline.live_cost import measure_live_cost
-from har_pipeline.metrics import mcnemar
 from har_pipeline.models.convlstm.networks import NETWORKS
-from har_pipeline.run_folder import read_history
-from har_pipeline.scores import concat_scores, read_scores, select_part
 from har_pipeline.train import TrainSource
 from har_pipeline.train_config import TrainConfig
 from har_pipeline.train_video import run_video_jobs

@@ -14,11 +14,8 @@ from typing import Any
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import Split, VideoRecord
-from har_pipeline.features.reduce import require_same_training_videos
-from har_pipeline.features.table import FeatureTable
-from har_pipeline.fit import Epoch
-from har_pipeline.job_plan import Plan, write_plan
-from har_pipeline.run_folder import (
+from har_pipeline.evaluation.plan import Plan, write_plan
+from har_pipeline.evaluation.run_folder import (
     HEAD,
     RUN_JSON,
     VIDEO,
@@ -28,6 +25,9 @@ from har_pipeline.run_folder import (
     read_run,
     split_info,
 )
+from har_pipeline.features.reduce import require_same_training_videos
+from har_pipeline.features.table import FeatureTable
+from har_pipeline.fit import Epoch
 from har_pipeline.train import (
     TrainSource,
     classes_of,

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from har_pipeline.compare import Comparison, compare_members
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import VideoRecord
-from har_pipeline.fusion import Member
+from har_pipeline.evaluation.compare import Comparison, compare_members
+from har_pipeline.evaluation.fusion import Member
+from har_pipeline.evaluation.run_folder import files_sha256, read_run, write_json
+from har_pipeline.evaluation.scores import select_part
 from har_pipeline.recognise import live_scores
-from har_pipeline.run_folder import files_sha256, read_run, write_json
-from har_pipeline.scores import select_part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from har_pipeline.evaluation.plots import save_lr_range
+from har_pipeline.evaluation.run_folder import write_json
 from har_pipeline.features.table import FeatureTable
 from har_pipeline.models.convlstm.networks import RawNetwork
 from har_pipeline.models.device import resolve_device
-from har_pipeline.report.plots import save_lr_range
-from har_pipeline.run_folder import write_json
 from har_pipeline.video_config import VideoTrainConfig
 from har_pipeline.video_fit import make_learner
 from har_pipeline.video_loop import VideoBatch, arrange

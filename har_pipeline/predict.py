@@ -12,16 +12,16 @@ import numpy as np
 
 from har_pipeline.core.errors import FeatureMismatchError, RunError
 from har_pipeline.core.records import FeatureSpec, VideoRecord
-from har_pipeline.evaluate import predict_scores, top_k
+from har_pipeline.evaluation.plots import save_topk_bars
 from har_pipeline.features.engine import Progress
 from har_pipeline.features.extract import ExtractOptions, extract_many
 from har_pipeline.features.reduce import source_spec
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import joined_features
+from har_pipeline.inference.load import Run, load_run
+from har_pipeline.inference.predict import predict_scores, top_k
 from har_pipeline.models.extractors import build_extractor, find_net
 from har_pipeline.models.extractors.base import Extractor
-from har_pipeline.report.plots import save_topk_bars
-from har_pipeline.run_folder import Run, load_run
 from har_pipeline.video.decode import FrameReader, probe
 from har_pipeline.video.flow.spec import parse_flow
 

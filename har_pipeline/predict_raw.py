@@ -11,13 +11,13 @@ import numpy as np
 
 from har_pipeline.convlstm.frames import Frames
 from har_pipeline.core.records import VideoRecord
-from har_pipeline.evaluate import top_k
 from har_pipeline.features.frames import RawSummary, options_of, store_raw_frames
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureTable
+from har_pipeline.inference.load import VideoRun, load_video_run
+from har_pipeline.inference.predict import top_k
 from har_pipeline.models.device import pick_precision, resolve_device
 from har_pipeline.predict import Prediction
-from har_pipeline.train_video import VideoRun, load_video_run
 from har_pipeline.video_loop import video_probabilities
 
 

@@ -19,10 +19,10 @@ import torch
 from har_pipeline.core.errors import RunError, VideoError
 from har_pipeline.core.records import Scores, VideoRecord
 from har_pipeline.features.frames import options_of
+from har_pipeline.inference.load import VideoRun, load_video_run
 from har_pipeline.models.convlstm.layer import State
 from har_pipeline.models.convlstm.windows import WEIGHT_POWER, stateful_indices
 from har_pipeline.models.device import pick_precision, resolve_device
-from har_pipeline.train_video import VideoRun, load_video_run
 from har_pipeline.video.decode import FrameReader
 from har_pipeline.video.depth import CausalDepth, read_depth
 from har_pipeline.video.frame_worker import RawStream, scale_rgb

@@ -14,11 +14,11 @@ import numpy as np
 from safetensors import safe_open
 
 from har_pipeline.core.errors import RunError
+from har_pipeline.evaluation.metrics import confusion_matrix, mean_class_accuracy
+from har_pipeline.evaluation.plots import Line, save_sweep_curves
+from har_pipeline.evaluation.run_folder import SCORES, WEIGHTS, write_json
+from har_pipeline.evaluation.scores import read_scores, select_part
 from har_pipeline.jobs import Outcome
-from har_pipeline.metrics import confusion_matrix, mean_class_accuracy
-from har_pipeline.report.plots import Line, save_sweep_curves
-from har_pipeline.run_folder import SCORES, WEIGHTS, write_json
-from har_pipeline.scores import read_scores, select_part
 from har_pipeline.sweep import SweepRuns, Value
 
 TABLE, PLOT, SUMMARY = "sweep.csv", "sweep.png", "sweep.json"

@@ -15,16 +15,7 @@ import torch
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import FeatureSpec, Scores, Split, VideoRecord
-from har_pipeline.features.reduce import (
-    ReductionSource,
-    projection_arrays,
-    read_projection,
-    require_same_training_videos,
-)
-from har_pipeline.features.table import FeatureSource, FeatureTable, StreamSource, load_features
-from har_pipeline.fit import Epoch, Fitted, OnEpoch, Parts, fit_head, loss_and_accuracy, probabilities_of
-from har_pipeline.models.device import resolve_device
-from har_pipeline.run_folder import (
+from har_pipeline.evaluation.run_folder import (
     FORMAT_VERSION,
     HISTORY,
     RUN_JSON,
@@ -43,7 +34,16 @@ from har_pipeline.run_folder import (
     write_history,
     write_json,
 )
-from har_pipeline.scores import write_scores
+from har_pipeline.evaluation.scores import write_scores
+from har_pipeline.features.reduce import (
+    ReductionSource,
+    projection_arrays,
+    read_projection,
+    require_same_training_videos,
+)
+from har_pipeline.features.table import FeatureSource, FeatureTable, StreamSource, load_features
+from har_pipeline.fit import Epoch, Fitted, OnEpoch, Parts, fit_head, loss_and_accuracy, probabilities_of
+from har_pipeline.models.device import resolve_device
 from har_pipeline.tensor_files import write_tensors
 from har_pipeline.tensorboard import epoch_writer
 from har_pipeline.train_config import TrainConfig

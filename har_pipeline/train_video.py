@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,37 +13,32 @@ from typing import Any
 import torch
 
 from har_pipeline.checkpoint import CHECKPOINT
-from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import Scores, Split, VideoRecord
 from har_pipeline.distributed import ALONE, World
-from har_pipeline.features.frames import frame_shape
-from har_pipeline.features.table import FeatureTable
-from har_pipeline.fit import OnEpoch, Parts
-from har_pipeline.jobs import Job, Outcome, finished_runs, shared_table, train_unfinished
-from har_pipeline.models.convlstm.networks import RawNetwork, build_network
-from har_pipeline.models.convlstm.windows import BIN_EDGES
-from har_pipeline.run_folder import (
+from har_pipeline.evaluation.run_folder import (
     FORMAT_VERSION,
     HISTORY,
     RUN_JSON,
     SCORES,
     SPLIT_JSON,
     VIDEO,
-    RunRecord,
     RunSummary,
     features_sha256,
     files_sha256,
     labels_sha256,
     lasting_run_folder,
-    load_weights,
     package_versions,
-    read_run,
     split_info,
     stream_info,
     write_history,
     write_json,
 )
-from har_pipeline.scores import write_scores
+from har_pipeline.evaluation.scores import write_scores
+from har_pipeline.features.frames import frame_shape
+from har_pipeline.features.table import FeatureTable
+from har_pipeline.fit import OnEpoch, Parts
+from har_pipeline.jobs import Job, Outcome, finished_runs, shared_table, train_unfinished
+from har_pipeline.models.convlstm.windows import BIN_EDGES
 from har_pipeline.tensor_files import write_tensors
 from har_pipeline.train import (
     TrainSource,
@@ -60,45 +54,6 @@ from har_pipeline.video_config import VideoTrainConfig
 from har_pipeline.video_fit import FittedNetwork, OnBatch, fit_network
 
 NETWORK = "network.safetensors"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VideoRun(RunRecord):
-    """A loaded run of a network on raw video; `network` is in evaluation mode on the CPU.
-
-    frame_shape: (C, H, W) of the frames it reads.
-    """
-
-    config: VideoTrainConfig
-    network: RawNetwork
-    frame_shape: tuple[int, int, int]
-
-
-def load_video_run(path: Path | str) -> VideoRun:
-    """Load the run of a network on raw video.
-
-    Raises: RunError if a file is missing or malformed, the weights do not fit, or a head was trained instead.
-    """
-    record = read_run(path)
-    if record.kind != VIDEO:
-        raise RunError(f"{record.path} is a run of `har train`, a head on stored features, not a network on raw video")
-    try:
-        config = VideoTrainConfig.from_dict(record.info["options"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{record.path}: {RUN_JSON} is malformed ({error!r}); train it again") from error
-    shape = frame_shape(record.spec)
-    network = build_network(config.model, len(record.classes), channels=shape[0], width=config.width)
-    load_weights(network, record.path / NETWORK)
-    return VideoRun(
-        path=record.path,
-        streams=record.streams,
-        classes=record.classes,
-        split=record.split,
-        info=record.info,
-        config=config,
-        network=network,
-        frame_shape=shape,
-    )
 
 
 def train_video(

@@ -23,21 +23,20 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from har_pipeline import ClipSpec
-from har_pipeline.categories import COMPLEX, read_groups
-from har_pipeline.compare import compare_members, write_comparison
 from har_pipeline.core.errors import errors_as_lines
 from har_pipeline.core.records import Split, Stream, VideoRecord
 from har_pipeline.datasets.builders import build_manifest
 from har_pipeline.datasets.manifests import manifest_sha256, read_manifest, write_manifest
 from har_pipeline.datasets.splits import make_splits
-from har_pipeline.evaluate import evaluate_scores, write_evaluation
+from har_pipeline.evaluation.categories import COMPLEX, read_groups
+from har_pipeline.evaluation.compare import compare_members, write_comparison
+from har_pipeline.evaluation.evaluate import evaluate_scores, write_evaluation
+from har_pipeline.evaluation.fusion_table import fusion_table, load_member, write_fusion
+from har_pipeline.evaluation.page import Section, write_page
 from har_pipeline.features.extract import ExtractOptions, extract_many
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.fusion_files import load_member, write_fusion
-from har_pipeline.fusion_table import fusion_table
 from har_pipeline.jobs import plan_jobs, run_jobs
 from har_pipeline.models.extractors import build_extractor
-from har_pipeline.report.page import Section, write_page
 from har_pipeline.sweep import Axis, plan_points, run_sweep
 from har_pipeline.sweep_table import write_sweep
 from har_pipeline.train_config import TrainConfig

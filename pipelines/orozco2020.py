@@ -21,11 +21,11 @@ from har_pipeline.core.errors import errors_as_lines
 from har_pipeline.datasets.builders import build_manifest
 from har_pipeline.datasets.manifests import manifest_sha256, read_manifest, write_manifest
 from har_pipeline.datasets.splits import make_splits
+from har_pipeline.evaluation.aggregate import evaluate_folds
+from har_pipeline.evaluation.page import Section, write_page
 from har_pipeline.features.extract import ExtractOptions, extract
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.folds import evaluate_folds
 from har_pipeline.models.extractors import build_extractor
-from har_pipeline.report.page import Section, write_page
 from har_pipeline.sweep import Axis, plan_points, run_sweep
 from har_pipeline.sweep_table import Measure, write_sweep
 from har_pipeline.train_config import TrainConfig

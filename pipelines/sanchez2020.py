@@ -26,17 +26,18 @@ from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.datasets.builders import build_manifest
 from har_pipeline.datasets.manifests import manifest_sha256, read_manifest, write_manifest
 from har_pipeline.datasets.splits import make_splits
-from har_pipeline.evaluate import Evaluation, evaluate_run, extremes
+from har_pipeline.evaluation.evaluate import Evaluation, evaluate_run, extremes
+from har_pipeline.evaluation.page import Section, write_page
+from har_pipeline.evaluation.plots import save_length_histogram
+from har_pipeline.evaluation.run_folder import write_json
 from har_pipeline.features.frames import RawOptions, frame_shape, store_raw_frames
 from har_pipeline.features.store import FeatureStore
+from har_pipeline.inference.load import load_video_run
 from har_pipeline.jobs import Job
 from har_pipeline.lr_range import range_test, write_range
 from har_pipeline.models.convlstm.windows import BIN_EDGES
-from har_pipeline.report.page import Section, write_page
-from har_pipeline.report.plots import save_length_histogram
-from har_pipeline.run_folder import write_json
 from har_pipeline.train import load_training_features, run_classes
-from har_pipeline.train_video import config_notes, load_video_run, run_video_jobs
+from har_pipeline.train_video import config_notes, run_video_jobs
 from har_pipeline.video_config import VideoPrecision, VideoTrainConfig
 from har_pipeline.video_timing import time_videos
 

@@ -19,15 +19,14 @@ from har_pipeline import ClipSpec
 from har_pipeline.core.errors import errors_as_lines
 from har_pipeline.datasets.manifests import manifest_sha256, read_manifest
 from har_pipeline.datasets.splits import make_splits
+from har_pipeline.evaluation.aggregate import evaluate_folds
+from har_pipeline.evaluation.fusion_table import fusion_table, load_member
+from har_pipeline.evaluation.metrics import Interval
+from har_pipeline.evaluation.page import Section, write_page
 from har_pipeline.features.extract import ExtractOptions, extract_many
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.folds import evaluate_folds
-from har_pipeline.fusion_files import load_member
-from har_pipeline.fusion_table import fusion_table
-from har_pipeline.metrics import Interval
 from har_pipeline.models.extractors import build_extractor
 from har_pipeline.predict import predict_videos, save_picture
-from har_pipeline.report.page import Section, write_page
 from har_pipeline.synthetic.dataset import GENERATOR_VERSION, write_dataset
 from har_pipeline.train import train_head
 from har_pipeline.train_config import TrainConfig

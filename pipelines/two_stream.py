@@ -21,11 +21,10 @@ from pathlib import Path
 from har_pipeline.core.errors import errors_as_lines
 from har_pipeline.datasets.manifests import manifest_sha256, read_manifest
 from har_pipeline.datasets.splits import make_splits
+from har_pipeline.evaluation.fusion_table import fusion_table, load_member
+from har_pipeline.evaluation.metrics import Interval
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.fusion_files import load_member
-from har_pipeline.fusion_table import fusion_table
 from har_pipeline.jobs import plan_jobs, run_jobs
-from har_pipeline.metrics import Interval
 from har_pipeline.models.config import RECURRENT_HEADS
 from har_pipeline.train_config import TrainConfig
 

@@ -17,9 +17,9 @@ from har_pipeline.core.errors import errors_as_lines
 from har_pipeline.datasets.builders import build_manifest
 from har_pipeline.datasets.manifests import manifest_sha256, read_manifest, write_manifest
 from har_pipeline.datasets.splits import make_splits
+from har_pipeline.evaluation.aggregate import evaluate_folds
 from har_pipeline.features.extract import ExtractOptions, extract
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.folds import evaluate_folds
 from har_pipeline.models.extractors import build_extractor
 from har_pipeline.train import train_head
 from har_pipeline.train_config import TrainConfig

@@ -9,8 +9,8 @@ from pathlib import Path
 from depth_files import moving_body, write_folder
 from video_files import make_video
 
-from har_pipeline.categories import read_groups
 from har_pipeline.datasets.builders import KTH_ACTIONS, KTH_MISSING
+from har_pipeline.evaluation.categories import read_groups
 
 UCF11_CLASSES = (
     "basketball",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from har_pipeline.core.records import Scores
-from har_pipeline.fusion import Member
-from har_pipeline.scores import stack_scores
+from har_pipeline.evaluation.fusion import Member
+from har_pipeline.evaluation.scores import stack_scores
 
 A = np.array([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3]])
 B = np.array([[0.2, 0.7, 0.1], [0.1, 0.1, 0.8]])

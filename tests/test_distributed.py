@@ -16,8 +16,8 @@ from raw_learners import learner_on, only_batch
 from raw_sets import drawn_videos, raw_store
 
 from har_pipeline.distributed import ALONE, World, joined_world
+from har_pipeline.inference.load import load_video_run
 from har_pipeline.models.convlstm.networks import StatefulNetwork
-from har_pipeline.train_video import load_video_run
 from har_pipeline.video_config import StateGradient
 from har_pipeline.video_loop import Learner
 

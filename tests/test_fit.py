@@ -14,13 +14,13 @@ from feature_sets import blobs, feature_store, manifest, split_of
 
 from har_pipeline import fit
 from har_pipeline.core.errors import RunError
-from har_pipeline.evaluate import predict_scores
 from har_pipeline.features.table import FeatureTable
 from har_pipeline.fit import Epoch, Fitted, Parts, classification_loss, fit_head, learning_rate
 from har_pipeline.head_classifier import HeadClassifier
+from har_pipeline.inference.load import load_run
+from har_pipeline.inference.predict import predict_scores
 from har_pipeline.models.config import HeadName
 from har_pipeline.models.heads import build_head
-from har_pipeline.run_folder import load_run
 from har_pipeline.train import train_head
 from har_pipeline.train_config import TrainConfig
 from har_pipeline.training.batches import FeatureBatches

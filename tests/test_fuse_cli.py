@@ -17,15 +17,15 @@ from typer.testing import CliRunner, Result
 
 from har_pipeline.cli import app
 from har_pipeline.cli.fuse import _print_comparison
-from har_pipeline.compare import compare_members, write_comparison
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import Scores, Split
-from har_pipeline.fusion import Member, fuse, product_rule
-from har_pipeline.fusion_files import load_members, run_folders
-from har_pipeline.job_plan import Plan, write_plan
-from har_pipeline.metrics import wilson_interval
-from har_pipeline.run_folder import load_run
-from har_pipeline.scores import read_scores
+from har_pipeline.evaluation.compare import compare_members, write_comparison
+from har_pipeline.evaluation.fusion import Member, fuse, product_rule
+from har_pipeline.evaluation.fusion_table import load_members, run_folders
+from har_pipeline.evaluation.metrics import wilson_interval
+from har_pipeline.evaluation.plan import Plan, write_plan
+from har_pipeline.evaluation.scores import read_scores
+from har_pipeline.inference.load import load_run
 from har_pipeline.train import train_head
 from har_pipeline.train_config import TrainConfig
 

@@ -15,7 +15,7 @@ from experiments import PIPELINES, load
 from har_pipeline.core.records import Scores, VideoRecord
 from har_pipeline.datasets.builders import build_manifest
 from har_pipeline.datasets.splits import make_splits
-from har_pipeline.scores import write_scores
+from har_pipeline.evaluation.scores import write_scores
 
 CHEAP = ["--clip-net", "efficientnet_lite0", "--tsn", "tsn_efficientnet_lite0", "--crops", "center"]
 SMALL = ["--quick", "--epochs", "1", "--device", "cpu", "--flow-method", "dis"]

@@ -11,7 +11,7 @@ import pytest
 from dataset_trees import hmdb51_tree, kth_tree, ucf11_tree
 from experiments import PIPELINES, load
 
-from har_pipeline.run_folder import load_run
+from har_pipeline.inference.load import load_run
 
 
 def kth_data(folder: Path) -> list[str]:

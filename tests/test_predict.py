@@ -10,13 +10,13 @@ from video_files import make_video
 
 from har_pipeline.core.errors import FeatureMismatchError, RunError
 from har_pipeline.core.records import ClipSpec, Split, Stream, VideoRecord
-from har_pipeline.evaluate import predict_scores
 from har_pipeline.features.extract import ExtractOptions, extract
 from har_pipeline.features.store import FeatureStore, VideoSource
 from har_pipeline.features.table import StreamSource
+from har_pipeline.inference.load import load_run
+from har_pipeline.inference.predict import predict_scores
 from har_pipeline.models.extractors import build_extractor
 from har_pipeline.predict import extractor_for, predict_videos, sample_frames, save_picture
-from har_pipeline.run_folder import load_run
 from har_pipeline.train import train_head
 from har_pipeline.train_config import TrainConfig
 from har_pipeline.video.decode import FrameReader

@@ -175,7 +175,7 @@ def test_the_causal_crop_alone_separates_live_scores_from_the_runs_own(depth_set
     records = [*depth_set.records[:-1], VideoRecord(video_id="v9", label="grows", depth_path=path)]
     run = DepthSet(tmp_path, records).train()
     live, _ = live_scores(run, records)
-    from har_pipeline.scores import read_scores, select_part
+    from har_pipeline.evaluation.scores import read_scores, select_part
 
     own = select_part(read_scores(run / "scores.csv"), "test")
     assert own.video_ids == live.video_ids

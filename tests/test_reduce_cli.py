@@ -12,7 +12,7 @@ from video_files import make_video
 from har_pipeline.cli import app
 from har_pipeline.core.errors import FeatureMismatchError
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.run_folder import load_run
+from har_pipeline.inference.load import load_run
 
 
 def har(*arguments: object) -> Result:

@@ -15,8 +15,8 @@ from dataset_trees import ntu_tree
 from depth_files import moving_body, write_folder
 from experiments import PIPELINES, load
 
-from har_pipeline.run_folder import read_history
-from har_pipeline.train_video import load_video_run
+from har_pipeline.evaluation.run_folder import read_history
+from har_pipeline.inference.load import load_video_run
 
 SMALL = ["--epochs", "2", "--width", "0.04", "--batch-size", "30", "--precision", "fp32", "--device", "cpu"]
 ACTIONS = 22

@@ -23,11 +23,11 @@ from har_pipeline.cli import app
 from har_pipeline.cli.sweep import sweep_table
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import Split, VideoRecord
+from har_pipeline.evaluation.scores import read_scores
 from har_pipeline.features.pack_reader import open_features
 from har_pipeline.features.pack_writer import pack_features
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.run_folder import load_run
-from har_pipeline.scores import read_scores
+from har_pipeline.inference.load import load_run
 from har_pipeline.sweep import Axis, Point, SweepRuns, parse_axis, plan_points, point_name, run_sweep
 from har_pipeline.sweep_table import Cell, cells_of, choose, curves, summarise, write_sweep
 from har_pipeline.train import train_head

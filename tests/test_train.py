@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import Split, VideoRecord
-from har_pipeline.evaluate import evaluate_run
+from har_pipeline.evaluation.evaluate import evaluate_run
+from har_pipeline.evaluation.run_folder import RunSummary, read_history
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import load_features
 from har_pipeline.fit import Epoch
+from har_pipeline.inference.load import load_run
 from har_pipeline.models.heads import HeadConfig, build_head
-from har_pipeline.run_folder import RunSummary, load_run, read_history
 from har_pipeline.train import train_head
 from har_pipeline.train_config import TrainConfig
 from har_pipeline.training.batches import padded_batches

@@ -21,18 +21,19 @@ from raw_sets import SIZE, drawn_videos, raw_store
 
 from har_pipeline import video_fit
 from har_pipeline.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
-from har_pipeline.compare import compare_members
 from har_pipeline.core.errors import FeatureMismatchError, RunError
 from har_pipeline.core.records import Split, VideoRecord
-from har_pipeline.evaluate import evaluate_run
+from har_pipeline.evaluation.compare import compare_members
+from har_pipeline.evaluation.evaluate import evaluate_run
+from har_pipeline.evaluation.fusion_table import load_members
+from har_pipeline.evaluation.run_folder import RunSummary, read_history, read_run
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.fit import Epoch
-from har_pipeline.fusion_files import load_members
+from har_pipeline.inference.load import load_run, load_video_run
 from har_pipeline.jobs import plan_jobs
-from har_pipeline.run_folder import RunSummary, load_run, read_history, read_run
 from har_pipeline.train import train_head
 from har_pipeline.train_config import TrainConfig
-from har_pipeline.train_video import config_notes, load_video_run, run_video_jobs, train_video
+from har_pipeline.train_video import config_notes, run_video_jobs, train_video
 from har_pipeline.video_config import VideoTrainConfig
 from har_pipeline.video_fit import BatchProgress, best_epoch
 from har_pipeline.video_loop import Learner

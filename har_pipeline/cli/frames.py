@@ -119,8 +119,8 @@ def frames(
 
 def _save_lengths(path: Path, records: list[VideoRecord], frames_of: dict[str, int]) -> None:
     """Save the picture of the lengths of those videos that are in the store."""
+    from har_pipeline.evaluation.plots import save_length_histogram
     from har_pipeline.models.convlstm.windows import BIN_EDGES
-    from har_pipeline.report.plots import save_length_histogram
 
     by_class: dict[str, list[int]] = {label: [] for label in sorted({record.label for record in records})}
     for record in records:

@@ -11,8 +11,8 @@ import typer
 from har_pipeline.cli.common import AsJson, note, print_json, print_table
 
 if TYPE_CHECKING:
-    from har_pipeline.compare import Comparison
-    from har_pipeline.fusion_table import Fusion
+    from har_pipeline.evaluation.compare import Comparison
+    from har_pipeline.evaluation.fusion_table import Fusion
 
 
 class Rule(StrEnum):
@@ -48,9 +48,8 @@ def fuse(
 
     Writes fusion.json, fusion.csv and scores.csv of the chosen rule, which `har evaluate` and `har fuse` read again.
     """
-    from har_pipeline.fusion_files import load_members, write_fusion
-    from har_pipeline.fusion_table import fusion_table
-    from har_pipeline.metrics import counted
+    from har_pipeline.evaluation.fusion_table import fusion_table, load_members, write_fusion
+    from har_pipeline.evaluation.metrics import counted
 
     members = load_members(runs)
     _note_unfinished(runs)
@@ -77,7 +76,7 @@ def fuse(
 
 
 def _note_unfinished(runs: list[Path]) -> None:
-    from har_pipeline.repeats import unfinished
+    from har_pipeline.evaluation.aggregate import unfinished
 
     for run in runs:
         for text in unfinished(run):
@@ -92,7 +91,7 @@ def _numbers(text: str) -> list[float]:
 
 
 def _print_fusion(table: Fusion, out: Path) -> None:
-    from har_pipeline.metrics import counted
+    from har_pipeline.evaluation.metrics import counted
 
     repeats = f", {len(table.seeds)} repeats" if len(table.seeds) > 1 else ""
     count = f"{counted(table.num_videos, 'test video')}, {counted(len(table.folds), 'fold')}{repeats}"
@@ -137,10 +136,10 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare two runs class by class: gains, the difference of their confusion matrices (PNG, CSV), McNemar's test."""
-    from har_pipeline.categories import read_groups
-    from har_pipeline.compare import compare_members, write_comparison
-    from har_pipeline.fusion_files import load_members
-    from har_pipeline.metrics import counted
+    from har_pipeline.evaluation.categories import read_groups
+    from har_pipeline.evaluation.compare import compare_members, write_comparison
+    from har_pipeline.evaluation.fusion_table import load_members
+    from har_pipeline.evaluation.metrics import counted
 
     grouping = read_groups(groups) if groups else None
     one, two = load_members([first, second])
@@ -161,7 +160,7 @@ def compare(
 
 
 def _print_comparison(comparison: Comparison, out: Path) -> None:
-    from har_pipeline.metrics import counted
+    from har_pipeline.evaluation.metrics import counted
 
     first, second = comparison.runs
     test = comparison.test

@@ -89,8 +89,8 @@ def predict(
 
 
 def _need_single_run(run: Path) -> None:
-    from har_pipeline.job_plan import no_single_run_error
-    from har_pipeline.run_folder import RUN_JSON
+    from har_pipeline.evaluation.plan import no_single_run_error
+    from har_pipeline.evaluation.run_folder import RUN_JSON
 
     if not (run / RUN_JSON).exists():
         raise no_single_run_error(run, "har predict answers by one")
@@ -105,7 +105,7 @@ def _predict_files(
     device: str,
     workers: int | None,
 ) -> tuple[Sequence[str], list[Prediction]]:
-    from har_pipeline.run_folder import VIDEO, read_run
+    from har_pipeline.evaluation.run_folder import VIDEO, read_run
 
     if read_run(run).kind == VIDEO:
         from har_pipeline.predict_raw import predict_raw
@@ -141,7 +141,7 @@ def _predict_files(
 
 
 def _predict_live(source: str, run: Path, top: int, horizon: int | None, device: str, as_json: bool) -> None:
-    from har_pipeline.evaluate import top_k
+    from har_pipeline.inference.predict import top_k
     from har_pipeline.recognise import CAMERA_HORIZON, StatefulRecogniser, decide_live
     from har_pipeline.video.camera import live_frames
 

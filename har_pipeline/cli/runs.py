@@ -11,12 +11,11 @@ import typer
 from har_pipeline.cli.common import AsJson, Device, Root, given_options, note, print_json, print_table, video_bar
 
 if TYPE_CHECKING:
-    from har_pipeline.categories import GroupResult
     from har_pipeline.core.records import VideoRecord
-    from har_pipeline.evaluate import Evaluation
-    from har_pipeline.folds import FoldsEvaluation
+    from har_pipeline.evaluation.aggregate import FoldsEvaluation, RepeatsEvaluation
+    from har_pipeline.evaluation.categories import GroupResult
+    from har_pipeline.evaluation.evaluate import Evaluation
     from har_pipeline.live_cost import LiveCost
-    from har_pipeline.repeats import RepeatsEvaluation
     from har_pipeline.video_timing import VideoTimes
 
 
@@ -85,8 +84,8 @@ def _unread(ctx: typer.Context, *, time: bool, live: bool) -> list[str]:
 
 
 def _print_result(result: Evaluation | FoldsEvaluation | RepeatsEvaluation, run: Path, best_and_worst: bool) -> None:
-    from har_pipeline.evaluate import Evaluation
-    from har_pipeline.folds import FoldsEvaluation
+    from har_pipeline.evaluation.aggregate import FoldsEvaluation
+    from har_pipeline.evaluation.evaluate import Evaluation
 
     if isinstance(result, Evaluation):
         _print_evaluation(result, run, best_and_worst)
@@ -97,11 +96,16 @@ def _print_result(result: Evaluation | FoldsEvaluation | RepeatsEvaluation, run:
 
 
 def _measures(run: Path, part: str, groups: str) -> Evaluation | FoldsEvaluation | RepeatsEvaluation:
-    from har_pipeline.categories import read_groups
-    from har_pipeline.evaluate import evaluate_run
-    from har_pipeline.folds import evaluate_folds, fold_folders
-    from har_pipeline.job_plan import no_run_error
-    from har_pipeline.repeats import evaluate_repeats, evaluate_scores_file, repeat_folders
+    from har_pipeline.evaluation.aggregate import (
+        evaluate_folds,
+        evaluate_repeats,
+        evaluate_scores_file,
+        fold_folders,
+        repeat_folders,
+    )
+    from har_pipeline.evaluation.categories import read_groups
+    from har_pipeline.evaluation.evaluate import evaluate_run
+    from har_pipeline.evaluation.plan import no_run_error
 
     grouping = read_groups(groups) if groups else None
     if (run / "run.json").exists():
@@ -118,7 +122,7 @@ def _measures(run: Path, part: str, groups: str) -> Evaluation | FoldsEvaluation
 def _records(run: Path, option: str, manifest: Path | None, root: Path | None) -> list[VideoRecord]:
     """Return the rows with the videos' files, for an option that reads them of a single run."""
     from har_pipeline.datasets.manifests import read_manifest
-    from har_pipeline.job_plan import no_single_run_error
+    from har_pipeline.evaluation.plan import no_single_run_error
 
     if manifest is None:
         raise typer.BadParameter(f"{option} reads the videos' files: name their manifest with --manifest")
@@ -128,8 +132,8 @@ def _records(run: Path, option: str, manifest: Path | None, root: Path | None) -
 
 
 def _time(run: Path, records: list[VideoRecord], videos: int, device: str) -> VideoTimes:
-    from har_pipeline.run_folder import write_json
-    from har_pipeline.train_video import load_video_run
+    from har_pipeline.evaluation.run_folder import write_json
+    from har_pipeline.inference.load import load_video_run
     from har_pipeline.video_timing import time_videos
 
     times = time_videos(load_video_run(run), records, videos=videos, device=device)
@@ -153,7 +157,7 @@ def _live(run: Path, records: list[VideoRecord], part: str, device: str) -> Live
 
 
 def _print_times(times: VideoTimes, run: Path) -> None:
-    from har_pipeline.metrics import counted
+    from har_pipeline.evaluation.metrics import counted
 
     typer.echo(
         f"\nseconds per video: {times.whole_s:.3f} from the file on, {times.network_s:.3f} of the network alone "
@@ -163,7 +167,7 @@ def _print_times(times: VideoTimes, run: Path) -> None:
 
 
 def _print_live(cost: LiveCost) -> None:
-    from har_pipeline.metrics import counted
+    from har_pipeline.evaluation.metrics import counted
 
     found = cost.comparison
     points = 100 * (found.first_top1.value - found.second_top1.value)
@@ -176,8 +180,7 @@ def _print_live(cost: LiveCost) -> None:
 
 
 def _print_repeats(repeats: RepeatsEvaluation, run: Path) -> None:
-    from har_pipeline.folds import FoldsEvaluation
-    from har_pipeline.repeats import class_accuracy_of, top1_of, whole_of
+    from har_pipeline.evaluation.aggregate import FoldsEvaluation, class_accuracy_of, top1_of, whole_of
 
     rows = []
     for seed, one in repeats.repeats.items():
@@ -236,7 +239,7 @@ def _print_groups(results: Sequence[GroupResult]) -> None:
 
 
 def _print_extremes(evaluation: Evaluation) -> None:
-    from har_pipeline.evaluate import extremes
+    from har_pipeline.evaluation.evaluate import extremes
 
     found = extremes(evaluation)
     if found is None:
@@ -255,8 +258,8 @@ def _print_extremes(evaluation: Evaluation) -> None:
 
 
 def _print_evaluation(evaluation: Evaluation, run: Path, best_and_worst: bool) -> None:
-    from har_pipeline.evaluate import EXTREMES
-    from har_pipeline.metrics import counted
+    from har_pipeline.evaluation.evaluate import EXTREMES
+    from har_pipeline.evaluation.metrics import counted
 
     videos = counted(evaluation.num_videos, f"{evaluation.part} video")
     typer.echo(f"{videos}, {counted(len(evaluation.classes), 'class', 'classes')}")

@@ -192,8 +192,8 @@ def train(
     an interrupted job of --split all or --repeats goes on. Lakhal 2018: --head res_lstm --no-standardise.
     """
     from har_pipeline.datasets.manifests import manifest_sha256, read_manifest
+    from har_pipeline.evaluation.plan import merge_notes
     from har_pipeline.features.pack_reader import open_features
-    from har_pipeline.job_plan import merge_notes
     from har_pipeline.jobs import plan_jobs, run_jobs
 
     config = _config(

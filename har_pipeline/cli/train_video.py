@@ -128,7 +128,7 @@ def train_video(
     """
     from har_pipeline.datasets.manifests import manifest_sha256, read_manifest
     from har_pipeline.distributed import joined_world
-    from har_pipeline.job_plan import merge_notes
+    from har_pipeline.evaluation.plan import merge_notes
     from har_pipeline.jobs import plan_jobs
     from har_pipeline.train_video import run_video_jobs
 

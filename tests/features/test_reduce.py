@@ -20,7 +20,6 @@ from sklearn.decomposition import PCA
 
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, RunError, StoreError
 from har_pipeline.core.records import FeatureSpec, ReductionSpec, Split
-from har_pipeline.evaluate import predict_scores
 from har_pipeline.features import reduce
 from har_pipeline.features.pca import Projection
 from har_pipeline.features.reduce import (
@@ -31,7 +30,8 @@ from har_pipeline.features.reduce import (
     train_ids_sha256,
 )
 from har_pipeline.features.store import FeatureStore, VideoSource
-from har_pipeline.run_folder import load_run
+from har_pipeline.inference.load import load_run
+from har_pipeline.inference.predict import predict_scores
 from har_pipeline.train import train_head
 from har_pipeline.train_config import TrainConfig
 

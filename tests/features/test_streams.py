@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import ClipSpec, FeatureSpec
-from har_pipeline.evaluate import predict_scores
 from har_pipeline.features.store import FeatureStore, VideoSource
 from har_pipeline.features.table import StreamSource, align_by_time
-from har_pipeline.run_folder import load_run
+from har_pipeline.inference.load import load_run
+from har_pipeline.inference.predict import predict_scores
 from har_pipeline.train import load_training_features, train_head
 from har_pipeline.train_config import TrainConfig
 

@@ -9,6 +9,8 @@ import numpy as np
 from scipy.stats import binomtest
 
 CONFIDENCE = 0.95
+
+
 DRAWS = 10_000
 
 

@@ -29,24 +29,25 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import safetensors
-from safetensors.numpy import load_file as load_arrays
-from safetensors.torch import load_file
-from torch import nn
-
-from har_pipeline.core.errors import RunError, StoreError
+from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import FeatureSpec, Scores, Split, VideoRecord
-from har_pipeline.features.pca import Projection
-from har_pipeline.features.reduce import projection_of
-from har_pipeline.models.heads import SequenceClassifier, build_head
-from har_pipeline.scores import read_scores
-from har_pipeline.train_config import TrainConfig
+from har_pipeline.evaluation.scores import read_scores
 
 RUN_JSON, SPLIT_JSON, WEIGHTS = "run.json", "split.json", "head.safetensors"
+
+
 HISTORY, SCORES, TENSORBOARD = "history.csv", "scores.csv", "tensorboard"
+
+
 HEAD, VIDEO = "head", "video"
+
+
 JOB, LOCK = "job.json", "lock"
+
+
 FORMAT_VERSION = 1
+
+
 PACKAGES = ("har-pipeline", "torch", "numpy", "scikit-learn", "safetensors")
 
 
@@ -126,27 +127,6 @@ class RunRecord:
     def scores(self) -> Scores:
         """Read the run's scores file."""
         return read_scores(self.path / SCORES)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run(RunRecord):
-    """A loaded run of a head on stored features; `head` is in evaluation mode on the CPU."""
-
-    config: TrainConfig
-    head: SequenceClassifier
-
-    def projection(self, stream: int = 0) -> Projection | None:
-        """Read what reduces a net's features to those the head learned from, None if they were not reduced.
-
-        Raises: RunError if the file is missing or does not fit the run.
-        """
-        reduction, path = self.streams[stream].spec.reduction, self.path / reduction_file(stream)
-        if reduction is None:
-            return None
-        try:
-            return projection_of(load_arrays(path), reduction)
-        except (OSError, StoreError, safetensors.SafetensorError) as error:
-            raise RunError(f"{path}: missing or not of this run ({error}); train it again") from error
 
 
 def reduction_file(stream: int) -> str:
@@ -351,40 +331,6 @@ def read_run(path: Path | str) -> RunRecord:
         if isinstance(error, RunError):
             raise
         raise RunError(f"{path}: {RUN_JSON} or {SPLIT_JSON} is malformed ({error!r}); train it again") from error
-
-
-def load_run(path: Path | str) -> Run:
-    """Load the run of a head.
-
-    Raises: RunError if a file is missing or malformed, the weights do not fit the options, or no head was trained.
-    """
-    record = read_run(path)
-    if record.kind != HEAD:
-        raise RunError(f"{record.path} is a run of `har train-video`, whose network reads raw video, not features")
-    try:
-        config = TrainConfig.from_dict(record.info["options"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{record.path}: {RUN_JSON} is malformed ({error!r}); train it again") from error
-    head = build_head(config.head_config, [stream.spec.feature_dim for stream in record.streams], len(record.classes))
-    load_weights(head, record.path / WEIGHTS)
-    return Run(
-        path=record.path,
-        config=config,
-        streams=record.streams,
-        classes=record.classes,
-        split=record.split,
-        head=head,
-        info=record.info,
-    )
-
-
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Fill a module from a safetensors file and put it into evaluation mode. Raises: RunError if they do not fit."""
-    try:
-        module.load_state_dict(load_file(path), strict=True)
-    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        raise RunError(f"{path}: missing or not the weights of this run ({error})") from error
-    module.eval()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -16,14 +16,27 @@ from har_pipeline.core.records import Scores
 # Low enough to leave the product of two softmaxes as it is; where every class has been given 0 by some run (votes,
 # rounded files), the runs' other probabilities still decide.
 FLOOR = 1e-12
+
+
 LOG_TEMPERATURE = 4.0
+
+
 PRIOR_DEVIATION = float(np.log(2))
+
+
 # A temperature or weights fitted on fewer validation videos are said to rest on few.
 FEW = 30
+
+
 EM_STEPS = 500
+
+
 PARTS = ("val", "test")
 
+
 Key = tuple[str, int, int, str]
+
+
 FoldSeed = tuple[int, int]
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from har_pipeline.core.errors import ManifestError
-from har_pipeline.metrics import Interval, wilson_interval
+from har_pipeline.evaluation.metrics import Interval, wilson_interval
 
 BUILT_IN = ("ucf101", "hmdb51")
+
+
 COMPLEX = "complex classes"
 
 
@@ -79,7 +81,7 @@ def read_groups(source: str | Path) -> Grouping:
     complex classes: Lakhal 2018, table 3.
     """
     if str(source) in BUILT_IN:
-        name, text = str(source), (files("har_pipeline") / "data" / f"{source}_groups.csv").read_text(encoding="utf-8")
+        name, text = str(source), (files("har_pipeline.evaluation") / "data" / f"{source}_groups.csv").read_text(encoding="utf-8")
     else:
         name = str(source)
         try:

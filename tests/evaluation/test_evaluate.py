@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import Scores
-from har_pipeline.evaluate import evaluate_run, evaluate_scores, extremes, predict_scores, top_k, write_evaluation
-from har_pipeline.metrics import confusion_matrix, mean_class_accuracy, ranks, wilson_interval
-from har_pipeline.run_folder import load_run
-from har_pipeline.scores import concat_scores, read_scores, select_part, write_scores
+from har_pipeline.evaluation.evaluate import evaluate_run, evaluate_scores, extremes, write_evaluation
+from har_pipeline.evaluation.metrics import confusion_matrix, mean_class_accuracy, ranks, wilson_interval
+from har_pipeline.evaluation.scores import concat_scores, read_scores, select_part, write_scores
+from har_pipeline.inference.load import load_run
+from har_pipeline.inference.predict import predict_scores, top_k
 from har_pipeline.train import train_head
 from har_pipeline.train_config import TrainConfig
 

@@ -10,36 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from har_pipeline.categories import Grouping, GroupResult, group_results
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import Scores
-from har_pipeline.metrics import Interval, confusion_matrix, mean_class_accuracy, ranks, wilson_interval
-from har_pipeline.models.heads import class_probabilities
-from har_pipeline.report.plots import save_confusion_matrix, save_training_curves
-from har_pipeline.run_folder import Run, read_history, read_run, write_json
-from har_pipeline.scores import check_unique, concat_scores, read_scores, select_part, write_scores
-from har_pipeline.training.batches import Batch
-from har_pipeline.video.clips import sparse_clip_indices
-
-__all__ = [
-    "ClassResult",
-    "Evaluation",
-    "Extremes",
-    "concat_scores",
-    "evaluate_run",
-    "evaluate_scores",
-    "extremes",
-    "predict_scores",
-    "read_scores",
-    "select_part",
-    "top_k",
-    "write_evaluation",
-    "write_scores",
-]
+from har_pipeline.evaluation.categories import Grouping, GroupResult, group_results
+from har_pipeline.evaluation.metrics import Interval, confusion_matrix, mean_class_accuracy, ranks, wilson_interval
+from har_pipeline.evaluation.plots import save_confusion_matrix, save_training_curves
+from har_pipeline.evaluation.run_folder import read_history, read_run, write_json
+from har_pipeline.evaluation.scores import check_unique, select_part
 
 TOP = 5
+
+
 EXTREMES = 10
 
 
@@ -249,29 +231,3 @@ def _write_groups(evaluation: Evaluation, grouping: Grouping, folder: Path) -> N
     classes, matrix = [evaluation.classes[k] for k in order], evaluation.confusion[np.ix_(order, order)]
     _write_matrix(folder / "confusion_groups.csv", matrix, classes)
     save_confusion_matrix(folder / "confusion_groups.png", matrix, classes, grouping.spans(classes))
-
-
-def predict_scores(run: Run, features: np.ndarray) -> np.ndarray:
-    """Return (K,) float64 class probabilities of one video from its (N, D) features, made as the run's spec says.
-
-    Raises: RunError if there is no clip, D is not the run's, or a feature is not finite.
-    """
-    wanted = len(run.head.input_mean)
-    if features.ndim != 2 or not len(features) or features.shape[1] != wanted:
-        raise RunError(f"{run.path}: the head reads features (N >= 1, {wanted}), but got {features.shape}")
-    if not np.isfinite(features).all():
-        raise RunError(f"{run.path}: a feature of the video is not finite")
-    if run.config.num_steps is not None:
-        features = features[sparse_clip_indices(len(features), run.config.num_steps)]
-    batch = Batch(
-        torch.from_numpy(np.ascontiguousarray(features, np.float32))[None].to(run.head.input_mean.device),
-        torch.tensor([len(features)]),
-        torch.zeros(1, dtype=torch.int64),
-    )
-    return class_probabilities(run.head, [batch])[0]
-
-
-def top_k(classes: Sequence[str], probabilities: np.ndarray, k: int = 3) -> list[tuple[str, float]]:
-    """Return the k most probable (class, probability), best first; fewer if there are fewer classes."""
-    order = np.argsort(-np.asarray(probabilities), kind="stable")[:k]
-    return [(classes[number], float(probabilities[number])) for number in order]

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import Scores
-from har_pipeline.fusion import Member, join, weighted_rule
-from har_pipeline.fusion_table import fusion_table
-from har_pipeline.metrics import wilson_interval
-from har_pipeline.scores import stack_scores
+from har_pipeline.evaluation.fusion import Member, join, weighted_rule
+from har_pipeline.evaluation.fusion_table import fusion_table
+from har_pipeline.evaluation.metrics import wilson_interval
+from har_pipeline.evaluation.scores import stack_scores
 
 
 def test_accuracy_of_repeats_is_their_mean_and_videos_count_once() -> None:

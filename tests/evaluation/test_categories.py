@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from paths import ROOT
 
-from har_pipeline.categories import COMPLEX, Grouping, group_results, read_groups
 from har_pipeline.core.errors import ManifestError
 from har_pipeline.core.records import Scores
-from har_pipeline.evaluate import evaluate_scores, write_evaluation
-from har_pipeline.metrics import wilson_interval
+from har_pipeline.evaluation.categories import COMPLEX, Grouping, group_results, read_groups
+from har_pipeline.evaluation.evaluate import evaluate_scores, write_evaluation
+from har_pipeline.evaluation.metrics import wilson_interval
 
 SMALL = Grouping(name="small", group_of={"b": "x", "a": "y", "c": "x", "d": "z"}, complex_classes=("c", "a"))
 
@@ -148,13 +148,13 @@ def test_the_wheel_holds_the_group_files(tmp_path: Path) -> None:
     pytest.importorskip("setuptools", minversion="77")
     root = ROOT
     source = tmp_path / "source"
-    (source / "har_pipeline/data").mkdir(parents=True)
-    for name in ("pyproject.toml", "README.md", "LICENSE", "har_pipeline/__init__.py"):
+    (source / "har_pipeline/evaluation/data").mkdir(parents=True)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "har_pipeline/__init__.py", "har_pipeline/evaluation/__init__.py"):
         (source / name).write_bytes((root / name).read_bytes())
-    for path in (root / "har_pipeline/data").iterdir():
-        (source / "har_pipeline/data" / path.name).write_bytes(path.read_bytes())
+    for path in (root / "har_pipeline/evaluation/data").iterdir():
+        (source / "har_pipeline/evaluation/data" / path.name).write_bytes(path.read_bytes())
     code = "import setuptools.build_meta as b, sys; b.build_wheel(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=source, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
-    assert {"har_pipeline/data/ucf101_groups.csv", "har_pipeline/data/hmdb51_groups.csv"} <= set(names)
+    assert {"har_pipeline/evaluation/data/ucf101_groups.csv", "har_pipeline/evaluation/data/hmdb51_groups.csv"} <= set(names)

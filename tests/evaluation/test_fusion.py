@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import Scores
-from har_pipeline.fusion import (
+from har_pipeline.evaluation.fusion import (
     FLOOR,
     Member,
     apply_temperature,
@@ -22,7 +22,7 @@ from har_pipeline.fusion import (
     sum_rule,
     weighted_rule,
 )
-from har_pipeline.fusion_table import fusion_table
+from har_pipeline.evaluation.fusion_table import fusion_table
 
 
 def test_sum_by_hand() -> None:

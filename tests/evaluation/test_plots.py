@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from har_pipeline.report.plots import (
+from har_pipeline.evaluation.plots import (
     draw_topk,
     length_counts,
     save_class_gains,
@@ -124,7 +124,7 @@ def test_the_axis_of_a_sweep_ends_at_0_and_100_percent(
     ends: tuple[float, float],
 ) -> None:
     drawn: list[Figure] = []
-    monkeypatch.setattr("har_pipeline.report.plots._save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr("har_pipeline.evaluation.plots._save", lambda figure, path: drawn.append(figure))
     save_sweep_curves(tmp_path / "x.png", [("", points)], x_label="x")
     low, high = drawn[-1].axes[0].get_ylim()
     assert ends[0] <= low < min(mean for _, mean, _ in points)
@@ -137,7 +137,7 @@ def test_values_far_apart_stand_at_equal_distances(tmp_path: Path, monkeypatch: 
         return [float(tick) for tick in drawn[-1].axes[0].get_xticks()]
 
     drawn: list[Figure] = []
-    monkeypatch.setattr("har_pipeline.report.plots._save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr("har_pipeline.evaluation.plots._save", lambda figure, path: drawn.append(figure))
     assert places(0, 0.2, 0.5) == [0, 0.2, 0.5]
     assert places(40, 80, 400) == [40, 80, 400]
     assert places(1e-4, 1e-3, 1e-2) == [0, 1, 2]

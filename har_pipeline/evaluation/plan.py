@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from har_pipeline.core.errors import RunError
-from har_pipeline.run_folder import RUN_JSON, write_json
+from har_pipeline.evaluation.run_folder import RUN_JSON, write_json
 
 PLAN_JSON = "plan.json"
 
