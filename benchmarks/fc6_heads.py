@@ -23,9 +23,9 @@ from typing import Any
 
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.jobs import plan_jobs, run_jobs
 from har_pipeline.models.config import RESIDUAL_HEADS, HeadName
-from har_pipeline.train_config import TrainConfig
+from har_pipeline.training.configs import TrainConfig
+from har_pipeline.training.jobs import plan_jobs, run_jobs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from real_features import ucf101_fc6

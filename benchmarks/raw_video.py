@@ -29,13 +29,11 @@ from har_pipeline.evaluation.metrics import mcnemar
 from har_pipeline.evaluation.run_folder import read_history
 from har_pipeline.evaluation.scores import concat_scores, read_scores, select_part
 from har_pipeline.features.frames import open_frames
-from har_pipeline.jobs import Outcome, plan_jobs, run_jobs
 from har_pipeline.live_cost import measure_live_cost
 from har_pipeline.models.convlstm.networks import NETWORKS
-from har_pipeline.train import TrainSource
-from har_pipeline.train_config import TrainConfig
-from har_pipeline.train_video import run_video_jobs
-from har_pipeline.video_config import StateGradient, VideoTrainConfig
+from har_pipeline.training.configs import StateGradient, TrainConfig, VideoTrainConfig
+from har_pipeline.training.data import TrainSource
+from har_pipeline.training.jobs import Outcome, plan_jobs, run_jobs, run_video_jobs
 
 PAIR = ("STATELESS", "STATEFUL")
 

@@ -29,11 +29,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from har_pipeline.features.table import FeatureTable
-from har_pipeline.fit import train_epoch
 from har_pipeline.models.device import resolve_device
 from har_pipeline.models.heads import SequenceClassifier, build_head
-from har_pipeline.train_config import TrainConfig
 from har_pipeline.training.batches import Batch, FeatureBatches
+from har_pipeline.training.configs import TrainConfig
+from har_pipeline.training.heads.fit import train_epoch
 
 CLASSES = 101
 

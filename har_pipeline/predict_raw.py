@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from har_pipeline.convlstm.frames import Frames
 from har_pipeline.core.records import VideoRecord
 from har_pipeline.features.frames import RawSummary, options_of, store_raw_frames
 from har_pipeline.features.store import FeatureStore
@@ -18,7 +17,8 @@ from har_pipeline.inference.load import VideoRun, load_video_run
 from har_pipeline.inference.predict import top_k
 from har_pipeline.models.device import pick_precision, resolve_device
 from har_pipeline.predict import Prediction
-from har_pipeline.video_loop import video_probabilities
+from har_pipeline.training.batches import Frames
+from har_pipeline.training.networks.loop import video_probabilities
 
 
 def predict_raw(

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from har_pipeline.convlstm.frames import Frames
 from har_pipeline.core.errors import RunError, VideoError
 from har_pipeline.core.records import VideoRecord
 from har_pipeline.features.frames import options_of, raw_task
 from har_pipeline.features.table import FeatureTable
 from har_pipeline.inference.load import VideoRun
 from har_pipeline.models.device import pick_precision, resolve_device
+from har_pipeline.training.batches import Frames
+from har_pipeline.training.networks.loop import video_probabilities
 from har_pipeline.video.frame_worker import prepare_video
-from har_pipeline.video_loop import video_probabilities
 
 DRAWN = 100
 

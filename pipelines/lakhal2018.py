@@ -35,11 +35,11 @@ from har_pipeline.evaluation.fusion_table import fusion_table, load_member, writ
 from har_pipeline.evaluation.page import Section, write_page
 from har_pipeline.features.extract import ExtractOptions, extract_many
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.jobs import plan_jobs, run_jobs
 from har_pipeline.models.extractors import build_extractor
-from har_pipeline.sweep import Axis, plan_points, run_sweep
-from har_pipeline.sweep_table import write_sweep
-from har_pipeline.train_config import TrainConfig
+from har_pipeline.training.configs import TrainConfig
+from har_pipeline.training.jobs import plan_jobs, run_jobs
+from har_pipeline.training.sweep import Axis, plan_points, run_sweep
+from har_pipeline.training.sweep_table import write_sweep
 from har_pipeline.video.flow.spec import FlowSpec
 from har_pipeline.video.preprocess import with_crops
 

@@ -26,9 +26,9 @@ from har_pipeline.evaluation.page import Section, write_page
 from har_pipeline.features.extract import ExtractOptions, extract
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.models.extractors import build_extractor
-from har_pipeline.sweep import Axis, plan_points, run_sweep
-from har_pipeline.sweep_table import Measure, write_sweep
-from har_pipeline.train_config import TrainConfig
+from har_pipeline.training.configs import TrainConfig
+from har_pipeline.training.sweep import Axis, plan_points, run_sweep
+from har_pipeline.training.sweep_table import Measure, write_sweep
 
 # data set: (protocol, n_u that the paper found best, its accuracy, the sweep)
 PAPER = {

@@ -28,8 +28,8 @@ from har_pipeline.features.store import FeatureStore
 from har_pipeline.models.extractors import build_extractor
 from har_pipeline.predict import predict_videos, save_picture
 from har_pipeline.synthetic.dataset import GENERATOR_VERSION, write_dataset
-from har_pipeline.train import train_head
-from har_pipeline.train_config import TrainConfig
+from har_pipeline.training.configs import TrainConfig
+from har_pipeline.training.heads.train import train_head
 from har_pipeline.video.flow.spec import FlowSpec
 
 RGB = ExtractOptions(clips=ClipSpec(sampling="first", num_clips=20, clip_stride=2))

@@ -24,9 +24,9 @@ from har_pipeline.datasets.splits import make_splits
 from har_pipeline.evaluation.fusion_table import fusion_table, load_member
 from har_pipeline.evaluation.metrics import Interval
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.jobs import plan_jobs, run_jobs
 from har_pipeline.models.config import RECURRENT_HEADS
-from har_pipeline.train_config import TrainConfig
+from har_pipeline.training.configs import TrainConfig
+from har_pipeline.training.jobs import plan_jobs, run_jobs
 
 RECURRENT = TrainConfig(units=128, input_projection=256, epochs=30, dropout=0.3)
 HEADS = {

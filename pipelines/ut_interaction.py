@@ -21,8 +21,8 @@ from har_pipeline.evaluation.aggregate import evaluate_folds
 from har_pipeline.features.extract import ExtractOptions, extract
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.models.extractors import build_extractor
-from har_pipeline.train import train_head
-from har_pipeline.train_config import TrainConfig
+from har_pipeline.training.configs import TrainConfig
+from har_pipeline.training.heads.train import train_head
 
 CLIPS = {
     "efficientnet_lite0": ClipSpec(sampling="uniform", num_clips=20),

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from raw_sets import SIZE, drawn_videos, table_of
 
-from har_pipeline.convlstm.frames import Frames
 from har_pipeline.features.table import FeatureTable
 from har_pipeline.models.convlstm.networks import build_network
-from har_pipeline.video_loop import Learner, VideoBatch, arrange
+from har_pipeline.training.batches import Frames
+from har_pipeline.training.networks.loop import Learner, VideoBatch, arrange
 
 
 def frames_of(table: FeatureTable) -> Frames:

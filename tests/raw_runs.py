@@ -13,8 +13,8 @@ from har_pipeline.core.records import VideoRecord
 from har_pipeline.features.frames import RawOptions, store_raw_frames
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.models.config import NetworkName
-from har_pipeline.train_video import train_video
-from har_pipeline.video_config import VideoTrainConfig
+from har_pipeline.training.configs import VideoTrainConfig
+from har_pipeline.training.networks.train import train_video
 
 SIZE = 48
 

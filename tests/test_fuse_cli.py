@@ -26,8 +26,8 @@ from har_pipeline.evaluation.metrics import wilson_interval
 from har_pipeline.evaluation.plan import Plan, write_plan
 from har_pipeline.evaluation.scores import read_scores
 from har_pipeline.inference.load import load_run
-from har_pipeline.train import train_head
-from har_pipeline.train_config import TrainConfig
+from har_pipeline.training.configs import TrainConfig
+from har_pipeline.training.heads.train import train_head
 
 CLASSES = ["a", "b", "c"]
 

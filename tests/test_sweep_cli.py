@@ -21,7 +21,7 @@ def test_the_plot_names_protocol_and_splits(
     (tmp_path / "manifest.csv").write_text("video_id,label,path,subject\n" + "\n".join(rows) + "\n")
     titles: list[object] = []
     monkeypatch.setattr(
-        "har_pipeline.sweep_table.save_sweep_curves", lambda *given, **words: titles.append(words["title"])
+        "har_pipeline.training.sweep_table.save_sweep_curves", lambda *given, **words: titles.append(words["title"])
     )
     command = ["sweep", str(tmp_path / "manifest.csv"), str(tmp_path / "store.zarr"), "-o", str(tmp_path / "out")]
     options = ["--protocol", "group_kfold", "--num-folds", "3", "--split", split, "--set", "logistic_c=1,2"]

@@ -17,9 +17,9 @@ from har_pipeline.cli.train_table import SHOWN_AT_MOST, training_table
 from har_pipeline.core.records import Split
 from har_pipeline.evaluation.run_folder import RunSummary
 from har_pipeline.features.store import VideoSource
-from har_pipeline.fit import Epoch
 from har_pipeline.inference.load import load_run
-from har_pipeline.jobs import Job, Outcome, plan_jobs
+from har_pipeline.training.history import Epoch
+from har_pipeline.training.jobs import Job, Outcome, plan_jobs
 
 FAST = ("--units", "4", "--epochs", "2", "--device", "cpu", "--protocol", "group_kfold", "--num-folds", "2")
 

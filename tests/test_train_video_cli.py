@@ -17,9 +17,9 @@ from har_pipeline.cli import app, train_video
 from har_pipeline.cli.video_bars import training_bar
 from har_pipeline.evaluation.run_folder import RunSummary, read_history
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.fit import Epoch
 from har_pipeline.inference.load import load_video_run
-from har_pipeline.jobs import Job, Outcome
+from har_pipeline.training.history import Epoch
+from har_pipeline.training.jobs import Job, Outcome
 
 SUBJECTS = (1, 2, 3, 6)
 FAST = ("--width", "0.05", "--epochs", "2", "--batch-size", "4", "--device", "cpu", "--workers", "1")

@@ -23,12 +23,12 @@ from har_pipeline.cli.common import (
     note,
     print_table,
 )
-from har_pipeline.train_config import TrainConfig
+from har_pipeline.training.configs import TrainConfig
 
 if TYPE_CHECKING:
-    from har_pipeline.jobs import Outcome
-    from har_pipeline.sweep import Axis, Point
-    from har_pipeline.sweep_table import Choice, PointSummary
+    from har_pipeline.training.jobs import Outcome
+    from har_pipeline.training.sweep import Axis, Point
+    from har_pipeline.training.sweep_table import Choice, PointSummary
 
 DEFAULTS = TrainConfig()
 SWEPT = "Swept: one value, or several parted by commas"
@@ -112,8 +112,8 @@ def sweep(
 
     from har_pipeline.datasets.manifests import manifest_sha256, read_manifest
     from har_pipeline.features.pack_reader import open_features
-    from har_pipeline.sweep import parse_axis, plan_points, run_sweep
-    from har_pipeline.sweep_table import SUMMARY, write_sweep
+    from har_pipeline.training.sweep import parse_axis, plan_points, run_sweep
+    from har_pipeline.training.sweep_table import SUMMARY, write_sweep
 
     given = {
         "head": head,
@@ -172,7 +172,7 @@ def sweep(
 
 
 def _axis_of(text: str) -> Axis:
-    from har_pipeline.sweep import parse_axis
+    from har_pipeline.training.sweep import parse_axis
 
     name, equals, values = text.partition("=")
     if not equals:

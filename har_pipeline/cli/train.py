@@ -24,7 +24,7 @@ from har_pipeline.cli.common import (
 )
 from har_pipeline.cli.train_table import describe, training_table
 from har_pipeline.models.config import SCIKIT_HEADS, Fusion, FusionOp, HeadName, Output, Vote
-from har_pipeline.train_config import ClassWeights, HeadPrecision, Optimizer, Schedule, TrainConfig
+from har_pipeline.training.configs import ClassWeights, HeadPrecision, Optimizer, Schedule, TrainConfig
 
 DEFAULTS = TrainConfig()
 HEAD_HELP = (
@@ -194,7 +194,7 @@ def train(
     from har_pipeline.datasets.manifests import manifest_sha256, read_manifest
     from har_pipeline.evaluation.plan import merge_notes
     from har_pipeline.features.pack_reader import open_features
-    from har_pipeline.jobs import plan_jobs, run_jobs
+    from har_pipeline.training.jobs import plan_jobs, run_jobs
 
     config = _config(
         head=head,

@@ -13,8 +13,8 @@ from har_pipeline.cli.common import note
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from har_pipeline.fit import Epoch
-    from har_pipeline.jobs import Job, Outcome
+    from har_pipeline.training.history import Epoch
+    from har_pipeline.training.jobs import Job, Outcome
 
 SHOWN_AT_MOST = 25
 

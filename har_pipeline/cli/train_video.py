@@ -46,13 +46,13 @@ from har_pipeline.cli.video_options import (
     ValFraction,
     Width,
 )
-from har_pipeline.video_config import VideoSchedule, VideoTrainConfig
+from har_pipeline.training.configs import VideoSchedule, VideoTrainConfig
 
 if TYPE_CHECKING:
     from har_pipeline.core.records import Split, VideoRecord
-    from har_pipeline.distributed import World
     from har_pipeline.features.pack_reader import PackedStore
     from har_pipeline.features.store import FeatureStore
+    from har_pipeline.training.networks.distributed import World
 
 DEFAULTS = VideoTrainConfig()
 
@@ -127,10 +127,9 @@ def train_video(
     har_pipeline train-video ...
     """
     from har_pipeline.datasets.manifests import manifest_sha256, read_manifest
-    from har_pipeline.distributed import joined_world
     from har_pipeline.evaluation.plan import merge_notes
-    from har_pipeline.jobs import plan_jobs
-    from har_pipeline.train_video import run_video_jobs
+    from har_pipeline.training.jobs import plan_jobs, run_video_jobs
+    from har_pipeline.training.networks.distributed import joined_world
 
     with joined_world(device) as (world, own_device):
         config = _config(
@@ -238,10 +237,10 @@ def lr_range(
     videos are used. Source: Smith 2017; Sanchez-Caballero 2020, figure 5.
     """
     from har_pipeline.datasets.manifests import read_manifest
-    from har_pipeline.distributed import ALONE
     from har_pipeline.features.frames import frame_shape
-    from har_pipeline.lr_range import range_test, write_range
-    from har_pipeline.train import load_training_features, run_classes
+    from har_pipeline.training.data import load_training_features, run_classes
+    from har_pipeline.training.networks.distributed import ALONE
+    from har_pipeline.training.networks.lr_range import range_test, write_range
 
     if not 0 < lowest < highest:
         raise typer.BadParameter("--lowest must be above 0 and below --highest")

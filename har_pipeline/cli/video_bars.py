@@ -13,9 +13,9 @@ from har_pipeline.cli.train_table import describe
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from har_pipeline.fit import Epoch
-    from har_pipeline.jobs import Job, Outcome
-    from har_pipeline.video_fit import BatchProgress
+    from har_pipeline.training.history import Epoch
+    from har_pipeline.training.jobs import Job, Outcome
+    from har_pipeline.training.networks.fit import BatchProgress
 
 OnEpoch = Callable[["Job", "Epoch"], None]
 OnBatch = Callable[["Job", "BatchProgress"], None]

@@ -9,7 +9,7 @@ import typer
 
 from har_pipeline.cli.frames import RawStreamChoice
 from har_pipeline.models.config import NetworkName
-from har_pipeline.video_config import LongVideos, StateGradient, VideoPrecision
+from har_pipeline.training.configs import LongVideos, StateGradient, VideoPrecision
 
 TRAINING, NETWORK, VIDEOS = "Training", "Network", "Videos"
 

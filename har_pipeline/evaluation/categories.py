@@ -81,7 +81,10 @@ def read_groups(source: str | Path) -> Grouping:
     complex classes: Lakhal 2018, table 3.
     """
     if str(source) in BUILT_IN:
-        name, text = str(source), (files("har_pipeline.evaluation") / "data" / f"{source}_groups.csv").read_text(encoding="utf-8")
+        name, text = (
+            str(source),
+            (files("har_pipeline.evaluation") / "data" / f"{source}_groups.csv").read_text(encoding="utf-8"),
+        )
     else:
         name = str(source)
         try:

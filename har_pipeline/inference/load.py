@@ -11,23 +11,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from har_pipeline.core.errors import RunError, StoreError
-from har_pipeline.evaluation.run_folder import (
-    HEAD,
-    RUN_JSON,
-    VIDEO,
-    WEIGHTS,
-    RunRecord,
-    read_run,
-    reduction_file,
-)
+from har_pipeline.evaluation.run_folder import HEAD, RUN_JSON, VIDEO, WEIGHTS, RunRecord, read_run, reduction_file
 from har_pipeline.features.frames import frame_shape
 from har_pipeline.features.pca import Projection
 from har_pipeline.features.reduce import projection_of
 from har_pipeline.models.convlstm.networks import RawNetwork, build_network
 from har_pipeline.models.heads import SequenceClassifier, build_head
-from har_pipeline.train_config import TrainConfig
-from har_pipeline.train_video import NETWORK
-from har_pipeline.video_config import VideoTrainConfig
+from har_pipeline.training.configs import TrainConfig, VideoTrainConfig
+from har_pipeline.training.networks.train import NETWORK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -149,7 +149,13 @@ def test_the_wheel_holds_the_group_files(tmp_path: Path) -> None:
     root = ROOT
     source = tmp_path / "source"
     (source / "har_pipeline/evaluation/data").mkdir(parents=True)
-    for name in ("pyproject.toml", "README.md", "LICENSE", "har_pipeline/__init__.py", "har_pipeline/evaluation/__init__.py"):
+    for name in (
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "har_pipeline/__init__.py",
+        "har_pipeline/evaluation/__init__.py",
+    ):
         (source / name).write_bytes((root / name).read_bytes())
     for path in (root / "har_pipeline/evaluation/data").iterdir():
         (source / "har_pipeline/evaluation/data" / path.name).write_bytes(path.read_bytes())
@@ -157,4 +163,6 @@ def test_the_wheel_holds_the_group_files(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=source, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
-    assert {"har_pipeline/evaluation/data/ucf101_groups.csv", "har_pipeline/evaluation/data/hmdb51_groups.csv"} <= set(names)
+    assert {"har_pipeline/evaluation/data/ucf101_groups.csv", "har_pipeline/evaluation/data/hmdb51_groups.csv"} <= set(
+        names
+    )

@@ -17,8 +17,8 @@ from har_pipeline.evaluation.metrics import confusion_matrix, mean_class_accurac
 from har_pipeline.evaluation.scores import concat_scores, read_scores, select_part, write_scores
 from har_pipeline.inference.load import load_run
 from har_pipeline.inference.predict import predict_scores, top_k
-from har_pipeline.train import train_head
-from har_pipeline.train_config import TrainConfig
+from har_pipeline.training.configs import TrainConfig
+from har_pipeline.training.heads.train import train_head
 
 
 def scores_of(

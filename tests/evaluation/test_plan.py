@@ -14,8 +14,8 @@ from har_pipeline.cli import app
 from har_pipeline.core.errors import RunError
 from har_pipeline.evaluation.aggregate import evaluate_repeats
 from har_pipeline.evaluation.plan import Plan, merge_notes, planned_runs, unfinished_runs, write_plan
-from har_pipeline.jobs import plan_jobs, run_jobs
-from har_pipeline.train_config import TrainConfig
+from har_pipeline.training.configs import TrainConfig
+from har_pipeline.training.jobs import plan_jobs, run_jobs
 
 CLASSES = ("boxing", "running", "walking")
 

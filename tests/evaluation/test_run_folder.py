@@ -14,8 +14,8 @@ from feature_sets import blobs, feature_store, manifest, split_of
 from har_pipeline.core.errors import RunError
 from har_pipeline.evaluation.run_folder import new_run_folder
 from har_pipeline.inference.load import load_run
-from har_pipeline.train import train_head
-from har_pipeline.train_config import TrainConfig
+from har_pipeline.training.configs import TrainConfig
+from har_pipeline.training.heads.train import train_head
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ from har_pipeline.features.pack_writer import default_pack_path, pack_features
 from har_pipeline.features.reduce import ReduceOptions, reduce_features
 from har_pipeline.features.store import FeatureStore, VideoSource
 from har_pipeline.features.table import load_features
-from har_pipeline.jobs import plan_jobs, run_jobs
-from har_pipeline.train_config import TrainConfig
+from har_pipeline.training.configs import TrainConfig
+from har_pipeline.training.jobs import plan_jobs, run_jobs
 
 CLASSES = ("boxing", "walking", "running")
 

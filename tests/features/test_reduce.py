@@ -32,8 +32,8 @@ from har_pipeline.features.reduce import (
 from har_pipeline.features.store import FeatureStore, VideoSource
 from har_pipeline.inference.load import load_run
 from har_pipeline.inference.predict import predict_scores
-from har_pipeline.train import train_head
-from har_pipeline.train_config import TrainConfig
+from har_pipeline.training.configs import TrainConfig
+from har_pipeline.training.heads.train import train_head
 
 CLASSES = ("boxing", "running", "walking")
 OPTIONS = ReduceOptions(dim=4)

@@ -17,8 +17,9 @@ from har_pipeline.features.store import FeatureStore, VideoSource
 from har_pipeline.features.table import StreamSource, align_by_time
 from har_pipeline.inference.load import load_run
 from har_pipeline.inference.predict import predict_scores
-from har_pipeline.train import load_training_features, train_head
-from har_pipeline.train_config import TrainConfig
+from har_pipeline.training.configs import TrainConfig
+from har_pipeline.training.data import load_training_features
+from har_pipeline.training.heads.train import train_head
 
 CLASSES = ("boxing", "running", "walking")
 CONFIG = TrainConfig(units=6, epochs=12, batch_size=5, learning_rate=1e-2, device="cpu", mid_fusion="input")

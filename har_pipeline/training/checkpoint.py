@@ -1,0 +1,49 @@
+"""Checkpoints of an unfinished training: one file, replaced as a whole at the end of each epoch."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from har_pipeline.core.errors import RunError
+
+CHECKPOINT = "checkpoint.pt"
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write `state` (tensors and plain values); at every moment the file is the old one or the new one, never a part."""
+    fresh = path.with_name(f"{path.name}.new")
+    with open(fresh, "wb") as file:
+        torch.save(dict(state), file)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """Return what `save_checkpoint` wrote, on the CPU, None where there is none. Raises: RunError if it is damaged."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        return None
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise RunError(f"{path}: damaged ({error}); remove its folder and train again") from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor | np.ndarray]) -> None:
+    """Write tensors of any device, or arrays, as a safetensors file with the mode that the umask gives any other file.
+
+    The library's own `save_file` makes files that only their owner can read: runs could not be shared.
+    """
+    content = {
+        name: value.detach().cpu().contiguous() if isinstance(value, torch.Tensor) else torch.tensor(value)
+        for name, value in tensors.items()
+    }
+    path.write_bytes(save(content))

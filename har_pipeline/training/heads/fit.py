@@ -1,0 +1,260 @@
+"""Fitting a head to features in memory: by gradient in epochs, or by scikit-learn in one go."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from har_pipeline.core.errors import RunError
+from har_pipeline.features.table import FeatureTable, feature_statistics, take_steps
+from har_pipeline.models.config import SCIKIT_HEADS
+from har_pipeline.models.device import resolve_device
+from har_pipeline.models.heads import SequenceClassifier, build_head, class_probabilities, fit_linear
+from har_pipeline.training.batches import FeatureBatches
+from har_pipeline.training.configs import TrainConfig
+from har_pipeline.training.data import Parts
+from har_pipeline.training.history import Epoch, OnEpoch
+
+EVAL_BATCH_SIZE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A trained head, its history, the epoch whose weights it has, and what a reader must know of the fit."""
+
+    head: SequenceClassifier
+    data: FeatureBatches
+    history: list[Epoch]
+    best_epoch: int
+    notes: list[str]
+
+
+def fit_head(
+    table: FeatureTable,
+    parts: Parts,
+    num_classes: int,
+    config: TrainConfig,
+    *,
+    stream_dims: Sequence[int] | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> Fitted:
+    """Train a new head on the training rows of a table; the validation rows decide when to stop, the test rows are unseen.
+
+    stream_dims: with mid fusion the feature_dim of each stream. torch's global random state is left as it was.
+    Raises: RunError if the device is absent, the streams cannot be joined, or the loss becomes NaN.
+    """
+    device, table = resolve_device(config.device), take_steps(table, config.num_steps)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(config.seed)
+        head = build_head(config.head_config, stream_dims or [table.feature_dim], num_classes)
+        if config.standardise:
+            head.set_input_scaling(*feature_statistics(table, parts.train))
+        head.to(device)
+        data = FeatureBatches(table, device)
+        fit = _fit_scikit if config.head in SCIKIT_HEADS else _fit_by_gradient
+        return Fitted(head, data, *fit(head, data, table.labels, parts, config, on_epoch))
+
+
+def _optimizer(head: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    parameters = head.parameters()
+    if config.optimizer == "rmsprop":
+        # Keras's rho and epsilon, as the paper used Keras; torch's own are 0.99 and 1e-8.
+        return torch.optim.RMSprop(parameters, lr=config.learning_rate, alpha=0.9, eps=1e-7)
+    if config.optimizer in ("adam", "adamw"):
+        # The decay is decoupled for every optimizer, see `_step`.
+        return torch.optim.Adam(parameters, lr=config.learning_rate)
+    return torch.optim.SGD(parameters, lr=config.learning_rate, momentum=0.9)
+
+
+def learning_rate(config: TrainConfig, done: float, drops: int = 0) -> float:
+    """Return the learning rate after `done` epochs (a fraction counts); drops: how often the plateau was met so far."""
+    if config.schedule == "cosine":
+        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done / config.epochs))
+    if config.schedule == "step":
+        return config.learning_rate * config.schedule_factor ** (int(done) // config.schedule_epochs)
+    return config.learning_rate * config.schedule_factor**drops
+
+
+def _fit_by_gradient(
+    head: SequenceClassifier,
+    data: FeatureBatches,
+    labels: np.ndarray,
+    parts: Parts,
+    config: TrainConfig,
+    on_epoch: OnEpoch | None,
+) -> tuple[list[Epoch], int, list[str]]:
+    """Train `head` in place; returns the history, the epoch whose weights it has now, and notes."""
+    optimizer = _optimizer(head, config)
+    generator = torch.Generator().manual_seed(config.seed)
+    weights = _class_weights(head, labels[parts.train], config)
+    averaged = AveragedModel(head) if config.average_last else None
+    history: list[Epoch] = []
+    best_epoch, best_loss, best_weights = 0, float("inf"), head.state_dict()
+    drops = since = 0
+    for number in range(1, config.epochs + 1):
+        start = time.perf_counter()
+        rate = learning_rate(config, number - 1, drops)
+        train_loss, train_accuracy = train_epoch(
+            head, optimizer, data, parts.train, config, generator, number - 1, drops, weights
+        )
+        if not np.isfinite(train_loss):
+            raise RunError(f"the loss became {train_loss} in epoch {number}; lower --learning-rate, or standardise")
+        if averaged is not None and number > config.epochs - max(1, round(config.average_last * config.epochs)):
+            averaged.update_parameters(head)
+        val_loss, val_accuracy = val_measures(head, data, labels, parts)
+        seconds = round(time.perf_counter() - start, 3)
+        history.append(Epoch(number, rate, train_loss, train_accuracy, val_loss, val_accuracy, seconds))
+        if on_epoch is not None:
+            on_epoch(history[-1])
+        if val_loss is None or not config.needs_validation:
+            continue
+        if val_loss < best_loss:
+            best_epoch, best_loss, since = number, val_loss, 0
+            if config.patience is not None:
+                best_weights = copy.deepcopy(head.state_dict())
+            continue
+        since += 1
+        if config.schedule == "plateau" and since % config.schedule_epochs == 0:
+            drops += 1
+        if config.patience is not None and number - best_epoch >= config.patience:
+            break
+    if averaged is not None:
+        head.load_state_dict(averaged.module.state_dict())
+    if config.patience is None or not best_epoch:
+        return history, len(history), []
+    head.load_state_dict(best_weights)
+    return history, best_epoch, []
+
+
+def _class_weights(head: SequenceClassifier, labels: np.ndarray, config: TrainConfig) -> torch.Tensor | None:
+    if config.class_weights == "none":
+        return None
+    counts = np.bincount(labels, minlength=head.classifier.out_features)
+    weights = len(labels) / (len(counts) * np.maximum(counts, 1))
+    return torch.from_numpy(weights).to(head.input_mean)
+
+
+def classification_loss(
+    log_probabilities: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the mean cross-entropy of (B, K) log probabilities, a mean weighted by the labels' class weights (K,).
+
+    smoothing: share of each target that is spread evenly over all K classes.
+    """
+    if not smoothing:
+        return nn.functional.nll_loss(log_probabilities, labels, weights)
+    losses = -(1 - smoothing) * log_probabilities.gather(1, labels[:, None])[:, 0]
+    losses = losses - smoothing * log_probabilities.mean(dim=1)
+    if weights is None:
+        return losses.mean()
+    return (weights[labels] * losses).sum() / weights[labels].sum()
+
+
+def train_epoch(
+    head: SequenceClassifier,
+    optimizer: torch.optim.Optimizer,
+    data: FeatureBatches,
+    rows: np.ndarray,
+    config: TrainConfig,
+    generator: torch.Generator,
+    epochs_done: int = 0,
+    drops: int = 0,
+    weights: torch.Tensor | None = None,
+) -> tuple[float, float]:
+    """Move the weights once over the videos `rows`; returns mean loss and accuracy while they moved."""
+    head.train()
+    total_loss = torch.zeros((), device=data.device)
+    correct = torch.zeros((), dtype=torch.int64, device=data.device)
+    steps = math.ceil(len(rows) / config.batch_size)
+    batches = data.batches(config.batch_size, rows=rows, generator=generator, jitter=config.temporal_jitter)
+    for step, batch in enumerate(batches):
+        rate = learning_rate(config, epochs_done + step / steps, drops)
+        with torch.autocast(data.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            log_probabilities = head(batch.features, batch.lengths)
+        loss = classification_loss(log_probabilities, batch.labels, config.label_smoothing, weights)
+        optimizer.zero_grad()
+        loss.backward()
+        _step(head, optimizer, rate, config)
+        total_loss += loss.detach() * len(batch.labels)
+        correct += (log_probabilities.detach().argmax(dim=1) == batch.labels).sum()
+    return float(total_loss) / len(rows), int(correct) / len(rows)
+
+
+def _step(head: nn.Module, optimizer: torch.optim.Optimizer, rate: float, config: TrainConfig) -> None:
+    if config.clip_norm is not None:
+        nn.utils.clip_grad_norm_(head.parameters(), config.clip_norm)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    if config.weight_decay:
+        with torch.no_grad():
+            for parameter in head.parameters():
+                if parameter.ndim > 1:
+                    parameter.mul_(1 - rate * config.weight_decay)
+    optimizer.step()
+
+
+def _fit_scikit(
+    head: SequenceClassifier,
+    data: FeatureBatches,
+    labels: np.ndarray,
+    parts: Parts,
+    config: TrainConfig,
+    on_epoch: OnEpoch | None,
+) -> tuple[list[Epoch], int, list[str]]:
+    """Put scikit-learn's solution into the dense layer of a head on the mean over time; the history has one row."""
+    start = time.perf_counter()
+    head.eval()
+    with torch.inference_mode():
+        batches = data.batches(EVAL_BATCH_SIZE, rows=parts.train)
+        pooled = np.concatenate([head.encode(batch.features, batch.lengths).cpu().numpy() for batch in batches])
+    weights, biases, converged = fit_linear(
+        pooled,
+        labels[parts.train],
+        num_classes=head.classifier.out_features,
+        kind="svm" if config.head == "svm" else "logistic",
+        c=config.logistic_c,
+        max_iterations=config.max_iterations,
+        balanced=config.class_weights == "balanced",
+        seed=config.seed,
+    )
+    with torch.no_grad():
+        head.classifier.weight.copy_(torch.from_numpy(weights))
+        head.classifier.bias.copy_(torch.from_numpy(biases))
+    train_loss, train_accuracy = loss_and_accuracy(head, data, labels, parts.train)
+    val_loss, val_accuracy = val_measures(head, data, labels, parts)
+    seconds = round(time.perf_counter() - start, 3)
+    epoch = Epoch(1, 0.0, train_loss, train_accuracy, val_loss, val_accuracy, seconds)
+    if on_epoch is not None:
+        on_epoch(epoch)
+    notes = [] if converged else [f"{config.head} did not converge in {config.max_iterations} iterations"]
+    return [epoch], 1, notes
+
+
+def probabilities_of(head: SequenceClassifier, data: FeatureBatches, rows: np.ndarray) -> np.ndarray:
+    """Return (len(rows), K) float64 class probabilities."""
+    return class_probabilities(head, data.batches(EVAL_BATCH_SIZE, rows=rows))
+
+
+def loss_and_accuracy(
+    head: SequenceClassifier, data: FeatureBatches, labels: np.ndarray, rows: np.ndarray
+) -> tuple[float, float]:
+    """Return the mean cross-entropy in nats and the video accuracy of the videos `rows`."""
+    probabilities = probabilities_of(head, data, rows)
+    true = probabilities[np.arange(len(rows)), labels[rows]]
+    loss = -np.log(np.maximum(true, np.finfo(np.float64).tiny)).mean()
+    return float(loss), float((probabilities.argmax(axis=1) == labels[rows]).mean())
+
+
+def val_measures(
+    head: SequenceClassifier, data: FeatureBatches, labels: np.ndarray, parts: Parts
+) -> tuple[float, float] | tuple[None, None]:
+    """Return the loss and accuracy of the validation videos, if there are any."""
+    return loss_and_accuracy(head, data, labels, parts.val) if len(parts.val) else (None, None)

@@ -1,0 +1,316 @@
+"""Sweeps: training runs over values of options, over splits and seeds, in worker processes.
+
+Each run is a run folder as `har train` leaves it, in a folder named after the values: what is finished is kept, so that an
+interrupted sweep goes on when the same command is given again. Runs are those of `jobs.run_jobs`; with several workers
+each has its share of the threads, and a run is bit-equal to another with as many threads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import multiprocessing
+import os
+import threading
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from har_pipeline.core.errors import ExtractionError, HarError, RunError
+from har_pipeline.core.records import Split, VideoRecord
+from har_pipeline.features.reduce import ReduceOptions, reduce_features
+from har_pipeline.features.store import FeatureStore
+from har_pipeline.training.configs import TrainConfig
+from har_pipeline.training.data import TrainSource, stored_checksums
+from har_pipeline.training.jobs import Job, Outcome, finished_run, plan_jobs, run_jobs
+
+Value = int | float | str | bool | None
+
+
+FEATURES, PCA = "features", "pca"
+
+
+# Seeds are repeats, the device is no property of a result, and streams of one run are no values of an axis.
+NOT_SWEPT = ("seed", "device", "mid_fusion", "fusion_op")
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """An option and the values it takes: a field of `TrainConfig`, `features` (names of feature sets), or `pca` (dimensions).
+
+    A single value is fixed, several are swept; if all axes have one, all are swept: a sweep of one point.
+    """
+
+    name: str
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One combination of values; values: those of the swept axes only. pca: None = the features as they are stored."""
+
+    values: tuple[tuple[str, Value], ...]
+    config: TrainConfig
+    feature_set: str
+    pca: int | None
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a worker gets: runs of one point with the same features."""
+
+    point: Point
+    store: TrainSource
+    feature_set: str
+    records: Sequence[VideoRecord]
+    jobs: Sequence[Job]
+    manifest_sha256: str
+    overwrite: bool
+    allow_missing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRuns:
+    """The finished runs of each point, points in order; failed: name of a point -> why some of its runs could not be made."""
+
+    runs: Mapping[Point, Sequence[Outcome]]
+    failed: Mapping[str, str]
+
+
+Made = tuple[list[Outcome], str | None]
+
+
+OnDone = Callable[[Point, Sequence[Outcome]], None]
+
+
+def parse_axis(name: str, text: str) -> Axis:
+    """Return the axis of an option from its values, parted by commas, as in `0,0.5`; `none` where an option may be None.
+
+    Raises: RunError if the option is unknown or cannot be swept, or a value is not of its type.
+    """
+    hints = get_type_hints(TrainConfig)
+    kind = {FEATURES: str, PCA: int}.get(name) or hints.get(name)
+    if kind is None or name in NOT_SWEPT:
+        possible = [option for option in (*hints, FEATURES, PCA) if option not in NOT_SWEPT]
+        raise RunError(f"{name!r} cannot be swept; these can: {', '.join(possible)}")
+    return Axis(name, tuple(_parse(name, part.strip(), kind) for part in text.split(",")))
+
+
+def _parse(name: str, text: str, kind: object) -> Value:
+    kinds = get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if text.lower() == "none" and type(None) in kinds:
+        return None
+    kind = kinds[0]
+    if get_origin(kind) is Literal and text in get_args(kind):
+        return text
+    if kind is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if kind is str and text:
+        return text
+    if kind in (int, float):
+        try:
+            return int(text) if kind is int else float(text)
+        except ValueError:
+            pass
+    wanted = f"one of {get_args(kind)}" if get_origin(kind) is Literal else getattr(kind, "__name__", str(kind))
+    raise RunError(f"{name}: {text!r} is not {wanted}")
+
+
+def plan_points(axes: Sequence[Axis], base: TrainConfig, feature_set: str, out: Path) -> list[Point]:
+    """Return every combination of the axes' values, numbers ascending, the last axis fastest.
+
+    feature_set: of all points, where `features` is no axis. Raises: RunError if nothing is swept, an axis or a value
+    stands twice, values do not go together, or a head does not read what is swept.
+    """
+    names = [axis.name for axis in axes]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise RunError(f"{', '.join(twice)} given twice: give all values at once, as in 1,2,3")
+    for axis in axes:
+        if len(set(axis.values)) != len(axis.values):
+            raise RunError(f"{axis.name}: a value stands twice in {', '.join(map(str, axis.values))}")
+    if not axes:
+        raise RunError("nothing is swept: give several values of an option, as in --units 64,128,320")
+    swept = {axis.name for axis in axes if len(axis.values) > 1} or set(names)
+    points = []
+    for combination in itertools.product(*(_ordered(axis.values) for axis in axes)):
+        chosen = dict(zip(names, combination, strict=True))
+        values = tuple((name, value) for name, value in chosen.items() if name in swept)
+        features = str(chosen.pop(FEATURES, feature_set))
+        dim = chosen.pop(PCA, None)
+        name = point_name(values)
+        try:
+            config = dataclasses.replace(base, **chosen)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise RunError(f"{name}: {error}") from error
+        if unread := [option for option in swept if option not in (FEATURES, PCA) and not config.reads(option)]:
+            raise RunError(
+                f"{', '.join(sorted(unread))} changes nothing in {name}: the head {config.head} (schedule {config.schedule}) "
+                "does not read it. Sweep it for other heads alone, or sweep something else; a residual stack is as wide as "
+                "its input: sweep pca or input_projection"
+            )
+        points.append(Point(values, config, features, None if dim is None else int(dim), out / name))
+    return points
+
+
+def point_name(values: Sequence[tuple[str, Value]]) -> str:
+    """Return the folder name of a point, as in `units_64-num_layers_2`."""
+    return "-".join(f"{name}_{value}" for name, value in values)
+
+
+def _ordered(values: tuple[Value, ...]) -> list[Value]:
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    return sorted(values) if numbers else list(values)  # type: ignore[type-var]
+
+
+def run_sweep(
+    store: TrainSource,
+    records: Sequence[VideoRecord],
+    splits: Sequence[Split],
+    points: Sequence[Point],
+    *,
+    repeats: int = 1,
+    folds: bool | None = None,
+    workers: int | None = None,
+    manifest_sha256: str = "",
+    overwrite: bool = False,
+    allow_missing: bool = False,
+    on_done: OnDone = lambda point, outcomes: None,
+) -> SweepRuns:
+    """Train the runs of all points on all splits with `repeats` seeds each, and return what became of them.
+
+    With `pca` the features are first reduced, for each split by itself (`reduce.reduce_features`; once, they stay in the
+    store). workers: processes, None = one per core on a CPU, one with a GPU; each holds the features of its runs in memory.
+    A run that fails is reported in `failed` and does not stop the others. folds: as `jobs.plan_jobs`.
+    Raises: RunError if a run that is there was trained differently, or a worker dies; HarError if the features cannot be
+    reduced.
+    """
+    runs: dict[Point, list[Outcome]] = {}
+    tasks: list[Task] = []
+    sets = _feature_sets(store, points, splits, allow_missing)
+    checksums = {own: functools.cache(functools.partial(stored_checksums, store, [own])) for own in set(sets.values())}
+    order: dict[Job, int] = {}
+    for point in points:
+        jobs = plan_jobs(splits, point.folder, seed=point.config.seed, repeats=repeats, folds=folds)
+        order |= {job: number for number, job in enumerate(jobs, start=len(order))}
+        runs[point] = []
+        waiting: dict[tuple[int, str], list[Job]] = {}
+        for job in jobs:
+            own = sets[point.feature_set, point.pca, job.split.index]
+            summary = None if overwrite else finished_run(job, point.config, [own], records, checksums[own])
+            if summary is None:
+                waiting.setdefault((job.seed, own), []).append(job)
+            else:
+                runs[point].append(Outcome(job, summary, True))
+        if runs[point]:
+            on_done(point, runs[point])
+        for (_, own), group in waiting.items():
+            tasks.append(Task(point, store, own, records, group, manifest_sha256, overwrite, allow_missing))
+    workers = workers or _usual_workers(points[0].config.device)
+    if len(tasks) < workers:
+        tasks = [dataclasses.replace(task, jobs=[job]) for task in tasks for job in task.jobs]
+    failed: dict[str, str] = {}
+    for task, (outcomes, error) in _finished_tasks(tasks, min(workers, len(tasks))):
+        runs[task.point] += outcomes
+        if error is not None:
+            failed[point_name(task.point.values)] = error
+        if outcomes:
+            on_done(task.point, outcomes)
+    return SweepRuns({point: sorted(made, key=lambda one: order[one.job]) for point, made in runs.items()}, failed)
+
+
+def _feature_sets(
+    store: TrainSource, points: Sequence[Point], splits: Sequence[Split], allow_missing: bool
+) -> dict[tuple[str, int | None, int], str]:
+    """Return the feature set of each (feature_set, pca, split) that the points ask for, made where it is not there yet.
+
+    The largest dimensions come first, so that one that is too large is an error before anything is computed.
+    """
+    kinds = dict.fromkeys((point.feature_set, point.pca) for point in points)
+    found: dict[tuple[str, int | None, int], str] = {}
+    for (name, dim), split in itertools.product(sorted(kinds, key=lambda kind: -(kind[1] or 0)), splits):
+        if dim is None:
+            found[name, dim, split.index] = store.resolve(name)
+        elif not isinstance(store, FeatureStore):
+            raise RunError("a pack holds no reductions: sweep pca on the feature store that it was made of")
+        else:
+            options = ReduceOptions(dim=dim, allow_missing=allow_missing)
+            try:
+                found[name, dim, split.index] = reduce_features(store, name, split, options).feature_set
+            except ExtractionError as error:
+                raise RunError(f"pca {dim}, {split.protocol} split {split.index}: {error}") from error
+    return found
+
+
+def _usual_workers(device: str) -> int:
+    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
+        return 1
+    return _cores()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _finished_tasks(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, Made]]:
+    """Yield each task with what came of it, as they come."""
+    if workers <= 1:
+        for task in tasks:
+            yield task, _work(task)
+        return
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, _cores() // workers)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(threads,))
+    try:
+        futures: dict[Future[Made], Task] = {pool.submit(_work, task): task for task in tasks}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool as error:
+        raise RunError(
+            "a worker process died, perhaps for lack of memory: what is finished is kept, give the same command again "
+            f"with fewer than {workers} --workers"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _work(task: Task) -> Made:
+    """Train the runs of a task; an error of ours comes back in words beside what was finished: other runs go on."""
+    finished: list[Outcome] = []
+    try:
+        run_jobs(
+            task.store,
+            [task.feature_set],
+            task.records,
+            task.jobs,
+            task.point.config,
+            manifest_sha256=task.manifest_sha256,
+            overwrite=task.overwrite,
+            allow_missing=task.allow_missing,
+            on_done=finished.append,
+        )
+    except HarError as error:
+        return finished, str(error)
+    return finished, None
+
+
+def _start_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this worker when the sweep was killed: it would wait for its next task for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

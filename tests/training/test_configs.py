@@ -1,0 +1,57 @@
+"""Options of training a head: the paper's defaults, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from har_pipeline.training.configs import TrainConfig
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"units": 0},
+        {"epochs": 0},
+        {"dropout": 1.0},
+        {"input_dropout": -0.1},
+        {"learning_rate": 0.0},
+        {"learning_rate": float("nan")},
+        {"weight_decay": -1.0},
+        {"patience": 0},
+        {"head": "transformer"},
+        {"optimizer": "lion"},
+        {"output": "relu"},
+        {"output": "sigmoid", "head": "mean_pool"},
+        {"num_layers": 0},
+        {"num_layers": 2, "head": "vote"},
+        {"input_projection": 0},
+        {"input_projection": 8, "head": "mean_pool"},
+        {"mid_fusion": "output"},
+        {"mid_fusion": "hidden", "head": "vote"},
+        {"fusion_op": "max"},
+        {"vote": "hard"},
+        {"schedule": "cyclic"},
+        {"schedule_epochs": 0},
+        {"schedule_factor": 1.0},
+        {"label_smoothing": 1.0},
+        {"clip_norm": 0.0},
+        {"epochs": 2.5},
+        {"average_last": 1.5},
+        {"average_last": 0.5, "patience": 3},
+        {"class_weights": "inverse"},
+        {"temporal_jitter": -0.1},
+        {"precision": "fp8"},
+    ],
+)
+def test_options_out_of_range(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(change))):
+        TrainConfig(**change)
+
+
+def test_defaults_are_those_of_the_paper() -> None:
+    config = TrainConfig()
+    assert (config.head, config.epochs, config.batch_size) == ("lstm", 50, 25)
+    assert (config.optimizer, config.learning_rate, config.output) == ("rmsprop", 1e-3, "softmax")
+    assert (config.dropout, config.weight_decay, config.patience) == (0, 0, None)
