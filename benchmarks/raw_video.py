@@ -29,7 +29,7 @@ from har_pipeline.evaluation.metrics import mcnemar
 from har_pipeline.evaluation.run_folder import read_history
 from har_pipeline.evaluation.scores import concat_scores, read_scores, select_part
 from har_pipeline.features.frames import open_frames
-from har_pipeline.live_cost import measure_live_cost
+from har_pipeline.inference.cost import measure_live_cost
 from har_pipeline.models.convlstm.networks import NETWORKS
 from har_pipeline.training.configs import StateGradient, TrainConfig, VideoTrainConfig
 from har_pipeline.training.data import TrainSource

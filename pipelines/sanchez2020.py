@@ -32,6 +32,7 @@ from har_pipeline.evaluation.plots import save_length_histogram
 from har_pipeline.evaluation.run_folder import write_json
 from har_pipeline.features.frames import RawOptions, frame_shape, store_raw_frames
 from har_pipeline.features.store import FeatureStore
+from har_pipeline.inference.cost import time_videos
 from har_pipeline.inference.load import load_video_run
 from har_pipeline.models.convlstm.windows import BIN_EDGES
 from har_pipeline.training.configs import VideoPrecision, VideoTrainConfig
@@ -39,7 +40,6 @@ from har_pipeline.training.data import load_training_features, run_classes
 from har_pipeline.training.jobs import Job, run_video_jobs
 from har_pipeline.training.networks.lr_range import range_test, write_range
 from har_pipeline.training.networks.train import config_notes
-from har_pipeline.video_timing import time_videos
 
 HERE = Path(__file__).parent
 # The paper's name of a network: ours, and its seconds per video (Table 5: GTX 1080, 10,000 videos).

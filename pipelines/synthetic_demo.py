@@ -25,8 +25,8 @@ from har_pipeline.evaluation.metrics import Interval
 from har_pipeline.evaluation.page import Section, write_page
 from har_pipeline.features.extract import ExtractOptions, extract_many
 from har_pipeline.features.store import FeatureStore
+from har_pipeline.inference.predict import predict_videos, save_picture
 from har_pipeline.models.extractors import build_extractor
-from har_pipeline.predict import predict_videos, save_picture
 from har_pipeline.synthetic.dataset import GENERATOR_VERSION, write_dataset
 from har_pipeline.training.configs import TrainConfig
 from har_pipeline.training.heads.train import train_head

@@ -14,7 +14,7 @@ from har_pipeline.cli.common import AsJson, Device, Workers, extraction_bar, not
 from har_pipeline.core.errors import RunError, VideoError
 
 if TYPE_CHECKING:
-    from har_pipeline.predict import Prediction
+    from har_pipeline.inference.predict import Prediction
 
 
 def predict(
@@ -75,7 +75,7 @@ def predict(
                 typer.echo(str(prediction.path))
                 _print_bars(prediction.top, classes)
     if picture is not None:
-        from har_pipeline.predict import save_picture
+        from har_pipeline.inference.predict import save_picture
 
         save_picture(picture, predictions)
         note(f"written: {picture}")
@@ -108,7 +108,7 @@ def _predict_files(
     from har_pipeline.evaluation.run_folder import VIDEO, read_run
 
     if read_run(run).kind == VIDEO:
-        from har_pipeline.predict_raw import predict_raw
+        from har_pipeline.inference.predict import predict_raw
 
         if weights or mean_cube:
             raise RunError(f"{run} holds all of its network's weights: leave --weights and --mean-cube out")
@@ -122,7 +122,7 @@ def _predict_files(
                 on_progress=lambda state: show("frames", state.finished, state.total),
             )
         return raw.classes, predictions
-    from har_pipeline.predict import predict_videos
+    from har_pipeline.inference.predict import predict_videos
 
     with extraction_bar() as update:
         loaded, predictions = predict_videos(
@@ -141,8 +141,8 @@ def _predict_files(
 
 
 def _predict_live(source: str, run: Path, top: int, horizon: int | None, device: str, as_json: bool) -> None:
+    from har_pipeline.inference.live import CAMERA_HORIZON, StatefulRecogniser, decide_live
     from har_pipeline.inference.predict import top_k
-    from har_pipeline.recognise import CAMERA_HORIZON, StatefulRecogniser, decide_live
     from har_pipeline.video.camera import live_frames
 
     camera = source.isdigit() and not Path(source).exists()

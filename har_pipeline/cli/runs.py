@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from har_pipeline.evaluation.aggregate import FoldsEvaluation, RepeatsEvaluation
     from har_pipeline.evaluation.categories import GroupResult
     from har_pipeline.evaluation.evaluate import Evaluation
-    from har_pipeline.live_cost import LiveCost
-    from har_pipeline.video_timing import VideoTimes
+    from har_pipeline.inference.cost import LiveCost, VideoTimes
 
 
 def evaluate(
@@ -133,8 +132,8 @@ def _records(run: Path, option: str, manifest: Path | None, root: Path | None) -
 
 def _time(run: Path, records: list[VideoRecord], videos: int, device: str) -> VideoTimes:
     from har_pipeline.evaluation.run_folder import write_json
+    from har_pipeline.inference.cost import time_videos
     from har_pipeline.inference.load import load_video_run
-    from har_pipeline.video_timing import time_videos
 
     times = time_videos(load_video_run(run), records, videos=videos, device=device)
     write_json(run / "timing.json", times.to_dict())
@@ -144,7 +143,7 @@ def _time(run: Path, records: list[VideoRecord], videos: int, device: str) -> Vi
 
 
 def _live(run: Path, records: list[VideoRecord], part: str, device: str) -> LiveCost:
-    from har_pipeline.live_cost import measure_live_cost, write_live_cost
+    from har_pipeline.inference.cost import measure_live_cost, write_live_cost
 
     with video_bar() as update:
         cost = measure_live_cost(

@@ -11,15 +11,8 @@ import numpy as np
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import FeatureSpec, Scores, Split, VideoRecord
-from har_pipeline.features.reduce import (
-    ReductionSource,
-)
-from har_pipeline.features.table import (
-    FeatureSource,
-    FeatureTable,
-    StreamSource,
-    load_features,
-)
+from har_pipeline.features.reduce import ReductionSource
+from har_pipeline.features.table import FeatureSource, FeatureTable, StreamSource, load_features
 
 
 @dataclass(frozen=True, slots=True)

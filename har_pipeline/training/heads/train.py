@@ -35,11 +35,7 @@ from har_pipeline.evaluation.run_folder import (
     write_json,
 )
 from har_pipeline.evaluation.scores import write_scores
-from har_pipeline.features.reduce import (
-    projection_arrays,
-    read_projection,
-    require_same_training_videos,
-)
+from har_pipeline.features.reduce import projection_arrays, read_projection, require_same_training_videos
 from har_pipeline.features.table import FeatureTable
 from har_pipeline.models.device import resolve_device
 from har_pipeline.training.checkpoint import write_tensors

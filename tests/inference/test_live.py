@@ -11,8 +11,8 @@ from raw_runs import SIZE, DepthSet, make_depth_set, walking_body
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import VideoRecord
+from har_pipeline.inference.live import StatefulRecogniser, decide_live, live_scores
 from har_pipeline.models.convlstm.windows import window_weights
-from har_pipeline.recognise import StatefulRecogniser, decide_live, live_scores
 from har_pipeline.video.depth import CausalDepth, read_depth
 
 LONG = 44

@@ -16,8 +16,8 @@ from har_pipeline.core.records import VideoRecord
 from har_pipeline.datasets.manifests import write_manifest
 from har_pipeline.evaluation.metrics import mcnemar, wilson_interval
 from har_pipeline.evaluation.scores import read_scores
-from har_pipeline.live_cost import measure_live_cost, write_live_cost
-from har_pipeline.recognise import live_scores
+from har_pipeline.inference.cost import measure_live_cost, write_live_cost
+from har_pipeline.inference.live import live_scores
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,8 @@ from har_pipeline.features.extract import ExtractOptions, extract
 from har_pipeline.features.store import FeatureStore, VideoSource
 from har_pipeline.features.table import StreamSource
 from har_pipeline.inference.load import load_run
-from har_pipeline.inference.predict import predict_scores
+from har_pipeline.inference.predict import extractor_for, predict_scores, predict_videos, sample_frames, save_picture
 from har_pipeline.models.extractors import build_extractor
-from har_pipeline.predict import extractor_for, predict_videos, sample_frames, save_picture
 from har_pipeline.training.configs import TrainConfig
 from har_pipeline.training.heads.train import train_head
 from har_pipeline.video.decode import FrameReader

@@ -14,8 +14,8 @@ from video_files import make_video
 from har_pipeline.cli import app
 from har_pipeline.core.errors import RunError, VideoError
 from har_pipeline.evaluation.scores import read_scores, select_part
+from har_pipeline.inference.predict import predict_raw
 from har_pipeline.models.config import NetworkName
-from har_pipeline.predict_raw import predict_raw
 from har_pipeline.video.camera import live_frames
 
 
