@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from har_pipeline import __version__
-from har_pipeline.cli import data, extract, features, frames, fuse, predict, runs, sweep, train, train_video
+from har_pipeline.cli import data, extract, features, frames, fuse, predict, sweep, train, train_video
+from har_pipeline.cli import evaluate as runs
 from har_pipeline.core.errors import errors_as_lines
 
 app = typer.Typer(

@@ -10,20 +10,9 @@ from typing import Annotated
 
 import typer
 
-from har_pipeline.cli.common import (
-    AsJson,
-    Column,
-    NumFolds,
-    Protocol,
-    Root,
-    Seed,
-    TestFraction,
-    Workers,
-    note,
-    print_json,
-    print_table,
-    protocol_splits,
-)
+from har_pipeline.cli.options import AsJson, Column, NumFolds, Protocol, Root, Seed, TestFraction, Workers
+from har_pipeline.cli.output import note, print_json, print_table
+from har_pipeline.cli.split_options import protocol_splits
 
 manifest_app = typer.Typer(no_args_is_help=True, help="Build manifests from data set folders, and check them.")
 splits_app = typer.Typer(no_args_is_help=True, help="Show and write the splits of a protocol.")

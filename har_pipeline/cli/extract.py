@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from har_pipeline.cli.common import (
+from har_pipeline.cli.options import (
     AsJson,
     DecoderChoice,
     Device,
@@ -18,15 +18,16 @@ from har_pipeline.cli.common import (
     Seed,
     StreamChoice,
     Workers,
-    extraction_bar,
-    note,
-    print_json,
+    parse_shard,
 )
+from har_pipeline.cli.output import note, print_json
+from har_pipeline.cli.progress import extraction_bar
 from har_pipeline.core.records import ClipSpec, Crops, Padding, Sampling
 from har_pipeline.video.flow.spec import FlowMethod
 
 if TYPE_CHECKING:
     from har_pipeline.features.extract import ExtractSummary
+
 
 FRAMES_OF_A_FRAME_NET = 40
 
@@ -50,14 +51,6 @@ def models(as_json: AsJson = False) -> None:
         typer.echo(f"  trained on {row['trained_on']}; licence {row['licence']}")
         typer.echo(f"  from {row['url']}, sha256 {row['sha256'] or 'not published'}\n")
     typer.echo("Besides these: --weights PATH (a local file) and --weights random (for tests).")
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """Return (k, n) from `k/n`. Raises: typer.BadParameter if it is not of that form."""
-    parts = text.split("/")
-    if len(parts) != 2 or not all(part.isdigit() for part in parts) or not 1 <= int(parts[0]) <= int(parts[1]):
-        raise typer.BadParameter(f"{text!r}: give k/n with 1 <= k <= n, as in 2/4")
-    return int(parts[0]), int(parts[1])
 
 
 def clips_from(default: ClipSpec, changes: dict[str, Any]) -> ClipSpec:

@@ -8,20 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from har_pipeline.cli.common import (
-    AsJson,
-    Column,
-    NumFolds,
-    Protocol,
-    Root,
-    Seed,
-    TestFraction,
-    chosen_splits,
-    note,
-    print_json,
-    print_table,
-    video_bar,
-)
+from har_pipeline.cli.options import AsJson, Column, NumFolds, Protocol, Root, Seed, TestFraction
+from har_pipeline.cli.output import note, print_json, print_table
+from har_pipeline.cli.progress import video_bar
+from har_pipeline.cli.split_options import chosen_splits
 
 if TYPE_CHECKING:
     from har_pipeline.features.pack_reader import PackedStore

@@ -9,19 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from har_pipeline.cli.common import AsJson, Root, note, print_json, video_bar
-from har_pipeline.cli.extract import parse_shard
+from har_pipeline.cli.options import AsJson, RawStreamChoice, Root, parse_shard
+from har_pipeline.cli.output import note, print_json
+from har_pipeline.cli.progress import video_bar
 
 if TYPE_CHECKING:
     from har_pipeline.core.records import VideoRecord
     from har_pipeline.features.frames import RawSummary
-
-
-class RawStreamChoice(StrEnum):
-    """Streams that raw-video networks read."""
-
-    depth = "depth"
-    rgb = "rgb"
 
 
 class AspectChoice(StrEnum):

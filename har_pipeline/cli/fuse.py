@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from har_pipeline.cli.common import AsJson, note, print_json, print_table
+from har_pipeline.cli.options import AsJson
+from har_pipeline.cli.output import note, print_json, print_table
 
 if TYPE_CHECKING:
     from har_pipeline.evaluation.compare import Comparison

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from har_pipeline.cli.common import AsJson, Device, Workers, extraction_bar, note, print_json, video_bar
+from har_pipeline.cli.options import AsJson, Device, Workers
+from har_pipeline.cli.output import note, print_json
+from har_pipeline.cli.progress import extraction_bar, video_bar
 from har_pipeline.core.errors import RunError, VideoError
 
 if TYPE_CHECKING:

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from har_pipeline.cli.common import (
-    AsJson,
-    Column,
-    Device,
-    NumFolds,
-    Protocol,
-    Root,
-    Seed,
-    TestFraction,
-    chosen_splits,
-    note,
-    print_table,
-)
+from har_pipeline.cli.options import AsJson, Column, Device, NumFolds, Protocol, Root, Seed, TestFraction
+from har_pipeline.cli.output import note, print_table
+from har_pipeline.cli.progress import sweep_table
+from har_pipeline.cli.split_options import chosen_splits
 from har_pipeline.training.configs import TrainConfig
 
 if TYPE_CHECKING:
-    from har_pipeline.training.jobs import Outcome
-    from har_pipeline.training.sweep import Axis, Point
+    from har_pipeline.training.sweep import Axis
     from har_pipeline.training.sweep_table import Choice, PointSummary
 
+
 DEFAULTS = TrainConfig()
+
+
 SWEPT = "Swept: one value, or several parted by commas"
 
 
@@ -178,52 +169,6 @@ def _axis_of(text: str) -> Axis:
     if not equals:
         raise typer.BadParameter(f"--set {text!r}: write NAME=VALUE or NAME=VALUE,VALUE")
     return parse_axis(name.strip().replace("-", "_"), values)
-
-
-@contextmanager
-def sweep_table(
-    points: Sequence[Point], runs_each: int, *, live: bool | None = None
-) -> Iterator[Callable[[Point, Sequence[Outcome]], None]]:
-    """Give the function to call with finished runs: a live table in a terminal (`live`), otherwise a line on stderr."""
-    made: dict[Point, list[Outcome]] = {point: [] for point in points}
-    if not (sys.stderr.isatty() if live is None else live):
-
-        def tell(point: Point, outcomes: Sequence[Outcome]) -> None:
-            made[point] += outcomes
-            kept = sum(outcome.kept for outcome in outcomes)
-            words = f"{len(outcomes) - kept} trained, {kept} kept" if kept else f"{len(outcomes)} trained"
-            done = sum(len(own) for own in made.values())
-            note(
-                f"[{done}/{len(points) * runs_each}] {point.folder.name}: {words}, test video accuracy {_mean(outcomes)}"
-            )
-
-        yield tell
-        return
-    from rich.console import Console
-    from rich.live import Live
-    from rich.table import Table
-
-    def table() -> Table:
-        shown = Table(caption=f"{sum(map(len, made.values()))} of {len(points) * runs_each} runs finished")
-        for name in (*(name for name, _ in points[0].values), "runs", "of them kept", "test"):
-            shown.add_column(name, justify="right")
-        for point, own in made.items():
-            kept = sum(outcome.kept for outcome in own)
-            values = [str(value) for _, value in point.values]
-            shown.add_row(*values, f"{len(own)}/{runs_each}", str(kept or ""), _mean(own) if own else "")
-        return shown
-
-    with Live(table(), console=Console(stderr=True), refresh_per_second=4) as view:
-
-        def show(point: Point, outcomes: Sequence[Outcome]) -> None:
-            made[point] += outcomes
-            view.update(table())
-
-        yield show
-
-
-def _mean(outcomes: Sequence[Outcome]) -> str:
-    return f"{sum(outcome.summary.test_accuracy for outcome in outcomes) / len(outcomes):.1%}"
 
 
 def _print(summaries: Sequence[PointSummary], choices: Sequence[Choice], out: Path) -> None:

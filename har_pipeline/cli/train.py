@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from har_pipeline.cli.common import (
+from har_pipeline.cli.options import (
     AsJson,
     Column,
     Device,
@@ -16,13 +16,12 @@ from har_pipeline.cli.common import (
     Root,
     Seed,
     TestFraction,
-    chosen_splits,
     given_options,
-    note,
     option_error,
-    print_json,
 )
-from har_pipeline.cli.train_table import describe, training_table
+from har_pipeline.cli.output import note, print_json
+from har_pipeline.cli.progress import describe, training_table
+from har_pipeline.cli.split_options import chosen_splits
 from har_pipeline.models.config import SCIKIT_HEADS, Fusion, FusionOp, HeadName, Output, Vote
 from har_pipeline.training.configs import ClassWeights, HeadPrecision, Optimizer, Schedule, TrainConfig
 

@@ -9,43 +9,38 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from har_pipeline.cli.common import (
-    AsJson,
-    Column,
-    Device,
-    NumFolds,
-    Protocol,
-    Root,
-    Seed,
-    TestFraction,
-    Workers,
-    chosen_splits,
-    note,
-    option_error,
-    print_json,
-    video_bar,
-)
-from har_pipeline.cli.frames import RawStreamChoice
-from har_pipeline.cli.train_table import describe
-from har_pipeline.cli.video_bars import step_bar, training_bar
-from har_pipeline.cli.video_options import (
+from har_pipeline.cli.options import (
     TRAINING,
     AllowMissing,
+    AsJson,
     Augment,
     BatchSize,
+    Column,
+    Device,
     Features,
     Long,
     Manifest,
     MemoryFrames,
     Model,
+    NumFolds,
     PrecisionOption,
+    Protocol,
+    RawStreamChoice,
+    Root,
+    Seed,
     SplitFile,
     StateGradientOption,
     Store,
     StreamOption,
+    TestFraction,
     ValFraction,
     Width,
+    Workers,
+    option_error,
 )
+from har_pipeline.cli.output import note, print_json
+from har_pipeline.cli.progress import describe, step_bar, training_bar, video_bar
+from har_pipeline.cli.split_options import chosen_splits
 from har_pipeline.training.configs import VideoSchedule, VideoTrainConfig
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from matplotlib.image import imread
 from typer.testing import CliRunner
 
 from har_pipeline.cli import app
-from har_pipeline.cli.sweep import sweep_table
+from har_pipeline.cli.progress import sweep_table
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.evaluation.scores import read_scores

@@ -14,7 +14,7 @@ from depth_files import moving_body, write_folder
 from typer.testing import CliRunner
 
 from har_pipeline.cli import app, train_video
-from har_pipeline.cli.video_bars import training_bar
+from har_pipeline.cli.progress import training_bar
 from har_pipeline.evaluation.run_folder import RunSummary, read_history
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.inference.load import load_video_run

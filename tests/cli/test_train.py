@@ -13,7 +13,7 @@ from feature_sets import blobs, feature_store
 from typer.testing import CliRunner
 
 from har_pipeline.cli import app
-from har_pipeline.cli.train_table import SHOWN_AT_MOST, training_table
+from har_pipeline.cli.progress import SHOWN_AT_MOST, training_table
 from har_pipeline.core.records import Split
 from har_pipeline.evaluation.run_folder import RunSummary
 from har_pipeline.features.store import VideoSource

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from har_pipeline.cli.common import AsJson, Device, Root, given_options, note, print_json, print_table, video_bar
+from har_pipeline.cli.options import AsJson, Device, Root, given_options
+from har_pipeline.cli.output import note, print_json, print_table
+from har_pipeline.cli.progress import video_bar
 
 if TYPE_CHECKING:
     from har_pipeline.core.records import VideoRecord
