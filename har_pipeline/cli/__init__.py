@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from har_pipeline import __version__
-from har_pipeline.cli import data, extract, features, frames, fuse, predict, sweep, train, train_video
-from har_pipeline.cli import evaluate as runs
+from har_pipeline.cli import data, evaluate, extract, features, frames, fuse, predict, sweep, train, train_video
 from har_pipeline.core.errors import errors_as_lines
 
 app = typer.Typer(
@@ -33,7 +32,7 @@ app.command("train")(train.train)
 app.command("train-video")(train_video.train_video)
 app.command("lr-range")(train_video.lr_range)
 app.command("sweep")(sweep.sweep)
-app.command("evaluate")(runs.evaluate)
+app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("fuse")(fuse.fuse)
 app.command("compare")(fuse.compare)

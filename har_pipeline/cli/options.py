@@ -42,6 +42,13 @@ Root = Annotated[
 ]
 
 
+class RawStreamChoice(StrEnum):
+    """Streams that raw-video networks read."""
+
+    depth = "depth"
+    rgb = "rgb"
+
+
 class Dtype(StrEnum):
     """Types that features are stored in."""
 
@@ -193,10 +200,3 @@ def parse_shard(text: str) -> tuple[int, int]:
     if len(parts) != 2 or not all(part.isdigit() for part in parts) or not 1 <= int(parts[0]) <= int(parts[1]):
         raise typer.BadParameter(f"{text!r}: give k/n with 1 <= k <= n, as in 2/4")
     return int(parts[0]), int(parts[1])
-
-
-class RawStreamChoice(StrEnum):
-    """Streams that raw-video networks read."""
-
-    depth = "depth"
-    rgb = "rgb"

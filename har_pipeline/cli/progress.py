@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from har_pipeline.training.jobs import Job, Outcome
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress as RichProgress
 
     from har_pipeline.training.history import Epoch
     from har_pipeline.training.jobs import Job, Outcome
@@ -238,7 +238,7 @@ def step_bar(steps: int) -> Iterator[Callable[[int, float], None]]:
         yield lambda step, loss: bar.update(task, completed=step, loss=loss)
 
 
-def _bar(text: str, *, silent: bool = False) -> Progress:
+def _bar(text: str, *, silent: bool = False) -> RichProgress:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar

@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from har_pipeline import __version__
 from har_pipeline.core.errors import StoreError
 from har_pipeline.core.files import publish, remove_debris, staging_name
 from har_pipeline.core.records import FeatureRecord, FeatureSpec
@@ -163,7 +163,7 @@ def _fill_set(folder: Path, store: FeatureStore, feature_set: str, store_path: s
         "store": store_path,
         "store_changed_ns": changed,
         "packed": datetime.now(UTC).isoformat(timespec="seconds"),
-        "har_pipeline": __version__,
+        "har_pipeline": version("har-pipeline"),
         "reduction": reduction,
         "sha256": {node.name: hashlib.sha256(node.read_bytes()).hexdigest() for node in small},
     }

@@ -24,8 +24,7 @@ from har_pipeline.inference.load import Run, VideoRun, load_run, load_video_run
 from har_pipeline.models.device import pick_precision, resolve_device
 from har_pipeline.models.extractors import build_extractor, find_net
 from har_pipeline.models.extractors.base import Extractor
-from har_pipeline.models.heads import class_probabilities
-from har_pipeline.training.batches import Batch, Frames
+from har_pipeline.training.batches import Batch, Frames, class_probabilities
 from har_pipeline.training.networks.loop import video_probabilities
 from har_pipeline.video.clips import sparse_clip_indices
 from har_pipeline.video.decode import FrameReader, probe

@@ -9,7 +9,8 @@ import sys
 import torch
 
 from har_pipeline.core.errors import ExtractionError, RunError
-from har_pipeline.models.extractors.base import PRECISIONS
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(choice: str = "auto") -> torch.device:

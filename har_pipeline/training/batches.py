@@ -1,4 +1,4 @@
-"""Stored raw frames as clips on a device."""
+"""Features as padded batches and raw frames as clips, gathered on the device where they fit there."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from har_pipeline.core.records import ClipSpec, Stream
+from har_pipeline.models.device import PRECISIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,3 @@ class Extractor:
         with torch.inference_mode():
             x = self.preprocess(clips.to(self.device, non_blocking=True), PRECISIONS[self.precision])
             return self.module(x).float()
-
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -13,7 +13,6 @@ from har_pipeline.models.heads.encoder import Encoder
 from har_pipeline.models.heads.fusion import HiddenFusion, InputFusion
 from har_pipeline.models.heads.pooling import MeanPool, PerClip, fit_linear
 from har_pipeline.models.heads.recurrent import AttentionEncoder, ProjectedEncoder, RecurrentEncoder, StackedEncoder
-from har_pipeline.training.batches import class_probabilities
 
 __all__ = [
     "AttentionEncoder",
@@ -24,7 +23,6 @@ __all__ = [
     "SequenceClassifier",
     "StackedEncoder",
     "build_head",
-    "class_probabilities",
     "fit_linear",
 ]
 

@@ -17,8 +17,8 @@ from har_pipeline.core.errors import RunError
 from har_pipeline.features.table import FeatureTable, feature_statistics, take_steps
 from har_pipeline.models.config import SCIKIT_HEADS
 from har_pipeline.models.device import resolve_device
-from har_pipeline.models.heads import SequenceClassifier, build_head, class_probabilities, fit_linear
-from har_pipeline.training.batches import FeatureBatches
+from har_pipeline.models.heads import SequenceClassifier, build_head, fit_linear
+from har_pipeline.training.batches import FeatureBatches, class_probabilities
 from har_pipeline.training.configs import TrainConfig
 from har_pipeline.training.data import Parts
 from har_pipeline.training.history import Epoch, OnEpoch

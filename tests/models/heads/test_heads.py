@@ -10,9 +10,9 @@ from torch import nn
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.models.config import FusionOp, HeadName
-from har_pipeline.models.heads import HeadConfig, SequenceClassifier, build_head, class_probabilities, fit_linear
+from har_pipeline.models.heads import HeadConfig, SequenceClassifier, build_head, fit_linear
 from har_pipeline.models.heads.pooling import vote
-from har_pipeline.training.batches import Batch
+from har_pipeline.training.batches import Batch, class_probabilities
 
 LENGTHS = torch.tensor([4, 1, 6, 3])
 
