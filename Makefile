@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types imports clean
+.PHONY: demo test lint types imports spelling clean
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "har_pipeline needs Python 3.11 or newer: make PYTHON=python3.12 demo")'
@@ -19,9 +19,9 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/python pipelines/synthetic_demo.py --out demo_out --install-seconds "$$(cat .venv/install_seconds)"
 
-# One thread a process: processes that share cores lose more to waiting threads than they gain.
+# One thread per process: processes that share cores lose more to waiting threads than they gain.
 test: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -32,6 +32,9 @@ types: .venv/installed-dev
 
 imports: .venv/installed-dev
 	$(BIN)/lint-imports
+
+spelling: .venv/installed-dev
+	$(BIN)/codespell
 
 clean:
 	rm -rf .venv demo_out build *.egg-info

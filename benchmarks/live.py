@@ -1,6 +1,6 @@
 """Live decisions for as long as a camera runs: time per window, and memory, from the first minute to the last. Prints JSON.
 
-RUN is of a stateful network on depth. Frames of NTU RGB+D's size, a body that walks to and fro, are pushed one by one as a
+RUN is of a stateful network on depth. Frames of NTU RGB+D's size, a body that walks back and forth, are pushed one by one as a
 camera gives them, as fast as they are taken, with the horizon that `har predict --live` gives a camera. The first minute of
 video is compared with the last one.
 

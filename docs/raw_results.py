@@ -1,4 +1,4 @@
-"""The README's results of networks on raw video, from benchmarks/results; `generate.py` writes them."""
+"""Results of networks on raw video, from benchmarks/results; `generate.py` writes them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def percent(value: float) -> str:
 
 
 def raw_block() -> str:
-    """Return the README's results of the networks on raw video, and their speed."""
+    """Return the results of the networks on raw video, and their speed."""
     lines = [
         "| data | network | test videos | interval, first seed | minutes of training | file |",
         "|---|---|---|---|---|---|",
@@ -48,18 +48,22 @@ def raw_block() -> str:
             lines.append(f"| | {_raw_row(model, result)} | {name}.json |")
     for name, what in STATEFUL_ALONE.items():
         lines.append(f"| {what} | {_raw_row('convlstm-stateful', results(name)['result'])} | {name}.json |")
-    tests = [f"{name}.json {_pvalues(results(name)['result'])}" for name in (*RAW_VIDEO, *STATEFUL_ALONE)]
     return "\n".join(
         [
             *lines,
             "",
-            "All from scratch on the schedule one-cycle, nothing chosen by test videos but the epochs of utd_mhad_loso.json: a",
-            "first try with 12 and 8 was undertrained and had been seen (39.4, 26.0 %); mean ± deviation (each seed), 95 %",
-            "intervals, minutes on one core of the machine below, which was shared with other work; both cores of the idle",
-            "machine are about twice as fast (last table). McNemar's test, stateful against stateless, p of each seed, with a",
-            f"star where the stateless network is ahead: {'; '.join(tests)}.",
-            "The last training was chosen by two training people held out, when the rows above it had been seen:",
-            "[what it takes to remember](docs/raw-video.md#what-it-takes-to-remember).",
+            "Trained from scratch on the one-cycle schedule. Accuracies: mean ± standard deviation (each seed); 95 %",
+            "intervals. Minutes are those of one core of the machine below, shared with other jobs; both cores of the",
+            "idle machine are about twice as fast (last table). Nothing was chosen by test videos but the epochs of",
+            "utd_mhad_loso.json: a first try with 12 and 8 epochs was undertrained, and its accuracies (39.4, 26.0 %) had",
+            "been seen. The options of the last row were chosen with two training people held out, after the rows above",
+            "it had been seen:",
+            "[what it takes to remember](raw-video.md#what-it-takes-to-remember).",
+            "",
+            "McNemar's test, stateful against stateless network on the same test videos:",
+            "",
+            *_mcnemar_rows(),
+            "",
             *_live_lines(),
             "",
             *_convlstm_lines(results("convlstm")),
@@ -67,28 +71,38 @@ def raw_block() -> str:
     )
 
 
+def _mcnemar_rows() -> list[str]:
+    """Return the table of the paired tests, one row for each training and seed."""
+    lines = ["| file | seed | p | ahead |", "|---|---|---|---|"]
+    for name in (*RAW_VIDEO, *STATEFUL_ALONE):
+        for seed, test in enumerate(results(name)["result"]["stateful_against_stateless_by_seed"]):
+            ahead = "stateless" if test["second_only"] > test["first_only"] else "stateful"
+            lines.append(f"| {name}.json | {seed} | {test['p_value']:.2g} | {ahead} |")
+    return lines
+
+
 def _live_lines() -> list[str]:
-    """Return what deciding live, by the crop that knows the past only, costs networks trained on whole crops."""
+    """Return what live crops cost networks that were trained on crops of whole videos."""
     rows = results("synthetic_depth")["result"]["live"]
     live, own = ([row[key] for row in rows] for key in ("live", "own"))
     seeds = ", ".join(f"{100 * value:.1f}" for value in live)
     return [
-        "Deciding live, by a crop that knows the past only (`har evaluate --live`), the stateful network of the embedded set",
-        f"has {percent(sum(live) / len(live))} ({seeds}) instead of {percent(sum(own) / len(own))}: it was trained on crops "
-        "that know the whole video.",
+        "With live crops, which know the past frames only (`har evaluate --live`), the stateful network of the embedded set",
+        f"reaches {percent(sum(live) / len(live))} ({seeds}) instead of {percent(sum(own) / len(own))}: it was trained on "
+        "crops of the whole video.",
         *_live_speed(),
     ]
 
 
 def _live_speed() -> list[str]:
-    """Return how fast live decisions of the network of the paper's size are, and what becomes of its memory."""
+    """Return how fast live decisions of the network of the paper's size are, and how its memory grows."""
     found = results("live")["result"]
     size = f"{found['peak_mib_first_minute']:.0f} and {found['peak_mib_last_minute']:.0f} MiB"
     return [
         f"Live, at the paper's size, a window of 8 frames of 512x424 px takes {1000 * found['seconds_per_window']:.0f} ms with "
         "its crop:",
-        f"{100 * found['share_of_real_time']:.0f} % of real time at {found['fps']} frames/s. After the first and after the "
-        f"last of {found['minutes']} minutes of video the process had needed at most {size} (live.json).",
+        f"{100 * found['share_of_real_time']:.0f} % of real time at {found['fps']} frames/s. Peak memory after the first and "
+        f"after the last of {found['minutes']} minutes of video: {size} (live.json).",
     ]
 
 
@@ -103,12 +117,6 @@ def _raw_row(model: str, result: dict[str, Any]) -> str:
         f"{model}{width}, {options['epochs']} epochs | {percent(row['top1'])}{spread} | "
         f"{100 * one['low']:.1f} to {100 * one['high']:.1f} | {row['minutes_of_epochs']:.0f}"
     )
-
-
-def _pvalues(result: dict[str, Any]) -> str:
-    """Return p of each seed, with a star where the stateless network is ahead."""
-    tests = result["stateful_against_stateless_by_seed"]
-    return ", ".join(f"{test['p_value']:.2g}{'*' * (test['second_only'] > test['first_only'])}" for test in tests)
 
 
 def _convlstm_lines(content: dict[str, Any]) -> list[str]:

@@ -62,7 +62,7 @@ def act_early(
 ) -> Movement:
     """Return a movement whose first `num_frames // 3` frames show the action; after that nothing tells it any more.
 
-    Everybody then walks to and fro and swings both arms: that fills the view, so that not even the box of the movement
+    Everybody then walks back and forth and swings both arms: that fills the view, so that not even the box of the movement
     over the whole video tells what was done before. People act where walkers might be, not in the middle only.
     Measured on 144 prepared depth videos (12 people, 3 folds by person; logistic regression on the mean frame and the mean
     change, chance 16.7 %): the first third alone 72 %, all that follows 23 %, the middle 60 frames 22 %, the last half 20 %.
