@@ -232,8 +232,8 @@ def test_a_kill_in_the_fit_leaves_no_feature_set(task: Task, monkeypatch: pytest
 KILLED = """
 import sys
 from feature_sets import split_of
-from har_pipeline.reduce import ReduceOptions, reduce_features
-from har_pipeline.store import FeatureStore
+from har_pipeline.features.reduce import ReduceOptions, reduce_features
+from har_pipeline.features.store import FeatureStore
 
 store = FeatureStore(sys.argv[1])
 (source,) = store.feature_sets()
