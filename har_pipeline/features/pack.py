@@ -8,14 +8,16 @@ A pack is a folder with `pack.json`, which marks it, and a safetensors file `<fe
     videos                     JSON as bytes: ids, checksums, decode notes, files and provenance of the videos, and the
                                failures of others; not in the header, whose length safetensors limits
     reduction.*                what made a reduced feature set (mean, components), if it is one
-The header's metadata holds the FeatureSpec, where the features come from and when, and a hash of each tensor but `features`:
-each video's rows are compared with its own checksum whenever they are read. Not a Zarr array: read whole, 154 MB took 13 ms
-from the page cache against 77 ms in raw chunks of 64 MiB and 276 ms in compressed ones, and a video is a slice of a memory map.
+The header's metadata holds the FeatureSpec, where the features come from and when, its own hash, and one of each tensor but
+`features`, whose rows are compared with their video's checksum whenever they are read. Not a Zarr array: read whole, 154 MB
+took 13 ms from the page cache against 77 ms in raw chunks of 64 MiB and 276 ms in compressed ones, and a video is a slice
+of a memory map.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -37,22 +39,10 @@ from har_pipeline.core.records import FeatureRecord, FeatureSpec
 from har_pipeline.features.store import Damage, FeatureStore, choose_feature_set
 
 FORMAT_VERSION = 2
-
-PACK_JSON, SUFFIX = "pack.json", ".safetensors"
-
-METADATA = "har_pipeline_pack"
-
-REDUCTION = "reduction."
-
-INFO_KEYS = {"spec", "videos", "clips", "store", "store_changed_ns", "packed", "reduction", "sha256"}
-
+PACK_JSON, SUFFIX, METADATA, REDUCTION = "pack.json", ".safetensors", "har_pipeline_pack", "reduction."
 DTYPES: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "I64": np.dtype(np.int64),
-    "U8": np.dtype(np.uint8),
-    "BOOL": np.dtype(np.bool_),
+    name: np.dtype(dtype)
+    for name, dtype in {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "U8": "u1", "BOOL": "?"}.items()
 }
 
 # Clock ticks are up to 10 ms long: two changes further apart than this have different times.
@@ -78,14 +68,61 @@ class Differences:
         return bool(self.gained or self.lost or self.changed)
 
 
-@dataclass(frozen=True, slots=True)
 class _PackedSet:
-    """A packed feature set whose tensors, except features, have been compared with their hashes."""
+    """The file of one feature set, whose tensors are slices of a read-only memory map.
 
-    features: np.ndarray  # (sum N, D), a memory map
-    clips: Mapping[str, np.ndarray]  # the other arrays, by name
-    videos: Mapping[str, Any]  # what the tensor `videos` says
-    row_of: Mapping[str, int]  # video_id -> v
+    Not read by the library, which copies every slice. Raises: StoreError if the file is missing or damaged.
+    """
+
+    def __init__(self, path: Path, feature_set: str) -> None:
+        self.path = path
+        if not path.exists():
+            raise StoreError(f"{path.parent} has no feature set {feature_set!r}; add it with `har features pack`")
+        try:
+            # Not kept as an np.memmap, whose class makes each slice slow.
+            content = np.asarray(np.memmap(path, np.uint8, "r"))
+            body_start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+            header = json.loads(content[8:body_start].tobytes())
+            metadata, body, end = header.pop("__metadata__"), content[body_start:], 0
+            self.tensors = {}
+            for name, entry in header.items():
+                start, end = entry["data_offsets"]
+                self.tensors[name] = body[start:end].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
+            if end != len(body):
+                raise ValueError(f"{len(body)} bytes of tensors, not {end}")
+            if hashlib.sha256(metadata[METADATA].encode()).hexdigest() != metadata["sha256"]:
+                raise ValueError("the header differs from its checksum")
+            self.info: dict[str, Any] = json.loads(metadata[METADATA])
+            self.spec = FeatureSpec.from_dict(self.info["spec"])
+            self.features, shape = self.tensors["features"], (self.info["clips"], self.spec.feature_dim)
+            if self.spec.name != feature_set or (self.features.shape, self.features.dtype) != (shape, self.spec.dtype):
+                raise ValueError("the header is not of this feature set")
+        except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise StoreError(f"{path}: damaged ({error!r}); {_AGAIN}") from error
+
+    def tensor(self, name: str) -> np.ndarray:
+        """Return a tensor in memory, compared with its hash in the header."""
+        array = self.tensors[name].copy() if name in self.tensors else np.empty(0)
+        if _sha256(array) != self.info["sha256"].get(name):
+            raise StoreError(f"{self.path}: {name} differs from its checksum; {_AGAIN}")
+        return array
+
+    @functools.cached_property
+    def clips(self) -> dict[str, np.ndarray]:
+        """The small arrays, by name."""
+        names = ("offsets", "clip_starts", "clip_ends", "num_frames", "fps", "padded")
+        return {name: self.tensor(name) for name in names}
+
+    @functools.cached_property
+    def videos(self) -> dict[str, Any]:
+        """What the tensor `videos` says."""
+        values: dict[str, Any] = json.loads(self.tensor("videos").tobytes())
+        return values
+
+    @functools.cached_property
+    def row_of(self) -> dict[str, int]:
+        """video_id -> v."""
+        return {video_id: row for row, video_id in enumerate(self.videos["video_ids"])}
 
 
 class PackedStore:
@@ -100,7 +137,6 @@ class PackedStore:
         found = read_json(self.path / PACK_JSON, StoreError, "create packs with `har features pack`").get(METADATA)
         if found != FORMAT_VERSION:
             raise StoreError(f"{self.path} is a pack of format {found}, not {FORMAT_VERSION}: delete it and {_AGAIN}")
-        self._mapped: dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]] = {}
         self._opened: dict[str, _PackedSet] = {}
         self._compared: set[str] = set()
 
@@ -125,25 +161,16 @@ class PackedStore:
 
         `store` is relative to the pack's folder. Raises: StoreError if the file is missing, or its header is damaged.
         """
-        return self._map(feature_set)[0]
+        return self._open(feature_set).info
 
-    def _map(self, feature_set: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        if feature_set not in self._mapped:
-            path = self.file(feature_set)
-            if not path.exists():
-                raise StoreError(f"{self.path} has no feature set {feature_set!r}; add it with `har features pack`")
-            try:
-                info, tensors = _map_tensors(path)
-                if not info.keys() >= INFO_KEYS or FeatureSpec.from_dict(info["spec"]).name != feature_set:
-                    raise ValueError("the header is not of this feature set")
-            except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-                raise StoreError(f"{path}: damaged ({error}); {_AGAIN}") from error
-            self._mapped[feature_set] = info, tensors
-        return self._mapped[feature_set]
+    def _open(self, feature_set: str) -> _PackedSet:
+        if feature_set not in self._opened:
+            self._opened[feature_set] = _PackedSet(self.file(feature_set), feature_set)
+        return self._opened[feature_set]
 
     def spec(self, feature_set: str) -> FeatureSpec:
         """Return how the features of a set were made."""
-        return FeatureSpec.from_dict(self.info(feature_set)["spec"])
+        return self._open(feature_set).spec
 
     def video_ids(self, feature_set: str) -> list[str]:
         """Return the ids of the packed videos, sorted."""
@@ -195,8 +222,9 @@ class PackedStore:
         """Return what made a reduced feature set. Raises: StoreError if it was not reduced, or the arrays are damaged."""
         if self.reduction_attributes(feature_set) is None:
             raise StoreError(f"{self.path}: no reduction of {feature_set!r}")
-        names = [name for name in self._map(feature_set)[1] if name.startswith(REDUCTION)]
-        return {name.removeprefix(REDUCTION): self._tensor(feature_set, name) for name in names}
+        packed = self._open(feature_set)
+        names = [name for name in packed.info["sha256"] if name.startswith(REDUCTION)]
+        return {name.removeprefix(REDUCTION): packed.tensor(name) for name in names}
 
     def source(self, feature_set: str) -> FeatureStore | None:
         """Return the store that a set was packed from, None if either is no longer in its place."""
@@ -250,30 +278,6 @@ class PackedStore:
             again,
         )
 
-    def _open(self, feature_set: str) -> _PackedSet:
-        if feature_set not in self._opened:
-            info, tensors = self._map(feature_set)
-            try:
-                spec, features = self.spec(feature_set), tensors["features"]
-                if features.shape != (info["clips"], spec.feature_dim) or features.dtype != spec.dtype:
-                    raise ValueError(f"features are {features.shape} {features.dtype}")
-                names = ("offsets", "clip_starts", "clip_ends", "num_frames", "fps", "padded")
-                clips = {name: self._tensor(feature_set, name) for name in names}
-                videos = json.loads(self._tensor(feature_set, "videos").tobytes())
-            except (KeyError, ValueError) as error:
-                raise StoreError(f"{self.file(feature_set)}: damaged ({error}); {_AGAIN}") from error
-            row_of = {video_id: row for row, video_id in enumerate(videos["video_ids"])}
-            self._opened[feature_set] = _PackedSet(features, clips, videos, row_of)
-        return self._opened[feature_set]
-
-    def _tensor(self, feature_set: str, name: str) -> np.ndarray:
-        """Return a tensor in memory, compared with its hash in the header."""
-        info, tensors = self._map(feature_set)
-        array = tensors[name].copy()
-        if _sha256(array) != info["sha256"].get(name):
-            raise StoreError(f"{self.file(feature_set)}: {name} differs from its checksum; {_AGAIN}")
-        return array
-
     def _record(self, feature_set: str, video_id: str) -> FeatureRecord:
         packed = self._open(feature_set)
         row, clips, videos = packed.row_of.get(video_id), packed.clips, packed.videos
@@ -302,25 +306,6 @@ class PackedStore:
 def open_features(path: Path | str) -> FeatureStore | PackedStore:
     """Return the feature store or the pack at `path`. Raises: StoreError if it is neither."""
     return PackedStore(path) if (Path(path) / PACK_JSON).exists() else FeatureStore(path)
-
-
-def _map_tensors(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return the metadata of a file and its tensors, by name, as slices of a read-only memory map.
-
-    Not by the library, which copies every slice it reads. Raises: OSError, KeyError, ValueError ... if it is damaged.
-    """
-    # Not kept as an np.memmap, whose class makes each slice slow.
-    content = np.asarray(np.memmap(path, np.uint8, "r"))
-    body_start = 8 + int.from_bytes(content[:8].tobytes(), "little")
-    header = json.loads(content[8:body_start].tobytes())
-    info, body, end = json.loads(header.pop("__metadata__")[METADATA]), content[body_start:], 0
-    tensors = {}
-    for name, entry in header.items():
-        start, end = entry["data_offsets"]
-        tensors[name] = body[start:end].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    if end != len(body):
-        raise ValueError(f"{len(body)} bytes of tensors, not {end}")
-    return info, tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -481,15 +466,16 @@ def _header(info: Mapping[str, Any], tensors: Mapping[str, np.ndarray], size: in
 
     tensors: in the order of the file.
     """
-    entries: dict[str, Any] = {"__metadata__": {METADATA: json.dumps(info)}}
+    text = json.dumps(info)
+    entries: dict[str, Any] = {"__metadata__": {METADATA: text, "sha256": hashlib.sha256(text.encode()).hexdigest()}}
     names, start = {dtype: name for name, dtype in DTYPES.items()}, 0
     for name, array in tensors.items():
         offsets = (start, start + array.nbytes)
         entries[name] = {"dtype": names[array.dtype], "shape": array.shape, "data_offsets": offsets}
         start += array.nbytes
-    text = json.dumps(entries).encode()
-    size = size or -(-(8 + len(text)) // 64) * 64
-    return (size - 8).to_bytes(8, "little") + text.ljust(size - 8)
+    header = json.dumps(entries).encode()
+    size = size or -(-(8 + len(header)) // 64) * 64
+    return (size - 8).to_bytes(8, "little") + header.ljust(size - 8)
 
 
 def _sha256(array: np.ndarray) -> str:
