@@ -206,17 +206,16 @@ def _fit(
     on_progress: OnProgress,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return the arrays of a fit and the facts stored with it."""
-    present = set(store.video_ids(source))
-    ids = sorted(video_id for video_id in split.train if video_id in present)
-    missing = sorted(set(split.train) - present)
+    lengths = store.num_clips(source)
+    ids = sorted(video_id for video_id in split.train if video_id in lengths)
+    missing = sorted(set(split.train) - lengths.keys())
     if not ids or (missing and not options.allow_missing):
         raise StoreError(
             f"{source}: no features of {len(missing)} of the {len(split.train)} training videos, such as {missing[:3]}. "
             "Run `har extract` on the manifest, or leave them out with --allow-missing"
         )
     feature_dim = store.spec(source).feature_dim
-    group: Any = store[source]
-    num_rows = sum(group[video_id].shape[0] for video_id in ids)
+    num_rows = sum(lengths[video_id] for video_id in ids)
     check_dim(options.dim, num_rows, feature_dim)
 
     def blocks() -> Iterator[np.ndarray]:

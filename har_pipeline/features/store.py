@@ -164,11 +164,6 @@ class FeatureStore:
         self.spec(feature_set)
         return (self.path / feature_set).stat().st_mtime_ns
 
-    def __getitem__(self, feature_set: str) -> zarr.Group:
-        """Return the Zarr group of a feature set, so that `store[feature_set][video_id]` is the array (N, D)."""
-        self.spec(feature_set)
-        return zarr.open_group(self.path / feature_set, mode="r")
-
     def writer(self, feature_set: str, video_id: str, num_clips: int) -> FeatureWriter:
         """Return a writer of the `num_clips` features of one video."""
         return FeatureWriter(self.path, self.spec(feature_set), video_id, num_clips)
