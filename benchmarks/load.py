@@ -6,7 +6,7 @@ after one round to warm up, so that the files are in the page cache:
 - `store`: `load_features` from the feature store, as `har train` does;
 - `pack`: the same call on the pack that `har features pack` made of it, checksums included; bit-equal (checked here);
 - `npy_files`: np.load of each video's file and one concatenation, without any check;
-- `read_once`: np.load of the pack's flat array alone, the limit.
+- `read_once`: the bytes of the pack's file alone, the limit.
 
 UCF-101's size (slow: the store alone is 9,537 arrays):
 
@@ -26,8 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from har_pipeline.core.records import ClipSpec, FeatureSpec, VideoRecord
-from har_pipeline.features.pack_reader import open_features
-from har_pipeline.features.pack_writer import pack_features
+from har_pipeline.features.pack import open_features, pack_features
 from har_pipeline.features.store import FeatureStore, VideoSource
 from har_pipeline.features.table import FeatureTable, load_features
 
@@ -75,7 +74,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, object]:
         "store": lambda: load(folder / "store.zarr"),
         "pack": lambda: load(folder / "store.pack"),
         "npy_files": lambda: np.concatenate([np.load(file) for file in files]),
-        "read_once": lambda: np.load(folder / "store.pack" / name / "features.npy"),
+        "read_once": lambda: np.fromfile(folder / "store.pack" / f"{name}.safetensors", np.uint8),
     }
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(args.rounds + 1):

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from har_pipeline.core.errors import errors_as_lines
+from har_pipeline.core.files import write_json
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.datasets.builders import build_manifest
 from har_pipeline.datasets.manifests import manifest_sha256, read_manifest, write_manifest
@@ -29,7 +30,6 @@ from har_pipeline.datasets.splits import make_splits
 from har_pipeline.evaluation.evaluate import Evaluation, evaluate_run, extremes
 from har_pipeline.evaluation.page import Section, write_page
 from har_pipeline.evaluation.plots import save_length_histogram
-from har_pipeline.evaluation.run_folder import write_json
 from har_pipeline.features.frames import RawOptions, frame_shape, store_raw_frames
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.inference.cost import time_videos

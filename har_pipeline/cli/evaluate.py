@@ -133,7 +133,7 @@ def _records(run: Path, option: str, manifest: Path | None, root: Path | None) -
 
 
 def _time(run: Path, records: list[VideoRecord], videos: int, device: str) -> VideoTimes:
-    from har_pipeline.evaluation.run_folder import write_json
+    from har_pipeline.core.files import write_json
     from har_pipeline.inference.cost import time_videos
     from har_pipeline.inference.load import load_video_run
 

@@ -14,7 +14,7 @@ from har_pipeline.cli.progress import video_bar
 from har_pipeline.cli.split_options import chosen_splits
 
 if TYPE_CHECKING:
-    from har_pipeline.features.pack_reader import PackedStore
+    from har_pipeline.features.pack import PackedStore
     from har_pipeline.features.store import FeatureStore
 
 features_app = typer.Typer(
@@ -29,7 +29,7 @@ FeatureSet = Annotated[str | None, typer.Option("--features", help="Feature set,
 @features_app.command("list")
 def list_sets(store: StoreOrPack, as_json: AsJson = False) -> None:
     """List the feature sets of a store or a pack."""
-    from har_pipeline.features.pack_reader import open_features
+    from har_pipeline.features.pack import open_features
 
     opened = open_features(store)
     rows = []
@@ -65,7 +65,7 @@ def show(
 ) -> None:
     """Show how a feature set was made, its videos and its failures; without --features, every set (JSON: a list)."""
     from har_pipeline.core.errors import StoreError
-    from har_pipeline.features.pack_reader import open_features
+    from har_pipeline.features.pack import open_features
 
     opened = open_features(store)
     names = [opened.resolve(features)] if features else opened.feature_sets()
@@ -82,7 +82,7 @@ def show(
 
 
 def _description(opened: FeatureStore | PackedStore, name: str, video_id: str | None) -> dict[str, object]:
-    from har_pipeline.features.pack_reader import PackedStore
+    from har_pipeline.features.pack import PackedStore
 
     result: dict[str, object] = {
         "feature_set": name,
@@ -127,7 +127,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Read every feature against its checksum; exit code 1 if any is damaged."""
-    from har_pipeline.features.pack_reader import PackedStore, open_features
+    from har_pipeline.features.pack import PackedStore, open_features
 
     opened = open_features(store)
     if delete and isinstance(opened, PackedStore):
@@ -173,7 +173,7 @@ def pack(
     again what has changed, and nothing else. Without --features every set is packed that no PCA has reduced.
     """
     from har_pipeline.features.frames import EXTRACTOR
-    from har_pipeline.features.pack_writer import default_pack_path, pack_features, whole_sets
+    from har_pipeline.features.pack import default_pack_path, pack_features, whole_sets
     from har_pipeline.features.store import FeatureStore
 
     opened, path = FeatureStore(store), out or default_pack_path(store)

@@ -102,7 +102,7 @@ def sweep(
     import dataclasses
 
     from har_pipeline.datasets.manifests import manifest_sha256, read_manifest
-    from har_pipeline.features.pack_reader import open_features
+    from har_pipeline.features.pack import open_features
     from har_pipeline.training.sweep import parse_axis, plan_points, run_sweep
     from har_pipeline.training.sweep_table import SUMMARY, write_sweep
 

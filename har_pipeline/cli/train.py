@@ -192,7 +192,7 @@ def train(
     """
     from har_pipeline.datasets.manifests import manifest_sha256, read_manifest
     from har_pipeline.evaluation.plan import merge_notes
-    from har_pipeline.features.pack_reader import open_features
+    from har_pipeline.features.pack import open_features
     from har_pipeline.training.jobs import plan_jobs, run_jobs
 
     config = _config(

@@ -45,7 +45,7 @@ from har_pipeline.training.configs import VideoSchedule, VideoTrainConfig
 
 if TYPE_CHECKING:
     from har_pipeline.core.records import Split, VideoRecord
-    from har_pipeline.features.pack_reader import PackedStore
+    from har_pipeline.features.pack import PackedStore
     from har_pipeline.features.store import FeatureStore
     from har_pipeline.training.networks.distributed import World
 

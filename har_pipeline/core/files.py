@@ -1,23 +1,83 @@
-"""Folders that appear whole or not at all: made under a name of their own in a staging folder, then renamed into place."""
+"""Files and folders that appear whole or not at all, locks, JSON, hashes, and the cache folder.
+
+Whatever is written is built under a name of its own and renamed into place when complete, so that a kill at any moment
+leaves the old content or none. That name tells the host and the process, so that debris of dead processes can be removed.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
+import json
 import os
+import re
 import shutil
 import socket
 import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+from har_pipeline.core.errors import HarError
 
 
 def staging_name() -> str:
-    """Return a name that no other process uses and that tells host and process."""
-    return f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex}"
+    """Return a name that no other writer uses and that tells host and process."""
+    return f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:12]}"
+
+
+def partial_path(path: Path) -> Path:
+    """Return a path of this writer's own beside `path`, hidden and with the same suffix, for what is not complete yet."""
+    return path.with_name(f".{path.stem}.partial-{staging_name()}{path.suffix}")
+
+
+@contextlib.contextmanager
+def new_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
+    """Give a path to write a file to; on success it replaces `path`, after an error nothing of it is left.
+
+    sync: wait until the content is on the disk before the file gets its name, so that a power cut loses nothing either.
+    """
+    partial = partial_path(path)
+    try:
+        yield partial
+        if sync:
+            with open(partial, "rb") as file:
+                os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder to fill; on success it replaces `path`, after an error nothing of it is left.
+
+    What killed processes of this host left of the same folder is removed first.
+    """
+    partial = partial_path(path)
+    remove_debris(path.parent, path.stem)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        replace_folder(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def replace_folder(staged: Path, path: Path) -> None:
+    """Rename the folder `staged` to `path`, and delete the folder that was there."""
+    replaced = partial_path(path)
+    if path.exists():
+        path.rename(replaced)
+    staged.rename(path)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def publish(staged: Path, final: Path, marker: str) -> bool:
-    """Rename `staged` to `final`; where another process has done so before, delete it and return False.
+    """Rename the folder `staged` to `final`; if another process has done so before, delete it and return False.
 
-    marker: the file that a finished folder holds. Raises: OSError if `final` is there without it.
+    marker: the file that a finished folder holds. Raises: OSError if `final` exists without it.
     """
     try:
         staged.rename(final)
@@ -29,22 +89,90 @@ def publish(staged: Path, final: Path, marker: str) -> bool:
     return True
 
 
-def remove_debris(staging: Path) -> int:
-    """Delete what killed processes of this host left in a staging folder; returns how many folders."""
+def remove_debris(folder: Path, stem: str = "") -> int:
+    """Delete what killed processes of this host left in a staging folder, or, with a stem, of that file or folder.
+
+    Returns how many files and folders that were.
+    """
+    start = f".{stem}.partial-{socket.gethostname()}" if stem else socket.gethostname()
+    named = re.compile(rf"{re.escape(start)}\.(\d+)\.[0-9a-f]{{12,32}}(\.[^.]*)?")
     removed = 0
-    for node in staging.iterdir() if staging.is_dir() else ():
-        host, _, rest = node.name.rpartition(".")[0].rpartition(".")
-        if host == socket.gethostname() and rest.isdigit() and not _process_lives(int(rest)):
-            shutil.rmtree(node, ignore_errors=True)
+    for node in folder.iterdir() if folder.is_dir() else ():
+        match = named.fullmatch(node.name)
+        if match and not process_lives(int(match[1])):
+            remove(node)
             removed += 1
     return removed
 
 
-def _process_lives(pid: int) -> bool:
+def remove(node: Path) -> None:
+    """Delete a file or a folder with all it holds; one that is gone already, or resists, is no error."""
+    if node.is_dir():
+        shutil.rmtree(node, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            node.unlink()
+
+
+def process_lives(pid: int) -> bool:
+    """Return whether a process of this number runs on this host, whoever owns it."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass
     return True
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Hold the lock file `path`, created if missing; gives False at once if another process holds it.
+
+    The lock ends with the process, however that ends.
+    """
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            held = False
+        else:
+            held = True
+        yield held
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file, whole or not at all, line ends as they are in `text`."""
+    with new_file(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="")
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all: indented, keys in the order given."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def read_json(path: Path, error: type[HarError], hint: str) -> dict[str, Any]:
+    """Return the JSON object in a file. Raises: `error`, with `hint` at its end, if it cannot be read or holds none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as reason:
+        raise error(f"{path}: cannot be read ({reason.strerror}); {hint}") from reason
+    except ValueError as reason:
+        raise error(f"{path}: not valid JSON ({reason}); {hint}") from reason
+    if not isinstance(values, dict):
+        raise error(f"{path}: not a JSON object; {hint}")
+    return values
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_cache() -> Path:
+    """Return the folder of downloaded weights, in the user's cache folder; HAR_CACHE moves it."""
+    import platformdirs
+
+    return Path(os.environ.get("HAR_CACHE") or platformdirs.user_cache_dir("har_pipeline")) / "weights"

@@ -19,16 +19,9 @@ if TYPE_CHECKING:  # `har --help` waits for no numpy
 
 VIDEO_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
-
 Sampling = Literal["first", "uniform", "dense", "sparse", "segments"]
-
-
 Padding = Literal["repeat_last", "loop"]
-
-
 Stream = Literal["rgb", "flow", "depth"]
-
-
 Crops = Literal["center", "three", "ten"]
 
 
@@ -44,25 +37,23 @@ def check_video_id(video_id: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoRecord:
-    """One row of a manifest. Frames are numbered from 0; the row covers `[start_frame, end_frame)` of its file.
+    """One row of a manifest: the frames `[start_frame, end_frame)` of a file, numbered from 0.
 
-    `path` is a video file and `depth_path` a depth file or folder, both absolute; at least one is set.
-    `end_frame=None` means the end of the video. `extra` holds the manifest's own columns, whose names start with `x_`.
     Raises: ValueError if the id is illegal, the range is empty or negative, or no path is given.
     """
 
     video_id: str
     label: str
-    path: Path | None = None
-    depth_path: Path | None = None
+    path: Path | None = None  # absolute, of a video file; one of the two paths is set
+    depth_path: Path | None = None  # absolute, of a depth file or folder
     subject: str | None = None
     group: str | None = None
     camera: str | None = None
     scenario: str | None = None
     start_frame: int = 0
-    end_frame: int | None = None
+    end_frame: int | None = None  # None: to the end of the video
     split: str | None = None
-    extra: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, str] = field(default_factory=dict)  # the manifest's own columns, whose names start with x_
 
     def __post_init__(self) -> None:
         check_video_id(self.video_id)
@@ -80,22 +71,22 @@ class VideoRecord:
 class ClipSpec:
     """Which frames of a video make which clip.
 
-    sampling: `first` = clips start at 0, clip_stride, 2 clip_stride ...; `uniform` = num_clips clips spread evenly,
-    first and last included; `dense` = as `first` but all that fit, and num_clips is None; `sparse` = num_clips of the
-    dense ones, evenly; `segments` = one clip in each of num_clips equal parts of the video: around its middle, or, with a
-    segment_seed, around a frame drawn in it.
-    padding: what stands in for frames after the last: the last frame again, or the video from its start.
     Defaults: Orozco 2020, section 3: the first 40 frames, completed with the last frame.
     Raises: ValueError if a count is below 1, or num_clips does not fit the sampling.
     """
 
+    # first: clips start at 0, clip_stride, 2 clip_stride ...; uniform: num_clips clips spread evenly, first and last
+    # included; dense: as `first`, but all that fit; sparse: num_clips of the dense ones, evenly; segments: one clip in each
+    # of num_clips equal parts of the video, around the part's middle or, with a segment_seed, around a frame drawn in it.
     sampling: Sampling = "first"
-    clip_len: int = 1
-    frame_interval: int = 1
-    clip_stride: int = 1
-    num_clips: int | None = 40
-    padding: Padding = "repeat_last"
-    segment_seed: int | None = None
+    clip_len: int = 1  # frames
+    frame_interval: int = 1  # frames from one frame of a clip to the next
+    clip_stride: int = 1  # frames from the start of one clip to the next
+    num_clips: int | None = 40  # None with dense sampling only
+    padding: Padding = (
+        "repeat_last"  # what replaces frames after the last: the last one again, or the video from its start
+    )
+    segment_seed: int | None = None  # with segments sampling only
 
     def __post_init__(self) -> None:
         for name in ("clip_len", "frame_interval", "clip_stride"):
@@ -114,20 +105,17 @@ class ClipSpec:
 class ReductionSpec:
     """How a PCA made a feature set from another one, and which training videos it was fitted on.
 
-    source: name of the feature set that was projected; dim: components kept; whiten: projections divided by their
-    standard deviation; l2: each projected row then divided by its norm; solver: `exact`, or `randomised:<seed>`;
-    protocol, split: of the split whose training videos were used; train_ids_sha256: hash of their ids, as
-    `reduce.train_ids_sha256` makes it. Raises: ValueError if dim is below 1 or the solver is another.
+    Raises: ValueError if dim is below 1 or the solver is unknown.
     """
 
-    source: str
-    dim: int
-    whiten: bool = False
-    l2: bool = False
-    solver: str = "exact"
-    protocol: str
-    split: int
-    train_ids_sha256: str
+    source: str  # name of the feature set that was projected
+    dim: int  # components kept
+    whiten: bool = False  # projections are divided by their standard deviation
+    l2: bool = False  # each projected row is then divided by its norm
+    solver: str = "exact"  # or `randomised:<seed>`
+    protocol: str  # of the split whose training videos were used
+    split: int  # its number
+    train_ids_sha256: str  # as `reduce.train_ids_sha256` returns it
 
     def __post_init__(self) -> None:
         if self.dim < 1:
@@ -138,26 +126,21 @@ class ReductionSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureSpec:
-    """All that changes the numbers of a feature set; two features may be mixed only if their specs are equal.
-
-    weights: `sha256:<hex>` of the weights file or `random:<seed>`; fps: frames/s after resampling, None = as filmed;
-    resize: as in `stretch-224`, `short256-center224`; flow: as `FlowSpec.describe` puts it, empty for rgb;
-    precision: arithmetic of the net; dtype: of the stored features; reduction: None for features as the net gave them.
-    """
+    """All that changes the numbers of a feature set; two features may be mixed only if their specs are equal."""
 
     extractor: str
-    weights: str
+    weights: str  # `sha256:<hex>` of the weights file, or `random:<seed>`
     layer: str
-    feature_dim: int
+    feature_dim: int  # D
     stream: Stream = "rgb"
     clips: ClipSpec = field(default_factory=ClipSpec)
-    fps: float | None = None
-    resize: str = "stretch-224"
-    flow: str = ""
+    fps: float | None = None  # frames/s after resampling; None: as filmed
+    resize: str = "stretch-224"  # or such as `short256-center224`
+    flow: str = ""  # as `FlowSpec.describe` puts it; empty for rgb
     preprocess: str = ""
-    precision: str = "fp32"
-    dtype: str = "float16"
-    reduction: ReductionSpec | None = None
+    precision: str = "fp32"  # of the net's arithmetic
+    dtype: str = "float16"  # of the stored features
+    reduction: ReductionSpec | None = None  # None: features as the net computed them
 
     def to_dict(self) -> dict[str, Any]:
         """Return the spec as a plain nested dict, ready for JSON; only reduced features have the key `reduction`."""
@@ -196,27 +179,19 @@ class FeatureSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FeatureRecord:
-    """The stored features of one video.
+class VideoSource:
+    """What is known of the video that features were computed from."""
 
-    features: (N, D) of the spec's dtype; clip_starts, clip_ends: (N,) int64 first frame of each clip in the file and the
-    one after its last, 0-based; padded: whether a clip holds frames that stand in for missing ones;
-    num_frames: decodable frames as far as known, or the container's count; fps: of the source, frames/s.
-    decode_notes: what was wrong with the file, empty if nothing. provenance: versions, decoder, device. file: what was read,
-    as `source_files.describe_file` says it, empty where the store does not know.
-    """
-
-    video_id: str
-    features: np.ndarray
-    clip_starts: np.ndarray
-    clip_ends: np.ndarray
-    num_frames: int
-    fps: float
-    padded: bool
-    checksum: str
-    decode_notes: tuple[str, ...] = ()
-    provenance: Mapping[str, str] = field(default_factory=dict)
-    file: Mapping[str, str] = field(default_factory=dict)
+    clip_starts: np.ndarray  # (N,) int64, first frame of each clip in the file, 0-based
+    clip_ends: np.ndarray  # (N,) int64, the frame after its last
+    num_frames: int  # decodable frames as far as known, or the container's count
+    fps: float  # of the file, frames/s
+    padded: bool = False  # whether a clip holds frames that replace missing ones
+    decode_notes: tuple[str, ...] = ()  # what was wrong with the file
+    provenance: Mapping[str, str] = field(default_factory=dict)  # versions, decoder, device
+    file: Mapping[str, str] = field(
+        default_factory=dict
+    )  # what was read, as `source_files.describe_file` says it; may be empty
 
     @property
     def clip_times_s(self) -> np.ndarray:
@@ -224,6 +199,15 @@ class FeatureRecord:
         import numpy as np
 
         return np.stack([self.clip_starts, self.clip_ends], axis=1) / self.fps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureRecord(VideoSource):
+    """The stored features of one video."""
+
+    video_id: str
+    features: np.ndarray  # (N, D) of the spec's dtype
+    checksum: str  # `sha256:<hex>` of the features' bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,7 +220,7 @@ class Split:
     val: tuple[str, ...] = ()
     test: tuple[str, ...]
     seed: int = 0
-    manifest_sha256: str = ""
+    manifest_sha256: str = ""  # of the manifest it was made from
 
     def __post_init__(self) -> None:
         parts = {"train": set(self.train), "val": set(self.val), "test": set(self.test)}
@@ -247,20 +231,15 @@ class Split:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Class probabilities of V videos.
-
-    probabilities: (V, K) float64, rows sum to 1, columns as in `classes`; labels: the true class of each row;
-    part: `train`, `val` or `test`; fold, seed: (V,) the fold and the repeat a row comes from.
-    Raises: ValueError if lengths disagree or a probability is not finite.
-    """
+    """Class probabilities of V videos. Raises: ValueError if lengths disagree or a probability is not finite."""
 
     video_ids: tuple[str, ...]
-    labels: tuple[str, ...]
-    classes: tuple[str, ...]
-    probabilities: np.ndarray
-    part: tuple[str, ...]
-    fold: tuple[int, ...]
-    seed: tuple[int, ...]
+    labels: tuple[str, ...]  # (V,) true classes
+    classes: tuple[str, ...]  # (K,)
+    probabilities: np.ndarray  # (V, K) float64, columns as in `classes`; rows sum to 1
+    part: tuple[str, ...]  # (V,) `train`, `val` or `test`
+    fold: tuple[int, ...]  # (V,) the fold that a row comes from
+    seed: tuple[int, ...]  # (V,) the repeat that a row comes from
 
     def __post_init__(self) -> None:
         rows = len(self.video_ids)
@@ -277,12 +256,6 @@ class Scores:
     def select(self, rows: Sequence[int] | np.ndarray) -> Scores:
         """Return the scores of the given row numbers, in that order."""
         index = [int(i) for i in rows]
-        return Scores(
-            video_ids=tuple(self.video_ids[i] for i in index),
-            labels=tuple(self.labels[i] for i in index),
-            classes=self.classes,
-            probabilities=self.probabilities[index],
-            part=tuple(self.part[i] for i in index),
-            fold=tuple(self.fold[i] for i in index),
-            seed=tuple(self.seed[i] for i in index),
-        )
+        columns = ("video_ids", "labels", "part", "fold", "seed")
+        taken = {name: tuple(getattr(self, name)[i] for i in index) for name in columns}
+        return dataclasses.replace(self, probabilities=self.probabilities[index], **taken)

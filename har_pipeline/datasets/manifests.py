@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from har_pipeline.core.errors import ManifestError
+from har_pipeline.core.files import write_text
 from har_pipeline.core.records import VideoRecord
 
 PATH_COLUMNS = ("path", "depth_path")
@@ -220,9 +221,7 @@ def write_manifest(path: Path, records: Sequence[VideoRecord], *, root: Path | N
     writer.writeheader()
     writer.writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(text.getvalue().encode())
-    partial.replace(path)
+    write_text(path, text.getvalue())
 
 
 def _relative(file: Path, base: Path) -> str | None:

@@ -8,13 +8,13 @@ Some protocols share something between the sides by their very definition; `_SHA
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from har_pipeline.core.errors import SplitError
+from har_pipeline.core.files import write_text
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.datasets.protocols import PROTOCOLS, SplitOptions, _cell, _group, _source_keys, _take_share
 
@@ -131,9 +131,7 @@ def describe_splits(splits: Sequence[Split], records: Sequence[VideoRecord]) -> 
 
 def write_split_file(path: Path, split: Split) -> None:
     """Write a split as JSON, atomically."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(asdict(split), indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(asdict(split), indent=1) + "\n")
 
 
 def read_split_file(path: Path) -> Split:

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from har_pipeline.core.errors import RunError
+from har_pipeline.core.files import write_json
 from har_pipeline.core.records import Scores
 from har_pipeline.evaluation.categories import Grouping, GroupResult
 from har_pipeline.evaluation.evaluate import Evaluation, evaluate_run, evaluate_scores, write_evaluation
 from har_pipeline.evaluation.metrics import Interval, wilson_interval
 from har_pipeline.evaluation.plan import merge_notes, planned_runs, unfinished_runs
-from har_pipeline.evaluation.run_folder import RUN_JSON, SCORES, read_run, write_json
+from har_pipeline.evaluation.run_folder import RUN_JSON, SCORES, read_run
 from har_pipeline.evaluation.scores import concat_scores, read_scores, select_part
 
 # Protocols whose folds test every video once, so that a video without a test tells of a fold that is not there.

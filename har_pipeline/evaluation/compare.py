@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from har_pipeline.core.errors import RunError
+from har_pipeline.core.files import write_json
 from har_pipeline.evaluation.categories import Grouping, group_results
 from har_pipeline.evaluation.fusion import Member, join
 from har_pipeline.evaluation.metrics import Interval, PairedTest, confusion_matrix, mcnemar, wilson_interval
 from har_pipeline.evaluation.plots import save_class_gains, save_confusion_difference
-from har_pipeline.evaluation.run_folder import write_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

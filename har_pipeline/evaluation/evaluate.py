@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from har_pipeline.core.errors import RunError
+from har_pipeline.core.files import write_json
 from har_pipeline.core.records import Scores
 from har_pipeline.evaluation.categories import Grouping, GroupResult, group_results
 from har_pipeline.evaluation.metrics import Interval, confusion_matrix, mean_class_accuracy, ranks, wilson_interval
 from har_pipeline.evaluation.plots import save_confusion_matrix, save_training_curves
-from har_pipeline.evaluation.run_folder import read_history, read_run, write_json
+from har_pipeline.evaluation.run_folder import read_history, read_run
 from har_pipeline.evaluation.scores import check_unique, select_part
 
 TOP = 5

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from har_pipeline.core.errors import RunError
+from har_pipeline.core.files import write_json
 from har_pipeline.core.records import Scores
 from har_pipeline.evaluation.fusion import (
     FEW,
@@ -29,7 +30,7 @@ from har_pipeline.evaluation.fusion import (
 )
 from har_pipeline.evaluation.metrics import Interval, PairedTest, counted, mcnemar, wilson_interval
 from har_pipeline.evaluation.plan import merge_notes, no_run_error
-from har_pipeline.evaluation.run_folder import RUN_JSON, SCORES, read_run, write_json
+from har_pipeline.evaluation.run_folder import RUN_JSON, SCORES, read_run
 from har_pipeline.evaluation.scores import read_scores, stack_scores, write_scores
 
 PAPER_WEIGHTS: Mapping[str, float] = {"flow": 1.5, "rgb": 1.0}

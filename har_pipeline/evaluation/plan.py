@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from har_pipeline.core.errors import RunError
-from har_pipeline.evaluation.run_folder import RUN_JSON, write_json
+from har_pipeline.core.files import write_json
+from har_pipeline.evaluation.run_folder import RUN_JSON
 
 PLAN_JSON = "plan.json"
 
@@ -35,9 +35,7 @@ def write_plan(plan: Plan) -> None:
             "another --out, or move them away"
         )
     plan.folder.mkdir(parents=True, exist_ok=True)
-    partial = plan.folder / f".{PLAN_JSON}.{os.getpid()}.partial"
-    write_json(partial, {"runs": list(plan.runs)})
-    partial.replace(plan.folder / PLAN_JSON)
+    write_json(plan.folder / PLAN_JSON, {"runs": list(plan.runs)})
 
 
 def finished_runs(folder: Path) -> list[str]:

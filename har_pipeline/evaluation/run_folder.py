@@ -8,8 +8,8 @@
     scores.csv         class probabilities of the validation and test videos
     tensorboard/       event files, where asked for
 
-A run is made in a sibling folder `.<name>.partial-<pid>` and renamed, so that a folder under its own name is complete.
-Long trainings use `.<name>.partial`, which outlives a kill, so that the same command goes on in it.
+A run is written in a hidden sibling folder and renamed, so that a folder under its own name is complete. Long trainings
+use `.<name>.partial`, which outlives a kill, so that the same command resumes in it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,8 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
-import fcntl
 import hashlib
 import json
-import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from har_pipeline.core.errors import RunError
+from har_pipeline.core.files import locked, new_folder, read_json, replace_folder, write_json
 from har_pipeline.core.records import FeatureSpec, Scores, Split, VideoRecord
 from har_pipeline.evaluation.scores import read_scores
 
@@ -149,38 +148,8 @@ def new_run_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
 
     Raises: RunError if `path` exists and `overwrite` is not set, or it is neither a run nor an empty folder.
     """
-    path = _free_path(path, overwrite)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    _remove_left_behind(path)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with new_folder(_free_path(path, overwrite)) as partial:
         yield partial
-        _publish(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _remove_left_behind(path: Path) -> None:
-    """Remove what killed processes left of this run: folders that end in the number of a process that is no more."""
-    if not path.parent.is_dir():
-        return
-    for kind in ("partial", "replaced"):
-        start = f".{path.name}.{kind}-"
-        for folder in path.parent.iterdir():
-            number = folder.name.removeprefix(start)
-            if folder.name.startswith(start) and number.isdigit() and not _lives(int(number)):
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 @contextlib.contextmanager
@@ -195,12 +164,12 @@ def lasting_run_folder(path: Path, job: Mapping[str, Any], *, overwrite: bool) -
     path = _free_path(path, overwrite)
     partial = path.with_name(f".{path.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
-    with open(partial / LOCK, "w") as lock:
-        try:
-            # The lock ends with the process, however that ends.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RunError(f"{partial}: another process is training this run") from error
+    with locked(partial / LOCK) as held:
+        if not held:
+            raise RunError(f"{partial}: another process is training this run")
+        # Nobody else writes here now: such files are of a process that was killed.
+        for file in partial.glob(".*.partial-*"):
+            file.unlink()
         wanted, before = json.loads(json.dumps(job)), _read_json(partial / JOB) if (partial / JOB).exists() else None
         differing = sorted(
             _differing_options(value, wanted["options"]) if key == "options" else key
@@ -225,7 +194,7 @@ def lasting_run_folder(path: Path, job: Mapping[str, Any], *, overwrite: bool) -
             raise
         (partial / JOB).unlink()
         (partial / LOCK).unlink()
-        _publish(partial, path)
+        replace_folder(partial, path)
 
 
 def _differing_options(before: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
@@ -244,19 +213,6 @@ def _free_path(path: Path, overwrite: bool) -> Path:
         if not overwrite:
             raise RunError(f"{path} holds a run already: choose another path, or replace it with --overwrite")
     return path
-
-
-def _publish(partial: Path, path: Path) -> None:
-    replaced = path.with_name(f".{path.name}.replaced-{os.getpid()}")
-    if path.exists():
-        path.rename(replaced)
-    partial.rename(path)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON file, indented, keys in the order given."""
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -334,12 +290,4 @@ def read_run(path: Path | str) -> RunRecord:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}); is {path.parent} a run folder?") from error
-    except ValueError as error:
-        raise RunError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise RunError(f"{path}: not a JSON object")
-    return values
+    return read_json(path, RunError, f"is {path.parent} a run folder?")

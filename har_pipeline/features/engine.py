@@ -18,10 +18,10 @@ from multiprocessing.connection import Connection, wait
 import numpy as np
 import torch
 
+from har_pipeline.core.files import file_sha256
 from har_pipeline.features.lanes import Attempt, Lane
 from har_pipeline.features.source_files import describe_file
 from har_pipeline.features.store import FeatureStore, VideoSource
-from har_pipeline.models.extractors.weights import file_sha256
 from har_pipeline.video.clip_worker import Chunk, DecodeTask, DecodeWorker, Done, Failed, Message, Plan
 from har_pipeline.video.flow.compute import compute_flow
 from har_pipeline.video.preprocess import Crop

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, StoreError
 from har_pipeline.core.records import ClipSpec, FeatureSpec, VideoRecord
-from har_pipeline.features.pack_reader import PackedStore, open_features
+from har_pipeline.features.pack import PackedStore, open_features
 from har_pipeline.features.source_files import changed_videos, describe_file, known_failures
 from har_pipeline.features.store import FeatureStore, VideoSource
 from har_pipeline.video.depth import KINECT_FPS, Aspect

@@ -1,7 +1,7 @@
 """Principal components of more rows than fit in memory: exact from the covariance or the Gram matrix, or randomised.
 
-All arithmetic is float64. Rows come in blocks that are read as often as needed; how they are cut changes nothing but the
-last digits. Source: Lakhal 2018, sections 3.3 and 4, which reduces clip descriptors to 256, 512, 1,024 and 2,048 values.
+All arithmetic is float64. Rows come in blocks that are read as often as needed; block borders change only the last digits.
+Source: Lakhal 2018, sections 3.3 and 4, which reduces clip descriptors to 256, 512, 1,024 and 2,048 values.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ import scipy.linalg
 from har_pipeline.core.errors import ExtractionError
 
 BLOCK_BYTES = 128 * 2**20
-
-
 POWER_PASSES, OVERSAMPLING = 4, 10
 
-
+# Each call reads all rows again, in the same order: arrays (n, D).
 Blocks = Callable[[], Iterable[np.ndarray]]
 
 
-"""Each call reads all rows again, in the same order: arrays (n, D)."""
+@dataclass(frozen=True, slots=True)
+class Components:
+    """Principal components of n rows of D features."""
+
+    mean: np.ndarray  # (D,) float64
+    components: (
+        np.ndarray
+    )  # (dim, D) float64, orthonormal rows, largest variance first, the largest magnitude of each positive
+    explained_variance: np.ndarray  # (dim,) float64, divisor n - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Projection:
-    """What turns (N, D) features into (N, dim) ones.
+class Projection(Components):
+    """What turns (N, D) features into (N, dim) ones."""
 
-    mean: (D,) float64; components: (dim, D) float64, orthonormal rows, largest variance first, the largest value of each
-    by magnitude positive; explained_variance: (dim,) float64, over the rows it was fitted on, divisor n - 1.
-    whiten: divide each projection by its standard deviation; l2: divide each row by its norm, after that.
-    """
-
-    mean: np.ndarray
-    components: np.ndarray
-    explained_variance: np.ndarray
-    whiten: bool = False
-    l2: bool = False
+    whiten: bool = False  # divide each projection by its standard deviation
+    l2: bool = False  # then divide each row by its norm
 
     def apply(self, features: np.ndarray, dtype: str) -> np.ndarray:
         """Return (N, dim) projections of (N, D) features in the given dtype.
 
-        Raises: ExtractionError if D is another, a feature is not finite, or a projection exceeds the dtype.
+        Raises: ExtractionError if D does not match, a feature is not finite, or a projection exceeds the dtype.
         """
         if features.ndim != 2 or features.shape[1] != len(self.mean):
-            raise ExtractionError(f"features of shape {features.shape} cannot be projected: (N, {len(self.mean)}) can")
-        rows = max(1, BLOCK_BYTES // (8 * len(self.mean)))
+            raise ExtractionError(
+                f"features of shape {features.shape} cannot be projected: (N, {len(self.mean)}) is needed"
+            )
+        rows = _block_rows(len(self.mean))
         projected = np.concatenate(
             [
                 (features[first : first + rows].astype(np.float64) - self.mean) @ self.components.T
@@ -72,14 +72,11 @@ class Projection:
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
-    """Components of `num_rows` rows; see `Projection`. total_variance: of all D directions, divisor n - 1."""
+class Fit(Components):
+    """Components, and what they leave out."""
 
-    mean: np.ndarray
-    components: np.ndarray
-    explained_variance: np.ndarray
-    total_variance: float
-    num_rows: int
+    total_variance: float  # of all D directions, divisor n - 1
+    num_rows: int  # n
 
 
 def check_dim(dim: int, num_rows: int, feature_dim: int) -> None:
@@ -95,11 +92,11 @@ def check_dim(dim: int, num_rows: int, feature_dim: int) -> None:
 
 
 def fit_exact(blocks: Blocks, dim: int, num_rows: int, feature_dim: int, spill_dir: Path | None = None) -> Fit:
-    """Return the first `dim` principal components: from the (n, n) Gram matrix where n < D, else the (D, D) covariance.
+    """Return the first `dim` principal components: from the (n, n) Gram matrix if n < D, else the (D, D) covariance.
 
-    Memory: that matrix in float64 and a few blocks. The Gram way keeps the rows, as they come, in an unlinked file in
-    `spill_dir`, for every block of rows meets every other.
-    Raises: ExtractionError if `dim` is above the rank of the centred rows; the message says the maximum.
+    Memory: that matrix in float64 and a few blocks. The Gram matrix pairs every block of rows with every other, so it keeps
+    the rows in an unlinked file in `spill_dir`.
+    Raises: ExtractionError if `dim` is above the rank of the centred rows; the message gives the maximum.
     """
     check_dim(dim, num_rows, feature_dim)
     if num_rows < feature_dim:
@@ -136,7 +133,7 @@ def _fit_gram(blocks: Blocks, dim: int, num_rows: int, feature_dim: int, spill_d
         file.flush()
         mean /= num_rows
         stored = np.memmap(file, dtype, "r", shape=(num_rows, feature_dim))
-        step = max(1, BLOCK_BYTES // (8 * feature_dim))
+        step = _block_rows(feature_dim)
         parts = [slice(first, min(first + step, num_rows)) for first in range(0, num_rows, step)]
         gram = np.zeros((num_rows, num_rows), order="F")
         for i, part in enumerate(parts):
@@ -219,12 +216,16 @@ def _times_scatter(blocks: Blocks, mean: np.ndarray, basis: np.ndarray) -> np.nd
     return product
 
 
+def _block_rows(feature_dim: int) -> int:
+    return max(1, BLOCK_BYTES // (8 * feature_dim))
+
+
 def in_blocks(arrays: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """Yield the rows of (n, D) arrays again, joined or cut into blocks of at most 128 MiB in float64."""
     waiting: list[np.ndarray] = []
     count = 0
     for array in arrays:
-        limit = max(1, BLOCK_BYTES // (8 * array.shape[1]))
+        limit = _block_rows(array.shape[1])
         while len(array):
             waiting.append(array[: limit - count])
             count += len(waiting[-1])

@@ -1,7 +1,7 @@
-"""PCA fitted on a split's training videos only, and the feature set that it makes of all videos.
+"""PCA fitted on a split's training videos only, and the feature set of all videos projected with it.
 
-The fit is stored first, in one step; then each video is projected and committed by itself. A job that was killed goes on
-with the stored fit, so that its result is the same, bit for bit. A run trained on reduced features carries the fit along.
+The fit is stored first, as a whole; then each video is projected and committed separately. A job that was killed resumes
+with the stored fit, so that its result is the same, bit for bit. A run trained on reduced features keeps a copy of the fit.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, StoreError
-from har_pipeline.core.records import FeatureRecord, FeatureSpec, ReductionSpec, Split
+from har_pipeline.core.records import FeatureSpec, ReductionSpec, Split
 from har_pipeline.features.pca import Fit, Projection, check_dim, fit_exact, fit_randomised, in_blocks
-from har_pipeline.features.store import FeatureStore, VideoSource
+from har_pipeline.features.store import FeatureStore
 
+# Called with what is being done (`fit` or `project`), the videos done and their total.
 OnProgress = Callable[[str, int, int], None]
-
-
-"""Called with what is being done (`fit` or `project`), the videos done in it and their total."""
 
 
 class ReductionSource(Protocol):
@@ -36,33 +34,30 @@ class ReductionSource(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReduceOptions:
-    """How to reduce: see `ReductionSpec`. seed: of the randomised solver, None for the exact one."""
+    """How to reduce; see `ReductionSpec`."""
 
     dim: int
     whiten: bool = False
     l2: bool = False
-    seed: int | None = None
-    allow_missing: bool = False
+    seed: int | None = None  # of the randomised solver; None: the exact one
+    allow_missing: bool = False  # leave out training videos that have no features
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReduceSummary:
-    """What a job did. explained: share of the training rows' variance that is kept; fitted: False if a stored fit was used.
-
-    num_train, num_rows: training videos and clips of the fit; missing: training videos that had no features.
-    """
+    """What a job did."""
 
     feature_set: str
-    source: str
+    source: str  # the feature set that was reduced
     dim: int
-    explained: float
-    fitted: bool
-    num_train: int
-    num_rows: int
-    missing: tuple[str, ...]
-    total: int
-    already: int
-    done: int
+    explained: float  # share of the training rows' variance that is kept
+    fitted: bool  # False if a stored fit was used
+    num_train: int  # training videos of the fit
+    num_rows: int  # their clips
+    missing: tuple[str, ...]  # training videos that had no features
+    total: int  # videos of the source
+    already: int  # projected before
+    done: int  # projected now
     seconds: float
 
 
@@ -91,7 +86,7 @@ def reduced_spec(source: FeatureSpec, split: Split, options: ReduceOptions) -> F
 
 
 def source_spec(spec: FeatureSpec, feature_dim: int) -> FeatureSpec:
-    """Return the spec of the D-dimensional features that the reduced ones of `spec` were made from.
+    """Return the spec of the D-dimensional features that `spec` reduces.
 
     Raises: FeatureMismatchError if that is not the feature set which the reduction names.
     """
@@ -102,9 +97,9 @@ def source_spec(spec: FeatureSpec, feature_dim: int) -> FeatureSpec:
 
 
 def require_same_training_videos(feature_set: str, spec: FeatureSpec, split: Split) -> None:
-    """Check that features of `spec`, if reduced, were fitted on the very videos that `split` trains on.
+    """Check that features of `spec`, if reduced, were fitted on exactly the videos that `split` trains on.
 
-    Raises: FeatureMismatchError naming both splits and the way out: components that saw a test video leak it.
+    Raises: FeatureMismatchError naming both splits and the command to run: components fitted on a test video leak it.
     """
     reduction = spec.reduction
     if reduction is None or reduction.train_ids_sha256 == train_ids_sha256(split):
@@ -123,7 +118,7 @@ def require_same_training_videos(feature_set: str, spec: FeatureSpec, split: Spl
 
 
 def read_projection(store: ReductionSource, feature_set: str, reduction: ReductionSpec) -> Projection:
-    """Return what made a reduced feature set. Raises: StoreError if it is missing or damaged."""
+    """Return the projection of a reduced feature set. Raises: StoreError if it is missing or damaged."""
     return projection_of(store.read_reduction(feature_set), reduction)
 
 
@@ -163,13 +158,13 @@ def reduce_features(
     options: ReduceOptions,
     on_progress: OnProgress = lambda stage, done, total: None,
 ) -> ReduceSummary:
-    """Fit a PCA on all clips of the split's training videos and write every video's projection that is not there yet.
+    """Fit a PCA on all clips of the split's training videos and write every video's projection that is missing.
 
     `feature_set` may be any unique prefix. Validation and test videos are projected, never fitted on. Videos are read
     one by one; see `fit_exact` for the memory.
-    Raises: StoreError if features are missing (training ones unless `allow_missing`) or damaged; ExtractionError if a
-    feature is not finite, the dimension is above what the training clips allow, or a projection exceeds the dtype;
-    FeatureMismatchError if the feature set is reduced already.
+    Raises: StoreError if features are damaged, or missing without `allow_missing`; ExtractionError if a feature is not
+    finite, the training clips do not allow the dimension, or a projection exceeds the dtype; FeatureMismatchError if the
+    feature set is reduced already.
     """
     started = time.perf_counter()
     source = store.resolve(feature_set)
@@ -179,7 +174,7 @@ def reduce_features(
     fitted = facts is None
     if facts is None:
         arrays, facts = _fit(store, source, spec, split, options, on_progress)
-        # Of two processes that fitted, the first one's components are read below by both.
+        # If two processes fitted, both read the first one's components below.
         store.write_reduction(spec.name, arrays, facts)
         facts = store.reduction_attributes(spec.name) or facts
     assert spec.reduction is not None
@@ -210,18 +205,17 @@ def _fit(
     options: ReduceOptions,
     on_progress: OnProgress,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Return the arrays of a fit and what is to be remembered of it."""
-    present = set(store.video_ids(source))
-    ids = sorted(video_id for video_id in split.train if video_id in present)
-    missing = sorted(set(split.train) - present)
+    """Return the arrays of a fit and the facts stored with it."""
+    lengths = store.num_clips(source)
+    ids = sorted(video_id for video_id in split.train if video_id in lengths)
+    missing = sorted(set(split.train) - lengths.keys())
     if not ids or (missing and not options.allow_missing):
         raise StoreError(
             f"{source}: no features of {len(missing)} of the {len(split.train)} training videos, such as {missing[:3]}. "
             "Run `har extract` on the manifest, or leave them out with --allow-missing"
         )
     feature_dim = store.spec(source).feature_dim
-    group: Any = store[source]
-    num_rows = sum(group[video_id].shape[0] for video_id in ids)
+    num_rows = sum(lengths[video_id] for video_id in ids)
     check_dim(options.dim, num_rows, feature_dim)
 
     def blocks() -> Iterator[np.ndarray]:
@@ -262,10 +256,10 @@ def _training_features(
 def _project(
     store: FeatureStore, source: str, spec: FeatureSpec, projection: Projection, on_progress: OnProgress
 ) -> tuple[int, int]:
-    """Write the videos that the reduced set lacks; returns the number of the source's videos and of those written."""
+    """Write the videos that the reduced set lacks; returns how many the source has and how many were written."""
     ids, files, done = store.video_ids(source), store.files(source), store.files(spec.name)
     for video_id in [one for one in ids if one in done and files[one] != done[one]]:
-        store.delete(spec.name, video_id)  # the source was made anew, from another file
+        store.delete(spec.name, video_id)  # the source was extracted again, from another file
         del done[video_id]
     wanted = [video_id for video_id in ids if video_id not in done]
     failed = store.failed_files(source)
@@ -278,20 +272,7 @@ def _project(
             projected = projection.apply(record.features, spec.dtype)
         except ExtractionError as error:
             raise ExtractionError(f"{source}: {video_id}: {error}") from error
-        store.write(spec.name, video_id, projected, _video_source(record))
+        store.write(spec.name, video_id, projected, record)
         store.clear_failure(spec.name, video_id)
     on_progress("project", len(ids), len(ids))
     return len(ids), len(wanted)
-
-
-def _video_source(record: FeatureRecord) -> VideoSource:
-    return VideoSource(
-        clip_starts=record.clip_starts,
-        clip_ends=record.clip_ends,
-        num_frames=record.num_frames,
-        fps=record.fps,
-        padded=record.padded,
-        decode_notes=record.decode_notes,
-        provenance=record.provenance,
-        file=record.file,
-    )

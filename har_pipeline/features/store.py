@@ -1,11 +1,11 @@
 """The feature store: one Zarr v3 array of shape (N, D) per video, complete or absent, written without locks.
 
 Layout: `store.zarr/<feature_set>/<video_id>`; a feature set's group carries its `FeatureSpec` as the attribute `spec`.
-An array is built in the group `_staging` and renamed into place in one step after its commit attribute was written,
-so a kill at any moment leaves no half video, and of two processes that finish the same video the first one stays.
-Reasons of failed videos live in `_failures`, and what made a reduced feature set (mean, components) in `_reduction`, so
+An array is built in the group `_staging` and renamed into place after its commit attributes were written, so a kill at any
+moment leaves no partial video, and of two processes that finish the same video the first one's features stay.
+Reasons of failed videos are in `_failures`, and what made a reduced feature set (mean, components) in `_reduction`, so
 that whoever lists a feature set's arrays sees features only.
-Arrays have one chunk, or chunks of at most 64 MiB where a video is longer, so that writing needs bounded memory.
+Arrays have one chunk, or chunks of at most 64 MiB if a video is longer, so that writing needs bounded memory.
 """
 
 from __future__ import annotations
@@ -26,15 +26,12 @@ from zarr.codecs import ZstdCodec
 
 from har_pipeline.core.errors import FeatureMismatchError, StoreError
 from har_pipeline.core.files import publish, remove_debris, staging_name
-from har_pipeline.core.records import FeatureRecord, FeatureSpec, check_video_id
+from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoSource, check_video_id
 
-FAILURES, REDUCTION = "_failures", "_reduction"
-
-
+STAGING, FAILURES, REDUCTION = "_staging", "_failures", "_reduction"
 FORMAT_VERSION = 1
-
-
-_ANEW = "delete it and the feature set of that name, and reduce again"
+CHUNK_BYTES = 64 * 2**20
+COMPRESSORS = (ZstdCodec(level=1, checksum=True),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +43,7 @@ class Damage:
 
 
 def choose_feature_set(path: Path, prefix: str, names: Sequence[str], spec_of: Callable[[str], FeatureSpec]) -> str:
-    """Return the one of `names` that starts with `prefix`; see `FeatureStore.resolve`."""
+    """Return the one of `names` that `prefix` means; see `FeatureStore.resolve`. path: named in the error."""
     found = [name for name in names if name == prefix] or [name for name in names if name.startswith(prefix)]
     if len(found) > 1:
         found = [name for name in found if spec_of(name).reduction is None] or found
@@ -60,7 +57,7 @@ def choose_feature_set(path: Path, prefix: str, names: Sequence[str], spec_of: C
 
 
 class FeatureStore:
-    """Feature sets on disk. Reading never writes; `create=True` makes the folder where there is none.
+    """Feature sets on disk. Reading never writes; `create=True` creates the folder if it is missing.
 
     Raises: StoreError if `path` is not a feature store.
     """
@@ -70,11 +67,11 @@ class FeatureStore:
         if create and not (self.path / "zarr.json").exists():
             if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
                 raise StoreError(f"{self.path} exists and is no feature store: choose another path")
-            # Two processes may come here together: both write the same bytes, and the rename of the key is atomic.
+            # Two processes may get here together: both write the same bytes, and Zarr renames the file into place.
             zarr.create_group(self.path, attributes={"har_pipeline_store": FORMAT_VERSION}, overwrite=False)
         if not (self.path / "zarr.json").exists():
             raise StoreError(
-                f"{self.path} is not a feature store (no zarr.json); make one with `har extract` or `har frames`"
+                f"{self.path} is not a feature store (no zarr.json); create one with `har extract` or `har frames`"
             )
         version = self._attributes(self.path).get("har_pipeline_store")
         if version != FORMAT_VERSION:
@@ -95,14 +92,14 @@ class FeatureStore:
         )
 
     def resolve(self, prefix: str) -> str:
-        """Return the full name of the one feature set that starts with `prefix`; if there are several, of the one not reduced.
+        """Return the full name of the one feature set that starts with `prefix`, or the only one of them not reduced.
 
-        Raises: StoreError if none or several do; the message lists the candidates.
+        Raises: StoreError if there is not exactly one; the message lists the candidates.
         """
         return choose_feature_set(self.path, prefix, self.feature_sets(), self.spec)
 
     def spec(self, feature_set: str) -> FeatureSpec:
-        """Return how the features of a set were made."""
+        """Return how the features of a set were computed."""
         if feature_set not in self._specs:
             group = self.path / feature_set
             if not (group / "zarr.json").exists():
@@ -111,9 +108,9 @@ class FeatureStore:
         return self._specs[feature_set]
 
     def create_feature_set(self, spec: FeatureSpec) -> str:
-        """Make the group of `spec` where it is missing and return its name.
+        """Create the group of `spec` if it is missing and return its name.
 
-        Raises: FeatureMismatchError if the group of that name was made from another spec.
+        Raises: FeatureMismatchError if the group of that name has another spec.
         """
         group = self.path / spec.name
         if not (group / "zarr.json").exists():
@@ -137,22 +134,19 @@ class FeatureStore:
         return sorted(node.name for node in nodes if node.is_dir() and (node / "zarr.json").exists())
 
     def checksums(self, feature_set: str) -> dict[str, str]:
-        """Return video_id -> checksum of its features, of the videos whose features are complete.
-
-        Raises: StoreError if a commit cannot be read.
-        """
+        """Return video_id -> checksum of its complete features. Raises: StoreError if a commit cannot be read."""
         return {video_id: str(value) for video_id, value in self._commits(feature_set, "checksum")}
 
     def num_clips(self, feature_set: str) -> dict[str, int]:
-        """Return video_id -> N, of the videos whose features are complete. Raises: StoreError if a commit cannot be read."""
+        """Return video_id -> N, in the order of `video_ids`. Raises: StoreError as `checksums`."""
         return {video_id: int(value) for video_id, value in self._commits(feature_set, "num_clips")}
 
     def files(self, feature_set: str) -> dict[str, dict[str, str]]:
-        """Return video_id -> the file that was read, as `FeatureRecord.file`. Raises: StoreError as `num_clips`."""
+        """Return video_id -> the file that was read, as `FeatureRecord.file`. Raises: StoreError as `checksums`."""
         return dict(self._commits(feature_set, "file", {}))
 
     def decode_notes(self, feature_set: str) -> dict[str, tuple[str, ...]]:
-        """Return video_id -> what was wrong with its file, of the videos whose files were not as they should be."""
+        """Return video_id -> what was wrong with its file, for the videos whose files had faults."""
         return {video_id: tuple(notes) for video_id, notes in self._commits(feature_set, "decode_notes") if notes}
 
     def _commits(self, feature_set: str, key: str, default: Any = None) -> Iterator[tuple[str, Any]]:
@@ -166,17 +160,12 @@ class FeatureStore:
                 raise StoreError(f"{node}: damaged ({error!r}); delete its folder and extract again") from error
 
     def last_change(self, feature_set: str) -> int:
-        """Return when a video was last added to a feature set or taken out of it, in ns since 1970."""
+        """Return when a video was last added to a feature set or removed from it, in ns since 1970."""
         self.spec(feature_set)
         return (self.path / feature_set).stat().st_mtime_ns
 
-    def __getitem__(self, feature_set: str) -> zarr.Group:
-        """Return the Zarr group of a feature set, so that `store[feature_set][video_id]` is the array (N, D)."""
-        self.spec(feature_set)
-        return zarr.open_group(self.path / feature_set, mode="r")
-
     def writer(self, feature_set: str, video_id: str, num_clips: int) -> FeatureWriter:
-        """Return a writer for `num_clips` features of one video."""
+        """Return a writer of the `num_clips` features of one video."""
         return FeatureWriter(self.path, self.spec(feature_set), video_id, num_clips)
 
     def write(self, feature_set: str, video_id: str, features: np.ndarray, source: VideoSource) -> bool:
@@ -194,7 +183,7 @@ class FeatureStore:
         return writer.commit(source)
 
     def read(self, feature_set: str, video_id: str, *, check: bool = False) -> FeatureRecord:
-        """Return the features of one video; with `check`, compare them with the checksum of the commit.
+        """Return the features of one video; with `check`, compared with the checksum of the commit.
 
         Raises: StoreError if the video has no complete features here, or they are damaged.
         """
@@ -202,7 +191,7 @@ class FeatureStore:
         if not (node / "zarr.json").exists():
             reason = self.failures(feature_set).get(video_id)
             command = "har features reduce" if self.spec(feature_set).reduction else "har extract"
-            why = f"; its extraction failed: {reason}" if reason else f"; make them with `{command}`"
+            why = f"; its extraction failed: {reason}" if reason else f"; create them with `{command}`"
             raise StoreError(f"{self.path}: {feature_set} has no features of {video_id!r}{why}")
         try:
             array = zarr.open_array(node, mode="r")
@@ -244,7 +233,7 @@ class FeatureStore:
                 yield None
 
     def delete(self, feature_set: str, video_id: str) -> None:
-        """Remove one video's features, so that the next extraction makes them again."""
+        """Remove one video's features, so that the next extraction computes them again."""
         node = self.path / feature_set / check_video_id(video_id)
         trash = self.path / STAGING / staging_name()
         with contextlib.suppress(FileNotFoundError):
@@ -254,7 +243,7 @@ class FeatureStore:
     def write_reduction(
         self, feature_set: str, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]
     ) -> bool:
-        """Write and commit what a reduced feature set is made with. Returns False if another process had done it before.
+        """Write and commit what a reduced feature set is computed with. Returns False if another process did so first.
 
         The feature set itself need not exist yet.
         """
@@ -263,10 +252,8 @@ class FeatureStore:
         group = zarr.create_group(staged)
         for name, array in arrays.items():
             rows = max(1, min(len(array), CHUNK_BYTES // max(1, array[:1].nbytes)))
-            compressors = [ZstdCodec(level=1, checksum=True)]
-            group.create_array(name, data=array, chunks=(rows, *array.shape[1:]), compressors=compressors)
-        written = datetime.now(UTC).isoformat(timespec="seconds")
-        commit = {"complete": True, "checksum": _checksum(arrays), "written": written}
+            group.create_array(name, data=array, chunks=(rows, *array.shape[1:]), compressors=COMPRESSORS)
+        commit = {"complete": True, "checksum": _checksum(arrays), "written": _now()}
         group.update_attributes({**attributes, **commit})
         return publish(staged, final, "zarr.json")
 
@@ -280,22 +267,22 @@ class FeatureStore:
         node = self.path / REDUCTION / feature_set
         attributes = self.reduction_attributes(feature_set)
         if attributes is None:
-            raise StoreError(f"{self.path}: no reduction of {feature_set!r}; make it with `har features reduce`")
+            raise StoreError(f"{self.path}: no reduction of {feature_set!r}; create it with `har features reduce`")
+        again = "delete it and the feature set of that name, and reduce again"
         try:
             group = zarr.open_group(node, mode="r")
             arrays = {name: np.asarray(array[...]) for name, array in group.arrays()}
         except Exception as error:
-            raise StoreError(f"{node}: damaged ({type(error).__name__}: {error}); {_ANEW}") from error
+            raise StoreError(f"{node}: damaged ({type(error).__name__}: {error}); {again}") from error
         if _checksum(arrays) != attributes.get("checksum"):
-            raise StoreError(f"{node}: differs from its checksum; {_ANEW}")
+            raise StoreError(f"{node}: differs from its checksum; {again}")
         return arrays
 
     def record_failure(
         self, feature_set: str, video_id: str, reason: str, file: Mapping[str, str] | None = None
     ) -> None:
-        """Remember why a video has no features; `failures` returns it until the video succeeds. file: see `FeatureRecord`."""
-        written = datetime.now(UTC).isoformat(timespec="seconds")
-        attributes = {"reason": reason, "file": dict(file or {}), "written": written}
+        """Record why a video has no features; `failures` returns it until the video succeeds. file: see `VideoSource`."""
+        attributes = {"reason": reason, "file": dict(file or {}), "written": _now()}
         zarr.create_group(self.path / FAILURES / feature_set / video_id, attributes=attributes, overwrite=True)
 
     def clear_failure(self, feature_set: str, video_id: str) -> None:
@@ -330,24 +317,8 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-CHUNK_BYTES = 64 * 2**20
-
-
-STAGING = "_staging"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VideoSource:
-    """What a commit says of the video that features come from; see `FeatureRecord` for the fields."""
-
-    clip_starts: np.ndarray
-    clip_ends: np.ndarray
-    num_frames: int
-    fps: float
-    padded: bool = False
-    decode_notes: tuple[str, ...] = ()
-    provenance: Mapping[str, str] | None = None
-    file: Mapping[str, str] | None = None
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class FeatureWriter:
@@ -364,7 +335,7 @@ class FeatureWriter:
             chunks=(rows, spec.feature_dim),
             dtype=dtype,
             fill_value=float("nan") if dtype.kind == "f" else 0,
-            compressors=[ZstdCodec(level=1, checksum=True)],
+            compressors=COMPRESSORS,
             dimension_names=("clip", "feature"),
         )
         self._buffer = np.empty((rows, spec.feature_dim), dtype)
@@ -390,7 +361,7 @@ class FeatureWriter:
         self._buffered = 0
 
     def commit(self, source: VideoSource) -> bool:
-        """Make the features visible. Returns False if another process had committed this video before.
+        """Make the features visible. Returns False if another process has committed this video already.
 
         Raises: StoreError if rows are missing.
         """
@@ -407,19 +378,16 @@ class FeatureWriter:
                 "fps": float(source.fps),
                 "clip_starts": [int(start) for start in source.clip_starts],
                 "clip_ends": [int(end) for end in source.clip_ends],
-                "clip_times_s": [
-                    [start / source.fps, end / source.fps]
-                    for start, end in zip(source.clip_starts.tolist(), source.clip_ends.tolist(), strict=True)
-                ],
+                "clip_times_s": source.clip_times_s.tolist(),
                 "padded": source.padded,
                 "decode_notes": list(source.decode_notes),
-                "provenance": dict(source.provenance or {}),
-                "file": dict(source.file or {}),
-                "written": datetime.now(UTC).isoformat(timespec="seconds"),
+                "provenance": dict(source.provenance),
+                "file": dict(source.file),
+                "written": _now(),
             }
         )
         return publish(self._staged, self._final, "zarr.json")
 
     def abort(self) -> None:
-        """Forget what was written."""
+        """Delete what was written."""
         shutil.rmtree(self._staged, ignore_errors=True)

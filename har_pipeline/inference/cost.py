@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from har_pipeline.core.errors import RunError, VideoError
+from har_pipeline.core.files import write_json
 from har_pipeline.core.records import VideoRecord
 from har_pipeline.evaluation.compare import Comparison, compare_members
 from har_pipeline.evaluation.fusion import Member
-from har_pipeline.evaluation.run_folder import files_sha256, read_run, write_json
+from har_pipeline.evaluation.run_folder import files_sha256, read_run
 from har_pipeline.evaluation.scores import select_part
 from har_pipeline.features.frames import options_of, raw_task
 from har_pipeline.features.table import FeatureTable

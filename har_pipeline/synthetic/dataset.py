@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
+from har_pipeline.core.files import new_file, write_json, write_text
 from har_pipeline.synthetic import motion, scene
 from har_pipeline.synthetic.acts import EARLY_MAX_FRAMES, EARLY_MIN_FRAMES, MAX_FRAMES, MIN_FRAMES, act, act_early
 from har_pipeline.synthetic.motion import ACTIONS, FPS
@@ -272,9 +272,8 @@ def _write_video_files(wanted: _Wanted, subject: int, action: str, scenario: str
     if video.flow is not None:
         (out / FLOW_FOLDER).mkdir(parents=True, exist_ok=True)
         path = out / FLOW_FOLDER / f"{video.video_id}.npy"
-        partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.npy")
-        np.save(partial, video.flow.astype(np.float16))
-        partial.replace(path)
+        with new_file(path) as partial:
+            np.save(partial, video.flow.astype(np.float16))
 
 
 def _write_all(wanted: _Wanted, jobs: list[tuple[int, str, str]], workers: int) -> Iterator[None]:
@@ -290,13 +289,6 @@ def _write_all(wanted: _Wanted, jobs: list[tuple[int, str, str]], workers: int) 
         for future in as_completed(futures):
             future.result()
             yield
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8", newline="")
-    partial.replace(path)
 
 
 def _manifest(jobs: list[tuple[int, str, str]], depth: bool, flow: bool) -> str:
@@ -366,6 +358,6 @@ def write_dataset(
     }
     if decided_early:
         facts["decided_early"] = True
-    _write_text(out / "dataset.json", json.dumps(facts, indent=2) + "\n")
-    _write_text(out / MANIFEST_NAME, _manifest(jobs, depth, flow))
+    write_json(out / "dataset.json", facts)
+    write_text(out / MANIFEST_NAME, _manifest(jobs, depth, flow))
     return out / MANIFEST_NAME

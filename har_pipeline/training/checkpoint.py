@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,18 +12,15 @@ import torch
 from safetensors.torch import save
 
 from har_pipeline.core.errors import RunError
+from har_pipeline.core.files import new_file
 
 CHECKPOINT = "checkpoint.pt"
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write `state` (tensors and plain values); at every moment the file is the old one or the new one, never a part."""
-    fresh = path.with_name(f"{path.name}.new")
-    with open(fresh, "wb") as file:
+    with new_file(path, sync=True) as partial, open(partial, "wb") as file:
         torch.save(dict(state), file)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:

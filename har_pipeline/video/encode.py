@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +11,7 @@ import cv2
 import numpy as np
 
 from har_pipeline.core.errors import VideoError
+from har_pipeline.core.files import new_file
 
 
 def write_video(
@@ -36,20 +36,17 @@ def write_video(
     if not fps > 0:
         raise ValueError(f"{path}: fps must be positive, not {fps}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         if av.Codec(codec, "w").type != "video":
             raise ValueError(f"{path}: {codec!r} is not a video codec")
-        count = _encode(partial, path, frames, Fraction(fps).limit_denominator(1001), codec, bit_rate, pixel_format)
-        partial.replace(path)
+        rate = Fraction(fps).limit_denominator(1001)
+        with new_file(path) as partial:
+            return _encode(partial, path, frames, rate, codec, bit_rate, pixel_format)
     except (av.FFmpegError, av.codec.codec.UnknownCodecError, OSError) as error:
         raise VideoError(
             f"{path}: cannot write with codec {codec!r}, pixel format {pixel_format!r}: {error}; "
             "check the codec's name, the file's suffix, that the frame size is even, and the disk"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return count
 
 
 def _encode(
@@ -102,11 +99,8 @@ def write_depth_png(path: Path, depth_mm: np.ndarray) -> None:
     if depth_mm.dtype != np.uint16 or depth_mm.ndim != 2:
         raise ValueError(f"{path}: the depth map is {depth_mm.dtype} {depth_mm.shape}, not uint16 (H, W)")
     _, png = cv2.imencode(".png", depth_mm, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
-        partial.write_bytes(png.tobytes())
-        partial.replace(path)
+        with new_file(path) as partial:
+            partial.write_bytes(png.tobytes())
     except OSError as error:
         raise VideoError(f"{path}: cannot write the depth map: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from har_pipeline.cli import app
 from har_pipeline.core.errors import HarError
 from har_pipeline.datasets.manifests import write_manifest
-from har_pipeline.features.pack_reader import PackedStore
+from har_pipeline.features.pack import PackedStore
 
 CLASSES = ("boxing", "walking", "running")
 
@@ -43,8 +43,8 @@ def test_on_the_command_line(tmp_path: Path) -> None:
         assert done.exit_code == 0, (done.output, done.exception)
         results.append((tmp_path / f"{source.suffix[1:]}-run" / "scores.csv").read_bytes())
     assert results[0] == results[1]
-    path = pack / name / "features.npy"
-    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    path, last = pack / f"{name}.safetensors", store.read(name, max(features)).features.tobytes()
+    path.write_bytes(path.read_bytes().replace(last, last[:-1] + bytes([last[-1] ^ 1])))
     failed = har("features", "verify", pack)
     assert failed.exit_code == 1
     assert "1 damaged (run `har features pack` again)" in failed.stdout

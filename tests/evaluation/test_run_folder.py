@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from feature_sets import blobs, feature_store, manifest, split_of
+from paths import python_path
 
 from har_pipeline.core.errors import RunError
-from har_pipeline.evaluation.run_folder import new_run_folder
+from har_pipeline.evaluation.run_folder import lasting_run_folder, new_run_folder
 from har_pipeline.inference.load import load_run
 from har_pipeline.training.configs import TrainConfig
 from har_pipeline.training.heads.train import train_head
@@ -58,22 +58,48 @@ def test_options_that_do_not_fit_the_weights_are_an_error(run_dir: Path) -> None
 
 
 def test_what_a_killed_process_left_is_removed_and_a_living_ones_folder_stays(tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    parent = os.getppid()
-    names = [
-        f".run.partial-{dead.pid}",
-        f".run.replaced-{dead.pid}",
-        f".run.partial-{parent}",
-        f".run2.partial-{dead.pid}",
-    ]
-    for name in [*names, ".run.partial-notes"]:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "head.safetensors").write_text("half")
-    with new_run_folder(tmp_path / "run", overwrite=False) as folder:
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from har_pipeline.evaluation.run_folder import lasting_run_folder, new_run_folder\n"
+        "with new_run_folder(Path(sys.argv[1]), overwrite=True) as folder:\n"
+        "    (folder / 'head.safetensors').write_text('half')\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    for name in ("run", "run2"):
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=False, env=python_path())
+    (other,) = tmp_path.glob(".run2.partial-*")
+    (tmp_path / ".run.partial-notes").mkdir()
+    with (
+        new_run_folder(tmp_path / "run", overwrite=False) as folder,
+        new_run_folder(tmp_path / "run", overwrite=False) as second,
+    ):
         (folder / "run.json").write_text("{}")
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"run", f".run.partial-{parent}", f".run2.partial-{dead.pid}", ".run.partial-notes"}
+        assert {path.name for path in tmp_path.iterdir()} == {
+            folder.name,
+            second.name,
+            other.name,
+            ".run.partial-notes",
+        }
+    assert {path.name for path in tmp_path.iterdir()} == {"run", other.name, ".run.partial-notes"}
+
+
+def test_a_file_that_a_kill_left_half_written_is_not_part_of_the_finished_run(tmp_path: Path) -> None:
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from har_pipeline.core.files import new_file\n"
+        "from har_pipeline.evaluation.run_folder import lasting_run_folder\n"
+        "with lasting_run_folder(Path(sys.argv[1]), {}, overwrite=False) as folder:\n"
+        "    with new_file(folder / 'checkpoint.pt') as partial:\n"
+        "        partial.write_text('half')\n"
+        "        os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=False, env=python_path())
+    assert len(list((tmp_path / ".run.partial").glob(".checkpoint.partial-*"))) == 1
+    with lasting_run_folder(tmp_path / "run", {}, overwrite=False) as folder:
+        (folder / "run.json").write_text("{}")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

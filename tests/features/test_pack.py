@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,14 @@ import pytest
 from feature_sets import blobs, feature_store, manifest, split_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_torch_file
 
 from har_pipeline.core.errors import RunError, StoreError
 from har_pipeline.core.records import FeatureRecord
-from har_pipeline.features import pack_writer as pack_module
-from har_pipeline.features.pack_reader import PackedStore, open_features
-from har_pipeline.features.pack_writer import default_pack_path, pack_features
+from har_pipeline.features import pack as pack_module
+from har_pipeline.features.pack import PackedStore, default_pack_path, open_features, pack_features
 from har_pipeline.features.reduce import ReduceOptions, reduce_features
 from har_pipeline.features.store import FeatureStore, VideoSource
 from har_pipeline.features.table import load_features
@@ -55,10 +58,14 @@ def packed(tmp_path: Path) -> tuple[FeatureStore, str, PackedStore]:
 
 
 @settings(max_examples=15, deadline=None)
-@given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=8), dtype=st.sampled_from(["float16", "float32"]))
-def test_a_pack_holds_what_the_store_holds(lengths: list[int], dtype: str) -> None:
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=8),
+    dtype=st.sampled_from(["float16", "float32"]),
+    dim=st.integers(1, 6),
+)
+def test_a_pack_holds_what_the_store_holds(lengths: list[int], dtype: str, dim: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        store, name = feature_store(Path(folder) / "s.zarr", drawn(lengths, dtype=dtype))
+        store, name = feature_store(Path(folder) / "s.zarr", drawn(lengths, dim=dim, dtype=dtype))
         summary = pack_features(store, name, Path(folder) / "s.pack")
         assert (summary.videos, summary.clips, summary.written) == (len(lengths), sum(lengths), True)
         pack = open_features(Path(folder) / "s.pack")
@@ -68,10 +75,15 @@ def test_a_pack_holds_what_the_store_holds(lengths: list[int], dtype: str) -> No
         assert pack.video_ids(name) == store.video_ids(name)
         for video_id in store.video_ids(name):
             assert_same_record(pack.read(name, video_id), store.read(name, video_id))
-        flat = np.load(pack.path / name / "features.npy")
+        # The library reads what was written without it, and finds it laid out as its own files are.
+        flat = load_file(pack.file(name))
         np.testing.assert_array_equal(
-            flat, np.concatenate([store.read(name, v).features for v in pack.video_ids(name)])
+            flat["features"], np.concatenate([store.read(name, v).features for v in pack.video_ids(name)])
         )
+        assert flat["offsets"].tolist() == np.cumsum([0, *lengths]).tolist()
+        assert load_torch_file(pack.file(name))["features"].numpy().tobytes() == flat["features"].tobytes()
+        with safe_open(pack.file(name), "np") as file:
+            assert json.loads(file.metadata()["har_pipeline_pack"]) == pack.info(name)
 
 
 def test_what_extraction_said_of_a_video_is_kept(tmp_path: Path) -> None:
@@ -128,7 +140,7 @@ def test_a_kill_leaves_no_pack_or_the_older_one(tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from har_pipeline.features.pack_writer import pack_features\n"
+        "from har_pipeline.features.pack import pack_features\n"
         "from har_pipeline.features.store import FeatureStore\n"
         "def stop(stage, done, total):\n"
         "    if done == 2: os.kill(os.getpid(), 9)\n"
@@ -142,41 +154,51 @@ def test_a_kill_leaves_no_pack_or_the_older_one(tmp_path: Path) -> None:
         PackedStore(path).spec(name)
     with pytest.raises(StoreError, match="har features pack"):
         PackedStore(path).resolve("")
-    assert len(list((path / "_staging").iterdir())) == 1
+    assert len(list(path.iterdir())) == 2
     assert pack_features(store, name, path).written
-    assert list((path / "_staging").iterdir()) == []
+    assert {node.name for node in path.iterdir()} == {"pack.json", f"{name}.safetensors"}
     source = VideoSource(clip_starts=np.arange(2), clip_ends=np.arange(2) + 1, num_frames=2, fps=25.0)
     store.write(name, "w", np.ones((2, 6), np.float16), source)
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     assert PackedStore(path).video_ids(name) == ["v000", "v001", "v002"]
     assert pack_features(store, name, path).videos == 4
-    assert list((path / "_staging").iterdir()) == []
+    assert {node.name for node in path.iterdir()} == {"pack.json", f"{name}.safetensors"}
 
 
-def test_a_failure_between_the_renames_leaves_no_wrong_pack(
+def test_a_disk_that_is_full_leaves_the_older_copy(
     packed: tuple[FeatureStore, str, PackedStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, name, pack = packed
     store.delete(name, "v001")
 
-    def fail(staged: Path, final: Path, marker: str) -> bool:
-        assert not final.exists()
+    def fail(*_: object) -> bytes:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pack_module, "publish", fail)
+    monkeypatch.setattr(pack_module, "_header", fail)
     with pytest.raises(StoreError, match=r"cannot be written \(No space left on device\); choose another place"):
         pack_features(store, name, pack.path)
-    assert PackedStore(pack.path).feature_sets() == []
+    assert {node.name for node in pack.path.iterdir()} == {"pack.json", f"{name}.safetensors"}
+    assert len(PackedStore(pack.path).video_ids(name)) == 9
     monkeypatch.undo()
     assert pack_features(store, name, pack.path).videos == 8
 
 
+def test_packing_needs_memory_for_one_video_at_a_time(tmp_path: Path) -> None:
+    store, name = feature_store(tmp_path / "store.zarr", drawn([20] * 30, dim=4096))
+    total, largest = 30 * 20 * 4096 * 2, 20 * 4096 * 2
+    tracemalloc.start()
+    pack_features(store, name, tmp_path / "store.pack")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * largest < total / 3
+
+
 def test_what_is_up_to_date_is_not_packed_again(packed: tuple[FeatureStore, str, PackedStore]) -> None:
     store, name, pack = packed
-    before = (pack.path / name / "features.npy").stat().st_ino
+    before = pack.file(name).stat().st_ino
     again = pack_features(store, name, pack.path)
     assert (again.written, again.videos, again.clips) == (False, 9, 26)
-    assert (pack.path / name / "features.npy").stat().st_ino == before
+    assert pack.file(name).stat().st_ino == before
     os.utime(store.path / name)  # as after copying a store
     assert not pack_features(store, name, pack.path).written
 
@@ -197,7 +219,7 @@ def test_videos_that_came_and_went_are_noticed(
         f"{pack.path / name}: packed from 9 videos; the store has 10 now: run `har features pack` on {store.path} again"
     ]
     labels = dict.fromkeys(("v000", "w1"), CLASSES[0])
-    with pytest.raises(RunError, match=r"w1.*the store has it now, the pack not: run `har features pack` again"):
+    with pytest.raises(RunError, match=r"w1.*the store has it now, the pack does not: run `har features pack` again"):
         load_features(pack, name, manifest(labels), list(labels), CLASSES)
     assert pack_features(store, name, pack.path).videos == 10
     fresh = PackedStore(pack.path)
@@ -250,33 +272,29 @@ def test_a_pack_stands_alone(packed: tuple[FeatureStore, str, PackedStore], tmp_
     assert PackedStore(moved).describe(name)["state"] == "the store is not there to compare"
 
 
-def test_a_flipped_byte_is_found_in_every_file(packed: tuple[FeatureStore, str, PackedStore]) -> None:
-    store, name, pack = packed
-    for file in ("features.npy", "clips.npz", "videos.json"):
-        path = pack.path / name / file
-        data = path.read_bytes()
-        unnoticed = []
-        positions = range(0, len(data), 5 if file == "features.npy" else 29)
-        for position in positions:
-            path.write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
-            try:
-                if all(damage is None for damage in PackedStore(pack.path).verify(name)):
-                    unnoticed.append(position)
-                    for video_id in store.video_ids(name):
-                        assert_same_record(PackedStore(pack.path).read(name, video_id), store.read(name, video_id))
-            except StoreError:
-                continue
-        # The header of features.npy is there for others: nothing here reads it.
-        assert unnoticed == [position for position in positions if file == "features.npy" and position < 128]
-        path.write_bytes(data)
+def header_bytes(path: Path) -> int:
+    return 8 + int.from_bytes(path.read_bytes()[:8], "little")
+
+
+def test_a_flipped_byte_is_found_in_every_tensor(packed: tuple[FeatureStore, str, PackedStore]) -> None:
+    _, name, pack = packed
+    path = pack.file(name)
+    data = path.read_bytes()
+    for position in range(header_bytes(path), len(data), 3):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
+        try:
+            assert any(damage is not None for damage in PackedStore(pack.path).verify(name)), position
+        except StoreError:
+            continue
+    path.write_bytes(data)
     assert all(damage is None for damage in PackedStore(pack.path).verify(name))
 
 
 def test_training_notices_a_flipped_byte(packed: tuple[FeatureStore, str, PackedStore]) -> None:
     store, name, pack = packed
-    path = pack.path / name / "features.npy"
+    path = pack.file(name)
     data = bytearray(path.read_bytes())
-    data[-1] ^= 1  # of the last video
+    data[data.index(store.read(name, "v008").features.tobytes())] ^= 1
     path.write_bytes(data)
     labels = dict.fromkeys(pack.video_ids(name), CLASSES[0])
     with pytest.raises(StoreError, match=r"features of v008 differ from their checksum; run `har features pack` again"):
@@ -285,12 +303,12 @@ def test_training_notices_a_flipped_byte(packed: tuple[FeatureStore, str, Packed
     load_features(PackedStore(pack.path), name, manifest(labels), list(labels), CLASSES)
 
 
-@pytest.mark.parametrize("file", ["features.npy", "clips.npz", "videos.json", "set.json"])
-def test_a_cut_or_lost_file_is_an_error_that_names_it(packed: tuple[FeatureStore, str, PackedStore], file: str) -> None:
+@pytest.mark.parametrize("kept", [0, 4, 300, -20])
+def test_a_cut_or_lost_file_is_an_error_that_names_it(packed: tuple[FeatureStore, str, PackedStore], kept: int) -> None:
     store, name, pack = packed
-    path = pack.path / name / file
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(StoreError, match=rf"{file}.*run `har features pack` again"):
+    path = pack.file(name)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(StoreError, match=rf"{path.name}: damaged.*run `har features pack` again"):
         PackedStore(pack.path).read(name, "v000")
     path.unlink()
     with pytest.raises(StoreError, match="har features pack"):
@@ -299,27 +317,36 @@ def test_a_cut_or_lost_file_is_an_error_that_names_it(packed: tuple[FeatureStore
     PackedStore(pack.path).read(name, "v000")
 
 
+def test_bytes_after_the_end_are_noticed(packed: tuple[FeatureStore, str, PackedStore]) -> None:
+    _, name, pack = packed
+    with pack.file(name).open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(StoreError, match="damaged"):
+        PackedStore(pack.path).read(name, "v000")
+
+
 def test_a_spec_that_was_changed_by_hand_is_noticed(packed: tuple[FeatureStore, str, PackedStore]) -> None:
     _, name, pack = packed
-    info = json.loads((pack.path / name / "set.json").read_text())
-    info["spec"]["layer"] = "other"
-    (pack.path / name / "set.json").write_text(json.dumps(info))
-    with pytest.raises(StoreError, match=r"set\.json is damaged"):
+    data, layer = pack.file(name).read_bytes(), pack.spec(name).layer
+    changed = data.replace(f'\\"layer\\": \\"{layer}\\"'.encode(), f'\\"layer\\": \\"{"x" * len(layer)}\\"'.encode())
+    assert changed != data
+    pack.file(name).write_bytes(changed)
+    with pytest.raises(StoreError, match=r"safetensors: damaged .*the header differs from its checksum"):
         PackedStore(pack.path).spec(name)
 
 
-def test_a_flipped_byte_of_the_metadata_changes_no_feature(packed: tuple[FeatureStore, str, PackedStore]) -> None:
+def test_a_flipped_byte_of_the_header_changes_no_feature(packed: tuple[FeatureStore, str, PackedStore]) -> None:
     store, name, pack = packed
-    path = pack.path / name / "set.json"
-    data = path.read_bytes()
+    path = pack.file(name)
+    data, size = path.read_bytes(), header_bytes(path)
     noticed = 0
-    for position in range(0, len(data), 7):
+    for position in range(size):
         path.write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
         try:
             assert_same_record(PackedStore(pack.path).read(name, "v004"), store.read(name, "v004"))
         except StoreError:
             noticed += 1
-    assert noticed > len(data) / 7 / 3
+    assert noticed > size / 2
 
 
 def test_what_cannot_be_packed(tmp_path: Path) -> None:
@@ -342,8 +369,8 @@ def test_what_cannot_be_packed(tmp_path: Path) -> None:
 def test_what_is_no_pack(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="not a feature store"):
         open_features(tmp_path)
-    (tmp_path / "pack.json").write_text('{"har_pipeline_pack": 2}')
-    with pytest.raises(StoreError, match="format 2, not 1"):
+    (tmp_path / "pack.json").write_text('{"har_pipeline_pack": 1}')
+    with pytest.raises(StoreError, match="format 1, not 2: delete it and run `har features pack` again"):
         open_features(tmp_path)
     (tmp_path / "pack.json").write_text("[")
     with pytest.raises(StoreError, match="not valid JSON"):

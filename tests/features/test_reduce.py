@@ -232,8 +232,8 @@ def test_a_kill_in_the_fit_leaves_no_feature_set(task: Task, monkeypatch: pytest
 KILLED = """
 import sys
 from feature_sets import split_of
-from har_pipeline.reduce import ReduceOptions, reduce_features
-from har_pipeline.store import FeatureStore
+from har_pipeline.features.reduce import ReduceOptions, reduce_features
+from har_pipeline.features.store import FeatureStore
 
 store = FeatureStore(sys.argv[1])
 (source,) = store.feature_sets()
@@ -290,7 +290,7 @@ def test_what_cannot_be_reduced(task: Task) -> None:
         task.reduce(options)
     summary = task.reduce(dataclasses.replace(options, allow_missing=True))
     assert (summary.missing, summary.num_train, summary.total) == (("boxing-0",), 20, 29)
-    with pytest.raises(StoreError, match="has no features of 'boxing-0'; make them with `har features reduce`"):
+    with pytest.raises(StoreError, match="has no features of 'boxing-0'; create them with `har features reduce`"):
         task.store.read(summary.feature_set, "boxing-0")
 
 
@@ -314,7 +314,7 @@ def test_damaged_components_are_found(task: Task) -> None:
     with pytest.raises(StoreError, match=r"damaged.*reduce again"):
         task.store.read_reduction(name)
     shutil.rmtree(task.store.path / "_reduction" / name)
-    with pytest.raises(StoreError, match=r"no reduction of .* make it with `har features reduce`"):
+    with pytest.raises(StoreError, match=r"no reduction of .* create it with `har features reduce`"):
         task.store.read_reduction(name)
 
 

@@ -13,8 +13,7 @@ from feature_sets import blobs, feature_store, manifest, split_of
 from har_pipeline.core.errors import FeatureMismatchError, RunError
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.evaluation.aggregate import evaluate_repeats, repeat_folders, unfinished
-from har_pipeline.features.pack_reader import PackedStore
-from har_pipeline.features.pack_writer import pack_features
+from har_pipeline.features.pack import PackedStore, pack_features
 from har_pipeline.features.reduce import ReduceOptions, reduce_features
 from har_pipeline.features.store import FeatureStore, VideoSource
 from har_pipeline.inference.load import load_run

@@ -24,8 +24,7 @@ from har_pipeline.cli.progress import sweep_table
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.evaluation.scores import read_scores
-from har_pipeline.features.pack_reader import open_features
-from har_pipeline.features.pack_writer import pack_features
+from har_pipeline.features.pack import open_features, pack_features
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.inference.load import load_run
 from har_pipeline.training.configs import TrainConfig
@@ -384,7 +383,7 @@ def test_a_killed_sweep_goes_on_and_leaves_no_worker(work: Path, tmp_path: Path)
     assert not (out / "sweep.csv").exists()
     result = CliRunner().invoke(app, [*command, "--workers", "1"])
     assert result.exit_code == 0, f"{result.output}{result.exception!r}"
-    assert not list(out.glob("*/.*.partial-*"))
+    assert not list(out.glob("*/.*.partial*"))
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     rows = csv.DictReader((out / "sweep.csv").read_text().splitlines())
     keys = [(int(row["units"]), int(row["seed"])) for row in rows]

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from har_pipeline.core.errors import ExtractionError, WeightsError
+from har_pipeline.core.files import file_sha256
 from har_pipeline.core.records import ClipSpec, Stream
 from har_pipeline.models.device import PRECISIONS, pick_device, pick_precision
 from har_pipeline.models.extractors import c3d, efficientnet_lite0, i3d, pytorchvideo_nets, torchvision_nets, tsn, vgg16
 from har_pipeline.models.extractors.base import Extractor, Net, Preprocess
-from har_pipeline.models.extractors.weights import file_sha256, find_weights
+from har_pipeline.models.extractors.weights import find_weights
 
 NETS: dict[str, Net] = {
     net.name: net

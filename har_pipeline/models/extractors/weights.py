@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
 import pooch
 import torch
 
 from har_pipeline.core.errors import WeightsError
+from har_pipeline.core.files import file_sha256, weights_cache
 from har_pipeline.core.records import Stream
 from har_pipeline.models.extractors.base import Net, Preprocess, Weights
 
@@ -26,19 +25,6 @@ class FoundWeights:
     path: Path | None
     label: str
     preprocess: Preprocess
-
-
-def weights_cache() -> Path:
-    """Return the folder of downloaded weights (the user's cache folder; set HAR_CACHE to move it)."""
-    import os
-
-    return Path(os.environ.get("HAR_CACHE") or platformdirs.user_cache_dir("har_pipeline")) / "weights"
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_weights(net: Net, choice: str | None, layer: str, stream: Stream, seed: int) -> FoundWeights:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from har_pipeline.core.errors import RunError
+from har_pipeline.core.files import write_json
 from har_pipeline.core.records import FeatureSpec, Split, VideoRecord
 from har_pipeline.evaluation.run_folder import (
     FORMAT_VERSION,
@@ -32,7 +33,6 @@ from har_pipeline.evaluation.run_folder import (
     split_info,
     stream_info,
     write_history,
-    write_json,
 )
 from har_pipeline.evaluation.scores import write_scores
 from har_pipeline.features.reduce import projection_arrays, read_projection, require_same_training_videos

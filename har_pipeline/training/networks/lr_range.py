@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from har_pipeline.core.files import write_json
 from har_pipeline.evaluation.plots import save_lr_range
-from har_pipeline.evaluation.run_folder import write_json
 from har_pipeline.features.table import FeatureTable
 from har_pipeline.models.convlstm.networks import RawNetwork
 from har_pipeline.models.device import resolve_device

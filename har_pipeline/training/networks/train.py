@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from har_pipeline.core.files import write_json
 from har_pipeline.core.records import Scores, Split, VideoRecord
 from har_pipeline.evaluation.run_folder import (
     FORMAT_VERSION,
@@ -29,7 +30,6 @@ from har_pipeline.evaluation.run_folder import (
     split_info,
     stream_info,
     write_history,
-    write_json,
 )
 from har_pipeline.evaluation.scores import write_scores
 from har_pipeline.features.frames import frame_shape

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import threading
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+from har_pipeline.core.files import new_file
 from har_pipeline.video.flow.spec import FlowSpec
 
 _CHECKSUM_BYTES = 4
@@ -67,9 +66,5 @@ class FlowCache:
         np.save(body, rounded, allow_pickle=False)
         checksum = zlib.crc32(body.getvalue()).to_bytes(_CHECKSUM_BYTES, "little")
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.stem}.{os.getpid()}.{threading.get_ident()}.partial")
-        try:
+        with new_file(path) as partial:
             partial.write_bytes(body.getvalue() + checksum)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import functools
-import os
 import pickle
 import urllib.error
 from pathlib import Path
 
-import platformdirs
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models.optical_flow import raft_large, raft_small
 
 from har_pipeline.core.errors import WeightsError
-from har_pipeline.video.flow.spec import RAFT_URLS, file_digits, published_digits
+from har_pipeline.core.files import file_sha256, weights_cache
+from har_pipeline.video.flow.spec import RAFT_URLS, published_digits
 
 # The feature maps are an eighth of the frame, and their correlation is halved three times: to no less than 2 px.
 STRIDE_PX, MIN_SIDE_PX = 8, 128
@@ -46,8 +45,7 @@ def load_raft(method: str, weights: str | None, device: torch.device) -> nn.Modu
 def _published_file(method: str) -> Path:
     """Return torchvision's weights file, downloaded if it is not in the cache. Raises: WeightsError."""
     url, digits = RAFT_URLS[method], published_digits(method)
-    cache = Path(os.environ.get("HAR_CACHE") or platformdirs.user_cache_dir("har_pipeline")) / "weights"
-    path = cache / url.rsplit("/", 1)[1]
+    path = weights_cache() / url.rsplit("/", 1)[1]
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -58,7 +56,7 @@ def _published_file(method: str) -> Path:
                 f"{method}: cannot download {url} ({error}). Download it on another machine and name the file as RAFT's "
                 f"weights, or put it at {path}"
             ) from error
-    if file_digits(path) != digits:
+    if not file_sha256(path).startswith(digits):
         raise WeightsError(f"{path}: its sha256 does not begin with the published {digits}: delete it and try again")
     return path
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 import re
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from har_pipeline.core.errors import WeightsError
+from har_pipeline.core.files import file_sha256
 
 FlowMethod = Literal["tvl1", "tvl1_opencv", "farneback", "dis", "raft_small", "raft_large"]
 
@@ -139,7 +139,13 @@ class FlowSpec:
             return "random:0"
         if self.raft_weights is None:
             return published_digits(self.method)
-        return file_digits(Path(self.raft_weights))
+        path = Path(self.raft_weights).expanduser()
+        try:
+            return file_sha256(path)[:PUBLISHED_DIGITS]
+        except OSError as error:
+            raise WeightsError(
+                f"{path}: cannot read RAFT's weights ({error.strerror}); name a file, or omit it for torchvision's"
+            ) from error
 
 
 def parse_flow(text: str) -> FlowSpec:
@@ -176,14 +182,3 @@ def _from_texts(defaults: Any, texts: dict[str, str]) -> Any:
 def published_digits(method: str) -> str:
     """Return the first digits of the sha256 of RAFT's published weights, as their file's name gives them."""
     return RAFT_URLS[method].removesuffix(".pth").rsplit("-", 1)[1]
-
-
-def file_digits(path: Path) -> str:
-    """Return the first digits of a weights file's sha256. Raises: WeightsError if it cannot be read."""
-    try:
-        with path.expanduser().open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:PUBLISHED_DIGITS]
-    except OSError as error:
-        raise WeightsError(
-            f"{path}: cannot read RAFT's weights ({error.strerror}); give a file, or leave it out"
-        ) from error

@@ -35,7 +35,7 @@ def test_cache_gives_back_what_was_computed(tmp_path: Path) -> None:
         cache.get("video", (20, 21), spec, (160, 120)),
     ):
         assert other is None
-    assert [path.name for path in (tmp_path / "flows").rglob("*.partial")] == []
+    assert [path.name for path in (tmp_path / "flows").rglob("*.partial-*")] == []
 
 
 def test_a_damaged_file_is_none_and_is_replaced(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_kill_while_writing_leaves_nothing_that_counts(tmp_path: Path) -> None
     environment = python_path()
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, env=environment).returncode == 9
     cache = FlowCache(tmp_path)
-    assert len(list(tmp_path.rglob("*.partial"))) == 1
+    assert len(list(tmp_path.rglob("*.partial-*"))) == 1
     assert cache.get("video", (0, 1), FlowSpec(), (6, 8)) is None
     cache.put("video", (0, 1), FlowSpec(), (6, 8), np.ones((6, 8, 2), np.float32))
     found = cache.get("video", (0, 1), FlowSpec(), (6, 8))
