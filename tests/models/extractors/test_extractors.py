@@ -8,7 +8,6 @@ from pictures import pictures
 from torch import nn
 
 from har_pipeline.core.errors import ExtractionError, WeightsError
-from har_pipeline.models.device import pick_device, pick_precision
 from har_pipeline.models.extractors import NETS, build_extractor
 from har_pipeline.models.extractors import weights as weights_module
 from har_pipeline.models.extractors.base import IMAGENET_RGB, Preprocess
@@ -220,15 +219,6 @@ def test_choices_that_do_not_exist() -> None:
         build_extractor("vgg")
     with pytest.raises(ExtractionError, match="it has: pool5"):
         build_extractor("vgg16", layer="conv5", weights="random")
-    with pytest.raises(ExtractionError, match="unknown device"):
-        pick_device("gpu")
-    with pytest.raises(ExtractionError, match="unknown precision"):
-        pick_precision("half", torch.device("cpu"))
-    with pytest.raises(ExtractionError, match="needs a CUDA device"):
-        pick_precision("fp16", torch.device("cpu"))
-    if not torch.cuda.is_available():
-        with pytest.raises(ExtractionError, match="no usable CUDA device"):
-            pick_device("cuda")
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x02cos\nsystem\n(X\x04\x00\x00\x00exittR.", b"hello,world\n"])
