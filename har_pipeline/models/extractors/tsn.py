@@ -5,13 +5,13 @@ Input 224x224: the middle frame of a segment, or five flow fields around it as t
 classes: `tsn_bninception` `global_pool` 1,024; `tsn_resnet50` and `tsn_resnet101` `avgpool` 2,048;
 `tsn_efficientnet_lite0` `pooled` 1,280. The mean over a video's segments, TSN's consensus, is left to the head.
 
-Cross-modality initialisation (section 3.2, "Cross Modality Pre-training"): where a flow net loads a file whose first
-convolution reads RGB, its kernels are averaged over the three channels and repeated over the ten. The feature spec
-tells it: its stream is flow, and its weights are the sha256 of that RGB file.
+Cross-modality initialisation (section 3.2, "Cross Modality Pre-training"): if a flow net loads a file whose first
+convolution reads RGB, its kernels are averaged over the three channels and repeated over the ten. The feature spec shows
+it: stream flow, with the sha256 of an RGB file as weights.
 
 Range. RGB as each frame net was trained. Flow as in the authors' code (yjxiong/tsn-pytorch): [-20, 20] px/frame becomes
-[0, 255], then BN-Inception subtracts 128, ResNet takes (v / 255 - 0.5) / 0.226; for EfficientNet-Lite0, which has no flow
-weights of its own, we take its RGB scaling (v - 127) / 128. The authors round v to whole numbers and store JPEG; we do not.
+[0, 255], then BN-Inception subtracts 128, ResNet takes (v / 255 - 0.5) / 0.226; EfficientNet-Lite0, which has no flow
+weights of its own, gets its RGB scaling (v - 127) / 128. The authors round v to integers and store JPEG; we do not.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _load(frame_net: _FrameNet, module: nn.Module, path: Path) -> None:
     wanted = net.state_dict()
     state = {_rename(key, frame_net.classifier): value for key, value in read_state_dict(path).items()}
     for key, value in state.items():
-        # Batch normalisations that come from Caffe hold rows (1, C).
+        # Batch normalisations converted from Caffe have shape (1, C).
         if key in wanted and value.shape == (1, *wanted[key].shape):
             state[key] = value[0]
     first = f"{frame_net.first}.weight"
@@ -119,7 +119,7 @@ def _load(frame_net: _FrameNet, module: nn.Module, path: Path) -> None:
 
 
 def _both_streams(name: str, weights: Weights, flow: Preprocess) -> dict[str, Weights]:
-    """Return a set of RGB weights under its name, and under `<name>-flow` as the initialisation of the flow net."""
+    """Return RGB weights under their name, and as the flow net's initialisation under `<name>-flow`."""
     trained_on = f"{weights.trained_on}; for flow by cross-modality initialisation only"
     return {
         name: weights,
