@@ -14,6 +14,7 @@ from har_pipeline.core.errors import SplitError
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.datasets.builders import build_manifest, kth_rule_records
 from har_pipeline.datasets.official_lists import read_hmdb51_lists, read_ucf101_lists
+from har_pipeline.datasets.protocols import PROTOCOLS
 from har_pipeline.datasets.splits import (
     check_split,
     describe_splits,
@@ -283,6 +284,16 @@ def test_check_split_of_a_users_file() -> None:
     same_file = [replace(r, subject=None, path=Path("/v/one")) for r in records]
     with pytest.raises(SplitError, match="file /v/one is in both train and test"):
         check_split(good, same_file)
+
+
+def test_protocols_read_the_options_that_they_declare() -> None:
+    records = [replace(r, split="test" if r.group == "a" else "train") for r in crossed("group", "abcdefghij")]
+    records = [replace(r, extra={"x_mine": "test" if r.group == "b" else "train"}) for r in records]
+    others = {"num_folds": 2, "test_fraction": 0.6, "column": "x_mine"}
+    for name in ("leave_one_group_out", "group_kfold", "holdout", "column"):
+        usual = make_splits(records, name)
+        reads = {option for option, value in others.items() if make_splits(records, name, **{option: value}) != usual}  # type: ignore[arg-type]
+        assert reads == set(PROTOCOLS[name].reads)
 
 
 LABELS = ("run", "jump", "wave")
