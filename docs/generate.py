@@ -12,7 +12,7 @@ from pathlib import Path
 from feature_results import heads_block, laptop_block, papers_block, speed_block, streams_block
 from raw_results import ROOT, raw_block, results
 
-from har_pipeline.models.extractors import NETS, describe_nets
+from har_pipeline.models.extractors import all_nets, describe_nets
 
 INTRODUCTION = """\
 # Extractors
@@ -46,7 +46,7 @@ def nets_table(measured: dict[tuple[str, str], dict[str, object]]) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     rows = {(row["net"], row["stream"]): row for row in describe_nets()}
-    for net in NETS.values():
+    for net in all_nets().values():
         for stream in net.inputs:
             row = rows[net.name, stream]
             layers = ", ".join(
