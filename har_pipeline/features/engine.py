@@ -23,7 +23,7 @@ from har_pipeline.features.store import FeatureStore, VideoSource
 from har_pipeline.models.extractors.weights import file_sha256
 from har_pipeline.video.clip_worker import Chunk, ClipPlan, DecodeTask, DecodeWorker, Done, Message
 from har_pipeline.video.flow.compute import compute_flow
-from har_pipeline.video.preprocess import Crop
+from har_pipeline.video.preprocess import Crop, crop_places
 from har_pipeline.video.process import Failed, run_tasks
 
 MAX_PENDING_WRITES = 16
@@ -126,9 +126,9 @@ class Engine:
             with self._timed("flow"):
                 source, clips = self._flows(lane, attempt, frames, chunk)
         side = lane.resize.size
-        crops = lane.crop_views(source)
+        crops = crop_places(lane.resize, *source.shape[1:3]) if lane.whole else [Crop(0, 0)]
         for clip in clips:
-            for crop in crops if lane.whole else [Crop(0, 0)]:
+            for crop in crops:
                 if attempt.cancelled:
                     return
                 batch = lane.batches[0]

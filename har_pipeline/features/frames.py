@@ -18,7 +18,7 @@ from pathlib import Path
 
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, StoreError
 from har_pipeline.core.records import ClipSpec, FeatureSpec, VideoRecord
-from har_pipeline.features.job import JobOptions, JobSummary, file_of, num_cores, provenance, unfinished
+from har_pipeline.features.job import JobOptions, JobSummary, file_of, num_cores, provenance, shard_of, unfinished
 from har_pipeline.features.pack_reader import PackedStore, open_features
 from har_pipeline.features.store import FeatureStore, VideoSource
 from har_pipeline.video.depth import KINECT_FPS, Aspect
@@ -65,11 +65,6 @@ class RawOptions(JobOptions):
         """C."""
         return 1 if self.stream == "depth" else 3
 
-    @property
-    def column(self) -> str:
-        """The column of the manifest that names the files of the stream."""
-        return "depth_path" if self.stream == "depth" else "path"
-
     def spec(self) -> FeatureSpec:
         """Return the spec of the feature set that these options make."""
         crop = "" if self.stream == "rgb" else "causal-box-" if self.causal else "box-"
@@ -104,7 +99,7 @@ def frame_shape(spec: FeatureSpec) -> tuple[int, int, int]:
     match = _RESIZE.fullmatch(spec.resize)
     if spec.extractor != EXTRACTOR or match is None:
         raise FeatureMismatchError(
-            f"{spec.name}: are features of {spec.extractor}, not raw frames; make with `har frames`"
+            f"{spec.name}: features of {spec.extractor}, not raw frames; prepare frames with `har frames`"
         )
     size = int(match[1])
     return spec.feature_dim // size**2, size, size
@@ -154,11 +149,9 @@ def store_raw_frames(
     no worker can be started; StoreError if the store cannot be written.
     """
     options = options or RawOptions()
-    if not any(getattr(record, options.column) for record in records):
-        other = "rgb" if options.stream == "depth" else "depth"
-        raise ExtractionError(
-            f"no row of the manifest has a {options.column}; for its other files use --stream {other}"
-        )
+    column, other = ("depth_path", "rgb") if options.stream == "depth" else ("path", "depth")
+    if not any(getattr(record, column) for record in records):
+        raise ExtractionError(f"no row of the manifest has a {column}; for its other files use --stream {other}")
     feature_set = store.create_feature_set(options.spec())
     store.remove_debris()
     summary = RawSummary(feature_set=feature_set)
@@ -167,13 +160,13 @@ def store_raw_frames(
         summary.failed[video_id] = reason
         store.record_failure(feature_set, video_id, reason, file)
 
-    mine = options.shard_of(records)
-    paths: list[Path | None] = [getattr(record, options.column) for record in mine]
+    mine = shard_of(records, options)
+    paths: list[Path | None] = [getattr(record, column) for record in mine]
     todo = unfinished(summary, store, mine, paths, options)
     tasks = []
     for record, path in zip(mine, paths, strict=True):
         if record.video_id in todo and path is None:
-            fail(record.video_id, f"{record.video_id}: its row has no {options.column}", {})
+            fail(record.video_id, f"{record.video_id}: its row has no {column}", {})
         elif record.video_id in todo and path is not None:
             tasks.append(raw_task(record, path, options))
     summary.workers = min(options.workers or num_cores(), len(tasks))
@@ -230,11 +223,11 @@ def prepare_frames(
     workers: int | None = None,
     on_progress: Callable[[RawSummary], None] = lambda summary: None,
 ) -> RawSummary | None:
-    """Make the raw frames of the records that a store lacks, in the way of those it has.
+    """Prepare the raw frames of the records that a store lacks, as those that it has; the store is made if it is missing.
 
-    None, with nothing done, for a pack, and for frames that were made in a way that is no longer known.
-    The store is made where there is none. See `raw_frames.store_raw_frames`. Raises: as that and `choose_frames`;
-    ExtractionError if the store holds frames of other files than the records name.
+    Returns None, with nothing done, for a pack, and for frames prepared in a way that is no longer supported.
+    Raises: as `store_raw_frames` and `choose_frames`; ExtractionError if the store holds frames of other files than the
+    records name.
     """
     if path.exists() and isinstance(open_features(path), PackedStore):
         return None
@@ -246,7 +239,7 @@ def prepare_frames(
     summary = store_raw_frames(records, store, dataclasses.replace(options, workers=workers), on_progress)
     stored = store.num_clips(summary.feature_set)
     if changed := [reason for video_id, reason in summary.failed.items() if video_id in stored]:
-        raise ExtractionError(f"{len(changed)} videos, the first one: {changed[0]} (`har frames` has that option)")
+        raise ExtractionError(f"{len(changed)} videos, the first: {changed[0]} (an option of `har frames`)")
     return summary
 
 
@@ -255,5 +248,5 @@ def open_frames(path: Path, stream: str, features: str = "") -> tuple[FeatureSto
     store = open_features(path)
     name = choose_frames(store, stream, features)
     if name is None:
-        raise StoreError(f"{path} has no raw frames of {stream}; make them with `har frames`")
+        raise StoreError(f"{path} has no raw frames of {stream}; prepare them with `har frames`")
     return store, name

@@ -42,11 +42,6 @@ class JobOptions:
             if value is not None and value <= 0:
                 raise ExtractionError(f"{name} must be above 0, not {value}")
 
-    def shard_of(self, records: Sequence[VideoRecord]) -> list[VideoRecord]:
-        """Return the records of this job's shard, sorted by video_id."""
-        k, n = self.shard
-        return sorted(records, key=lambda record: record.video_id)[k - 1 :: n]
-
 
 @dataclass(slots=True, kw_only=True)
 class JobSummary:
@@ -65,6 +60,12 @@ class JobSummary:
     def finished(self) -> int:
         """How many videos need no more work, failed ones included."""
         return self.already + self.done + len(self.failed) + len(self.failed_before)
+
+
+def shard_of(records: Sequence[VideoRecord], options: JobOptions) -> list[VideoRecord]:
+    """Return the records of the options' shard, sorted by video_id."""
+    k, n = options.shard
+    return sorted(records, key=lambda record: record.video_id)[k - 1 :: n]
 
 
 def unfinished(

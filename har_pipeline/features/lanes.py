@@ -18,7 +18,7 @@ from har_pipeline.models.extractors.base import Extractor
 from har_pipeline.video.clip_worker import ClipPlan, Done, View
 from har_pipeline.video.flow.cache import FlowCache
 from har_pipeline.video.flow.spec import FlowSpec
-from har_pipeline.video.preprocess import Crop, crop_places, num_crops, parse_resize
+from har_pipeline.video.preprocess import num_crops, parse_resize
 
 FRAMES_PER_SLOT = 32
 # The longest aspect ratio of frames that are sent uncropped.
@@ -119,7 +119,3 @@ class Lane:
         scaled = self.resize.scaled
         width, height = (round(scaled * LONGEST_ASPECT), scaled) if isinstance(scaled, int) else scaled
         return frames * width * height * 3
-
-    def crop_views(self, frames: np.ndarray | torch.Tensor) -> list[Crop]:
-        """Return the crops of scaled frames (n, H, W, C)."""
-        return crop_places(self.resize, *frames.shape[1:3])

@@ -121,6 +121,7 @@ class Worker(Generic[T, M]):
                 )
                 self.connection = Connection(ours.detach())
         except OSError as error:
+            self._stderr.close()
             raise ExtractionError(f"no worker process can be started: {error}") from error
 
     def start(self, task: T) -> None:
