@@ -1,4 +1,4 @@
-"""The errors this package raises on purpose; each is also the builtin that a caller would expect."""
+"""The errors this package raises on purpose, each also a builtin that a caller would expect, and how a command ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NoReturn
 
 
 class HarError(Exception):
-    """Base of every error that names a cause the user can act on. The CLI prints it and exits with code 1."""
+    """Base of every error whose cause the user can act on. The CLI prints it as one line and exits with code 1."""
 
 
 class ManifestError(HarError, ValueError):
@@ -19,7 +19,7 @@ class ManifestError(HarError, ValueError):
 
 
 class SplitError(HarError, ValueError):
-    """A protocol cannot be applied to these records, or a group stands on both sides of a split."""
+    """A protocol cannot be applied to these records, or a group is on both sides of a split."""
 
 
 class VideoError(HarError, OSError):
@@ -31,7 +31,7 @@ class StoreError(HarError, OSError):
 
 
 class FeatureMismatchError(HarError, ValueError):
-    """Two feature specifications differ where they have to agree; the message names the fields."""
+    """Two feature specifications differ where they must agree; the message names the fields."""
 
 
 class WeightsError(HarError, ValueError):
@@ -39,7 +39,7 @@ class WeightsError(HarError, ValueError):
 
 
 class ExtractionError(HarError, RuntimeError):
-    """A feature could not be computed (non-finite values, overflow of the stored dtype, no device)."""
+    """Features could not be computed (non-finite values, overflow of the stored dtype, no worker process)."""
 
 
 class RunError(HarError, ValueError):

@@ -204,12 +204,9 @@ class Engine:
         with np.errstate(over="ignore"):
             stored = rows.astype(lane.spec.dtype)
         if not np.isfinite(stored).all():
-            finite = np.isfinite(rows).all()
-            reason = (
-                f"a feature of {np.abs(rows).max():.4g} overflows float16: use --dtype float32"
-                if finite
-                else ("the net gave a value that is not finite: try --precision fp32")
-            )
+            reason = "the net gave a value that is not finite: try --precision fp32"
+            if np.isfinite(rows).all():
+                reason = f"a feature of {np.abs(rows).max():.4g} overflows float16: use --dtype float32"
             self._fail(lane, attempt.video_id, reason, attempt.file)
             return
         attempt.rows += len(rows)

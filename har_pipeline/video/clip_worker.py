@@ -82,14 +82,6 @@ class Done:
 Message = ClipPlan | Chunk | Done | Failed
 
 
-class _Replan(Exception):
-    """The decoder delivered another number of frames than the plan assumed."""
-
-    def __init__(self, num_frames: int) -> None:
-        super().__init__(num_frames)
-        self.num_frames = num_frames
-
-
 class _Sender:
     """Fills free slots with frames and hands them over; waits for a free one with the time limit stopped."""
 
@@ -124,16 +116,21 @@ def _decode(task: DecodeTask, sender: _Sender) -> Done:
     if assumed <= task.start_frame:
         raise VideoError(f"{task.path}: the row starts at frame {task.start_frame}, the file has {assumed}")
     num_frames = min(assumed, task.end_frame or assumed) - task.start_frame
-    try:
-        return _send_clips(task, info, num_frames, sender, trusted=False)
-    except _Replan as replan:
-        return _send_clips(task, info, replan.num_frames, sender, trusted=True)
+    # The second pass is for a file that turns out to have another number of frames, where that changes the clips.
+    sent = _send_clips(task, info, num_frames, sender)
+    if isinstance(sent, int):
+        sent = _send_clips(task, info, sent, sender, trusted=True)
+    if isinstance(sent, int):
+        raise VideoError(f"{task.path}: decoding twice gave different numbers of frames")
+    return sent
 
 
-def _send_clips(task: DecodeTask, info: VideoInfo, num_frames: int, sender: _Sender, trusted: bool) -> Done:
+def _send_clips(
+    task: DecodeTask, info: VideoInfo, num_frames: int, sender: _Sender, trusted: bool = False
+) -> Done | int:
     """Decode once and send every view's clips as soon as their frames are there.
 
-    Raises: _Replan if the file turns out to have another number of frames and that changes the clips.
+    Returns the true number of frames instead if that changes the clips. trusted: `num_frames` was counted in a first pass.
     """
     cutters = [_plan(task, view, info, num_frames, sender) for view in task.views]
     needed = _frames_needed(task)
@@ -150,9 +147,7 @@ def _send_clips(task: DecodeTask, info: VideoInfo, num_frames: int, sender: _Sen
     if found <= 0:
         raise VideoError(f"{task.path}: no frame could be decoded from frame {task.start_frame} on")
     if (reads_all and found != num_frames and not trusted) or any(cutter.unsent for cutter in cutters):
-        if trusted:
-            raise VideoError(f"{task.path}: decoding twice gave different numbers of frames")
-        raise _Replan(found)
+        return found
     # What was not read is judged by its packets.
     frames = task.start_frame + found if reads_all else info.packet_frames or task.start_frame + found
     notes = [*reader.notes, *tail_note(info, frames, task.end_frame)]
@@ -161,10 +156,8 @@ def _send_clips(task: DecodeTask, info: VideoInfo, num_frames: int, sender: _Sen
 
 def _frames_needed(task: DecodeTask) -> int | None:
     """Return how many leading frames of the row suffice for all views, or None if that depends on its length."""
-    if task.fps is not None:
-        return None
     needed = [max_frame_needed(view.clips) for view in task.views]
-    if None in needed:
+    if task.fps is not None or None in needed:
         return None
     return max(count + view.flow for count, view in zip(needed, task.views, strict=True) if count is not None)
 

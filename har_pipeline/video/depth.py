@@ -13,7 +13,7 @@ import zlib
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -44,8 +44,7 @@ class DepthVideo:
     notes: tuple[str, ...] = ()  # what was odd
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
+class Box(NamedTuple):
     """A rectangle of px: rows `[top, bottom)`, columns `[left, right)`."""
 
     top: int
@@ -218,12 +217,8 @@ def _frame_box(frame: np.ndarray) -> Box | None:
 def _union(boxes: list[Box]) -> Box | None:
     if not boxes:
         return None
-    return Box(
-        min(box.top for box in boxes),
-        max(box.bottom for box in boxes),
-        min(box.left for box in boxes),
-        max(box.right for box in boxes),
-    )
+    tops, bottoms, lefts, rights = zip(*boxes, strict=True)
+    return Box(min(tops), max(bottoms), min(lefts), max(rights))
 
 
 def crop_and_scale(frames: np.ndarray, box: Box, size: int, aspect: Aspect) -> np.ndarray:
