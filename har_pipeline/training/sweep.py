@@ -8,7 +8,6 @@ each has its share of the threads, and a run is bit-equal to another with as man
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import multiprocessing
 import os
@@ -26,17 +25,16 @@ from threadpoolctl import threadpool_limits
 
 from har_pipeline.core.errors import ExtractionError, HarError, RunError
 from har_pipeline.core.records import Split, VideoRecord
+from har_pipeline.features.reader import FeatureReader
 from har_pipeline.features.reduce import ReduceOptions, reduce_features
 from har_pipeline.features.store import FeatureStore
+from har_pipeline.features.table import FeatureStreams
 from har_pipeline.training.configs import TrainConfig
-from har_pipeline.training.data import TrainSource, stored_checksums
-from har_pipeline.training.jobs import Job, Outcome, finished_run, plan_jobs, run_jobs
+from har_pipeline.training.jobs import Outcome, PlannedRun, finished_run, plan_jobs, run_jobs
 
 Value = int | float | str | bool | None
 
-
 FEATURES, PCA = "features", "pca"
-
 
 # Seeds are repeats, the device is no property of a result, and streams of one run are no values of an axis.
 NOT_SWEPT = ("seed", "device", "mid_fusion", "fusion_op")
@@ -44,22 +42,25 @@ NOT_SWEPT = ("seed", "device", "mid_fusion", "fusion_op")
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """An option and the values it takes: a field of `TrainConfig`, `features` (names of feature sets), or `pca` (dimensions).
+    """An option and the values it takes.
 
     A single value is fixed, several are swept; if all axes have one, all are swept: a sweep of one point.
     """
 
+    # A field of `TrainConfig`, `features` (names of feature sets), or `pca` (dimensions).
     name: str
     values: tuple[Value, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One combination of values; values: those of the swept axes only. pca: None = the features as they are stored."""
+    """One combination of values."""
 
+    # Of the swept axes only.
     values: tuple[tuple[str, Value], ...]
     config: TrainConfig
     feature_set: str
+    # Dimensions; None = the features as they are stored.
     pca: int | None
     folder: Path
 
@@ -69,25 +70,26 @@ class Task:
     """What a worker gets: runs of one point with the same features."""
 
     point: Point
-    store: TrainSource
+    store: FeatureReader
     feature_set: str
     records: Sequence[VideoRecord]
-    jobs: Sequence[Job]
-    manifest_sha256: str
+    runs: Sequence[PlannedRun]
     overwrite: bool
     allow_missing: bool
 
 
 @dataclass(frozen=True, slots=True)
 class SweepRuns:
-    """The finished runs of each point, points in order; failed: name of a point -> why some of its runs could not be made."""
+    """What became of a sweep."""
 
+    # The finished runs of each point, points in order.
     runs: Mapping[Point, Sequence[Outcome]]
+    # Name of a point -> why some of its runs could not be made.
     failed: Mapping[str, str]
 
 
+# What a worker finished, and what stopped it, if anything did.
 Made = tuple[list[Outcome], str | None]
-
 
 OnDone = Callable[[Point, Sequence[Outcome]], None]
 
@@ -172,7 +174,7 @@ def _ordered(values: tuple[Value, ...]) -> list[Value]:
 
 
 def run_sweep(
-    store: TrainSource,
+    store: FeatureReader,
     records: Sequence[VideoRecord],
     splits: Sequence[Split],
     points: Sequence[Point],
@@ -180,7 +182,6 @@ def run_sweep(
     repeats: int = 1,
     folds: bool | None = None,
     workers: int | None = None,
-    manifest_sha256: str = "",
     overwrite: bool = False,
     allow_missing: bool = False,
     on_done: OnDone = lambda point, outcomes: None,
@@ -193,42 +194,44 @@ def run_sweep(
     Raises: RunError if a run that is there was trained differently, or a worker dies; HarError if the features cannot be
     reduced.
     """
-    runs: dict[Point, list[Outcome]] = {}
+    made: dict[Point, list[Outcome]] = {}
     tasks: list[Task] = []
     sets = _feature_sets(store, points, splits, allow_missing)
-    checksums = {own: functools.cache(functools.partial(stored_checksums, store, [own])) for own in set(sets.values())}
-    order: dict[Job, int] = {}
+    streams = {name: FeatureStreams(store, [name]) for name in set(sets.values())}
+    order: dict[PlannedRun, int] = {}
     for point in points:
-        jobs = plan_jobs(splits, point.folder, seed=point.config.seed, repeats=repeats, folds=folds)
-        order |= {job: number for number, job in enumerate(jobs, start=len(order))}
-        runs[point] = []
-        waiting: dict[tuple[int, str], list[Job]] = {}
-        for job in jobs:
-            own = sets[point.feature_set, point.pca, job.split.index]
-            summary = None if overwrite else finished_run(job, point.config, [own], records, checksums[own])
+        runs = plan_jobs(splits, point.folder, seed=point.config.seed, repeats=repeats, folds=folds)
+        order |= {run: number for number, run in enumerate(runs, start=len(order))}
+        made[point] = []
+        pending: dict[tuple[int, str], list[PlannedRun]] = {}
+        for run in runs:
+            name = sets[point.feature_set, point.pca, run.split.index]
+            summary = None if overwrite else finished_run(run, point.config, streams[name], records)
             if summary is None:
-                waiting.setdefault((job.seed, own), []).append(job)
+                pending.setdefault((run.seed, name), []).append(run)
             else:
-                runs[point].append(Outcome(job, summary, True))
-        if runs[point]:
-            on_done(point, runs[point])
-        for (_, own), group in waiting.items():
-            tasks.append(Task(point, store, own, records, group, manifest_sha256, overwrite, allow_missing))
+                made[point].append(Outcome(run, summary, True))
+        if made[point]:
+            on_done(point, made[point])
+        for (_, name), group in pending.items():
+            tasks.append(Task(point, store, name, records, group, overwrite, allow_missing))
     workers = workers or _usual_workers(points[0].config.device)
     if len(tasks) < workers:
-        tasks = [dataclasses.replace(task, jobs=[job]) for task in tasks for job in task.jobs]
+        tasks = [dataclasses.replace(task, runs=[run]) for task in tasks for run in task.runs]
     failed: dict[str, str] = {}
     for task, (outcomes, error) in _finished_tasks(tasks, min(workers, len(tasks))):
-        runs[task.point] += outcomes
+        made[task.point] += outcomes
         if error is not None:
             failed[point_name(task.point.values)] = error
         if outcomes:
             on_done(task.point, outcomes)
-    return SweepRuns({point: sorted(made, key=lambda one: order[one.job]) for point, made in runs.items()}, failed)
+    return SweepRuns(
+        {point: sorted(one, key=lambda outcome: order[outcome.run]) for point, one in made.items()}, failed
+    )
 
 
 def _feature_sets(
-    store: TrainSource, points: Sequence[Point], splits: Sequence[Split], allow_missing: bool
+    store: FeatureReader, points: Sequence[Point], splits: Sequence[Split], allow_missing: bool
 ) -> dict[tuple[str, int | None, int], str]:
     """Return the feature set of each (feature_set, pca, split) that the points ask for, made where it is not there yet.
 
@@ -290,9 +293,8 @@ def _work(task: Task) -> Made:
             task.store,
             [task.feature_set],
             task.records,
-            task.jobs,
+            task.runs,
             task.point.config,
-            manifest_sha256=task.manifest_sha256,
             overwrite=task.overwrite,
             allow_missing=task.allow_missing,
             on_done=finished.append,

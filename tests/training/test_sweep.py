@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from feature_sets import blobs, feature_store, manifest, split_of
 from matplotlib.image import imread
+from train_split import train_split
 from typer.testing import CliRunner
 
 from har_pipeline.cli import app
@@ -29,7 +30,6 @@ from har_pipeline.features.pack_writer import pack_features
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.inference.load import load_run
 from har_pipeline.training.configs import TrainConfig
-from har_pipeline.training.heads.train import train_head
 from har_pipeline.training.sweep import Axis, Point, SweepRuns, parse_axis, plan_points, point_name, run_sweep
 from har_pipeline.training.sweep_table import Cell, cells_of, choose, curves, summarise, write_sweep
 
@@ -145,7 +145,7 @@ def test_the_table_has_every_run_as_it_would_be_alone(task: Task, tmp_path: Path
     assert (run.config.units, run.config.num_steps, run.config.seed, run.split.index) == (8, 3, 1, 1)
     assert int(row["parameters"]) == sum(one.numel() for one in run.head.parameters())
     assert int(row["num_test"]) == len(run.split.test)
-    alone = train_head(task.store, task.name, task.records, task.splits[1], run.config, tmp_path / "alone")
+    alone = train_split(task.store, task.name, task.records, task.splits[1], run.config, tmp_path / "alone")
     assert float(row["accuracy"]) == alone.test_accuracy
     assert float(row["val_accuracy"]) == alone.val_accuracy
     assert (tmp_path / "alone/scores.csv").read_bytes() == (run.path / "scores.csv").read_bytes()

@@ -21,19 +21,22 @@ from har_pipeline.models.heads import SequenceClassifier, build_head, fit_linear
 from har_pipeline.training.batches import FeatureBatches, class_probabilities
 from har_pipeline.training.configs import TrainConfig
 from har_pipeline.training.data import Parts
-from har_pipeline.training.history import Epoch, OnEpoch
+from har_pipeline.training.history import Epoch, OnEpoch, loss_and_accuracy
 
 EVAL_BATCH_SIZE = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A trained head, its history, the epoch whose weights it has, and what a reader must know of the fit."""
+    """A trained head."""
 
     head: SequenceClassifier
+    # What it was trained on, where batches are made of it.
     data: FeatureBatches
     history: list[Epoch]
+    # The epoch whose weights the head has, from 1.
     best_epoch: int
+    # What a reader of the results must know of the fit.
     notes: list[str]
 
 
@@ -44,7 +47,7 @@ def fit_head(
     config: TrainConfig,
     *,
     stream_dims: Sequence[int] | None = None,
-    on_epoch: OnEpoch | None = None,
+    on_epoch: OnEpoch = lambda epoch: None,
 ) -> Fitted:
     """Train a new head on the training rows of a table; the validation rows decide when to stop, the test rows are unseen.
 
@@ -89,7 +92,7 @@ def _fit_by_gradient(
     labels: np.ndarray,
     parts: Parts,
     config: TrainConfig,
-    on_epoch: OnEpoch | None,
+    on_epoch: OnEpoch,
 ) -> tuple[list[Epoch], int, list[str]]:
     """Train `head` in place; returns the history, the epoch whose weights it has now, and notes."""
     optimizer = _optimizer(head, config)
@@ -109,11 +112,10 @@ def _fit_by_gradient(
             raise RunError(f"the loss became {train_loss} in epoch {number}; lower --learning-rate, or standardise")
         if averaged is not None and number > config.epochs - max(1, round(config.average_last * config.epochs)):
             averaged.update_parameters(head)
-        val_loss, val_accuracy = val_measures(head, data, labels, parts)
+        val_loss, val_accuracy = val_measures(head, data, labels, parts.val)
         seconds = round(time.perf_counter() - start, 3)
         history.append(Epoch(number, rate, train_loss, train_accuracy, val_loss, val_accuracy, seconds))
-        if on_epoch is not None:
-            on_epoch(history[-1])
+        on_epoch(history[-1])
         if val_loss is None or not config.needs_validation:
             continue
         if val_loss < best_loss:
@@ -207,7 +209,7 @@ def _fit_scikit(
     labels: np.ndarray,
     parts: Parts,
     config: TrainConfig,
-    on_epoch: OnEpoch | None,
+    on_epoch: OnEpoch,
 ) -> tuple[list[Epoch], int, list[str]]:
     """Put scikit-learn's solution into the dense layer of a head on the mean over time; the history has one row."""
     start = time.perf_counter()
@@ -228,12 +230,11 @@ def _fit_scikit(
     with torch.no_grad():
         head.classifier.weight.copy_(torch.from_numpy(weights))
         head.classifier.bias.copy_(torch.from_numpy(biases))
-    train_loss, train_accuracy = loss_and_accuracy(head, data, labels, parts.train)
-    val_loss, val_accuracy = val_measures(head, data, labels, parts)
+    train_loss, train_accuracy = loss_and_accuracy(probabilities_of(head, data, parts.train), labels[parts.train])
+    val_loss, val_accuracy = val_measures(head, data, labels, parts.val)
     seconds = round(time.perf_counter() - start, 3)
     epoch = Epoch(1, 0.0, train_loss, train_accuracy, val_loss, val_accuracy, seconds)
-    if on_epoch is not None:
-        on_epoch(epoch)
+    on_epoch(epoch)
     notes = [] if converged else [f"{config.head} did not converge in {config.max_iterations} iterations"]
     return [epoch], 1, notes
 
@@ -243,18 +244,8 @@ def probabilities_of(head: SequenceClassifier, data: FeatureBatches, rows: np.nd
     return class_probabilities(head, data.batches(EVAL_BATCH_SIZE, rows=rows))
 
 
-def loss_and_accuracy(
-    head: SequenceClassifier, data: FeatureBatches, labels: np.ndarray, rows: np.ndarray
-) -> tuple[float, float]:
-    """Return the mean cross-entropy in nats and the video accuracy of the videos `rows`."""
-    probabilities = probabilities_of(head, data, rows)
-    true = probabilities[np.arange(len(rows)), labels[rows]]
-    loss = -np.log(np.maximum(true, np.finfo(np.float64).tiny)).mean()
-    return float(loss), float((probabilities.argmax(axis=1) == labels[rows]).mean())
-
-
 def val_measures(
-    head: SequenceClassifier, data: FeatureBatches, labels: np.ndarray, parts: Parts
+    head: SequenceClassifier, data: FeatureBatches, labels: np.ndarray, rows: np.ndarray
 ) -> tuple[float, float] | tuple[None, None]:
-    """Return the loss and accuracy of the validation videos, if there are any."""
-    return loss_and_accuracy(head, data, labels, parts.val) if len(parts.val) else (None, None)
+    """Return the loss and accuracy of the validation videos `rows`, if there are any."""
+    return loss_and_accuracy(probabilities_of(head, data, rows), labels[rows]) if len(rows) else (None, None)

@@ -16,20 +16,20 @@ import numpy as np
 import torch
 
 from har_pipeline.core.errors import RunError
+from har_pipeline.features.frames import frame_shape
 from har_pipeline.features.table import FeatureTable
 from har_pipeline.models.convlstm.networks import build_network, set_memory
 from har_pipeline.models.device import keep_freed_memory, pick_precision, resolve_device
 from har_pipeline.training.batches import Frames
 from har_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from har_pipeline.training.configs import VideoTrainConfig
-from har_pipeline.training.data import Parts
-from har_pipeline.training.history import Epoch, OnEpoch
+from har_pipeline.training.data import TrainingData
+from har_pipeline.training.history import Epoch, OnEpoch, loss_and_accuracy
 from har_pipeline.training.networks.distributed import ALONE, World
 from har_pipeline.training.networks.loop import Learner, arrange
 from har_pipeline.training.schedules import halvings
 
 REPORT_SECONDS = 0.5
-
 
 # Below, the last convolution of the stateful network leaves one px, which batch normalisation cannot normalise alone.
 SMALLEST_FRAME = 48
@@ -37,14 +37,14 @@ SMALLEST_FRAME = 48
 
 @dataclass(frozen=True, slots=True)
 class BatchProgress:
-    """Where training stands: batches done of this epoch, and the mean loss and accuracy of the epoch so far."""
+    """Where training stands."""
 
-    epoch: int
+    epoch: int  # from 1
     epochs: int
-    batch: int
+    batch: int  # batches done of this epoch
     batches: int
-    loss: float
-    accuracy: float
+    loss: float  # mean of the epoch so far
+    accuracy: float  # mean of the epoch so far
     learning_rate: float
 
 
@@ -53,15 +53,12 @@ OnBatch = Callable[[BatchProgress], None]
 
 @dataclass(frozen=True, slots=True)
 class FittedNetwork:
-    """A trained network with the weights of its best epoch, on the device, and what it was trained with.
-
-    seconds_before: of the epochs that were in the checkpoint which the training went on from.
-    """
+    """A trained network, on the device, with the weights of its best epoch."""
 
     learner: Learner
     history: tuple[Epoch, ...]
     best_epoch: int
-    precision: str
+    # Of the epochs that the training found in the checkpoint.
     seconds_before: float
 
 
@@ -91,16 +88,13 @@ def make_learner(
 
 
 def fit_network(
-    table: FeatureTable,
-    shape: tuple[int, int, int],
-    parts: Parts,
-    num_classes: int,
+    data: TrainingData,
     config: VideoTrainConfig,
     *,
     checkpoint: Path | None = None,
     world: World = ALONE,
-    on_epoch: OnEpoch | None = None,
-    on_batch: OnBatch | None = None,
+    on_epoch: OnEpoch = lambda epoch: None,
+    on_batch: OnBatch = lambda progress: None,
 ) -> FittedNetwork:
     """Train a network on the training rows; the validation rows choose the epoch whose weights are kept.
 
@@ -108,35 +102,34 @@ def fit_network(
     last one. The paper seems to choose on the side it tests on: it describes a training and a test part, and no third one
     that its validation curves could be of. Here validation videos come from the training subjects, and the test rows are
     never looked at.
-    shape: (C, H, W) of a frame. checkpoint: a file that is written at the end of each epoch, and gone on from where it is
-    there: the history is then that of a training which was never interrupted. All that is random in an epoch (order,
-    clips, dropout) is drawn from (seed, epoch, process), so that its stored number is the stored random state. torch's
-    global random state is left as it was.
-    Raises: RunError if the device is absent, the checkpoint is damaged, or the loss is not finite.
+    checkpoint: a file that is written at the end of each epoch; where it exists, training goes on from it, and the
+    history is that of a training which was never interrupted. All that is random in an epoch (order, clips, dropout) is
+    drawn from (seed, epoch, process), so no random state has to be stored. torch's global random state is left as it was.
+    Raises: RunError if the device is absent, the checkpoint is damaged, or the loss is not finite; FeatureMismatchError
+    if the data are not raw frames.
     """
     device = resolve_device(config.device)
     if device.type == "cpu":
         keep_freed_memory()
+    (spec,) = data.specs
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        learner = make_learner(table, shape, num_classes, config, world)
+        learner = make_learner(data.table, frame_shape(spec), len(data.classes), config, world)
         state = _Progress(learner, config)
         state.resume(world.share(load_checkpoint(checkpoint) if checkpoint and world.first else None))
         seconds_before = sum(epoch.seconds for epoch in state.history)
         while len(state.history) < config.num_epochs:
             start = time.perf_counter()
             state.begin_epoch()
-            rate, loss, accuracy = _train_epoch(state, parts.train, on_batch)
-            val_loss, val_accuracy = _measures(learner, table.labels, parts.val, config)
+            rate, loss, accuracy = _train_epoch(state, data.parts.train, on_batch)
+            val_loss, val_accuracy = _val_measures(learner, data, config)
             seconds = round(time.perf_counter() - start, 3)
             number = len(state.history) + 1
             state.end_epoch(Epoch(number, rate, loss, accuracy, val_loss, val_accuracy, seconds))
             if checkpoint and world.first:
                 save_checkpoint(checkpoint, state.to_dict())
-            if on_epoch is not None:
-                on_epoch(state.history[-1])
+            on_epoch(state.history[-1])
         learner.network.load_state_dict(state.best_weights)
-        best = best_epoch(state.history)
-        return FittedNetwork(learner, tuple(state.history), best, learner.precision, seconds_before)
+        return FittedNetwork(learner, tuple(state.history), best_epoch(state.history), seconds_before)
 
 
 class _Progress:
@@ -206,7 +199,7 @@ def _merit(epoch: Epoch) -> tuple[float, float]:
     return epoch.val_accuracy, -epoch.val_loss
 
 
-def _train_epoch(state: _Progress, rows: np.ndarray, on_batch: OnBatch | None) -> tuple[float, float, float]:
+def _train_epoch(state: _Progress, rows: np.ndarray, on_batch: OnBatch) -> tuple[float, float, float]:
     """Move the weights once over the videos; returns the first learning rate, mean loss, accuracy."""
     learner, config, number = state.learner, state.config, len(state.history) + 1
     rng = np.random.default_rng([config.seed, number])
@@ -229,7 +222,7 @@ def _train_epoch(state: _Progress, rows: np.ndarray, on_batch: OnBatch | None) -
         sums += torch.stack([torch.stack(result.losses).sum().double(), result.correct.double()])
         counts = [counts[0] + len(result.losses) * len(batch.rows), counts[1] + len(batch.rows)]
         # Reading a number waits for the device: not at every batch.
-        if on_batch is not None and (time.perf_counter() - reported > REPORT_SECONDS or place + 1 == len(batches)):
+        if time.perf_counter() - reported > REPORT_SECONDS or place + 1 == len(batches):
             loss, correct = (sums * learner.world.size).tolist()
             progress = (place + 1, len(batches), loss / counts[0], min(1.0, correct / counts[1]), rate)
             on_batch(BatchProgress(number, config.num_epochs, *progress))
@@ -238,13 +231,11 @@ def _train_epoch(state: _Progress, rows: np.ndarray, on_batch: OnBatch | None) -
     return state.rate(0.0), loss / counts[0], correct / counts[1]
 
 
-def _measures(
-    learner: Learner, labels: np.ndarray, rows: np.ndarray, config: VideoTrainConfig
+def _val_measures(
+    learner: Learner, data: TrainingData, config: VideoTrainConfig
 ) -> tuple[float, float] | tuple[None, None]:
-    """Return the mean cross-entropy in nats and the video accuracy of the rows, if there are any."""
+    """Return the loss and accuracy of the validation videos, if there are any."""
+    rows = data.parts.val
     if not len(rows):
         return None, None
-    probabilities = learner.probabilities(rows, whole=config.long_videos == "whole")
-    true = probabilities[np.arange(len(rows)), labels[rows]]
-    loss = -np.log(np.maximum(true, np.finfo(np.float64).tiny)).mean()
-    return float(loss), float((probabilities.argmax(axis=1) == labels[rows]).mean())
+    return loss_and_accuracy(learner.probabilities(rows, whole=config.long_videos == "whole"), data.table.labels[rows])
