@@ -115,9 +115,8 @@ def load_features(
 ) -> FeatureTable:
     """Read the features of the videos `ids`, in that order.
 
-    They stay in memory up to `memory_fraction` of what is free (joining them takes twice their size for a moment);
-    beyond that they go to an unlinked temporary file in `spill_dir` and come back as a memory map.
-    Each video's features are compared with their checksum.
+    They stay in memory up to `memory_fraction` of what is free (joining them briefly takes twice their size); beyond that
+    they become a memory map of an unlinked temporary file in `spill_dir`. Each video is compared with its checksum.
     Raises: StoreError if they differ; RunError if an id is not in the manifest, has no features (with `allow_missing` it
     is left out), has features that were made from another file, has no clip, another feature_dim than the first video, or
     a feature that is not finite.
@@ -157,7 +156,7 @@ def _check_file(record: FeatureRecord, video: VideoRecord) -> None:
     if record.file and (record.file["name"] not in names or differ(record.file, now)):
         raise RunError(
             f"{video.video_id}: its features were made from {words(record.file)}; the manifest names {', '.join(names)}, "
-            f"frames {now['frames']}: extract it into another store, or make it anew with --replace-changed"
+            f"frames {now['frames']}: extract it into another store, or re-extract it with --replace-changed"
         )
 
 
@@ -170,7 +169,7 @@ def _odd_files(odd: Mapping[str, str], videos: int) -> tuple[str, ...]:
 
 def _all_finite(features: np.ndarray) -> bool:
     if features.dtype == np.float16:
-        # What np.isfinite says, four times as fast: it goes through float32. No finite number has all exponent bits.
+        # Four times as fast as np.isfinite, which goes through float32. No finite number has all exponent bits set.
         return bool((features.view(np.uint16) & 0x7FFF).max(initial=0) < 0x7C00)
     return bool(np.isfinite(features).all())
 
@@ -212,17 +211,17 @@ class _Rows:
         if self._file is None or self._first is None:
             return np.concatenate(self._parts)
         self._file.flush()
-        # r+ because torch wants a writable array; the file has no name any more, nothing can be overwritten.
+        # r+ because torch wants a writable array; the file has no name, nothing else can be overwritten.
         return np.memmap(self._file, self._first[1], "r+", shape=(self._count, self._first[0]))
 
     def close(self) -> None:
-        """Let go of the temporary file; a memory map of it stays valid."""
+        """Close the temporary file; a memory map of it stays valid."""
         if self._file is not None:
             self._file.close()
 
 
 def available_memory() -> int:
-    """Return the bytes of memory that are free or can be freed at once; a quarter of all memory where not told."""
+    """Return the available memory in bytes, as Linux estimates it; elsewhere a quarter of all memory."""
     try:
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
@@ -251,16 +250,15 @@ def feature_statistics(table: FeatureTable, rows: np.ndarray) -> tuple[np.ndarra
 
 
 def align_by_time(times: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return, for each stream of one video, the rows of its clips that stand beside the clips of the first stream.
+    """Return, for each stream of one video, which of its clips (N_1,) int64 belongs to each clip of the first stream.
 
     times: for each stream (N_s, 2) start and end of its clips in seconds. Each of the N_1 clips of the first stream gets
-    the clip whose middle is closest to its own in time, the earlier of two that are as close; the first stream keeps its
-    rows as they are. Returns arrays (N_1,) int64.
-    The two middles may be apart by half of the longer of the two clips and one step between clips (of the stream whose
-    steps are longer; a stream of one clip steps by its length). Clips over the same video are never further apart: dense
-    clips leave out less than a step at its end. Streams that cover different times of the video are.
+    the clip whose middle is closest in time, the earlier of two at the same distance; the first stream keeps its clips.
+    The middles may be apart by half of the longer clip plus one step between clips (of the stream with longer steps; a
+    single clip counts as a step of its length). Clips over the same video are never further apart: dense clips leave out
+    less than a step at its end. Streams that cover different times of the video are.
     Raises: RunError if a stream has no clip, a time is not finite (a file without a frame rate), or a clip of the first
-    stream has none so near in another one.
+    stream has no clip that near in another stream.
     """
     streams = [np.asarray(stream, np.float64).reshape(-1, 2) for stream in times]
     for number, stream in enumerate(streams):
@@ -270,7 +268,7 @@ def align_by_time(times: Sequence[np.ndarray]) -> list[np.ndarray]:
     rows = [np.arange(len(first))]
     for number, stream in enumerate(streams[1:], start=1):
         middles = stream.mean(axis=1)
-        # The earlier one wins a tie wherever it stands in the stream.
+        # Sorted by time, so that the earlier clip wins a tie.
         order = np.argsort(middles, kind="stable")
         nearest = order[np.abs(first[:, None] - middles[order]).argmin(axis=1)]
         apart = np.abs(first - middles[nearest])
@@ -279,23 +277,23 @@ def align_by_time(times: Sequence[np.ndarray]) -> list[np.ndarray]:
         if (far := np.flatnonzero(apart > allowed * (1 + 1e-9))).size:
             raise RunError(
                 f"stream {number} has no clip within {allowed[far[0]]:.2f} s of the first stream's clip at "
-                f"{first[far[0]]:.2f} s (the nearest is {apart[far[0]]:.2f} s away, and so for {far.size} of "
-                f"{len(first)} clips): the streams cover different times; extract them with like --sampling"
+                f"{first[far[0]]:.2f} s (the nearest is {apart[far[0]]:.2f} s away; {far.size} of {len(first)} clips have "
+                "none): the streams cover different times; extract them with the same --sampling"
             )
         rows.append(nearest)
     return rows
 
 
 def _clip_step(stream: np.ndarray) -> float:
-    """Return the usual distance in seconds from a clip's middle to the next one's; of a single clip its length."""
+    """Return the median distance in seconds between the middles of successive clips; of a single clip its length."""
     gaps = np.diff(np.unique(stream.mean(axis=1)))
     return float(np.median(gaps)) if len(gaps) else float(np.diff(stream, axis=1).max())
 
 
 def take_steps(table: FeatureTable, num_steps: int | None) -> FeatureTable:
-    """Return a table with `num_steps` clips of each video, taken evenly; None: the table as it is.
+    """Return a table with `num_steps` evenly spaced clips of each video; None = the table as it is.
 
-    Clips repeat where a video has fewer. Source: Lakhal 2018, section 3.1, sigma(t).
+    Clips of shorter videos repeat. Source: Lakhal 2018, section 3.1, sigma(t).
     """
     if num_steps is None or bool((table.lengths == num_steps).all()):
         return table
@@ -328,8 +326,7 @@ def _command(streams: FeatureStreams) -> str:
 def joined_features(records: Sequence[FeatureRecord]) -> np.ndarray:
     """Return (N, D1 + D2 + ...) the features of one video's streams on the clips of the first.
 
-    Each clip gets the features of the other streams' clips that are closest in time; see `datasets.align_by_time`.
-    Raises: RunError naming the video if a stream has no clip near enough.
+    Raises: RunError naming the video if a stream has no clip near enough; see `align_by_time`.
     """
     if len(records) == 1:
         return records[0].features

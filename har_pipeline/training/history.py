@@ -1,4 +1,4 @@
-"""The epochs of a training, and where they are told while it goes on: history.csv, TensorBoard."""
+"""The epochs of a training, their measures, and their TensorBoard event files."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from har_pipeline.core.errors import RunError
 class Epoch:
     """One row of history.csv. Losses are mean cross-entropies in nats, accuracies video accuracies in [0, 1].
 
-    The training numbers are means over the epoch's batches while the weights moved and with all that training adds
-    (dropout, jitter, smoothing, weights of classes), as Keras prints them; the validation numbers are plain and come from
-    the weights after the epoch, None without validation videos.
+    Training numbers are means over the epoch's batches while the weights changed, with all that training adds (dropout,
+    jitter, smoothing, class weights), as in Keras. Validation numbers are plain and come from the weights after the epoch;
+    None without validation videos.
     """
 
     epoch: int  # from 1
@@ -45,9 +45,9 @@ CURVES = ("learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accu
 
 @contextlib.contextmanager
 def epoch_writer(folder: Path | None, on_epoch: OnEpoch) -> Iterator[OnEpoch]:
-    """Give a function to be called with each epoch: it writes TensorBoard's event files, then calls `on_epoch`.
+    """Give a function to call with each epoch: it writes TensorBoard event files, then calls `on_epoch`.
 
-    folder: of the event files, None = none are written. Raises: RunError if TensorBoard is needed and not installed.
+    folder: for the event files, None = no files. Raises: RunError if TensorBoard is needed and not installed.
     """
     if folder is None:
         yield on_epoch

@@ -1,8 +1,7 @@
 """Sweeps: training runs over values of options, over splits and seeds, in worker processes.
 
-Each run is a run folder as `har train` leaves it, in a folder named after the values: what is finished is kept, so that an
-interrupted sweep goes on when the same command is given again. Runs are those of `jobs.run_jobs`; with several workers
-each has its share of the threads, and a run is bit-equal to another with as many threads.
+Each run is a run folder of `jobs.run_jobs`, in a folder named after the values. Finished runs are kept, so the same
+command resumes an interrupted sweep. Workers share the threads; a run is bit-equal to any other with as many threads.
 """
 
 from __future__ import annotations
@@ -95,7 +94,7 @@ OnDone = Callable[[Point, Sequence[Outcome]], None]
 
 
 def parse_axis(name: str, text: str) -> Axis:
-    """Return the axis of an option from its values, parted by commas, as in `0,0.5`; `none` where an option may be None.
+    """Return the axis of an option from its comma-separated values, such as `0,0.5`; `none` where an option may be None.
 
     Raises: RunError if the option is unknown or cannot be swept, or a value is not of its type.
     """
@@ -130,17 +129,17 @@ def _parse(name: str, text: str, kind: object) -> Value:
 def plan_points(axes: Sequence[Axis], base: TrainConfig, feature_set: str, out: Path) -> list[Point]:
     """Return every combination of the axes' values, numbers ascending, the last axis fastest.
 
-    feature_set: of all points, where `features` is no axis. Raises: RunError if nothing is swept, an axis or a value
-    stands twice, values do not go together, or a head does not read what is swept.
+    feature_set: of all points, unless `features` is an axis. Raises: RunError if nothing is swept, an axis or a value is
+    duplicate, values do not go together, or a head does not read what is swept.
     """
     names = [axis.name for axis in axes]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise RunError(f"{', '.join(twice)} given twice: give all values at once, as in 1,2,3")
+        raise RunError(f"{', '.join(twice)} given twice: give all values at once, such as 1,2,3")
     for axis in axes:
         if len(set(axis.values)) != len(axis.values):
-            raise RunError(f"{axis.name}: a value stands twice in {', '.join(map(str, axis.values))}")
+            raise RunError(f"{axis.name}: duplicate value in {', '.join(map(str, axis.values))}")
     if not axes:
-        raise RunError("nothing is swept: give several values of an option, as in --units 64,128,320")
+        raise RunError("nothing is swept: give several values of an option, such as --units 64,128,320")
     swept = {axis.name for axis in axes if len(axis.values) > 1} or set(names)
     points = []
     for combination in itertools.product(*(_ordered(axis.values) for axis in axes)):
@@ -155,8 +154,8 @@ def plan_points(axes: Sequence[Axis], base: TrainConfig, feature_set: str, out: 
             raise RunError(f"{name}: {error}") from error
         if unread := [option for option in swept if option not in (FEATURES, PCA) and not config.reads(option)]:
             raise RunError(
-                f"{', '.join(sorted(unread))} changes nothing in {name}: the head {config.head} (schedule {config.schedule}) "
-                "does not read it. Sweep it for other heads alone, or sweep something else; a residual stack is as wide as "
+                f"{', '.join(sorted(unread))} has no effect in {name}: the head {config.head} (schedule {config.schedule}) "
+                "does not read it. Sweep it for other heads only, or sweep something else; a residual stack is as wide as "
                 "its input: sweep pca or input_projection"
             )
         points.append(Point(values, config, features, None if dim is None else int(dim), out / name))
@@ -164,7 +163,7 @@ def plan_points(axes: Sequence[Axis], base: TrainConfig, feature_set: str, out: 
 
 
 def point_name(values: Sequence[tuple[str, Value]]) -> str:
-    """Return the folder name of a point, as in `units_64-num_layers_2`."""
+    """Return the folder name of a point, such as `units_64-num_layers_2`."""
     return "-".join(f"{name}_{value}" for name, value in values)
 
 
@@ -188,10 +187,10 @@ def run_sweep(
 ) -> SweepRuns:
     """Train the runs of all points on all splits with `repeats` seeds each, and return what became of them.
 
-    With `pca` the features are first reduced, for each split by itself (`reduce.reduce_features`; once, they stay in the
-    store). workers: processes, None = one per core on a CPU, one with a GPU; each holds the features of its runs in memory.
-    A run that fails is reported in `failed` and does not stop the others. folds: as `jobs.plan_jobs`.
-    Raises: RunError if a run that is there was trained differently, or a worker dies; HarError if the features cannot be
+    With `pca` the features are first reduced for each split (`reduce.reduce_features`); the results stay in the store.
+    workers: processes, None = one per core on a CPU, one with a GPU; each holds the features of its runs in memory. A
+    failed run is reported in `failed` and does not stop the others. folds: as `jobs.plan_jobs`.
+    Raises: RunError if a finished run was trained differently, or a worker dies; HarError if the features cannot be
     reduced.
     """
     made: dict[Point, list[Outcome]] = {}
@@ -233,9 +232,9 @@ def run_sweep(
 def _feature_sets(
     store: FeatureReader, points: Sequence[Point], splits: Sequence[Split], allow_missing: bool
 ) -> dict[tuple[str, int | None, int], str]:
-    """Return the feature set of each (feature_set, pca, split) that the points ask for, made where it is not there yet.
+    """Return the feature set of each (feature_set, pca, split) of the points; missing reductions are computed.
 
-    The largest dimensions come first, so that one that is too large is an error before anything is computed.
+    The largest dimension comes first, so that one that is too large fails before anything is computed.
     """
     kinds = dict.fromkeys((point.feature_set, point.pca) for point in points)
     found: dict[tuple[str, int | None, int], str] = {}
@@ -243,7 +242,7 @@ def _feature_sets(
         if dim is None:
             found[name, dim, split.index] = store.resolve(name)
         elif not isinstance(store, FeatureStore):
-            raise RunError("a pack holds no reductions: sweep pca on the feature store that it was made of")
+            raise RunError("a pack cannot be reduced: sweep pca on the feature store that it was made from")
         else:
             options = ReduceOptions(dim=dim, allow_missing=allow_missing)
             try:
@@ -264,7 +263,7 @@ def _cores() -> int:
 
 
 def _finished_tasks(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, Made]]:
-    """Yield each task with what came of it, as they come."""
+    """Yield each task and its result, as they finish."""
     if workers <= 1:
         for task in tasks:
             yield task, _work(task)
@@ -278,15 +277,15 @@ def _finished_tasks(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task,
             yield futures[future], future.result()
     except BrokenProcessPool as error:
         raise RunError(
-            "a worker process died, perhaps for lack of memory: what is finished is kept, give the same command again "
-            f"with fewer than {workers} --workers"
+            "a worker process died, perhaps out of memory: finished runs are kept; run the same command again with fewer "
+            f"than {workers} --workers"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _work(task: Task) -> Made:
-    """Train the runs of a task; an error of ours comes back in words beside what was finished: other runs go on."""
+    """Train the runs of a task; a HarError is returned as text beside the finished runs, so that other tasks go on."""
     finished: list[Outcome] = []
     try:
         run_jobs(
@@ -311,7 +310,7 @@ def _start_worker(threads: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this worker when the sweep was killed: it would wait for its next task for ever."""
+    """End this worker if the sweep was killed: it would wait for its next task forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -12,7 +12,7 @@ from feature_sets import blobs, feature_store, manifest
 from har_pipeline import datasets
 from har_pipeline.core.errors import RunError, StoreError
 from har_pipeline.features.table import FeatureStreams, FeatureTable, feature_statistics, load_features, take_steps
-from har_pipeline.training.batches import Batch, FeatureBatches, padded_batches
+from har_pipeline.training.batches import FeatureBatch, FeatureBatches
 
 LENGTHS = (3, 1, 5, 2)
 
@@ -104,7 +104,7 @@ def test_features_beyond_the_budget_become_an_equal_memory_map(
     kept = load_features(*arguments)
     assert not isinstance(kept.features, np.memmap)
     assert np.array_equal(mapped.features, kept.features)
-    for first, second in zip(padded_batches(mapped, 4), padded_batches(kept, 4), strict=True):
+    for first, second in zip(FeatureBatches(mapped).batches(4), FeatureBatches(kept).batches(4), strict=True):
         assert torch.equal(first.features, second.features)
 
 
@@ -114,7 +114,7 @@ def test_available_memory_is_plausible() -> None:
 
 def test_batches_hold_each_video_once_padded_with_zeros() -> None:
     table = table_of()
-    batches = list(padded_batches(table, 3))
+    batches = list(FeatureBatches(table).batches(3))
     assert [batch.labels.tolist() for batch in batches] == [[0, 1, 2], [3]]
     assert [tuple(batch.features.shape) for batch in batches] == [(3, 5, 4), (1, 2, 4)]
     for batch in batches:
@@ -126,7 +126,7 @@ def test_batches_hold_each_video_once_padded_with_zeros() -> None:
 
 
 def test_batches_follow_the_given_rows() -> None:
-    batches = list(padded_batches(table_of(), 2, rows=np.array([3, 0, 2])))
+    batches = list(FeatureBatches(table_of()).batches(2, rows=np.array([3, 0, 2])))
     assert [batch.labels.tolist() for batch in batches] == [[3, 0], [2]]
     assert [batch.lengths.tolist() for batch in batches] == [[2, 3], [5]]
 
@@ -135,7 +135,9 @@ def test_shuffling_is_a_permutation_that_the_generator_decides() -> None:
     table = table_of(tuple([2] * 40))
 
     def order(generator: torch.Generator) -> list[int]:
-        return [label for batch in padded_batches(table, 7, generator=generator) for label in batch.labels.tolist()]
+        return [
+            label for batch in FeatureBatches(table).batches(7, generator=generator) for label in batch.labels.tolist()
+        ]
 
     generator = torch.Generator().manual_seed(1)
     first, second = order(generator), order(generator)
@@ -175,8 +177,8 @@ def ragged(videos: int, longest: int = 40) -> FeatureTable:
 def test_large_sets_are_shuffled_with_little_padding() -> None:
     table = ragged(400)
 
-    def epoch(seed: int) -> list[Batch]:
-        return list(padded_batches(table, 10, generator=torch.Generator().manual_seed(seed)))
+    def epoch(seed: int) -> list[FeatureBatch]:
+        return list(FeatureBatches(table).batches(10, generator=torch.Generator().manual_seed(seed)))
 
     batches = epoch(0)
     labels = [label for batch in batches for label in batch.labels.tolist()]

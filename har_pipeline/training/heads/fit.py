@@ -1,4 +1,4 @@
-"""Fitting a head to features in memory: by gradient in epochs, or by scikit-learn in one go."""
+"""Fitting a head to features in memory: by gradient descent, or by scikit-learn."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def fit_head(
     stream_dims: Sequence[int] | None = None,
     on_epoch: OnEpoch = lambda epoch: None,
 ) -> Fitted:
-    """Train a new head on the training rows of a table; the validation rows decide when to stop, the test rows are unseen.
+    """Train a new head on the training rows of a table; the validation rows decide when to stop, test rows are not read.
 
-    stream_dims: with mid fusion the feature_dim of each stream. torch's global random state is left as it was.
+    stream_dims: with mid fusion the feature_dim of each stream. torch's global random state is restored.
     Raises: RunError if the device is absent, the streams cannot be joined, or the loss becomes NaN.
     """
     device, table = resolve_device(config.device), take_steps(table, config.num_steps)
@@ -78,7 +78,7 @@ def _optimizer(head: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
 
 
 def learning_rate(config: TrainConfig, done: float, drops: int = 0) -> float:
-    """Return the learning rate after `done` epochs (a fraction counts); drops: how often the plateau was met so far."""
+    """Return the learning rate after `done` epochs (may be fractional); drops: plateaus met so far."""
     if config.schedule == "cosine":
         return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done / config.epochs))
     if config.schedule == "step":
@@ -94,7 +94,7 @@ def _fit_by_gradient(
     config: TrainConfig,
     on_epoch: OnEpoch,
 ) -> tuple[list[Epoch], int, list[str]]:
-    """Train `head` in place; returns the history, the epoch whose weights it has now, and notes."""
+    """Train `head` in place; returns the history, the epoch whose weights it has, and notes."""
     optimizer = _optimizer(head, config)
     generator = torch.Generator().manual_seed(config.seed)
     weights = _class_weights(head, labels[parts.train], config)
@@ -147,9 +147,9 @@ def _class_weights(head: SequenceClassifier, labels: np.ndarray, config: TrainCo
 def classification_loss(
     log_probabilities: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return the mean cross-entropy of (B, K) log probabilities, a mean weighted by the labels' class weights (K,).
+    """Return the mean cross-entropy of (B, K) log probabilities, weighted by the class weights (K,) of the labels.
 
-    smoothing: share of each target that is spread evenly over all K classes.
+    smoothing: share of each target that is spread evenly over the K classes.
     """
     if not smoothing:
         return nn.functional.nll_loss(log_probabilities, labels, weights)
@@ -171,7 +171,7 @@ def train_epoch(
     drops: int = 0,
     weights: torch.Tensor | None = None,
 ) -> tuple[float, float]:
-    """Move the weights once over the videos `rows`; returns mean loss and accuracy while they moved."""
+    """Train for one epoch on the videos `rows`; returns mean loss and accuracy while the weights changed."""
     head.train()
     total_loss = torch.zeros((), device=data.device)
     correct = torch.zeros((), dtype=torch.int64, device=data.device)

@@ -1,4 +1,4 @@
-"""Epochs of training a network on raw video: schedule, validation, the best weights, checkpoints."""
+"""The epochs of training a network on raw frames: schedule, validation, best weights, checkpoints."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from har_pipeline.training.schedules import halvings
 
 REPORT_SECONDS = 0.5
 
-# Below, the last convolution of the stateful network leaves one px, which batch normalisation cannot normalise alone.
+# In smaller frames the last convolution of the stateful network leaves one px, too few for batch normalisation.
 SMALLEST_FRAME = 48
 
 
@@ -99,9 +99,8 @@ def fit_network(
     """Train a network on the training rows; the validation rows choose the epoch whose weights are kept.
 
     The best epoch has the highest validation accuracy, of equals the lowest loss; without validation videos it is the
-    last one. The paper seems to choose on the side it tests on: it describes a training and a test part, and no third one
-    that its validation curves could be of. Here validation videos come from the training subjects, and the test rows are
-    never looked at.
+    last one. The paper seems to choose by the test videos: it shows validation curves, but describes only a training and
+    a test part. Here validation videos come from the training subjects, and the test rows are never looked at.
     checkpoint: a file that is written at the end of each epoch; where it exists, training goes on from it, and the
     history is that of a training which was never interrupted. All that is random in an epoch (order, clips, dropout) is
     drawn from (seed, epoch, process), so no random state has to be stored. torch's global random state is left as it was.
@@ -133,7 +132,7 @@ def fit_network(
 
 
 class _Progress:
-    """What a checkpoint holds: the epochs so far, the weights, the optimiser, the best weights."""
+    """What a checkpoint holds: the epochs so far, the weights, the optimiser, and the best weights."""
 
     def __init__(self, learner: Learner, config: VideoTrainConfig) -> None:
         self.learner, self.config = learner, config
@@ -175,17 +174,14 @@ class _Progress:
             self.best_weights = copy.deepcopy(self.learner.network.state_dict())
 
     def rate(self, share: float) -> float:
-        """The learning rate after a share of the epoch that is under way."""
+        """Return the learning rate after a share of the current epoch."""
         later = self.history[self.config.main_epochs :]
         gains = [e.train_accuracy if e.val_accuracy is None else e.val_accuracy for e in later]
         return self.config.rate(len(self.history) + share, halvings(gains, self.config.patience))
 
 
 def best_epoch(history: Sequence[Epoch]) -> int:
-    """Return the number of the epoch with the highest validation accuracy, then the lowest loss, then the first.
-
-    Without validation videos the last one.
-    """
+    """Return the epoch with the highest validation accuracy, then the lowest loss, then the first; else the last."""
     best = history[-1]
     for epoch in history[-2::-1] if best.val_accuracy is not None else ():
         if _merit(epoch) >= _merit(best):
@@ -200,7 +196,7 @@ def _merit(epoch: Epoch) -> tuple[float, float]:
 
 
 def _train_epoch(state: _Progress, rows: np.ndarray, on_batch: OnBatch) -> tuple[float, float, float]:
-    """Move the weights once over the videos; returns the first learning rate, mean loss, accuracy."""
+    """Train for one epoch; returns its first learning rate, mean loss, accuracy."""
     learner, config, number = state.learner, state.config, len(state.history) + 1
     rng = np.random.default_rng([config.seed, number])
     batches = list(
@@ -214,14 +210,14 @@ def _train_epoch(state: _Progress, rows: np.ndarray, on_batch: OnBatch) -> tuple
             augment=config.augment,
         )
     )
-    # Loss, videos right: of this process; predictions, videos: of all.
+    # sums: loss and correct videos of this process; counts: predictions and videos of all processes.
     sums, counts, reported = torch.zeros(2, dtype=torch.float64, device=learner.frames.device), [0, 0], 0.0
     for place, batch in enumerate(batches):
         rate = state.rate(place / len(batches))
         result = learner.train_batch(batch, itertools.repeat(rate))
         sums += torch.stack([torch.stack(result.losses).sum().double(), result.correct.double()])
         counts = [counts[0] + len(result.losses) * len(batch.rows), counts[1] + len(batch.rows)]
-        # Reading a number waits for the device: not at every batch.
+        # Reading a number waits for the device, so not every batch is reported.
         if time.perf_counter() - reported > REPORT_SECONDS or place + 1 == len(batches):
             loss, correct = (sums * learner.world.size).tolist()
             progress = (place + 1, len(batches), loss / counts[0], min(1.0, correct / counts[1]), rate)

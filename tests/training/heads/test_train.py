@@ -21,7 +21,7 @@ from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureStreams, load_features
 from har_pipeline.inference.load import load_run
 from har_pipeline.models.heads import HeadConfig, build_head
-from har_pipeline.training.batches import padded_batches
+from har_pipeline.training.batches import FeatureBatches
 from har_pipeline.training.configs import TrainConfig
 from har_pipeline.training.history import Epoch
 
@@ -110,7 +110,7 @@ def test_the_first_steps_are_keras_rmsprop(task: Task, tmp_path: Path) -> None:
     torch.manual_seed(config.seed)
     head = build_head(HeadConfig(units=8), 8, 3)
     table = load_features(FeatureStreams(task.store, [task.name]), task.records, task.split.train, CLASSES)
-    (batch,) = padded_batches(table, 100)
+    (batch,) = FeatureBatches(table).batches(100)
     square = {name: torch.zeros_like(value) for name, value in head.named_parameters()}
     for _ in range(2):
         head.zero_grad()
