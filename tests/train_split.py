@@ -9,6 +9,7 @@ from typing import Any
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.evaluation.run_folder import RunSummary
 from har_pipeline.features.reader import FeatureReader
+from har_pipeline.features.table import FeatureStreams
 from har_pipeline.training.configs import TrainConfig, VideoTrainConfig
 from har_pipeline.training.data import load_training_data
 from har_pipeline.training.heads.train import train_head
@@ -28,7 +29,7 @@ def train_split(
 ) -> RunSummary:
     """Train a head or a network, as `config` says, on the features of one set or of several streams."""
     sets = [features] if isinstance(features, str) else features
-    data = load_training_data(store, sets, records, split, allow_missing=allow_missing)
+    data = next(load_training_data(FeatureStreams(store, sets), records, [split], allow_missing=allow_missing))
     if isinstance(config, TrainConfig):
         return train_head(data, config, run_dir, **options)
     summary = train_network(data, config, run_dir, **options)

@@ -12,7 +12,6 @@ from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import FeatureSpec, Scores, Split, VideoRecord
 from har_pipeline.evaluation.run_folder import features_sha256, files_sha256, labels_sha256
 from har_pipeline.features.pca import Projection
-from har_pipeline.features.reader import FeatureReader
 from har_pipeline.features.reduce import read_projection, require_same_training_videos
 from har_pipeline.features.table import FeatureStreams, FeatureTable, load_features
 
@@ -52,20 +51,6 @@ class TrainingData:
 
 
 def load_training_data(
-    store: FeatureReader,
-    feature_sets: Sequence[str],
-    records: Sequence[VideoRecord],
-    split: Split,
-    *,
-    allow_missing: bool = False,
-    spill_dir: Path | None = None,
-) -> TrainingData:
-    """Return what one run of a split learns from; as `load_folds`."""
-    streams = FeatureStreams(store, feature_sets)
-    return next(load_folds(streams, records, [split], allow_missing=allow_missing, spill_dir=spill_dir))
-
-
-def load_folds(
     streams: FeatureStreams,
     records: Sequence[VideoRecord],
     splits: Sequence[Split],

@@ -28,7 +28,7 @@ from har_pipeline.evaluation.run_folder import (
 from har_pipeline.features.reader import FeatureReader
 from har_pipeline.features.table import FeatureStreams
 from har_pipeline.training.configs import TrainConfig, VideoTrainConfig
-from har_pipeline.training.data import load_folds
+from har_pipeline.training.data import load_training_data
 from har_pipeline.training.heads.train import check_validation, train_head
 from har_pipeline.training.history import Epoch
 from har_pipeline.training.networks.distributed import ALONE, World
@@ -144,7 +144,7 @@ def run_jobs(
     interrupted job goes on at the unfinished fold. The features are read once for all folds of the same classes; each run
     is what `train_head` or `train_network` alone would make. tensorboard: of heads. world, on_batch: of networks; all
     processes but the first return the runs that were kept only.
-    Raises: RunError as `train_head`, `train_network`, `finished_run` and `load_folds`; FeatureMismatchError before
+    Raises: RunError as `train_head`, `train_network`, `finished_run` and `load_training_data`; FeatureMismatchError before
     anything is trained if features were reduced on other training videos than those of any run.
     """
     streams = FeatureStreams(store, feature_sets)
@@ -156,22 +156,23 @@ def run_jobs(
             check_validation(run.split, config)
     splits = [run.split for run in pending]
     spill_dir = pending[0].folder.parent if pending else None
-    folds = load_folds(streams, records, splits, allow_missing=allow_missing, spill_dir=spill_dir)
+    folds = load_training_data(streams, records, splits, allow_missing=allow_missing, spill_dir=spill_dir)
     for plan in {run.plan for run in runs if run.plan is not None}:
         write_plan(plan)
+
+    def train(run: PlannedRun) -> RunSummary | None:
+        own, tell = dataclasses.replace(config, seed=run.seed), functools.partial(on_epoch, run)
+        # The data of a fold are not bound here: they are freed before those of the next fold are read.
+        if isinstance(own, VideoTrainConfig):
+            progress = functools.partial(on_batch, run)
+            return train_network(
+                next(folds), own, run.folder, overwrite=overwrite, world=world, on_epoch=tell, on_batch=progress
+            )
+        return train_head(next(folds), own, run.folder, overwrite=overwrite, tensorboard=tensorboard, on_epoch=tell)
+
     outcomes = []
     for run, kept in finished.items():
-        summary = kept
-        if summary is None:
-            data, own = next(folds), dataclasses.replace(config, seed=run.seed)
-            tell = functools.partial(on_epoch, run)
-            if isinstance(own, VideoTrainConfig):
-                progress = functools.partial(on_batch, run)
-                summary = train_network(
-                    data, own, run.folder, overwrite=overwrite, world=world, on_epoch=tell, on_batch=progress
-                )
-            else:
-                summary = train_head(data, own, run.folder, overwrite=overwrite, tensorboard=tensorboard, on_epoch=tell)
+        summary = kept or train(run)
         if summary is not None:
             outcomes.append(Outcome(run, summary, kept is not None))
             on_done(outcomes[-1])
