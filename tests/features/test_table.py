@@ -9,8 +9,8 @@ import torch
 import zarr
 from feature_sets import blobs, feature_store, manifest
 
-from har_pipeline import datasets
 from har_pipeline.core.errors import RunError, StoreError
+from har_pipeline.features import table as feature_table
 from har_pipeline.features.table import FeatureStreams, FeatureTable, feature_statistics, load_features, take_steps
 from har_pipeline.training.batches import FeatureBatch, FeatureBatches
 
@@ -32,7 +32,6 @@ def test_load_keeps_the_order_asked_for_and_the_stored_values(tmp_path: Path) ->
     assert table.video_ids == tuple(ids)
     assert table.labels.tolist() == [1, 0, 1]
     assert table.features.dtype == np.float16
-    assert table.missing == ()
     for row, video_id in enumerate(ids):
         clips = table.features[table.offsets[row] : table.offsets[row + 1]]
         assert np.array_equal(clips, features[video_id])
@@ -75,7 +74,7 @@ def test_an_id_outside_the_manifest_is_an_error(tmp_path: Path) -> None:
 
 def test_every_float16_is_finite_or_not_as_numpy_says() -> None:
     numbers = np.arange(2**16, dtype=np.uint16).view(np.float16)
-    ours = [datasets._all_finite(numbers[i : i + 1]) for i in range(len(numbers))]
+    ours = [feature_table._all_finite(numbers[i : i + 1]) for i in range(len(numbers))]
     np.testing.assert_array_equal(ours, np.isfinite(numbers))
 
 
@@ -95,7 +94,7 @@ def test_features_beyond_the_budget_become_an_equal_memory_map(
     features, labels = blobs(["a", "b"], 6, dim=16)
     store, name = feature_store(tmp_path / "s", features)
     # 1e-12 of this leaves no room for any video, 1e-8 for some of them.
-    monkeypatch.setattr(datasets, "available_memory", lambda: 10**11)
+    monkeypatch.setattr(feature_table, "available_memory", lambda: 10**11)
     spill = tmp_path / "spill"
     arguments = (FeatureStreams(store, [name]), manifest(labels), list(labels), ["a", "b"])
     mapped = load_features(*arguments, memory_fraction=fraction, spill_dir=spill)
@@ -109,7 +108,7 @@ def test_features_beyond_the_budget_become_an_equal_memory_map(
 
 
 def test_available_memory_is_plausible() -> None:
-    assert 2**24 < datasets.available_memory() < 2**50
+    assert 2**24 < feature_table.available_memory() < 2**50
 
 
 def test_batches_hold_each_video_once_padded_with_zeros() -> None:
