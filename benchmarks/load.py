@@ -28,7 +28,7 @@ import numpy as np
 from har_pipeline.core.records import ClipSpec, FeatureSpec, VideoRecord
 from har_pipeline.features.pack import open_features, pack_features
 from har_pipeline.features.store import FeatureStore, VideoSource
-from har_pipeline.features.table import FeatureTable, load_features
+from har_pipeline.features.table import FeatureStreams, FeatureTable, load_features
 
 CLASSES = ("even", "odd")
 
@@ -68,7 +68,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, object]:
     ]
 
     def load(path: Path) -> FeatureTable:
-        return load_features(open_features(path), name, records, ids, CLASSES)
+        return load_features(FeatureStreams(open_features(path), [name]), records, ids, CLASSES)
 
     ways: dict[str, Callable[[], object]] = {
         "store": lambda: load(folder / "store.zarr"),

@@ -29,11 +29,11 @@ from har_pipeline.evaluation.metrics import mcnemar
 from har_pipeline.evaluation.run_folder import read_history
 from har_pipeline.evaluation.scores import concat_scores, read_scores, select_part
 from har_pipeline.features.frames import open_frames
+from har_pipeline.features.reader import FeatureReader
 from har_pipeline.inference.cost import measure_live_cost
 from har_pipeline.models.convlstm.networks import NETWORKS
 from har_pipeline.training.configs import StateGradient, TrainConfig, VideoTrainConfig
-from har_pipeline.training.data import TrainSource
-from har_pipeline.training.jobs import Outcome, plan_jobs, run_jobs, run_video_jobs
+from har_pipeline.training.jobs import Outcome, plan_jobs, run_jobs
 
 PAIR = ("STATELESS", "STATEFUL")
 
@@ -43,7 +43,7 @@ def scores_of_seeds(outcomes: list[Outcome]) -> list[Scores]:
     by_seed: dict[int, list[Scores]] = {}
     for outcome in outcomes:
         part = select_part(read_scores(outcome.summary.path / "scores.csv"), "test")
-        by_seed.setdefault(outcome.job.seed, []).append(part)
+        by_seed.setdefault(outcome.run.seed, []).append(part)
     return [concat_scores(parts) for parts in by_seed.values()]
 
 
@@ -86,7 +86,7 @@ def live_costs(records: list[VideoRecord], outcomes: list[Outcome]) -> list[dict
 def train_network(
     args: argparse.Namespace,
     place: int,
-    store: TrainSource,
+    store: FeatureReader,
     features: str,
     records: list[VideoRecord],
     splits: list[Split],
@@ -105,9 +105,9 @@ def train_network(
         augment=args.augment[place],
     )
     jobs = plan_jobs(splits, args.out / model, repeats=args.seeds)
-    outcomes = run_video_jobs(
+    outcomes = run_jobs(
         store,
-        features,
+        [features],
         records,
         jobs,
         config,

@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 from har_pipeline.features.table import FeatureTable
 from har_pipeline.models.device import pick_device
 from har_pipeline.models.heads import SequenceClassifier, build_head
-from har_pipeline.training.batches import Batch, FeatureBatches
+from har_pipeline.training.batches import FeatureBatch, FeatureBatches
 from har_pipeline.training.configs import TrainConfig
 from har_pipeline.training.heads.fit import train_epoch
 
@@ -79,7 +79,7 @@ class Trainer:
         loss.backward()
         self.optimizer.step()
 
-    def limit(self, batches: list[Batch], videos: int) -> None:
+    def limit(self, batches: list[FeatureBatch], videos: int) -> None:
         """Train on batches that are on the device already, over and over until so many videos are done."""
         self.head.train()
         done = 0

@@ -58,7 +58,6 @@ class Data(NamedTuple):
     store: FeatureStore
     records: Sequence[VideoRecord]
     splits: Sequence[Split]
-    sha256: str
 
 
 def extract_streams(options: argparse.Namespace, data: Data, segments: int) -> tuple[list[str], dict[str, Any]]:
@@ -94,8 +93,7 @@ def ablations(data: Data, clips: str, base: TrainConfig, sizes: dict[str, tuple[
     ):
         folder = data.out / CURVES[table]
         points = plan_points(axes, config, clips, folder)
-        given: dict[str, Any] = {"manifest_sha256": data.sha256, "allow_missing": True, "workers": workers}
-        done = run_sweep(data.store, data.records, data.splits, points, folds=True, **given)
+        done = run_sweep(data.store, data.records, data.splits, points, folds=True, allow_missing=True, workers=workers)
         for name, why in done.failed.items():
             print(f"{table}: {name} could not be trained: {why}", file=sys.stderr)
         for one in write_sweep(folder, done)[0]:
@@ -116,8 +114,7 @@ def fusions(options: argparse.Namespace, data: Data, rgb: str, flow: str, base: 
     def train(folder: str, features: list[str], **changes: Any) -> float:
         config = dataclasses.replace(base, head="res_lstm", num_layers=2, **changes)
         jobs = plan_jobs(data.splits, out / folder, folds=True)
-        given: dict[str, Any] = {"manifest_sha256": data.sha256, "allow_missing": True}
-        done = run_jobs(data.store, features, data.records, jobs, config, **given)
+        done = run_jobs(data.store, features, data.records, jobs, config, allow_missing=True)
         return mean(outcome.summary.test_accuracy for outcome in done)
 
     for op in ("sum", "product"):
@@ -189,7 +186,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     records, sha256 = read_manifest(manifest), manifest_sha256(manifest)
     splits = make_splits(records, options.dataset, val_fraction=0.0, manifest_sha256=sha256)
     splits = splits if options.splits == "all" else splits[:1]
-    data = Data(out, FeatureStore(out / "store.zarr", create=True), records, splits, sha256)
+    data = Data(out, FeatureStore(out / "store.zarr", create=True), records, splits)
     base = TrainConfig(epochs=options.epochs, device=options.device)
     (clips, rgb, flow), facts = extract_streams(options, data, sizes["segments"][0])
     rows = ablations(data, clips, base, sizes, options.train_workers) + fusions(options, data, rgb, flow, base)

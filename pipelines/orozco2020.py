@@ -58,7 +58,6 @@ def run(options: argparse.Namespace) -> dict[str, object]:
         points,
         folds=True,
         workers=options.train_workers,
-        manifest_sha256=sha256,
         allow_missing=True,
         on_done=lambda point, _: print(f"{point.folder.name}: done", file=sys.stderr, flush=True),
     )

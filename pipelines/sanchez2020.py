@@ -32,12 +32,13 @@ from har_pipeline.evaluation.page import Section, write_page
 from har_pipeline.evaluation.plots import save_length_histogram
 from har_pipeline.features.frames import RawOptions, frame_shape, store_raw_frames
 from har_pipeline.features.store import FeatureStore
+from har_pipeline.features.table import FeatureStreams, load_features
 from har_pipeline.inference.cost import time_videos
 from har_pipeline.inference.load import load_video_run
 from har_pipeline.models.convlstm.windows import BIN_EDGES
 from har_pipeline.training.configs import VideoPrecision, VideoTrainConfig
-from har_pipeline.training.data import load_training_features, run_classes
-from har_pipeline.training.jobs import Job, run_video_jobs
+from har_pipeline.training.data import split_classes
+from har_pipeline.training.jobs import PlannedRun, run_jobs
 from har_pipeline.training.networks.lr_range import range_test, write_range
 from har_pipeline.training.networks.train import config_notes
 
@@ -90,9 +91,9 @@ def find_rates(options: argparse.Namespace, data: Data, config: VideoTrainConfig
     """Figure 5: the range test of the stateless network, cross-view; it is shown, the rates trained with are the paper's."""
     if not (options.out / "lr_range.png").exists():
         split = data.splits["xview"]
-        classes = run_classes(data.records, split)
+        classes, streams = split_classes(data.records, split), FeatureStreams(data.store, [data.frames])
         given: Row = {"allow_missing": True, "spill_dir": options.out}
-        table = load_training_features(data.store, [data.frames], data.records, split.train, classes, **given)
+        table = load_features(streams, data.records, split.train, classes, **given)
         shape, rows = frame_shape(data.store.spec(data.frames)), table.rows_of(split.train)
         write_range(range_test(table, shape, rows, len(classes), config, steps=options.range_steps), options.out)
     found = json.loads((options.out / "lr_range.json").read_text(encoding="utf-8"))
@@ -102,16 +103,16 @@ def find_rates(options: argparse.Namespace, data: Data, config: VideoTrainConfig
 def train(options: argparse.Namespace, data: Data, config: VideoTrainConfig) -> dict[str, Path]:
     """Train one network on both protocols, the frames being read once; return the run folder of each."""
     folders = {protocol: options.out / f"{config.model}_{protocol}" for protocol in PROTOCOLS}
-    jobs = [Job(data.splits[protocol], config.seed, folder) for protocol, folder in folders.items()]
-    run_video_jobs(
+    runs = [PlannedRun(data.splits[protocol], config.seed, folder) for protocol, folder in folders.items()]
+    run_jobs(
         data.store,
-        data.frames,
+        [data.frames],
         data.records,
-        jobs,
+        runs,
         config,
         allow_missing=True,
-        on_epoch=lambda job, epoch: print(
-            f"{job.folder.name}: epoch {epoch.epoch}, loss {epoch.train_loss:.3f}, {epoch.seconds:.0f} s",
+        on_epoch=lambda run, epoch: print(
+            f"{run.folder.name}: epoch {epoch.epoch}, loss {epoch.train_loss:.3f}, {epoch.seconds:.0f} s",
             file=sys.stderr,
             flush=True,
         ),

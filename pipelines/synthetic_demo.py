@@ -29,7 +29,7 @@ from har_pipeline.inference.predict import predict_videos, save_picture
 from har_pipeline.models.extractors import build_extractor
 from har_pipeline.synthetic.dataset import GENERATOR_VERSION, write_dataset
 from har_pipeline.training.configs import TrainConfig
-from har_pipeline.training.heads.train import train_head
+from har_pipeline.training.jobs import plan_jobs, run_jobs
 from har_pipeline.video.flow.spec import FlowSpec
 
 RGB = ExtractOptions(clips=ClipSpec(sampling="first", num_clips=20, clip_stride=2))
@@ -68,9 +68,7 @@ def run(out: Path, subjects: int, install_seconds: float, device: str) -> dict[s
     splits = make_splits(records, "leave_one_subject_out", val_fraction=0.0, manifest_sha256=sha256)
     results: dict[str, tuple[str, str, Interval]] = {}
     for name, (stream, config) in RUNS.items():
-        for split in splits:
-            folder = out / name / f"split{split.index}"
-            train_head(store, features[stream], records, split, config, folder, manifest_sha256=sha256)
+        run_jobs(store, [features[stream]], records, plan_jobs(splits, out / name), config)
         pooled = evaluate_folds(out / name).pooled
         assert pooled is not None  # leave-one-subject-out tests every video once
         results[name] = (config.head, stream, pooled.top1)

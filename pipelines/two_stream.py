@@ -64,7 +64,7 @@ def run(
         seeds = 1 if name in WITHOUT_SEED else repeats
         for run_name, (features, own) in wanted.items():
             jobs = plan_jobs(splits, out / name / run_name, repeats=seeds)
-            run_jobs(store, features, records, jobs, own, manifest_sha256=sha256)
+            run_jobs(store, features, records, jobs, own)
         members = [load_member(out / name / run_name, run_name) for run_name in wanted]
         fusion, _ = fusion_table(members[: len(streams)])
         rows: dict[str, object] = {row.name: shown(row.top1, row.sd) for row in fusion.rows}

@@ -22,7 +22,7 @@ from har_pipeline.features.extract import ExtractOptions, extract
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.models.extractors import build_extractor
 from har_pipeline.training.configs import TrainConfig
-from har_pipeline.training.heads.train import train_head
+from har_pipeline.training.jobs import plan_jobs, run_jobs
 
 CLIPS = {
     "efficientnet_lite0": ClipSpec(sampling="uniform", num_clips=20),
@@ -42,10 +42,7 @@ def run(root: Path, out: Path, net: str, weights: str | None, device: str) -> di
     splits = make_splits(records, "leave_one_group_out", val_fraction=0.0, manifest_sha256=sha256)
     accuracy = {}
     for name, config in HEADS.items():
-        for split in splits:
-            folder = out / net / name / f"split{split.index}"
-            if not (folder / "run.json").exists():
-                train_head(store, features, records, split, config, folder, manifest_sha256=sha256)
+        run_jobs(store, [features], records, plan_jobs(splits, out / net / name), config)
         pooled = evaluate_folds(out / net / name).pooled
         assert pooled is not None  # each clip is tested once
         accuracy[name] = {"value": pooled.top1.value, "low": pooled.top1.low, "high": pooled.top1.high}

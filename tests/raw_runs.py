@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from depth_files import write_folder
 from feature_sets import split_of
+from train_split import train_split
 
 from har_pipeline.core.records import VideoRecord
 from har_pipeline.features.frames import RawOptions, store_raw_frames
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.models.config import NetworkName
 from har_pipeline.training.configs import VideoTrainConfig
-from har_pipeline.training.networks.train import train_video
 
 SIZE = 48
 
@@ -42,7 +42,7 @@ class DepthSet:
         config = VideoTrainConfig(
             model=model, width=0.05, schedule="constant", learning_rate=1e-3, epochs=1, device="cpu", precision="fp32"
         )
-        train_video(store, name, self.records, split, config, run)
+        train_split(store, name, self.records, split, config, run)
         return run
 
 

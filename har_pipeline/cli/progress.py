@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from har_pipeline.training.history import Epoch
-    from har_pipeline.training.jobs import Job, Outcome
+    from har_pipeline.training.jobs import Outcome, PlannedRun
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
     from har_pipeline.training.history import Epoch
-    from har_pipeline.training.jobs import Job, Outcome
+    from har_pipeline.training.jobs import Outcome, PlannedRun
     from har_pipeline.training.networks.fit import BatchProgress
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ def describe(outcome: Outcome) -> str:
 
 @contextmanager
 def training_table(
-    jobs: Sequence[Job], epochs: int, *, live: bool | None = None
-) -> Iterator[tuple[Callable[[Job, Epoch], None], Callable[[Outcome], None]]]:
+    jobs: Sequence[PlannedRun], epochs: int, *, live: bool | None = None
+) -> Iterator[tuple[Callable[[PlannedRun, Epoch], None], Callable[[Outcome], None]]]:
     """Give the functions to call with each epoch and each finished run. live: None = if stderr is a terminal."""
     if not (sys.stderr.isatty() if live is None else live):
         yield _lines(jobs)
@@ -122,7 +122,7 @@ def training_table(
     rows = {job: _Row() for job in jobs}
     with Live(_table(rows), console=Console(stderr=True), refresh_per_second=4) as view:
 
-        def on_epoch(job: Job, epoch: Epoch) -> None:
+        def on_epoch(job: PlannedRun, epoch: Epoch) -> None:
             row = rows[job]
             row.state, row.epoch = "trains", f"{epoch.epoch}/{epochs}"
             row.train = f"{epoch.train_accuracy:.1%}"
@@ -131,7 +131,7 @@ def training_table(
             view.update(_table(rows))
 
         def on_done(outcome: Outcome) -> None:
-            summary, row = outcome.summary, rows[outcome.job]
+            summary, row = outcome.summary, rows[outcome.run]
             row.state, row.epoch = "kept" if outcome.kept else "done", f"{summary.best_epoch}/{summary.epochs}"
             row.train, row.test = f"{summary.train_accuracy:.1%}", f"{summary.test_accuracy:.1%}"
             row.val = "" if summary.val_accuracy is None else f"{summary.val_accuracy:.1%}"
@@ -141,22 +141,22 @@ def training_table(
         yield on_epoch, on_done
 
 
-def _lines(jobs: Sequence[Job]) -> tuple[Callable[[Job, Epoch], None], Callable[[Outcome], None]]:
+def _lines(jobs: Sequence[PlannedRun]) -> tuple[Callable[[PlannedRun, Epoch], None], Callable[[Outcome], None]]:
     done = 0
 
     def on_done(outcome: Outcome) -> None:
         nonlocal done
         done += 1
         if outcome.kept:
-            note(f"{outcome.job.folder}: already trained, kept (--overwrite trains it again)")
+            note(f"{outcome.run.folder}: already trained, kept (--overwrite trains it again)")
         elif len(jobs) > 1:
-            job = outcome.job
+            job = outcome.run
             note(f"[{done}/{len(jobs)}] split {job.split.index}, seed {job.seed}: {describe(outcome)}")
 
     return lambda job, epoch: None, on_done
 
 
-def _table(rows: dict[Job, _Row]) -> Table:
+def _table(rows: dict[PlannedRun, _Row]) -> Table:
     from rich.table import Table
 
     table = Table()
@@ -174,10 +174,10 @@ def _table(rows: dict[Job, _Row]) -> Table:
     return table
 
 
-OnEpoch = Callable[["Job", "Epoch"], None]
+OnEpoch = Callable[["PlannedRun", "Epoch"], None]
 
 
-OnBatch = Callable[["Job", "BatchProgress"], None]
+OnBatch = Callable[["PlannedRun", "BatchProgress"], None]
 
 
 OnDone = Callable[["Outcome"], None]
@@ -185,20 +185,20 @@ OnDone = Callable[["Outcome"], None]
 
 @contextmanager
 def training_bar(
-    jobs: Sequence[Job], epochs: int, *, silent: bool = False
+    jobs: Sequence[PlannedRun], epochs: int, *, silent: bool = False
 ) -> Iterator[tuple[OnEpoch, OnBatch, OnDone]]:
     """Give the functions to call with each epoch, batch and finished run.
 
     The bar shows batches, loss, accuracy, learning rate and the time left of a run; each epoch leaves a line.
     """
 
-    def name_of(job: Job) -> str:
+    def name_of(job: PlannedRun) -> str:
         return f"split {job.split.index}, seed {job.seed}, " if len(jobs) > 1 else ""
 
     with _bar("{task.fields[state]}", silent=silent) as bar:
         task = bar.add_task("train", total=None, state="")
 
-        def on_epoch(job: Job, epoch: Epoch) -> None:
+        def on_epoch(job: PlannedRun, epoch: Epoch) -> None:
             if silent:
                 return
             val = "" if epoch.val_accuracy is None else f"; validation {epoch.val_loss:.3f}, {epoch.val_accuracy:.1%}"
@@ -208,7 +208,7 @@ def training_bar(
             )
             bar.console.print(text, highlight=False, soft_wrap=True)
 
-        def on_batch(job: Job, now: BatchProgress) -> None:
+        def on_batch(job: PlannedRun, now: BatchProgress) -> None:
             state = f"loss {now.loss:.3f}, {now.accuracy:.1%}, rate {now.learning_rate:.1e}"
             bar.update(
                 task,
@@ -222,9 +222,9 @@ def training_bar(
             if silent:
                 return
             if outcome.kept:
-                note(f"{outcome.job.folder}: already trained, kept (--overwrite trains it again)")
+                note(f"{outcome.run.folder}: already trained, kept (--overwrite trains it again)")
             elif len(jobs) > 1:
-                note(f"{name_of(outcome.job)}{describe(outcome)}")
+                note(f"{name_of(outcome.run)}{describe(outcome)}")
             bar.reset(task, total=None, state="")
 
         yield on_epoch, on_batch, on_done

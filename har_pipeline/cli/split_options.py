@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def read_split(path: Path, records: list[VideoRecord], sha256: str = "") -> Split:
-    """Return the split of a file, checked against a manifest's records; a note tells if it was written for another one.
+    """Return the split of a file, checked against a manifest's records, as a split of that manifest.
 
-    sha256: the manifest's `manifest_sha256`, "" = not compared.
+    A note tells if it was written for another one. sha256: the manifest's `manifest_sha256`, "" = not known.
     """
     from har_pipeline.datasets.splits import check_split, read_split_file
 
@@ -28,7 +29,7 @@ def read_split(path: Path, records: list[VideoRecord], sha256: str = "") -> Spli
             f"NOTE: {path} was written for another manifest, or this one has changed since: its videos are taken, the labels "
             "are read from the manifest given"
         )
-    return split
+    return dataclasses.replace(split, manifest_sha256=sha256 or split.manifest_sha256)
 
 
 def choose_splits(splits: list[Split], choice: str) -> list[Split]:

@@ -142,7 +142,6 @@ def sweep(
             repeats=repeats,
             folds=split == "all" and split_file is None,
             workers=workers,
-            manifest_sha256=sha256,
             overwrite=overwrite,
             allow_missing=allow_missing,
             on_done=on_done,

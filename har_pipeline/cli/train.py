@@ -259,20 +259,19 @@ def train(
             records,
             jobs,
             config,
-            manifest_sha256=sha256,
             overwrite=overwrite,
             allow_missing=allow_missing,
             tensorboard=tensorboard,
             on_epoch=on_epoch,
             on_done=on_done,
         )
-    for text in merge_notes({str(one.job.folder.relative_to(out)): one.summary.notes for one in outcomes}):
+    for text in merge_notes({str(one.run.folder.relative_to(out)): one.summary.notes for one in outcomes}):
         note(f"NOTE: {text}")
     if as_json:
         print_json([outcome.summary.to_dict() for outcome in outcomes])
         return
     for outcome in outcomes:
-        typer.echo(f"{outcome.job.folder}: {config.head}, {describe(outcome)}")
+        typer.echo(f"{outcome.run.folder}: {config.head}, {describe(outcome)}")
     typer.echo(f"next: har evaluate {out}")
 
 

@@ -123,7 +123,7 @@ def train_video(
     """
     from har_pipeline.datasets.manifests import manifest_sha256, read_manifest
     from har_pipeline.evaluation.plan import merge_notes
-    from har_pipeline.training.jobs import plan_jobs, run_video_jobs
+    from har_pipeline.training.jobs import plan_jobs, run_jobs
     from har_pipeline.training.networks.distributed import joined_world
 
     with joined_world(device) as (world, own_device):
@@ -166,13 +166,12 @@ def train_video(
             _kept_when_stopped(),
             training_bar(jobs, config.num_epochs, silent=not world.first) as (on_epoch, on_batch, on_done),
         ):
-            outcomes = run_video_jobs(
+            outcomes = run_jobs(
                 opened,
-                name,
+                [name],
                 records,
                 jobs,
                 config,
-                manifest_sha256=sha256,
                 overwrite=overwrite,
                 allow_missing=allow_missing,
                 world=world,
@@ -182,13 +181,13 @@ def train_video(
             )
         if not world.first:
             return
-    for text in merge_notes({str(one.job.folder.relative_to(out)): one.summary.notes for one in outcomes}):
+    for text in merge_notes({str(one.run.folder.relative_to(out)): one.summary.notes for one in outcomes}):
         note(f"NOTE: {text}")
     if as_json:
         print_json([outcome.summary.to_dict() for outcome in outcomes])
         return
     for outcome in outcomes:
-        typer.echo(f"{outcome.job.folder}: {config.model}, {describe(outcome)}")
+        typer.echo(f"{outcome.run.folder}: {config.model}, {describe(outcome)}")
     typer.echo(f"next: har evaluate {out}")
 
 
@@ -233,7 +232,8 @@ def lr_range(
     """
     from har_pipeline.datasets.manifests import read_manifest
     from har_pipeline.features.frames import frame_shape
-    from har_pipeline.training.data import load_training_features, run_classes
+    from har_pipeline.features.table import FeatureStreams, load_features
+    from har_pipeline.training.data import split_classes
     from har_pipeline.training.networks.distributed import ALONE
     from har_pipeline.training.networks.lr_range import range_test, write_range
 
@@ -266,9 +266,10 @@ def lr_range(
     )
     path = store or out.absolute().parent / "frames.zarr"
     opened, name = _frames(records, chosen, path, stream.value, features, workers, ALONE)
-    classes = run_classes(records, chosen[0])
-    table = load_training_features(
-        opened, [name], records, chosen[0].train, classes, allow_missing=allow_missing, spill_dir=path.parent
+    classes = split_classes(records, chosen[0])
+    streams = FeatureStreams(opened, [name])
+    table = load_features(
+        streams, records, chosen[0].train, classes, allow_missing=allow_missing, spill_dir=path.parent
     )
     rows = table.rows_of(chosen[0].train)
     with step_bar(steps) as on_step:

@@ -146,9 +146,9 @@ def stream_info(feature_sets: Sequence[str], specs: Sequence[FeatureSpec]) -> di
 def new_run_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Give a folder to write a run into; on success it becomes `path`, after an error nothing is left.
 
-    Raises: RunError if `path` exists and `overwrite` is not set, or it is neither a run nor an empty folder.
+    Raises: RunError as `free_run_path`.
     """
-    with new_folder(_free_path(path, overwrite)) as partial:
+    with new_folder(free_run_path(path, overwrite=overwrite)) as partial:
         yield partial
 
 
@@ -158,10 +158,10 @@ def lasting_run_folder(path: Path, job: Mapping[str, Any], *, overwrite: bool) -
 
     job: what makes the run what it is, ready for JSON; what an older version did not write there is not compared. On
     success the folder becomes `path`; what else than the run was written there must have been removed by then.
-    Raises: RunError as `new_run_folder`, if another process trains there, or if what is there is of another job (with
+    Raises: RunError as `free_run_path`, if another process trains there, or if what is there is of another job (with
     `overwrite` it is removed).
     """
-    path = _free_path(path, overwrite)
+    path = free_run_path(path, overwrite=overwrite)
     partial = path.with_name(f".{path.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
     with locked(partial / LOCK) as held:
@@ -202,7 +202,11 @@ def _differing_options(before: Mapping[str, Any], wanted: Mapping[str, Any]) -> 
     return ", ".join(f"{name} ({before.get(name)}, not {wanted.get(name)})" for name in names)
 
 
-def _free_path(path: Path, overwrite: bool) -> Path:
+def free_run_path(path: Path, *, overwrite: bool) -> Path:
+    """Return where a run may be written, as an absolute path.
+
+    Raises: RunError if `path` exists and `overwrite` is not set, or it is neither a run nor an empty folder.
+    """
     path = path.absolute()
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         if not (path / RUN_JSON).is_file():
@@ -213,14 +217,6 @@ def _free_path(path: Path, overwrite: bool) -> Path:
         if not overwrite:
             raise RunError(f"{path} holds a run already: choose another path, or replace it with --overwrite")
     return path
-
-
-def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write one row per epoch; None becomes an empty cell."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def read_history(run_dir: Path) -> dict[str, list[float | None]]:

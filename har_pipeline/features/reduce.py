@@ -11,25 +11,18 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, StoreError
 from har_pipeline.core.records import FeatureSpec, ReductionSpec, Split
 from har_pipeline.features.pca import Fit, Projection, check_dim, fit_exact, fit_randomised, in_blocks
+from har_pipeline.features.reader import FeatureReader
 from har_pipeline.features.store import FeatureStore
 
 # Called with what is being done (`fit` or `project`), the videos done and their total.
 OnProgress = Callable[[str, int, int], None]
-
-
-class ReductionSource(Protocol):
-    """A feature store that holds reductions."""
-
-    def read_reduction(self, feature_set: str, /) -> dict[str, np.ndarray]:
-        """Return the arrays a reduced feature set was made with."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +110,7 @@ def require_same_training_videos(feature_set: str, spec: FeatureSpec, split: Spl
     )
 
 
-def read_projection(store: ReductionSource, feature_set: str, reduction: ReductionSpec) -> Projection:
+def read_projection(store: FeatureReader, feature_set: str, reduction: ReductionSpec) -> Projection:
     """Return the projection of a reduced feature set. Raises: StoreError if it is missing or damaged."""
     return projection_of(store.read_reduction(feature_set), reduction)
 

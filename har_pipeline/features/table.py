@@ -4,55 +4,39 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import numpy as np
 
 from har_pipeline.core.errors import RunError
-from har_pipeline.core.records import FeatureRecord, VideoRecord
+from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
+from har_pipeline.features.reader import FeatureReader
 from har_pipeline.features.source_files import differ, frames_read, words
 from har_pipeline.video.clips import sparse_clip_indices
 
 MEMORY_FRACTION = 0.4
 
 
-class FeatureSource(Protocol):
-    """What is needed of a feature store; `store.FeatureStore` and `packed_store.PackedStore` are such."""
-
-    def video_ids(self, feature_set: str, /) -> list[str]:
-        """Return the ids of the videos whose features are complete."""
-        ...
-
-    def read(self, feature_set: str, video_id: str, /, *, check: bool = False) -> FeatureRecord:
-        """Return the features of one video; with `check`, compare them with their checksum."""
-        ...
-
-    def failures(self, feature_set: str, /) -> dict[str, str]:
-        """Return video_id -> reason of the videos that have no features."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class FeatureTable:
-    """The features of V videos, one after the other.
-
-    labels: (V,) int64 class numbers; features: (sum N, D) float16 or float32, in memory or a memory map;
-    offsets: (V + 1,) int64, video v owns the rows `[offsets[v], offsets[v + 1])`; missing: ids left out;
-    checksums: (V,) those of the features as they are stored, where they come from a store; notes: what was odd about the
-    videos' files when they were read.
-    """
+    """The features of V videos, one after the other."""
 
     video_ids: tuple[str, ...]
+    # (V,) int64 class numbers.
     labels: np.ndarray
+    # (sum N, D) float16, float32, or uint8 of raw frames; in memory or a memory map.
     features: np.ndarray
+    # (V + 1,) int64: video v owns the rows `[offsets[v], offsets[v + 1])`.
     offsets: np.ndarray
-    missing: tuple[str, ...] = ()
+    # Of the features as they are stored, those of several streams joined by +; empty if they come from no store.
     checksums: tuple[str, ...] = ()
+    # What was odd about the videos' files when they were read.
     notes: tuple[str, ...] = ()
 
     @property
@@ -71,15 +55,56 @@ class FeatureTable:
         return np.array([position[video_id] for video_id in video_ids if video_id in position], np.int64)
 
 
-def label_numbers(records: Sequence[VideoRecord], classes: Sequence[str]) -> Mapping[str, int]:
-    """Return video_id -> class number for the records whose label is one of `classes`."""
-    number = {label: k for k, label in enumerate(classes)}
-    return {record.video_id: number[record.label] for record in records if record.label in number}
+class FeatureStreams:
+    """One feature set of a store, or several side by side; its videos are those that all of them hold."""
+
+    def __init__(self, store: FeatureReader, feature_sets: Sequence[str]) -> None:
+        """feature_sets: names, or unique starts of names. Raises: RunError if one is given twice; StoreError if unknown."""
+        self.store = store
+        self.names = tuple(store.resolve(prefix) for prefix in feature_sets)
+        if len(set(self.names)) < len(self.names):
+            raise RunError(
+                f"the feature set {max(self.names, key=self.names.count)} is given twice: each stream needs its own"
+            )
+
+    @property
+    def specs(self) -> tuple[FeatureSpec, ...]:
+        """How the features of each set were made."""
+        return tuple(self.store.spec(name) for name in self.names)
+
+    def video_ids(self) -> list[str]:
+        """Return the ids that have features in all sets, in the order of the first."""
+        first, *others = (self.store.video_ids(name) for name in self.names)
+        common = set(first).intersection(*others)
+        return [video_id for video_id in first if video_id in common]
+
+    @functools.cached_property
+    def checksums(self) -> Mapping[str, str]:
+        """video_id -> checksum of its features, as `FeatureTable` has it, read once."""
+        sets = [self.store.checksums(name) for name in self.names]
+        return {
+            video_id: "+".join(own[video_id] for own in sets)
+            for video_id in sets[0]
+            if all(video_id in own for own in sets)
+        }
+
+    def read(self, video_id: str, *, check: bool = False) -> FeatureRecord:
+        """Return the record of the first set, with the features of all sets and their checksums joined by +."""
+        records = [self.store.read(name, video_id, check=check) for name in self.names]
+        checksum = "+".join(record.checksum for record in records)
+        return dataclasses.replace(records[0], features=joined_features(records), checksum=checksum)
+
+    def failures(self) -> dict[str, str]:
+        """Return video_id -> why it has no features; of several sets with the name of the set."""
+        return {
+            video_id: reason if len(self.names) == 1 else f"{name}: {reason}"
+            for name in self.names
+            for video_id, reason in self.store.failures(name).items()
+        }
 
 
 def load_features(
-    store: FeatureSource,
-    feature_set: str,
+    streams: FeatureStreams,
     records: Sequence[VideoRecord],
     ids: Sequence[str],
     classes: Sequence[str],
@@ -90,30 +115,28 @@ def load_features(
 ) -> FeatureTable:
     """Read the features of the videos `ids`, in that order.
 
-    They stay in memory up to `memory_fraction` of what is free (joining them takes twice their size for a moment);
-    beyond that they go to an unlinked temporary file in `spill_dir` and come back as a memory map.
-    Each video's features are compared with their checksum.
-    Raises: StoreError if they differ; RunError if an id is not in the manifest, has no features (unless `allow_missing`:
-    then it is left out and stands in `missing`), has features that were made from another file, has no clip, another
-    feature_dim than the first video, or a feature that is not finite.
+    They stay in memory up to `memory_fraction` of what is free (joining them briefly takes twice their size); beyond that
+    they become a memory map of an unlinked temporary file in `spill_dir`. Each video is compared with its checksum.
+    Raises: StoreError if they differ; RunError if an id is not in the manifest, has no features (with `allow_missing` it
+    is left out), has features that were made from another file, has no clip, another feature_dim than the first video, or
+    a feature that is not finite.
     """
-    labels = label_numbers(records, classes)
-    if unknown := [video_id for video_id in ids if video_id not in labels]:
+    number = {label: k for k, label in enumerate(classes)}
+    by_id = {record.video_id: record for record in records if record.label in number}
+    if unknown := [video_id for video_id in ids if video_id not in by_id]:
         raise RunError(f"{_some(unknown)} not in the manifest, or with a label outside the run's classes")
-    present = set(store.video_ids(feature_set))
-    missing = tuple(video_id for video_id in ids if video_id not in present)
-    if missing and not allow_missing:
-        raise RunError(_missing_message(store, feature_set, missing, len(ids)))
+    present = set(streams.video_ids())
     kept = tuple(video_id for video_id in ids if video_id in present)
+    if len(kept) < len(ids) and not allow_missing:
+        raise RunError(_missing_message(streams, [video_id for video_id in ids if video_id not in present], len(ids)))
     if not kept:
         raise RunError(
-            f"{feature_set}: none of the {len(ids)} videos has features; run `{_command(feature_set)}` first"
+            f"{'+'.join(streams.names)}: none of the {len(ids)} videos has features; run `{_command(streams)}` first"
         )
-    by_id = {record.video_id: record for record in records}
     lengths, checksums, odd = [], [], {}
     with contextlib.closing(_Rows(int(memory_fraction * available_memory()), spill_dir)) as rows:
         for video_id in kept:
-            record = store.read(feature_set, video_id, check=True)
+            record = streams.read(video_id, check=True)
             _check_file(record, by_id[video_id])
             if record.decode_notes:
                 odd[video_id] = "; ".join(record.decode_notes)
@@ -122,8 +145,8 @@ def load_features(
             checksums.append(record.checksum)
         flat = rows.join()
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    numbers = np.array([labels[video_id] for video_id in kept], np.int64)
-    return FeatureTable(kept, numbers, flat, offsets, missing, tuple(checksums), _odd_files(odd, len(kept)))
+    labels = np.array([number[by_id[video_id].label] for video_id in kept], np.int64)
+    return FeatureTable(kept, labels, flat, offsets, tuple(checksums), _odd_files(odd, len(kept)))
 
 
 def _check_file(record: FeatureRecord, video: VideoRecord) -> None:
@@ -133,7 +156,7 @@ def _check_file(record: FeatureRecord, video: VideoRecord) -> None:
     if record.file and (record.file["name"] not in names or differ(record.file, now)):
         raise RunError(
             f"{video.video_id}: its features were made from {words(record.file)}; the manifest names {', '.join(names)}, "
-            f"frames {now['frames']}: extract it into another store, or make it anew with --replace-changed"
+            f"frames {now['frames']}: extract it into another store, or re-extract it with --replace-changed"
         )
 
 
@@ -146,7 +169,7 @@ def _odd_files(odd: Mapping[str, str], videos: int) -> tuple[str, ...]:
 
 def _all_finite(features: np.ndarray) -> bool:
     if features.dtype == np.float16:
-        # What np.isfinite says, four times as fast: it goes through float32. No finite number has all exponent bits.
+        # Four times as fast as np.isfinite, which goes through float32. No finite number has all exponent bits set.
         return bool((features.view(np.uint16) & 0x7FFF).max(initial=0) < 0x7C00)
     return bool(np.isfinite(features).all())
 
@@ -173,6 +196,8 @@ class _Rows:
         self._count += len(features)
         self._bytes += features.nbytes
         if self._file is None and self._bytes > self._budget:
+            if self._spill_dir is not None:
+                self._spill_dir.mkdir(parents=True, exist_ok=True)
             self._file = tempfile.TemporaryFile(dir=self._spill_dir)  # noqa: SIM115 - see close
             for part in self._parts:
                 self._file.write(np.ascontiguousarray(part).data)
@@ -186,17 +211,17 @@ class _Rows:
         if self._file is None or self._first is None:
             return np.concatenate(self._parts)
         self._file.flush()
-        # r+ because torch wants a writable array; the file has no name any more, nothing can be overwritten.
+        # r+ because torch wants a writable array; the file has no name, nothing else can be overwritten.
         return np.memmap(self._file, self._first[1], "r+", shape=(self._count, self._first[0]))
 
     def close(self) -> None:
-        """Let go of the temporary file; a memory map of it stays valid."""
+        """Close the temporary file; a memory map of it stays valid."""
         if self._file is not None:
             self._file.close()
 
 
 def available_memory() -> int:
-    """Return the bytes of memory that are free or can be freed at once; a quarter of all memory where not told."""
+    """Return the available memory in bytes, as Linux estimates it; elsewhere a quarter of all memory."""
     try:
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
@@ -225,16 +250,15 @@ def feature_statistics(table: FeatureTable, rows: np.ndarray) -> tuple[np.ndarra
 
 
 def align_by_time(times: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return, for each stream of one video, the rows of its clips that stand beside the clips of the first stream.
+    """Return, for each stream of one video, which of its clips (N_1,) int64 belongs to each clip of the first stream.
 
     times: for each stream (N_s, 2) start and end of its clips in seconds. Each of the N_1 clips of the first stream gets
-    the clip whose middle is closest to its own in time, the earlier of two that are as close; the first stream keeps its
-    rows as they are. Returns arrays (N_1,) int64.
-    The two middles may be apart by half of the longer of the two clips and one step between clips (of the stream whose
-    steps are longer; a stream of one clip steps by its length). Clips over the same video are never further apart: dense
-    clips leave out less than a step at its end. Streams that cover different times of the video are.
+    the clip whose middle is closest in time, the earlier of two at the same distance; the first stream keeps its clips.
+    The middles may be apart by half of the longer clip plus one step between clips (of the stream with longer steps; a
+    single clip counts as a step of its length). Clips over the same video are never further apart: dense clips leave out
+    less than a step at its end. Streams that cover different times of the video are.
     Raises: RunError if a stream has no clip, a time is not finite (a file without a frame rate), or a clip of the first
-    stream has none so near in another one.
+    stream has no clip that near in another stream.
     """
     streams = [np.asarray(stream, np.float64).reshape(-1, 2) for stream in times]
     for number, stream in enumerate(streams):
@@ -244,7 +268,7 @@ def align_by_time(times: Sequence[np.ndarray]) -> list[np.ndarray]:
     rows = [np.arange(len(first))]
     for number, stream in enumerate(streams[1:], start=1):
         middles = stream.mean(axis=1)
-        # The earlier one wins a tie wherever it stands in the stream.
+        # Sorted by time, so that the earlier clip wins a tie.
         order = np.argsort(middles, kind="stable")
         nearest = order[np.abs(first[:, None] - middles[order]).argmin(axis=1)]
         apart = np.abs(first - middles[nearest])
@@ -253,23 +277,23 @@ def align_by_time(times: Sequence[np.ndarray]) -> list[np.ndarray]:
         if (far := np.flatnonzero(apart > allowed * (1 + 1e-9))).size:
             raise RunError(
                 f"stream {number} has no clip within {allowed[far[0]]:.2f} s of the first stream's clip at "
-                f"{first[far[0]]:.2f} s (the nearest is {apart[far[0]]:.2f} s away, and so for {far.size} of "
-                f"{len(first)} clips): the streams cover different times; extract them with like --sampling"
+                f"{first[far[0]]:.2f} s (the nearest is {apart[far[0]]:.2f} s away; {far.size} of {len(first)} clips have "
+                "none): the streams cover different times; extract them with the same --sampling"
             )
         rows.append(nearest)
     return rows
 
 
 def _clip_step(stream: np.ndarray) -> float:
-    """Return the usual distance in seconds from a clip's middle to the next one's; of a single clip its length."""
+    """Return the median distance in seconds between the middles of successive clips; of a single clip its length."""
     gaps = np.diff(np.unique(stream.mean(axis=1)))
     return float(np.median(gaps)) if len(gaps) else float(np.diff(stream, axis=1).max())
 
 
 def take_steps(table: FeatureTable, num_steps: int | None) -> FeatureTable:
-    """Return a table with `num_steps` clips of each video, taken evenly; None: the table as it is.
+    """Return a table with `num_steps` evenly spaced clips of each video; None = the table as it is.
 
-    Clips repeat where a video has fewer. Source: Lakhal 2018, section 3.1, sigma(t).
+    Clips of shorter videos repeat. Source: Lakhal 2018, section 3.1, sigma(t).
     """
     if num_steps is None or bool((table.lengths == num_steps).all()):
         return table
@@ -285,25 +309,24 @@ def _some(ids: Sequence[str]) -> str:
     return f"{len(ids)} video{'s' if len(ids) > 1 else ''} ({', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''})"
 
 
-def _missing_message(store: FeatureSource, feature_set: str, missing: Sequence[str], wanted: int) -> str:
-    failures = store.failures(feature_set)
+def _missing_message(streams: FeatureStreams, missing: Sequence[str], wanted: int) -> str:
+    failures = streams.failures()
     failed = [video_id for video_id in missing if video_id in failures]
     why = f"; the reason is known for {len(failed)}, of the first: {failures[failed[0]]}" if failed else ""
     return (
-        f"{feature_set}: no features of {_some(missing)} of the {wanted} wanted{why}. Run `{_command(feature_set)}` on the "
-        "manifest (with --retry-failed for those that failed), or leave them out with --allow-missing"
+        f"{'+'.join(streams.names)}: no features of {_some(missing)} of the {wanted} wanted{why}. Run `{_command(streams)}` "
+        "on the manifest (with --retry-failed for those that failed), or leave them out with --allow-missing"
     )
 
 
-def _command(feature_set: str) -> str:
-    return "har frames" if feature_set.startswith("raw_frames-") else "har extract"
+def _command(streams: FeatureStreams) -> str:
+    return "har frames" if streams.names[0].startswith("raw_frames-") else "har extract"
 
 
 def joined_features(records: Sequence[FeatureRecord]) -> np.ndarray:
     """Return (N, D1 + D2 + ...) the features of one video's streams on the clips of the first.
 
-    Each clip gets the features of the other streams' clips that are closest in time; see `datasets.align_by_time`.
-    Raises: RunError naming the video if a stream has no clip near enough.
+    Raises: RunError naming the video if a stream has no clip near enough; see `align_by_time`.
     """
     if len(records) == 1:
         return records[0].features
@@ -312,30 +335,3 @@ def joined_features(records: Sequence[FeatureRecord]) -> np.ndarray:
     except RunError as error:
         raise RunError(f"{records[0].video_id}: {error}") from error
     return np.concatenate([record.features[own] for record, own in zip(records, rows, strict=True)], axis=1)
-
-
-class StreamSource:
-    """A feature source whose videos are those that every one of the feature sets holds, their features joined."""
-
-    def __init__(self, store: FeatureSource, feature_sets: Sequence[str]) -> None:
-        self._store, self._feature_sets = store, tuple(feature_sets)
-
-    def video_ids(self, feature_set: str) -> list[str]:
-        """Return the ids that have features in all sets, in the order of the first."""
-        first, *others = (self._store.video_ids(name) for name in self._feature_sets)
-        common = set(first).intersection(*others)
-        return [video_id for video_id in first if video_id in common]
-
-    def read(self, feature_set: str, video_id: str, *, check: bool = False) -> FeatureRecord:
-        """Return the record of the first stream, with the features of all of them and their checksums joined by +."""
-        records = [self._store.read(name, video_id, check=check) for name in self._feature_sets]
-        checksum = "+".join(record.checksum for record in records)
-        return dataclasses.replace(records[0], features=joined_features(records), checksum=checksum)
-
-    def failures(self, feature_set: str) -> dict[str, str]:
-        """Return the reasons why videos have no features in one of the sets, with the name of that set."""
-        return {
-            video_id: f"{name}: {reason}"
-            for name in self._feature_sets
-            for video_id, reason in self._store.failures(name).items()
-        }

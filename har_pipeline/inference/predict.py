@@ -24,7 +24,7 @@ from har_pipeline.inference.load import Run, VideoRun, load_run, load_video_run
 from har_pipeline.models.device import pick_device, pick_precision
 from har_pipeline.models.extractors import build_extractor, find_net
 from har_pipeline.models.extractors.base import Extractor
-from har_pipeline.training.batches import Batch, Frames, class_probabilities
+from har_pipeline.training.batches import FeatureBatch, Frames, class_probabilities
 from har_pipeline.training.networks.loop import video_probabilities
 from har_pipeline.video.clips import sparse_clip_indices
 from har_pipeline.video.decode import FrameReader, probe
@@ -272,7 +272,7 @@ def predict_scores(run: Run, features: np.ndarray) -> np.ndarray:
         raise RunError(f"{run.path}: a feature of the video is not finite")
     if run.config.num_steps is not None:
         features = features[sparse_clip_indices(len(features), run.config.num_steps)]
-    batch = Batch(
+    batch = FeatureBatch(
         torch.from_numpy(np.ascontiguousarray(features, np.float32))[None].to(run.head.input_mean.device),
         torch.tensor([len(features)]),
         torch.zeros(1, dtype=torch.int64),

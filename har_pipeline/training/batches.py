@@ -11,6 +11,19 @@ import torch
 from har_pipeline.features.table import MEMORY_FRACTION, FeatureTable
 from har_pipeline.models.heads.classifier import SequenceClassifier
 
+# In a shuffled set, batches are made of videos of like length within pools of so many batches.
+POOLED_BATCHES = 8
+
+
+def resident_features(
+    table: FeatureTable, device: torch.device, memory_fraction: float = MEMORY_FRACTION
+) -> tuple[torch.Tensor, bool]:
+    """Return the table's features, on the device if they take no more than a fraction of its free memory, and whether."""
+    flat, resident = torch.from_numpy(table.features), device.type == "cpu"
+    if device.type == "cuda":
+        resident = table.features.nbytes <= memory_fraction * torch.cuda.mem_get_info(device)[0]
+    return flat.to(device) if resident else flat, resident
+
 
 class Frames:
     """The frames of a table's videos, on the device if they fit there, otherwise in the host's memory.
@@ -19,24 +32,12 @@ class Frames:
     the device.
     """
 
-    def __init__(
-        self,
-        table: FeatureTable,
-        shape: tuple[int, int, int],
-        device: torch.device,
-        *,
-        memory_fraction: float = MEMORY_FRACTION,
-    ) -> None:
+    def __init__(self, table: FeatureTable, shape: tuple[int, int, int], device: torch.device) -> None:
         self.device, self.shape = device, shape
         self.lengths = table.lengths
         self._starts = table.offsets[:-1]
-        self._flat = torch.from_numpy(table.features)
         self.labels = torch.from_numpy(table.labels).to(device)
-        self.resident = device.type == "cpu"
-        if device.type == "cuda":
-            self.resident = table.features.nbytes <= memory_fraction * torch.cuda.mem_get_info(device)[0]
-        if self.resident:
-            self._flat = self._flat.to(device)
+        self._flat, self.resident = resident_features(table, device)
 
     def clips(self, rows: np.ndarray, indices: np.ndarray) -> torch.Tensor:
         """Return (B, T, C, H, W) float32 in [0, 1]: of each video in `rows` (B,) the frames `indices` (B, T)."""
@@ -47,15 +48,15 @@ class Frames:
         return frames.to(torch.float32).div_(255)
 
 
-POOLED_BATCHES = 8
-
-
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """B videos: features (B, Nmax, D) float32, zeros after the end; lengths (B,) int64 on the CPU; labels (B,)."""
+class FeatureBatch:
+    """B videos of up to Nmax clips."""
 
+    # (B, Nmax, D) float32, zeros after a video's end.
     features: torch.Tensor
+    # (B,) int64 clips of each video, on the CPU.
     lengths: torch.Tensor
+    # (B,) int64 class numbers.
     labels: torch.Tensor
 
 
@@ -69,14 +70,9 @@ class FeatureBatches:
         self, table: FeatureTable, device: torch.device | str = "cpu", *, memory_fraction: float = MEMORY_FRACTION
     ) -> None:
         self.device = torch.device(device)
-        self._flat = torch.from_numpy(table.features)
         self._starts, self._lengths = torch.from_numpy(table.offsets[:-1]), torch.from_numpy(table.lengths)
         self._labels = torch.from_numpy(table.labels)
-        self.resident = self.device.type == "cpu"
-        if self.device.type == "cuda":
-            self.resident = table.features.nbytes <= memory_fraction * torch.cuda.mem_get_info(self.device)[0]
-        if self.resident:
-            self._flat = self._flat.to(self.device)
+        self._flat, self.resident = resident_features(table, self.device, memory_fraction)
 
     def batches(
         self,
@@ -85,11 +81,11 @@ class FeatureBatches:
         rows: np.ndarray | None = None,
         generator: torch.Generator | None = None,
         jitter: float = 0.0,
-    ) -> Iterator[Batch]:
+    ) -> Iterator[FeatureBatch]:
         """Yield the videos `rows` (default: all) in batches; shuffled when a generator is given, in order otherwise.
 
         Features become float32 after they were gathered. With jitter, which needs a generator, each video keeps
-        ceil((1 - jitter) N) of its clips, drawn anew and left in order. Large sets are shuffled so that videos of like
+        ceil((1 - jitter) N) of its clips, drawn at random and left in order. Large sets are shuffled so that videos of like
         length share a batch: less of it is padding.
         """
         chosen = torch.arange(len(self._labels)) if rows is None else torch.from_numpy(np.asarray(rows, np.int64))
@@ -105,7 +101,7 @@ class FeatureBatches:
             features = features.to(self.device, torch.float32)
             if not valid.all():
                 features *= valid[..., None].to(self.device, non_blocking=True)
-            yield Batch(features, lengths, self._labels[batch].to(self.device, non_blocking=True))
+            yield FeatureBatch(features, lengths, self._labels[batch].to(self.device, non_blocking=True))
 
 
 def _batch_rows(
@@ -134,20 +130,8 @@ def _kept_clips(lengths: torch.Tensor, jitter: float, generator: torch.Generator
     return drawn.sort(dim=1).values, kept
 
 
-def padded_batches(
-    table: FeatureTable,
-    batch_size: int,
-    *,
-    rows: np.ndarray | None = None,
-    generator: torch.Generator | None = None,
-    device: torch.device | str = "cpu",
-) -> Iterator[Batch]:
-    """Yield the videos `rows` of a table (default: all) in batches; see `FeatureBatches.batches`."""
-    return FeatureBatches(table, device).batches(batch_size, rows=rows, generator=generator)
-
-
 @torch.inference_mode()
-def class_probabilities(head: SequenceClassifier, batches: Iterable[Batch]) -> np.ndarray:
+def class_probabilities(head: SequenceClassifier, batches: Iterable[FeatureBatch]) -> np.ndarray:
     """Return (V, K) float64 probabilities, rows summing to 1, in the batches' order; the head is put in eval mode."""
     head.eval()
     parts = [head(batch.features, batch.lengths).double().softmax(dim=1).cpu().numpy() for batch in batches]

@@ -1,4 +1,4 @@
-"""Checkpoints of an unfinished training: one file, replaced as a whole at the end of each epoch."""
+"""Checkpoints of an unfinished training: one file, replaced atomically after each epoch; and tensor files."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ CHECKPOINT = "checkpoint.pt"
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write `state` (tensors and plain values); at every moment the file is the old one or the new one, never a part."""
+    """Write `state` (tensors and plain values) atomically."""
     with new_file(path, sync=True) as partial, open(partial, "wb") as file:
         torch.save(dict(state), file)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """Return what `save_checkpoint` wrote, on the CPU, None where there is none. Raises: RunError if it is damaged."""
+    """Return what `save_checkpoint` wrote, on the CPU; None if there is no file. Raises: RunError if it is damaged."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -34,9 +34,9 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor | np.ndarray]) -> None:
-    """Write tensors of any device, or arrays, as a safetensors file with the mode that the umask gives any other file.
+    """Write tensors of any device, or arrays, as a safetensors file with the usual permissions.
 
-    The library's own `save_file` makes files that only their owner can read: runs could not be shared.
+    The library's own `save_file` writes files that only their owner can read.
     """
     content = {
         name: value.detach().cpu().contiguous() if isinstance(value, torch.Tensor) else torch.tensor(value)

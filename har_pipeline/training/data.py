@@ -1,18 +1,19 @@
-"""What a training reads: the table of its features, the parts of its split, its classes."""
+"""What a training learns from: the features of a split's videos, the parts of the split, the classes. Built once per job."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import FeatureSpec, Scores, Split, VideoRecord
-from har_pipeline.features.reduce import ReductionSource
-from har_pipeline.features.table import FeatureSource, FeatureTable, StreamSource, load_features
+from har_pipeline.evaluation.run_folder import features_sha256, files_sha256, labels_sha256
+from har_pipeline.features.pca import Projection
+from har_pipeline.features.reduce import read_projection, require_same_training_videos
+from har_pipeline.features.table import FeatureStreams, FeatureTable, load_features
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,106 +25,115 @@ class Parts:
     test: np.ndarray
 
 
-class TrainSource(FeatureSource, ReductionSource, Protocol):
-    """A feature store that also knows how a feature set was made."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingData:
+    """All that a head or a network learns from; trainers read nothing else."""
 
-    def resolve(self, prefix: str, /) -> str:
-        """Return the full name of the feature set that starts with `prefix`."""
-        ...
-
-    def spec(self, feature_set: str, /) -> FeatureSpec:
-        """Return how the features of a set were made."""
-        ...
-
-    def checksums(self, feature_set: str, /) -> Mapping[str, str]:
-        """Return video_id -> checksum of its features, without reading them."""
-        ...
-
-
-def resolve_streams(store: TrainSource, prefixes: Sequence[str]) -> list[str]:
-    """Return the full name of the feature set of each stream. Raises: RunError if one is given twice; as `resolve`."""
-    names = [store.resolve(prefix) for prefix in prefixes]
-    if len(set(names)) < len(names):
-        raise RunError(f"the feature set {max(names, key=names.count)} is given twice: each stream needs its own")
-    return names
-
-
-def stored_checksums(store: TrainSource, feature_sets: Sequence[str]) -> dict[str, str]:
-    """Return video_id -> checksum of its features, as `FeatureTable` has it, of the videos that all feature sets hold."""
-    first, *others = (store.checksums(name) for name in feature_sets)
-    return {
-        video_id: "+".join([checksum, *(other[video_id] for other in others)])
-        for video_id, checksum in first.items()
-        if all(video_id in other for other in others)
-    }
+    # Features of the split's videos that have any; videos of other folds may stand between them.
+    table: FeatureTable
+    # Their rows in the table.
+    parts: Parts
+    # The labels of the training videos, sorted.
+    classes: tuple[str, ...]
+    split: Split
+    # Ids of the split that have no features and were left out.
+    missing: tuple[str, ...]
+    # What a reader of the results must know of the data.
+    notes: tuple[str, ...]
+    # Of each stream: its feature set, how that was made, and its projection where it is a reduced one.
+    feature_sets: tuple[str, ...]
+    specs: tuple[FeatureSpec, ...]
+    projections: tuple[Projection | None, ...]
+    # Hashes over the labels, the features, and the names and frames of the files, of the split's videos.
+    labels_sha256: str
+    features_sha256: str
+    files_sha256: str
 
 
-def load_training_features(
-    store: TrainSource,
-    feature_sets: Sequence[str],
+def load_training_data(
+    streams: FeatureStreams,
     records: Sequence[VideoRecord],
-    ids: Sequence[str],
-    classes: Sequence[str],
+    splits: Sequence[Split],
     *,
     allow_missing: bool = False,
     spill_dir: Path | None = None,
-) -> FeatureTable:
-    """Read the features of the videos `ids`: those of one feature set, or of several side by side, aligned by time.
+) -> Iterator[TrainingData]:
+    """Return what the run of each split learns from; splits with the same classes share one table, read at once.
 
-    feature_sets: full names. Raises: as `datasets.load_features`.
+    allow_missing: leave out videos without features. spill_dir: where features go that do not fit into memory.
+    Raises: RunError as `split_classes` and `table.load_features`, or if without the missing videos a class has no training
+    video or no test video is left; FeatureMismatchError if features were reduced on other training videos than those of a
+    split; StoreError if features cannot be read.
     """
-    if len(feature_sets) == 1:
-        source: FeatureSource = store
-    else:
-        source = StreamSource(store, feature_sets)
-    return load_features(
-        source, "+".join(feature_sets), records, ids, classes, allow_missing=allow_missing, spill_dir=spill_dir
+    specs = streams.specs
+    for split in splits:
+        for name, spec in zip(streams.names, specs, strict=True):
+            require_same_training_videos(name, spec, split)
+    classes = [split_classes(records, split) for split in splits]
+
+    def load(wanted: Sequence[Split], labels: tuple[str, ...]) -> FeatureTable:
+        ids = dict.fromkeys(video_id for split in wanted for video_id in (*split.train, *split.val, *split.test))
+        return load_features(streams, records, list(ids), labels, allow_missing=allow_missing, spill_dir=spill_dir)
+
+    shared = load(splits, classes[0]) if len(set(classes)) == 1 else None
+    projections = tuple(
+        None if spec.reduction is None else read_projection(streams.store, name, spec.reduction)
+        for name, spec in zip(streams.names, specs, strict=True)
     )
 
+    def data_of(split: Split, labels: tuple[str, ...]) -> TrainingData:
+        table = shared or load([split], labels)
+        present = set(table.video_ids)
+        parts = Parts(*(table.rows_of(part) for part in (split.train, split.val, split.test)))
+        missing = tuple(v for v in (*split.train, *split.val, *split.test) if v not in present)
+        _check_parts(table, parts, labels, missing)
+        return TrainingData(
+            table=table,
+            parts=parts,
+            classes=labels,
+            split=split,
+            missing=missing,
+            notes=(*table.notes, *_untested_classes(table, parts, labels)),
+            feature_sets=streams.names,
+            specs=specs,
+            projections=projections,
+            labels_sha256=labels_sha256(records, split),
+            features_sha256=features_sha256(dict(zip(table.video_ids, table.checksums, strict=True)), split),
+            files_sha256=files_sha256(records, split, specs[0].stream),
+        )
 
-def missing_videos(table: FeatureTable, split: Split) -> tuple[str, ...]:
-    """Return the ids of the split that are not in the table, in their order."""
-    present = set(table.video_ids)
-    return tuple(video_id for video_id in (*split.train, *split.val, *split.test) if video_id not in present)
+    return map(data_of, splits, classes)
 
 
-def class_notes(table: FeatureTable, parts: Parts, classes: tuple[str, ...]) -> list[str]:
-    """Return a note on the classes that no test video has, if there are any."""
-    tested = set(table.labels[parts.test].tolist())
-    if not (untested := [label for number, label in enumerate(classes) if number not in tested]):
-        return []
-    return [f"no test video of {len(untested)} of the {len(classes)} classes: {', '.join(untested[:5])}"]
-
-
-def run_classes(records: Sequence[VideoRecord], split: Split) -> tuple[str, ...]:
+def split_classes(records: Sequence[VideoRecord], split: Split) -> tuple[str, ...]:
     """Return the labels of a split's training videos, sorted.
 
     Raises: RunError if the split has no training or test videos, ids that the manifest has not, one class only, or
     validation or test videos of a class without training videos.
     """
     labels = {record.video_id: record.label for record in records}
+    name = f"{split.protocol} split {split.index}"
     if not split.train or not split.test:
-        raise RunError(f"{split.protocol} split {split.index} has no {'test' if split.train else 'training'} videos")
+        raise RunError(f"{name} has no {'test' if split.train else 'training'} videos")
     for part in (split.train, split.val, split.test):
         if unknown := [video_id for video_id in part if video_id not in labels]:
             raise RunError(
-                f"{split.protocol} split {split.index} names {len(unknown)} videos that are not in the manifest "
+                f"{name} names {len(unknown)} videos that are not in the manifest "
                 f"({', '.join(unknown[:5])}); was the split made from another manifest?"
             )
     classes = tuple(sorted({labels[video_id] for video_id in split.train}))
     if len(classes) < 2:
-        raise RunError(f"the training videos have one class only ({classes[0]}); a classifier needs two")
-    for name, part in (("validation", split.val), ("test", split.test)):
+        raise RunError(f"the training videos have only one class ({classes[0]}); a classifier needs two")
+    for kind, part in (("validation", split.val), ("test", split.test)):
         if extra := sorted({labels[video_id] for video_id in part} - set(classes)):
             raise RunError(
-                f"{split.protocol} split {split.index}: {name} videos of {', '.join(extra[:5])}, but no training video "
-                "of that class: take the class out of the manifest, or use another protocol"
+                f"{name}: {kind} videos of {', '.join(extra[:5])}, but no training video of that class: remove the class "
+                "from the manifest, or use another protocol"
             )
     return classes
 
 
-def check_parts(table: FeatureTable, parts: Parts, classes: tuple[str, ...], missing: tuple[str, ...]) -> None:
-    """Check what is left without the missing videos. Raises: RunError if a class has no training video, or none is tested."""
+def _check_parts(table: FeatureTable, parts: Parts, classes: tuple[str, ...], missing: tuple[str, ...]) -> None:
     present = set(table.labels[parts.train].tolist())
     if absent := [label for number, label in enumerate(classes) if number not in present]:
         raise RunError(f"without the {len(missing)} missing videos no training video of {absent[:5]} is left")
@@ -131,22 +141,22 @@ def check_parts(table: FeatureTable, parts: Parts, classes: tuple[str, ...], mis
         raise RunError("without the missing videos no test video is left")
 
 
-def held_out_scores(
-    table: FeatureTable,
-    parts: Parts,
-    classes: tuple[str, ...],
-    split: Split,
-    seed: int,
-    probabilities: Callable[[np.ndarray], np.ndarray],
-) -> Scores:
+def _untested_classes(table: FeatureTable, parts: Parts, classes: tuple[str, ...]) -> list[str]:
+    tested = set(table.labels[parts.test].tolist())
+    if not (untested := [label for number, label in enumerate(classes) if number not in tested]):
+        return []
+    return [f"no test video of {len(untested)} of the {len(classes)} classes: {', '.join(untested[:5])}"]
+
+
+def held_out_scores(data: TrainingData, seed: int, probabilities: Callable[[np.ndarray], np.ndarray]) -> Scores:
     """Return the scores of the validation and test videos; probabilities: rows (n,) of the table -> (n, K)."""
-    rows = np.concatenate([parts.val, parts.test])
+    rows = np.concatenate([data.parts.val, data.parts.test])
     return Scores(
-        video_ids=tuple(table.video_ids[row] for row in rows),
-        labels=tuple(classes[table.labels[row]] for row in rows),
-        classes=classes,
+        video_ids=tuple(data.table.video_ids[row] for row in rows),
+        labels=tuple(data.classes[data.table.labels[row]] for row in rows),
+        classes=data.classes,
         probabilities=probabilities(rows),
-        part=("val",) * len(parts.val) + ("test",) * len(parts.test),
-        fold=(split.index,) * len(rows),
+        part=("val",) * len(data.parts.val) + ("test",) * len(data.parts.test),
+        fold=(data.split.index,) * len(rows),
         seed=(seed,) * len(rows),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from har_pipeline.training.data import Parts
 from har_pipeline.training.heads.fit import fit_head, probabilities_of
 
 
+@dataclass(eq=False, repr=False)
 class HeadClassifier(ClassifierMixin, BaseEstimator):
     """A head that is fitted, asked and scored as a scikit-learn classifier: `HeadClassifier(head="res_lstm").fit(X, y)`.
 
@@ -27,68 +29,36 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
     classes_: (K,) labels, sorted; n_features_in_: D; head_: the fitted module; history_: its epochs.
     """
 
-    def __init__(
-        self,
-        head: HeadName = "lstm",
-        *,
-        units: int = 320,
-        num_layers: int | None = None,
-        input_projection: int | None = None,
-        epochs: int = 50,
-        batch_size: int = 25,
-        optimizer: Optimizer = "rmsprop",
-        learning_rate: float = 1e-3,
-        schedule: Schedule = "constant",
-        schedule_epochs: int = 20,
-        schedule_factor: float = 0.1,
-        output: Output = "softmax",
-        vote: Vote = "soft",
-        dropout: float = 0.0,
-        input_dropout: float = 0.0,
-        weight_decay: float = 0.0,
-        label_smoothing: float = 0.0,
-        clip_norm: float | None = None,
-        class_weights: ClassWeights = "none",
-        temporal_jitter: float = 0.0,
-        num_steps: int | None = None,
-        patience: int | None = None,
-        average_last: float = 0.0,
-        standardise: bool = True,
-        logistic_c: float = 1.0,
-        max_iterations: int = 1000,
-        precision: HeadPrecision = "fp32",
-        seed: int = 0,
-        device: str = "auto",
-    ) -> None:
-        self.head = head
-        self.units = units
-        self.num_layers = num_layers
-        self.input_projection = input_projection
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.learning_rate = learning_rate
-        self.schedule = schedule
-        self.schedule_epochs = schedule_epochs
-        self.schedule_factor = schedule_factor
-        self.output = output
-        self.vote = vote
-        self.dropout = dropout
-        self.input_dropout = input_dropout
-        self.weight_decay = weight_decay
-        self.label_smoothing = label_smoothing
-        self.clip_norm = clip_norm
-        self.class_weights = class_weights
-        self.temporal_jitter = temporal_jitter
-        self.num_steps = num_steps
-        self.patience = patience
-        self.average_last = average_last
-        self.standardise = standardise
-        self.logistic_c = logistic_c
-        self.max_iterations = max_iterations
-        self.precision = precision
-        self.seed = seed
-        self.device = device
+    head: HeadName = "lstm"
+    _: KW_ONLY
+    units: int = 320
+    num_layers: int | None = None
+    input_projection: int | None = None
+    epochs: int = 50
+    batch_size: int = 25
+    optimizer: Optimizer = "rmsprop"
+    learning_rate: float = 1e-3
+    schedule: Schedule = "constant"
+    schedule_epochs: int = 20
+    schedule_factor: float = 0.1
+    output: Output = "softmax"
+    vote: Vote = "soft"
+    dropout: float = 0.0
+    input_dropout: float = 0.0
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    clip_norm: float | None = None
+    class_weights: ClassWeights = "none"
+    temporal_jitter: float = 0.0
+    num_steps: int | None = None
+    patience: int | None = None
+    average_last: float = 0.0
+    standardise: bool = True
+    logistic_c: float = 1.0
+    max_iterations: int = 1000
+    precision: HeadPrecision = "fp32"
+    seed: int = 0
+    device: str = "auto"
 
     def __sklearn_tags__(self) -> Any:
         """Say that arrays (V, N, D) are read too."""

@@ -8,24 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 STATELESS_EPOCHS, FINE_TUNE_EPOCHS, STATEFUL_EPOCHS = 48, 27, 25
-
-
 FINE_TUNE_RATE, FINE_TUNE_PATIENCE = 2e-4, 4
-
-
 CYCLE_EPOCHS = 7.0
 
-
-# Of stateful training: the epoch, numbered from 1, from which on a rate holds.
+# Of stateful training: first epoch (from 1) and rate; then the last rate is halved every few epochs.
 STATEFUL_STEPS = ((1, 9e-5), (4, 3e-5), (8, 8e-6), (15, 4e-6))
-
-
 STATEFUL_HALVING = 4
-
 
 PEAK_STATELESS, PEAK_STATEFUL = 9.8e-4, 9e-5
 
-
+# Of one-cycle: share of the epochs that the rate grows in, and where it starts and ends as shares of the peak.
 WARM_UP, START_SHARE, END_SHARE = 0.3, 0.04, 0.01
 
 
@@ -39,8 +31,7 @@ def stateless_rate(done: float, cycle_epochs: float = CYCLE_EPOCHS) -> float:
     """Return the published rate of stateless training in its first 48 epochs.
 
     Cyclic and linear between 8e-5 and 9.8e-4 for 21 epochs, then between 1e-5 and 1e-4 to epoch 44, then 1e-5. The period
-    is not published. 7 epochs let the first 21 end where a cycle ends, and are 3.5 from one bound to the other,
-    within the 2 to 10 that Smith recommends.
+    is not published. With 7 epochs a cycle ends at epoch 21, and half a cycle is 3.5 epochs: Smith recommends 2 to 10.
     Source: Sanchez-Caballero 2020, section 4.1 and figure 6; Smith 2017.
     """
     if done < 21:
@@ -51,14 +42,14 @@ def stateless_rate(done: float, cycle_epochs: float = CYCLE_EPOCHS) -> float:
 
 
 def fine_tune_rate(halvings: int) -> float:
-    """Return the rate of the 27 epochs that go on from the best of the 48: 2e-4, halved so many times."""
+    """Return the rate of the 27 epochs that continue from the best of the 48: 2e-4, halved `halvings` times."""
     return FINE_TUNE_RATE * 0.5**halvings
 
 
 def halvings(accuracies: Sequence[float], patience: int = FINE_TUNE_PATIENCE) -> int:
-    """Return how often `patience` epochs in a row brought no accuracy above the best of the epochs before.
+    """Return how often `patience` epochs in a row had no accuracy above the best so far.
 
-    accuracies: validation accuracies of the epochs so far, in order. As Keras's ReduceLROnPlateau counts: anew after each.
+    accuracies: validation accuracies of the epochs so far. The count restarts each time, as in Keras's ReduceLROnPlateau.
     """
     best, since, count = float("-inf"), 0, 0
     for accuracy in accuracies:

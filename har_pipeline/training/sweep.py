@@ -1,14 +1,12 @@
 """Sweeps: training runs over values of options, over splits and seeds, in worker processes.
 
-Each run is a run folder as `har train` leaves it, in a folder named after the values: what is finished is kept, so that an
-interrupted sweep goes on when the same command is given again. Runs are those of `jobs.run_jobs`; with several workers
-each has its share of the threads, and a run is bit-equal to another with as many threads.
+Each run is a run folder of `jobs.run_jobs`, in a folder named after the values. Finished runs are kept, so the same
+command resumes an interrupted sweep. Workers share the threads; a run is bit-equal to any other with as many threads.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import multiprocessing
 import os
@@ -26,17 +24,16 @@ from threadpoolctl import threadpool_limits
 
 from har_pipeline.core.errors import ExtractionError, HarError, RunError
 from har_pipeline.core.records import Split, VideoRecord
+from har_pipeline.features.reader import FeatureReader
 from har_pipeline.features.reduce import ReduceOptions, reduce_features
 from har_pipeline.features.store import FeatureStore
+from har_pipeline.features.table import FeatureStreams
 from har_pipeline.training.configs import TrainConfig
-from har_pipeline.training.data import TrainSource, stored_checksums
-from har_pipeline.training.jobs import Job, Outcome, finished_run, plan_jobs, run_jobs
+from har_pipeline.training.jobs import Outcome, PlannedRun, finished_run, plan_jobs, run_jobs
 
 Value = int | float | str | bool | None
 
-
 FEATURES, PCA = "features", "pca"
-
 
 # Seeds are repeats, the device is no property of a result, and streams of one run are no values of an axis.
 NOT_SWEPT = ("seed", "device", "mid_fusion", "fusion_op")
@@ -44,22 +41,25 @@ NOT_SWEPT = ("seed", "device", "mid_fusion", "fusion_op")
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """An option and the values it takes: a field of `TrainConfig`, `features` (names of feature sets), or `pca` (dimensions).
+    """An option and the values it takes.
 
     A single value is fixed, several are swept; if all axes have one, all are swept: a sweep of one point.
     """
 
+    # A field of `TrainConfig`, `features` (names of feature sets), or `pca` (dimensions).
     name: str
     values: tuple[Value, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One combination of values; values: those of the swept axes only. pca: None = the features as they are stored."""
+    """One combination of values."""
 
+    # Of the swept axes only.
     values: tuple[tuple[str, Value], ...]
     config: TrainConfig
     feature_set: str
+    # Dimensions; None = the features as they are stored.
     pca: int | None
     folder: Path
 
@@ -69,31 +69,32 @@ class Task:
     """What a worker gets: runs of one point with the same features."""
 
     point: Point
-    store: TrainSource
+    store: FeatureReader
     feature_set: str
     records: Sequence[VideoRecord]
-    jobs: Sequence[Job]
-    manifest_sha256: str
+    runs: Sequence[PlannedRun]
     overwrite: bool
     allow_missing: bool
 
 
 @dataclass(frozen=True, slots=True)
 class SweepRuns:
-    """The finished runs of each point, points in order; failed: name of a point -> why some of its runs could not be made."""
+    """What became of a sweep."""
 
+    # The finished runs of each point, points in order.
     runs: Mapping[Point, Sequence[Outcome]]
+    # Name of a point -> why some of its runs could not be made.
     failed: Mapping[str, str]
 
 
+# What a worker finished, and what stopped it, if anything did.
 Made = tuple[list[Outcome], str | None]
-
 
 OnDone = Callable[[Point, Sequence[Outcome]], None]
 
 
 def parse_axis(name: str, text: str) -> Axis:
-    """Return the axis of an option from its values, parted by commas, as in `0,0.5`; `none` where an option may be None.
+    """Return the axis of an option from its comma-separated values, such as `0,0.5`; `none` where an option may be None.
 
     Raises: RunError if the option is unknown or cannot be swept, or a value is not of its type.
     """
@@ -128,17 +129,17 @@ def _parse(name: str, text: str, kind: object) -> Value:
 def plan_points(axes: Sequence[Axis], base: TrainConfig, feature_set: str, out: Path) -> list[Point]:
     """Return every combination of the axes' values, numbers ascending, the last axis fastest.
 
-    feature_set: of all points, where `features` is no axis. Raises: RunError if nothing is swept, an axis or a value
-    stands twice, values do not go together, or a head does not read what is swept.
+    feature_set: of all points, unless `features` is an axis. Raises: RunError if nothing is swept, an axis or a value is
+    duplicate, values do not go together, or a head does not read what is swept.
     """
     names = [axis.name for axis in axes]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise RunError(f"{', '.join(twice)} given twice: give all values at once, as in 1,2,3")
+        raise RunError(f"{', '.join(twice)} given twice: give all values at once, such as 1,2,3")
     for axis in axes:
         if len(set(axis.values)) != len(axis.values):
-            raise RunError(f"{axis.name}: a value stands twice in {', '.join(map(str, axis.values))}")
+            raise RunError(f"{axis.name}: duplicate value in {', '.join(map(str, axis.values))}")
     if not axes:
-        raise RunError("nothing is swept: give several values of an option, as in --units 64,128,320")
+        raise RunError("nothing is swept: give several values of an option, such as --units 64,128,320")
     swept = {axis.name for axis in axes if len(axis.values) > 1} or set(names)
     points = []
     for combination in itertools.product(*(_ordered(axis.values) for axis in axes)):
@@ -153,8 +154,8 @@ def plan_points(axes: Sequence[Axis], base: TrainConfig, feature_set: str, out: 
             raise RunError(f"{name}: {error}") from error
         if unread := [option for option in swept if option not in (FEATURES, PCA) and not config.reads(option)]:
             raise RunError(
-                f"{', '.join(sorted(unread))} changes nothing in {name}: the head {config.head} (schedule {config.schedule}) "
-                "does not read it. Sweep it for other heads alone, or sweep something else; a residual stack is as wide as "
+                f"{', '.join(sorted(unread))} has no effect in {name}: the head {config.head} (schedule {config.schedule}) "
+                "does not read it. Sweep it for other heads only, or sweep something else; a residual stack is as wide as "
                 "its input: sweep pca or input_projection"
             )
         points.append(Point(values, config, features, None if dim is None else int(dim), out / name))
@@ -162,7 +163,7 @@ def plan_points(axes: Sequence[Axis], base: TrainConfig, feature_set: str, out: 
 
 
 def point_name(values: Sequence[tuple[str, Value]]) -> str:
-    """Return the folder name of a point, as in `units_64-num_layers_2`."""
+    """Return the folder name of a point, such as `units_64-num_layers_2`."""
     return "-".join(f"{name}_{value}" for name, value in values)
 
 
@@ -172,7 +173,7 @@ def _ordered(values: tuple[Value, ...]) -> list[Value]:
 
 
 def run_sweep(
-    store: TrainSource,
+    store: FeatureReader,
     records: Sequence[VideoRecord],
     splits: Sequence[Split],
     points: Sequence[Point],
@@ -180,59 +181,60 @@ def run_sweep(
     repeats: int = 1,
     folds: bool | None = None,
     workers: int | None = None,
-    manifest_sha256: str = "",
     overwrite: bool = False,
     allow_missing: bool = False,
     on_done: OnDone = lambda point, outcomes: None,
 ) -> SweepRuns:
     """Train the runs of all points on all splits with `repeats` seeds each, and return what became of them.
 
-    With `pca` the features are first reduced, for each split by itself (`reduce.reduce_features`; once, they stay in the
-    store). workers: processes, None = one per core on a CPU, one with a GPU; each holds the features of its runs in memory.
-    A run that fails is reported in `failed` and does not stop the others. folds: as `jobs.plan_jobs`.
-    Raises: RunError if a run that is there was trained differently, or a worker dies; HarError if the features cannot be
+    With `pca` the features are first reduced for each split (`reduce.reduce_features`); the results stay in the store.
+    workers: processes, None = one per core on a CPU, one with a GPU; each holds the features of its runs in memory. A
+    failed run is reported in `failed` and does not stop the others. folds: as `jobs.plan_jobs`.
+    Raises: RunError if a finished run was trained differently, or a worker dies; HarError if the features cannot be
     reduced.
     """
-    runs: dict[Point, list[Outcome]] = {}
+    made: dict[Point, list[Outcome]] = {}
     tasks: list[Task] = []
     sets = _feature_sets(store, points, splits, allow_missing)
-    checksums = {own: functools.cache(functools.partial(stored_checksums, store, [own])) for own in set(sets.values())}
-    order: dict[Job, int] = {}
+    streams = {name: FeatureStreams(store, [name]) for name in set(sets.values())}
+    order: dict[PlannedRun, int] = {}
     for point in points:
-        jobs = plan_jobs(splits, point.folder, seed=point.config.seed, repeats=repeats, folds=folds)
-        order |= {job: number for number, job in enumerate(jobs, start=len(order))}
-        runs[point] = []
-        waiting: dict[tuple[int, str], list[Job]] = {}
-        for job in jobs:
-            own = sets[point.feature_set, point.pca, job.split.index]
-            summary = None if overwrite else finished_run(job, point.config, [own], records, checksums[own])
+        runs = plan_jobs(splits, point.folder, seed=point.config.seed, repeats=repeats, folds=folds)
+        order |= {run: number for number, run in enumerate(runs, start=len(order))}
+        made[point] = []
+        pending: dict[tuple[int, str], list[PlannedRun]] = {}
+        for run in runs:
+            name = sets[point.feature_set, point.pca, run.split.index]
+            summary = None if overwrite else finished_run(run, point.config, streams[name], records)
             if summary is None:
-                waiting.setdefault((job.seed, own), []).append(job)
+                pending.setdefault((run.seed, name), []).append(run)
             else:
-                runs[point].append(Outcome(job, summary, True))
-        if runs[point]:
-            on_done(point, runs[point])
-        for (_, own), group in waiting.items():
-            tasks.append(Task(point, store, own, records, group, manifest_sha256, overwrite, allow_missing))
+                made[point].append(Outcome(run, summary, True))
+        if made[point]:
+            on_done(point, made[point])
+        for (_, name), group in pending.items():
+            tasks.append(Task(point, store, name, records, group, overwrite, allow_missing))
     workers = workers or _usual_workers(points[0].config.device)
     if len(tasks) < workers:
-        tasks = [dataclasses.replace(task, jobs=[job]) for task in tasks for job in task.jobs]
+        tasks = [dataclasses.replace(task, runs=[run]) for task in tasks for run in task.runs]
     failed: dict[str, str] = {}
     for task, (outcomes, error) in _finished_tasks(tasks, min(workers, len(tasks))):
-        runs[task.point] += outcomes
+        made[task.point] += outcomes
         if error is not None:
             failed[point_name(task.point.values)] = error
         if outcomes:
             on_done(task.point, outcomes)
-    return SweepRuns({point: sorted(made, key=lambda one: order[one.job]) for point, made in runs.items()}, failed)
+    return SweepRuns(
+        {point: sorted(one, key=lambda outcome: order[outcome.run]) for point, one in made.items()}, failed
+    )
 
 
 def _feature_sets(
-    store: TrainSource, points: Sequence[Point], splits: Sequence[Split], allow_missing: bool
+    store: FeatureReader, points: Sequence[Point], splits: Sequence[Split], allow_missing: bool
 ) -> dict[tuple[str, int | None, int], str]:
-    """Return the feature set of each (feature_set, pca, split) that the points ask for, made where it is not there yet.
+    """Return the feature set of each (feature_set, pca, split) of the points; missing reductions are computed.
 
-    The largest dimensions come first, so that one that is too large is an error before anything is computed.
+    The largest dimension comes first, so that one that is too large fails before anything is computed.
     """
     kinds = dict.fromkeys((point.feature_set, point.pca) for point in points)
     found: dict[tuple[str, int | None, int], str] = {}
@@ -240,7 +242,7 @@ def _feature_sets(
         if dim is None:
             found[name, dim, split.index] = store.resolve(name)
         elif not isinstance(store, FeatureStore):
-            raise RunError("a pack holds no reductions: sweep pca on the feature store that it was made of")
+            raise RunError("a pack cannot be reduced: sweep pca on the feature store that it was made from")
         else:
             options = ReduceOptions(dim=dim, allow_missing=allow_missing)
             try:
@@ -261,7 +263,7 @@ def _cores() -> int:
 
 
 def _finished_tasks(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, Made]]:
-    """Yield each task with what came of it, as they come."""
+    """Yield each task and its result, as they finish."""
     if workers <= 1:
         for task in tasks:
             yield task, _work(task)
@@ -275,24 +277,23 @@ def _finished_tasks(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task,
             yield futures[future], future.result()
     except BrokenProcessPool as error:
         raise RunError(
-            "a worker process died, perhaps for lack of memory: what is finished is kept, give the same command again "
-            f"with fewer than {workers} --workers"
+            "a worker process died, perhaps out of memory: finished runs are kept; run the same command again with fewer "
+            f"than {workers} --workers"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _work(task: Task) -> Made:
-    """Train the runs of a task; an error of ours comes back in words beside what was finished: other runs go on."""
+    """Train the runs of a task; a HarError is returned as text beside the finished runs, so that other tasks go on."""
     finished: list[Outcome] = []
     try:
         run_jobs(
             task.store,
             [task.feature_set],
             task.records,
-            task.jobs,
+            task.runs,
             task.point.config,
-            manifest_sha256=task.manifest_sha256,
             overwrite=task.overwrite,
             allow_missing=task.allow_missing,
             on_done=finished.append,
@@ -309,7 +310,7 @@ def _start_worker(threads: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this worker when the sweep was killed: it would wait for its next task for ever."""
+    """End this worker if the sweep was killed: it would wait for its next task forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -96,7 +96,7 @@ def cells_of(result: SweepRuns) -> list[Cell]:
 
 
 def _cell(values: Values, outcome: Outcome) -> Cell:
-    folder, summary = outcome.job.folder, outcome.summary
+    folder, summary = outcome.run.folder, outcome.summary
     scores = select_part(read_scores(folder / SCORES), "test")
     number = {label: k for k, label in enumerate(scores.classes)}
     labels = np.array([number[label] for label in scores.labels], np.int64)
@@ -106,8 +106,8 @@ def _cell(values: Values, outcome: Outcome) -> Cell:
         shapes = [weights.get_slice(name).get_shape() for name in names]
     return Cell(
         values=values,
-        split=outcome.job.split.index,
-        seed=outcome.job.seed,
+        split=outcome.run.split.index,
+        seed=outcome.run.seed,
         val_accuracy=summary.val_accuracy,
         accuracy=summary.test_accuracy,
         # One draw: the interval is not read.

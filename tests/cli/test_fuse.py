@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from feature_sets import blobs, feature_store, manifest, split_of
+from train_split import train_split
 from typer.testing import CliRunner, Result
 
 from har_pipeline.cli import app
@@ -27,7 +28,6 @@ from har_pipeline.evaluation.plan import Plan, write_plan
 from har_pipeline.evaluation.scores import read_scores
 from har_pipeline.inference.load import load_run
 from har_pipeline.training.configs import TrainConfig
-from har_pipeline.training.heads.train import train_head
 
 CLASSES = ["a", "b", "c"]
 
@@ -63,9 +63,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         store, feature_set = feature_store(folder / f"{name}.zarr", noisy)
         config = TrainConfig(head="mean_pool", device="cpu")
         for split in splits(labels):
-            train_head(store, feature_set, manifest(labels), split, config, folder / name / f"split{split.index}")
+            train_split(store, feature_set, manifest(labels), split, config, folder / name / f"split{split.index}")
         turned = split_of(train=splits(labels)[0].test, val=[], test=[v for v in labels if v[-1] in "678"], index=0)
-        train_head(store, feature_set, manifest(labels), turned, config, folder / f"{name}_other")
+        train_split(store, feature_set, manifest(labels), turned, config, folder / f"{name}_other")
     (folder / "groups.csv").write_text("class,group,complex\nc,x,\na,y,yes\nb,x,\n")
     return folder
 

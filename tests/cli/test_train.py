@@ -19,7 +19,7 @@ from har_pipeline.evaluation.run_folder import RunSummary
 from har_pipeline.features.store import VideoSource
 from har_pipeline.inference.load import load_run
 from har_pipeline.training.history import Epoch
-from har_pipeline.training.jobs import Job, Outcome, plan_jobs
+from har_pipeline.training.jobs import Outcome, PlannedRun, plan_jobs
 
 FAST = ("--units", "4", "--epochs", "2", "--device", "cpu", "--protocol", "group_kfold", "--num-folds", "2")
 
@@ -169,12 +169,12 @@ def test_options_out_of_range_are_usage_errors(work: Path, tmp_path: Path) -> No
         assert message in re.sub(r"[^\w-]+", " ", err)
 
 
-def jobs_of(count: int) -> list[Job]:
+def jobs_of(count: int) -> list[PlannedRun]:
     split = Split(protocol="holdout", index=0, train=("a",), test=("b",))
     return plan_jobs([dataclasses.replace(split, index=i) for i in range(count)], Path("out"))
 
 
-def summary_of(job: Job) -> RunSummary:
+def summary_of(job: PlannedRun) -> RunSummary:
     return RunSummary(
         path=job.folder, epochs=4, best_epoch=3, train_accuracy=1.0, val_accuracy=None, test_accuracy=0.875,
         num_train=9, num_val=0, num_test=8, missing=(), notes=(), seconds=1.5,

@@ -19,7 +19,7 @@ from har_pipeline.evaluation.run_folder import RunSummary, read_history
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.inference.load import load_video_run
 from har_pipeline.training.history import Epoch
-from har_pipeline.training.jobs import Job, Outcome
+from har_pipeline.training.jobs import Outcome, PlannedRun
 
 SUBJECTS = (1, 2, 3, 6)
 FAST = ("--width", "0.05", "--epochs", "2", "--batch-size", "4", "--device", "cpu", "--workers", "1")
@@ -169,7 +169,7 @@ def test_a_range_test(ntu: Path, run: Path, tmp_path: Path) -> None:
 def test_stopped_by_hand_it_says_how_to_go_on(
     ntu: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(job: Job, epoch: Epoch) -> None:
+    def stop(job: PlannedRun, epoch: Epoch) -> None:
         raise KeyboardInterrupt
 
     @contextmanager
@@ -192,7 +192,7 @@ def test_stopped_by_hand_it_says_how_to_go_on(
 def test_one_of_several_processes_tells_what_was_kept(
     ntu: Path, run: Path, silent: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = Job(load_video_run(run).split, 0, run)
+    job = PlannedRun(load_video_run(run).split, 0, run)
     info = json.loads((run / "run.json").read_text())["summary"]
     with training_bar([job], 2, silent=silent) as (_, _, on_done):
         on_done(Outcome(job, RunSummary(**info, path=run), kept=True))

@@ -9,6 +9,7 @@ import pytest
 from feature_sets import blobs, feature_store, manifest, split_of
 from hypothesis import given
 from hypothesis import strategies as st
+from train_split import train_split
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import Scores
@@ -18,7 +19,6 @@ from har_pipeline.evaluation.scores import concat_scores, read_scores, select_pa
 from har_pipeline.inference.load import load_run
 from har_pipeline.inference.predict import predict_scores, top_k
 from har_pipeline.training.configs import TrainConfig
-from har_pipeline.training.heads.train import train_head
 
 
 def scores_of(
@@ -231,7 +231,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for video_id in labels:
         parts[("train", "train", "train", "val", "test", "test")[int(video_id[-1])]].append(video_id)
     config = TrainConfig(units=6, epochs=4, learning_rate=1e-2, device="cpu")
-    train_head(store, name, manifest(labels), split_of(**parts), config, folder / "run")
+    train_split(store, name, manifest(labels), split_of(**parts), config, folder / "run")
     return folder / "run"
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from feature_sets import blobs, feature_store, manifest, split_of
 from paths import python_path
+from train_split import train_split
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.evaluation.run_folder import lasting_run_folder, new_run_folder
 from har_pipeline.inference.load import load_run
 from har_pipeline.training.configs import TrainConfig
-from har_pipeline.training.heads.train import train_head
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def run_dir(tmp_path: Path) -> Path:
     store, name = feature_store(tmp_path / "store.zarr", features)
     split = split_of([v for v in labels if int(v[-1]) < 3], [v for v in labels if int(v[-1]) == 3])
     config = TrainConfig(units=4, epochs=1, device="cpu")
-    train_head(store, name, manifest(labels), split, config, tmp_path / "run")
+    train_split(store, name, manifest(labels), split, config, tmp_path / "run")
     return tmp_path / "run"
 
 

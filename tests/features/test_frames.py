@@ -17,7 +17,7 @@ from har_pipeline.core.records import FeatureSpec, VideoRecord
 from har_pipeline.datasets.manifests import write_manifest
 from har_pipeline.features.frames import RawOptions, RawSummary, frame_shape, options_of, store_raw_frames
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.features.table import load_features
+from har_pipeline.features.table import FeatureStreams, load_features
 from har_pipeline.video.depth import CausalDepth, prepare_depth
 from har_pipeline.video.frame_worker import scale_rgb
 
@@ -58,7 +58,7 @@ def test_prepared_depth_is_stored_frame_by_frame(tmp_path: Path) -> None:
 def test_the_table_for_training_holds_bytes(tmp_path: Path) -> None:
     records = depth_records(tmp_path)
     store, summary = run(records, tmp_path)
-    table = load_features(store, summary.feature_set, records, ["v2", "v0"], ["a", "b"])
+    table = load_features(FeatureStreams(store, [summary.feature_set]), records, ["v2", "v0"], ["a", "b"])
     assert table.features.dtype == np.uint8
     assert table.offsets.tolist() == [0, 14, 26]
     assert np.array_equal(table.features[14:].reshape(-1, 16, 16), prepare_depth(moving_body(12), 16))

@@ -27,7 +27,7 @@ from har_pipeline.features import pack as pack_module
 from har_pipeline.features.pack import PackedStore, default_pack_path, open_features, pack_features
 from har_pipeline.features.reduce import ReduceOptions, reduce_features
 from har_pipeline.features.store import FeatureStore, VideoSource
-from har_pipeline.features.table import load_features
+from har_pipeline.features.table import FeatureStreams, load_features
 from har_pipeline.training.configs import TrainConfig
 from har_pipeline.training.jobs import plan_jobs, run_jobs
 
@@ -220,7 +220,7 @@ def test_videos_that_came_and_went_are_noticed(
     ]
     labels = dict.fromkeys(("v000", "w1"), CLASSES[0])
     with pytest.raises(RunError, match=r"w1.*the store has it now, the pack does not: run `har features pack` again"):
-        load_features(pack, name, manifest(labels), list(labels), CLASSES)
+        load_features(FeatureStreams(pack, [name]), manifest(labels), list(labels), CLASSES)
     assert pack_features(store, name, pack.path).videos == 10
     fresh = PackedStore(pack.path)
     assert fresh.describe(name)["state"] == "up to date"
@@ -298,9 +298,9 @@ def test_training_notices_a_flipped_byte(packed: tuple[FeatureStore, str, Packed
     path.write_bytes(data)
     labels = dict.fromkeys(pack.video_ids(name), CLASSES[0])
     with pytest.raises(StoreError, match=r"features of v008 differ from their checksum; run `har features pack` again"):
-        load_features(PackedStore(pack.path), name, manifest(labels), list(labels), CLASSES)
+        load_features(FeatureStreams(PackedStore(pack.path), [name]), manifest(labels), list(labels), CLASSES)
     assert pack_features(store, name, pack.path).written
-    load_features(PackedStore(pack.path), name, manifest(labels), list(labels), CLASSES)
+    load_features(FeatureStreams(PackedStore(pack.path), [name]), manifest(labels), list(labels), CLASSES)
 
 
 @pytest.mark.parametrize("kept", [0, 4, 300, -20])

@@ -17,6 +17,7 @@ from paths import python_path
 from real_features import ucf101_fc6
 from safetensors.numpy import load_file
 from sklearn.decomposition import PCA
+from train_split import train_split
 
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, RunError, StoreError
 from har_pipeline.core.records import FeatureSpec, ReductionSpec, Split
@@ -33,7 +34,6 @@ from har_pipeline.features.store import FeatureStore, VideoSource
 from har_pipeline.inference.load import load_run
 from har_pipeline.inference.predict import predict_scores
 from har_pipeline.training.configs import TrainConfig
-from har_pipeline.training.heads.train import train_head
 
 CLASSES = ("boxing", "running", "walking")
 OPTIONS = ReduceOptions(dim=4)
@@ -319,7 +319,7 @@ def test_damaged_components_are_found(task: Task) -> None:
 
 
 def train_on(task: Task, name: str, split: Split, run_dir: Path) -> None:
-    train_head(task.store, name, manifest(task.labels), split, SMALL, run_dir)
+    train_split(task.store, name, manifest(task.labels), split, SMALL, run_dir)
 
 
 def test_training_on_another_split_is_refused(task: Task, tmp_path: Path) -> None:
@@ -379,9 +379,9 @@ def test_real_features_keep_their_accuracy(real_data: Path, tmp_path: Path) -> N
     """4,096 values of VGG16's fc6 to 256, fitted on 4,068 clips, so through the Gram matrix."""
     store, source, records, split = ucf101_fc6(real_data, tmp_path / "store.zarr")
     config = TrainConfig(head="mean_pool", device="cpu")
-    plain = train_head(store, source, records, split, config, tmp_path / "plain")
+    plain = train_split(store, source, records, split, config, tmp_path / "plain")
     summary = reduce_features(store, source, split, ReduceOptions(dim=256))
     assert summary.num_rows == 4068
     assert 0.85 < summary.explained < 0.9
-    reduced = train_head(store, summary.feature_set, records, split, config, tmp_path / "reduced")
+    reduced = train_split(store, summary.feature_set, records, split, config, tmp_path / "reduced")
     assert reduced.test_accuracy >= plain.test_accuracy - 0.01

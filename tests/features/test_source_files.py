@@ -16,7 +16,7 @@ from har_pipeline.features.frames import RawOptions, RawSummary, prepare_frames,
 from har_pipeline.features.pack import PackedStore, pack_features
 from har_pipeline.features.source_files import describe_file, differ, words
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.features.table import load_features
+from har_pipeline.features.table import FeatureStreams, load_features
 
 IDS = ("a", "b")
 
@@ -68,10 +68,10 @@ def test_frames_of_another_file_are_not_taken_for_a_videos_own(records: list[Vid
     with pytest.raises(ExtractionError, match=r"2 videos, the first: .* another file"):
         prepare_frames(swapped, store.path, "depth", workers=1)
     with pytest.raises(RunError, match=r"a: its features were made from a\.mat .*the manifest names b\.mat"):
-        load_features(store, name, swapped, IDS, IDS)
+        load_features(FeatureStreams(store, [name]), swapped, IDS, IDS)
     pack_features(store, name, store.path.with_suffix(".pack"))
     with pytest.raises(RunError, match="made from a"):
-        load_features(PackedStore(store.path.with_suffix(".pack")), name, swapped, IDS, IDS)
+        load_features(FeatureStreams(PackedStore(store.path.with_suffix(".pack")), [name]), swapped, IDS, IDS)
     assert frames(store, swapped, replace_changed=True).done == 2
     assert store.num_clips(name) == {"a": 13, "b": 12}
 
@@ -104,7 +104,7 @@ def test_stores_of_older_versions_do_not_say(records: list[VideoRecord], store: 
         node.write_text(node.read_text().replace('"file"', '"unread"'))
     other = [dataclasses.replace(record, depth_path=Path("/moved/else.mat")) for record in records]
     assert (frames(store, other).already, store.files(name)) == (2, {"a": {}, "b": {}})
-    assert load_features(store, name, other, IDS, IDS).video_ids == IDS
+    assert load_features(FeatureStreams(store, [name]), other, IDS, IDS).video_ids == IDS
 
 
 def test_what_was_wrong_with_files_stays_known(tmp_path: Path, store: FeatureStore) -> None:
@@ -114,7 +114,7 @@ def test_what_was_wrong_with_files_stays_known(tmp_path: Path, store: FeatureSto
     name = frames(store, records).feature_set
     assert frames(store, records).notes == {}
     (note,) = store.decode_notes(name)["a"]
-    table = load_features(store, name, records, ["a"], ["a"])
+    table = load_features(FeatureStreams(store, [name]), records, ["a"], ["a"])
     assert table.notes == (f"files of 1 of the 1 videos are not as they should be, such as a: {note}",)
     assert np.array_equal(table.features, store.read(name, "a").features)
     pack_features(store, name, tmp_path / "s.pack")

@@ -9,10 +9,10 @@ import torch
 import zarr
 from feature_sets import blobs, feature_store, manifest
 
-from har_pipeline import datasets
 from har_pipeline.core.errors import RunError, StoreError
-from har_pipeline.features.table import FeatureTable, feature_statistics, load_features, take_steps
-from har_pipeline.training.batches import Batch, FeatureBatches, padded_batches
+from har_pipeline.features import table as feature_table
+from har_pipeline.features.table import FeatureStreams, FeatureTable, feature_statistics, load_features, take_steps
+from har_pipeline.training.batches import FeatureBatch, FeatureBatches
 
 LENGTHS = (3, 1, 5, 2)
 
@@ -28,11 +28,10 @@ def test_load_keeps_the_order_asked_for_and_the_stored_values(tmp_path: Path) ->
     features, labels = blobs(["run", "box"], 3, dtype="float16")
     store, name = feature_store(tmp_path / "s", features)
     ids = ["run-2", "box-0", "run-0"]
-    table = load_features(store, name, manifest(labels), ids, ["box", "run"])
+    table = load_features(FeatureStreams(store, [name]), manifest(labels), ids, ["box", "run"])
     assert table.video_ids == tuple(ids)
     assert table.labels.tolist() == [1, 0, 1]
     assert table.features.dtype == np.float16
-    assert table.missing == ()
     for row, video_id in enumerate(ids):
         clips = table.features[table.offsets[row] : table.offsets[row + 1]]
         assert np.array_equal(clips, features[video_id])
@@ -44,16 +43,15 @@ def test_missing_features_name_the_ids_their_reason_and_the_way_out(tmp_path: Pa
     store, name = feature_store(tmp_path / "s", {k: v for k, v in features.items() if k != "b-1"})
     store.record_failure(name, "b-1", "no video stream")
     with pytest.raises(RunError, match=r"1 video \(b-1\) of the 4.*no video stream.*--retry-failed.*--allow-missing"):
-        load_features(store, name, manifest(labels), list(labels), ["a", "b"])
-    table = load_features(store, name, manifest(labels), list(labels), ["a", "b"], allow_missing=True)
-    assert table.missing == ("b-1",)
+        load_features(FeatureStreams(store, [name]), manifest(labels), list(labels), ["a", "b"])
+    table = load_features(FeatureStreams(store, [name]), manifest(labels), list(labels), ["a", "b"], allow_missing=True)
     assert table.video_ids == ("a-0", "a-1", "b-0")
 
 
 def test_all_missing_is_an_error_even_when_missing_is_allowed(tmp_path: Path) -> None:
     store, name = feature_store(tmp_path / "s", {"other": np.ones((1, 2), np.float32)})
     with pytest.raises(RunError, match="none of the 1 videos"):
-        load_features(store, name, manifest({"x": "a"}), ["x"], ["a"], allow_missing=True)
+        load_features(FeatureStreams(store, [name]), manifest({"x": "a"}), ["x"], ["a"], allow_missing=True)
 
 
 def test_steps_are_taken_evenly_and_repeat_where_a_video_is_short() -> None:
@@ -71,12 +69,12 @@ def test_steps_are_taken_evenly_and_repeat_where_a_video_is_short() -> None:
 def test_an_id_outside_the_manifest_is_an_error(tmp_path: Path) -> None:
     store, name = feature_store(tmp_path / "s", {"x": np.ones((1, 2), np.float32)})
     with pytest.raises(RunError, match=r"\(y\) not in the manifest"):
-        load_features(store, name, manifest({"x": "a"}), ["x", "y"], ["a"])
+        load_features(FeatureStreams(store, [name]), manifest({"x": "a"}), ["x", "y"], ["a"])
 
 
 def test_every_float16_is_finite_or_not_as_numpy_says() -> None:
     numbers = np.arange(2**16, dtype=np.uint16).view(np.float16)
-    ours = [datasets._all_finite(numbers[i : i + 1]) for i in range(len(numbers))]
+    ours = [feature_table._all_finite(numbers[i : i + 1]) for i in range(len(numbers))]
     np.testing.assert_array_equal(ours, np.isfinite(numbers))
 
 
@@ -86,7 +84,7 @@ def test_a_feature_that_is_not_finite_names_its_video(tmp_path: Path, bad: float
     broken[1, 2] = bad
     store, name = feature_store(tmp_path / "s", {"good": np.ones((2, 3), np.float32), "broken": broken})
     with pytest.raises(RunError, match=r"^broken: a feature is not finite"):
-        load_features(store, name, manifest({"good": "a", "broken": "a"}), ["good", "broken"], ["a"])
+        load_features(FeatureStreams(store, [name]), manifest({"good": "a", "broken": "a"}), ["good", "broken"], ["a"])
 
 
 @pytest.mark.parametrize("fraction", [1e-12, 1e-8])
@@ -96,27 +94,26 @@ def test_features_beyond_the_budget_become_an_equal_memory_map(
     features, labels = blobs(["a", "b"], 6, dim=16)
     store, name = feature_store(tmp_path / "s", features)
     # 1e-12 of this leaves no room for any video, 1e-8 for some of them.
-    monkeypatch.setattr(datasets, "available_memory", lambda: 10**11)
+    monkeypatch.setattr(feature_table, "available_memory", lambda: 10**11)
     spill = tmp_path / "spill"
-    spill.mkdir()
-    arguments = (store, name, manifest(labels), list(labels), ["a", "b"])
+    arguments = (FeatureStreams(store, [name]), manifest(labels), list(labels), ["a", "b"])
     mapped = load_features(*arguments, memory_fraction=fraction, spill_dir=spill)
     assert isinstance(mapped.features, np.memmap)
     assert list(spill.iterdir()) == []
     kept = load_features(*arguments)
     assert not isinstance(kept.features, np.memmap)
     assert np.array_equal(mapped.features, kept.features)
-    for first, second in zip(padded_batches(mapped, 4), padded_batches(kept, 4), strict=True):
+    for first, second in zip(FeatureBatches(mapped).batches(4), FeatureBatches(kept).batches(4), strict=True):
         assert torch.equal(first.features, second.features)
 
 
 def test_available_memory_is_plausible() -> None:
-    assert 2**24 < datasets.available_memory() < 2**50
+    assert 2**24 < feature_table.available_memory() < 2**50
 
 
 def test_batches_hold_each_video_once_padded_with_zeros() -> None:
     table = table_of()
-    batches = list(padded_batches(table, 3))
+    batches = list(FeatureBatches(table).batches(3))
     assert [batch.labels.tolist() for batch in batches] == [[0, 1, 2], [3]]
     assert [tuple(batch.features.shape) for batch in batches] == [(3, 5, 4), (1, 2, 4)]
     for batch in batches:
@@ -128,7 +125,7 @@ def test_batches_hold_each_video_once_padded_with_zeros() -> None:
 
 
 def test_batches_follow_the_given_rows() -> None:
-    batches = list(padded_batches(table_of(), 2, rows=np.array([3, 0, 2])))
+    batches = list(FeatureBatches(table_of()).batches(2, rows=np.array([3, 0, 2])))
     assert [batch.labels.tolist() for batch in batches] == [[3, 0], [2]]
     assert [batch.lengths.tolist() for batch in batches] == [[2, 3], [5]]
 
@@ -137,7 +134,9 @@ def test_shuffling_is_a_permutation_that_the_generator_decides() -> None:
     table = table_of(tuple([2] * 40))
 
     def order(generator: torch.Generator) -> list[int]:
-        return [label for batch in padded_batches(table, 7, generator=generator) for label in batch.labels.tolist()]
+        return [
+            label for batch in FeatureBatches(table).batches(7, generator=generator) for label in batch.labels.tolist()
+        ]
 
     generator = torch.Generator().manual_seed(1)
     first, second = order(generator), order(generator)
@@ -177,8 +176,8 @@ def ragged(videos: int, longest: int = 40) -> FeatureTable:
 def test_large_sets_are_shuffled_with_little_padding() -> None:
     table = ragged(400)
 
-    def epoch(seed: int) -> list[Batch]:
-        return list(padded_batches(table, 10, generator=torch.Generator().manual_seed(seed)))
+    def epoch(seed: int) -> list[FeatureBatch]:
+        return list(FeatureBatches(table).batches(10, generator=torch.Generator().manual_seed(seed)))
 
     batches = epoch(0)
     labels = [label for batch in batches for label in batch.labels.tolist()]
@@ -248,7 +247,7 @@ def test_features_that_differ_from_their_checksum_are_not_learned_from(tmp_path:
     features, labels = blobs(("boxing", "running"), 2)
     store, name = feature_store(tmp_path / "store.zarr", features)
     records, ids = manifest(labels), list(labels)
-    load_features(store, name, records, ids, ("boxing", "running"))
+    load_features(FeatureStreams(store, [name]), records, ids, ("boxing", "running"))
     zarr.open_array(store.path / name / ids[2], mode="r+")[0, 0] = 7
     with pytest.raises(StoreError, match=rf"{ids[2]}: features differ from their checksum"):
-        load_features(store, name, records, ids, ("boxing", "running"))
+        load_features(FeatureStreams(store, [name]), records, ids, ("boxing", "running"))

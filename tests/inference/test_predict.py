@@ -6,18 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from train_split import train_split
 from video_files import make_video
 
 from har_pipeline.core.errors import FeatureMismatchError, RunError
 from har_pipeline.core.records import ClipSpec, Split, Stream, VideoRecord
 from har_pipeline.features.extract import ExtractOptions, extract
 from har_pipeline.features.store import FeatureStore, VideoSource
-from har_pipeline.features.table import StreamSource
+from har_pipeline.features.table import FeatureStreams
 from har_pipeline.inference.load import load_run
 from har_pipeline.inference.predict import extractor_for, predict_scores, predict_videos, sample_frames, save_picture
 from har_pipeline.models.extractors import build_extractor
 from har_pipeline.training.configs import TrainConfig
-from har_pipeline.training.heads.train import train_head
 from har_pipeline.video.decode import FrameReader
 from har_pipeline.video.flow.spec import FlowSpec
 
@@ -46,7 +46,7 @@ def trained(folder: Path, records: list[VideoRecord], stream: Stream, weights: s
     name = extract(records, store, net, options).feature_set
     ids = [record.video_id for record in records]
     split = Split(protocol="holdout", index=0, train=tuple(ids[:4]), test=tuple(ids[4:]))
-    train_head(store, name, records, split, TrainConfig(head="mean_pool", device="cpu"), folder / "run")
+    train_split(store, name, records, split, TrainConfig(head="mean_pool", device="cpu"), folder / "run")
     return store
 
 
@@ -84,10 +84,10 @@ def test_a_run_of_two_streams_makes_both_of_a_file(tmp_path: Path, records: list
     ids = [record.video_id for record in records]
     split = Split(protocol="holdout", index=0, train=tuple(ids[:4]), test=tuple(ids[4:]))
     config = TrainConfig(units=4, epochs=2, mid_fusion="hidden", fusion_op="concat", device="cpu")
-    train_head(both, names, records, split, config, tmp_path / "run")
+    train_split(both, names, records, split, config, tmp_path / "run")
     assert records[5].path is not None
     run, (prediction,) = predict_videos([records[5].path], tmp_path / "run", device="cpu", workers=1)
-    expected = predict_scores(run, StreamSource(both, names).read("", ids[5]).features)
+    expected = predict_scores(run, FeatureStreams(both, names).read(ids[5]).features)
     np.testing.assert_allclose(prediction.probabilities, expected, atol=1e-6)
     with pytest.raises(RunError, match="has 2 streams: give --weights once for each"):
         predict_videos([records[5].path], tmp_path / "run", weights="random", device="cpu")

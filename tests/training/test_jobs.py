@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from feature_sets import blobs, feature_store, manifest, split_of
+from train_split import train_split
 
 from har_pipeline.core.errors import FeatureMismatchError, RunError
 from har_pipeline.core.records import Split, VideoRecord
@@ -16,11 +17,11 @@ from har_pipeline.evaluation.aggregate import evaluate_repeats, repeat_folders, 
 from har_pipeline.features.pack import PackedStore, pack_features
 from har_pipeline.features.reduce import ReduceOptions, reduce_features
 from har_pipeline.features.store import FeatureStore, VideoSource
+from har_pipeline.features.table import FeatureStreams
 from har_pipeline.inference.load import load_run
-from har_pipeline.training import jobs
 from har_pipeline.training.configs import TrainConfig
 from har_pipeline.training.heads import train
-from har_pipeline.training.jobs import Job, Outcome, plan_jobs, run_jobs
+from har_pipeline.training.jobs import Outcome, PlannedRun, finished_run, plan_jobs, run_jobs
 from har_pipeline.training.sweep import parse_axis, plan_points, run_sweep
 
 CLASSES = ("boxing", "running", "walking")
@@ -34,7 +35,7 @@ class Task:
     records: list[VideoRecord]
     splits: list[Split]
 
-    def run(self, planned: list[Job], config: TrainConfig = SMALL, **options: object) -> list[Outcome]:
+    def run(self, planned: list[PlannedRun], config: TrainConfig = SMALL, **options: object) -> list[Outcome]:
         return run_jobs(self.store, [self.name], self.records, planned, config, **options)  # type: ignore[arg-type]
 
 
@@ -70,11 +71,11 @@ def test_folders_of_a_plan(task: Task, tmp_path: Path) -> None:
 def test_a_job_makes_the_runs_that_each_alone_would_be(task: Task, tmp_path: Path) -> None:
     planned = plan_jobs(task.splits[:2], tmp_path / "job", repeats=2)
     outcomes = task.run(planned)
-    assert [outcome.job for outcome in outcomes] == planned
+    assert [outcome.run for outcome in outcomes] == planned
     for job in planned:
         config = dataclasses.replace(SMALL, seed=job.seed)
         alone = tmp_path / "alone" / job.folder.relative_to(tmp_path)
-        train.train_head(task.store, task.name, task.records, job.split, config, alone)
+        train_split(task.store, task.name, task.records, job.split, config, alone)
         assert scores_of(alone) == scores_of(job.folder)
         assert load_run(job.folder).split == job.split
     assert scores_of(planned[0].folder) != scores_of(planned[2].folder)
@@ -318,4 +319,4 @@ def test_progress_names_the_run(task: Task, tmp_path: Path) -> None:
     )
     assert told == [(0, 0, 1), (0, 0, 2), (0, 0, 3), (0, 1, 1), (0, 1, 2), (0, 1, 3)]
     unmade = plan_jobs(task.splits[2:], tmp_path / "job", folds=True)[0]
-    assert jobs.finished_run(unmade, SMALL, [task.name], task.records, dict) is None
+    assert finished_run(unmade, SMALL, FeatureStreams(task.store, [task.name]), task.records) is None

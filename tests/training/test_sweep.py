@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from feature_sets import blobs, feature_store, manifest, split_of
 from matplotlib.image import imread
+from train_split import train_split
 from typer.testing import CliRunner
 
 from har_pipeline.cli import app
@@ -28,7 +29,6 @@ from har_pipeline.features.pack import open_features, pack_features
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.inference.load import load_run
 from har_pipeline.training.configs import TrainConfig
-from har_pipeline.training.heads.train import train_head
 from har_pipeline.training.sweep import Axis, Point, SweepRuns, parse_axis, plan_points, point_name, run_sweep
 from har_pipeline.training.sweep_table import Cell, cells_of, choose, curves, summarise, write_sweep
 
@@ -113,16 +113,16 @@ def test_a_plan_has_every_combination_in_order() -> None:
     [
         ([], "nothing is swept"),
         ([UNITS, Axis("units", (3, 4))], "units given twice"),
-        ([Axis("units", (3, 3))], "units: a value stands twice in 3, 3"),
+        ([Axis("units", (3, 3))], "units: duplicate value in 3, 3"),
         ([Axis("dropout", (0.5, 1.5))], r"dropout_1.5: dropout must be in"),
         ([Axis("head", ("svm",)), Axis("num_layers", (1, 2))], "num_layers_1: num_layers belongs to recurrent"),
         (
             [Axis("head", ("lstm", "res_lstm")), UNITS],
-            "units changes nothing in head_res_lstm-units_2: the head res_lstm",
+            "units has no effect in head_res_lstm-units_2: the head res_lstm",
         ),
-        ([Axis("head", ("svm",)), Axis("epochs", (1, 2))], "epochs changes nothing in epochs_1: the head svm"),
-        ([Axis("schedule_factor", (0.1, 0.2))], "schedule_factor changes nothing"),
-        ([Axis("logistic_c", (0.1, 1.0))], "logistic_c changes nothing in logistic_c_0.1: the head lstm"),
+        ([Axis("head", ("svm",)), Axis("epochs", (1, 2))], "epochs has no effect in epochs_1: the head svm"),
+        ([Axis("schedule_factor", (0.1, 0.2))], "schedule_factor has no effect"),
+        ([Axis("logistic_c", (0.1, 1.0))], "logistic_c has no effect in logistic_c_0.1: the head lstm"),
     ],
 )
 def test_plans_that_make_no_sense(axes: list[Axis], message: str) -> None:
@@ -144,7 +144,7 @@ def test_the_table_has_every_run_as_it_would_be_alone(task: Task, tmp_path: Path
     assert (run.config.units, run.config.num_steps, run.config.seed, run.split.index) == (8, 3, 1, 1)
     assert int(row["parameters"]) == sum(one.numel() for one in run.head.parameters())
     assert int(row["num_test"]) == len(run.split.test)
-    alone = train_head(task.store, task.name, task.records, task.splits[1], run.config, tmp_path / "alone")
+    alone = train_split(task.store, task.name, task.records, task.splits[1], run.config, tmp_path / "alone")
     assert float(row["accuracy"]) == alone.test_accuracy
     assert float(row["val_accuracy"]) == alone.val_accuracy
     assert (tmp_path / "alone/scores.csv").read_bytes() == (run.path / "scores.csv").read_bytes()
@@ -246,7 +246,7 @@ def test_a_pack_is_swept_as_its_store_but_not_reduced(task: Task, tmp_path: Path
     other = cells_of(run_sweep(pack, task.records, task.splits[:1], points, workers=1))
     assert [cell.accuracy for cell in one] == [cell.accuracy for cell in other]
     points = plan_points([Axis("pca", (2, 4))], BASE, task.name, tmp_path / "pca")
-    with pytest.raises(RunError, match="a pack holds no reductions"):
+    with pytest.raises(RunError, match="a pack cannot be reduced"):
         run_sweep(pack, task.records, task.splits[:1], points, workers=1)
 
 

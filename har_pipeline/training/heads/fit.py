@@ -1,4 +1,4 @@
-"""Fitting a head to features in memory: by gradient in epochs, or by scikit-learn in one go."""
+"""Fitting a head to features in memory: by gradient descent, or by scikit-learn."""
 
 from __future__ import annotations
 
@@ -21,19 +21,22 @@ from har_pipeline.models.heads import SequenceClassifier, build_head, fit_linear
 from har_pipeline.training.batches import FeatureBatches, class_probabilities
 from har_pipeline.training.configs import TrainConfig
 from har_pipeline.training.data import Parts
-from har_pipeline.training.history import Epoch, OnEpoch
+from har_pipeline.training.history import Epoch, OnEpoch, loss_and_accuracy
 
 EVAL_BATCH_SIZE = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A trained head, its history, the epoch whose weights it has, and what a reader must know of the fit."""
+    """A trained head."""
 
     head: SequenceClassifier
+    # What it was trained on, where batches are made of it.
     data: FeatureBatches
     history: list[Epoch]
+    # The epoch whose weights the head has, from 1.
     best_epoch: int
+    # What a reader of the results must know of the fit.
     notes: list[str]
 
 
@@ -44,11 +47,11 @@ def fit_head(
     config: TrainConfig,
     *,
     stream_dims: Sequence[int] | None = None,
-    on_epoch: OnEpoch | None = None,
+    on_epoch: OnEpoch = lambda epoch: None,
 ) -> Fitted:
-    """Train a new head on the training rows of a table; the validation rows decide when to stop, the test rows are unseen.
+    """Train a new head on the training rows of a table; the validation rows decide when to stop, test rows are not read.
 
-    stream_dims: with mid fusion the feature_dim of each stream. torch's global random state is left as it was.
+    stream_dims: with mid fusion the feature_dim of each stream. torch's global random state is restored.
     Raises: RunError if the device is absent, the streams cannot be joined, or the loss becomes NaN.
     """
     device, table = pick_device(config.device), take_steps(table, config.num_steps)
@@ -75,7 +78,7 @@ def _optimizer(head: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
 
 
 def learning_rate(config: TrainConfig, done: float, drops: int = 0) -> float:
-    """Return the learning rate after `done` epochs (a fraction counts); drops: how often the plateau was met so far."""
+    """Return the learning rate after `done` epochs (may be fractional); drops: plateaus met so far."""
     if config.schedule == "cosine":
         return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done / config.epochs))
     if config.schedule == "step":
@@ -89,9 +92,9 @@ def _fit_by_gradient(
     labels: np.ndarray,
     parts: Parts,
     config: TrainConfig,
-    on_epoch: OnEpoch | None,
+    on_epoch: OnEpoch,
 ) -> tuple[list[Epoch], int, list[str]]:
-    """Train `head` in place; returns the history, the epoch whose weights it has now, and notes."""
+    """Train `head` in place; returns the history, the epoch whose weights it has, and notes."""
     optimizer = _optimizer(head, config)
     generator = torch.Generator().manual_seed(config.seed)
     weights = _class_weights(head, labels[parts.train], config)
@@ -109,11 +112,10 @@ def _fit_by_gradient(
             raise RunError(f"the loss became {train_loss} in epoch {number}; lower --learning-rate, or standardise")
         if averaged is not None and number > config.epochs - max(1, round(config.average_last * config.epochs)):
             averaged.update_parameters(head)
-        val_loss, val_accuracy = val_measures(head, data, labels, parts)
+        val_loss, val_accuracy = val_measures(head, data, labels, parts.val)
         seconds = round(time.perf_counter() - start, 3)
         history.append(Epoch(number, rate, train_loss, train_accuracy, val_loss, val_accuracy, seconds))
-        if on_epoch is not None:
-            on_epoch(history[-1])
+        on_epoch(history[-1])
         if val_loss is None or not config.needs_validation:
             continue
         if val_loss < best_loss:
@@ -145,9 +147,9 @@ def _class_weights(head: SequenceClassifier, labels: np.ndarray, config: TrainCo
 def classification_loss(
     log_probabilities: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return the mean cross-entropy of (B, K) log probabilities, a mean weighted by the labels' class weights (K,).
+    """Return the mean cross-entropy of (B, K) log probabilities, weighted by the class weights (K,) of the labels.
 
-    smoothing: share of each target that is spread evenly over all K classes.
+    smoothing: share of each target that is spread evenly over the K classes.
     """
     if not smoothing:
         return nn.functional.nll_loss(log_probabilities, labels, weights)
@@ -169,7 +171,7 @@ def train_epoch(
     drops: int = 0,
     weights: torch.Tensor | None = None,
 ) -> tuple[float, float]:
-    """Move the weights once over the videos `rows`; returns mean loss and accuracy while they moved."""
+    """Train for one epoch on the videos `rows`; returns mean loss and accuracy while the weights changed."""
     head.train()
     total_loss = torch.zeros((), device=data.device)
     correct = torch.zeros((), dtype=torch.int64, device=data.device)
@@ -207,7 +209,7 @@ def _fit_scikit(
     labels: np.ndarray,
     parts: Parts,
     config: TrainConfig,
-    on_epoch: OnEpoch | None,
+    on_epoch: OnEpoch,
 ) -> tuple[list[Epoch], int, list[str]]:
     """Put scikit-learn's solution into the dense layer of a head on the mean over time; the history has one row."""
     start = time.perf_counter()
@@ -228,12 +230,11 @@ def _fit_scikit(
     with torch.no_grad():
         head.classifier.weight.copy_(torch.from_numpy(weights))
         head.classifier.bias.copy_(torch.from_numpy(biases))
-    train_loss, train_accuracy = loss_and_accuracy(head, data, labels, parts.train)
-    val_loss, val_accuracy = val_measures(head, data, labels, parts)
+    train_loss, train_accuracy = loss_and_accuracy(probabilities_of(head, data, parts.train), labels[parts.train])
+    val_loss, val_accuracy = val_measures(head, data, labels, parts.val)
     seconds = round(time.perf_counter() - start, 3)
     epoch = Epoch(1, 0.0, train_loss, train_accuracy, val_loss, val_accuracy, seconds)
-    if on_epoch is not None:
-        on_epoch(epoch)
+    on_epoch(epoch)
     notes = [] if converged else [f"{config.head} did not converge in {config.max_iterations} iterations"]
     return [epoch], 1, notes
 
@@ -243,18 +244,8 @@ def probabilities_of(head: SequenceClassifier, data: FeatureBatches, rows: np.nd
     return class_probabilities(head, data.batches(EVAL_BATCH_SIZE, rows=rows))
 
 
-def loss_and_accuracy(
-    head: SequenceClassifier, data: FeatureBatches, labels: np.ndarray, rows: np.ndarray
-) -> tuple[float, float]:
-    """Return the mean cross-entropy in nats and the video accuracy of the videos `rows`."""
-    probabilities = probabilities_of(head, data, rows)
-    true = probabilities[np.arange(len(rows)), labels[rows]]
-    loss = -np.log(np.maximum(true, np.finfo(np.float64).tiny)).mean()
-    return float(loss), float((probabilities.argmax(axis=1) == labels[rows]).mean())
-
-
 def val_measures(
-    head: SequenceClassifier, data: FeatureBatches, labels: np.ndarray, parts: Parts
+    head: SequenceClassifier, data: FeatureBatches, labels: np.ndarray, rows: np.ndarray
 ) -> tuple[float, float] | tuple[None, None]:
-    """Return the loss and accuracy of the validation videos, if there are any."""
-    return loss_and_accuracy(head, data, labels, parts.val) if len(parts.val) else (None, None)
+    """Return the loss and accuracy of the validation videos `rows`, if there are any."""
+    return loss_and_accuracy(probabilities_of(head, data, rows), labels[rows]) if len(rows) else (None, None)

@@ -1,4 +1,4 @@
-"""Training in several processes under `torchrun`: who am I, and what do the others say."""
+"""Training in several processes under `torchrun`: the number of this process, and exchange with the others."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from torch import distributed
 
-# Others wait while the first process prepares the videos.
+# The others wait while the first process prepares the videos.
 TIMEOUT = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The processes that train together: this one's number and how many there are. Only number 0 writes files."""
+    """The processes that train together."""
 
-    rank: int = 0
+    rank: int = 0  # of this process; only 0 writes files
     size: int = 1
 
     @property
@@ -30,7 +30,7 @@ class World:
         return self.rank == 0
 
     def share(self, value: Any) -> Any:
-        """Return the value that the first process gave; all must call it."""
+        """Return the value that the first process gave; all processes must call this."""
         if self.size == 1:
             return value
         box = [value]
@@ -38,7 +38,7 @@ class World:
         return box[0]
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the sum of a tensor over all processes; all must call it. `values` is overwritten."""
+        """Return the sum of a tensor over all processes; all must call this. `values` is overwritten."""
         if self.size > 1:
             distributed.all_reduce(values)
         return values
@@ -46,8 +46,8 @@ class World:
     def part(self, items: np.ndarray) -> tuple[np.ndarray, float]:
         """Return the positions of this process's items, and the factor that makes the mean loss over them its share.
 
-        Gradients are averaged over processes: with the factor they are those of the mean over all items, however many
-        each process has. A process that has none gets the first one with factor 0, so that it takes part in the step.
+        Gradients are averaged over processes; the factor makes them those of the mean over all items, however many each
+        process has. A process without items gets the first one with factor 0, so that it takes part in the step.
         """
         own = np.array_split(np.arange(len(items)), self.size)[self.rank]
         if not len(own):
@@ -60,9 +60,9 @@ ALONE = World()
 
 @contextlib.contextmanager
 def joined_world(device: str) -> Iterator[tuple[World, str]]:
-    """Give this process's world, and its device: under torchrun that of its number, otherwise as given.
+    """Give this process's world and device; under torchrun `auto` and `cuda` become the GPU of its local number.
 
-    `auto` and `cuda` become the GPU of the local number. Processes talk through NCCL on GPUs, otherwise gloo.
+    Processes communicate through NCCL on GPUs, otherwise gloo.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:

@@ -1,4 +1,4 @@
-"""Epochs of training a network on raw video: schedule, validation, the best weights, checkpoints."""
+"""The epochs of training a network on raw frames: schedule, validation, best weights, checkpoints."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ import numpy as np
 import torch
 
 from har_pipeline.core.errors import RunError
+from har_pipeline.features.frames import frame_shape
 from har_pipeline.features.table import FeatureTable
 from har_pipeline.models.convlstm.networks import build_network, set_memory
 from har_pipeline.models.device import keep_freed_memory, pick_device, pick_precision
 from har_pipeline.training.batches import Frames
 from har_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from har_pipeline.training.configs import VideoTrainConfig
-from har_pipeline.training.data import Parts
-from har_pipeline.training.history import Epoch, OnEpoch
+from har_pipeline.training.data import TrainingData
+from har_pipeline.training.history import Epoch, OnEpoch, loss_and_accuracy
 from har_pipeline.training.networks.distributed import ALONE, World
 from har_pipeline.training.networks.loop import Learner, arrange
 from har_pipeline.training.schedules import halvings
 
 REPORT_SECONDS = 0.5
 
-
-# Below, the last convolution of the stateful network leaves one px, which batch normalisation cannot normalise alone.
+# In smaller frames the last convolution of the stateful network leaves one px, too few for batch normalisation.
 SMALLEST_FRAME = 48
 
 
 @dataclass(frozen=True, slots=True)
 class BatchProgress:
-    """Where training stands: batches done of this epoch, and the mean loss and accuracy of the epoch so far."""
+    """Where training stands."""
 
-    epoch: int
+    epoch: int  # from 1
     epochs: int
-    batch: int
+    batch: int  # batches done of this epoch
     batches: int
-    loss: float
-    accuracy: float
+    loss: float  # mean of the epoch so far
+    accuracy: float  # mean of the epoch so far
     learning_rate: float
 
 
@@ -53,15 +53,12 @@ OnBatch = Callable[[BatchProgress], None]
 
 @dataclass(frozen=True, slots=True)
 class FittedNetwork:
-    """A trained network with the weights of its best epoch, on the device, and what it was trained with.
-
-    seconds_before: of the epochs that were in the checkpoint which the training went on from.
-    """
+    """A trained network, on the device, with the weights of its best epoch."""
 
     learner: Learner
     history: tuple[Epoch, ...]
     best_epoch: int
-    precision: str
+    # Of the epochs that the training found in the checkpoint.
     seconds_before: float
 
 
@@ -91,56 +88,51 @@ def make_learner(
 
 
 def fit_network(
-    table: FeatureTable,
-    shape: tuple[int, int, int],
-    parts: Parts,
-    num_classes: int,
+    data: TrainingData,
     config: VideoTrainConfig,
     *,
     checkpoint: Path | None = None,
     world: World = ALONE,
-    on_epoch: OnEpoch | None = None,
-    on_batch: OnBatch | None = None,
+    on_epoch: OnEpoch = lambda epoch: None,
+    on_batch: OnBatch = lambda progress: None,
 ) -> FittedNetwork:
     """Train a network on the training rows; the validation rows choose the epoch whose weights are kept.
 
     The best epoch has the highest validation accuracy, of equals the lowest loss; without validation videos it is the
-    last one. The paper seems to choose on the side it tests on: it describes a training and a test part, and no third one
-    that its validation curves could be of. Here validation videos come from the training subjects, and the test rows are
-    never looked at.
-    shape: (C, H, W) of a frame. checkpoint: a file that is written at the end of each epoch, and gone on from where it is
-    there: the history is then that of a training which was never interrupted. All that is random in an epoch (order,
-    clips, dropout) is drawn from (seed, epoch, process), so that its stored number is the stored random state. torch's
-    global random state is left as it was.
-    Raises: RunError if the device is absent, the checkpoint is damaged, or the loss is not finite.
+    last one. The paper seems to choose by the test videos: it shows validation curves, but describes only a training and
+    a test part. Here validation videos come from the training subjects, and the test rows are never looked at.
+    checkpoint: a file that is written at the end of each epoch; where it exists, training goes on from it, and the
+    history is that of a training which was never interrupted. All that is random in an epoch (order, clips, dropout) is
+    drawn from (seed, epoch, process), so no random state has to be stored. torch's global random state is left as it was.
+    Raises: RunError if the device is absent, the checkpoint is damaged, or the loss is not finite; FeatureMismatchError
+    if the data are not raw frames.
     """
     device = pick_device(config.device)
     if device.type == "cpu":
         keep_freed_memory()
+    (spec,) = data.specs
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        learner = make_learner(table, shape, num_classes, config, world)
+        learner = make_learner(data.table, frame_shape(spec), len(data.classes), config, world)
         state = _Progress(learner, config)
         state.resume(world.share(load_checkpoint(checkpoint) if checkpoint and world.first else None))
         seconds_before = sum(epoch.seconds for epoch in state.history)
         while len(state.history) < config.num_epochs:
             start = time.perf_counter()
             state.begin_epoch()
-            rate, loss, accuracy = _train_epoch(state, parts.train, on_batch)
-            val_loss, val_accuracy = _measures(learner, table.labels, parts.val, config)
+            rate, loss, accuracy = _train_epoch(state, data.parts.train, on_batch)
+            val_loss, val_accuracy = _val_measures(learner, data, config)
             seconds = round(time.perf_counter() - start, 3)
             number = len(state.history) + 1
             state.end_epoch(Epoch(number, rate, loss, accuracy, val_loss, val_accuracy, seconds))
             if checkpoint and world.first:
                 save_checkpoint(checkpoint, state.to_dict())
-            if on_epoch is not None:
-                on_epoch(state.history[-1])
+            on_epoch(state.history[-1])
         learner.network.load_state_dict(state.best_weights)
-        best = best_epoch(state.history)
-        return FittedNetwork(learner, tuple(state.history), best, learner.precision, seconds_before)
+        return FittedNetwork(learner, tuple(state.history), best_epoch(state.history), seconds_before)
 
 
 class _Progress:
-    """What a checkpoint holds: the epochs so far, the weights, the optimiser, the best weights."""
+    """What a checkpoint holds: the epochs so far, the weights, the optimiser, and the best weights."""
 
     def __init__(self, learner: Learner, config: VideoTrainConfig) -> None:
         self.learner, self.config = learner, config
@@ -182,17 +174,14 @@ class _Progress:
             self.best_weights = copy.deepcopy(self.learner.network.state_dict())
 
     def rate(self, share: float) -> float:
-        """The learning rate after a share of the epoch that is under way."""
+        """Return the learning rate after a share of the current epoch."""
         later = self.history[self.config.main_epochs :]
         gains = [e.train_accuracy if e.val_accuracy is None else e.val_accuracy for e in later]
         return self.config.rate(len(self.history) + share, halvings(gains, self.config.patience))
 
 
 def best_epoch(history: Sequence[Epoch]) -> int:
-    """Return the number of the epoch with the highest validation accuracy, then the lowest loss, then the first.
-
-    Without validation videos the last one.
-    """
+    """Return the epoch with the highest validation accuracy, then the lowest loss, then the first; else the last."""
     best = history[-1]
     for epoch in history[-2::-1] if best.val_accuracy is not None else ():
         if _merit(epoch) >= _merit(best):
@@ -206,8 +195,8 @@ def _merit(epoch: Epoch) -> tuple[float, float]:
     return epoch.val_accuracy, -epoch.val_loss
 
 
-def _train_epoch(state: _Progress, rows: np.ndarray, on_batch: OnBatch | None) -> tuple[float, float, float]:
-    """Move the weights once over the videos; returns the first learning rate, mean loss, accuracy."""
+def _train_epoch(state: _Progress, rows: np.ndarray, on_batch: OnBatch) -> tuple[float, float, float]:
+    """Train for one epoch; returns its first learning rate, mean loss, accuracy."""
     learner, config, number = state.learner, state.config, len(state.history) + 1
     rng = np.random.default_rng([config.seed, number])
     batches = list(
@@ -221,15 +210,15 @@ def _train_epoch(state: _Progress, rows: np.ndarray, on_batch: OnBatch | None) -
             augment=config.augment,
         )
     )
-    # Loss, videos right: of this process; predictions, videos: of all.
+    # sums: loss and correct videos of this process; counts: predictions and videos of all processes.
     sums, counts, reported = torch.zeros(2, dtype=torch.float64, device=learner.frames.device), [0, 0], 0.0
     for place, batch in enumerate(batches):
         rate = state.rate(place / len(batches))
         result = learner.train_batch(batch, itertools.repeat(rate))
         sums += torch.stack([torch.stack(result.losses).sum().double(), result.correct.double()])
         counts = [counts[0] + len(result.losses) * len(batch.rows), counts[1] + len(batch.rows)]
-        # Reading a number waits for the device: not at every batch.
-        if on_batch is not None and (time.perf_counter() - reported > REPORT_SECONDS or place + 1 == len(batches)):
+        # Reading a number waits for the device, so not every batch is reported.
+        if time.perf_counter() - reported > REPORT_SECONDS or place + 1 == len(batches):
             loss, correct = (sums * learner.world.size).tolist()
             progress = (place + 1, len(batches), loss / counts[0], min(1.0, correct / counts[1]), rate)
             on_batch(BatchProgress(number, config.num_epochs, *progress))
@@ -238,13 +227,11 @@ def _train_epoch(state: _Progress, rows: np.ndarray, on_batch: OnBatch | None) -
     return state.rate(0.0), loss / counts[0], correct / counts[1]
 
 
-def _measures(
-    learner: Learner, labels: np.ndarray, rows: np.ndarray, config: VideoTrainConfig
+def _val_measures(
+    learner: Learner, data: TrainingData, config: VideoTrainConfig
 ) -> tuple[float, float] | tuple[None, None]:
-    """Return the mean cross-entropy in nats and the video accuracy of the rows, if there are any."""
+    """Return the loss and accuracy of the validation videos, if there are any."""
+    rows = data.parts.val
     if not len(rows):
         return None, None
-    probabilities = learner.probabilities(rows, whole=config.long_videos == "whole")
-    true = probabilities[np.arange(len(rows)), labels[rows]]
-    loss = -np.log(np.maximum(true, np.finfo(np.float64).tiny)).mean()
-    return float(loss), float((probabilities.argmax(axis=1) == labels[rows]).mean())
+    return loss_and_accuracy(learner.probabilities(rows, whole=config.long_videos == "whole"), data.table.labels[rows])

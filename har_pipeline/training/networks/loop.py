@@ -1,8 +1,7 @@
 """Batches through a raw-video network: the updates of training, and the scores of whole videos.
 
-Both networks go through one loop. A stateless one sees a video as one window; a stateful one as windows of 8 frames, and
-its state goes on from each to the next, as a rule cut off from the graph between them, and starts from zero with every
-batch.
+Both networks share one loop. A stateless network sees a video as one window, a stateful one as windows of 8 frames. Its
+state starts at zero with every batch and is passed from window to window, by default without the gradient.
 """
 
 from __future__ import annotations
@@ -30,32 +29,33 @@ from har_pipeline.training.batches import Frames
 from har_pipeline.training.configs import StateGradient
 from har_pipeline.training.networks.distributed import ALONE, World
 
-# Frames of a window's batch in tests: 12 clips of 30, 45 windows of 8. The first layer's gates of 360 frames at 64x64 px take
+# Frames of an evaluation batch: 12 clips of 30, or 45 windows of 8. The first layer's gates of 360 frames at 64x64 px take
 # 0.75 GB in fp32.
 EVAL_FRAMES = 360
 
-
-# As Keras, with which the paper worked; torch's own is 1e-8.
+# Keras's, which the paper used; torch's is 1e-8.
 ADAM_EPSILON = 1e-7
 
 
 @dataclass(frozen=True, slots=True)
 class VideoBatch:
-    """Videos that go through the network together: their rows (B,), and (B, n, T) the frame numbers of n windows each.
+    """B videos that go through the network together, in n windows of T frames."""
 
-    views: (B, 4) of `convlstm.augment`; None = the frames as they are.
-    """
-
+    # (B,) in the table.
     rows: np.ndarray
+    # (B, n, T) frame numbers.
     indices: np.ndarray
+    # (B, 4) of `convlstm.augment`; None = the frames as they are.
     views: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """What a batch of training gave: the loss of each update, a sum over videos, and how many videos were right."""
+    """What a training batch gave."""
 
+    # Of each predicted window, summed over videos.
     losses: tuple[torch.Tensor, ...]
+    # Videos classified correctly.
     correct: torch.Tensor
 
 
@@ -71,7 +71,7 @@ def arrange(
 ) -> Iterator[VideoBatch]:
     """Yield the videos `rows` in batches with the frames that the network sees of each; see `convlstm.windows`.
 
-    lengths: frames of every video of the table. rng: shuffles, and draws a stateless network's clips; None as in tests.
+    lengths: frames of every video of the table. rng: shuffles and draws a stateless network's clips; None = evaluation.
     whole: all windows of videos of more than 300 frames. augment: how far `rng` moves and scales the frames of a video.
     """
     if network.stateful:
@@ -91,11 +91,10 @@ def arrange(
 class Learner:
     """A network with its optimiser, frames and arithmetic.
 
-    precision: fp32, or bf16: autocast in forward passes. state_gradient: `window` = the state is cut off from the
-    gradient at each window, `video` = the gradient goes back through it to the video's start. With several processes
-    gradients are averaged over them (DDP). Batch normalisation is not synchronised: each process normalises with its
-    own batch, whose size is the published one, so that what a network sees of its batch does not depend on how many
-    train; the running averages are the first's.
+    precision: fp32, or bf16: autocast in forward passes. state_gradient: `window` = the gradient stops at each window,
+    `video` = it goes back through the state to the video's start. With several processes gradients are averaged (DDP).
+    Batch normalisation is not synchronised: each process normalises with its own batch of the published size, so the
+    statistics do not depend on the number of processes; the running averages are those of the first process.
     """
 
     def __init__(
@@ -114,22 +113,22 @@ class Learner:
         self.restart()
         self._forward: nn.Module = self.network
         if world.size > 1:
-            # The running averages are spread where they are used, in `probabilities`, not with every window.
+            # `probabilities` broadcasts the running averages, where they are used: not every window.
             self._forward = nn.parallel.DistributedDataParallel(self.network, broadcast_buffers=False)
 
     def restart(self) -> None:
-        """Take a new optimiser, Adam, that remembers nothing."""
+        """Start with a fresh Adam optimiser."""
         self.optimizer = torch.optim.Adam(
             self.network.parameters(), lr=0.0, eps=ADAM_EPSILON, fused=self.frames.device.type == "cuda"
         )
 
     def train_batch(self, batch: VideoBatch, rates: Iterator[float]) -> BatchResult:
-        """Move the weights by the videos of a batch: at each window of the second half, at the next of `rates`.
+        """Update the weights after each window in the second half of a batch, at the next of `rates`.
 
-        The first half of a video's windows, rounded down, only make its state: no gradient, no update. Batch
-        normalisation normalises them by their own statistics, as in training, and its running averages see them, as they
-        will in tests; dropout stands behind the recurrent block and is not reached. `correct` counts videos by the
-        weighted mean over the windows that were predicted, which here are those of the second half.
+        The first half of a video's windows, rounded down, only builds up its state: no gradient, no update. Batch
+        normalisation runs in training mode there, and its running averages include them, as tests will; dropout comes
+        after the recurrent block and is not reached. `correct` counts videos by the weighted mean over the predicted
+        windows, here those of the second half.
         With the state gradient `video` there is one update, by the mean loss of all windows, and all are predicted.
         Source: Sanchez-Caballero 2020, section 4.2; the state gradient `video` is ours.
         """
@@ -155,7 +154,7 @@ class Learner:
             with torch.no_grad(), self._autocast():
                 state = self.network.advance(self._clips(part, window), state)
         for window, weight in enumerate(window_weights(windows)[silent:], silent):
-            # A context of its own for each window: autocast keeps its copies of the weights as long as one lasts.
+            # One context per window: autocast keeps its copies of the weights as long as a context lasts.
             with self._autocast():
                 logits, state = self._forward(self._clips(part, window), state)
             logits = logits.float()
@@ -195,7 +194,7 @@ class Learner:
         return torch.autocast(self.frames.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def probabilities(self, rows: np.ndarray, *, whole: bool = False) -> np.ndarray:
-        """Return (len(rows), K) float64 class probabilities, from all processes' shares; all must call it."""
+        """Return (len(rows), K) float64 class probabilities; all processes must call this, each does its share."""
         for buffer in self.network.buffers() if self.world.size > 1 else ():
             torch.distributed.broadcast(buffer, src=0)
         found = video_probabilities(
@@ -214,7 +213,7 @@ def video_probabilities(
     whole: bool = False,
     world: World = ALONE,
 ) -> np.ndarray:
-    """Return (len(rows), K) float64 class probabilities of the videos; zeros in the rows that are another process's.
+    """Return (len(rows), K) float64 class probabilities of the videos; zeros in other processes' rows.
 
     Stateful: the mean of the windows' probabilities with weights that grow as (t / T)^3. The network is in evaluation
     mode afterwards. Source: Sanchez-Caballero 2020, section 4.2 and equation 1.

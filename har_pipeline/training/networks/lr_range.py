@@ -1,4 +1,4 @@
-"""The learning-rate range test: the rate grows with every update, and the loss shows which rates train."""
+"""The learning-rate range test: the rate grows with every batch, and the loss shows which rates train."""
 
 from __future__ import annotations
 
@@ -24,27 +24,26 @@ from har_pipeline.training.networks.loop import VideoBatch, arrange
 
 LOWEST, HIGHEST, STEPS = 1e-6, 1e-1, 200
 
-
 SMOOTHING = 0.9
 
-
+# Share of the fall of the loss that lies outside the suggested bounds, on each side.
 MARGIN = 0.1
 
-
+# The test ends when the smoothed loss is so many times its lowest.
 DIVERGED = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class LrRange:
-    """A range test: rates (n,), growing; losses (n,) of each batch, nats; smoothed (n,), see `smooth`.
+    """A range test of n batches, fewer than asked for if the loss diverged before."""
 
-    low, high: the bounds that `suggest_bounds` reads off, None where the loss never fell. n is below the steps asked for
-    if the loss ran away before.
-    """
-
+    # (n,) growing.
     rates: np.ndarray
+    # (n,) of each batch, nats.
     losses: np.ndarray
+    # (n,) see `smooth`.
     smoothed: np.ndarray
+    # The bounds of `suggest_bounds`, None if the loss never fell.
     low: float | None
     high: float | None
 
@@ -55,7 +54,7 @@ class LrRange:
 
 
 def smooth(losses: np.ndarray, factor: float = SMOOTHING) -> np.ndarray:
-    """Return (n,) float64 exponential means: each weighs `factor` times less than the next, weights sum to 1."""
+    """Return (n,) float64 exponential means: each loss weighs `factor` times the next one, weights sum to 1."""
     result, mean = np.empty(len(losses)), 0.0
     for step, loss in enumerate(losses):
         mean = factor * mean + (1 - factor) * float(loss)
@@ -66,11 +65,10 @@ def smooth(losses: np.ndarray, factor: float = SMOOTHING) -> np.ndarray:
 def suggest_bounds(rates: np.ndarray, losses: np.ndarray) -> tuple[float, float] | tuple[None, None]:
     """Return the rates between which the smoothed loss falls: from its first tenth to its ninth tenth.
 
-    The fall goes from the median of the smoothed losses over the first tenth of the test, whose rates are too small to
-    train, to the lowest one. low: the rate from which on a tenth of the fall is done and stays done until there; high:
-    the first at which nine tenths are. None where the lowest stands in that tenth, or the fall is less than 2 %, or no
-    more than batches differ anyway: 4 standard deviations of a smoothed loss, as the losses' differences from each to the
-    next give them.
+    The fall goes from the median smoothed loss of the first tenth of the test, whose rates are too small to train, to the
+    lowest smoothed loss. low: the first rate after which at least a tenth of the fall is always done; high: the first
+    rate at which nine tenths are. None if the lowest loss is in the first tenth, or if the fall is below 2 % or below 4
+    standard deviations of a smoothed loss, estimated from the differences of successive losses.
     Source: Sanchez-Caballero 2020, figure 5: "the interval of values where the loss function decreases"; the tenths
     and the 4 deviations are ours.
     """
@@ -104,9 +102,9 @@ def range_test(
 ) -> LrRange:
     """Train a fresh network on the rows for `steps` batches at rates from lowest to highest, growing by one factor.
 
-    All updates of a stateful batch are at one rate, and their mean is its loss. Batches below the full size, whose losses
-    vary more, are left out where there are full ones. It ends early when the smoothed loss is 3 times its lowest so far,
-    or not finite. on_step: called with the batches done and the last loss. torch's global random state is left as it was.
+    All updates of a stateful batch use one rate, and their mean is its loss. Batches below the full size, whose losses
+    vary more, are skipped if there are full ones. The test ends early when the smoothed loss is 3 times its lowest so far,
+    or not finite. on_step: called with the batches done and the last loss. torch's global random state is restored.
     Raises: ValueError unless 0 < lowest < highest and steps > 1; RunError if the device is absent.
     Source: Smith 2017; Sanchez-Caballero 2020, section 4.1 and figure 5.
     """
@@ -145,7 +143,7 @@ def _endless(
 
 
 def write_range(result: LrRange, folder: Path) -> None:
-    """Write lr_range.csv, lr_range.json and lr_range.png into `folder`, made where missing."""
+    """Write lr_range.csv, lr_range.json and lr_range.png into `folder`, which is created if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "lr_range.json", result.to_dict())
     with open(folder / "lr_range.csv", "w", newline="", encoding="utf-8") as file:

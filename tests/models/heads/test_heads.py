@@ -12,7 +12,7 @@ from har_pipeline.core.errors import RunError
 from har_pipeline.models.config import FusionOp, HeadName
 from har_pipeline.models.heads import HeadConfig, SequenceClassifier, build_head, fit_linear
 from har_pipeline.models.heads.pooling import vote
-from har_pipeline.training.batches import Batch, class_probabilities
+from har_pipeline.training.batches import FeatureBatch, class_probabilities
 
 LENGTHS = torch.tensor([4, 1, 6, 3])
 
@@ -327,7 +327,7 @@ def test_the_output_is_a_distribution_as_keras_makes_it(output: str) -> None:
     plain = logits.sigmoid() if output == "sigmoid" else logits.exp()
     expected = plain / plain.sum(dim=1, keepdim=True)
     torch.testing.assert_close(head(features, LENGTHS).exp(), expected, rtol=1e-5, atol=1e-7)
-    probabilities = class_probabilities(head, [Batch(features, LENGTHS, torch.zeros(4))])
+    probabilities = class_probabilities(head, [FeatureBatch(features, LENGTHS, torch.zeros(4))])
     assert probabilities.dtype == np.float64
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-14)
     np.testing.assert_allclose(probabilities, expected.detach().numpy(), rtol=1e-5)
@@ -374,7 +374,7 @@ def test_input_dropout_takes_a_feature_from_all_clips_of_a_video() -> None:
 
 def test_probabilities_put_the_head_in_evaluation_mode() -> None:
     head = build_head(HeadConfig(units=4, dropout=0.9), 5, 3).train()
-    batch = Batch(sequences(), LENGTHS, torch.zeros(4))
+    batch = FeatureBatch(sequences(), LENGTHS, torch.zeros(4))
     assert np.array_equal(class_probabilities(head, [batch]), class_probabilities(head, [batch]))
     assert isinstance(head.encoder, nn.Module)
     assert not head.training

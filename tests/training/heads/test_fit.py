@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from feature_sets import blobs, feature_store, manifest, split_of
+from train_split import train_split
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.features.table import FeatureTable
@@ -24,7 +25,6 @@ from har_pipeline.training.data import Parts
 from har_pipeline.training.estimator import HeadClassifier
 from har_pipeline.training.heads import fit
 from har_pipeline.training.heads.fit import Fitted, classification_loss, fit_head, learning_rate
-from har_pipeline.training.heads.train import train_head
 from har_pipeline.training.history import Epoch
 from har_pipeline.video.clips import sparse_clip_indices
 
@@ -290,7 +290,7 @@ def test_time_steps_are_those_of_features_that_were_sampled_so(tmp_path: Path, h
         ("two", sampled, config),
     ):
         store, feature_set = feature_store(tmp_path / f"{name}.zarr", stored)
-        train_head(store, feature_set, manifest(labels), split, own, tmp_path / name)
+        train_split(store, feature_set, manifest(labels), split, own, tmp_path / name)
         run = load_run(tmp_path / name)
         scores.append(run.scores().probabilities)
         asked = [predict_scores(run, stored[video_id]) for video_id in run.scores().video_ids]

@@ -11,18 +11,18 @@ import torch
 from feature_sets import blobs, feature_store, manifest, split_of
 from real_features import ucf101_fc6
 from safetensors.torch import load_file
+from train_split import train_split
 
 from har_pipeline.core.errors import DeviceError, RunError
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.evaluation.evaluate import evaluate_run
 from har_pipeline.evaluation.run_folder import RunSummary, read_history
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.features.table import load_features
+from har_pipeline.features.table import FeatureStreams, load_features
 from har_pipeline.inference.load import load_run
 from har_pipeline.models.heads import HeadConfig, build_head
-from har_pipeline.training.batches import padded_batches
+from har_pipeline.training.batches import FeatureBatches
 from har_pipeline.training.configs import TrainConfig
-from har_pipeline.training.heads.train import train_head
 from har_pipeline.training.history import Epoch
 
 CLASSES = ("boxing", "running", "walking")
@@ -37,7 +37,7 @@ class Task:
     split: Split
 
     def train(self, config: TrainConfig, run_dir: Path, **options: object) -> RunSummary:
-        return train_head(self.store, self.name, self.records, self.split, config, run_dir, **options)  # type: ignore[arg-type]
+        return train_split(self.store, self.name, self.records, self.split, config, run_dir, **options)  # type: ignore[arg-type]
 
 
 def parts_of(ids: Sequence[str], train_until: int, val_until: int) -> Split:
@@ -109,8 +109,8 @@ def test_the_first_steps_are_keras_rmsprop(task: Task, tmp_path: Path) -> None:
     task.train(config, tmp_path / "run")
     torch.manual_seed(config.seed)
     head = build_head(HeadConfig(units=8), 8, 3)
-    table = load_features(task.store, task.name, task.records, task.split.train, CLASSES)
-    (batch,) = padded_batches(table, 100)
+    table = load_features(FeatureStreams(task.store, [task.name]), task.records, task.split.train, CLASSES)
+    (batch,) = FeatureBatches(table).batches(100)
     square = {name: torch.zeros_like(value) for name, value in head.named_parameters()}
     for _ in range(2):
         head.zero_grad()
@@ -233,7 +233,8 @@ def test_a_class_without_test_videos_is_reported(task: Task, tmp_path: Path) -> 
 
 
 def test_the_run_folder_holds_all_that_made_it(task: Task, tmp_path: Path) -> None:
-    summary = task.train(SMALL, tmp_path / "run", manifest_sha256="abc")
+    task = dataclasses.replace(task, split=dataclasses.replace(task.split, manifest_sha256="abc"))
+    summary = task.train(SMALL, tmp_path / "run")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "run.json",
         "split.json",

@@ -18,6 +18,7 @@ import torch
 from feature_sets import blobs, feature_store, manifest, split_of
 from paths import python_path
 from raw_sets import SIZE, drawn_videos, raw_store
+from train_split import train_split
 
 from har_pipeline.core.errors import FeatureMismatchError, RunError
 from har_pipeline.core.records import Split, VideoRecord
@@ -29,13 +30,12 @@ from har_pipeline.features.store import FeatureStore
 from har_pipeline.inference.load import load_run, load_video_run
 from har_pipeline.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from har_pipeline.training.configs import TrainConfig, VideoTrainConfig
-from har_pipeline.training.heads.train import train_head
 from har_pipeline.training.history import Epoch
-from har_pipeline.training.jobs import plan_jobs, run_video_jobs
+from har_pipeline.training.jobs import plan_jobs, run_jobs
 from har_pipeline.training.networks import fit as video_fit
 from har_pipeline.training.networks.fit import BatchProgress, best_epoch
 from har_pipeline.training.networks.loop import Learner
-from har_pipeline.training.networks.train import config_notes, train_video
+from har_pipeline.training.networks.train import config_notes
 
 LENGTHS = {f"{k}-{i}": 10 + 7 * ((i + 3 * k) % 5) for k in range(2) for i in range(8)}
 FAST = VideoTrainConfig(
@@ -52,7 +52,7 @@ class Task:
     split: Split
 
     def train(self, config: VideoTrainConfig, path: Path, **options: Any) -> RunSummary:
-        summary = train_video(self.store, self.name, self.records, self.split, config, path, **options)
+        summary = train_split(self.store, self.name, self.records, self.split, config, path, **options)
         assert summary is not None
         return summary
 
@@ -147,7 +147,7 @@ def test_other_commands_read_the_run(task: Task, run: Path, tmp_path: Path) -> N
     wanted = {record.video_id: record.label for record in task.records}
     swapped = {v: renamed[v] for v in wanted}
     store, name = feature_store(tmp_path / "store.zarr", swapped)
-    train_head(store, name, task.records, task.split, TrainConfig(epochs=2, units=4, device="cpu"), tmp_path / "head")
+    train_split(store, name, task.records, task.split, TrainConfig(epochs=2, units=4, device="cpu"), tmp_path / "head")
     with pytest.raises(RunError, match="a run of `har train`"):
         load_video_run(tmp_path / "head")
     members = load_members([run, tmp_path / "head"])
@@ -302,7 +302,7 @@ def test_the_best_epoch() -> None:
 
 def test_without_validation_videos_the_last_epoch_is_kept(task: Task, tmp_path: Path) -> None:
     split = dataclasses.replace(task.split, val=())
-    summary = train_video(task.store, task.name, task.records, split, FAST, tmp_path / "run")
+    summary = train_split(task.store, task.name, task.records, split, FAST, tmp_path / "run")
     assert summary is not None
     assert (summary.best_epoch, summary.val_accuracy) == (3, None)
     assert history_of(tmp_path / "run")["val_accuracy"] == [None] * 3
@@ -342,15 +342,15 @@ def test_features_of_a_net_are_no_frames(tmp_path: Path) -> None:
     ids = list(labels)
     split = split_of([v for v in ids if v[-1] != "2"], [v for v in ids if v[-1] == "2"])
     with pytest.raises(FeatureMismatchError, match="not raw frames"):
-        train_video(store, name, manifest(labels), split, FAST, tmp_path / "run")
+        train_split(store, name, manifest(labels), split, FAST, tmp_path / "run")
 
 
 def test_missing_videos_and_a_loss_that_is_none(task: Task, tmp_path: Path) -> None:
     records = [*task.records, *manifest({"1-9": "up"})]
     split = dataclasses.replace(task.split, train=(*task.split.train, "1-9"))
     with pytest.raises(RunError, match="no features of 1 video"):
-        train_video(task.store, task.name, records, split, FAST, tmp_path / "run")
-    summary = train_video(task.store, task.name, records, split, FAST, tmp_path / "run", allow_missing=True)
+        train_split(task.store, task.name, records, split, FAST, tmp_path / "run")
+    summary = train_split(task.store, task.name, records, split, FAST, tmp_path / "run", allow_missing=True)
     assert summary is not None
     assert summary.missing == ("1-9",)
     wild = dataclasses.replace(FAST, learning_rate=1e30)
@@ -362,18 +362,18 @@ def test_folds_and_repeats_go_on(task: Task, tmp_path: Path) -> None:
     second = dataclasses.replace(task.split, index=1, train=task.split.train[2:], val=())
     jobs = plan_jobs([task.split, second], tmp_path / "job", seed=3, repeats=2)
     config = dataclasses.replace(FAST, epochs=1, seed=3)
-    outcomes = run_video_jobs(task.store, task.name, task.records, jobs[:3], config)
+    outcomes = run_jobs(task.store, [task.name], task.records, jobs[:3], config)
     assert [outcome.kept for outcome in outcomes] == [False] * 3
-    outcomes = run_video_jobs(task.store, task.name, task.records, jobs, config)
+    outcomes = run_jobs(task.store, [task.name], task.records, jobs, config)
     assert [outcome.kept for outcome in outcomes] == [True, True, True, False]
     assert [load_video_run(job.folder).config.seed for job in jobs] == [3, 3, 4, 4]
     with pytest.raises(RunError, match=r"trained differently \(width: 0\.05 != 0\.1"):
-        run_video_jobs(task.store, task.name, task.records, jobs, dataclasses.replace(config, width=0.1))
+        run_jobs(task.store, [task.name], task.records, jobs, dataclasses.replace(config, width=0.1))
     records = relabelled(task.records, second.test[0])
     with pytest.raises(RunError, match=r"trained differently \(the labels of the videos\)"):
-        run_video_jobs(task.store, task.name, records, jobs, config)
+        run_jobs(task.store, [task.name], records, jobs, config)
     # A fold alone gives what it gives in a job, whose frames are read once for all.
-    alone = train_video(
+    alone = train_split(
         task.store, task.name, task.records, second, dataclasses.replace(config, seed=4), tmp_path / "alone"
     )
     assert alone is not None

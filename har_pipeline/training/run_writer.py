@@ -1,0 +1,126 @@
+"""The files that a finished training leaves in its run folder, whatever was trained."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from har_pipeline.core.files import write_json
+from har_pipeline.core.records import Scores
+from har_pipeline.evaluation.run_folder import (
+    FORMAT_VERSION,
+    HISTORY,
+    RUN_JSON,
+    SCORES,
+    SPLIT_JSON,
+    RunSummary,
+    package_versions,
+    reduction_file,
+    split_info,
+    stream_info,
+)
+from har_pipeline.evaluation.scores import write_scores
+from har_pipeline.features.reduce import projection_arrays
+from har_pipeline.training.checkpoint import write_tensors
+from har_pipeline.training.configs import TrainConfig, VideoTrainConfig
+from har_pipeline.training.data import TrainingData
+from har_pipeline.training.history import Epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What came out of a training."""
+
+    model: torch.nn.Module
+    history: Sequence[Epoch]
+    # The epoch whose weights the model has, from 1.
+    best_epoch: int
+    # Of the validation and test videos.
+    scores: Scores
+    train_accuracy: float
+    val_accuracy: float | None
+    notes: tuple[str, ...]
+    device: torch.device
+    seconds: float
+    # What run.json says of this kind of run only.
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def part_accuracy(scores: Scores, part: str) -> float | None:
+    """Return the share of the videos of `val` or `test` whose most probable class is theirs; None if there are none."""
+    best = scores.probabilities.argmax(axis=1)
+    rows = zip(best, scores.labels, scores.part, strict=True)
+    right = [scores.classes[k] == label for k, label, own in rows if own == part]
+    return sum(right) / len(right) if right else None
+
+
+def write_run(
+    folder: Path,
+    run_dir: Path,
+    weights: str,
+    data: TrainingData,
+    config: TrainConfig | VideoTrainConfig,
+    trained: Trained,
+) -> RunSummary:
+    """Write the files of a run into `folder`, run.json last, and return what it says of the run.
+
+    run_dir: what the folder will be called. weights: name of the file with the model's weights.
+    """
+    test_accuracy = part_accuracy(trained.scores, "test")
+    assert test_accuracy is not None
+    summary = RunSummary(
+        path=run_dir,
+        epochs=len(trained.history),
+        best_epoch=trained.best_epoch,
+        train_accuracy=trained.train_accuracy,
+        val_accuracy=trained.val_accuracy,
+        test_accuracy=test_accuracy,
+        num_train=len(data.parts.train),
+        num_val=len(data.parts.val),
+        num_test=len(data.parts.test),
+        missing=data.missing,
+        notes=trained.notes,
+        seconds=round(trained.seconds, 3),
+    )
+    write_tensors(folder / weights, trained.model.state_dict())
+    for number, projection in enumerate(data.projections):
+        if projection is not None:
+            write_tensors(folder / reduction_file(number), projection_arrays(projection))
+    _write_history(folder / HISTORY, trained.history)
+    write_scores(folder / SCORES, trained.scores)
+    write_json(folder / SPLIT_JSON, dataclasses.asdict(data.split))
+    gpu = trained.device.type == "cuda"
+    info = {
+        "format": FORMAT_VERSION,
+        "options": config.to_dict(),
+        "classes": list(data.classes),
+        "split": split_info(data.split),
+        # The folder may be moved: it does not say where it is.
+        "summary": {key: value for key, value in summary.to_dict().items() if key != "path"},
+        "device": torch.cuda.get_device_name(trained.device) if gpu else "cpu",
+        "versions": package_versions(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        **stream_info(data.feature_sets, data.specs),
+        "labels_sha256": data.labels_sha256,
+        "features_sha256": data.features_sha256,
+        "manifest_sha256": data.split.manifest_sha256,
+        **trained.details,
+    }
+    write_json(folder / RUN_JSON, info)
+    return summary
+
+
+def _write_history(path: Path, history: Sequence[Epoch]) -> None:
+    """Write one row per epoch; None becomes an empty cell."""
+    rows = [dataclasses.asdict(epoch) for epoch in history]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
