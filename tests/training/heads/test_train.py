@@ -228,7 +228,7 @@ def test_a_class_without_test_videos_is_reported(task: Task, tmp_path: Path) -> 
     assert "no test video of 1 of the 3 classes: running" in summary.notes
     evaluation = evaluate(tmp_path / "run")
     assert "no test video of 1 of the 3 classes: running" in evaluation.notes
-    (of_class,) = (row for row in evaluation.per_class if row.label == "running")
+    (of_class,) = (row for row in evaluation.measures.per_class if row.label == "running")
     assert (of_class.videos, of_class.accuracy) == (0, None)
 
 
