@@ -14,8 +14,6 @@ from har_pipeline.core.errors import ManifestError
 from har_pipeline.evaluation.metrics import Interval, wilson_interval
 
 BUILT_IN = ("ucf101", "hmdb51")
-
-
 COMPLEX = "complex classes"
 
 
@@ -23,12 +21,9 @@ COMPLEX = "complex classes"
 class Grouping:
     """Classes and their groups, in the file's order."""
 
-    # `ucf101`, `hmdb51` or the path of a file.
-    name: str
-    # Class -> group.
-    group_of: Mapping[str, str]
-    # Classes that are also reported one by one.
-    complex_classes: tuple[str, ...] = ()
+    name: str  # `ucf101`, `hmdb51` or the path of a file
+    group_of: Mapping[str, str]  # class -> group
+    complex_classes: tuple[str, ...] = ()  # classes that are also reported one by one
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -64,16 +59,11 @@ class Grouping:
 class GroupResult:
     """The accuracy on the videos of one group of classes, or of one complex class."""
 
-    # Group or class.
-    name: str
-    # Number of classes.
-    classes: int
-    # Number of videos.
-    videos: int
-    # Videos whose predicted class is right.
-    correct: int
-    # Share of them, in [0, 1]; None without videos.
-    accuracy: Interval | None
+    name: str  # group or class
+    classes: int  # number of classes
+    videos: int  # number of videos
+    correct: int  # videos whose predicted class is right
+    accuracy: Interval | None  # share of them, in [0, 1]; None without videos
     # Share of the videos whose predicted class is of the right group, in [0, 1]; None without videos.
     in_group: Interval | None
 

@@ -24,11 +24,9 @@ class ClassGain:
 
     label: str
     videos: int
-    # One per video, fold and repeat.
-    rows: int
-    # Accuracies of the first and the second run, in [0, 1].
-    first: float
-    second: float
+    rows: int  # one per video, fold and repeat
+    first: float  # accuracy of the first run, in [0, 1]
+    second: float  # of the second
 
     @property
     def gain(self) -> float:
@@ -40,32 +38,22 @@ class ClassGain:
 class Comparison:
     """The second run against the first, on the rows that both have."""
 
-    # Names, first and second.
-    runs: tuple[str, str]
-    # `val` or `test`.
-    part: str
-    # Different videos.
-    num_videos: int
-    # Videos times repeats, and folds that test a video again.
-    num_rows: int
+    runs: tuple[str, str]  # names, first and second
+    part: str  # `val` or `test`
+    num_videos: int  # different videos
+    num_rows: int  # videos times repeats, and folds that test a video again
     # Video accuracies over all rows, in [0, 1], with Wilson's 95 % interval for the number of videos.
     first_top1: Interval
     second_top1: Interval
-    # First against second; each video counts once.
-    test: PairedTest
-    # Sorted by group if there is a grouping.
-    classes: tuple[str, ...]
-    # (group, first class, end).
-    spans: tuple[tuple[str, int, int], ...]
+    test: PairedTest  # first against second; each video counts once
+    classes: tuple[str, ...]  # sorted by group if there is a grouping
+    spans: tuple[tuple[str, int, int], ...]  # (group, first class, end)
     # (K, K) float64, confusion shares of the second run minus those of the first, rows true classes.
     difference: np.ndarray
-    # Classes that have rows.
-    per_class: tuple[ClassGain, ...]
+    per_class: tuple[ClassGain, ...]  # classes that have rows
     per_group: tuple[ClassGain, ...]
-    # Run -> videos left out because it lacks them.
-    missing: dict[str, tuple[str, ...]]
-    # What a reader must know.
-    notes: tuple[str, ...] = ()
+    missing: dict[str, tuple[str, ...]]  # run -> videos left out because it lacks them
+    notes: tuple[str, ...] = ()  # what a reader must know
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as a plain nested dict, ready for JSON."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from har_pipeline.core.records import Scores
 from har_pipeline.evaluation.categories import Grouping, GroupResult
 from har_pipeline.evaluation.measures import Measures, measure_scores, write_measures
 from har_pipeline.evaluation.members import FUSION_JSON
-from har_pipeline.evaluation.metrics import Interval, mean_interval
+from har_pipeline.evaluation.metrics import Interval, mean_and_sd, mean_interval
 from har_pipeline.evaluation.plan import (
     fold_folders,
     merge_notes,
@@ -39,26 +39,19 @@ class Evaluation:
     """What a run is worth, or the mean over folds or repeats. Accuracies are in [0, 1]."""
 
     kind: Literal["run", "folds", "repeats"]
-    # Folds by index, repeats by seed; empty for a run.
-    members: Mapping[int, Evaluation]
-    # On all videos together; None for repeats, and for folds that share videos.
-    measures: Measures | None
-    # Video accuracy: mean over the members (a run: its own), and sample standard deviation (None with fewer than two).
-    mean_top1: float
-    sd_top1: float | None
-    # The same for the mean class accuracy.
-    mean_class: float
-    sd_class: float | None
-    # Repeats of folds: mean and deviation of the accuracy on all videos of a repeat; None if folds share videos.
-    pooled_top1: float | None
-    pooled_sd: float | None
+    measures: Measures | None  # on all videos together; None for repeats, and for folds that share videos
+    mean_top1: float  # video accuracy: mean over the members, or of the run
+    mean_class: float  # mean class accuracy: the same
     # Accuracy on all videos, for repeats its mean, with Wilson's 95 % interval for the number of different videos.
     # None if folds share videos, or repeats differ in their number of videos.
     top1: Interval | None
-    # Of all videos together, or the mean over the members (see `mean_groups`).
-    per_group: tuple[GroupResult, ...]
-    # What a reader must know, such as missing folds.
-    notes: tuple[str, ...]
+    per_group: tuple[GroupResult, ...]  # of all videos together, or the mean over the members (see `mean_groups`)
+    notes: tuple[str, ...]  # what a reader must know, such as missing folds
+    members: Mapping[int, Evaluation] = field(default_factory=dict)  # folds by index, repeats by seed
+    sd_top1: float | None = None  # sample standard deviation over the members; None with fewer than two
+    sd_class: float | None = None
+    pooled_top1: float | None = None  # of repeats of folds: mean accuracy on all videos of a repeat
+    pooled_sd: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the evaluation as a plain nested dict, ready for JSON."""
@@ -161,12 +154,12 @@ def _evaluate_repeats(path: Path, found: Mapping[int, Path], part: str, grouping
     for name, own_folds in folds.items():
         if own_folds != folds[first]:
             raise RunError(f"{path}: {first} has the folds {folds[first]}, {name} {own_folds}; finish the job first")
-    repeats = {}
-    for seed, own in whole.items():
-        of_folds = bool(folds[own.name])
-        repeats[seed] = (
-            _evaluate_folds(own, part, grouping) if of_folds else _evaluate_run(read_run(own), part, grouping)[0]
-        )
+    repeats = {
+        seed: _evaluate_folds(own, part, grouping)
+        if folds[own.name]
+        else _evaluate_run(read_run(own), part, grouping)[0]
+        for seed, own in whole.items()
+    }
     said = {text for own in whole.values() for text in unfinished_folds(own)}
     more = dict.fromkeys(text for one in repeats.values() for text in one.notes if text not in said)
     left_out = [f"{own.name} is left out: it lacks folds" for seed, own in found.items() if seed not in whole]
@@ -198,14 +191,9 @@ def _evaluate_each(
 def _of_run(measures: Measures) -> Evaluation:
     return Evaluation(
         kind="run",
-        members={},
         measures=measures,
         mean_top1=measures.top1.value,
-        sd_top1=None,
         mean_class=measures.mean_class.value,
-        sd_class=None,
-        pooled_top1=None,
-        pooled_sd=None,
         top1=measures.top1,
         per_group=measures.per_group,
         notes=measures.notes,
@@ -219,8 +207,8 @@ def _of_members(
     notes: Sequence[str] = (),
 ) -> Evaluation:
     every = list(members.values())
-    mean_top1, sd_top1 = _mean_and_sd([one.mean_top1 for one in every])
-    mean_class, sd_class = _mean_and_sd([one.mean_class for one in every])
+    mean_top1, sd_top1 = mean_and_sd([one.mean_top1 for one in every])
+    mean_class, sd_class = mean_and_sd([one.mean_class for one in every])
     top1, pooled_top1, pooled_sd = pooled.top1 if pooled else None, None, None
     measured = [one.measures for one in every if one.measures is not None]
     if kind == "repeats" and len(measured) == len(every):
@@ -228,7 +216,7 @@ def _of_members(
         if len({one.num_videos for one in measured}) == 1:
             top1 = mean_interval(values, measured[0].num_videos)
         if all(one.kind == "folds" for one in every):
-            pooled_top1, pooled_sd = _mean_and_sd(values)
+            pooled_top1, pooled_sd = mean_and_sd(values)
     return Evaluation(
         kind=kind,
         members=members,
@@ -243,10 +231,6 @@ def _of_members(
         per_group=pooled.per_group if pooled else mean_groups([one.per_group for one in every]),
         notes=tuple(notes),
     )
-
-
-def _mean_and_sd(values: list[float]) -> tuple[float, float | None]:
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def _folder(path: Path, part: str) -> Path:

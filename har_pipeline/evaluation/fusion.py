@@ -13,18 +13,12 @@ from har_pipeline.evaluation.members import FoldSeed, Joined
 # Low enough to leave the product of two softmaxes as it is; where every class got 0 from some run (votes, rounded files),
 # the probabilities of the other runs still decide.
 FLOOR = 1e-12
-
-
 LOG_TEMPERATURE = 4.0
-
-
 PRIOR_DEVIATION = float(np.log(2))
 
 
 # Fewer validation videos make a fitted temperature or weights uncertain.
 FEW = 30
-
-
 EM_STEPS = 500
 
 

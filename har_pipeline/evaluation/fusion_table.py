@@ -22,17 +22,13 @@ from har_pipeline.evaluation.fusion import (
     weighted_rule,
 )
 from har_pipeline.evaluation.members import FUSION_JSON, LEARNED_JSON, ROW_NAMES, FoldSeed, Joined, Member, join
-from har_pipeline.evaluation.metrics import Interval, PairedTest, counted, mcnemar, mean_interval
+from har_pipeline.evaluation.metrics import Interval, PairedTest, counted, mcnemar, mean_and_sd, mean_interval
 from har_pipeline.evaluation.run_folder import RUN_JSON, SCORES, write_json
 from har_pipeline.evaluation.scores import write_scores
 from har_pipeline.evaluation.tables import write_csv
 
 PAPER_WEIGHTS: Mapping[str, float] = {"flow": 1.5, "rgb": 1.0}
-
-
 SIGNIFICANCE = 0.05
-
-
 Kind = Literal["run", "rule", "oracle"]
 
 
@@ -40,51 +36,34 @@ Kind = Literal["run", "rule", "oracle"]
 class FusionRow:
     """One line of the table."""
 
-    # Of the run or rule.
-    name: str
-    # `oracle` is right where any run is right: a bound, no classifier.
-    kind: Kind
-    # Mean over all rows, in [0, 1], with Wilson's 95 % interval for the number of videos.
-    top1: Interval
-    # Sample standard deviation over repeats; None with one repeat.
-    sd: float | None
-    # Mean negative log likelihood, nats.
-    nll: float | None
-    # The best rule (first) against this line (second).
-    against_best: PairedTest | None
+    name: str  # of the run or rule
+    kind: Kind  # `oracle` is right where any run is right: a bound, no classifier
+    top1: Interval  # mean over all rows, in [0, 1], with Wilson's 95 % interval for the number of videos
+    sd: float | None  # sample standard deviation over repeats; None with one repeat
+    nll: float | None  # mean negative log likelihood, nats
+    against_best: PairedTest | None  # the best rule (first) against this line (second)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FusionTable:
     """Accuracies of runs and fusion rules on the same test videos."""
 
-    # Names of the runs.
-    runs: tuple[str, ...]
-    # Runs, rules, oracle.
-    rows: tuple[FusionRow, ...]
-    # The rule with the highest accuracy on these very videos, so its figure is optimistic.
-    best: str
-    # The run with the highest accuracy.
-    best_run: str
-    # The rule whose scores are kept.
-    chosen: str
-    # Whether the best and the chosen rule beat the best run alone, in words.
-    verdict: str
-    # Different test videos.
-    num_videos: int
-    # Videos times repeats, and folds that test a video again.
-    num_rows: int
+    runs: tuple[str, ...]  # names of the runs
+    rows: tuple[FusionRow, ...]  # runs, rules, oracle
+    best: str  # the rule with the highest accuracy on these very videos, so its figure is optimistic
+    best_run: str  # the run with the highest accuracy
+    chosen: str  # the rule whose scores are kept
+    verdict: str  # whether the best and the chosen rule beat the best run alone, in words
+    num_videos: int  # different test videos
+    num_rows: int  # videos times repeats, and folds that test a video again
     folds: tuple[int, ...]
     seeds: tuple[int, ...]
-    # Of the rule `weighted`, one per run.
-    weights: tuple[float, ...] | None
-    # `fold <i> seed <j>` -> one number per run.
-    learned_weights: Mapping[str, Sequence[float]]
-    temperatures: Mapping[str, Sequence[float]]
+    weights: tuple[float, ...] | None  # of the rule `weighted`, one per run
+    learned_weights: Mapping[str, Sequence[float]]  # `fold <i> seed <j>` -> one number per run
+    temperatures: Mapping[str, Sequence[float]]  # the same
     # Run -> test videos that it lacks in some repeat; they are left out of that fold in all.
     missing: Mapping[str, Sequence[str]]
-    # What a reader must know.
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # what a reader must know
 
     def row(self, name: str) -> FusionRow:
         """Return the line of a run or rule by its name."""
@@ -205,8 +184,7 @@ def _few_videos(joined: Joined) -> list[str]:
 
 
 def _repeat_sd(right: np.ndarray, seeds: np.ndarray) -> float | None:
-    per_seed = [right[seeds == seed].mean() for seed in np.unique(seeds)]
-    return float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else None
+    return mean_and_sd([float(right[seeds == seed].mean()) for seed in np.unique(seeds)])[1]
 
 
 def _by_fold(values: Mapping[FoldSeed, Sequence[float]]) -> dict[str, Sequence[float]]:

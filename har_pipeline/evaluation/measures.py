@@ -20,8 +20,6 @@ from har_pipeline.evaluation.scores import check_unique
 from har_pipeline.evaluation.tables import write_csv, write_matrix
 
 TOP = 5
-
-
 EXTREMES = 10
 
 
@@ -30,43 +28,31 @@ class ClassResult:
     """The results of one class."""
 
     label: str
-    # Its videos.
-    videos: int
-    # Those predicted right.
-    correct: int
-    # Share of its videos predicted right (recall), in [0, 1]; None without videos.
-    accuracy: Interval | None
+    videos: int  # its videos
+    correct: int  # those predicted right
+    accuracy: Interval | None  # share of its videos predicted right (recall), in [0, 1]; None without videos
     # Share of the videos predicted as this class that are of it, in [0, 1]; None if it was never predicted.
     precision: float | None
-    # The class it was most often mistaken for; None if never.
-    confused_with: str | None
-    # The number of videos mistaken for that class.
-    confused_videos: int
+    confused_with: str | None  # the class it was most often mistaken for; None if never
+    confused_videos: int  # the number of videos mistaken for that class
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measures:
     """Accuracies on videos that were each tested once, in [0, 1], with 95 % intervals."""
 
-    # `train`, `val` or `test`.
-    part: str
+    part: str  # `train`, `val` or `test`
     classes: tuple[str, ...]
     num_videos: int
-    # Indices of the folds the videos come from.
-    folds: tuple[int, ...]
-    # Video accuracy, Wilson interval.
-    top1: Interval
+    folds: tuple[int, ...]  # indices of the folds the videos come from
+    top1: Interval  # video accuracy, Wilson interval
     # Share of videos whose class is among the five most probable; None with five classes or fewer.
     top5: Interval | None
-    # Mean of the classes' accuracies, interval as in `metrics.mean_class_accuracy`.
-    mean_class: Interval
+    mean_class: Interval  # mean of the classes' accuracies, interval as in `metrics.mean_class_accuracy`
     per_class: tuple[ClassResult, ...]
-    # (K, K) int64, rows true, columns predicted.
-    confusion: np.ndarray
-    # What a reader must know, such as random backbone weights.
-    notes: tuple[str, ...] = ()
-    # Coarse categories, if asked for.
-    grouping: Grouping | None = None
+    confusion: np.ndarray  # (K, K) int64, rows true, columns predicted
+    notes: tuple[str, ...] = ()  # what a reader must know, such as random backbone weights
+    grouping: Grouping | None = None  # coarse categories, if asked for
     per_group: tuple[GroupResult, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,8 +67,7 @@ class Extremes:
 
     best: tuple[ClassResult, ...]
     worst: tuple[ClassResult, ...]
-    # Mean accuracy of each list, in [0, 1].
-    best_mean: float
+    best_mean: float  # mean accuracy, in [0, 1]
     worst_mean: float
 
 

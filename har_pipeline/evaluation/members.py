@@ -17,8 +17,6 @@ from har_pipeline.evaluation.scores import read_scores, stack_scores
 
 # Written by `fusion_table.write_fusion`.
 FUSION_JSON, LEARNED_JSON = "fusion.json", "learned_from.json"
-
-
 PARTS = ("val", "test")
 
 
@@ -28,8 +26,6 @@ ROW_NAMES = ("sum", "product", "weighted", "learned", "oracle")
 
 # Part, fold, seed, video id.
 Key = tuple[str, int, int, str]
-
-
 FoldSeed = tuple[int, int]
 
 
@@ -38,30 +34,22 @@ class Member:
     """A run in a fusion or comparison, with all its folds and repeats."""
 
     name: str
-    # Of all folds and repeats.
-    scores: Scores
+    scores: Scores  # of all folds and repeats
     # Fold -> its training and validation ids; empty if unknown, as for a foreign scores file.
     learned_from: Mapping[int, frozenset[str]] = field(default_factory=dict)
-    # Stream of its features; empty if unknown.
-    stream: str = ""
-    # What a reader must know, such as random backbone weights.
-    notes: tuple[str, ...] = ()
+    stream: str = ""  # stream of its features; empty if unknown
+    notes: tuple[str, ...] = ()  # what a reader must know, such as random backbone weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Joined:
     """The R rows that all S members have, sorted by part, fold, repeat and video id."""
 
-    # Of the members.
-    names: tuple[str, ...]
-    # K labels.
-    classes: tuple[str, ...]
-    # R keys.
-    keys: tuple[Key, ...]
-    # (R,) int64, indices into `classes`.
-    labels: np.ndarray
-    # (S, R, K) float64.
-    probabilities: np.ndarray
+    names: tuple[str, ...]  # of the members
+    classes: tuple[str, ...]  # K labels
+    keys: tuple[Key, ...]  # R keys
+    labels: np.ndarray  # (R,) int64, indices into `classes`
+    probabilities: np.ndarray  # (S, R, K) float64
     # Part -> member -> ids that others have and it lacks in some repeat. They are left out of that fold in every repeat,
     # so that all repeats are of the same videos.
     missing: Mapping[str, Mapping[str, tuple[str, ...]]]

@@ -9,8 +9,6 @@ from statistics import NormalDist
 import numpy as np
 
 CONFIDENCE = 0.95
-
-
 DRAWS = 10_000
 
 
@@ -30,6 +28,11 @@ class Interval:
 def counted(number: int, noun: str, plural: str = "") -> str:
     """Return a number with its noun, as `1 video` and `2 videos`; plural: default noun + s."""
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean of values and their sample standard deviation, None of a single one."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def mean_interval(shares: Sequence[float] | np.ndarray, videos: int) -> Interval:
@@ -58,12 +61,9 @@ def wilson_interval(successes: float, trials: int, confidence: float = CONFIDENC
 class PairedTest:
     """McNemar's test of two classifiers, or a sign test where videos repeat."""
 
-    # Videos that only the first gets right, or that it gets right more often.
-    first_only: int
-    # The same of the second.
-    second_only: int
-    # Two-sided.
-    p_value: float
+    first_only: int  # videos that only the first gets right, or that it gets right more often
+    second_only: int  # the same of the second
+    p_value: float  # two-sided
 
     def describe_p(self) -> str:
         """Return the p-value in words, as in `p = 0.031` or `p < 0.0001`."""

@@ -22,10 +22,8 @@ PARTITIONS = ("leave_one_group_out", "leave_one_subject_out", "group_kfold")
 class Plan:
     """What a job is to make."""
 
-    # Of the job.
-    folder: Path
-    # Folders of its runs, relative to it, such as `seed0/split1`.
-    runs: tuple[str, ...]
+    folder: Path  # of the job
+    runs: tuple[str, ...]  # folders of its runs, relative to it, such as `seed0/split1`
 
 
 def write_plan(plan: Plan) -> None:

@@ -16,17 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
 
 CELL_TEXT_CLASSES = 20
-
-
 DPI = 120
-
-
 BEST, OTHER, LOSS, INK = "#1f5fa8", "#a9c4e4", "#c8501e", "#222222"
-
-
 MARKERS = "osD^vPX*<>"
 
 
@@ -65,15 +58,8 @@ def save_confusion_matrix(
     """
     totals = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
-    figure, axes, size = _matrix_figure(classes, spans)
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    if len(classes) <= CELL_TEXT_CLASSES:
-        for true, predicted in np.argwhere(matrix > 0).tolist():
-            colour = "white" if shares[true, predicted] > 0.55 else INK
-            text = str(int(matrix[true, predicted]))
-            axes.text(predicted, true, text, ha="center", va="center", color=colour, fontsize=size)
-    _matrix_bar(figure, axes, image, "share of the true class's videos")
-    _save(figure, path)
+    texts = {(true, said): str(int(matrix[true, said])) for true, said in np.argwhere(matrix > 0).tolist()}
+    _save_matrix(path, shares, texts, classes, spans, "share of the true class's videos", "Blues", (0, 1), 0.55)
 
 
 def save_confusion_difference(
@@ -89,16 +75,10 @@ def save_confusion_difference(
     On the diagonal blue is a gain, elsewhere red is. spans: as in `save_confusion_matrix`. The colour scale ends at the
     largest change. Source: Lakhal 2018, figure 6b.
     """
-    figure, axes, size = _matrix_figure(classes, spans)
     limit = max(float(np.abs(difference).max()), 0.01)
-    image = axes.imshow(difference, cmap="RdBu", vmin=-limit, vmax=limit)
-    if len(classes) <= CELL_TEXT_CLASSES:
-        for true, predicted in np.argwhere(np.abs(difference) >= 0.005).tolist():
-            value = difference[true, predicted]
-            colour = "white" if abs(value) > 0.6 * limit else INK
-            axes.text(predicted, true, f"{100 * value:+.0f}", ha="center", va="center", color=colour, fontsize=size)
-    _matrix_bar(figure, axes, image, label)
-    _save(figure, path)
+    changed = np.argwhere(np.abs(difference) >= 0.005).tolist()
+    texts = {(true, said): f"{100 * difference[true, said]:+.0f}" for true, said in changed}
+    _save_matrix(path, difference, texts, classes, spans, label, "RdBu", (-limit, limit), 0.6 * limit)
 
 
 def save_class_gains(
@@ -131,13 +111,24 @@ def save_class_gains(
     _save(figure, path)
 
 
-def _matrix_figure(classes: Sequence[str], spans: Sequence[tuple[str, int, int]]) -> tuple[Figure, Axes, int]:
-    """Return a figure, the axes of a (K, K) matrix with classes and groups named, and the font size of its cells."""
+def _save_matrix(
+    path: Path,
+    values: np.ndarray,
+    texts: Mapping[tuple[int, int], str],
+    classes: Sequence[str],
+    spans: Sequence[tuple[str, int, int]],
+    label: str,
+    colours: str,
+    limits: tuple[float, float],
+    dark: float,
+) -> None:
+    """Save a (K, K) matrix with the texts of its cells. label, colours, limits: of the colour bar; dark: needs white text."""
     count = len(classes)
-    side = float(np.clip(2.5 + 0.55 * count, 4.5, 11)) if count <= CELL_TEXT_CLASSES else 6 + 0.12 * count
+    few = count <= CELL_TEXT_CLASSES
+    side = float(np.clip(2.5 + 0.55 * count, 4.5, 11)) if few else 6 + 0.12 * count
+    size = 9 if few else 7
     figure = _figure(side + (0.8 if not spans else 2.6), side)
     axes = figure.add_subplot()
-    size = 9 if count <= CELL_TEXT_CLASSES else 7
     axes.set_xticks(
         range(count), list(classes), rotation=90 if count > 8 else 45, ha="center" if count > 8 else "right"
     )
@@ -154,14 +145,15 @@ def _matrix_figure(classes: Sequence[str], spans: Sequence[tuple[str, int, int]]
     if spans:
         right = axes.secondary_yaxis("right")
         right.set_yticks([(first + end - 1) / 2 for _, first, end in spans], [name for name, _, _ in spans])
-        right.tick_params(labelsize=9 if count <= CELL_TEXT_CLASSES else 11, length=0)
-    return figure, axes, size
-
-
-def _matrix_bar(figure: Figure, axes: Axes, image: AxesImage, label: str) -> None:
+        right.tick_params(labelsize=9 if few else 11, length=0)
+    image = axes.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1])
+    for (true, said), text in texts.items() if few else ():
+        colour = "white" if abs(values[true, said]) > dark else INK
+        axes.text(said, true, text, ha="center", va="center", color=colour, fontsize=size)
     bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02)
     bar.set_label(label)
     _percent(bar.ax.yaxis)
+    _save(figure, path)
 
 
 def save_topk_bars(path: Path, predictions: Sequence[tuple[np.ndarray, Sequence[tuple[str, float]], str]]) -> None:

@@ -32,23 +32,16 @@ DRAWN = 100
 class VideoTimes:
     """Seconds per video, one video at a time."""
 
-    # Number of videos timed.
-    videos: int
-    # Frames per video.
-    mean_frames: float
-    # Reading the file, crop, scaling, and the network: mean and median.
-    whole_s: float
+    videos: int  # number of videos timed
+    mean_frames: float  # frames per video
+    whole_s: float  # mean of reading the file, crop, scaling, and the network
     whole_median_s: float
-    # Frames to the device, and the network: mean and median.
-    network_s: float
+    network_s: float  # mean of frames to the device, and the network
     network_median_s: float
-    # `cpu`, or the name of the GPU.
-    device: str
-    # CPU threads of torch.
-    threads: int
+    device: str  # `cpu`, or the name of the GPU
+    threads: int  # CPU threads of torch
     precision: str
-    # video_id -> why it cannot be read.
-    failed: Mapping[str, str] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)  # video_id -> why it cannot be read
 
     def to_dict(self) -> dict[str, Any]:
         """Return the times as a plain dict, ready for JSON."""
@@ -121,10 +114,8 @@ def _time_one(run: NetworkRun, record: VideoRecord) -> tuple[float, float, int]:
 class LiveCost:
     """What live decisions cost in accuracy."""
 
-    # The run's own decisions (first) and the live ones (second).
-    comparison: Comparison
-    # video_id -> why it could not be read again.
-    failed: Mapping[str, str]
+    comparison: Comparison  # the run's own decisions (first) and the live ones (second)
+    failed: Mapping[str, str]  # video_id -> why it could not be read again
 
     def to_dict(self) -> dict[str, Any]:
         """Return both as a plain nested dict, ready for JSON."""

@@ -121,14 +121,11 @@ class StatefulRecogniser:
         frames: depth (n, H, W) uint16 mm, 0 = background, or RGB (n, H, W, 3) uint8; n may be 0. Frames that do not fill a
         window wait for the next call. Raises: RunError if shape or dtype do not fit, or the size changes without a `reset`.
         """
-        depth = self._causal is not None
-        if (
-            not isinstance(frames, np.ndarray)
-            or frames.dtype != (np.uint16 if depth else np.uint8)
-            or frames.ndim != (3 if depth else 4)
-        ):
-            wanted = "depth frames (n, H, W) uint16" if depth else "RGB frames (n, H, W, 3) uint8"
-            raise RunError(f"{self.run.path} reads {wanted}, not {_described(frames)}")
+        dtype, ndim = (np.uint8, 4) if self._causal is None else (np.uint16, 3)
+        if not isinstance(frames, np.ndarray) or frames.dtype != dtype or frames.ndim != ndim:
+            wanted = "RGB frames (n, H, W, 3) uint8" if self._causal is None else "depth frames (n, H, W) uint16"
+            given = f"{frames.shape} {frames.dtype}" if isinstance(frames, np.ndarray) else type(frames).__name__
+            raise RunError(f"{self.run.path} reads {wanted}, not {given}")
         if self._frame_size not in (None, frames.shape[1:3]):
             raise RunError(
                 f"frames of {frames.shape[1:3]} px (height, width) after frames of {self._frame_size}: reset the recogniser "
@@ -157,22 +154,14 @@ class StatefulRecogniser:
         self._sum += found * float(self._windows) ** WEIGHT_POWER
 
 
-def _described(frames: object) -> str:
-    return f"{frames.shape} {frames.dtype}" if isinstance(frames, np.ndarray) else type(frames).__name__
-
-
 @dataclass(frozen=True, slots=True)
 class Decision:
     """The decision after a window."""
 
-    # Frames so far.
-    frames: int
-    # (K,) float64, of all windows so far.
-    probabilities: np.ndarray
-    # (K,) float64, of the last window alone.
-    latest: np.ndarray
-    # Without foreground the probabilities are uniform and name no class.
-    seen_foreground: bool
+    frames: int  # frames so far
+    probabilities: np.ndarray  # (K,) float64, of all windows so far
+    latest: np.ndarray  # (K,) float64, of the last window alone
+    seen_foreground: bool  # without foreground the probabilities are uniform and name no class
 
 
 def decide_live(recogniser: StatefulRecogniser, frames: Iterator[np.ndarray]) -> Iterator[Decision]:
@@ -188,7 +177,7 @@ def file_of(record: VideoRecord, stream: RawStream) -> Path:
     """Return the record's file of a stream. Raises: VideoError if there is none."""
     path = record.depth_path if stream == "depth" else record.path
     if path is None:
-        raise VideoError(f"its row has no file of the stream {stream}")
+        raise VideoError(f"its row names no file of the stream {stream}")
     return path
 
 

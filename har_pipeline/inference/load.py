@@ -28,8 +28,7 @@ class HeadRun(RunRecord):
     """A loaded run of a head on stored features."""
 
     config: TrainConfig
-    # In evaluation mode, on the CPU.
-    head: SequenceClassifier
+    head: SequenceClassifier  # in evaluation mode, on the CPU
 
     def projection(self, stream: int = 0) -> Projection | None:
         """Read the reduction of a stream's features, None if they were not reduced.
@@ -50,10 +49,8 @@ class NetworkRun(RunRecord):
     """A loaded run of a network on raw video."""
 
     config: VideoTrainConfig
-    # In evaluation mode, on the CPU.
-    network: RawNetwork
-    # (C, H, W) of the frames it reads.
-    frame_shape: tuple[int, int, int]
+    network: RawNetwork  # in evaluation mode, on the CPU
+    frame_shape: tuple[int, int, int]  # (C, H, W) of the frames it reads
 
 
 def load_run(path: Path | str) -> HeadRun | NetworkRun:

@@ -42,16 +42,12 @@ class Prediction:
     """The classes of one video, or why there are none."""
 
     path: Path
-    # (class, probability), best first.
-    top: tuple[tuple[str, float], ...]
-    # (K,) float64 in the order of the run's classes; None after an error.
-    probabilities: np.ndarray | None
-    # Why the file cannot be read.
-    error: str | None = None
+    top: tuple[tuple[str, float], ...]  # (class, probability), best first
+    probabilities: np.ndarray | None  # (K,) float64 in the order of the run's classes; None after an error
+    error: str | None = None  # why the file cannot be read
     # (F, S, S, C) uint8, the frames that a network on raw video was shown; None for a head.
     frames: np.ndarray | None = None
-    # What was odd about the file.
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what was odd about the file
 
 
 def predict(

@@ -187,7 +187,7 @@ def test_folds_pool() -> None:
 
 
 def test_a_video_tested_in_two_folds_is_an_error() -> None:
-    with pytest.raises(RunError, match="v0 stands twice in the test scores of seed 0"):
+    with pytest.raises(RunError, match="duplicate v0 in the test scores of seed 0"):
         concat_scores([scores_of("ab", "ab"), scores_of("ab", "ab", fold=1)])
     concat_scores([scores_of("ab", "ab", part="val"), scores_of("ab", "ab", part="val", fold=1)])
 
