@@ -19,31 +19,34 @@ if TYPE_CHECKING:
     from har_pipeline.inference.predict import Prediction
 
 
+LiveSource = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|CAMERA",
+        help="Decide after every 8 frames of a file, a depth folder, or a camera by its number, such as 0.",
+    ),
+]
+Horizon = Annotated[
+    int | None,
+    typer.Option(
+        help="Number of latest decisions that count with --live. [default: 26 with a camera, else all]", min=1
+    ),
+]
+Weights = Annotated[
+    list[str] | None,
+    typer.Option(help="Weights file of the extractor, if the run was trained with one; once per stream of the run."),
+]
+
+
 def predict(
     run: Annotated[Path, typer.Option(help="Run folder of `har train` or `har train-video`.")],
     videos: Annotated[
         list[Path] | None, typer.Argument(help="Video files; depth files or folders if the run reads depth.")
     ] = None,
-    live: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|CAMERA",
-            help="Decide after every 8 frames of a file, a depth folder, or a camera by its number, such as 0.",
-        ),
-    ] = None,
-    horizon: Annotated[
-        int | None,
-        typer.Option(
-            help="Number of latest decisions that count with --live. [default: 26 with a camera, else all]", min=1
-        ),
-    ] = None,
+    live: LiveSource = None,
+    horizon: Horizon = None,
     top: Annotated[int, typer.Option(help="Classes to show.", min=1)] = 3,
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Weights file of the extractor, if the run was trained with one; once per stream of the run."
-        ),
-    ] = None,
+    weights: Weights = None,
     mean_cube: Annotated[Path | None, typer.Option(help="Mean cube of c3d, if the run was trained with one.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Also draw frames and bars into this PNG.")] = None,
     device: Device = "auto",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -45,14 +46,9 @@ class Grouping:
 
     def spans(self, classes: Sequence[str]) -> list[tuple[str, int, int]]:
         """Return (group, first, end) of each run of adjacent classes of one group."""
-        found: list[tuple[str, int, int]] = []
-        for number, label in enumerate(classes):
-            group = self.group_of[label]
-            if found and found[-1][0] == group:
-                found[-1] = (group, found[-1][1], number + 1)
-            else:
-                found.append((group, number, number + 1))
-        return found
+        runs = itertools.groupby(range(len(classes)), key=lambda k: self.group_of[classes[k]])
+        numbers = [(group, list(run)) for group, run in runs]
+        return [(group, run[0], run[-1] + 1) for group, run in numbers]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

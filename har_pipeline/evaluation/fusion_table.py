@@ -91,7 +91,8 @@ def fuse(
     Raises: RunError as `fusion.join` does, if a rule has no validation rows, or there is no rule named `chosen`.
     """
     joined = join(members)
-    _check_names(joined.names)
+    if clash := sorted(set(joined.names) & set(ROW_NAMES)):
+        raise RunError(f"a run must not have the name {clash[0]!r} of a line of the table")
     fitted, temperatures = calibrate(joined) if calibrated else (joined, {})
     weights, notes = _weights(members, weights)
     rules, learned = _rules(fitted, weights, learn, chosen)
@@ -110,7 +111,7 @@ def fuse(
             name=name,
             kind="rule" if name in rules else "oracle" if name == "oracle" else "run",
             top1=mean_interval(values, len(counts[name])),
-            sd=None if name in alone else _repeat_sd(values, seeds),
+            sd=None if name in alone else mean_and_sd([values[seeds == seed].mean() for seed in np.unique(seeds)])[1],
             nll=nll.get(name),
             against_best=None if name in (best, "oracle") else mcnemar(counts[best], counts[name]),
         )
@@ -129,17 +130,12 @@ def fuse(
         folds=tuple(sorted({joined.keys[row][1] for row in tests})),
         seeds=tuple(sorted(set(seeds.tolist()))),
         weights=None if weights is None else tuple(weights),
-        learned_weights=_by_fold(learned),
-        temperatures=_by_fold(temperatures),
+        learned_weights={f"fold {fold} seed {seed}": values for (fold, seed), values in learned.items()},
+        temperatures={f"fold {fold} seed {seed}": values for (fold, seed), values in temperatures.items()},
         missing=joined.missing["test"],
         notes=(*joined.notes, *notes, *(_few_videos(joined) if calibrated or learn else ())),
     )
     return table, joined.scores(rules[chosen])
-
-
-def _check_names(names: Sequence[str]) -> None:
-    if clash := sorted(set(names) & set(ROW_NAMES)):
-        raise RunError(f"a run must not have the name {clash[0]!r} of a line of the table")
 
 
 def _rules(
@@ -181,14 +177,6 @@ def _few_videos(joined: Joined) -> list[str]:
         f"temperatures and learned weights rest on {counts} validation videos a fold: with fewer than {FEW} they are "
         "uncertain and held near 1 and near equal weights"
     ]
-
-
-def _repeat_sd(right: np.ndarray, seeds: np.ndarray) -> float | None:
-    return mean_and_sd([float(right[seeds == seed].mean()) for seed in np.unique(seeds)])[1]
-
-
-def _by_fold(values: Mapping[FoldSeed, Sequence[float]]) -> dict[str, Sequence[float]]:
-    return {f"fold {fold} seed {seed}": numbers for (fold, seed), numbers in values.items()}
 
 
 def _verdict(rows: Sequence[FusionRow], rule: str, best_run: str, test: PairedTest) -> str:

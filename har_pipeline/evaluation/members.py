@@ -176,25 +176,38 @@ def join(members: Sequence[Member]) -> Joined:
         for member, table in zip(members, tables, strict=True)
     ]
     number = {label: k for k, label in enumerate(classes)}
+    every = set().union(*tables)
+
+    def lacking(part: str, table: Mapping[Key, int]) -> tuple[str, ...]:
+        return tuple(sorted({key[3] for key in every - table.keys() if key[0] == part}))
+
     return Joined(
         names=names,
         classes=classes,
         keys=tuple(common),
         labels=np.array([number[label] for label in labels], np.int64),
         probabilities=np.stack(aligned),
-        missing={part: _missing(part, names, tables) for part in PARTS},
+        missing={
+            part: {name: lacking(part, table) for name, table in zip(names, tables, strict=True)} for part in PARTS
+        },
         notes=(*left_out, *(f"{member.name}: {text}" for member in members for text in member.notes)),
     )
 
 
 def check_leakage(members: Sequence[Member]) -> None:
-    """Raise RunError if a member learned from (trained or validated on) a video that another tests in the same fold."""
-    for learner in members:
-        for tester in members:
-            scores = tester.scores
-            rows = list(zip(scores.part, scores.fold, scores.video_ids, strict=True))
+    """Check that no member learned from (trained or validated on) a video that another tests in the same fold.
+
+    Raises: RunError naming both and some of the videos.
+    """
+    for tester in members:
+        tests: dict[int, set[str]] = {}
+        scores = tester.scores
+        for video_id, part, fold in zip(scores.video_ids, scores.part, scores.fold, strict=True):
+            if part == "test":
+                tests.setdefault(fold, set()).add(video_id)
+        for learner in members:
             for fold, ids in learner.learned_from.items():
-                if leaked := sorted(ids & {video_id for part, own, video_id in rows if (part, own) == ("test", fold)}):
+                if leaked := sorted(ids & tests.get(fold, set())):
                     raise RunError(
                         f"leakage: {learner.name} learned from {len(leaked)} videos that {tester.name} tests in fold "
                         f"{fold} ({', '.join(leaked[:3])}): train both on the same split (`har train --split-file`)"
@@ -270,13 +283,6 @@ def _common_labels(members: Sequence[Member], tables: Sequence[Mapping[Key, int]
                     "the runs come from different manifests"
                 )
     return first
-
-
-def _missing(part: str, names: Sequence[str], tables: Sequence[Mapping[Key, int]]) -> dict[str, tuple[str, ...]]:
-    every = {key for table in tables for key in table if key[0] == part}
-    return {
-        name: tuple(sorted({key[3] for key in every - table.keys()})) for name, table in zip(names, tables, strict=True)
-    }
 
 
 def _extent(member: Member) -> str:

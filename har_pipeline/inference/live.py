@@ -74,7 +74,7 @@ class StatefulRecogniser:
         """Forget all frames, before another video or action."""
         self._state: Sequence[State] | None = None
         self._waiting: list[np.ndarray] = []
-        self._windows = 0
+        self.windows = 0
         self._frame_size: tuple[int, ...] | None = None
         self._foreground = False
         # Without a horizon the weighted sum is enough; with one, each window is kept until it leaves the horizon.
@@ -84,11 +84,6 @@ class StatefulRecogniser:
             self._causal.reset()
 
     @property
-    def windows(self) -> int:
-        """Windows since the last `reset`."""
-        return self._windows
-
-    @property
     def seen_foreground(self) -> bool:
         """Whether any window since the last `reset` had foreground; always True for RGB."""
         return self._causal is None or self._foreground
@@ -96,7 +91,7 @@ class StatefulRecogniser:
     @property
     def latest(self) -> np.ndarray:
         """(K,) float64 probabilities of the last window alone; uniform whenever `probabilities` are."""
-        return self._recent[-1] if self._windows and self.seen_foreground else self._nothing
+        return self._recent[-1] if self.windows and self.seen_foreground else self._nothing
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -104,7 +99,7 @@ class StatefulRecogniser:
 
         Uniform before the first window and until there is foreground. Windows without foreground then count, as in a test.
         """
-        if not self._windows or not self.seen_foreground:
+        if not self.windows or not self.seen_foreground:
             return self._nothing
         if self.horizon is None:
             return self._sum / self._sum.sum()
@@ -148,10 +143,10 @@ class StatefulRecogniser:
         with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
             logits, self._state = self._network(clips, self._state)
         found = logits.double().softmax(1)[0].cpu().numpy()
-        self._windows += 1
+        self.windows += 1
         self._foreground |= bool(window.any())
         self._recent.append(found)
-        self._sum += found * float(self._windows) ** WEIGHT_POWER
+        self._sum += found * float(self.windows) ** WEIGHT_POWER
 
 
 @dataclass(frozen=True, slots=True)

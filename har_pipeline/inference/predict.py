@@ -78,8 +78,7 @@ def predict(
     with tempfile.TemporaryDirectory(prefix="har_predict_") as folder:
         store = FeatureStore(Path(folder) / "store.zarr", create=True)
         if isinstance(run, HeadRun):
-            extractors = _extractors(run, weights, mean_cube, device, workers)
-            failed, read = _store_features(run, records, store, extractors, on_progress)
+            failed, read = _store_features(run, records, store, weights, mean_cube, device, workers, on_progress)
         elif weights or mean_cube:
             raise RunError(f"{run.path} contains all weights of its network: omit --weights and --mean-cube")
         else:
@@ -100,51 +99,41 @@ def predict(
     return predictions
 
 
-def _extractors(
-    run: HeadRun, weights: str | Sequence[str | None] | None, mean_cube: Path | None, device: str, workers: int | None
-) -> dict[str, tuple[Extractor, ExtractOptions]]:
-    """Return name -> extractor and options of each feature set that the streams of a run are made from.
-
-    Two streams may have been reduced from the same feature set.
-    """
-    specs = _source_specs(run)
-    files = [weights] * len(specs) if weights is None or isinstance(weights, str) else list(weights)
-    if len(files) != len(specs) or (isinstance(weights, str) and len(specs) > 1):
-        raise RunError(f"{run.path} has {len(specs)} streams: give --weights once for each, in the order of the run")
-    wanted: dict[str, tuple[Extractor, ExtractOptions]] = {}
-    for spec, file in zip(specs, files, strict=True):
-        if spec.name not in wanted:
-            cube = mean_cube if len(specs) == 1 or "cube" in spec.preprocess else None
-            extractor = extractor_for(spec, weights=file, mean_cube=cube, device=device)
-            wanted[spec.name] = (extractor, _options(spec, workers))
-            feature_spec(*wanted[spec.name]).require_equal(spec, str(run.path))
-    return wanted
-
-
-def _source_specs(run: HeadRun) -> list[FeatureSpec]:
-    """Return the spec of each stream before its reduction."""
-    specs = []
-    for number, stream in enumerate(run.streams):
-        projection = run.projection(number)
-        specs.append(stream.spec if projection is None else source_spec(stream.spec, len(projection.mean)))
-    return specs
-
-
 def _store_features(
     run: HeadRun,
     records: Sequence[VideoRecord],
     store: FeatureStore,
-    extractors: Mapping[str, tuple[Extractor, ExtractOptions]],
+    weights: str | Sequence[str | None] | None,
+    mean_cube: Path | None,
+    device: str,
+    workers: int | None,
     on_progress: OnProgress,
 ) -> Stored:
     """Extract the features that a head reads, one pass over the files for each frame rate."""
+    projections = [run.projection(number) for number in range(len(run.streams))]
+    specs = [
+        stream.spec if projection is None else source_spec(stream.spec, len(projection.mean))
+        for stream, projection in zip(run.streams, projections, strict=True)
+    ]
+    files = [weights] * len(specs) if weights is None or isinstance(weights, str) else list(weights)
+    if len(files) != len(specs) or (isinstance(weights, str) and len(specs) > 1):
+        raise RunError(f"{run.path} has {len(specs)} streams: give --weights once for each, in the order of the run")
+    # By name: two streams may have been reduced from the same feature set.
+    wanted: dict[str, tuple[Extractor, ExtractOptions]] = {}
+    for spec, file in zip(specs, files, strict=True):
+        if spec.name not in wanted:
+            cube = mean_cube if len(specs) == 1 or "cube" in spec.preprocess else None
+            wanted[spec.name] = (
+                extractor_for(spec, weights=file, mean_cube=cube, device=device),
+                _options(spec, workers),
+            )
+            feature_spec(*wanted[spec.name]).require_equal(spec, str(run.path))
     failed: dict[str, str] = {}
-    for rate in {options.fps: None for _, options in extractors.values()}:
-        one_pass = [one for one in extractors.values() if one[1].fps == rate]
+    for rate in {options.fps: None for _, options in wanted.values()}:
+        one_pass = [one for one in wanted.values() if one[1].fps == rate]
         made = extract_many(records, store, one_pass, lambda now: on_progress(now.done + now.failed, now.total))
         for summary in made:
             failed.update(summary.failed)
-    specs, projections = _source_specs(run), [run.projection(number) for number in range(len(run.streams))]
 
     def read(video_id: str) -> FeatureRecord:
         streams = []
@@ -277,13 +266,9 @@ def save_picture(path: Path, predictions: Sequence[Prediction], frames_per_video
 
     Source: Orozco 2020, figure 7.
     """
-    rows = []
-    for prediction in predictions:
-        if prediction.error is None:
-            frames = _shown_frames(prediction, frames_per_video)
-            rows.append((frames, prediction.top, prediction.path.name))
-    if rows:
-        save_topk_bars(path, rows)
+    read = [one for one in predictions if one.error is None]
+    if read:
+        save_topk_bars(path, [(_shown_frames(one, frames_per_video), one.top, one.path.name) for one in read])
 
 
 def _shown_frames(prediction: Prediction, count: int) -> np.ndarray:
