@@ -28,9 +28,7 @@ LiveSource = Annotated[
 ]
 Horizon = Annotated[
     int | None,
-    typer.Option(
-        help="Number of latest decisions that count with --live. [default: 26 with a camera, else all]", min=1
-    ),
+    typer.Option(help="Number of latest decisions that count with --live; default: 26 with a camera, else all.", min=1),
 ]
 Weights = Annotated[
     list[str] | None,

@@ -286,7 +286,11 @@ def test_repeats_are_kept_apart_with_mean_and_deviation(task: Task, tmp_path: Pa
     first, second = sum(accuracies[:3]) / 3, sum(accuracies[3:]) / 3
     assert first != second
     result = evaluate(tmp_path / "job")
-    assert list(result.members) == [0, 1]
+    assert (result.kind, list(result.members)) == ("repeats", [0, 1])
+    folds = result.members[1]
+    assert (folds.kind, list(folds.members), folds.members[2].kind) == ("folds", [0, 1, 2], "run")
+    assert folds.top1 == folds.measures.top1
+    assert result.measures is None
     assert result.mean_top1 == pytest.approx((first + second) / 2)
     assert result.sd_top1 == pytest.approx(abs(first - second) / 2**0.5)
     assert result.pooled_top1 == pytest.approx(result.mean_top1)  # folds of one size
