@@ -24,7 +24,7 @@ import numpy as np
 from har_pipeline.core.records import Scores, Split, VideoRecord
 from har_pipeline.datasets.manifests import read_manifest
 from har_pipeline.datasets.splits import make_splits
-from har_pipeline.evaluation.evaluate import evaluate_scores
+from har_pipeline.evaluation.measures import measure_scores
 from har_pipeline.evaluation.metrics import mcnemar
 from har_pipeline.evaluation.run_folder import read_history
 from har_pipeline.evaluation.scores import concat_scores, read_scores, select_part
@@ -60,14 +60,14 @@ def epoch_seconds(outcome: Outcome) -> float:
 
 
 def describe(seeds: list[Scores], outcomes: list[Outcome]) -> dict[str, Any]:
-    evaluations = [evaluate_scores(scores) for scores in seeds]
-    values = [evaluation.top1.value for evaluation in evaluations]
+    measured = [measure_scores(scores) for scores in seeds]
+    values = [measures.top1.value for measures in measured]
     return {
         "top1_by_seed": values,
         "top1": statistics.mean(values),
         "sd": statistics.stdev(values) if len(values) > 1 else None,
-        "interval_of_first_seed": dataclasses.asdict(evaluations[0].top1),
-        "mean_class": statistics.mean(evaluation.mean_class.value for evaluation in evaluations),
+        "interval_of_first_seed": dataclasses.asdict(measured[0].top1),
+        "mean_class": statistics.mean(measures.mean_class.value for measures in measured),
         "minutes_of_epochs": round(sum(epoch_seconds(outcome) for outcome in outcomes) / 60 / len(seeds), 1),
         "train_accuracy": statistics.mean(outcome.summary.train_accuracy for outcome in outcomes),
         "notes": list(outcomes[0].summary.notes),

@@ -30,8 +30,9 @@ from har_pipeline.datasets.manifests import manifest_sha256, read_manifest, writ
 from har_pipeline.datasets.splits import make_splits
 from har_pipeline.evaluation.categories import COMPLEX, read_groups
 from har_pipeline.evaluation.compare import compare_members, write_comparison
-from har_pipeline.evaluation.evaluate import evaluate_scores, write_evaluation
-from har_pipeline.evaluation.fusion_table import fusion_table, load_member, write_fusion
+from har_pipeline.evaluation.fusion_table import fuse, write_fusion
+from har_pipeline.evaluation.measures import measure_scores, write_measures
+from har_pipeline.evaluation.members import load_member
 from har_pipeline.evaluation.page import Section, write_page
 from har_pipeline.features.extract import ExtractOptions, extract_many
 from har_pipeline.features.store import FeatureStore
@@ -122,22 +123,22 @@ def fusions(options: argparse.Namespace, data: Data, rgb: str, flow: str, base: 
     train("rgb", [rgb])
     train("flow", [flow])
     streams = [load_member(out / "rgb", "rgb"), load_member(out / "flow", "flow")]
-    fusion, scores = fusion_table(streams, chosen="product")
+    fusion, scores = fuse(streams, chosen="product")
     for rule, words in (("sum", "sum"), ("product", "product"), ("weighted", "1.5 flow + 1 RGB")):
         note("2", f"late fusion, {words}", fusion.row(rule).top1.value)
     write_fusion(out / "res_lstm", fusion, scores, streams)
     # Table 3 and Figure 5 are those of the first split.
     first = scores.select([k for k, fold in enumerate(scores.fold) if fold == data.splits[0].index])
-    evaluation = evaluate_scores(first, grouping=grouping)
-    write_evaluation(evaluation, out / "res_lstm")
-    for group in evaluation.per_group:
+    measures = measure_scores(first, grouping=grouping)
+    write_measures(measures, out / "res_lstm")
+    for group in measures.per_group:
         if group.name != COMPLEX:
             note("3", group.name, group.accuracy.value if group.accuracy else None)
     note("4", "Res-LSTM", fusion.row("product").top1.value)
     note("5", "Res-LSTM", fusion.row("product").top1.value)
     if options.idt:
         members = [load_member(out / "res_lstm", "res_lstm"), load_member(options.idt, "idt")]
-        fusion, scores = fusion_table(members, chosen="product")
+        fusion, scores = fuse(members, chosen="product")
         write_fusion(out / "res_lstm_idt", fusion, scores, members)
         note("5", "Res-LSTM x IDT", fusion.row("product").top1.value)
         both = load_member(out / "res_lstm_idt", "res_lstm x idt")

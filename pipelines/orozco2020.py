@@ -21,7 +21,7 @@ from har_pipeline.core.errors import errors_as_lines
 from har_pipeline.datasets.builders import build_manifest
 from har_pipeline.datasets.manifests import manifest_sha256, read_manifest, write_manifest
 from har_pipeline.datasets.splits import make_splits
-from har_pipeline.evaluation.aggregate import evaluate_folds
+from har_pipeline.evaluation.evaluate import evaluate
 from har_pipeline.evaluation.page import Section, write_page
 from har_pipeline.features.extract import ExtractOptions, extract
 from har_pipeline.features.store import FeatureStore
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> dict[str, object]:
     ]
     headline = next((row["accuracy"] for row in rows if row["units"] == published_units), None)
     if headline is not None:
-        evaluate_folds(options.out / f"units_{published_units}")
+        evaluate(options.out / f"units_{published_units}")
     missing = {**summary.failed, **summary.failed_before}
     result = {
         "data set": options.dataset,

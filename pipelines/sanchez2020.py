@@ -27,14 +27,14 @@ from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.datasets.builders import build_manifest
 from har_pipeline.datasets.manifests import manifest_sha256, read_manifest, write_manifest
 from har_pipeline.datasets.splits import make_splits
-from har_pipeline.evaluation.evaluate import Evaluation, evaluate_run, extremes
+from har_pipeline.evaluation.evaluate import evaluate
+from har_pipeline.evaluation.measures import Measures, extremes
 from har_pipeline.evaluation.page import Section, write_page
 from har_pipeline.evaluation.plots import save_length_histogram
 from har_pipeline.features.frames import RawOptions, frame_shape, store_raw_frames
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureStreams, load_features
 from har_pipeline.inference.cost import time_videos
-from har_pipeline.inference.load import load_video_run
 from har_pipeline.models.convlstm.windows import BIN_EDGES
 from har_pipeline.training.configs import VideoPrecision, VideoTrainConfig
 from har_pipeline.training.data import split_classes
@@ -120,14 +120,14 @@ def train(options: argparse.Namespace, data: Data, config: VideoTrainConfig) -> 
     return folders
 
 
-def table3(name: str, evaluation: Evaluation, ours: str) -> list[Row]:
+def table3(name: str, measures: Measures, ours: str) -> list[Row]:
     """Table 3: the ten classes recognised best and worst, each with its commonest error, and the mean of each list."""
     paper = {}
     for row in read_table("papers.csv"):
         if row["paper"] == "sanchez2020" and row["table"] == "3":
             key, _, words = row["row"].partition(": ")
             paper[key] = f"{words} ({row['percent']}%)" if words else f"{row['percent']}%"
-    found = extremes(evaluation)
+    found = extremes(measures)
     assert found is not None
     rows = []
     for place, pair in enumerate(zip(found.best, found.worst, strict=True), start=1):
@@ -148,7 +148,7 @@ def table3(name: str, evaluation: Evaluation, ours: str) -> list[Row]:
     return [*rows, dict(zip(rows[0], cells, strict=True))]
 
 
-def table4(found: dict[tuple[str, str], Evaluation], ours: str) -> list[Row]:
+def table4(found: dict[tuple[str, str], Measures], ours: str) -> list[Row]:
     """Table 4: total accuracies, ours with 95 % intervals, and the methods that the paper compares with."""
     rows: dict[str, Row] = {}
     for cell in read_table("papers.csv"):
@@ -156,8 +156,8 @@ def table4(found: dict[tuple[str, str], Evaluation], ours: str) -> list[Row]:
             empty = {f"{short}, {who}": "" for short in PROTOCOLS.values() for who in ("paper", ours)}
             row = rows.setdefault(cell["row"], {"method": cell["row"], **empty})
             row[f"{PROTOCOLS[cell['dataset'].removeprefix('ntu_')]}, paper"] = f"{cell['percent']} %"
-    for (name, protocol), evaluation in found.items():
-        rows[name][f"{PROTOCOLS[protocol]}, {ours}"] = evaluation.top1.describe()
+    for (name, protocol), measures in found.items():
+        rows[name][f"{PROTOCOLS[protocol]}, {ours}"] = measures.top1.describe()
     return list(rows.values())
 
 
@@ -167,8 +167,7 @@ def table5(options: argparse.Namespace, data: Data, folders: dict[str, dict[str,
     for name, (_, paper) in NETWORKS.items():
         folder = folders[name]["xsub"]
         if not (folder / "timing.json").exists():
-            run = load_video_run(folder)
-            measured = time_videos(run, data.records, videos=options.time_videos, device=options.device)
+            measured = time_videos(folder, data.records, videos=options.time_videos, device=options.device)
             write_json(folder / "timing.json", measured.to_dict())
         times = json.loads((folder / "timing.json").read_text(encoding="utf-8"))
         parts = {f"{ours}, from files": times["whole_s"], f"{ours}, network alone": times["network_s"]}
@@ -217,7 +216,8 @@ def run(options: argparse.Namespace) -> Row:
     configs = {name: VideoTrainConfig(model=model, **given) for name, (model, _) in NETWORKS.items()}
     rates = find_rates(options, data, configs["Stateless ConvLSTM"])
     folders = {name: train(options, data, config) for name, config in configs.items()}
-    found = {(name, p): evaluate_run(folder) for name, runs in folders.items() for p, folder in runs.items()}
+    evaluated = {(name, p): evaluate(folder).measures for name, runs in folders.items() for p, folder in runs.items()}
+    found = {key: measures for key, measures in evaluated.items() if measures is not None}
     differs = departures(options, data, configs)
     ours = "ours, reduced" if differs else "ours"
     result = {

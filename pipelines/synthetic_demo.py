@@ -19,13 +19,14 @@ from har_pipeline import ClipSpec
 from har_pipeline.core.errors import errors_as_lines
 from har_pipeline.datasets.manifests import manifest_sha256, read_manifest
 from har_pipeline.datasets.splits import make_splits
-from har_pipeline.evaluation.aggregate import evaluate_folds
-from har_pipeline.evaluation.fusion_table import fusion_table, load_member
+from har_pipeline.evaluation.evaluate import evaluate
+from har_pipeline.evaluation.fusion_table import fuse
+from har_pipeline.evaluation.members import load_member
 from har_pipeline.evaluation.metrics import Interval
 from har_pipeline.evaluation.page import Section, write_page
 from har_pipeline.features.extract import ExtractOptions, extract_many
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.inference.predict import predict_videos, save_picture
+from har_pipeline.inference.predict import predict, save_picture
 from har_pipeline.models.extractors import build_extractor
 from har_pipeline.synthetic.dataset import GENERATOR_VERSION, write_dataset
 from har_pipeline.training.configs import TrainConfig
@@ -69,10 +70,10 @@ def run(out: Path, subjects: int, install_seconds: float, device: str) -> dict[s
     results: dict[str, tuple[str, str, Interval]] = {}
     for name, (stream, config) in RUNS.items():
         run_jobs(store, [features[stream]], records, plan_jobs(splits, out / name), config)
-        pooled = evaluate_folds(out / name).pooled
+        pooled = evaluate(out / name).measures
         assert pooled is not None  # leave-one-subject-out tests every video once
         results[name] = (config.head, stream, pooled.top1)
-    fusion, _ = fusion_table([load_member(out / "lstm", "rgb"), load_member(out / "lstm_flow", "flow")])
+    fusion, _ = fuse([load_member(out / "lstm", "rgb"), load_member(out / "lstm_flow", "flow")])
     results["product"] = ("product of both LSTMs", "rgb and flow", fusion.row("product").top1)
     rows = [
         {
@@ -84,7 +85,7 @@ def run(out: Path, subjects: int, install_seconds: float, device: str) -> dict[s
         for head, stream, top1 in results.values()
     ]
     clips = [r.path for r in records if r.subject == "person01" and r.scenario == "d1" and r.path]
-    save_picture(out / "predictions.png", predict_videos(clips, out / "lstm" / "split0", device=device)[1])
+    save_picture(out / "predictions.png", predict(clips, out / "lstm" / "split0", device=device))
     sections = [
         Section(
             title="Video accuracy on people never seen in training",

@@ -21,7 +21,8 @@ from pathlib import Path
 from har_pipeline.core.errors import errors_as_lines
 from har_pipeline.datasets.manifests import manifest_sha256, read_manifest
 from har_pipeline.datasets.splits import make_splits
-from har_pipeline.evaluation.fusion_table import fusion_table, load_member
+from har_pipeline.evaluation.fusion_table import fuse
+from har_pipeline.evaluation.members import load_member
 from har_pipeline.evaluation.metrics import Interval
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.models.config import RECURRENT_HEADS
@@ -66,10 +67,10 @@ def run(
             jobs = plan_jobs(splits, out / name / run_name, repeats=seeds)
             run_jobs(store, features, records, jobs, own)
         members = [load_member(out / name / run_name, run_name) for run_name in wanted]
-        fusion, _ = fusion_table(members[: len(streams)])
+        fusion, _ = fuse(members[: len(streams)])
         rows: dict[str, object] = {row.name: shown(row.top1, row.sd) for row in fusion.rows}
         for member in members[len(streams) :]:
-            (row,) = [r for r in fusion_table([members[0], member])[0].rows if r.name == member.name]
+            (row,) = [r for r in fuse([members[0], member])[0].rows if r.name == member.name]
             rows[member.name] = shown(row.top1, row.sd)
         tests = {row.name: row.against_best.p_value for row in fusion.rows if row.against_best is not None}
         table[name] = {"rows": rows, "best_rule": fusion.best, "p_against_best_rule": tests, "verdict": fusion.verdict}

@@ -17,7 +17,7 @@ from har_pipeline.core.errors import errors_as_lines
 from har_pipeline.datasets.builders import build_manifest
 from har_pipeline.datasets.manifests import manifest_sha256, read_manifest, write_manifest
 from har_pipeline.datasets.splits import make_splits
-from har_pipeline.evaluation.aggregate import evaluate_folds
+from har_pipeline.evaluation.evaluate import evaluate
 from har_pipeline.features.extract import ExtractOptions, extract
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.models.extractors import build_extractor
@@ -43,7 +43,7 @@ def run(root: Path, out: Path, net: str, weights: str | None, device: str) -> di
     accuracy = {}
     for name, config in HEADS.items():
         run_jobs(store, [features], records, plan_jobs(splits, out / net / name), config)
-        pooled = evaluate_folds(out / net / name).pooled
+        pooled = evaluate(out / net / name).measures
         assert pooled is not None  # each clip is tested once
         accuracy[name] = {"value": pooled.top1.value, "low": pooled.top1.low, "high": pooled.top1.high}
     return {"videos": len(records), "folds": len(splits), "features": features, "accuracy": accuracy}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from har_pipeline.core.records import Scores
-from har_pipeline.evaluation.fusion import Member
+from har_pipeline.evaluation.fusion_table import fuse
+from har_pipeline.evaluation.members import Member
 from har_pipeline.evaluation.scores import stack_scores
 
 A = np.array([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3]])
@@ -58,3 +59,8 @@ def pair(seed: int, *, strengths: tuple[float, float] = (1.5, 1.5), val: int = 4
         )
         for name, strength in zip(("rgb", "flow"), strengths, strict=True)
     ]
+
+
+def fused(members: list[Member], rule: str = "product", weights: list[float] | None = None) -> Scores:
+    """The scores of a rule."""
+    return fuse(members, weights=weights, learn=rule == "learned", chosen=rule)[1]

@@ -16,7 +16,7 @@ from depth_files import moving_body, write_folder
 from experiments import PIPELINES, load
 
 from har_pipeline.evaluation.run_folder import read_history
-from har_pipeline.inference.load import load_video_run
+from har_pipeline.inference.load import load_run
 
 SMALL = ["--epochs", "2", "--width", "0.04", "--batch-size", "30", "--precision", "fp32", "--device", "cpu"]
 ACTIONS = 22
@@ -74,7 +74,7 @@ def test_every_cell(tmp_path: Path) -> None:
     runs = {path: path.stat().st_mtime_ns for path in (out).glob("convlstm-*/run.json")}
     assert len(runs) == 4
     for path in runs:
-        loaded = load_video_run(path.parent)
+        loaded = load_run(path.parent)
         assert (loaded.split.protocol, len(loaded.classes)) == (path.parent.name.rsplit("_", 1)[1], ACTIONS)
         assert len(read_history(path.parent)["epoch"]) == 2
     timing = {path: path.stat().st_mtime_ns for path in out.rglob("timing.json")}

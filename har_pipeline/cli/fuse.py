@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,8 @@ from har_pipeline.cli.output import note, print_json, print_table
 
 if TYPE_CHECKING:
     from har_pipeline.evaluation.compare import Comparison
-    from har_pipeline.evaluation.fusion_table import Fusion
+    from har_pipeline.evaluation.fusion_table import FusionTable
+    from har_pipeline.evaluation.members import Member
 
 
 class Rule(StrEnum):
@@ -34,13 +36,13 @@ def fuse(
         str, typer.Option(help="Weights of the rule `weighted`, one per run, such as 1.5,1 for flow and RGB.")
     ] = "",
     learn_weights: Annotated[
-        bool, typer.Option("--learn-weights", help="Add the rule `learned`: weights that suit the validation videos.")
+        bool, typer.Option("--learn-weights", help="Add the rule `learned`: weights fitted on the validation videos.")
     ] = False,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Scale each run's temperature on its validation videos first.")
+        bool, typer.Option("--calibrate", help="First fit the temperature of each run on its validation videos.")
     ] = False,
     rule: Annotated[
-        Rule, typer.Option(help="The rule whose scores are written. Name it before you look at the table.")
+        Rule, typer.Option(help="Rule whose scores are written. Choose it before you look at the table.")
     ] = Rule.product,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("fusion"),
     as_json: AsJson = False,
@@ -49,12 +51,12 @@ def fuse(
 
     Writes fusion.json, fusion.csv and scores.csv of the chosen rule, which `har evaluate` and `har fuse` read again.
     """
-    from har_pipeline.evaluation.fusion_table import fusion_table, load_members, write_fusion
-    from har_pipeline.evaluation.metrics import counted
+    members = _load(runs)
+    # After the paths are known to be runs: this imports scipy.
+    from har_pipeline.evaluation.fusion_table import fuse as fuse_members
+    from har_pipeline.evaluation.fusion_table import write_fusion
 
-    members = load_members(runs)
-    _note_unfinished(runs)
-    table, scores = fusion_table(
+    table, scores = fuse_members(
         members,
         weights=_numbers(weights) if weights else None,
         learn=learn_weights or rule == Rule.learned,
@@ -62,26 +64,36 @@ def fuse(
         chosen=rule.value,
     )
     write_fusion(out, table, scores, members)
-    for name, ids in table.missing.items():
-        if ids:
-            some, every = (" in some repeat", " of every repeat") if len(table.seeds) > 1 else ("", "")
-            shown = ", ".join(ids[:5])
-            videos = counted(len(ids), "test video")
-            note(f"{name}: no scores{some} for {videos} that other runs have, left out{every}: {shown}")
-    for text in table.notes:
-        note(f"NOTE: {text}")
+    some, every = (" in some repeat", " of every repeat") if len(table.seeds) > 1 else ("", "")
+    _note_all(
+        table.missing, f"no scores{some} for {{}} that other runs have, left out{every}", table.notes, "test video"
+    )
     if as_json:
         print_json(table.to_dict())
     else:
         _print_fusion(table, out)
 
 
-def _note_unfinished(runs: list[Path]) -> None:
-    from har_pipeline.evaluation.aggregate import unfinished
+def _load(paths: list[Path]) -> list[Member]:
+    from har_pipeline.evaluation.members import load_members
+    from har_pipeline.evaluation.plan import unfinished
 
-    for run in runs:
-        for text in unfinished(run):
-            note(f"NOTE: {run}: {text}")
+    members = load_members(paths)
+    for path in paths:
+        for text in unfinished(path):
+            note(f"NOTE: {path}: {text}")
+    return members
+
+
+def _note_all(missing: Mapping[str, Sequence[str]], text: str, notes: Sequence[str], noun: str) -> None:
+    """Print which videos of each run are left out (text: with a place for their number), and the notes."""
+    from har_pipeline.evaluation.metrics import counted
+
+    for name, ids in missing.items():
+        if ids:
+            note(f"{name}: {text.format(counted(len(ids), noun))}: {', '.join(ids[:5])}")
+    for line in notes:
+        note(f"NOTE: {line}")
 
 
 def _numbers(text: str) -> list[float]:
@@ -91,33 +103,23 @@ def _numbers(text: str) -> list[float]:
         raise typer.BadParameter(f"--weights {text!r}: give numbers, as in 1.5,1") from None
 
 
-def _print_fusion(table: Fusion, out: Path) -> None:
+def _print_fusion(table: FusionTable, out: Path) -> None:
     from har_pipeline.evaluation.metrics import counted
 
     repeats = f", {len(table.seeds)} repeats" if len(table.seeds) > 1 else ""
     count = f"{counted(table.num_videos, 'test video')}, {counted(len(table.folds), 'fold')}{repeats}"
-    typer.echo(f"{count}; top-1 with 95 % interval")
+    typer.echo(f"{count}; top-1 with 95 % interval; the last columns compare the best rule with each line")
+    right, test_name = ("more often", "sign test") if table.num_rows > table.num_videos else ("only", "McNemar")
     rows = []
     for row in table.rows:
         test = row.against_best
-        paired = f"+{test.first_only} -{test.second_only}, {test.describe_p()}" if test else ""
-        rows.append(
-            [
-                row.name + (" (best rule)" if row.name == table.best else ""),
-                row.kind,
-                row.top1.describe(),
-                "" if row.sd is None else f"{100 * row.sd:.1f}",
-                "" if row.nll is None else f"{row.nll:.3f}",
-                paired,
-            ]
-        )
-    repeated = table.num_rows > table.num_videos
-    test_name = "more often right, less often; sign test" if repeated else "gained, lost; McNemar"
-    versus = f"best rule against it: videos {test_name}"
-    header = ["what", "kind", "video accuracy", "sd of repeats", "NLL / nats", versus]
-    if len(table.seeds) == 1:
-        header, rows = [*header[:3], *header[4:]], [[*row[:3], *row[4:]] for row in rows]
-    print_table(header, rows)
+        name = row.name + (" (best rule)" if row.name == table.best else "")
+        sd = [] if len(table.seeds) == 1 else ["" if row.sd is None else f"{100 * row.sd:.1f}"]
+        nll = "" if row.nll is None else f"{row.nll:.3f}"
+        paired = [test.first_only, test.second_only, test.describe_p()] if test else ["", "", ""]
+        rows.append([name, row.kind, row.top1.describe(), *sd, nll, *paired])
+    header = ["what", "kind", "video accuracy", *(["sd of repeats"] if len(table.seeds) > 1 else []), "NLL / nats"]
+    print_table([*header, f"best rule {right} right", f"{right} this", test_name], rows)
     for fold, values in table.learned_weights.items():
         typer.echo(f"learned weights, {fold}: {', '.join(f'{value:.2f}' for value in values)}")
     for fold, values in table.temperatures.items():
@@ -128,32 +130,25 @@ def _print_fusion(table: Fusion, out: Path) -> None:
 
 def compare(
     first: Annotated[Path, typer.Argument(help="A run, as `har fuse` takes it.")],
-    second: Annotated[Path, typer.Argument(help="Another run on the same videos: what it gains over the first.")],
+    second: Annotated[Path, typer.Argument(help="Another run on the same videos, compared with the first.")],
     groups: Annotated[
         str, typer.Option(help="Order classes by coarse categories: ucf101, hmdb51, or a CSV file `class,group`.")
     ] = "",
-    part: Annotated[str, typer.Option(help="test, or val.")] = "test",
+    part: Annotated[str, typer.Option(help="test or val.")] = "test",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("comparison"),
     as_json: AsJson = False,
 ) -> None:
     """Compare two runs class by class: gains, the difference of their confusion matrices (PNG, CSV), McNemar's test."""
     from har_pipeline.evaluation.categories import read_groups
-    from har_pipeline.evaluation.compare import compare_members, write_comparison
-    from har_pipeline.evaluation.fusion_table import load_members
-    from har_pipeline.evaluation.metrics import counted
 
     grouping = read_groups(groups) if groups else None
-    one, two = load_members([first, second])
-    _note_unfinished([first, second])
+    one, two = _load([first, second])
+    from har_pipeline.evaluation.compare import compare_members, write_comparison
+
     comparison = compare_members(one, two, grouping=grouping, part=part)
     write_comparison(comparison, out)
-    for name, ids in comparison.missing.items():
-        if ids:
-            shown = ", ".join(ids[:5])
-            videos = counted(len(ids), "video")
-            note(f"{name}: not all scores of {videos} of the other run, left out of every repeat: {shown}")
-    for text in comparison.notes:
-        note(f"NOTE: {text}")
+    text = "not all scores of {} of the other run, left out of every repeat"
+    _note_all(comparison.missing, text, comparison.notes, "video")
     if as_json:
         print_json(comparison.to_dict())
     else:
@@ -167,19 +162,17 @@ def _print_comparison(comparison: Comparison, out: Path) -> None:
     test = comparison.test
     repeated = comparison.num_rows > comparison.num_videos
     more = f" ({comparison.num_rows} rows: a video counts in each fold and repeat)" if repeated else ""
-    right, only = ("more often right under", "") if repeated else ("right under", " only")
     count = counted(comparison.num_videos, f"{comparison.part} video")
     typer.echo(f"{count}{more}; video accuracy top-1 with 95 % interval")
     print_table(
-        ["run", "video accuracy"],
-        [[first, comparison.first_top1.describe()], [second, comparison.second_top1.describe()]],
+        ["run", "video accuracy", "videos more often right" if repeated else "videos only this run has right"],
+        [
+            [first, comparison.first_top1.describe(), test.first_only],
+            [second, comparison.second_top1.describe(), test.second_only],
+        ],
     )
-    typer.echo(
-        f"{'sign test' if repeated else 'McNemar'}: {counted(test.second_only, 'video')} {right} {second}{only}, "
-        f"{test.first_only} {right} {first}{only}, {test.describe_p()}\n"
-    )
+    typer.echo(f"{'sign test' if repeated else 'McNemar'}: {test.describe_p()}\n")
     changed = sorted((row for row in comparison.per_class if row.gain), key=lambda row: -row.gain)
-    same = len(comparison.per_class) - len(changed)
     rows = [
         [row.label, row.videos, f"{row.first:.1%}", f"{row.second:.1%}", f"{100 * row.gain:+.1f}"]
         for row in (*changed, *comparison.per_group)
@@ -187,7 +180,7 @@ def _print_comparison(comparison: Comparison, out: Path) -> None:
     if rows:
         print_table(["class or group", "videos", first, second, "gain / points"], rows)
     else:
-        typer.echo("no class has another accuracy under the second run than under the first")
-    better = sum(row.gain > 0 for row in changed)
-    typer.echo(f"\n{counted(better, 'class', 'classes')} better, {len(changed) - better} worse, {same} as before")
+        typer.echo("all classes have the same accuracy in both runs")
+    better, same = sum(row.gain > 0 for row in changed), len(comparison.per_class) - len(changed)
+    typer.echo(f"\n{counted(better, 'class', 'classes')} better, {len(changed) - better} worse, {same} unchanged")
     typer.echo(f"written: {out}/difference.png, difference.csv, class_gains.png, class_gains.csv, comparison.json")

@@ -1,8 +1,9 @@
-"""Coarse categories: which group of classes a class belongs to, and accuracies per group."""
+"""Coarse categories: the group of each class, and accuracies per group."""
 
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,18 +15,16 @@ from har_pipeline.core.errors import ManifestError
 from har_pipeline.evaluation.metrics import Interval, wilson_interval
 
 BUILT_IN = ("ucf101", "hmdb51")
-
-
 COMPLEX = "complex classes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grouping:
-    """Classes and their groups, in the file's order; complex_classes: singled out, in the file's order, mostly none."""
+    """Classes and their groups, in the file's order."""
 
-    name: str
-    group_of: Mapping[str, str]
-    complex_classes: tuple[str, ...] = ()
+    name: str  # `ucf101`, `hmdb51` or the path of a file
+    group_of: Mapping[str, str]  # class -> group
+    complex_classes: tuple[str, ...] = ()  # classes that are also reported one by one
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -33,7 +32,7 @@ class Grouping:
         return tuple(dict.fromkeys(self.group_of.values()))
 
     def order(self, classes: Sequence[str]) -> list[int]:
-        """Return the numbers of `classes` sorted by group, then as they stand.
+        """Return the indices of `classes` sorted by group, otherwise in the given order.
 
         Raises: ManifestError naming the classes that have no group.
         """
@@ -46,57 +45,40 @@ class Grouping:
         return sorted(range(len(classes)), key=lambda k: (groups.index(self.group_of[classes[k]]), k))
 
     def spans(self, classes: Sequence[str]) -> list[tuple[str, int, int]]:
-        """Return (group, first, end) of the classes in the given order, one per run of equal groups."""
-        found: list[tuple[str, int, int]] = []
-        for number, label in enumerate(classes):
-            group = self.group_of[label]
-            if found and found[-1][0] == group:
-                found[-1] = (group, found[-1][1], number + 1)
-            else:
-                found.append((group, number, number + 1))
-        return found
+        """Return (group, first, end) of each run of adjacent classes of one group."""
+        runs = itertools.groupby(range(len(classes)), key=lambda k: self.group_of[classes[k]])
+        numbers = [(group, list(run)) for group, run in runs]
+        return [(group, run[0], run[-1] + 1) for group, run in numbers]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupResult:
-    """The videos of one group of classes (or of one complex class) and the share whose class was right, in [0, 1].
+    """The accuracy on the videos of one group of classes, or of one complex class."""
 
-    in_group: share whose predicted class is of the right group. Both are None without videos.
-    """
-
-    name: str
-    classes: int
-    videos: int
-    correct: int
-    accuracy: Interval | None
+    name: str  # group or class
+    classes: int  # number of classes
+    videos: int  # number of videos
+    correct: int  # videos whose predicted class is right
+    accuracy: Interval | None  # share of them, in [0, 1]; None without videos
+    # Share of the videos whose predicted class is of the right group, in [0, 1]; None without videos.
     in_group: Interval | None
 
 
 def read_groups(source: str | Path) -> Grouping:
-    """Return the grouping of `ucf101`, `hmdb51` or a CSV file with the columns class, group and, optional, complex.
+    """Return the grouping of `ucf101`, `hmdb51` or a CSV file with the columns class, group and, optionally, complex.
 
-    Rows whose cell `complex` is not empty are the complex classes.
+    A non-empty cell `complex` marks a complex class.
     Raises: ManifestError naming the file and line if it is missing or malformed.
     Source: the groups of Soomro 2012 (UCF-101, table 1 and its web page) and Kuehne 2011 (HMDB-51, section 2.1);
     complex classes: Lakhal 2018, table 3.
     """
-    if str(source) in BUILT_IN:
-        name, text = (
-            str(source),
-            (files("har_pipeline.evaluation") / "data" / f"{source}_groups.csv").read_text(encoding="utf-8"),
-        )
-    else:
-        name = str(source)
-        try:
-            text = Path(source).read_text(encoding="utf-8")
-        except FileNotFoundError as error:
-            raise ManifestError(
-                f"groups {name}: there is no such file; give a CSV file, or one of {', '.join(BUILT_IN)}"
-            ) from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise ManifestError(
-                f"groups {name}: cannot be read ({error}); give a CSV file, or one of {', '.join(BUILT_IN)}"
-            ) from error
+    name = str(source)
+    built_in = files("har_pipeline.evaluation") / "data" / f"{name}_groups.csv"
+    try:
+        text = (built_in if name in BUILT_IN else Path(source)).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+        raise ManifestError(f"groups {name}: {why}; give a CSV file, or one of {', '.join(BUILT_IN)}") from error
     rows = list(csv.reader(text.splitlines()))
     if not rows or rows[0] not in (["class", "group"], ["class", "group", "complex"]):
         raise ManifestError(f"groups {name}: the first line must be `class,group` or `class,group,complex`")
@@ -106,22 +88,20 @@ def read_groups(source: str | Path) -> Grouping:
         if not row:
             continue
         if len(row) != len(rows[0]) or not row[0].strip() or not row[1].strip():
-            raise ManifestError(
-                f"groups {name}, line {number}: a class and its group are wanted, not {','.join(row)!r}"
-            )
+            raise ManifestError(f"groups {name}, line {number}: expected a class and its group, not {','.join(row)!r}")
         label = row[0].strip()
         if label in group_of:
-            raise ManifestError(f"groups {name}, line {number}: {label} stands twice")
+            raise ManifestError(f"groups {name}, line {number}: duplicate class {label}")
         group_of[label] = row[1].strip()
         if len(row) == 3 and row[2].strip():
             complex_classes.append(label)
     if not group_of:
-        raise ManifestError(f"groups {name}: there is no class")
+        raise ManifestError(f"groups {name}: no class")
     return Grouping(name=name, group_of=group_of, complex_classes=tuple(complex_classes))
 
 
 def group_results(confusion: np.ndarray, classes: Sequence[str], grouping: Grouping) -> list[GroupResult]:
-    """Return one result per group that has classes, then each complex class, then all of them, as `complex classes`.
+    """Return a result for each group among `classes`, each complex class, and all of these together (`complex classes`).
 
     confusion: (K, K) counts, rows true classes. Raises: ManifestError if a class has no group.
     Source: Lakhal 2018, table 3.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,50 +12,48 @@ import numpy as np
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.files import write_json
 from har_pipeline.evaluation.categories import Grouping, group_results
-from har_pipeline.evaluation.fusion import Member, join
-from har_pipeline.evaluation.metrics import Interval, PairedTest, confusion_matrix, mcnemar, wilson_interval
+from har_pipeline.evaluation.members import Member, join
+from har_pipeline.evaluation.metrics import Interval, PairedTest, confusion_matrix, mcnemar, mean_interval
 from har_pipeline.evaluation.plots import save_class_gains, save_confusion_difference
+from har_pipeline.evaluation.tables import write_csv, write_matrix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassGain:
-    """A class's (or group's) videos, its rows (one per video, fold and repeat) and its accuracies in [0, 1] by each run."""
+    """The accuracies of both runs on one class or group."""
 
     label: str
     videos: int
-    rows: int
-    first: float
-    second: float
+    rows: int  # one per video, fold and repeat
+    first: float  # accuracy of the first run, in [0, 1]
+    second: float  # of the second
 
     @property
     def gain(self) -> float:
-        """Accuracy of the second run less that of the first, in [-1, 1]."""
+        """Accuracy of the second run minus that of the first, in [-1, 1]."""
         return self.second - self.first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """The second run against the first, on the rows that both have; repeats count as rows, once in interval and test.
+    """The second run against the first, on the rows that both have."""
 
-    first_top1, second_top1: video accuracies with Wilson's 95 % interval for the number of videos. test: first against
-    second. classes: grouped where a grouping was given, and spans its groups. difference: (K, K) shares of the second
-    run's confusion matrix less the first's, rows true classes. per_class leaves out classes without rows.
-    """
-
-    runs: tuple[str, str]
-    part: str
-    num_videos: int
-    num_rows: int
+    runs: tuple[str, str]  # names, first and second
+    part: str  # `val` or `test`
+    num_videos: int  # different videos
+    num_rows: int  # videos times repeats, and folds that test a video again
+    # Video accuracies over all rows, in [0, 1], with Wilson's 95 % interval for the number of videos.
     first_top1: Interval
     second_top1: Interval
-    test: PairedTest
-    classes: tuple[str, ...]
-    spans: tuple[tuple[str, int, int], ...]
+    test: PairedTest  # first against second; each video counts once
+    classes: tuple[str, ...]  # sorted by group if there is a grouping
+    spans: tuple[tuple[str, int, int], ...]  # (group, first class, end)
+    # (K, K) float64, confusion shares of the second run minus those of the first, rows true classes.
     difference: np.ndarray
-    per_class: tuple[ClassGain, ...]
+    per_class: tuple[ClassGain, ...]  # classes that have rows
     per_group: tuple[ClassGain, ...]
-    missing: dict[str, tuple[str, ...]]
-    notes: tuple[str, ...] = ()
+    missing: dict[str, tuple[str, ...]]  # run -> videos left out because it lacks them
+    notes: tuple[str, ...] = ()  # what a reader must know
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as a plain nested dict, ready for JSON."""
@@ -68,7 +65,7 @@ def compare_members(
 ) -> Comparison:
     """Return the comparison of two runs, joined by video id, fold and repeat as for a fusion.
 
-    Raises: RunError as `fusion.join` does, or if no row of the part is common; ManifestError if a class has no group.
+    Raises: RunError as `members.join` does, or if no row of the part is common; ManifestError if a class has no group.
     Source: Lakhal 2018, section 4.2 and figure 6.
     """
     joined = join([first, second])
@@ -88,7 +85,7 @@ def compare_members(
     # A video's label is the same in all its rows.
     first_rows = np.unique(videos, return_index=True)[1]
     of_class = np.bincount(labels[first_rows], minlength=len(order))[order]
-    top1 = [wilson_interval(round(float(own.sum()) / len(rows) * count, 9), count) for own in right]
+    top1 = [mean_interval(own == labels, count) for own in predicted]
     return Comparison(
         runs=(first.name, second.name),
         part=part,
@@ -121,17 +118,17 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
     """Write comparison.json, difference.csv, difference.png, class_gains.csv and class_gains.png into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "comparison.json", comparison.to_dict())
-    with open(folder / "difference.csv", "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["true \\ predicted", *comparison.classes])
-        for label, values in zip(comparison.classes, comparison.difference.tolist(), strict=True):
-            table.writerow([label, *values])
-    with open(folder / "class_gains.csv", "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["kind", "label", "videos", "rows", *comparison.runs, "gain"])
-        for kind, gains in (("class", comparison.per_class), ("group", comparison.per_group)):
-            for row in gains:
-                table.writerow([kind, row.label, row.videos, row.rows, row.first, row.second, row.gain])
+    write_matrix(folder / "difference.csv", comparison.difference, comparison.classes)
+    kinds = (("class", comparison.per_class), ("group", comparison.per_group))
+    write_csv(
+        folder / "class_gains.csv",
+        ["kind", "label", "videos", "rows", *comparison.runs, "gain"],
+        (
+            [kind, row.label, row.videos, row.rows, row.first, row.second, row.gain]
+            for kind, gains in kinds
+            for row in gains
+        ),
+    )
     words = f"{comparison.runs[1]} less {comparison.runs[0]}"
     save_confusion_difference(
         folder / "difference.png",

@@ -1,234 +1,243 @@
-"""Measures of a run or of pooled folds, and the class probabilities of one more video."""
+"""What a folder of results is worth: a run, the folds of a protocol, repeats, or fused scores.
+
+The result is a tree: repeats hold runs or folds, folds hold runs, and the leaves hold the measures of their videos.
+"""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.files import write_json
 from har_pipeline.core.records import Scores
-from har_pipeline.evaluation.categories import Grouping, GroupResult, group_results
-from har_pipeline.evaluation.metrics import Interval, confusion_matrix, mean_class_accuracy, ranks, wilson_interval
-from har_pipeline.evaluation.plots import save_confusion_matrix, save_training_curves
-from har_pipeline.evaluation.run_folder import read_history, read_run
-from har_pipeline.evaluation.scores import check_unique, select_part
-
-TOP = 5
-
-
-EXTREMES = 10
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClassResult:
-    """One class's row: its test videos, how many were right, recall (= its accuracy) and precision.
-
-    `accuracy` is None for a class without videos, `precision` None for one that was never predicted.
-    `confused_with`: the class it was most often taken for, with the number of videos; None if never.
-    """
-
-    label: str
-    videos: int
-    correct: int
-    accuracy: Interval | None
-    precision: float | None
-    confused_with: str | None
-    confused_videos: int
+from har_pipeline.evaluation.categories import Grouping, GroupResult
+from har_pipeline.evaluation.measures import Measures, measure_scores, write_measures
+from har_pipeline.evaluation.members import FUSION_JSON
+from har_pipeline.evaluation.metrics import Interval, mean_and_sd, mean_interval
+from har_pipeline.evaluation.plan import (
+    fold_folders,
+    merge_notes,
+    no_run_error,
+    planned_runs,
+    repeat_folders,
+    unfinished,
+    unfinished_folds,
+    unfinished_runs,
+)
+from har_pipeline.evaluation.plots import save_training_curves
+from har_pipeline.evaluation.run_folder import RUN_JSON, SCORES, RunRecord, read_history, read_run
+from har_pipeline.evaluation.scores import concat_scores, read_scores, select_part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Video accuracies with 95 % confidence intervals, in [0, 1].
+    """What a run is worth, or the mean over folds or repeats. Accuracies are in [0, 1]."""
 
-    top1, top5: share of videos whose class is the first, or among the first five (None with five classes or fewer,
-    where it says nothing), Wilson intervals; mean_class: mean of the classes' accuracies, 95 % interval (see
-    `metrics.mean_class_accuracy`); confusion: (K, K) int64, rows true, columns predicted; folds: numbers pooled.
-    notes: what a reader must know, such as random backbone weights. grouping, per_group: coarse categories, if asked for.
-    """
-
-    part: str
-    classes: tuple[str, ...]
-    num_videos: int
-    folds: tuple[int, ...]
-    top1: Interval
-    top5: Interval | None
-    mean_class: Interval
-    per_class: tuple[ClassResult, ...]
-    confusion: np.ndarray
-    notes: tuple[str, ...] = ()
-    grouping: Grouping | None = None
-    per_group: tuple[GroupResult, ...] = ()
+    kind: Literal["run", "folds", "repeats"]
+    measures: Measures | None  # on all videos together; None for repeats, and for folds that share videos
+    mean_top1: float  # video accuracy: mean over the members, or of the run
+    mean_class: float  # mean class accuracy: the same
+    # Accuracy on all videos, for repeats its mean, with Wilson's 95 % interval for the number of different videos.
+    # None if folds share videos, or repeats differ in their number of videos.
+    top1: Interval | None
+    per_group: tuple[GroupResult, ...]  # of all videos together, or the mean over the members (see `mean_groups`)
+    notes: tuple[str, ...]  # what a reader must know, such as missing folds
+    members: Mapping[int, Evaluation] = field(default_factory=dict)  # folds by index, repeats by seed
+    sd_top1: float | None = None  # sample standard deviation over the members; None with fewer than two
+    sd_class: float | None = None
+    pooled_top1: float | None = None  # of repeats of folds: mean accuracy on all videos of a repeat
+    pooled_sd: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the measures as a plain nested dict, ready for JSON; of the grouping the name."""
-        grouping = self.grouping.name if self.grouping else None
-        return {**dataclasses.asdict(self), "confusion": self.confusion.tolist(), "grouping": grouping}
+        """Return the evaluation as a plain nested dict, ready for JSON."""
+        if self.kind == "run" and self.measures is not None:
+            return self.measures.to_dict()
+        means: dict[str, Any] = {"mean_top1": self.mean_top1, "sd_top1": self.sd_top1, "mean_class": self.mean_class}
+        if self.kind == "folds":
+            means["pooled"] = self.measures.to_dict() if self.measures else None
+        else:
+            means |= {"sd_class": self.sd_class, "pooled_top1": self.pooled_top1, "pooled_sd": self.pooled_sd}
+            means["top1"] = dataclasses.asdict(self.top1) if self.top1 else None
+        return {
+            self.kind: {str(number): member.to_dict() for number, member in self.members.items()},
+            **means,
+            "per_group": [dataclasses.asdict(group) for group in self.per_group],
+            "notes": list(self.notes),
+        }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extremes:
-    """The classes recognised best and worst, each from its end, and the mean accuracy of each list, in [0, 1]."""
+def evaluate(path: Path | str, *, part: str = "test", grouping: Grouping | None = None) -> Evaluation:
+    """Evaluate the stored scores of a run, of the folds or repeats of a job, or of a fusion, and write the results there.
 
-    best: tuple[ClassResult, ...]
-    worst: tuple[ClassResult, ...]
-    best_mean: float
-    worst_mean: float
-
-
-def extremes(evaluation: Evaluation, count: int = EXTREMES) -> Extremes | None:
-    """Return the `count` classes recognised best and the `count` worst, of those with test videos.
-
-    Fewer than `count` of each where there are not twice as many classes, so that none is on both sides; None with less
-    than two. Equal accuracies are in alphabetical order. Source: Sanchez-Caballero 2020, table 3.
+    A run gets the files of `write_measures` (of the validation part in its folder `val`), and training.png if it has
+    several epochs; a folder of folds those of the pooled videos, and folds.json; a folder of repeats repeats.json.
+    Folds are pooled if they have the same classes and test no video twice.
+    Raises: RunError if there is no run, a run is incomplete, no repeat is finished, or there are no scores of that part.
     """
-    tested = [(result, result.accuracy.value) for result in evaluation.per_class if result.accuracy is not None]
-    count = min(count, len(tested) // 2)
-    if not count:
-        return None
-    best = sorted(tested, key=lambda row: (-row[1], row[0].label))[:count]
-    rest = [row for row in tested if row not in best]
-    worst = sorted(rest, key=lambda row: (row[1], row[0].label))[:count]
-    means = [float(np.mean([value for _, value in rows])) for rows in (best, worst)]
-    best_rows, worst_rows = (tuple(result for result, _ in rows) for rows in (best, worst))
-    return Extremes(best=best_rows, worst=worst_rows, best_mean=means[0], worst_mean=means[1])
+    path = Path(path)
+    if (path / RUN_JSON).exists():
+        return _evaluate_run(read_run(path), part, grouping)[0]
+    if (path / FUSION_JSON).exists():
+        return _evaluate_scores(select_part(read_scores(path / SCORES), part), _folder(path, part), grouping)
+    if repeats := repeat_folders(path):
+        return _evaluate_repeats(path, repeats, part, grouping)
+    if fold_folders(path):
+        return _evaluate_folds(path, part, grouping)
+    raise no_run_error(path)
 
 
-def evaluate_scores(scores: Scores, *, notes: Sequence[str] = (), grouping: Grouping | None = None) -> Evaluation:
-    """Return the measures over all rows of `scores`: one part of one run, or the pooled folds of a protocol.
+def mean_groups(tables: Sequence[Sequence[GroupResult]]) -> tuple[GroupResult, ...]:
+    """Return each group's mean over several evaluations that have videos of it, all with the same weight.
 
-    Raises: RunError if there is no row, several parts or several seeds (repeats are not pooled: evaluate each), a video
-    stands twice, or a label is not among the classes; ManifestError if a class has no group in the grouping.
+    videos, correct: means, rounded; the intervals are those of a single evaluation with that many videos, since repeats on
+    the same videos add no certainty.
     """
-    if not scores.video_ids:
-        raise RunError("there are no scores to evaluate")
-    for name in ("part", "seed"):
-        if len(found := sorted(set(getattr(scores, name)))) > 1:
-            raise RunError(f"scores of several {name}s {found} cannot be pooled: select one")
-    check_unique(scores)
-    number = {label: k for k, label in enumerate(scores.classes)}
-    if unknown := sorted(set(scores.labels) - set(number)):
-        raise RunError(f"labels {unknown[:5]} are not among the {len(number)} classes of the scores")
-    labels = np.array([number[label] for label in scores.labels], np.int64)
-    rank = ranks(scores.probabilities, labels)
-    predicted = np.argmax(scores.probabilities, axis=1)
-    confusion = confusion_matrix(labels, predicted, len(scores.classes))
-    total = len(labels)
-    return Evaluation(
-        part=scores.part[0],
-        classes=scores.classes,
-        num_videos=total,
-        folds=tuple(sorted(set(scores.fold))),
-        top1=wilson_interval(int((rank == 0).sum()), total),
-        top5=wilson_interval(int((rank < TOP).sum()), total) if len(scores.classes) > TOP else None,
-        mean_class=mean_class_accuracy(confusion),
-        per_class=tuple(_class_result(confusion, k, scores.classes) for k in range(len(scores.classes))),
-        confusion=confusion,
-        notes=tuple(notes),
-        grouping=grouping,
-        per_group=tuple(group_results(confusion, scores.classes, grouping)) if grouping else (),
-    )
+    by_name: dict[str, list[GroupResult]] = {}
+    for group in (group for table in tables for group in table):
+        by_name.setdefault(group.name, []).append(group)
+    means = []
+    for name, groups in by_name.items():
+        accuracies = [group.accuracy.value for group in groups if group.accuracy]
+        within = [group.in_group.value for group in groups if group.in_group]
+        videos = round(float(np.mean([group.videos for group in groups if group.videos]))) if accuracies else 0
+        means.append(
+            GroupResult(
+                name=name,
+                classes=groups[0].classes,
+                videos=videos,
+                correct=round(float(np.mean(accuracies)) * videos) if videos else 0,
+                accuracy=mean_interval(accuracies, videos) if videos else None,
+                in_group=mean_interval(within, videos) if videos else None,
+            )
+        )
+    return tuple(means)
 
 
-def _class_result(confusion: np.ndarray, k: int, classes: Sequence[str]) -> ClassResult:
-    videos, correct, predicted = int(confusion[k].sum()), int(confusion[k, k]), int(confusion[:, k].sum())
-    wrong = np.where(np.arange(len(classes)) == k, 0, confusion[k])
-    other = int(wrong.argmax())
-    return ClassResult(
-        label=classes[k],
-        videos=videos,
-        correct=correct,
-        accuracy=wilson_interval(correct, videos) if videos else None,
-        precision=correct / predicted if predicted else None,
-        confused_with=classes[other] if wrong[other] else None,
-        confused_videos=int(wrong[other]),
-    )
-
-
-def evaluate_run(
-    run_dir: Path | str, *, part: str = "test", out: Path | None = None, grouping: Grouping | None = None
-) -> Evaluation:
-    """Evaluate the stored scores of a run and write the measures beside them.
-
-    Files go to `out`; by default the run folder for the test videos, and its subfolder `val` for the validation ones:
-    those of `write_evaluation`, and training.png of a head trained in epochs.
-    Raises: RunError if the run is incomplete or has no scores of that part.
-    """
-    run = read_run(run_dir)
-    notes: Sequence[str] = run.notes
+def _evaluate_run(run: RunRecord, part: str, grouping: Grouping | None) -> tuple[Evaluation, Scores]:
+    notes = list(run.notes)
     if missing := run.info.get("summary", {}).get("missing", []):
-        notes = [*notes, f"{len(missing)} videos had no features and were left out: {', '.join(missing[:5])}"]
-    evaluation = evaluate_scores(select_part(run.scores(), part), notes=notes, grouping=grouping)
-    folder = out if out is not None else (run.path if part == "test" else run.path / part)
-    write_evaluation(evaluation, folder)
+        notes.append(f"{len(missing)} videos had no features and were left out: {', '.join(missing[:5])}")
+    scores = select_part(run.scores(), part)
+    measures = measure_scores(scores, notes=notes, grouping=grouping)
+    folder = _folder(run.path, part)
+    write_measures(measures, folder)
     history = read_history(run.path)
     if len(history["epoch"]) > 1:
         save_training_curves(folder / "training.png", history)
+    return _of_run(measures), scores
+
+
+def _evaluate_folds(path: Path, part: str, grouping: Grouping | None) -> Evaluation:
+    found = {number: _evaluate_run(read_run(fold), part, grouping) for number, fold in fold_folders(path).items()}
+    folds, scores = {i: one for i, (one, _) in found.items()}, [own for _, own in found.values()]
+    ids = [video_id for own in scores for video_id in own.video_ids]
+    notes = [*unfinished_folds(path), *merge_notes({f"split{i}": fold.notes for i, fold in folds.items()})]
+    pooled = None
+    if len(ids) == len(set(ids)) and len({own.classes for own in scores}) == 1:
+        pooled = measure_scores(concat_scores(scores), notes=notes, grouping=grouping)
+        write_measures(pooled, path)
+    return _written(_of_members("folds", folds, pooled, notes), path)
+
+
+def _evaluate_repeats(path: Path, found: Mapping[int, Path], part: str, grouping: Grouping | None) -> Evaluation:
+    # A repeat that lacks folds has another mean than the others.
+    whole = {seed: own for seed, own in found.items() if not (planned_runs(own) and unfinished_runs(own))}
+    if not whole:
+        raise RunError(f"{path}: no repeat is finished; {unfinished(path)[0]}")
+    folds = {own.name: [fold.name for fold in fold_folders(own).values()] for own in whole.values()}
+    first = next(iter(folds))
+    for name, own_folds in folds.items():
+        if own_folds != folds[first]:
+            raise RunError(f"{path}: {first} has the folds {folds[first]}, {name} {own_folds}; finish the job first")
+    repeats = {
+        seed: _evaluate_folds(own, part, grouping)
+        if folds[own.name]
+        else _evaluate_run(read_run(own), part, grouping)[0]
+        for seed, own in whole.items()
+    }
+    said = {text for own in whole.values() for text in unfinished_folds(own)}
+    more = dict.fromkeys(text for one in repeats.values() for text in one.notes if text not in said)
+    left_out = [f"{own.name} is left out: it lacks folds" for seed, own in found.items() if seed not in whole]
+    return _written(_of_members("repeats", repeats, None, [*unfinished(path), *left_out, *more]), path)
+
+
+def _evaluate_scores(scores: Scores, folder: Path, grouping: Grouping | None) -> Evaluation:
+    """Evaluate scores without a run; repeats go to `seed<k>`, and folds that share videos to `split<i>`."""
+    if len(set(scores.seed)) > 1:
+        members = _evaluate_each(scores, scores.seed, folder, "seed", grouping)
+        return _written(_of_members("repeats", members), folder)
+    if len(set(scores.fold)) > 1 and len(set(scores.video_ids)) < len(scores.video_ids):
+        members = _evaluate_each(scores, scores.fold, folder, "split", grouping)
+        return _written(_of_members("folds", members), folder)
+    measures = measure_scores(scores, grouping=grouping)
+    write_measures(measures, folder)
+    return _of_run(measures)
+
+
+def _evaluate_each(
+    scores: Scores, numbers: Sequence[int], folder: Path, name: str, grouping: Grouping | None
+) -> dict[int, Evaluation]:
+    def rows(wanted: int) -> Scores:
+        return scores.select([row for row, number in enumerate(numbers) if number == wanted])
+
+    return {n: _evaluate_scores(rows(n), folder / f"{name}{n}", grouping) for n in sorted(set(numbers))}
+
+
+def _of_run(measures: Measures) -> Evaluation:
+    return Evaluation(
+        kind="run",
+        measures=measures,
+        mean_top1=measures.top1.value,
+        mean_class=measures.mean_class.value,
+        top1=measures.top1,
+        per_group=measures.per_group,
+        notes=measures.notes,
+    )
+
+
+def _of_members(
+    kind: Literal["folds", "repeats"],
+    members: Mapping[int, Evaluation],
+    pooled: Measures | None = None,
+    notes: Sequence[str] = (),
+) -> Evaluation:
+    every = list(members.values())
+    mean_top1, sd_top1 = mean_and_sd([one.mean_top1 for one in every])
+    mean_class, sd_class = mean_and_sd([one.mean_class for one in every])
+    top1, pooled_top1, pooled_sd = pooled.top1 if pooled else None, None, None
+    measured = [one.measures for one in every if one.measures is not None]
+    if kind == "repeats" and len(measured) == len(every):
+        values = [one.top1.value for one in measured]
+        if len({one.num_videos for one in measured}) == 1:
+            top1 = mean_interval(values, measured[0].num_videos)
+        if all(one.kind == "folds" for one in every):
+            pooled_top1, pooled_sd = mean_and_sd(values)
+    return Evaluation(
+        kind=kind,
+        members=members,
+        measures=pooled,
+        mean_top1=mean_top1,
+        sd_top1=sd_top1,
+        mean_class=mean_class,
+        sd_class=sd_class,
+        pooled_top1=pooled_top1,
+        pooled_sd=pooled_sd,
+        top1=top1,
+        per_group=pooled.per_group if pooled else mean_groups([one.per_group for one in every]),
+        notes=tuple(notes),
+    )
+
+
+def _folder(path: Path, part: str) -> Path:
+    return path if part == "test" else path / part
+
+
+def _written(evaluation: Evaluation, folder: Path) -> Evaluation:
+    write_json(folder / f"{evaluation.kind}.json", evaluation.to_dict())
     return evaluation
-
-
-def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
-    """Write evaluation.json, per_class.csv, confusion.csv and confusion.png into `folder`, made where missing.
-
-    Also best_and_worst.csv: the classes of `extremes`, numbered, with each one's commonest error, and the means.
-    With coarse categories also per_group.csv, and confusion_groups.csv and .png: the matrix ordered by group.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "evaluation.json", evaluation.to_dict())
-    with open(folder / "per_class.csv", "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        names = ("low_95", "high_95", "precision", "confused_with", "confused_videos")
-        table.writerow(["label", "videos", "correct", "accuracy", *names])
-        for row in evaluation.per_class:
-            interval = dataclasses.astuple(row.accuracy) if row.accuracy else ("", "", "")
-            precision = "" if row.precision is None else row.precision
-            confused = (row.confused_with or "", row.confused_videos)
-            table.writerow([row.label, row.videos, row.correct, *interval, precision, *confused])
-    _write_matrix(folder / "confusion.csv", evaluation.confusion, evaluation.classes)
-    save_confusion_matrix(folder / "confusion.png", evaluation.confusion, evaluation.classes)
-    _write_extremes(folder / "best_and_worst.csv", extremes(evaluation))
-    if evaluation.grouping is not None:
-        _write_groups(evaluation, evaluation.grouping, folder)
-
-
-def _write_matrix(path: Path, matrix: np.ndarray, classes: Sequence[str]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["true \\ predicted", *classes])
-        for label, counts in zip(classes, matrix.tolist(), strict=True):
-            table.writerow([label, *counts])
-
-
-def _write_extremes(path: Path, found: Extremes | None) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["list", "place", "label", "accuracy", "videos", "confused_with", "confused_videos"])
-        if found is None:
-            return
-        for name, rows, mean in (("best", found.best, found.best_mean), ("worst", found.worst, found.worst_mean)):
-            for place, row in enumerate(rows, start=1):
-                accuracy = row.accuracy.value if row.accuracy else ""
-                table.writerow(
-                    [name, place, row.label, accuracy, row.videos, row.confused_with or "", row.confused_videos]
-                )
-            table.writerow([name, "mean", "", mean, sum(row.videos for row in rows), "", ""])
-
-
-def _write_groups(evaluation: Evaluation, grouping: Grouping, folder: Path) -> None:
-    with open(folder / "per_group.csv", "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["group", "classes", "videos", "correct", "accuracy", "low_95", "high_95", "in_group"])
-        for row in evaluation.per_group:
-            interval = dataclasses.astuple(row.accuracy) if row.accuracy else ("", "", "")
-            within = row.in_group.value if row.in_group else ""
-            table.writerow([row.name, row.classes, row.videos, row.correct, *interval, within])
-    order = grouping.order(evaluation.classes)
-    classes, matrix = [evaluation.classes[k] for k in order], evaluation.confusion[np.ix_(order, order)]
-    _write_matrix(folder / "confusion_groups.csv", matrix, classes)
-    save_confusion_matrix(folder / "confusion_groups.png", matrix, classes, grouping.spans(classes))

@@ -1,16 +1,14 @@
-"""Measures of a classifier from true classes and class probabilities, and paired tests of two; plain arrays."""
+"""Measures of a classifier from true classes and class probabilities, and a paired test of two; plain arrays."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from scipy.stats import binomtest
 
 CONFIDENCE = 0.95
-
-
 DRAWS = 10_000
 
 
@@ -28,14 +26,25 @@ class Interval:
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """Return a number with its noun, as `1 video` and `2 videos`; plural: where it is not the noun with an s."""
+    """Return a number with its noun, as `1 video` and `2 videos`; plural: default noun + s."""
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean of values and their sample standard deviation, None of a single one."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def mean_interval(shares: Sequence[float] | np.ndarray, videos: int) -> Interval:
+    """Return the mean of shares of the same number of videos, with Wilson's interval for that number."""
+    # Rounded, because a mean times a count may end a hair above the count.
+    return wilson_interval(round(float(np.mean(shares)) * videos, 9), videos)
 
 
 def wilson_interval(successes: float, trials: int, confidence: float = CONFIDENCE) -> Interval:
     """Return the share of successes with Wilson's score interval, which stays in [0, 1] and is not empty at 0 or 1.
 
-    `successes` may be a mean over repeats on the same videos; the interval is then wider than it need be.
+    `successes` may be a mean over repeats on the same videos; the interval is then conservative.
     Raises: ValueError unless 0 <= successes <= trials and trials > 0.
     Source: Wilson 1927.
     """
@@ -50,11 +59,11 @@ def wilson_interval(successes: float, trials: int, confidence: float = CONFIDENC
 
 @dataclass(frozen=True, slots=True)
 class PairedTest:
-    """Videos that only (or more often) the first or the second of two classifiers has right, and the two-sided p-value."""
+    """McNemar's test of two classifiers, or a sign test where videos repeat."""
 
-    first_only: int
-    second_only: int
-    p_value: float
+    first_only: int  # videos that only the first gets right, or that it gets right more often
+    second_only: int  # the same of the second
+    p_value: float  # two-sided
 
     def describe_p(self) -> str:
         """Return the p-value in words, as in `p = 0.031` or `p < 0.0001`."""
@@ -64,12 +73,14 @@ class PairedTest:
 def mcnemar(first: np.ndarray, second: np.ndarray) -> PairedTest:
     """Return McNemar's exact test of two classifiers on the same videos.
 
-    first, second: (V,) whether each video was right, or in how many of its repeats: it then counts for the classifier
-    that has it right more often (a sign test over videos, as repeats on one video are not independent).
+    first, second: (V,) bool, whether each video was right; or int, in how many repeats: the video then counts for the
+    classifier that is right more often (a sign test over videos, since repeats on one video are not independent).
     Raises: ValueError if the shapes differ. Source: McNemar 1947; the exact form is binomial.
     """
     if first.shape != second.shape:
         raise ValueError(f"{first.shape} and {second.shape} videos cannot be paired")
+    from scipy.stats import binomtest  # most of the import time of this room
+
     difference = first.astype(np.int64) - second.astype(np.int64)
     more, less = int((difference > 0).sum()), int((difference < 0).sum())
     return PairedTest(more, less, float(binomtest(more, more + less).pvalue) if more + less else 1.0)
@@ -90,9 +101,9 @@ def mean_class_accuracy(confusion: np.ndarray, *, draws: int = DRAWS, seed: int 
     """Return the mean of the classes' accuracies with a 95 % interval.
 
     Classes without videos do not count. Each class's accuracy is drawn from Beta(right + 1/2, wrong + 1/2), Jeffreys'
-    posterior: unlike redrawn videos it leaves room for doubt where a class is all right or all wrong. The interval holds
-    the quantiles of the draws' means, and the mean itself. It takes videos as independent: clips cut from one recording
-    are not, so the truth is wider. Source: Brown, Cai and DasGupta 2001, section 3.1.2.
+    posterior: unlike a bootstrap of the videos it has a width where a class is all right or all wrong. The interval spans
+    the quantiles of the draws' means, and the mean itself. It assumes independent videos; for clips cut from one recording
+    it is too narrow. Source: Brown, Cai and DasGupta 2001, section 3.1.2.
     """
     videos = confusion.sum(axis=1)
     seen = videos > 0

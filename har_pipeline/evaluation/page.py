@@ -1,4 +1,4 @@
-"""The HTML page of an experiment: one file with its pictures inside, to open, send or archive."""
+"""The HTML page of an experiment: one file that contains its pictures."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ dd { margin: 0; overflow-wrap: anywhere; }
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """One part of a page: text, a table (one mapping per row, all of the same keys), pictures (PNG files), facts."""
+    """One part of a page."""
 
     title: str
     text: str = ""
-    rows: Sequence[Mapping[str, Any]] = ()
-    pictures: Sequence[Path] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    rows: Sequence[Mapping[str, Any]] = ()  # a table, all rows with the same keys
+    pictures: Sequence[Path] = ()  # PNG files
+    facts: Mapping[str, Any] = field(default_factory=dict)  # name -> value, below
 
 
 def write_page(path: Path, title: str, lead: str, sections: Sequence[Section], warnings: Sequence[str] = ()) -> None:

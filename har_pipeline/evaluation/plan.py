@@ -1,4 +1,4 @@
-"""What a job of several runs was asked for, kept as plan.json beside them: an interrupted job is told from a finished one."""
+"""The runs of a job: which were planned (plan.json), which are there, and which are missing."""
 
 from __future__ import annotations
 
@@ -9,23 +9,27 @@ from pathlib import Path
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.files import write_json
-from har_pipeline.evaluation.run_folder import RUN_JSON
+from har_pipeline.evaluation.run_folder import RUN_JSON, read_run
 
 PLAN_JSON = "plan.json"
 
 
+# Protocols whose folds test every video once: a video that none tests means that a fold is missing.
+PARTITIONS = ("leave_one_group_out", "leave_one_subject_out", "group_kfold")
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """folder: of the job. runs: the folders of its runs, relative to it, as `seed0/split1`."""
+    """What a job is to make."""
 
-    folder: Path
-    runs: tuple[str, ...]
+    folder: Path  # of the job
+    runs: tuple[str, ...]  # folders of its runs, relative to it, such as `seed0/split1`
 
 
 def write_plan(plan: Plan) -> None:
-    """Write plan.json as a whole.
+    """Write plan.json atomically.
 
-    Raises: RunError if the folder holds runs of folds or repeats that are not planned, or is a run itself: results would mix.
+    Raises: RunError if the folder holds unplanned folds or repeats, or is a run itself: results would mix.
     """
     if (plan.folder / RUN_JSON).exists():
         raise RunError(f"{plan.folder} holds a single run: choose another --out, or move it away")
@@ -39,14 +43,14 @@ def write_plan(plan: Plan) -> None:
 
 
 def finished_runs(folder: Path) -> list[str]:
-    """Return the folders of folds and repeats below `folder` that hold a run, relative to it, by name."""
+    """Return the folders of finished folds and repeats below `folder`, relative to it, sorted."""
     patterns = ("split*", "seed*", "seed*/split*")
     there = {file.parent for pattern in patterns for file in folder.glob(f"{pattern}/{RUN_JSON}")}
     return sorted(run.relative_to(folder).as_posix() for run in there)
 
 
 def planned_runs(folder: Path) -> tuple[str, ...] | None:
-    """Return the runs that a folder was asked for, relative to it: a job, or one seed of a job; None if that is not known.
+    """Return the planned runs of a job, or of one seed of a job, relative to its folder; None without a plan.
 
     Raises: RunError if plan.json cannot be read.
     """
@@ -55,7 +59,7 @@ def planned_runs(folder: Path) -> tuple[str, ...] | None:
         path = base / PLAN_JSON
         try:
             runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(
@@ -66,7 +70,7 @@ def planned_runs(folder: Path) -> tuple[str, ...] | None:
 
 
 def unfinished_runs(folder: Path) -> list[str]:
-    """Return a sentence if runs that a job or one seed of it was asked for are not there; nothing if none is known to be."""
+    """Return a sentence if planned runs of a job, or of one seed of it, are missing; else nothing."""
     runs = planned_runs(folder) or ()
     missing = [name for name in runs if not (folder / name / RUN_JSON).is_file()]
     if not missing:
@@ -78,26 +82,68 @@ def unfinished_runs(folder: Path) -> list[str]:
     ]
 
 
+def fold_folders(folder: Path) -> dict[int, Path]:
+    """Return index -> folder of the runs `split<i>` inside a folder, sorted."""
+    found = {int(path.name[5:]): path for path in folder.glob("split*") if path.name[5:].isdigit()}
+    return {index: found[index] for index in sorted(found) if (found[index] / RUN_JSON).is_file()}
+
+
+def repeat_folders(folder: Path) -> dict[int, Path]:
+    """Return seed -> folder of those `seed<k>` inside a folder that hold a run or folds, sorted."""
+    found = {int(path.name[4:]): path for path in folder.glob("seed*") if path.name[4:].isdigit()}
+    return {
+        seed: found[seed] for seed in sorted(found) if (found[seed] / RUN_JSON).is_file() or fold_folders(found[seed])
+    }
+
+
+def unfinished_folds(folder: Path) -> list[str]:
+    """Return a sentence if folds are missing in a folder, nothing if none is known to be.
+
+    Without a plan they are noticed only if each video should be tested once (`PARTITIONS`).
+    """
+    if planned_runs(folder) is not None:
+        return unfinished_runs(folder)
+    runs = [read_run(path) for path in fold_folders(folder).values()]
+    tested = {video_id for run in runs for video_id in run.split.test}
+    learned = {video_id for run in runs for video_id in (*run.split.train, *run.split.val)}
+    if not (learned - tested and all(run.split.protocol in PARTITIONS for run in runs)):
+        return []
+    videos = f"{len(learned - tested)} of {len(learned | tested)} videos"
+    return [f"folds are missing: {videos} are tested by none of the {len(runs)} folds"]
+
+
+def unfinished(folder: Path) -> list[str]:
+    """Return what is known to be missing in a job: repeats or folds; nothing for a single run or a finished job."""
+    if planned_runs(folder) is not None:
+        return unfinished_runs(folder)
+    repeats = repeat_folders(folder).values()
+    return [f"{path.name}: {text}" for path in repeats for text in unfinished_folds(path)] or unfinished_folds(folder)
+
+
 def no_run_error(path: Path) -> RunError:
-    """Return why a folder without any run cannot be read: its job or run is not finished, or it is something else."""
+    """Return the error for a folder without any run: its job or run is not finished, or it is something else."""
     if missing := unfinished_runs(path):
         return RunError(f"{path}: {missing[0]}")
     if path.with_name(f".{path.name}.partial").exists():
         return RunError(f"the training of {path} is not finished: run the same training command again to go on")
+    if not path.exists():
+        return RunError(f"{path} does not exist; make a run with `har train` or `har train-video`")
     return RunError(
-        f"{path} is no run folder (no {RUN_JSON}, no split0 or seed0); make one with `har train` or `har train-video`"
+        f"{path} is not a run folder (no {RUN_JSON}, no split0 or seed0); make one with `har train` or `har train-video`"
     )
 
 
-def no_single_run_error(folder: Path, use: str) -> RunError:
-    """Return why a folder cannot be read as one run; of several runs below it, one is named. use: what reads one."""
+def require_single_run(folder: Path, use: str) -> None:
+    """Check that a folder is a single run. use: what needs one. Raises: RunError, which names a run of a job."""
+    if (folder / RUN_JSON).exists():
+        return
     if runs := finished_runs(folder):
-        return RunError(f"{folder} is no single run: {use}, such as {folder}/{runs[0]}")
-    return no_run_error(folder)
+        raise RunError(f"{folder} is not a single run: {use}, such as {folder}/{runs[0]}")
+    raise no_run_error(folder)
 
 
 def merge_notes(notes: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return what is noted of several runs, each text once; what not all of them say begins with their names."""
+    """Return the notes of several runs without duplicates; a note that not all share begins with the runs' names."""
     saying: dict[str, list[str]] = {}
     for name, texts in notes.items():
         for text in dict.fromkeys(texts):

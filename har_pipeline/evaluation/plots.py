@@ -1,27 +1,25 @@
-"""Pictures of results. Figures are built as objects, never through pyplot's global state."""
+"""Pictures of results. Figures are built as objects, never through pyplot's global state.
+
+matplotlib is imported where a figure is made, so that reading results does not wait for it.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 CELL_TEXT_CLASSES = 20
-
-
 DPI = 120
-
-
 BEST, OTHER, LOSS, INK = "#1f5fa8", "#a9c4e4", "#c8501e", "#222222"
-
-
 MARKERS = "osD^vPX*<>"
 
 
@@ -30,6 +28,9 @@ Line = tuple[str, Sequence[tuple[int | float | str | bool | None, float, float |
 
 
 def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -41,26 +42,24 @@ def _save(figure: Figure, path: Path) -> None:
     figure.savefig(path, bbox_inches="tight")
 
 
+def _percent(axis: Axis, decimals: int | None = None) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    axis.set_major_formatter(PercentFormatter(1.0, decimals=decimals))
+
+
 def save_confusion_matrix(
     path: Path, matrix: np.ndarray, classes: Sequence[str], spans: Sequence[tuple[str, int, int]] = ()
 ) -> None:
     """Save (K, K) counts as an image: rows true classes, columns predicted, shade = share of the true class's videos.
 
-    Cells carry their count up to 20 classes; beyond that the shade has to do. spans: (group, first class, end) of
-    classes that stand together: lines part them, and their names stand on the right.
-    Source: Lakhal 2018, figure 5, for the groups.
+    Cells show their count with up to 20 classes. spans: (group, first class, end) of adjacent classes, separated by lines
+    and named on the right. Source: Lakhal 2018, figure 5, for the groups.
     """
     totals = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
-    figure, axes, size = _matrix_figure(classes, spans)
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    if len(classes) <= CELL_TEXT_CLASSES:
-        for true, predicted in np.argwhere(matrix > 0).tolist():
-            colour = "white" if shares[true, predicted] > 0.55 else INK
-            text = str(int(matrix[true, predicted]))
-            axes.text(predicted, true, text, ha="center", va="center", color=colour, fontsize=size)
-    _matrix_bar(figure, axes, image, "share of the true class's videos")
-    _save(figure, path)
+    texts = {(true, said): str(int(matrix[true, said])) for true, said in np.argwhere(matrix > 0).tolist()}
+    _save_matrix(path, shares, texts, classes, spans, "share of the true class's videos", "Blues", (0, 1), 0.55)
 
 
 def save_confusion_difference(
@@ -73,25 +72,19 @@ def save_confusion_difference(
 ) -> None:
     """Save a (K, K) difference of two confusion matrices' shares, in [-1, 1], blue = more, red = less.
 
-    On the diagonal blue is a gain, elsewhere red is. spans: as `save_confusion_matrix`. The colours reach their ends
-    at the largest change. Source: Lakhal 2018, figure 6b.
+    On the diagonal blue is a gain, elsewhere red is. spans: as in `save_confusion_matrix`. The colour scale ends at the
+    largest change. Source: Lakhal 2018, figure 6b.
     """
-    figure, axes, size = _matrix_figure(classes, spans)
     limit = max(float(np.abs(difference).max()), 0.01)
-    image = axes.imshow(difference, cmap="RdBu", vmin=-limit, vmax=limit)
-    if len(classes) <= CELL_TEXT_CLASSES:
-        for true, predicted in np.argwhere(np.abs(difference) >= 0.005).tolist():
-            value = difference[true, predicted]
-            colour = "white" if abs(value) > 0.6 * limit else INK
-            axes.text(predicted, true, f"{100 * value:+.0f}", ha="center", va="center", color=colour, fontsize=size)
-    _matrix_bar(figure, axes, image, label)
-    _save(figure, path)
+    changed = np.argwhere(np.abs(difference) >= 0.005).tolist()
+    texts = {(true, said): f"{100 * difference[true, said]:+.0f}" for true, said in changed}
+    _save_matrix(path, difference, texts, classes, spans, label, "RdBu", (-limit, limit), 0.6 * limit)
 
 
 def save_class_gains(
     path: Path, classes: Sequence[str], gains: Sequence[float], *, label: str = "change of class accuracy / points"
 ) -> None:
-    """Save bars of the change of each class's accuracy, in [-1, 1], the largest gain on top. Source: Lakhal 2018, figure 6c."""
+    """Save the change of each class's accuracy, in [-1, 1], as bars, largest gain on top. Source: Lakhal 2018, figure 6c."""
     order = sorted(range(len(classes)), key=lambda k: -gains[k])
     figure = _figure(7.5, 1.4 + 0.19 * len(classes))
     axes = figure.add_subplot()
@@ -118,13 +111,24 @@ def save_class_gains(
     _save(figure, path)
 
 
-def _matrix_figure(classes: Sequence[str], spans: Sequence[tuple[str, int, int]]) -> tuple[Figure, Axes, int]:
-    """Return a figure with the axes of a (K, K) matrix, classes and groups named, and the size for text in cells."""
+def _save_matrix(
+    path: Path,
+    values: np.ndarray,
+    texts: Mapping[tuple[int, int], str],
+    classes: Sequence[str],
+    spans: Sequence[tuple[str, int, int]],
+    label: str,
+    colours: str,
+    limits: tuple[float, float],
+    dark: float,
+) -> None:
+    """Save a (K, K) matrix with the texts of its cells. label, colours, limits: of the colour bar; dark: needs white text."""
     count = len(classes)
-    side = float(np.clip(2.5 + 0.55 * count, 4.5, 11)) if count <= CELL_TEXT_CLASSES else 6 + 0.12 * count
+    few = count <= CELL_TEXT_CLASSES
+    side = float(np.clip(2.5 + 0.55 * count, 4.5, 11)) if few else 6 + 0.12 * count
+    size = 9 if few else 7
     figure = _figure(side + (0.8 if not spans else 2.6), side)
     axes = figure.add_subplot()
-    size = 9 if count <= CELL_TEXT_CLASSES else 7
     axes.set_xticks(
         range(count), list(classes), rotation=90 if count > 8 else 45, ha="center" if count > 8 else "right"
     )
@@ -141,14 +145,15 @@ def _matrix_figure(classes: Sequence[str], spans: Sequence[tuple[str, int, int]]
     if spans:
         right = axes.secondary_yaxis("right")
         right.set_yticks([(first + end - 1) / 2 for _, first, end in spans], [name for name, _, _ in spans])
-        right.tick_params(labelsize=9 if count <= CELL_TEXT_CLASSES else 11, length=0)
-    return figure, axes, size
-
-
-def _matrix_bar(figure: Figure, axes: Axes, image: AxesImage, label: str) -> None:
+        right.tick_params(labelsize=9 if few else 11, length=0)
+    image = axes.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1])
+    for (true, said), text in texts.items() if few else ():
+        colour = "white" if abs(values[true, said]) > dark else INK
+        axes.text(said, true, text, ha="center", va="center", color=colour, fontsize=size)
     bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02)
     bar.set_label(label)
-    bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    _percent(bar.ax.yaxis)
+    _save(figure, path)
 
 
 def save_topk_bars(path: Path, predictions: Sequence[tuple[np.ndarray, Sequence[tuple[str, float]], str]]) -> None:
@@ -189,10 +194,10 @@ def draw_topk(axes: Axes, best: Sequence[tuple[str, float]]) -> None:
     axes.barh(places, [value for _, value in best], height=0.62, color=[BEST, *[OTHER] * (len(best) - 1)])
     axes.set_yticks(places, [label for label, _ in best], fontsize=9)
     axes.invert_yaxis()
-    # Room beyond 100 % for the text of a certain class.
+    # Room to the right of a bar of 100 % for its text.
     axes.set_xlim(0, 1.16)
     axes.set_xticks([0, 0.5, 1])
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    _percent(axes.xaxis, 0)
     axes.tick_params(axis="x", labelsize=8)
     for place, (_, value) in enumerate(best):
         axes.text(value + 0.015, place, f"{value:.0%}" if value >= 0.005 else "<1%", va="center", fontsize=9, color=INK)
@@ -204,11 +209,10 @@ def save_sweep_curves(
 ) -> None:
     """Save accuracies in [0, 1] against a swept value, one line per entry of `lines`: (name, [(value, mean, deviation)]).
 
-    Deviations, where they are not None, become error bars of that length to both sides. Values that are not all numbers, or
-    differ by factors above 20, stand at equal distances, in the order in which they come. No point is marked as the best:
-    these are test accuracies. The axis ends at 0 and 100 %, error bars beyond are cut off.
-    The papers call such pictures ROC curves; they are not: no false positive rate stands on an axis.
-    Source: Orozco 2020, figures 4 to 6; Lakhal 2018, figure 3.
+    Deviations that are not None become error bars of that length in both directions. Values that are not all numbers, or
+    differ by factors above 20, are spaced evenly in the given order. No point is marked as the best: these are test
+    accuracies. The axis ends at 0 and 100 %, error bars beyond are cut off. The papers call such pictures ROC curves,
+    which they are not. Source: Orozco 2020, figures 4 to 6; Lakhal 2018, figure 3.
     """
     values = list(dict.fromkeys(value for _, points in lines for value, _, _ in points))
     numbers = [float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
@@ -243,7 +247,7 @@ def save_sweep_curves(
     axes.set_xlabel(x_label)
     has_bars = any(deviation is not None for _, points in lines for _, _, deviation in points)
     axes.set_ylabel(f"{y_label}, mean ± sd over runs" if has_bars else y_label)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
+    _percent(axes.yaxis, 1)
     axes.grid(alpha=0.3)
     axes.set_title(title, fontsize=11)
     if len(lines) > 1:
@@ -254,8 +258,10 @@ def save_sweep_curves(
 def save_training_curves(path: Path, history: Mapping[str, Sequence[float | None]]) -> None:
     """Save loss and video accuracy against epochs; `history` holds the columns of history.csv.
 
-    A learning rate that changes is drawn beside them. Source: Sanchez-Caballero 2020, figures 6, 7, 10 and 11.
+    A learning rate that changes gets a third panel. Source: Sanchez-Caballero 2020, figures 6, 7, 10 and 11.
     """
+    from matplotlib.ticker import MaxNLocator
+
     rates = [rate for rate in history.get("learning_rate", ()) if rate is not None]
     scheduled = len(set(rates)) > 1
     figure = _figure(13 if scheduled else 9, 3.6)
@@ -277,16 +283,16 @@ def save_training_curves(path: Path, history: Mapping[str, Sequence[float | None
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-    # Losses that hardly differ would lie on the upper edge.
+    # From 0, or a loss that hardly changes would fill the panel with noise.
     panels[0].set_ylim(0, 1.05 * panels[0].get_ylim()[1])
-    panels[1].yaxis.set_major_formatter(PercentFormatter(1.0))
+    _percent(panels[1].yaxis)
     _save(figure, path)
 
 
 def save_lr_range(
     path: Path, rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, bounds: tuple[float, float] | None
 ) -> None:
-    """Save the loss against the learning rate of a range test, on a log axis, with the bounds that it suggests.
+    """Save the loss of a range test against the learning rate, on a log axis, with the suggested bounds.
 
     Source: Sanchez-Caballero 2020, figure 5.
     """
@@ -299,7 +305,7 @@ def save_lr_range(
             *bounds, color=LOSS, alpha=0.12, linewidth=0, label=f"suggested: {bounds[0]:.1e} to {bounds[1]:.1e}"
         )
     axes.set_xscale("log")
-    # A loss that runs away at the end would press the rest flat.
+    # A loss that diverges at the end would flatten the rest.
     axes.set_ylim(0, 1.6 * float(smoothed[: max(1, len(smoothed) // 2)].max()))
     axes.set_xlabel("learning rate")
     axes.set_ylabel("cross-entropy / nats")
@@ -309,10 +315,10 @@ def save_lr_range(
 
 
 def save_length_histogram(path: Path, lengths: Mapping[str, Sequence[int]], edges: Sequence[int]) -> None:
-    """Save how many videos of each class (rows) have how many frames (columns), the sum over the classes above.
+    """Save a histogram of video lengths: classes in rows, frames in columns, the sum over the classes above.
 
-    lengths: class -> frames of each of its videos. A column holds the videos of `[edge, next edge)` frames, the last one
-    those of the last edge too; columns for shorter and longer videos are there if such videos are.
+    lengths: class -> frames of each of its videos. A column counts the videos of `[edge, next edge)` frames, the last one
+    also those of exactly the last edge; columns for shorter and longer videos exist only if there are any.
     Source: Sanchez-Caballero 2020, figure 9.
     """
     names, counts = length_counts(lengths, edges)

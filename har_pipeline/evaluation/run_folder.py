@@ -33,43 +33,28 @@ from har_pipeline.core.records import FeatureSpec, Scores, Split, VideoRecord
 from har_pipeline.evaluation.scores import read_scores
 
 RUN_JSON, SPLIT_JSON, WEIGHTS = "run.json", "split.json", "head.safetensors"
-
-
 HISTORY, SCORES, TENSORBOARD = "history.csv", "scores.csv", "tensorboard"
-
-
 HEAD, VIDEO = "head", "video"
-
-
 JOB, LOCK = "job.json", "lock"
-
-
 FORMAT_VERSION = 1
-
-
 PACKAGES = ("har-pipeline", "torch", "numpy", "scikit-learn", "safetensors")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """What a finished training run says of itself.
-
-    epochs: epochs trained; best_epoch: the epoch whose weights were kept, from 1. Accuracies are video accuracies in
-    [0, 1]; val_accuracy is None without validation videos. missing: ids without features that were left out.
-    notes: what a reader must know, such as random backbone weights.
-    """
+    """The results of a training run."""
 
     path: Path
-    epochs: int
-    best_epoch: int
-    train_accuracy: float
-    val_accuracy: float | None
+    epochs: int  # epochs trained
+    best_epoch: int  # the epoch whose weights were kept, from 1
+    train_accuracy: float  # video accuracies, in [0, 1]
+    val_accuracy: float | None  # None without validation videos
     test_accuracy: float
-    num_train: int
+    num_train: int  # videos
     num_val: int
     num_test: int
-    missing: tuple[str, ...]
-    notes: tuple[str, ...]
+    missing: tuple[str, ...]  # ids without features that were left out
+    notes: tuple[str, ...]  # what a reader must know, such as random backbone weights
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,24 +64,21 @@ class RunSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStream:
-    """One stream of a run: the feature set that the head learned from, and how it was made."""
+    """A feature set that a run learned from."""
 
-    feature_set: str
+    feature_set: str  # its name
     spec: FeatureSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """What every finished run says of itself, whatever was trained. `info` is the whole of run.json.
-
-    streams: one, or with mid fusion several, in the order in which the head reads them.
-    """
+    """A finished run of a head or a network, without its weights."""
 
     path: Path
-    streams: tuple[RunStream, ...]
+    streams: tuple[RunStream, ...]  # one, or with mid fusion several, in the order in which the head reads them
     classes: tuple[str, ...]
     split: Split
-    info: Mapping[str, Any]
+    info: Mapping[str, Any]  # run.json
 
     @property
     def feature_set(self) -> str:
@@ -110,7 +92,7 @@ class RunRecord:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader must know of the run."""
+        """What a reader must know."""
         return tuple(self.info.get("summary", {}).get("notes", ()))
 
     @property
@@ -120,7 +102,7 @@ class RunRecord:
 
     @property
     def random_weights(self) -> bool:
-        """Whether features came from a net with random weights: such a run says nothing of the method."""
+        """Whether features came from a net with random weights, so that the results mean nothing."""
         return any(stream.spec.weights.startswith("random") for stream in self.streams)
 
     def scores(self) -> Scores:
@@ -129,7 +111,7 @@ class RunRecord:
 
 
 def reduction_file(stream: int) -> str:
-    """Return the name of the file with the reduction of a stream, numbered from 0."""
+    """Return the name of the file with the reduction of a stream (from 0)."""
     return "reduction.safetensors" if stream == 0 else f"reduction{stream}.safetensors"
 
 
@@ -265,7 +247,7 @@ def package_versions() -> dict[str, str]:
 
 
 def read_run(path: Path | str) -> RunRecord:
-    """Read what a finished run of any kind says of itself. Raises: RunError if a file is missing or malformed."""
+    """Read a finished run of any kind. Raises: RunError if a file is missing or malformed."""
     path = Path(path)
     info = _read_json(path / RUN_JSON)
     try:

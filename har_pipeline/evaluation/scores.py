@@ -1,15 +1,17 @@
-"""Scores files: the class probabilities of videos, joined by video id and never by position."""
+"""Scores: the class probabilities of videos in files, stacked, checked and selected."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import Scores
+from har_pipeline.evaluation.tables import write_csv
 
 COLUMNS = ("video_id", "label", "split", "fold", "seed")
 
@@ -19,12 +21,9 @@ def write_scores(path: Path, scores: Scores) -> None:
 
     Probabilities are written in full, so that reading gives the same float64 back.
     """
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*COLUMNS, *scores.classes])
-        rows = zip(scores.video_ids, scores.labels, scores.part, scores.fold, scores.seed, strict=True)
-        for row, probabilities in zip(rows, scores.probabilities, strict=True):
-            writer.writerow([*row, *(repr(float(value)) for value in probabilities)])
+    rows = zip(scores.video_ids, scores.labels, scores.part, scores.fold, scores.seed, strict=True)
+    cells = ([*row, *map(repr, own.tolist())] for row, own in zip(rows, scores.probabilities, strict=True))
+    write_csv(path, [*COLUMNS, *scores.classes], cells)
 
 
 def read_scores(path: Path) -> Scores:
@@ -63,7 +62,7 @@ def read_scores(path: Path) -> Scores:
 
 
 def stack_scores(parts: Sequence[Scores]) -> Scores:
-    """Return the rows of several scores, one after the other; a video may stand in several folds.
+    """Return the rows of several scores, one after the other; a video may be in several folds.
 
     Raises: RunError if there is none or the classes differ.
     """
@@ -76,21 +75,21 @@ def stack_scores(parts: Sequence[Scores]) -> Scores:
             raise RunError(
                 f"scores of different classes cannot be joined (differing: {differing[:5] or 'their order'})"
             )
+
+    def joined(name: str) -> tuple[Any, ...]:
+        return tuple(value for scores in parts for value in getattr(scores, name))
+
     return Scores(
-        video_ids=tuple(value for scores in parts for value in scores.video_ids),
-        labels=tuple(value for scores in parts for value in scores.labels),
         classes=classes,
         probabilities=np.concatenate([scores.probabilities for scores in parts]),
-        part=tuple(value for scores in parts for value in scores.part),
-        fold=tuple(value for scores in parts for value in scores.fold),
-        seed=tuple(value for scores in parts for value in scores.seed),
+        **{name: joined(name) for name in ("video_ids", "labels", "part", "fold", "seed")},
     )
 
 
 def concat_scores(parts: Sequence[Scores]) -> Scores:
     """Return the rows of several scores to be pooled: the folds of a protocol, or repeats with other seeds.
 
-    Raises: RunError as `stack_scores` does, or if a video stands twice in one part of one seed.
+    Raises: RunError as `stack_scores` and `check_unique` do.
     """
     joined = stack_scores(parts)
     check_unique(joined)
@@ -98,16 +97,16 @@ def concat_scores(parts: Sequence[Scores]) -> Scores:
 
 
 def check_unique(scores: Scores) -> None:
-    """Raise RunError if a video stands twice as a test video of one seed, or twice in one part of one fold and seed.
+    """Check that no video is duplicate: as a test video in a seed, else in a part of a fold and seed.
 
-    A video may be a validation or training video of several folds, but a test video of one only.
+    Raises: RunError naming the video.
     """
     seen: set[tuple[object, ...]] = set()
     rows = zip(scores.video_ids, scores.part, scores.fold, scores.seed, strict=True)
     for video_id, part, fold, seed in rows:
         key = (video_id, part, seed) if part == "test" else (video_id, part, seed, fold)
         if key in seen:
-            raise RunError(f"{video_id} stands twice in the {part} scores of seed {seed} (again in fold {fold})")
+            raise RunError(f"duplicate {video_id} in the {part} scores of seed {seed} (again in fold {fold})")
         seen.add(key)
 
 

@@ -11,7 +11,7 @@ from har_pipeline.core.records import FeatureRecord, FeatureSpec
 
 
 class FeatureReader(Protocol):
-    """A feature store or a pack of one, for reading: `store.FeatureStore`, `pack_reader.PackedStore`."""
+    """A feature store or a pack of one, for reading: `store.FeatureStore`, `pack.PackedStore`."""
 
     def resolve(self, prefix: str, /) -> str:
         """Return the full name of the feature set that starts with `prefix`."""

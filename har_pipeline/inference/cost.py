@@ -1,4 +1,4 @@
-"""Seconds per video of a run on raw video: the whole path from the files, and the network alone."""
+"""What a network on raw video costs: seconds per video, and the accuracy that live decisions lose."""
 
 from __future__ import annotations
 
@@ -13,19 +13,16 @@ import numpy as np
 import torch
 
 from har_pipeline.core.errors import RunError, VideoError
-from har_pipeline.core.files import write_json
 from har_pipeline.core.records import VideoRecord
 from har_pipeline.evaluation.compare import Comparison, compare_members
-from har_pipeline.evaluation.fusion import Member
+from har_pipeline.evaluation.members import Member
 from har_pipeline.evaluation.run_folder import files_sha256, read_run
 from har_pipeline.evaluation.scores import select_part
 from har_pipeline.features.frames import options_of, raw_task
-from har_pipeline.features.table import FeatureTable
-from har_pipeline.inference.live import live_scores
-from har_pipeline.inference.load import VideoRun
+from har_pipeline.inference.live import file_of, live_scores
+from har_pipeline.inference.load import NetworkRun, load_network
+from har_pipeline.inference.predict import predict_scores
 from har_pipeline.models.device import pick_device, pick_precision
-from har_pipeline.training.batches import Frames
-from har_pipeline.training.networks.loop import video_probabilities
 from har_pipeline.video.frame_worker import prepare_video
 
 DRAWN = 100
@@ -33,22 +30,18 @@ DRAWN = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoTimes:
-    """Seconds per video, one video at a time, over so many videos.
+    """Seconds per video, one video at a time."""
 
-    whole_s: reading the file, crop, scaling, and the network; network_s: frames to the device and the network; means,
-    and medians beside them. mean_frames: frames of a video. failed: video_id -> why a drawn one cannot be read.
-    """
-
-    videos: int
-    mean_frames: float
-    whole_s: float
+    videos: int  # number of videos timed
+    mean_frames: float  # frames per video
+    whole_s: float  # mean of reading the file, crop, scaling, and the network
     whole_median_s: float
-    network_s: float
+    network_s: float  # mean of frames to the device, and the network
     network_median_s: float
-    device: str
-    threads: int
+    device: str  # `cpu`, or the name of the GPU
+    threads: int  # CPU threads of torch
     precision: str
-    failed: Mapping[str, str] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)  # video_id -> why it cannot be read
 
     def to_dict(self) -> dict[str, Any]:
         """Return the times as a plain dict, ready for JSON."""
@@ -56,14 +49,21 @@ class VideoTimes:
 
 
 def time_videos(
-    run: VideoRun, records: Sequence[VideoRecord], *, videos: int = DRAWN, device: str = "auto", seed: int = 0
+    run: NetworkRun | Path | str,
+    records: Sequence[VideoRecord],
+    *,
+    videos: int = DRAWN,
+    device: str = "auto",
+    seed: int = 0,
 ) -> VideoTimes:
-    """Return the times of up to `videos` test videos of a run, drawn at random; one more goes first and is not counted.
+    """Return the times of up to `videos` test videos of a run, drawn at random, after one untimed video.
 
-    records: rows with the files of the run's test videos. Raises: RunError if there is none of them, or none can be read.
+    run: of a network on raw video; records: rows with the files of its test videos.
+    Raises: RunError if the run is of a head, no test video is among the records, or none can be read.
     Source: Sanchez-Caballero 2020, table 5: 0.21 s stateless, 0.89 s stateful on a GTX 1080, over 10 000 random videos of
     NTU RGB+D; it does not say whether reading files is part of it.
     """
+    run = load_network(run)
     tested, where = set(run.split.test), pick_device(device)
     found = sorted((record for record in records if record.video_id in tested), key=lambda record: record.video_id)
     if not found:
@@ -71,13 +71,12 @@ def time_videos(
             f"{run.path}: the manifest has none of the run's {len(tested)} test videos; is it the run's own?"
         )
     drawn = np.random.default_rng(seed).permutation(len(found))[:videos].tolist()
-    precision = pick_precision(run.config.precision, where)
     run.network.to(where)
     times: list[tuple[float, float, int]] = []
     failed: dict[str, str] = {}
     for number in [drawn[0], *drawn]:
         try:
-            times.append(_time_one(run, found[number], where, precision))
+            times.append(_time_one(run, found[number]))
         except VideoError as error:
             failed[found[number].video_id] = str(error)
     if len(times) < 2:
@@ -94,36 +93,29 @@ def time_videos(
         network_median_s=statistics.median(network),
         device=torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu",
         threads=torch.get_num_threads(),
-        precision=precision,
+        precision=pick_precision(run.config.precision, where),
         failed=dict(sorted(failed.items())),
     )
 
 
-def _time_one(run: VideoRun, record: VideoRecord, device: torch.device, precision: str) -> tuple[float, float, int]:
+def _time_one(run: NetworkRun, record: VideoRecord) -> tuple[float, float, int]:
     options = options_of(run.spec)
-    path = record.depth_path if options.stream == "depth" else record.path
-    if path is None:
-        raise VideoError(f"its row names no file of the stream {options.stream}")
-    task = raw_task(record, path, options)
+    task = raw_task(record, file_of(record, options.stream), options)
     start = time.perf_counter()
-    flat = prepare_video(task).frames
-    flat = flat.reshape(len(flat), -1)
+    frames = prepare_video(task).frames
     prepared = time.perf_counter()
-    table = FeatureTable((record.video_id,), np.zeros(1, np.int64), flat, np.array([0, len(flat)]))
-    frames = Frames(table, run.frame_shape, device)
-    whole = run.config.long_videos == "whole"
-    # The result is on the host, so that nothing is still being computed when the clock is read.
-    video_probabilities(run.network, frames, np.zeros(1, np.int64), len(run.classes), precision=precision, whole=whole)
+    # The result is on the host, so the device has finished when the clock is read.
+    predict_scores(run, frames.reshape(len(frames), -1))
     end = time.perf_counter()
-    return end - start, end - prepared, len(flat)
+    return end - start, end - prepared, len(frames)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveCost:
-    """The run's own decisions (first) and the live ones (second); failed: video_id -> why it could not be read again."""
+    """What live decisions cost in accuracy."""
 
-    comparison: Comparison
-    failed: Mapping[str, str]
+    comparison: Comparison  # the run's own decisions (first) and the live ones (second)
+    failed: Mapping[str, str]  # video_id -> why it could not be read again
 
     def to_dict(self) -> dict[str, Any]:
         """Return both as a plain nested dict, ready for JSON."""
@@ -138,27 +130,20 @@ def measure_live_cost(
     device: str = "auto",
     on_video: Callable[[int, int], None] = lambda done, total: None,
 ) -> LiveCost:
-    """Return what the crop of a live camera, which knows the past only, costs a stateful run; see `live_scores`.
+    """Return what cropping by past frames only, as a live camera must, costs a stateful run; see `live.live_scores`.
 
-    Frames, windows and weights are those behind the run's own scores, so on the device and at the precision of the training
-    nothing but the crop differs. Videos that cannot be read are on neither side. on_video: called with videos done and in
-    all. Raises: RunError as `live_scores`, if the run has no scores of that part, or if it was trained with other files.
+    On the device and at the precision of the training, nothing but the crop differs from the run's own scores. Videos that
+    cannot be read are on neither side. on_video: called with the videos done and their total.
+    Raises: RunError as `live_scores`, if the run has no scores of that part, or was trained with other files.
     """
     run = read_run(run_dir)
     own = select_part(run.scores(), part)
     files = files_sha256(records, run.split, run.spec.stream)
     if run.info.get("files_sha256", files) != files:
         raise RunError(
-            f"{run.path} was trained with other files than the manifest names, or other parts of them: the answers cannot be "
-            "compared"
+            f"{run.path} was trained with other files than the manifest names, or other parts of them: the decisions cannot "
+            "be compared"
         )
     live, failed = live_scores(run_dir, records, part=part, device=device, on_video=on_video)
     members = Member(name="whole video", scores=own), Member(name="live", scores=live)
     return LiveCost(comparison=compare_members(*members, part=part), failed=failed)
-
-
-def write_live_cost(cost: LiveCost, folder: Path) -> Path:
-    """Write live.json into `folder`, made where missing, and return its path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "live.json", cost.to_dict())
-    return folder / "live.json"

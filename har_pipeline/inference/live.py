@@ -1,9 +1,8 @@
-"""Recognition while a video is under way: the stateful network's decision after every window of 8 frames.
+"""Recognition while a video is running: the stateful network's decision after every window of 8 frames.
 
-What a live camera has not yet shown cannot be used. So the crop of depth and its range of brightness are those of the
-frames so far (`video.depth.CausalDepth`), where training and testing from files know the whole video; `live_scores`
-measures what that costs. RGB frames are prepared one by one anyway.
-Source: Sanchez-Caballero 2020, section 6, names this use as the next step.
+A live camera does not know the future. So depth is cropped and scaled by the frames so far (`video.depth.CausalDepth`),
+whereas training and testing use the whole video; `cost.measure_live_cost` measures the difference. RGB frames are prepared
+one by one in either case. Source: Sanchez-Caballero 2020, section 6, names this use as the next step.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import torch
 from har_pipeline.core.errors import RunError, VideoError
 from har_pipeline.core.records import Scores, VideoRecord
 from har_pipeline.features.frames import options_of
-from har_pipeline.inference.load import VideoRun, load_video_run
+from har_pipeline.inference.load import NetworkRun, load_network
 from har_pipeline.models.convlstm.layer import State
 from har_pipeline.models.convlstm.windows import WEIGHT_POWER, stateful_indices
 from har_pipeline.models.device import pick_device, pick_precision
@@ -32,28 +31,27 @@ CAMERA_HORIZON = 26
 
 
 class StatefulRecogniser:
-    """Classes of a video whose frames are given as they come; its memory does not grow with their number.
+    """Classifies a video whose frames arrive one after the other, in constant memory.
 
     run: a folder of `har train-video` with a stateful network, or the loaded run. The decision so far is the mean of the
-    windows' probabilities with weights t^3, t = 1, 2 ... (equation 1: T^-3 is a factor of all of them, so that a mean over
-    the windows so far needs no T). horizon: only the last so many windows are weighted, the oldest first, for streams
-    without an end, in which a mean over everything would no longer move; None = all. device, precision: as in training.
-    Raises: RunError if the run is of another kind, or the device is absent.
+    windows' probabilities with weights t^3, t = 1, 2 ... (equation 1 without its constant factor T^-3). horizon: number of
+    latest windows in that mean, for endless streams, where a mean over all windows would no longer move; None: all.
+    device, precision: as in training. Raises: RunError if the run is of another kind, or the device is absent.
     """
 
     def __init__(
         self,
-        run: VideoRun | Path | str,
+        run: NetworkRun | Path | str,
         *,
         horizon: int | None = None,
         device: str = "auto",
         precision: str | None = None,
     ) -> None:
-        self.run = run if isinstance(run, VideoRun) else load_video_run(run)
+        self.run = load_network(run)
         if not self.run.network.stateful:
             raise RunError(
-                f"{self.run.path}: the network is stateless, it looks at a whole video at once; live recognition needs a run "
-                "of --model convlstm-stateful"
+                f"{self.run.path}: the network is stateless and needs the whole video; live recognition needs a run of "
+                "--model convlstm-stateful"
             )
         if horizon is not None and horizon < 1:
             raise RunError(f"the horizon must be at least 1 window, not {horizon}")
@@ -69,45 +67,39 @@ class StatefulRecogniser:
 
     @property
     def stream(self) -> RawStream:
-        """`depth` or `rgb`: which frames `push` takes."""
+        """`depth` or `rgb`: the frames that `push` takes."""
         return self._options.stream
 
     def reset(self) -> None:
-        """Forget everything: another video, or another action, begins."""
+        """Forget all frames, before another video or action."""
         self._state: Sequence[State] | None = None
         self._waiting: list[np.ndarray] = []
-        self._windows = 0
+        self.windows = 0
         self._frame_size: tuple[int, ...] | None = None
         self._foreground = False
-        # Of all windows the sum of probabilities is enough; of a horizon each must be kept until it falls out.
+        # Without a horizon the weighted sum is enough; with one, each window is kept until it leaves the horizon.
         self._sum = np.zeros(len(self.run.classes))
         self._recent: deque[np.ndarray] = deque(maxlen=self.horizon or 1)
         if self._causal is not None:
             self._causal.reset()
 
     @property
-    def windows(self) -> int:
-        """Windows that were decided upon since the last `reset`."""
-        return self._windows
-
-    @property
     def seen_foreground(self) -> bool:
-        """Whether any window since the last `reset` had foreground; of RGB, which has no background, always True."""
+        """Whether any window since the last `reset` had foreground; always True for RGB."""
         return self._causal is None or self._foreground
 
     @property
     def latest(self) -> np.ndarray:
-        """(K,) float64 probabilities of the last window alone; all equal where `probabilities` are."""
-        return self._recent[-1] if self._windows and self.seen_foreground else self._nothing
+        """(K,) float64 probabilities of the last window alone; uniform whenever `probabilities` are."""
+        return self._recent[-1] if self.windows and self.seen_foreground else self._nothing
 
     @property
     def probabilities(self) -> np.ndarray:
         """(K,) float64 probabilities so far, in the order of the run's classes.
 
-        All equal before the first window and until there was foreground: nobody has been seen yet. The windows before it
-        have their weights afterwards, as they have in a test.
+        Uniform before the first window and until there is foreground. Windows without foreground then count, as in a test.
         """
-        if not self._windows or not self.seen_foreground:
+        if not self.windows or not self.seen_foreground:
             return self._nothing
         if self.horizon is None:
             return self._sum / self._sum.sum()
@@ -122,20 +114,17 @@ class StatefulRecogniser:
         """Take the next frames and return `probabilities`.
 
         frames: depth (n, H, W) uint16 mm, 0 = background, or RGB (n, H, W, 3) uint8; n may be 0. Frames that do not fill a
-        window wait for the next call. Raises: RunError if shape or dtype is another, or the size changes before a `reset`.
+        window wait for the next call. Raises: RunError if shape or dtype do not fit, or the size changes without a `reset`.
         """
-        depth = self._causal is not None
-        if (
-            not isinstance(frames, np.ndarray)
-            or frames.dtype != (np.uint16 if depth else np.uint8)
-            or frames.ndim != (3 if depth else 4)
-        ):
-            wanted = "depth frames (n, H, W) uint16" if depth else "RGB frames (n, H, W, 3) uint8"
-            raise RunError(f"{self.run.path} reads {wanted}, not {_described(frames)}")
+        dtype, ndim = (np.uint8, 4) if self._causal is None else (np.uint16, 3)
+        if not isinstance(frames, np.ndarray) or frames.dtype != dtype or frames.ndim != ndim:
+            wanted = "RGB frames (n, H, W, 3) uint8" if self._causal is None else "depth frames (n, H, W) uint16"
+            given = f"{frames.shape} {frames.dtype}" if isinstance(frames, np.ndarray) else type(frames).__name__
+            raise RunError(f"{self.run.path} reads {wanted}, not {given}")
         if self._frame_size not in (None, frames.shape[1:3]):
             raise RunError(
                 f"frames of {frames.shape[1:3]} px (height, width) after frames of {self._frame_size}: reset the recogniser "
-                "when another video begins"
+                "before another video"
             )
         self._frame_size = frames.shape[1:3]
         if self._causal is not None:
@@ -149,32 +138,25 @@ class StatefulRecogniser:
         return self.probabilities
 
     def _decide(self, window: np.ndarray) -> None:
-        """window: (T, S, S, C) uint8."""
+        """Update the state with a window (T, S, S, C) uint8."""
         clips = torch.from_numpy(window).to(self._device).movedim(-1, 1)[None].to(torch.float32).div_(255)
         with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
             logits, self._state = self._network(clips, self._state)
         found = logits.double().softmax(1)[0].cpu().numpy()
-        self._windows += 1
+        self.windows += 1
         self._foreground |= bool(window.any())
         self._recent.append(found)
-        self._sum += found * float(self._windows) ** WEIGHT_POWER
-
-
-def _described(frames: object) -> str:
-    return f"{frames.shape} {frames.dtype}" if isinstance(frames, np.ndarray) else type(frames).__name__
+        self._sum += found * float(self.windows) ** WEIGHT_POWER
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The decision after a window: frames seen, (K,) probabilities so far, (K,) of the last window alone.
+    """The decision after a window."""
 
-    seen_foreground: as in `StatefulRecogniser`; without it the probabilities are all equal and name no class.
-    """
-
-    frames: int
-    probabilities: np.ndarray
-    latest: np.ndarray
-    seen_foreground: bool
+    frames: int  # frames so far
+    probabilities: np.ndarray  # (K,) float64, of all windows so far
+    latest: np.ndarray  # (K,) float64, of the last window alone
+    seen_foreground: bool  # without foreground the probabilities are uniform and name no class
 
 
 def decide_live(recogniser: StatefulRecogniser, frames: Iterator[np.ndarray]) -> Iterator[Decision]:
@@ -186,6 +168,14 @@ def decide_live(recogniser: StatefulRecogniser, frames: Iterator[np.ndarray]) ->
             yield Decision(seen, recogniser.probabilities, recogniser.latest, recogniser.seen_foreground)
 
 
+def file_of(record: VideoRecord, stream: RawStream) -> Path:
+    """Return the record's file of a stream. Raises: VideoError if there is none."""
+    path = record.depth_path if stream == "depth" else record.path
+    if path is None:
+        raise VideoError(f"its row names no file of the stream {stream}")
+    return path
+
+
 def live_scores(
     run_dir: Path | str,
     records: Sequence[VideoRecord],
@@ -194,12 +184,11 @@ def live_scores(
     device: str = "auto",
     on_video: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Scores, dict[str, str]]:
-    """Return the scores of a run's videos as a live recogniser gives them, and video_id -> reason of those that failed.
+    """Return the scores of a run's videos by live decisions, and video_id -> reason for those that failed.
 
-    Each video is decided upon with the very frames that stand behind the run's own scores, in the same windows and with
-    the same weights, but cropped and scaled by what was seen so far: the difference is the price of the causal crop.
-    A video without foreground fails, as it does in `har frames`.
-    Raises: RunError if the run is not of a stateful network, a video is not among the records, or all fail.
+    Frames, windows and weights are those of the run's own scores, but frames are cropped and scaled by what was seen so far.
+    A video without foreground fails, as in `har frames`.
+    Raises: RunError if the network is not stateful, a video is not among the records, or all fail.
     """
     recogniser = StatefulRecogniser(run_dir, device=device)
     run = recogniser.run
@@ -232,9 +221,7 @@ def live_scores(
 
 
 def _whole_video(recogniser: StatefulRecogniser, record: VideoRecord) -> np.ndarray:
-    path = record.depth_path if recogniser.stream == "depth" else record.path
-    if path is None:
-        raise VideoError(f"its row names no file of the stream {recogniser.stream}")
+    path = file_of(record, recogniser.stream)
     if recogniser.stream == "depth":
         frames = read_depth(path, start=record.start_frame, stop=record.end_frame).frames
     else:

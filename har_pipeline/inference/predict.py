@@ -1,8 +1,9 @@
-"""A new video -> ranked classes, from a run folder alone: same net, same frames, same head as in training."""
+"""A new video -> ranked classes, from a run folder alone: same frames, same net, same head or network as in training."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,15 +13,14 @@ import numpy as np
 import torch
 
 from har_pipeline.core.errors import FeatureMismatchError, RunError
-from har_pipeline.core.records import FeatureSpec, VideoRecord
+from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
 from har_pipeline.evaluation.plots import save_topk_bars
-from har_pipeline.features.engine import Progress
-from har_pipeline.features.extract import ExtractOptions, extract_many
-from har_pipeline.features.frames import RawSummary, options_of, store_raw_frames
+from har_pipeline.features.extract import ExtractOptions, extract_many, feature_spec
+from har_pipeline.features.frames import options_of, store_raw_frames
 from har_pipeline.features.reduce import source_spec
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureTable, joined_features
-from har_pipeline.inference.load import Run, VideoRun, load_run, load_video_run
+from har_pipeline.inference.load import HeadRun, NetworkRun, load_run
 from har_pipeline.models.device import pick_device, pick_precision
 from har_pipeline.models.extractors import build_extractor, find_net
 from har_pipeline.models.extractors.base import Extractor
@@ -30,26 +30,150 @@ from har_pipeline.video.clips import sparse_clip_indices
 from har_pipeline.video.decode import FrameReader, probe
 from har_pipeline.video.flow.spec import parse_flow
 
+OnProgress = Callable[[int, int], None]
+
+
+# Why videos failed, and what reads the features of the others.
+Stored = tuple[Mapping[str, str], Callable[[str], FeatureRecord]]
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The classes of one video, best first. probabilities: (K,) in the order of the run's classes; error: or why none.
-
-    frames: (F, S, S, C) uint8, what a network on raw video was shown; None of a head. notes: what was odd about the file.
-    """
+    """The classes of one video, or why there are none."""
 
     path: Path
-    top: tuple[tuple[str, float], ...]
-    probabilities: np.ndarray | None
-    error: str | None = None
+    top: tuple[tuple[str, float], ...]  # (class, probability), best first
+    probabilities: np.ndarray | None  # (K,) float64 in the order of the run's classes; None after an error
+    error: str | None = None  # why the file cannot be read
+    # (F, S, S, C) uint8, the frames that a network on raw video was shown; None for a head.
     frames: np.ndarray | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what was odd about the file
+
+
+def predict(
+    paths: Sequence[Path],
+    run: HeadRun | NetworkRun | Path | str,
+    *,
+    top: int = 3,
+    weights: str | Sequence[str | None] | None = None,
+    mean_cube: Path | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    on_progress: OnProgress = lambda done, total: None,
+) -> list[Prediction]:
+    """Return the classes of each video file or depth folder, in order; a file that cannot be read gets its error.
+
+    weights: files of the extractors' weights, one for each stream of the run (None: published weights); mean_cube: of the
+    streams whose extractor used one. Both are for heads only. A run of several streams reads each file once.
+    on_progress: called with the videos done and their total.
+    Raises: RunError if the run is incomplete or the options do not fit it; FeatureMismatchError if the extractor's weights
+    cannot be found.
+    """
+    run = load_run(run) if isinstance(run, Path | str) else run
+    stream = "depth_path" if run.spec.stream == "depth" else "path"
+    records = [
+        VideoRecord(video_id=f"video{i:06d}", label="unknown", **{stream: path.expanduser().resolve()})  # type: ignore[arg-type]
+        for i, path in enumerate(paths)
+    ]
+    with tempfile.TemporaryDirectory(prefix="har_predict_") as folder:
+        store = FeatureStore(Path(folder) / "store.zarr", create=True)
+        if isinstance(run, HeadRun):
+            failed, read = _store_features(run, records, store, weights, mean_cube, device, workers, on_progress)
+        elif weights or mean_cube:
+            raise RunError(f"{run.path} contains all weights of its network: omit --weights and --mean-cube")
+        else:
+            failed, read = _store_frames(run, records, store, device, workers, on_progress)
+        predictions = []
+        for path, record in zip(paths, records, strict=True):
+            if reason := failed.get(record.video_id):
+                predictions.append(Prediction(path, (), None, reason))
+                continue
+            stored = read(record.video_id)
+            probabilities = predict_scores(run, stored.features)
+            best = tuple(top_k(run.classes, probabilities, top))
+            frames = None
+            if isinstance(run, NetworkRun):
+                channels, height, width = run.frame_shape
+                frames = stored.features.reshape(-1, height, width, channels)
+            predictions.append(Prediction(path, best, probabilities, frames=frames, notes=stored.decode_notes))
+    return predictions
+
+
+def _store_features(
+    run: HeadRun,
+    records: Sequence[VideoRecord],
+    store: FeatureStore,
+    weights: str | Sequence[str | None] | None,
+    mean_cube: Path | None,
+    device: str,
+    workers: int | None,
+    on_progress: OnProgress,
+) -> Stored:
+    """Extract the features that a head reads, one pass over the files for each frame rate."""
+    projections = [run.projection(number) for number in range(len(run.streams))]
+    specs = [
+        stream.spec if projection is None else source_spec(stream.spec, len(projection.mean))
+        for stream, projection in zip(run.streams, projections, strict=True)
+    ]
+    files = [weights] * len(specs) if weights is None or isinstance(weights, str) else list(weights)
+    if len(files) != len(specs) or (isinstance(weights, str) and len(specs) > 1):
+        raise RunError(f"{run.path} has {len(specs)} streams: give --weights once for each, in the order of the run")
+    # By name: two streams may have been reduced from the same feature set.
+    wanted: dict[str, tuple[Extractor, ExtractOptions]] = {}
+    for spec, file in zip(specs, files, strict=True):
+        if spec.name not in wanted:
+            cube = mean_cube if len(specs) == 1 or "cube" in spec.preprocess else None
+            wanted[spec.name] = (
+                extractor_for(spec, weights=file, mean_cube=cube, device=device),
+                _options(spec, workers),
+            )
+            feature_spec(*wanted[spec.name]).require_equal(spec, str(run.path))
+    failed: dict[str, str] = {}
+    for rate in {options.fps: None for _, options in wanted.values()}:
+        one_pass = [one for one in wanted.values() if one[1].fps == rate]
+        made = extract_many(records, store, one_pass, lambda now: on_progress(now.done + now.failed, now.total))
+        for summary in made:
+            failed.update(summary.failed)
+
+    def read(video_id: str) -> FeatureRecord:
+        streams = []
+        for spec, projection in zip(specs, projections, strict=True):
+            found = store.read(spec.name, video_id)
+            if projection is not None:
+                found = dataclasses.replace(found, features=projection.apply(found.features, spec.dtype))
+            streams.append(found)
+        # Each stream reads the file itself and may note the same.
+        notes = tuple(dict.fromkeys(text for found in streams for text in found.decode_notes))
+        return dataclasses.replace(streams[0], features=joined_features(streams), decode_notes=notes)
+
+    return failed, read
+
+
+def _store_frames(
+    run: NetworkRun,
+    records: Sequence[VideoRecord],
+    store: FeatureStore,
+    device: str,
+    workers: int | None,
+    on_progress: OnProgress,
+) -> Stored:
+    """Prepare the frames that a network reads."""
+    run.network.to(pick_device(device))
+    options = dataclasses.replace(options_of(run.spec), workers=workers)
+    summary = store_raw_frames(records, store, options, lambda state: on_progress(state.finished, state.total))
+
+    def read(video_id: str) -> FeatureRecord:
+        stored = store.read(summary.feature_set, video_id)
+        notes = (*stored.decode_notes, *_repeated(len(stored.features), run.network.clip_len))
+        return dataclasses.replace(stored, decode_notes=notes)
+
+    return summary.failed, read
 
 
 def extractor_for(
     spec: FeatureSpec, *, weights: str | None = None, mean_cube: Path | None = None, device: str = "auto"
 ) -> Extractor:
-    """Return the extractor that makes features of `spec`; `weights` and `mean_cube` name files where these were used.
+    """Return the extractor that makes features of `spec`; `weights` and `mean_cube`: files, if `spec` was made with them.
 
     Raises: FeatureMismatchError if the weights are not those of the spec.
     """
@@ -77,75 +201,11 @@ def extractor_for(
         mean_cube=mean_cube,
     )
     if extractor.weights != spec.weights:
-        raise FeatureMismatchError(f"weights {extractor.weights} are not those of the run, {spec.weights}")
+        raise FeatureMismatchError(f"weights {extractor.weights} differ from the run's, {spec.weights}")
     if extractor.preprocess.describe() != spec.preprocess:
-        way_out = "give its mean cube with --mean-cube" if "cube" in spec.preprocess else "leave --mean-cube out"
-        raise FeatureMismatchError(f"frames are prepared as {spec.preprocess} in the run: {way_out}")
+        way_out = "give its mean cube with --mean-cube" if "cube" in spec.preprocess else "omit --mean-cube"
+        raise FeatureMismatchError(f"the run's frames were prepared as {spec.preprocess}: {way_out}")
     return extractor
-
-
-def predict_videos(
-    paths: Sequence[Path],
-    run_dir: Path,
-    *,
-    top: int = 3,
-    weights: str | Sequence[str | None] | None = None,
-    mean_cube: Path | None = None,
-    device: str = "auto",
-    workers: int | None = None,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
-) -> tuple[Run, list[Prediction]]:
-    """Return the run and, for each video file in order, its classes; a file that cannot be read gets its error.
-
-    A run of several streams makes them in one pass over each file; weights: then one for each stream, in the run's order
-    (None = the published ones), or None for all. mean_cube: for the streams whose net was run with one.
-    Raises: RunError if the run folder is incomplete; FeatureMismatchError if its weights cannot be had.
-    """
-    run = load_run(run_dir)
-    projections = [run.projection(number) for number in range(len(run.streams))]
-    specs = [
-        stream.spec if projection is None else source_spec(stream.spec, len(projection.mean))
-        for stream, projection in zip(run.streams, projections, strict=True)
-    ]
-    files = [weights] * len(specs) if weights is None or isinstance(weights, str) else list(weights)
-    if len(files) != len(specs) or (isinstance(weights, str) and len(specs) > 1):
-        raise RunError(f"{run_dir} has {len(specs)} streams: give --weights once for each, in the order of the run")
-    # Two streams of a run may have been reduced from one and the same feature set.
-    wanted: dict[str, tuple[Extractor, ExtractOptions]] = {}
-    for spec, file in zip(specs, files, strict=True):
-        cube = mean_cube if len(specs) == 1 or "cube" in spec.preprocess else None
-        if spec.name not in wanted:
-            extractor = extractor_for(spec, weights=file, mean_cube=cube, device=device)
-            wanted[spec.name] = (extractor, _options(spec, workers))
-    records = [
-        VideoRecord(video_id=f"video{i:06d}", label="unknown", path=path.expanduser().resolve())
-        for i, path in enumerate(paths)
-    ]
-    with tempfile.TemporaryDirectory(prefix="har_predict_") as folder:
-        store = FeatureStore(Path(folder) / "store.zarr", create=True)
-        failed: dict[str, str] = {}
-        for one_rate in _by_frame_rate(wanted):
-            for summary in extract_many(records, store, one_rate, on_progress):
-                failed.update(summary.failed)
-        for spec in specs:
-            store.spec(spec.name).require_equal(spec, str(run_dir))
-        predictions = []
-        for path, record in zip(paths, records, strict=True):
-            if reason := failed.get(record.video_id):
-                predictions.append(Prediction(path, (), None, reason))
-                continue
-            streams = []
-            for spec, projection in zip(specs, projections, strict=True):
-                found = store.read(spec.name, record.video_id)
-                if projection is not None:
-                    found = dataclasses.replace(found, features=projection.apply(found.features, spec.dtype))
-                streams.append(found)
-            probabilities = predict_scores(run, joined_features(streams))
-            # Each stream reads the file itself and may note the same.
-            notes = tuple(dict.fromkeys(text for found in streams for text in found.decode_notes))
-            best = tuple(top_k(run.classes, probabilities, top))
-            predictions.append(Prediction(path, best, probabilities, notes=notes))
-    return run, predictions
 
 
 def _options(spec: FeatureSpec, workers: int | None) -> ExtractOptions:
@@ -159,115 +219,21 @@ def _options(spec: FeatureSpec, workers: int | None) -> ExtractOptions:
     )
 
 
-def _by_frame_rate(
-    wanted: Mapping[str, tuple[Extractor, ExtractOptions]],
-) -> list[list[tuple[Extractor, ExtractOptions]]]:
-    """Return what can be made in one pass each: one pass over a file has one frame rate."""
-    rates: dict[float | None, list[tuple[Extractor, ExtractOptions]]] = {}
-    for extractor, options in wanted.values():
-        rates.setdefault(options.fps, []).append((extractor, options))
-    return list(rates.values())
+def predict_scores(run: HeadRun | NetworkRun, features: np.ndarray) -> np.ndarray:
+    """Return (K,) float64 class probabilities of one video from its (N, D) features, or (L, C * H * W) uint8 frames.
 
-
-def save_picture(path: Path, predictions: Sequence[Prediction], frames_per_video: int = 4) -> None:
-    """Draw, for each video that could be read, frames spread over it and its best classes as bars (PNG).
-
-    Source: Orozco 2020, figure 7.
+    They are computed on the device of the head or network. Raises: RunError if there is no row, D is not the run's, or a
+    feature is not finite.
     """
-    rows = []
-    for prediction in predictions:
-        if prediction.error is None:
-            frames = _shown_frames(prediction, frames_per_video)
-            rows.append((frames, prediction.top, prediction.path.name))
-    if rows:
-        save_topk_bars(path, rows)
-
-
-def _shown_frames(prediction: Prediction, count: int) -> np.ndarray:
-    if prediction.frames is None:
-        return sample_frames(prediction.path, count)
-    chosen = prediction.frames[np.linspace(0, len(prediction.frames) - 1, count).round().astype(int)]
-    return chosen if chosen.shape[-1] == 3 else np.repeat(chosen, 3, axis=-1)
-
-
-def sample_frames(path: Path, count: int) -> np.ndarray:
-    """Return (count, H, W, 3) uint8 RGB frames spread evenly over a video, by reading it once."""
-    info = probe(path)
-    wanted = set(np.linspace(0, max(0, info.packet_frames - 2), count).round().astype(int).tolist())
-    frames = [frame.copy() for index, frame in FrameReader(path, info=info) if index in wanted]
-    return np.stack(frames)
-
-
-def predict_raw(
-    paths: Sequence[Path],
-    run_dir: Path,
-    *,
-    top: int = 3,
-    device: str = "auto",
-    workers: int | None = None,
-    on_progress: Callable[[RawSummary], None] = lambda summary: None,
-) -> tuple[VideoRun, list[Prediction]]:
-    """Return the run and, for each video file or depth folder in order, its classes; what cannot be read gets its error.
-
-    Frames are prepared and chosen as in the run's own test. `Prediction.frames` are those prepared; its notes tell of
-    frames that could not be read, and of a video that is too short for the network.
-    Raises: RunError if the run folder is incomplete, or of `har train`, or the device is absent.
-    """
-    run = load_video_run(run_dir)
-    where = pick_device(device)
-    run.network.to(where)
-    options = dataclasses.replace(options_of(run.spec), workers=workers)
-    files = [path.expanduser().resolve() for path in paths]
-    records = [
-        VideoRecord(video_id=f"video{i:06d}", label="unknown", depth_path=file)
-        if options.stream == "depth"
-        else VideoRecord(video_id=f"video{i:06d}", label="unknown", path=file)
-        for i, file in enumerate(files)
-    ]
-    predictions = []
-    with tempfile.TemporaryDirectory(prefix="har_predict_") as folder:
-        store = FeatureStore(Path(folder) / "store.zarr", create=True)
-        summary = store_raw_frames(records, store, options, on_progress)
-        for path, record in zip(paths, records, strict=True):
-            if reason := summary.failed.get(record.video_id):
-                predictions.append(Prediction(path, (), None, reason))
-                continue
-            stored = store.read(summary.feature_set, record.video_id)
-            rows = stored.features
-            table = FeatureTable((record.video_id,), np.zeros(1, np.int64), rows, np.array([0, len(rows)], np.int64))
-            probabilities = video_probabilities(
-                run.network,
-                Frames(table, run.frame_shape, where),
-                np.zeros(1, np.int64),
-                len(run.classes),
-                precision=pick_precision(run.config.precision, where),
-                whole=run.config.long_videos == "whole",
-            )[0]
-            channels, height, width = run.frame_shape
-            frames = rows.reshape(-1, height, width, channels)
-            best = tuple(top_k(run.classes, probabilities, top))
-            notes = (*stored.decode_notes, *_repeated(len(rows), run.network.clip_len))
-            predictions.append(Prediction(path, best, probabilities, frames=frames, notes=notes))
-    return run, predictions
-
-
-def _repeated(num_frames: int, clip_len: int) -> list[str]:
-    """Return what to note of a video that does not fill a clip, or a stateful network's window."""
-    if num_frames >= clip_len:
-        return []
-    if num_frames == 1:
-        return [f"1 frame: shown {clip_len} times, so nothing moves"]
-    return [f"{num_frames} frames: played backwards and forwards to fill the {clip_len} that the network sees at once"]
-
-
-def predict_scores(run: Run, features: np.ndarray) -> np.ndarray:
-    """Return (K,) float64 class probabilities of one video from its (N, D) features, made as the run's spec says.
-
-    Raises: RunError if there is no clip, D is not the run's, or a feature is not finite.
-    """
-    wanted = len(run.head.input_mean)
+    wanted = len(run.head.input_mean) if isinstance(run, HeadRun) else math.prod(run.frame_shape)
     if features.ndim != 2 or not len(features) or features.shape[1] != wanted:
-        raise RunError(f"{run.path}: the head reads features (N >= 1, {wanted}), but got {features.shape}")
+        raise RunError(f"{run.path}: expected features (N >= 1, {wanted}), but got {features.shape}")
+    if isinstance(run, NetworkRun):
+        device, first = next(run.network.parameters()).device, np.zeros(1, np.int64)
+        table = FeatureTable(("video",), first, features, np.array([0, len(features)], np.int64))
+        precision, whole = pick_precision(run.config.precision, device), run.config.long_videos == "whole"
+        frames, classes = Frames(table, run.frame_shape, device), len(run.classes)
+        return video_probabilities(run.network, frames, first, classes, precision=precision, whole=whole)[0]
     if not np.isfinite(features).all():
         raise RunError(f"{run.path}: a feature of the video is not finite")
     if run.config.num_steps is not None:
@@ -284,3 +250,37 @@ def top_k(classes: Sequence[str], probabilities: np.ndarray, k: int = 3) -> list
     """Return the k most probable (class, probability), best first; fewer if there are fewer classes."""
     order = np.argsort(-np.asarray(probabilities), kind="stable")[:k]
     return [(classes[number], float(probabilities[number])) for number in order]
+
+
+def _repeated(num_frames: int, clip_len: int) -> list[str]:
+    """Return a note on a video that is shorter than a clip, or a stateful network's window."""
+    if num_frames >= clip_len:
+        return []
+    if num_frames == 1:
+        return [f"1 frame: shown {clip_len} times, so nothing moves"]
+    return [f"{num_frames} frames: played backwards and forwards to fill the {clip_len} that the network sees at once"]
+
+
+def save_picture(path: Path, predictions: Sequence[Prediction], frames_per_video: int = 4) -> None:
+    """Draw, for each video that could be read, frames spread over it and its best classes as bars (PNG).
+
+    Source: Orozco 2020, figure 7.
+    """
+    read = [one for one in predictions if one.error is None]
+    if read:
+        save_topk_bars(path, [(_shown_frames(one, frames_per_video), one.top, one.path.name) for one in read])
+
+
+def _shown_frames(prediction: Prediction, count: int) -> np.ndarray:
+    if prediction.frames is None:
+        return sample_frames(prediction.path, count)
+    chosen = prediction.frames[np.linspace(0, len(prediction.frames) - 1, count).round().astype(int)]
+    return chosen if chosen.shape[-1] == 3 else np.repeat(chosen, 3, axis=-1)
+
+
+def sample_frames(path: Path, count: int) -> np.ndarray:
+    """Return (count, H, W, 3) uint8 RGB frames spread evenly over a video, by reading it once."""
+    info = probe(path)
+    wanted = set(np.linspace(0, max(0, info.packet_frames - 2), count).round().astype(int).tolist())
+    frames = [frame.copy() for index, frame in FrameReader(path, info=info) if index in wanted]
+    return np.stack(frames)

@@ -1,8 +1,7 @@
-"""What a sweep found: one row per run, the mean of each point, the choice on validation videos, and the plot."""
+"""The results of a sweep: one row per run, the mean of each point, the choice on validation videos, and the plot."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -15,83 +14,73 @@ from safetensors import safe_open
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.files import write_json
-from har_pipeline.evaluation.metrics import confusion_matrix, mean_class_accuracy
+from har_pipeline.evaluation.metrics import confusion_matrix, mean_and_sd, mean_class_accuracy
 from har_pipeline.evaluation.plots import Line, save_sweep_curves
 from har_pipeline.evaluation.run_folder import SCORES, WEIGHTS
 from har_pipeline.evaluation.scores import read_scores, select_part
+from har_pipeline.evaluation.tables import write_csv
 from har_pipeline.training.jobs import Outcome
 from har_pipeline.training.sweep import SweepRuns, Value
 
 TABLE, PLOT, SUMMARY = "sweep.csv", "sweep.png", "sweep.json"
 
 
-# Which of several swept options stands on the plot's axis; the others tell its lines apart.
-PLACES = ("pca", "num_steps", "units", "num_layers")
-
-
+# Options that may be on the plot's axis, most important first, with their names; the others distinguish its lines.
 WORDS = {
     "pca": "PCA dimension",
     "num_steps": "time steps T",
     "units": "recurrent units",
     "num_layers": "recurrent layers",
 }
-
-
 MEASURES = {"accuracy": "video accuracy", "mean_class_accuracy": "mean class accuracy"}
 
-
 Measure = Literal["accuracy", "mean_class_accuracy"]
-
-
 Values = tuple[tuple[str, Value], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One run. Accuracies in [0, 1]: accuracy and mean_class_accuracy of the test videos, val_accuracy of the validation ones.
+    """One run."""
 
-    parameters: trained numbers of the head. seconds: that the run took, on as many threads as it had.
-    """
-
-    values: Values
+    values: Values  # of the swept options
     split: int
     seed: int
-    val_accuracy: float | None
-    accuracy: float
-    mean_class_accuracy: float
-    num_test: int
-    parameters: int
-    seconds: float
+    val_accuracy: float | None  # of the validation videos, in [0, 1]
+    accuracy: float  # of the test videos, in [0, 1]
+    mean_class_accuracy: float  # of the test videos, in [0, 1]
+    num_test: int  # test videos
+    parameters: int  # trained numbers of the head
+    seconds: float  # duration, on as many threads as the run had
     folder: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PointSummary:
-    """Means over the runs of a point; sd: sample standard deviations over its runs (splits and seeds), None of one run."""
+    """Means over the runs of a point: its splits and seeds."""
 
     values: Values
     runs: int
     accuracy: float
-    sd: float | None
+    sd: float | None  # sample standard deviation; None of one run
     mean_class_accuracy: float
     mean_class_sd: float | None
-    val_accuracy: float | None
+    val_accuracy: float | None  # None if a run has none
     parameters: int
     seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The values with the best validation accuracy of a split (mean over the seeds), and their test accuracy there."""
+    """The point with the best validation accuracy of a split."""
 
     split: int
     values: Values
-    val_accuracy: float
-    accuracy: float
+    val_accuracy: float  # mean over the seeds, in [0, 1]
+    accuracy: float  # of the test videos: the same
 
 
 def cells_of(result: SweepRuns) -> list[Cell]:
-    """Return one cell per finished run: points in their order, in each by seed and split."""
+    """Return one cell per finished run: points in their order, each by seed and split."""
     return [_cell(point.values, outcome) for point, outcomes in result.runs.items() for outcome in outcomes]
 
 
@@ -128,18 +117,16 @@ def summarise(cells: Sequence[Cell]) -> list[PointSummary]:
 
 
 def _summary(values: Values, cells: Sequence[Cell]) -> PointSummary:
-    def sd(numbers: Sequence[float]) -> float | None:
-        return float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
-
-    accuracies, of_classes = [cell.accuracy for cell in cells], [cell.mean_class_accuracy for cell in cells]
+    accuracy, sd = mean_and_sd([cell.accuracy for cell in cells])
+    mean_class_accuracy, mean_class_sd = mean_and_sd([cell.mean_class_accuracy for cell in cells])
     validation = [cell.val_accuracy for cell in cells if cell.val_accuracy is not None]
     return PointSummary(
         values=values,
         runs=len(cells),
-        accuracy=float(np.mean(accuracies)),
-        sd=sd(accuracies),
-        mean_class_accuracy=float(np.mean(of_classes)),
-        mean_class_sd=sd(of_classes),
+        accuracy=accuracy,
+        sd=sd,
+        mean_class_accuracy=mean_class_accuracy,
+        mean_class_sd=mean_class_sd,
         val_accuracy=float(np.mean(validation)) if len(validation) == len(cells) else None,
         parameters=cells[0].parameters,
         seconds=float(np.mean([cell.seconds for cell in cells])),
@@ -149,8 +136,8 @@ def _summary(values: Values, cells: Sequence[Cell]) -> PointSummary:
 def choose(cells: Sequence[Cell]) -> list[Choice]:
     """Return, for each split, the point with the best validation accuracy; the first of equals.
 
-    Empty if a run has no validation videos: the test videos never choose. The choice is made in each split by itself, for
-    another split's validation videos may be this one's test videos. Points that lack a run do not stand for choice.
+    Empty if a run has no validation videos: test videos never choose. Each split chooses for itself, because another
+    split's validation videos may be its test videos. Points that lack a run cannot be chosen.
     """
     if any(cell.val_accuracy is None for cell in cells):
         return []
@@ -169,9 +156,9 @@ def choose(cells: Sequence[Cell]) -> list[Choice]:
 def write_sweep(
     out: Path, result: SweepRuns, *, measure: Measure = "accuracy", title: str = ""
 ) -> tuple[list[PointSummary], list[Choice]]:
-    """Write sweep.csv, sweep.json and sweep.png into a folder; returns the means of each point, and what is chosen.
+    """Write sweep.csv, sweep.json and sweep.png into a folder; return the means of each point, and the choices.
 
-    measure: what the plot shows. Raises: RunError if no run was finished.
+    measure: of the plot. Raises: RunError if no run was finished.
     """
     cells = cells_of(result)
     if not cells:
@@ -180,13 +167,15 @@ def write_sweep(
     out.mkdir(parents=True, exist_ok=True)
     names = [name for name, _ in cells[0].values]
     measures = [field.name for field in dataclasses.fields(Cell) if field.name not in ("values", "folder")]
-    with open(out / TABLE, "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow([*names, *measures, "folder"])
-        for cell in cells:
-            folder = cell.folder.relative_to(out).as_posix()
-            row = [*(value for _, value in cell.values), *(getattr(cell, name) for name in measures), folder]
-            table.writerow(["" if value is None else value for value in row])
+    rows = (
+        [
+            *(value for _, value in cell.values),
+            *(getattr(cell, name) for name in measures),
+            cell.folder.relative_to(out).as_posix(),
+        ]
+        for cell in cells
+    )
+    write_csv(out / TABLE, [*names, *measures, "folder"], rows)
     summaries, choices = summarise(cells), choose(cells)
     x, lines = curves(summaries, measure)
     save_sweep_curves(out / PLOT, lines, x_label=WORDS.get(x, x), y_label=MEASURES[measure], title=title)
@@ -202,9 +191,9 @@ def write_sweep(
 
 
 def curves(summaries: Sequence[PointSummary], measure: Measure = "accuracy") -> tuple[str, list[Line]]:
-    """Return the option on the plot's axis and a line for each combination of the other ones."""
+    """Return the option on the plot's axis and a line for each combination of the others."""
     names = [name for name, _ in summaries[0].values]
-    x = next((name for name in PLACES if name in names), names[0])
+    x = next((name for name in WORDS if name in names), names[0])
     lines: dict[str, list[tuple[Value, float, float | None]]] = {}
     for one in summaries:
         others = [f"{WORDS.get(name, name)} {value}" for name, value in one.values if name != x]

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from drawn_scores import fused
 from feature_sets import blobs, feature_store, manifest, split_of
 from train_split import train_split
 from typer.testing import CliRunner, Result
@@ -21,8 +22,8 @@ from har_pipeline.cli.fuse import _print_comparison
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import Scores, Split
 from har_pipeline.evaluation.compare import compare_members, write_comparison
-from har_pipeline.evaluation.fusion import Member, fuse, product_rule
-from har_pipeline.evaluation.fusion_table import load_members, run_folders
+from har_pipeline.evaluation.fusion import product_rule
+from har_pipeline.evaluation.members import Member, load_members, run_folders
 from har_pipeline.evaluation.metrics import wilson_interval
 from har_pipeline.evaluation.plan import Plan, write_plan
 from har_pipeline.evaluation.scores import read_scores
@@ -162,7 +163,7 @@ def test_runs_of_other_splits_are_refused(work: Path, tmp_path: Path) -> None:
     assert "split0 learned from 9 videos that flow_other tests in fold 0 (a-6, a-7, a-8)" in str(result.exception)
     assert not (tmp_path / "out").exists()
     result = har("fuse", work / "rgb/split0", work / "flow/split1", "-o", tmp_path / "out", code=1)
-    assert "at the same fold" in str(result.exception)
+    assert "in the same fold of all runs" in str(result.exception)
 
 
 def test_the_rule_named_in_advance_is_the_one_written(work: Path, tmp_path: Path) -> None:
@@ -172,7 +173,7 @@ def test_the_rule_named_in_advance_is_the_one_written(work: Path, tmp_path: Path
     assert learned.video_ids == even.video_ids
     assert not np.allclose(learned.probabilities, even.probabilities)
     members = load_members([work / "rgb", work / "flow"])
-    np.testing.assert_allclose(fuse(members, "learned").probabilities, learned.probabilities, atol=1e-15)
+    np.testing.assert_allclose(fused(members, "learned").probabilities, learned.probabilities, atol=1e-15)
 
 
 def test_flow_counts_more_than_rgb_without_being_told(work: Path, tmp_path: Path) -> None:
@@ -220,7 +221,7 @@ def test_options_that_do_not_fit(work: Path, tmp_path: Path, more: list[str], co
 
 
 def test_what_is_no_run(work: Path, tmp_path: Path) -> None:
-    assert "is no run folder (no run.json, no split0 or seed0)" in str(
+    assert "is not a run folder (no run.json, no split0 or seed0)" in str(
         har("fuse", work / "rgb", tmp_path, code=1).exception
     )
     assert "given twice" in str(har("fuse", work / "rgb", work / "rgb", code=1).exception)
@@ -274,10 +275,10 @@ def test_repeats_are_compared_by_how_often_they_are_right(work: Path, tmp_path: 
     job = with_repeats(work / "rgb", tmp_path / "job")
     once = har("compare", work / "rgb", work / "flow", "-o", tmp_path / "once").stdout
     assert "McNemar: " in once
-    assert "right under flow only" in once
+    assert "videos only this run has right" in once
     often = har("compare", job, work / "flow", "-o", tmp_path / "often").stdout
     assert "sign test: " in often
-    assert "more often right under flow," in often
+    assert "videos more often right" in often
 
 
 def test_repeats_have_an_interval_and_groups(work: Path, tmp_path: Path) -> None:
@@ -357,7 +358,7 @@ def test_comparing_runs(work: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     printed = har("compare", work / "rgb", work / "flow", "--groups", work / "groups.csv", "-o", out).stdout
     assert "McNemar:" in printed
-    assert re.search(r"\d class(es)? better, \d worse, \d as before", printed)
+    assert re.search(r"\d class(es)? better, \d worse, \d unchanged", printed)
     values = json.loads((out / "comparison.json").read_text())
     assert values["classes"] == ["b", "c", "a"]
     assert values["spans"] == [["x", 0, 2], ["y", 2, 3]]
@@ -372,19 +373,21 @@ def test_comparing_runs(work: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("second", "words"),
+    ("second", "only", "words"),
     [
-        ("aabbbbbc", ("McNemar: 1 video right under both only, 0 right", "1 class better, 0 worse, 2 as before")),
-        ("aaabbbbb", ("McNemar: 2 videos right under both only, 1 right", "1 class better, 1 worse, 1 as before")),
-        ("acbbbbbc", ("McNemar: 0 videos right under both only, 0 right", "0 classes better, 0 worse, 3 as before")),
+        ("aabbbbbc", (0, 1), "1 class better, 0 worse, 2 unchanged"),
+        ("aaabbbbb", (1, 2), "1 class better, 1 worse, 1 unchanged"),
+        ("acbbbbbc", (0, 0), "0 classes better, 0 worse, 3 unchanged"),
     ],
 )
 def test_one_is_singular(
-    second: str, words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    second: str, only: tuple[int, int], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _print_comparison(compare_members(member("rgb", "acbbbbbc"), member("both", second)), tmp_path)
     printed = capsys.readouterr().out
-    assert all(text in printed for text in words)
+    rows = printed.splitlines()[3:5]
+    assert [int(row.rsplit(maxsplit=1)[1]) for row in rows] == list(only)
+    assert words in printed
 
 
 def test_comparing_repeats_counts_videos_once(work: Path, tmp_path: Path) -> None:
@@ -401,5 +404,5 @@ def test_comparing_repeats_counts_videos_once(work: Path, tmp_path: Path) -> Non
 def test_comparing_runs_that_agree_says_so(work: Path, tmp_path: Path) -> None:
     shutil.copytree(work / "rgb", tmp_path / "copy")
     printed = har("compare", work / "rgb", tmp_path / "copy", "-o", tmp_path / "out").stdout
-    assert "no class has another accuracy" in printed
+    assert "all classes have the same accuracy in both runs" in printed
     assert "gain / points" not in printed

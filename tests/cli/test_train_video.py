@@ -17,7 +17,7 @@ from har_pipeline.cli import app, train_video
 from har_pipeline.cli.progress import training_bar
 from har_pipeline.evaluation.run_folder import RunSummary, read_history
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.inference.load import load_video_run
+from har_pipeline.inference.load import load_run
 from har_pipeline.training.history import Epoch
 from har_pipeline.training.jobs import Outcome, PlannedRun
 
@@ -57,7 +57,7 @@ def run(ntu: Path) -> Path:
 
 
 def test_a_depth_tree_becomes_a_run(ntu: Path, run: Path) -> None:
-    loaded = load_video_run(run)
+    loaded = load_run(run)
     assert loaded.split.protocol == "xsub"
     subjects = {part: {v[9:12] for v in getattr(loaded.split, part)} for part in ("train", "val", "test")}
     assert subjects == {"train": {"001"}, "val": {"002"}, "test": {"003", "006"}} or subjects == {
@@ -76,7 +76,7 @@ def test_the_other_network_and_protocol_take_the_frames_that_are_there(ntu: Path
     command = ("train-video", str(ntu / "manifest.csv"), "--model", "convlstm-stateless", "--stream", "depth")
     _, err = har(*command, "--protocol", "xview", "-o", str(ntu / "view"), *FAST)
     assert "prepared" not in err
-    assert load_video_run(ntu / "view").config.model == "convlstm-stateless"
+    assert load_run(ntu / "view").config.model == "convlstm-stateless"
     assert len(read_history(ntu / "view")["epoch"]) == 2
     # The same command again keeps the run, another one does not replace it.
     out, err = har(*command, "--protocol", "xview", "-o", str(ntu / "view"), *FAST)
@@ -92,8 +92,9 @@ def test_evaluating_with_times(ntu: Path, run: Path) -> None:
     out, _ = har(
         "evaluate", str(run), "--time", "--manifest", str(ntu / "manifest.csv"), "--device", "cpu", "--best-and-worst"
     )
-    assert "recognised worst -> commonest error" in out
-    assert "of the network alone (mean of 8 videos of 15 frames" in out
+    assert "worst  accuracy  most confused with" in out
+    assert "8 videos of 15 frames on average, one at a time; cpu, fp32" in out
+    assert "network alone" in out
     times = json.loads((run / "timing.json").read_text())
     assert 0 < times["network_s"] < times["whole_s"] < 60
     assert times["videos"] == 8
@@ -128,7 +129,7 @@ def test_missing_and_corrupt_files_cost_their_video_only(ntu: Path, tmp_path: Pa
     _, err = har(*command, "--allow-missing")
     info = json.loads((tmp_path / "run/run.json").read_text())
     assert len(info["summary"]["missing"]) == 3
-    assert load_video_run(tmp_path / "run").split.val == ()
+    assert load_run(tmp_path / "run").split.val == ()
 
 
 def test_folds_and_repeats(ntu: Path, run: Path, tmp_path: Path) -> None:
@@ -192,7 +193,7 @@ def test_stopped_by_hand_it_says_how_to_go_on(
 def test_one_of_several_processes_tells_what_was_kept(
     ntu: Path, run: Path, silent: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = PlannedRun(load_video_run(run).split, 0, run)
+    job = PlannedRun(load_run(run).split, 0, run)
     info = json.loads((run / "run.json").read_text())["summary"]
     with training_bar([job], 2, silent=silent) as (_, _, on_done):
         on_done(Outcome(job, RunSummary(**info, path=run), kept=True))

@@ -16,7 +16,7 @@ from paths import ROOT
 from har_pipeline.core.errors import ManifestError
 from har_pipeline.core.records import Scores
 from har_pipeline.evaluation.categories import COMPLEX, Grouping, group_results, read_groups
-from har_pipeline.evaluation.evaluate import evaluate_scores, write_evaluation
+from har_pipeline.evaluation.measures import measure_scores, write_measures
 from har_pipeline.evaluation.metrics import wilson_interval
 
 SMALL = Grouping(name="small", group_of={"b": "x", "a": "y", "c": "x", "d": "z"}, complex_classes=("c", "a"))
@@ -93,10 +93,10 @@ def test_group_accuracies_by_hand() -> None:
     [
         ("", "first line must be"),
         ("label,group\na,x\n", "first line must be"),
-        ("class,group\n", "there is no class"),
-        ("class,group\na\n", "line 2: a class and its group are wanted"),
+        ("class,group\n", "no class"),
+        ("class,group\na\n", "line 2: expected a class and its group"),
         ("class,group\na,\n", "line 2"),
-        ("class,group\na,x\n\na,y\n", "line 4: a stands twice"),
+        ("class,group\na,x\n\na,y\n", "line 4: duplicate class a"),
         ("class,group,complex\na,x\n", "line 2"),
     ],
 )
@@ -126,13 +126,13 @@ def test_an_evaluation_writes_its_groups(tmp_path: Path) -> None:
         fold=(0,) * 4,
         seed=(0,) * 4,
     )
-    plain = evaluate_scores(scores)
+    plain = measure_scores(scores)
     assert plain.per_group == ()
-    write_evaluation(plain, tmp_path / "plain")
+    write_measures(plain, tmp_path / "plain")
     assert not (tmp_path / "plain/per_group.csv").exists()
-    result = evaluate_scores(scores, grouping=SMALL)
+    result = measure_scores(scores, grouping=SMALL)
     assert result.to_dict()["grouping"] == "small"
-    write_evaluation(result, tmp_path)
+    write_measures(result, tmp_path)
     with open(tmp_path / "confusion_groups.csv", newline="") as file:
         rows = list(csv.reader(file))
     assert rows[0][1:] == ["b", "c", "a"]

@@ -13,7 +13,8 @@ from train_split import train_split
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import Scores
-from har_pipeline.evaluation.evaluate import evaluate_run, evaluate_scores, extremes, write_evaluation
+from har_pipeline.evaluation.evaluate import evaluate
+from har_pipeline.evaluation.measures import extremes, measure_scores, write_measures
 from har_pipeline.evaluation.metrics import confusion_matrix, mean_class_accuracy, ranks, wilson_interval
 from har_pipeline.evaluation.scores import concat_scores, read_scores, select_part, write_scores
 from har_pipeline.inference.load import load_run
@@ -48,7 +49,7 @@ def scores_of(
 
 def test_measures_by_hand() -> None:
     # a: 3 of 4 right, b: 1 of 2, c: no videos.
-    result = evaluate_scores(scores_of("aaaabb", "aaabbc"))
+    result = measure_scores(scores_of("aaaabb", "aaabbc"))
     assert result.num_videos == 6
     assert result.top1.value == 4 / 6
     assert result.top5 is None
@@ -73,7 +74,7 @@ def test_top5_counts_the_true_class_among_the_first_five() -> None:
         fold=(0, 0),
         seed=(0, 0),
     )
-    result = evaluate_scores(scores)
+    result = measure_scores(scores)
     assert result.top1.value == 0
     assert result.top5 is not None
     assert result.top5.value == 0.5
@@ -179,14 +180,14 @@ def test_a_malformed_scores_file_names_file_and_line(tmp_path: Path, text: str, 
 
 def test_folds_pool() -> None:
     joined = concat_scores([scores_of("aab", "aab"), scores_of("bbc", "bca", fold=1, first=3)])
-    result = evaluate_scores(joined)
+    result = measure_scores(joined)
     assert result.num_videos == 6
     assert result.folds == (0, 1)
     assert result.top1.value == 4 / 6
 
 
 def test_a_video_tested_in_two_folds_is_an_error() -> None:
-    with pytest.raises(RunError, match="v0 stands twice in the test scores of seed 0"):
+    with pytest.raises(RunError, match="duplicate v0 in the test scores of seed 0"):
         concat_scores([scores_of("ab", "ab"), scores_of("ab", "ab", fold=1)])
     concat_scores([scores_of("ab", "ab", part="val"), scores_of("ab", "ab", part="val", fold=1)])
 
@@ -194,14 +195,14 @@ def test_a_video_tested_in_two_folds_is_an_error() -> None:
 def test_repeats_join_but_are_not_pooled() -> None:
     joined = concat_scores([scores_of("ab", "ab"), scores_of("ab", "ab", seed=1)])
     with pytest.raises(RunError, match="several seeds"):
-        evaluate_scores(joined)
+        measure_scores(joined)
 
 
 def test_parts_are_not_pooled() -> None:
     joined = concat_scores([scores_of("ab", "ab", part="val"), scores_of("ab", "aa", first=2)])
     with pytest.raises(RunError, match="several parts"):
-        evaluate_scores(joined)
-    assert evaluate_scores(select_part(joined, "test")).top1.value == 0.5
+        measure_scores(joined)
+    assert measure_scores(select_part(joined, "test")).top1.value == 0.5
     with pytest.raises(RunError, match="no train scores; there are: test, val"):
         select_part(joined, "train")
 
@@ -217,9 +218,9 @@ def test_scores_of_other_classes_do_not_join() -> None:
 
 def test_evaluation_refuses_nothing_and_unknown_labels() -> None:
     with pytest.raises(RunError, match="no scores to evaluate"):
-        evaluate_scores(scores_of("", ""))
+        measure_scores(scores_of("", ""))
     with pytest.raises(RunError, match=r"labels \['z'\]"):
-        evaluate_scores(scores_of("az", "aa"))
+        measure_scores(scores_of("az", "aa"))
 
 
 @pytest.fixture(scope="module")
@@ -236,8 +237,11 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_evaluating_a_run_writes_what_it_returns(run_dir: Path) -> None:
-    result = evaluate_run(run_dir)
+    evaluation = evaluate(run_dir)
+    result = evaluation.measures
     assert result.num_videos == 6
+    assert (evaluation.kind, evaluation.members, evaluation.top1) == ("run", {}, result.top1)
+    assert evaluation.to_dict() == result.to_dict()
     written = json.loads((run_dir / "evaluation.json").read_text())
     assert written["top1"]["value"] == result.top1.value
     assert written["confusion"] == result.confusion.tolist()
@@ -279,7 +283,7 @@ def test_classes_recognised_best_and_worst(tmp_path: Path) -> None:
         "d": {"d": 2, "e": 8},
         "e": {"e": 9, "d": 1},
     }
-    evaluation = evaluate_scores(counted_scores(counts))
+    evaluation = measure_scores(counted_scores(counts))
     found = extremes(evaluation)
     assert found is not None
     assert [row.label for row in found.best] == ["c", "a"]
@@ -291,7 +295,7 @@ def test_classes_recognised_best_and_worst(tmp_path: Path) -> None:
     one = extremes(evaluation, 1)
     assert one is not None
     assert [row.label for row in (*one.best, *one.worst)] == ["c", "d"]
-    write_evaluation(evaluation, tmp_path)
+    write_measures(evaluation, tmp_path)
     with open(tmp_path / "best_and_worst.csv", newline="") as file:
         table = [list(row.values()) for row in csv.DictReader(file)]
     assert table[0] == ["best", "1", "c", "1.0", "10", "", "0"]
@@ -302,18 +306,17 @@ def test_classes_recognised_best_and_worst(tmp_path: Path) -> None:
 
 def test_a_single_tested_class_has_no_best_and_worst() -> None:
     scores = counted_scores({"a": {"a": 2, "b": 1}, "b": {}})
-    assert extremes(evaluate_scores(scores)) is None
+    assert extremes(measure_scores(scores)) is None
 
 
-def test_the_validation_part_has_its_own_folder(run_dir: Path, tmp_path: Path) -> None:
-    before = evaluate_run(run_dir)
-    assert evaluate_run(run_dir, part="val").num_videos == 3
+def test_the_validation_part_has_its_own_folder(run_dir: Path) -> None:
+    before = evaluate(run_dir).measures
+    assert evaluate(run_dir, part="val").measures.num_videos == 3
     assert json.loads((run_dir / "val/evaluation.json").read_text())["part"] == "val"
     assert json.loads((run_dir / "evaluation.json").read_text())["num_videos"] == before.num_videos
-    evaluate_run(run_dir, part="val", out=tmp_path / "elsewhere")
-    assert (tmp_path / "elsewhere/confusion.png").exists()
+    assert (run_dir / "val/confusion.png").exists()
     with pytest.raises(RunError, match="no train scores"):
-        evaluate_run(run_dir, part="train")
+        evaluate(run_dir, part="train")
 
 
 def test_predicting_a_stored_video_gives_its_stored_scores(run_dir: Path) -> None:
@@ -326,7 +329,7 @@ def test_predicting_a_stored_video_gives_its_stored_scores(run_dir: Path) -> Non
 
 @pytest.mark.parametrize("features", [np.zeros((0, 8)), np.zeros((3, 7)), np.zeros(8), np.full((2, 8), np.nan)])
 def test_predicting_refuses_features_that_do_not_fit(run_dir: Path, features: np.ndarray) -> None:
-    with pytest.raises(RunError, match=r"reads features \(N >= 1, 8\)|not finite"):
+    with pytest.raises(RunError, match=r"expected features \(N >= 1, 8\)|not finite"):
         predict_scores(load_run(run_dir), features)
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from drawn_scores import BOTH, A, B, drawn, pair, repeats, scores_of
+from drawn_scores import BOTH, A, B, drawn, fused, pair, repeats, scores_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,19 +10,17 @@ from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import Scores
 from har_pipeline.evaluation.fusion import (
     FLOOR,
-    Member,
     apply_temperature,
     calibrate,
     fit_temperature,
-    fuse,
-    join,
     learn_weights,
     negative_log_likelihood,
     product_rule,
     sum_rule,
     weighted_rule,
 )
-from har_pipeline.evaluation.fusion_table import fusion_table
+from har_pipeline.evaluation.fusion_table import fuse
+from har_pipeline.evaluation.members import Member, join
 
 
 def test_sum_by_hand() -> None:
@@ -81,11 +79,11 @@ def test_members_are_joined_by_id_and_classes_by_name() -> None:
             seed=turned.seed,
         ),
     )
-    fused = fuse([first, second], "sum")
-    assert fused.video_ids == ("v0", "v1")
-    assert fused.labels == ("a", "b")
-    assert fused.classes == ("a", "b", "c")
-    np.testing.assert_allclose(fused.probabilities, sum_rule(BOTH))
+    found = fused([first, second], "sum")
+    assert found.video_ids == ("v0", "v1")
+    assert found.labels == ("a", "b")
+    assert found.classes == ("a", "b", "c")
+    np.testing.assert_allclose(found.probabilities, sum_rule(BOTH))
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["sum", "product", "weighted", "learned"]))
@@ -97,7 +95,7 @@ def test_shuffled_rows_fuse_identically(seed: int, rule: str) -> None:
     plain = [Member(name=str(i), scores=one) for i, one in enumerate(scores)]
     mixed = [Member(name=str(i), scores=one.select(rng.permutation(12))) for i, one in enumerate(scores)]
     weights = [1.5, 1] if rule == "weighted" else None
-    expected, found = fuse(plain, rule, weights), fuse(mixed, rule, weights)
+    expected, found = fused(plain, rule, weights), fused(mixed, rule, weights)
     assert found.video_ids == expected.video_ids
     assert found.labels == expected.labels
     assert np.array_equal(found.probabilities, expected.probabilities)
@@ -108,7 +106,7 @@ def test_a_missing_video_is_reported_and_left_out() -> None:
     joined = join([Member(name="rgb", scores=whole), Member(name="flow", scores=part)])
     assert [key[3] for key in joined.keys] == ["v1"]
     assert joined.missing["test"] == {"rgb": (), "flow": ("v0",)}
-    table, _ = fusion_table([Member(name="rgb", scores=whole), Member(name="flow", scores=part)])
+    table, _ = fuse([Member(name="rgb", scores=whole), Member(name="flow", scores=part)])
     assert table.missing == {"rgb": (), "flow": ("v0",)}
     assert table.num_videos == 1
 
@@ -120,24 +118,24 @@ def test_what_does_not_fit_is_an_error() -> None:
         with pytest.raises(RunError, match=message):
             join([first, Member(name="flow", scores=scores)])
 
-    check(scores_of(B, "ab", classes="abd"), r"flow and rgb know different classes \(differing: c, d\)")
+    check(scores_of(B, "ab", classes="abd"), r"flow and rgb have different classes \(differing: c, d\)")
     check(scores_of(B, "aa"), "v1 is 'b' in rgb but 'a' in flow")
-    check(scores_of(B, "ab", fold=1), r"no test video stands in all runs.*folds \[0\].*folds \[1\]")
-    check(scores_of(B, "ab", first=7), "no test video stands in all runs")
-    check(scores_of(B - 0.5, "ab"), "flow: the scores of v0 are no probabilities")
+    check(scores_of(B, "ab", fold=1), r"no test video is in the same fold of all runs.*folds \[0\].*folds \[1\]")
+    check(scores_of(B, "ab", first=7), "no test video is in the same fold of all runs")
+    check(scores_of(B - 0.5, "ab"), "flow: the scores of v0 are not probabilities")
     check(scores_of(2 * B, "ab"), "apply a softmax")
-    check(scores_of(np.concatenate([B, B]), "abab").select([0, 1, 0]), "v0 stands twice")
+    check(scores_of(np.concatenate([B, B]), "abab").select([0, 1, 0]), "duplicate v0")
     check(scores_of(B, "az"), r"labels \['z'\]")
     with pytest.raises(RunError, match="two runs or more"):
         join([first])
-    with pytest.raises(RunError, match="named twice"):
+    with pytest.raises(RunError, match="duplicate run name"):
         join([first, first])
     with pytest.raises(RunError, match="there are: sum, product"):
-        fuse([first, Member(name="flow", scores=scores_of(B, "ab"))], "mean")
+        fused([first, Member(name="flow", scores=scores_of(B, "ab"))], "mean")
     with pytest.raises(RunError, match="one weight per run"):
-        fuse([first, Member(name="flow", scores=scores_of(B, "ab"))], "weighted")
-    with pytest.raises(RunError, match="must not be named 'sum'"):
-        fusion_table([first, Member(name="sum", scores=scores_of(B, "ab"))])
+        fused([first, Member(name="flow", scores=scores_of(B, "ab"))], "weighted")
+    with pytest.raises(RunError, match="must not have the name 'sum'"):
+        fuse([first, Member(name="sum", scores=scores_of(B, "ab"))])
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
@@ -147,23 +145,23 @@ def test_runs_of_different_splits_leak(order: tuple[int, int]) -> None:
     with pytest.raises(RunError, match=r"flow learned from 1 videos that rgb tests in fold 0 \(v1\)"):
         join([(clean, leaky)[i] for i in order])
     # In another fold the same video may have been learned from.
-    fused = fuse([clean, Member(name="flow", scores=scores_of(B, "ab"), learned_from={0: frozenset({"v8"})})])
-    assert len(fused.video_ids) == 2
+    found = fused([clean, Member(name="flow", scores=scores_of(B, "ab"), learned_from={0: frozenset({"v8"})})])
+    assert len(found.video_ids) == 2
 
 
 def test_repeats_stay_apart() -> None:
     first = Member(name="rgb", scores=repeats([A, B], "ab", [3, 4]))
     second = Member(name="flow", scores=repeats([B, B], "ab", [4, 3]))
-    fused = fuse([first, second], "sum")
-    assert fused.seed == (3, 3, 4, 4)
-    np.testing.assert_allclose(fused.probabilities, np.concatenate([sum_rule(BOTH), B]))
+    found = fused([first, second], "sum")
+    assert found.seed == (3, 3, 4, 4)
+    np.testing.assert_allclose(found.probabilities, np.concatenate([sum_rule(BOTH), B]))
     # One with a single repeat pairs with each of the other's.
-    alone = fuse([first, Member(name="idt", scores=scores_of(B, "ab", seed=9))], "sum")
+    alone = fused([first, Member(name="idt", scores=scores_of(B, "ab", seed=9))], "sum")
     assert alone.seed == (3, 3, 4, 4)
-    np.testing.assert_allclose(alone.probabilities, fused.probabilities)
-    assert fuse([Member(name="x", scores=scores_of(A, "ab", seed=5)), second]).seed == (3, 3, 4, 4)
+    np.testing.assert_allclose(alone.probabilities, found.probabilities)
+    assert fused([Member(name="x", scores=scores_of(A, "ab", seed=5)), second]).seed == (3, 3, 4, 4)
     idt = Member(name="y", scores=scores_of(B, "ab"))
-    assert fuse([Member(name="x", scores=scores_of(A, "ab", seed=5)), idt]).seed == (5, 5)
+    assert fused([Member(name="x", scores=scores_of(A, "ab", seed=5)), idt]).seed == (5, 5)
 
 
 def test_learned_weights_have_the_highest_likelihood() -> None:
@@ -187,7 +185,7 @@ def test_learning_needs_validation_videos() -> None:
     members = [Member(name="rgb", scores=scores_of(A, "ab")), Member(name="flow", scores=scores_of(B, "ab"))]
     for options in ({"learn": True}, {"calibrated": True}):
         with pytest.raises(RunError, match="train with --val-fraction"):
-            fusion_table(members, **options)  # type: ignore[arg-type]
+            fuse(members, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("factor", [0.25, 1.0, 4.0])

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import Scores
-from har_pipeline.evaluation.fusion import Member, join, weighted_rule
-from har_pipeline.evaluation.fusion_table import fusion_table
+from har_pipeline.evaluation.fusion import weighted_rule
+from har_pipeline.evaluation.fusion_table import fuse
+from har_pipeline.evaluation.members import Member, join
 from har_pipeline.evaluation.metrics import wilson_interval
 from har_pipeline.evaluation.scores import stack_scores
 
@@ -23,7 +24,7 @@ def test_accuracy_of_repeats_is_their_mean_and_videos_count_once() -> None:
     half = np.concatenate([right[:5], wrong[:5]])
     first = Member(name="rgb", scores=repeats([right, half], "a" * 10, [0, 1]))
     second = Member(name="flow", scores=repeats([wrong, wrong], "a" * 10, [0, 1]))
-    table, _ = fusion_table([first, second], weights=[1, 0], chosen="weighted")
+    table, _ = fuse([first, second], weights=[1, 0], chosen="weighted")
     row = table.row("rgb")
     assert row.top1.value == 0.75
     assert row.sd == pytest.approx(np.std([1, 0.5], ddof=1))
@@ -39,7 +40,7 @@ def test_accuracy_of_repeats_is_their_mean_and_videos_count_once() -> None:
 
 @given(st.integers(0, 1000))
 def test_the_oracle_is_right_where_any_run_is(seed: int) -> None:
-    table, _ = fusion_table(pair(seed))
+    table, _ = fuse(pair(seed))
     oracle = table.row("oracle")
     assert all(oracle.top1.value >= row.top1.value for row in table.rows if row.kind == "run")
     assert oracle.against_best is None
@@ -70,8 +71,8 @@ def changed_tests(member: Member) -> Member:
 
 def test_weights_and_temperatures_see_validation_rows_only() -> None:
     members = pair(3, strengths=(2.5, 0.5))
-    first, _ = fusion_table(members, learn=True, calibrated=True)
-    second, _ = fusion_table([changed_tests(member) for member in members], learn=True, calibrated=True)
+    first, _ = fuse(members, learn=True, calibrated=True)
+    second, _ = fuse([changed_tests(member) for member in members], learn=True, calibrated=True)
     assert first.learned_weights == second.learned_weights
     assert first.temperatures == second.temperatures
     assert first.row("rgb").top1 != second.row("rgb").top1
@@ -95,10 +96,10 @@ def test_each_fold_has_weights_from_its_own_validation_rows() -> None:
             seed=other.seed,
         )
         members.append(Member(name=first.name, scores=stack_scores([first.scores, moved])))
-    table, _ = fusion_table(members, learn=True)
+    table, _ = fuse(members, learn=True)
     assert table.learned_weights["fold 0 seed 0"][0] > 0.7
     assert table.learned_weights["fold 1 seed 0"][0] < 0.3
-    assert table.learned_weights["fold 0 seed 0"] == fusion_table(one, learn=True)[0].learned_weights["fold 0 seed 0"]
+    assert table.learned_weights["fold 0 seed 0"] == fuse(one, learn=True)[0].learned_weights["fold 0 seed 0"]
 
 
 def test_a_useless_second_run_is_said_to_be_no_better() -> None:
@@ -108,7 +109,7 @@ def test_a_useless_second_run_is_said_to_be_no_better() -> None:
     sure[0] = sure[0][[1, 0, 2]]
     even = scores_of(np.full((30, 3), 1 / 3), labels)
     members = [Member(name="rgb", scores=scores_of(sure, labels)), Member(name="flow", scores=even)]
-    table, _ = fusion_table(members)
+    table, _ = fuse(members)
     assert table.best_run == "rgb"
     assert "no better than the best run alone, rgb: 96.7% against 96.7%" in table.verdict
 
@@ -122,7 +123,7 @@ def test_the_verdict_tells_chance_from_gain() -> None:
             Member(name=name, scores=scores_of(np.concatenate([good, own]), "a" * 20 + labels))
             for name, own in (("rgb", first), ("flow", second))
         ]
-        return fusion_table(members)[0].verdict
+        return fuse(members)[0].verdict
 
     assert "too few to tell that from chance" in table_of(3)
     assert "3 videos gained, 0 lost, p = 0.25" in table_of(3)
@@ -132,20 +133,20 @@ def test_the_verdict_tells_chance_from_gain() -> None:
 def test_flow_and_rgb_get_the_papers_weights_unless_told() -> None:
     members = pair(4)
     streams = [Member(name=m.name, scores=m.scores, stream=m.name) for m in members]
-    table, fused = fusion_table(streams, chosen="weighted")
+    table, fused = fuse(streams, chosen="weighted")
     assert table.weights == (1.0, 1.5)
     joined = join(streams)
     np.testing.assert_allclose(fused.probabilities, weighted_rule(joined.probabilities, [1, 1.5]))
     assert any("flow counts 1.5" in text for text in table.notes)
-    assert fusion_table(streams, weights=[2, 1])[0].weights == (2, 1)
+    assert fuse(streams, weights=[2, 1])[0].weights == (2, 1)
     with pytest.raises(RunError, match="no rule 'weighted'"):
-        fusion_table(members, chosen="weighted")
+        fuse(members, chosen="weighted")
     assert any("leakage could not be checked" in text for text in table.notes)
-    assert not fusion_table(members)[0].notes
+    assert not fuse(members)[0].notes
 
 
 def test_the_table_goes_to_json() -> None:
-    table, _ = fusion_table(pair(6), weights=[1, 1], learn=True)
+    table, _ = fuse(pair(6), weights=[1, 1], learn=True)
     values = json.loads(json.dumps(table.to_dict()))
     assert [row["name"] for row in values["rows"]] == ["rgb", "flow", "sum", "product", "weighted", "learned", "oracle"]
     best = [row for row in values["rows"] if row["name"] == table.best]
@@ -161,7 +162,7 @@ def test_a_video_tested_in_two_folds_counts_once_in_the_test() -> None:
         Member(name=name, scores=stack_scores([scores_of(own, "ab"), scores_of(own, "ab", fold=1)]))
         for name, own in (("rgb", A), ("flow", B))
     ]
-    table, _ = fusion_table(members)
+    table, _ = fuse(members)
     assert (table.num_videos, table.num_rows, table.folds) == (2, 4, (0, 1))
     # Two videos, whatever the number of rows.
     tests = [row.against_best for row in table.rows if row.against_best is not None]
@@ -188,7 +189,7 @@ def test_videos_that_one_repeat_lacks_are_left_out_of_all() -> None:
     assert {(seed, video_id) for _, _, seed, video_id in joined.keys} == {
         (s, f"v{i}") for s in (0, 1) for i in range(3)
     }
-    table, scores = fusion_table(unfinished_pair())
+    table, scores = fuse(unfinished_pair())
     assert (table.num_videos, table.num_rows, table.seeds) == (3, 6, (0, 1))
     assert set(scores.video_ids).isdisjoint(table.missing["flow"])
 
@@ -196,7 +197,7 @@ def test_videos_that_one_repeat_lacks_are_left_out_of_all() -> None:
 def test_repeats_that_another_run_lacks_are_left_out_with_a_note() -> None:
     first = Member(name="rgb", scores=repeats([A, B, A], "ab", [0, 1, 2]))
     second = Member(name="flow", scores=repeats([A, B], "ab", [0, 1]))
-    table, _ = fusion_table([first, second])
+    table, _ = fuse([first, second])
     assert (table.seeds, table.num_videos, table.num_rows) == ((0, 1), 2, 4)
     assert not any(table.missing.values())
     assert any(text.startswith("rgb: the repeats of the seeds 2 are left out") for text in table.notes)
@@ -204,13 +205,13 @@ def test_repeats_that_another_run_lacks_are_left_out_with_a_note() -> None:
 
 def test_a_run_of_one_repeat_has_no_deviation_between_repeats() -> None:
     first = Member(name="rgb", scores=repeats([A, B], "ab", [0, 1]))
-    table, _ = fusion_table([first, Member(name="alone", scores=scores_of(B, "ab"))])
+    table, _ = fuse([first, Member(name="alone", scores=scores_of(B, "ab"))])
     assert table.row("alone").sd is None
     assert table.row("rgb").sd is not None
     assert any("alone has one repeat, which stands for each of the 2 repeats" in text for text in table.notes)
 
 
 def test_few_validation_videos_are_said_to_be_few() -> None:
-    few, many = (fusion_table(pair(3, val=val), calibrated=True)[0].notes for val in (12, 40))
+    few, many = (fuse(pair(3, val=val), calibrated=True)[0].notes for val in (12, 40))
     assert any("rest on 12 validation videos a fold" in text for text in few)
     assert not any("validation videos" in text for text in many)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from har_pipeline.cli import app
 from har_pipeline.core.errors import RunError
-from har_pipeline.evaluation.aggregate import evaluate_repeats
+from har_pipeline.evaluation.evaluate import evaluate
 from har_pipeline.evaluation.plan import Plan, merge_notes, planned_runs, unfinished_runs, write_plan
 from har_pipeline.training.configs import TrainConfig
 from har_pipeline.training.jobs import plan_jobs, run_jobs
@@ -116,7 +116,7 @@ def test_an_unfinished_repeat_is_left_out(job: Path, tmp_path: Path) -> None:
     with pytest.raises(
         RunError, match=r"no repeat is finished; 2 of 6 runs are missing \(seed0/split0, seed1/split2\)"
     ):
-        evaluate_repeats(tmp_path / "job")
+        evaluate(tmp_path / "job")
 
 
 def test_a_job_without_any_finished_run(job: Path, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_job_without_any_finished_run(job: Path, tmp_path: Path) -> None:
         result = CliRunner().invoke(app, [*command, str(tmp_path / "run")])
         assert "is not finished: run the same training command again" in str(result.exception)
         result = CliRunner().invoke(app, [*command, str(tmp_path)])
-        assert "is no run folder" in str(result.exception)
+        assert "is not a run folder" in str(result.exception)
 
 
 def test_notes_of_some_runs_name_them() -> None:

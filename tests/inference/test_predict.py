@@ -15,7 +15,7 @@ from har_pipeline.features.extract import ExtractOptions, extract
 from har_pipeline.features.store import FeatureStore, VideoSource
 from har_pipeline.features.table import FeatureStreams
 from har_pipeline.inference.load import load_run
-from har_pipeline.inference.predict import extractor_for, predict_scores, predict_videos, sample_frames, save_picture
+from har_pipeline.inference.predict import extractor_for, predict, predict_scores, sample_frames, save_picture
 from har_pipeline.models.extractors import build_extractor
 from har_pipeline.training.configs import TrainConfig
 from har_pipeline.video.decode import FrameReader
@@ -54,7 +54,8 @@ def trained(folder: Path, records: list[VideoRecord], stream: Stream, weights: s
 def test_a_file_gets_what_its_stored_features_give(tmp_path: Path, records, stream: Stream) -> None:
     store = trained(tmp_path, records, stream)
     paths = [record.path for record in records[4:] if record.path]
-    run, predictions = predict_videos(paths, tmp_path / "run", top=2, device="cpu")
+    run = load_run(tmp_path / "run")
+    predictions = predict(paths, run, top=2, device="cpu")
     assert [prediction.path for prediction in predictions] == paths
     (name,) = store.feature_sets()
     for record, prediction in zip(records[4:], predictions, strict=True):
@@ -86,11 +87,12 @@ def test_a_run_of_two_streams_makes_both_of_a_file(tmp_path: Path, records: list
     config = TrainConfig(units=4, epochs=2, mid_fusion="hidden", fusion_op="concat", device="cpu")
     train_split(both, names, records, split, config, tmp_path / "run")
     assert records[5].path is not None
-    run, (prediction,) = predict_videos([records[5].path], tmp_path / "run", device="cpu", workers=1)
+    run = load_run(tmp_path / "run")
+    (prediction,) = predict([records[5].path], run, device="cpu", workers=1)
     expected = predict_scores(run, FeatureStreams(both, names).read(ids[5]).features)
     np.testing.assert_allclose(prediction.probabilities, expected, atol=1e-6)
     with pytest.raises(RunError, match="has 2 streams: give --weights once for each"):
-        predict_videos([records[5].path], tmp_path / "run", weights="random", device="cpu")
+        predict([records[5].path], tmp_path / "run", weights="random", device="cpu")
 
 
 def test_a_bad_file_gets_its_error_and_the_others_their_classes(tmp_path: Path, records) -> None:
@@ -100,7 +102,7 @@ def test_a_bad_file_gets_its_error_and_the_others_their_classes(tmp_path: Path, 
     assert records[5].path is not None
     whole, cut = make_video(tmp_path / "whole.avi", 40), tmp_path / "cut.avi"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 3 // 4])
-    _, (first, second, third) = predict_videos([bad, records[5].path, cut], tmp_path / "run", device="cpu")
+    first, second, third = predict([bad, records[5].path, cut], tmp_path / "run", device="cpu")
     assert first.probabilities is None
     assert first.error is not None
     assert "the file is empty" in first.error
@@ -114,9 +116,8 @@ def test_a_bad_file_gets_its_error_and_the_others_their_classes(tmp_path: Path, 
 def test_random_weights_are_drawn_again_and_said(tmp_path: Path, records) -> None:
     trained(tmp_path, records, "rgb", weights="random")
     assert records[4].path is not None
-    run, (prediction,) = predict_videos([records[4].path], tmp_path / "run", device="cpu")
+    (prediction,) = predict([records[4].path], tmp_path / "run", device="cpu")
     assert load_run(tmp_path / "run").random_weights
-    assert run.random_weights
     assert prediction.error is None
 
 
@@ -128,7 +129,7 @@ def test_other_weights_than_the_runs_are_refused(tmp_path: Path, records) -> Non
     assert '"random:3"' in text
     spec_path.write_text(text.replace('"random:3"', '"sha256:' + "0" * 64 + '"'), encoding="utf-8")
     with pytest.raises(FeatureMismatchError, match="--weights PATH"):
-        predict_videos([records[4].path], tmp_path / "run", device="cpu")
+        predict([records[4].path], tmp_path / "run", device="cpu")
 
 
 def test_c3ds_mean_cube_is_asked_for(tmp_path: Path, records) -> None:

@@ -14,7 +14,7 @@ from video_files import make_video
 from har_pipeline.cli import app
 from har_pipeline.core.errors import RunError, VideoError
 from har_pipeline.evaluation.scores import read_scores, select_part
-from har_pipeline.inference.predict import predict_raw
+from har_pipeline.inference.predict import predict
 from har_pipeline.models.config import NetworkName
 from har_pipeline.video.camera import live_frames
 
@@ -29,8 +29,7 @@ def test_files_get_the_probabilities_of_the_runs_own_test(depth_set: DepthSet, m
     run = depth_set.train(model)
     own = select_part(read_scores(run / "scores.csv"), "test")
     paths = [*(depth_set.path(video_id) for video_id in own.video_ids), depth_set.folder / "gone"]
-    loaded, predictions = predict_raw(paths, run, workers=1)
-    assert loaded.classes == own.classes
+    predictions = predict(paths, run, workers=1)
     assert [prediction.path for prediction in predictions] == paths
     found = [prediction.probabilities for prediction in predictions[:-1]]
     np.testing.assert_allclose(np.stack(found), own.probabilities, atol=1e-6)  # type: ignore[arg-type]
@@ -132,7 +131,7 @@ def test_a_short_video_is_noted(
     depth_set: DepthSet, tmp_path: Path, frames: int, model: NetworkName, notes: list[str]
 ) -> None:
     short = write_folder(tmp_path / "short", walking_body(0, frames, 0))
-    _, (prediction,) = predict_raw([short], depth_set.train(model), workers=1)
+    (prediction,) = predict([short], depth_set.train(model), workers=1)
     assert prediction.notes == tuple(notes)
 
 
@@ -152,9 +151,9 @@ def test_of_a_job_one_run_is_named(depth_set: DepthSet, tmp_path: Path) -> None:
     for arguments in (["x.avi"], ["--live", "x.avi"]):
         done = CliRunner().invoke(app, ["predict", *arguments, "--run", str(job)])
         assert isinstance(done.exception, RunError)
-        assert str(done.exception) == f"{job} is no single run: har predict answers by one, such as {job}/seed0/split1"
+        assert str(done.exception) == f"{job} is not a single run: har predict needs one, such as {job}/seed0/split1"
     done = CliRunner().invoke(app, ["predict", "x.avi", "--run", str(tmp_path / "none")])
-    assert "none is no run folder" in str(done.exception)
+    assert "none does not exist" in str(done.exception)
 
 
 def test_live_frames(depth_set: DepthSet, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from train_split import train_split
 
 from har_pipeline.core.errors import FeatureMismatchError, RunError
 from har_pipeline.core.records import Split, VideoRecord
-from har_pipeline.evaluation.aggregate import evaluate_repeats, repeat_folders, unfinished
+from har_pipeline.evaluation.evaluate import evaluate
+from har_pipeline.evaluation.plan import repeat_folders, unfinished
 from har_pipeline.features.pack import PackedStore, pack_features
 from har_pipeline.features.reduce import ReduceOptions, reduce_features
 from har_pipeline.features.store import FeatureStore, VideoSource
@@ -284,8 +285,12 @@ def test_repeats_are_kept_apart_with_mean_and_deviation(task: Task, tmp_path: Pa
         accuracies.append(outcome.summary.test_accuracy)
     first, second = sum(accuracies[:3]) / 3, sum(accuracies[3:]) / 3
     assert first != second
-    result = evaluate_repeats(tmp_path / "job")
-    assert list(result.repeats) == [0, 1]
+    result = evaluate(tmp_path / "job")
+    assert (result.kind, list(result.members)) == ("repeats", [0, 1])
+    folds = result.members[1]
+    assert (folds.kind, list(folds.members), folds.members[2].kind) == ("folds", [0, 1, 2], "run")
+    assert folds.top1 == folds.measures.top1
+    assert result.measures is None
     assert result.mean_top1 == pytest.approx((first + second) / 2)
     assert result.sd_top1 == pytest.approx(abs(first - second) / 2**0.5)
     assert result.pooled_top1 == pytest.approx(result.mean_top1)  # folds of one size
@@ -295,10 +300,10 @@ def test_repeats_are_kept_apart_with_mean_and_deviation(task: Task, tmp_path: Pa
 
 def test_repeats_of_one_split(task: Task, tmp_path: Path) -> None:
     task.run(plan_jobs(task.splits[:1], tmp_path / "job", repeats=3))
-    result = evaluate_repeats(tmp_path / "job")
-    assert list(result.repeats) == [0, 1, 2]
+    result = evaluate(tmp_path / "job")
+    assert list(result.members) == [0, 1, 2]
     assert result.pooled_top1 is None
-    assert [path.name for path in repeat_folders(tmp_path / "job")] == ["seed0", "seed1", "seed2"]
+    assert [path.name for path in repeat_folders(tmp_path / "job").values()] == ["seed0", "seed1", "seed2"]
 
 
 def test_an_unfinished_repeat_is_an_error(task: Task, tmp_path: Path) -> None:
@@ -306,9 +311,9 @@ def test_an_unfinished_repeat_is_an_error(task: Task, tmp_path: Path) -> None:
     task.run(planned[:5])
     (tmp_path / "job/plan.json").unlink()
     with pytest.raises(RunError, match=r"seed1 .*finish the job first"):
-        evaluate_repeats(tmp_path / "job")
-    with pytest.raises(RunError, match="holds no repeats"):
-        evaluate_repeats(tmp_path)
+        evaluate(tmp_path / "job")
+    with pytest.raises(RunError, match="is not a run folder"):
+        evaluate(tmp_path)
 
 
 def test_progress_names_the_run(task: Task, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from train_split import train_split
 
 from har_pipeline.core.errors import DeviceError, RunError
 from har_pipeline.core.records import Split, VideoRecord
-from har_pipeline.evaluation.evaluate import evaluate_run
+from har_pipeline.evaluation.evaluate import evaluate
 from har_pipeline.evaluation.run_folder import RunSummary, read_history
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureStreams, load_features
@@ -226,9 +226,9 @@ def test_a_class_without_test_videos_is_reported(task: Task, tmp_path: Path) -> 
     other = dataclasses.replace(task, split=dataclasses.replace(task.split, test=test))
     summary = other.train(SMALL, tmp_path / "run")
     assert "no test video of 1 of the 3 classes: running" in summary.notes
-    evaluation = evaluate_run(tmp_path / "run")
+    evaluation = evaluate(tmp_path / "run")
     assert "no test video of 1 of the 3 classes: running" in evaluation.notes
-    (of_class,) = (row for row in evaluation.per_class if row.label == "running")
+    (of_class,) = (row for row in evaluation.measures.per_class if row.label == "running")
     assert (of_class.videos, of_class.accuracy) == (0, None)
 
 

@@ -15,7 +15,7 @@ from paths import python_path
 from raw_learners import learner_on, only_batch
 from raw_sets import drawn_videos, raw_store
 
-from har_pipeline.inference.load import load_video_run
+from har_pipeline.inference.load import load_run
 from har_pipeline.models.convlstm.networks import StatefulNetwork
 from har_pipeline.training.configs import StateGradient
 from har_pipeline.training.networks.distributed import ALONE, World, joined_world
@@ -143,7 +143,7 @@ def test_two_processes_train_one_run(tmp_path: Path, state_gradient: str) -> Non
     assert "test video accuracy" in outputs[0][0]
     assert outputs[1][0] == ""
     assert "epoch 2/2" in outputs[0][1]
-    run = load_video_run(tmp_path / "run")
+    run = load_run(tmp_path / "run")
     assert json.loads((tmp_path / "run/run.json").read_text())["processes"] == 2
     assert len(run.scores().video_ids) == len(run.split.val) + len(run.split.test)
     assert {path.name for path in tmp_path.iterdir()} == {"frames.zarr", "manifest.csv", "run"}

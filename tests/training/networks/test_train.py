@@ -23,11 +23,11 @@ from train_split import train_split
 from har_pipeline.core.errors import FeatureMismatchError, RunError
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.evaluation.compare import compare_members
-from har_pipeline.evaluation.evaluate import evaluate_run
-from har_pipeline.evaluation.fusion_table import load_members
+from har_pipeline.evaluation.evaluate import evaluate
+from har_pipeline.evaluation.members import load_members
 from har_pipeline.evaluation.run_folder import RunSummary, read_history, read_run
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.inference.load import load_run, load_video_run
+from har_pipeline.inference.load import load_network, load_run
 from har_pipeline.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from har_pipeline.training.configs import TrainConfig, VideoTrainConfig
 from har_pipeline.training.history import Epoch
@@ -109,19 +109,17 @@ def test_a_run_folder_of_raw_video(task: Task, run: Path) -> None:
     assert info["kind"] == "video"
     assert info["precision"] == "fp32"
     assert "0.05 times the paper's filters" in info["summary"]["notes"][0]
-    loaded = load_video_run(run)
+    loaded = load_run(run)
     assert loaded.config == FAST
     assert loaded.frame_shape == (1, SIZE, SIZE)
     assert loaded.classes == ("side", "up")
     assert not loaded.network.training
     assert info["parameters"] == sum(parameter.numel() for parameter in loaded.network.parameters())
     assert read_run(run).feature_set == task.name
-    with pytest.raises(RunError, match="a run of `har train-video`"):
-        load_run(run)
 
 
 def test_scores_are_those_of_the_stored_weights(task: Task, run: Path) -> None:
-    loaded = load_video_run(run)
+    loaded = load_run(run)
     scores = loaded.scores()
     assert scores.part == ("val",) * 4 + ("test",) * 4
     video_id = scores.video_ids[5]
@@ -138,8 +136,7 @@ def test_scores_are_those_of_the_stored_weights(task: Task, run: Path) -> None:
 
 
 def test_other_commands_read_the_run(task: Task, run: Path, tmp_path: Path) -> None:
-    evaluation = evaluate_run(run)
-    assert evaluation.num_videos == 4
+    assert evaluate(run).measures.num_videos == 4
     assert (run / "training.png").is_file()
     features, labels = blobs(("side", "up"), 8)
     ids = {f"{v.split('-')[0]}-{v.split('-')[1]}": v for v in labels}
@@ -149,7 +146,7 @@ def test_other_commands_read_the_run(task: Task, run: Path, tmp_path: Path) -> N
     store, name = feature_store(tmp_path / "store.zarr", swapped)
     train_split(store, name, task.records, task.split, TrainConfig(epochs=2, units=4, device="cpu"), tmp_path / "head")
     with pytest.raises(RunError, match="a run of `har train`"):
-        load_video_run(tmp_path / "head")
+        load_network(tmp_path / "head")
     members = load_members([run, tmp_path / "head"])
     assert [member.stream for member in members] == ["depth", "rgb"]
     assert compare_members(*members).num_videos == 4
@@ -331,7 +328,7 @@ def test_the_published_stateless_schedule_goes_on_from_the_best(
     assert len(restarts) == 2, "one optimiser at the start, one for the last part"
     best = states[3]["best_weights"]
     assert all(torch.equal(restarts[1][name], best[name]) for name in best)
-    stored = load_video_run(tmp_path / "run").network.state_dict()
+    stored = load_run(tmp_path / "run").network.state_dict()
     assert all(torch.equal(stored[name], states[-1]["best_weights"][name]) for name in stored)
     assert best_epoch([Epoch(**row) for row in states[-1]["history"]]) == summary.best_epoch
 
@@ -366,7 +363,7 @@ def test_folds_and_repeats_go_on(task: Task, tmp_path: Path) -> None:
     assert [outcome.kept for outcome in outcomes] == [False] * 3
     outcomes = run_jobs(task.store, [task.name], task.records, jobs, config)
     assert [outcome.kept for outcome in outcomes] == [True, True, True, False]
-    assert [load_video_run(job.folder).config.seed for job in jobs] == [3, 3, 4, 4]
+    assert [load_run(job.folder).config.seed for job in jobs] == [3, 3, 4, 4]
     with pytest.raises(RunError, match=r"trained differently \(width: 0\.05 != 0\.1"):
         run_jobs(task.store, [task.name], task.records, jobs, dataclasses.replace(config, width=0.1))
     records = relabelled(task.records, second.test[0])
