@@ -1,8 +1,8 @@
-"""Protocols: a rule over manifest columns -> which videos train, validate and test.
+"""Splits: made by a protocol, checked, described, written to a file and read back.
 
-No subject, group or file stands on both sides of a split. Validation videos are taken from the training side by whole
-subjects or groups. A class that is tested but never trained on is an error, for no head could ever be right about it.
-Some protocols share something between the sides by their very definition; `_SHARED_BY_DEFINITION` lists which.
+No subject, group or file is in two parts of a split, except where the protocol's entry in `PROTOCOLS` allows it.
+Validation videos are taken from the training side by whole subjects or groups. A class that is tested but never trained
+on is an error: no head could ever be right about it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,10 @@ from typing import Any
 
 from har_pipeline.core.errors import SplitError
 from har_pipeline.core.records import Split, VideoRecord
-from har_pipeline.datasets.protocols import PROTOCOLS, SplitOptions, _cell, _group, _source_keys, _take_share
+from har_pipeline.datasets.protocols import PROTOCOLS, SplitOptions, cell
+from har_pipeline.datasets.units import source_of, take_share
 
 PARTS = ("train", "val", "test")
-
-
-# What the training and the test side of a protocol may have in common; training and validation never share it.
-_SHARED_BY_DEFINITION = {"xview": ("subject", "group"), "leave_one_group_out": ("subject",)}
-
-
-"""(training side, test side) of each fold."""
 
 
 def make_splits(
@@ -39,39 +33,35 @@ def make_splits(
     column: str = "split",
     manifest_sha256: str = "",
 ) -> list[Split]:
-    """Return the splits of a protocol, in its order.
+    """Return the splits of a protocol, numbered from 0 in its order.
 
     val_fraction: share of the training side's videos kept for validation, by whole subjects or groups, at least one of
-    them unless 0; where the protocol `column` names validation videos, those are taken instead.
-    num_folds: of group_kfold; test_fraction: of holdout; column: `split` or an own one, which the protocol `column`
-    reads (train, val, test). Numbers of splits begin at 0.
-    Raises: SplitError if the protocol is unknown or its columns are missing, a part is empty, a subject or group stands
-    on both sides, or a class is tested but not trained.
+    them unless 0; not read where the protocol `column` finds validation videos. num_folds, test_fraction, column: see
+    `SplitOptions`.
+    Raises: SplitError if the protocol is unknown or its columns are missing, a part is empty, a subject or group is on
+    both sides, or a class is tested but not trained.
     """
     if protocol not in PROTOCOLS:
-        raise SplitError(f"unknown protocol {protocol!r}; there are: {', '.join(PROTOCOLS)}")
+        raise SplitError(f"unknown protocol {protocol!r}; choose from: {', '.join(PROTOCOLS)}")
+    rule = PROTOCOLS[protocol]
     options = SplitOptions(seed=seed, num_folds=num_folds, test_fraction=test_fraction, column=column)
     splits = []
-    for index, (train_side, test) in enumerate(PROTOCOLS[protocol](records, options)):
-        if protocol == "column" and names_validation(train_side, column):
-            train = [r for r in train_side if _cell(r, column) == "train"]
-            val = [r for r in train_side if _cell(r, column) == "val"]
-        else:
-            where = f"{protocol} split {index}"
-            for part, side in (("train", train_side), ("test", test)):
-                if not side:
-                    raise SplitError(
-                        f"{where}: there is no {part} video among the {len(records)}; another set's protocol?"
-                    )
-            # Where the protocol lets subjects stand on both sides, its groups are all that can be kept apart.
-            keys = [_group] if protocol == "leave_one_group_out" else _source_keys(protocol)
-            train, val = _take_share(train_side, val_fraction, seed + index, where, keys, "--val-fraction 0")
+    for index, fold in enumerate(rule.split(records, options)):
+        where = f"{protocol} split {index}"
+        for part, side in (("train", fold.train), ("test", fold.test)):
+            if not side:
+                raise SplitError(
+                    f"{where}: none of the {len(records)} videos is in {part}; is this the right protocol?"
+                )
+        train, val = fold.train, fold.val
+        if not val:
+            train, val = take_share(train, val_fraction, seed + index, where, rule.val_apart, "--val-fraction 0")
         split = Split(
             protocol=protocol,
             index=index,
             train=tuple(sorted(r.video_id for r in train)),
             val=tuple(sorted(r.video_id for r in val)),
-            test=tuple(sorted(r.video_id for r in test)),
+            test=tuple(sorted(r.video_id for r in fold.test)),
             seed=seed,
             manifest_sha256=manifest_sha256,
         )
@@ -81,8 +71,8 @@ def make_splits(
 
 
 def names_validation(records: Sequence[VideoRecord], column: str) -> bool:
-    """Return whether a manifest's column, as the protocol `column` reads it, names validation videos."""
-    return any(_cell(record, column) == "val" for record in records)
+    """Return whether the manifest's column that the protocol `column` reads names validation videos."""
+    return any(cell(record, column) == "val" for record in records)
 
 
 def check_split(split: Split, records: Sequence[VideoRecord]) -> None:
@@ -100,16 +90,17 @@ def check_split(split: Split, records: Sequence[VideoRecord]) -> None:
     for part in ("train", "test"):
         if not parts[part]:
             raise SplitError(f"{where}: there is no {part} video")
-    shared_by_definition = _SHARED_BY_DEFINITION.get(split.protocol, ())
-    for first, second in (("train", "test"), ("val", "test"), ("train", "val")):
-        for key in _source_keys(split.protocol):
-            kind = key.__name__.removeprefix("_").replace("_", " ")
-            if kind in shared_by_definition and (second == "test" or split.protocol == "leave_one_group_out"):
-                continue
-            shared = ({key(r) for r in parts[first]} & {key(r) for r in parts[second]}) - {None}
-            if shared:
-                listed = ", ".join(sorted(str(value) for value in shared)[:3])
-                raise SplitError(f"{where}: {kind} {listed} stands on the {first} and the {second} side")
+    # A split of the user's own is held to the rule of most protocols: nothing is shared.
+    rule = PROTOCOLS.get(split.protocol, PROTOCOLS["holdout"])
+    for first, second, sources in (
+        ("train", "test", rule.test_apart),
+        ("val", "test", rule.test_apart),
+        ("train", "val", rule.val_apart),
+    ):
+        for source in sources:
+            shared = {source_of(r, source) for r in parts[first]} & {source_of(r, source) for r in parts[second]}
+            if found := sorted(name for name in shared if name is not None):
+                raise SplitError(f"{where}: {source} {', '.join(found[:3])} is in both {first} and {second}")
     if untrained := {r.label for r in (*parts["test"], *parts["val"])} - {r.label for r in parts["train"]}:
         names = ", ".join(sorted(untrained)[:5])
         raise SplitError(f"{where}: class {names} is tested but has no training video; leave it out of the manifest")
