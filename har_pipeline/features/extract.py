@@ -11,57 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from har_pipeline.core.errors import ExtractionError
-from har_pipeline.core.records import ClipSpec, FeatureSpec, VideoRecord
+from har_pipeline.core.records import FeatureSpec, VideoRecord
 from har_pipeline.features.engine import Engine, Progress
 from har_pipeline.features.lanes import Lane
+from har_pipeline.features.options import ExtractOptions
 from har_pipeline.features.source_files import changed_videos, known_failures
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.models.device import keep_freed_memory
 from har_pipeline.models.extractors.base import Extractor
 from har_pipeline.video.clip_worker import DecodeTask
-from har_pipeline.video.decode import Decoder
 from har_pipeline.video.flow.cache import FlowCache
 from har_pipeline.video.flow.spec import FlowSpec
 from har_pipeline.video.preprocess import parse_resize
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExtractOptions:
-    """How to extract. What changes the numbers goes into the feature spec; the rest only changes the speed.
-
-    clips, resize: as in `FeatureSpec`, None = the net's own; fps, dtype: as in `FeatureSpec`; flow: how flow is made, for
-    extractors that read it; workers, batch_size: None = by device; decoder: auto, decord or pyav; time_limit_s: decoding
-    time allowed per video; shard: (k, n) = the k-th of n parts, k from 1; retry_failed: try videos again that failed in an
-    earlier run; replace_changed: make the features anew of videos that were read from another file than the row's;
-    flow_cache: folder that keeps flow for later jobs.
-    """
-
-    clips: ClipSpec | None = None
-    fps: float | None = None
-    resize: str | None = None
-    flow: FlowSpec | None = None
-    dtype: str = "float16"
-    workers: int | None = None
-    batch_size: int | None = None
-    decoder: Decoder = "auto"
-    time_limit_s: float = 600.0
-    shard: tuple[int, int] = (1, 1)
-    retry_failed: bool = False
-    replace_changed: bool = False
-    flow_cache: Path | None = None
-
-    def __post_init__(self) -> None:
-        k, n = self.shard
-        if not 1 <= k <= n:
-            raise ExtractionError(f"shard {k}/{n}: give k/n with 1 <= k <= n")
-        if self.dtype not in ("float16", "float32"):
-            raise ExtractionError(f"unknown dtype {self.dtype!r}: use float16 or float32")
-        if self.fps is not None and self.fps <= 0:
-            raise ExtractionError(f"fps must be above 0, not {self.fps:g}")
-        for name in ("workers", "batch_size", "time_limit_s"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ExtractionError(f"{name} must be above 0, not {value}")
 
 
 @dataclass(frozen=True, slots=True)

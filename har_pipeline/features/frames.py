@@ -19,85 +19,14 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, StoreError
-from har_pipeline.core.records import ClipSpec, FeatureSpec, VideoRecord
+from har_pipeline.core.records import FeatureSpec, VideoRecord
+from har_pipeline.features.options import EXTRACTOR, RawOptions
 from har_pipeline.features.pack_reader import PackedStore, open_features
 from har_pipeline.features.source_files import changed_videos, describe_file, known_failures
 from har_pipeline.features.store import FeatureStore, VideoSource
-from har_pipeline.video.depth import KINECT_FPS, Aspect
-from har_pipeline.video.frame_worker import RawFailure, RawStream, RawTask, RawVideo, RawWorker
-
-EXTRACTOR = "raw_frames"
-
-
-_PREPROCESS = {
-    "depth": "box of the movement, nearest px, 1st to 99th percentile of the video's foreground to 255..51, background 0",
-    "causal depth": "box of the last 300 frames' movement, nearest px, 1st to 99th percentile of their foreground to 255..51, "
-    "background 0",
-    "rgb": "whole frame, mean over px where it shrinks, bilinear where it grows",
-}
-
+from har_pipeline.video.frame_worker import RawFailure, RawTask, RawVideo, RawWorker
 
 _RESIZE = re.compile(r"(?:box-|causal-box-)?(?:stretch|keep)-(\d+)")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawOptions:
-    """How frames are prepared, and how fast.
-
-    stream: `depth` reads the rows' depth_path, `rgb` their path; size: S, px; aspect: `stretch`, or `keep` with 0 around;
-    causal: depth as a live recogniser sees it, by `depth.CausalDepth`; fps: of depth folders and arrays, which do not say; it
-    sets the times of frames and no pixel; workers: processes, None = one a core; time_limit_s: allowed per video; shard:
-    (k, n) = the k-th of n parts, k from 1; retry_failed: try videos again that failed in an earlier run;
-    replace_changed: make the frames anew of videos that were read from another file than the row's.
-    Raises: ExtractionError if a value makes no sense.
-    """
-
-    stream: RawStream = "depth"
-    size: int = 64
-    aspect: Aspect = "stretch"
-    causal: bool = False
-    fps: float = KINECT_FPS
-    workers: int | None = None
-    time_limit_s: float = 600.0
-    shard: tuple[int, int] = (1, 1)
-    retry_failed: bool = False
-    replace_changed: bool = False
-
-    def __post_init__(self) -> None:
-        if self.stream not in ("depth", "rgb"):
-            raise ExtractionError(f"raw frames are of the stream depth or rgb, not {self.stream!r}")
-        if self.aspect not in ("stretch", "keep"):
-            raise ExtractionError(f"unknown aspect {self.aspect!r}: use stretch or keep")
-        if self.causal and self.stream != "depth":
-            raise ExtractionError(f"{self.stream} frames are not cropped, so they are causal as they are")
-        for name in ("size", "fps", "workers", "time_limit_s"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ExtractionError(f"{name} must be above 0, not {value}")
-        k, n = self.shard
-        if not 1 <= k <= n:
-            raise ExtractionError(f"shard {k}/{n}: give k/n with 1 <= k <= n")
-
-    @property
-    def channels(self) -> int:
-        """C."""
-        return 1 if self.stream == "depth" else 3
-
-    def spec(self) -> FeatureSpec:
-        """Return the spec of the feature set that these options make."""
-        crop = "" if self.stream == "rgb" else "causal-box-" if self.causal else "box-"
-        return FeatureSpec(
-            extractor=EXTRACTOR,
-            weights="none",
-            layer="pixels",
-            feature_dim=self.size * self.size * self.channels,
-            stream=self.stream,
-            clips=ClipSpec(sampling="dense", num_clips=None),
-            resize=f"{crop}{self.aspect}-{self.size}",
-            preprocess=_PREPROCESS["causal depth" if self.causal else self.stream],
-            precision="exact",
-            dtype="uint8",
-        )
 
 
 def frame_shape(spec: FeatureSpec) -> tuple[int, int, int]:

@@ -16,17 +16,15 @@ import sys
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Literal
 
 import cv2
 import numpy as np
 
 from har_pipeline.core.errors import VideoError
+from har_pipeline.core.records import Aspect, RawStream
 from har_pipeline.video.decode import FrameReader, probe, tail_note
-from har_pipeline.video.depth import Aspect, CausalDepth, prepare_depth, read_depth
+from har_pipeline.video.depth import CausalDepth, prepare_depth, read_depth
 from har_pipeline.video.preprocess import Resize, resize_frame
-
-RawStream = Literal["depth", "rgb"]
 
 
 @dataclass(frozen=True, slots=True)
