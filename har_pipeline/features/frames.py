@@ -1,32 +1,39 @@
 """Raw frames as a feature set: the small uint8 frames that raw-video networks train on, prepared once and stored.
 
 A video is one array (L, S * S * C): L frames of S x S px with C channels, 1 for depth, 3 for RGB. So the store's commits,
-checksums, failure records and resumption hold for them, and no epoch decodes a file again.
+checksums, failure records and resumption hold for raw frames too, and no epoch decodes a file again. The feature spec says
+how frames were prepared: `RawOptions.spec` writes it, `frame_shape` and `options_of` read it, `choose_frames` finds it in a
+store.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import platform
 import re
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import version
-from multiprocessing.connection import wait
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, StoreError
 from har_pipeline.core.records import FeatureSpec, VideoRecord
+from har_pipeline.features.job import JobSummary, file_of, num_cores, provenance, unfinished
 from har_pipeline.features.options import EXTRACTOR, RawOptions
 from har_pipeline.features.pack_reader import PackedStore, open_features
-from har_pipeline.features.source_files import changed_videos, describe_file, known_failures
 from har_pipeline.features.store import FeatureStore, VideoSource
-from har_pipeline.video.frame_worker import RawFailure, RawTask, RawVideo, RawWorker
+from har_pipeline.video.frame_worker import RawTask, raw_worker
+from har_pipeline.video.process import Failed, run_tasks
 
 _RESIZE = re.compile(r"(?:box-|causal-box-)?(?:stretch|keep)-(\d+)")
+
+
+@dataclass(slots=True, kw_only=True)
+class RawSummary(JobSummary):
+    """What a job did."""
+
+    frames: int = 0  # stored in this run
+    workers: int = 0
 
 
 def frame_shape(spec: FeatureSpec) -> tuple[int, int, int]:
@@ -42,150 +49,6 @@ def frame_shape(spec: FeatureSpec) -> tuple[int, int, int]:
         )
     size = int(match[1])
     return spec.feature_dim // size**2, size, size
-
-
-@dataclass(slots=True)
-class RawSummary:
-    """What a job did. failed, failed_before: video_id -> reason; notes: what was odd about a done video.
-
-    frames: stored in this run.
-    """
-
-    feature_set: str
-    total: int
-    already: int
-    done: int = 0
-    frames: int = 0
-    seconds: float = 0.0
-    workers: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-    failed_before: dict[str, str] = field(default_factory=dict)
-    notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
-
-    @property
-    def finished(self) -> int:
-        """How many videos need no more work, failed ones included."""
-        return self.already + self.done + len(self.failed) + len(self.failed_before)
-
-
-def store_raw_frames(
-    records: Sequence[VideoRecord],
-    store: FeatureStore,
-    options: RawOptions | None = None,
-    on_progress: Callable[[RawSummary], None] = lambda summary: None,
-) -> RawSummary:
-    """Write the prepared frames of all records that `store` lacks, and return what was done.
-
-    A video that fails is recorded in the store and in the summary; the others go on. What is there is kept, so an
-    interrupted job goes on where it was. Raises: ExtractionError if no row has a file of the stream; StoreError if the
-    store cannot be written.
-    """
-    options = options or RawOptions()
-    column = "depth_path" if options.stream == "depth" else "path"
-    if not any(getattr(record, column) for record in records):
-        other = "rgb" if options.stream == "depth" else "depth"
-        raise ExtractionError(f"no row of the manifest has a {column}; for its other files use --stream {other}")
-    feature_set = store.create_feature_set(options.spec())
-    store.remove_debris()
-    k, n = options.shard
-    mine = sorted(records, key=lambda record: record.video_id)[k - 1 :: n]
-    paths = [getattr(record, column) for record in mine]
-    changed = changed_videos(store, feature_set, mine, paths, options.replace_changed)
-    complete = set(store.video_ids(feature_set))
-    missing = [record for record in mine if record.video_id not in complete]
-    known = {} if options.retry_failed else known_failures(store, feature_set, mine, paths)
-    summary = RawSummary(feature_set, total=len(mine), already=len(mine) - len(missing) - len(changed))
-    summary.failed.update(changed)
-    summary.failed_before = {r.video_id: known[r.video_id] for r in missing if r.video_id in known}
-    tasks: deque[RawTask] = deque()
-    for record in missing:
-        path = record.depth_path if options.stream == "depth" else record.path
-        if path is None:
-            summary.failed_before.pop(record.video_id, None)
-            _fail(summary, store, record.video_id, f"{record.video_id}: its row has no {column}", {})
-        elif record.video_id not in known:
-            tasks.append(raw_task(record, path, options))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    summary.workers = min(options.workers or cores, len(tasks))
-    started = time.perf_counter()
-    on_progress(summary)
-    for task, result in _results(tasks, summary.workers):
-        if isinstance(result, RawFailure):
-            file = describe_file(task.path, task.start_frame, task.end_frame)
-            _fail(summary, store, task.video_id, result.reason, file)
-        else:
-            store.write(
-                feature_set, task.video_id, result.frames.reshape(len(result.frames), -1), _source(result, task)
-            )
-            store.clear_failure(feature_set, task.video_id)
-            summary.done += 1
-            summary.frames += len(result.frames)
-            if result.notes:
-                summary.notes[task.video_id] = result.notes
-        summary.seconds = time.perf_counter() - started
-        on_progress(summary)
-    return summary
-
-
-def _fail(summary: RawSummary, store: FeatureStore, video_id: str, reason: str, file: Mapping[str, str]) -> None:
-    summary.failed[video_id] = reason
-    store.record_failure(summary.feature_set, video_id, reason, file)
-
-
-def raw_task(record: VideoRecord, path: Path, options: RawOptions) -> RawTask:
-    """Return what a worker needs to prepare the file `path` of a row."""
-    return RawTask(
-        video_id=record.video_id,
-        path=path,
-        start_frame=record.start_frame,
-        end_frame=record.end_frame,
-        stream=options.stream,
-        size=options.size,
-        aspect=options.aspect,
-        causal=options.causal,
-        fps=options.fps,
-        time_limit_s=options.time_limit_s,
-    )
-
-
-def _results(tasks: deque[RawTask], num_workers: int) -> Iterator[tuple[RawTask, RawVideo | RawFailure]]:
-    """Yield each task with its result, in the order in which they finish."""
-    workers: dict[object, RawWorker] = {}
-    try:
-        while tasks or workers:
-            while tasks and len(workers) < num_workers:
-                worker = RawWorker()
-                workers[worker.connection] = worker
-                worker.start(tasks.popleft())
-            for connection in wait([worker.connection for worker in workers.values()]):
-                worker = workers[connection]
-                task, result = worker.task, worker.receive()
-                assert task is not None
-                if tasks and worker.alive:
-                    worker.start(tasks.popleft())
-                else:
-                    worker.close()
-                    del workers[connection]
-                yield task, result
-    finally:
-        for worker in workers.values():
-            worker.close()
-
-
-def _source(video: RawVideo, task: RawTask) -> VideoSource:
-    return VideoSource(
-        clip_starts=video.numbers,
-        clip_ends=video.numbers + 1,
-        num_frames=len(video.frames),
-        fps=video.fps,
-        decode_notes=video.notes,
-        provenance={
-            "har_pipeline": version("har-pipeline"),
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "av")},
-        },
-        file=describe_file(task.path, task.start_frame, task.end_frame),
-    )
 
 
 def options_of(spec: FeatureSpec) -> RawOptions:
@@ -217,6 +80,86 @@ def choose_frames(store: FeatureStore | PackedStore, stream: str, features: str 
             f"{', '.join(f'{name} ({specs[name].resize})' for name in of_stream) or 'none'}"
         )
     return found[0] if found else None
+
+
+def store_raw_frames(
+    records: Sequence[VideoRecord],
+    store: FeatureStore,
+    options: RawOptions | None = None,
+    on_progress: Callable[[RawSummary], None] = lambda summary: None,
+) -> RawSummary:
+    """Write the prepared frames of all records that `store` lacks, and return what was done.
+
+    A video that fails is recorded in the store and in the summary; the others go on. Videos that are in the store are
+    skipped, so an interrupted job resumes where it stopped. Raises: ExtractionError if no row has a file of the stream, or
+    no worker can be started; StoreError if the store cannot be written.
+    """
+    options = options or RawOptions()
+    if not any(getattr(record, options.column) for record in records):
+        other = "rgb" if options.stream == "depth" else "depth"
+        raise ExtractionError(
+            f"no row of the manifest has a {options.column}; for its other files use --stream {other}"
+        )
+    feature_set = store.create_feature_set(options.spec())
+    store.remove_debris()
+    summary = RawSummary(feature_set=feature_set)
+
+    def fail(video_id: str, reason: str, file: dict[str, str]) -> None:
+        summary.failed[video_id] = reason
+        store.record_failure(feature_set, video_id, reason, file)
+
+    mine = options.shard_of(records)
+    paths: list[Path | None] = [getattr(record, options.column) for record in mine]
+    todo = unfinished(summary, store, mine, paths, options)
+    tasks = []
+    for record, path in zip(mine, paths, strict=True):
+        if record.video_id in todo and path is None:
+            fail(record.video_id, f"{record.video_id}: its row has no {options.column}", {})
+        elif record.video_id in todo and path is not None:
+            tasks.append(raw_task(record, path, options))
+    summary.workers = min(options.workers or num_cores(), len(tasks))
+    made_with = provenance("numpy", "av")
+    started = time.perf_counter()
+    on_progress(summary)
+    with closing(run_tasks(raw_worker, summary.workers, tasks)) as results:
+        for _, task, result in results:
+            if isinstance(result, Failed):
+                fail(task.video_id, result.reason, file_of(task))
+            else:
+                source = VideoSource(
+                    clip_starts=result.numbers,
+                    clip_ends=result.numbers + 1,
+                    num_frames=len(result.frames),
+                    fps=result.fps,
+                    decode_notes=result.notes,
+                    provenance=made_with,
+                    file=file_of(task),
+                )
+                store.write(feature_set, task.video_id, result.frames.reshape(len(result.frames), -1), source)
+                store.clear_failure(feature_set, task.video_id)
+                summary.done += 1
+                summary.frames += len(result.frames)
+                if result.notes:
+                    summary.notes[task.video_id] = result.notes
+            summary.seconds = time.perf_counter() - started
+            on_progress(summary)
+    return summary
+
+
+def raw_task(record: VideoRecord, path: Path, options: RawOptions) -> RawTask:
+    """Return what a worker needs to prepare the file `path` of a row."""
+    return RawTask(
+        video_id=record.video_id,
+        path=path,
+        start_frame=record.start_frame,
+        end_frame=record.end_frame,
+        time_limit_s=options.time_limit_s,
+        stream=options.stream,
+        size=options.size,
+        aspect=options.aspect,
+        causal=options.causal,
+        fps=options.fps,
+    )
 
 
 def prepare_frames(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from har_pipeline.core.errors import ExtractionError
 from har_pipeline.core.options import check_options, option
-from har_pipeline.core.records import Aspect, ClipSpec, Decoder, FeatureSpec, FeatureType, RawStream
+from har_pipeline.core.records import Aspect, ClipSpec, Decoder, FeatureSpec, FeatureType, RawStream, VideoRecord
 from har_pipeline.video.flow.spec import FlowSpec
 
 EXTRACTOR = "raw_frames"
 
 
+# Part of the feature spec, and so of the names of feature sets: never reworded.
 _PREPROCESS = {
     "depth": "box of the movement, nearest px, 1st to 99th percentile of the video's foreground to 255..51, background 0",
     "causal depth": "box of the last 300 frames' movement, nearest px, 1st to 99th percentile of their foreground to 255..51, "
@@ -37,6 +39,11 @@ class JobOptions:
         k, n = self.shard
         if not 1 <= k <= n:
             raise ExtractionError(f"shard {k}/{n}: give k/n with 1 <= k <= n")
+
+    def shard_of(self, records: Sequence[VideoRecord]) -> list[VideoRecord]:
+        """Return the records of this job's shard, sorted by video_id."""
+        k, n = self.shard
+        return sorted(records, key=lambda record: record.video_id)[k - 1 :: n]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,12 +86,17 @@ class RawOptions(JobOptions):
     def __post_init__(self) -> None:
         JobOptions.__post_init__(self)
         if self.causal and self.stream != "depth":
-            raise ExtractionError(f"causal belongs to depth: {self.stream} frames are not cropped")
+            raise ExtractionError(f"causal is for depth: {self.stream} frames are not cropped")
 
     @property
     def channels(self) -> int:
         """C."""
         return 1 if self.stream == "depth" else 3
+
+    @property
+    def column(self) -> str:
+        """The column of the manifest that names the files of the stream."""
+        return "depth_path" if self.stream == "depth" else "path"
 
     def spec(self) -> FeatureSpec:
         """Return the spec of the feature set that these options make."""
