@@ -39,7 +39,11 @@ class WeightsError(HarError, ValueError):
 
 
 class ExtractionError(HarError, RuntimeError):
-    """A feature could not be computed (non-finite values, overflow of the stored dtype, no device)."""
+    """A feature could not be computed (non-finite values, overflow of the stored dtype)."""
+
+
+class DeviceError(HarError, ValueError):
+    """This machine has no such device, or the device does not compute in this precision."""
 
 
 class RunError(HarError, ValueError):

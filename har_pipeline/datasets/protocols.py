@@ -1,4 +1,7 @@
-"""Split protocols: each turns manifest columns into the sides of one or several splits."""
+"""Split protocols: each divides records into training and test videos by their manifest columns, once or several times.
+
+A new protocol is a function and its entry in `PROTOCOLS`.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,7 @@ from har_pipeline.core.records import VideoRecord
 from har_pipeline.datasets.units import SOURCES, Source, take_share, units
 
 KTH_TEST_PERSONS = frozenset({2, 3, 5, 6, 7, 8, 9, 10, 22})
-
-
 NTU_TRAIN_SUBJECTS = frozenset({1, 2, 4, 5, 8, 9, *range(13, 20), 25, 27, 28, 31, 34, 35, 38})
-
-
 NTU_TRAIN_CAMERAS = frozenset({2, 3})
 
 
@@ -48,7 +47,7 @@ class Fold:
 class Protocol:
     """A rule over manifest columns, and what the parts of its splits may share."""
 
-    # Gives its splits, in order; the docstring's first line is the help text. Raises: SplitError if the records do not fit.
+    # Its splits, in order; the docstring's first line is the help text. Raises: SplitError if the records do not fit.
     split: Callable[[Sequence[VideoRecord], SplitOptions], list[Fold]]
     # The fields of `SplitOptions` that it reads, apart from the seed.
     reads: tuple[str, ...] = ()
@@ -82,10 +81,10 @@ def _numbers(records: Sequence[VideoRecord], column: str, largest: int, protocol
         text = cell(record, column)
         match = re.search(r"(\d+)$", text)
         if match is None:
-            raise SplitError(f"{protocol} needs a number in the column {column}; {record.video_id} has {text!r}")
+            raise SplitError(f"{protocol} needs a number in column {column}; {record.video_id} has {text!r}")
         if not 1 <= int(match[1]) <= largest:
             raise SplitError(
-                f"{protocol}: {record.video_id}: knows {column} 1 to {largest}, not {text!r}; "
+                f"{protocol}: {record.video_id}: {column} must be 1 to {largest}, not {text!r}; "
                 "for other data use holdout, leave_one_subject_out or column"
             )
         numbers.append(int(match[1]))
@@ -166,9 +165,9 @@ def _leave_one_out(records: Sequence[VideoRecord], column: str) -> list[Fold]:
     cells = [cell(r, column) for r in records]
     values = sorted(set(cells))
     if "" in values:
-        raise SplitError(f"leave_one_{column}_out needs the column {column!r} in every row of the manifest")
+        raise SplitError(f"leave_one_{column}_out needs column {column!r} in every row of the manifest")
     if len(values) < 2:
-        raise SplitError(f"leave_one_{column}_out needs at least two {column}s; there is only {', '.join(values)!r}")
+        raise SplitError(f"leave_one_{column}_out needs at least two {column}s; found only {', '.join(values)!r}")
     return [_fold(records, cells, {value}) for value in values]
 
 
@@ -191,15 +190,15 @@ def _group_kfold(records: Sequence[VideoRecord], options: SplitOptions) -> list[
 
     groups = units(records, SOURCES)
     if not 2 <= options.num_folds <= len(set(groups)):
-        raise SplitError(f"group_kfold: {len(set(groups))} subjects or groups cannot make {options.num_folds} folds")
+        raise SplitError(f"group_kfold: cannot make {options.num_folds} folds of {len(set(groups))} subjects or groups")
     folds = StratifiedGroupKFold(options.num_folds, shuffle=True, random_state=options.seed)
     with warnings.catch_warnings():
-        # scikit-learn warns of classes with fewer videos than folds; they are simply absent from some test sides.
+        # scikit-learn warns of classes with fewer videos than folds; they are just absent from some test sides.
         warnings.simplefilter("ignore", UserWarning)
         try:
             found = list(folds.split([0] * len(records), [r.label for r in records], groups))
         except ValueError as error:
-            raise SplitError(f"group_kfold: no class has {options.num_folds} videos, one for each fold") from error
+            raise SplitError(f"group_kfold: no class has {options.num_folds} videos, one per fold") from error
     return [Fold([records[i] for i in train], [records[i] for i in test]) for train, test in found]
 
 
@@ -209,12 +208,12 @@ def _holdout(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold
 
 
 def _column(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]:
-    """The parts that the manifest column --column names: train, val or test; other values are unused."""
+    """The train, val and test videos that the manifest column --column names; other values are not used."""
     if options.column != "split" and not options.column.startswith("x_"):
-        raise SplitError(f"the protocol column reads the column split or an own one (x_...), not {options.column!r}")
+        raise SplitError(f"the protocol column reads column split or one that starts with x_, not {options.column!r}")
     values = {cell(r, options.column) for r in records}
     if not {"train", "test"} <= values:
-        raise SplitError(f"column {options.column!r} must name train and test videos; it holds: {sorted(values)[:6]}")
+        raise SplitError(f"column {options.column!r} must contain train and test; found: {sorted(values)[:6]}")
     train, test, val = ([r for r in records if cell(r, options.column) == part] for part in ("train", "test", "val"))
     return [Fold(train, test, val)]
 

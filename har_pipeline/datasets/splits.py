@@ -2,7 +2,7 @@
 
 No subject, group or file is in two parts of a split, except where the protocol's entry in `PROTOCOLS` allows it.
 Validation videos are taken from the training side by whole subjects or groups. A class that is tested but never trained
-on is an error: no head could ever be right about it.
+on is an error: no head could recognise it.
 """
 
 from __future__ import annotations
@@ -176,11 +176,11 @@ def check_split(split: Split, records: Sequence[VideoRecord]) -> None:
         if unknown := [video_id for video_id in ids if video_id not in by_id]:
             raise SplitError(f"{where}: {len(unknown)} {part} ids are not in the manifest, such as {unknown[0]!r}")
         if len(set(ids)) < len(ids):
-            raise SplitError(f"{where}: {len(ids) - len(set(ids))} {part} ids stand there more than once")
+            raise SplitError(f"{where}: {len(ids) - len(set(ids))} {part} ids appear more than once")
         parts[part] = [by_id[video_id] for video_id in ids]
     for part in ("train", "test"):
         if not parts[part]:
-            raise SplitError(f"{where}: there is no {part} video")
+            raise SplitError(f"{where}: no {part} videos")
     # A split of the user's own is held to the rule of most protocols: nothing is shared.
     rule = PROTOCOLS.get(split.protocol, PROTOCOLS["holdout"])
     for first, second, sources in (
@@ -194,11 +194,11 @@ def check_split(split: Split, records: Sequence[VideoRecord]) -> None:
                 raise SplitError(f"{where}: {source} {', '.join(found[:3])} is in both {first} and {second}")
     if untrained := {r.label for r in (*parts["test"], *parts["val"])} - {r.label for r in parts["train"]}:
         names = ", ".join(sorted(untrained)[:5])
-        raise SplitError(f"{where}: class {names} is tested but has no training video; leave it out of the manifest")
+        raise SplitError(f"{where}: class {names} has test but no training videos; remove it from the manifest")
 
 
 def describe_splits(splits: Sequence[Split], records: Sequence[VideoRecord]) -> list[dict[str, Any]]:
-    """Return one row per split: its number, counts of videos and classes, and the test side's subjects or groups."""
+    """Return one row per split: its number, the counts of videos and classes, and the tested subjects or groups."""
     by_id = {record.video_id: record for record in records}
     rows = []
     for split in splits:
@@ -219,17 +219,17 @@ def write_split_file(path: Path, split: Split) -> None:
 
 
 def read_split_file(path: Path) -> Split:
-    """Read what `write_split_file` wrote. Raises: SplitError if the file is missing, malformed or shares ids."""
+    """Read a split file. Raises: SplitError if the file is missing or malformed, or its parts share ids."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
-            raise ValueError("it holds no JSON object")
+            raise ValueError("not a JSON object")
         if unknown := values.keys() - {field.name for field in fields(Split)}:
             raise ValueError(f"unknown entry {sorted(unknown)[0]!r}")
         if missing := {"protocol", "train", "test"} - values.keys():
-            raise ValueError(f"{', '.join(sorted(missing))} is missing")
+            raise ValueError(f"missing {', '.join(sorted(missing))}")
         if not all(isinstance(values.get(name, 0), int) for name in ("index", "seed")):
-            raise ValueError("index and seed must be whole numbers")
+            raise ValueError("index and seed must be integers")
         parts: dict[str, tuple[str, ...]] = {}
         for part in PARTS:
             ids = values.get(part, [])
@@ -238,16 +238,16 @@ def read_split_file(path: Path) -> Split:
             parts[part] = tuple(ids)
         return Split(**{"index": 0, **values, **parts})
     except FileNotFoundError as error:
-        raise SplitError(f"{path}: no such split file; make one with `har splits write`") from error
+        raise SplitError(f"{path}: no such split file; create one with `har splits write`") from error
     except (OSError, ValueError, TypeError) as error:
-        raise SplitError(f"{path}: is not a split file: {error}") from error
+        raise SplitError(f"{path}: not a split file: {error}") from error
 
 
 LISTED_AT_MOST = 5
 
 
 def unused_videos(splits: Sequence[Split], records: Sequence[VideoRecord]) -> list[str]:
-    """Return a sentence on the manifest's videos that stand in no part of any of the splits, if there are such."""
+    """Return a note on the manifest's videos that are in no part of any split, if there are any."""
     used = {video_id for split in splits for part in (split.train, split.val, split.test) for video_id in part}
     unused = [record.video_id for record in records if record.video_id not in used]
     if not unused:
@@ -255,13 +255,13 @@ def unused_videos(splits: Sequence[Split], records: Sequence[VideoRecord]) -> li
     first = splits[0]
     where = f"{first.protocol} split {first.index}" if len(splits) == 1 else f"{len(splits)} splits of {first.protocol}"
     listed = ", ".join(unused[:LISTED_AT_MOST]) + ", ..." * (len(unused) > LISTED_AT_MOST)
-    return [f"{len(unused)} of {len(records)} videos of the manifest are in no part of {where}: {listed}"]
+    return [f"{len(unused)} of {len(records)} videos of the manifest are not used by {where}: {listed}"]
 
 
 def odd_validation_share(splits: Sequence[Split], fraction: float) -> list[str]:
-    """Return a sentence if the validation videos are far from the share of the training side that was asked for.
+    """Return a note if the share of validation videos is far from the `fraction` of the training side asked for.
 
-    fraction: in [0, 1). Far is less than half of it or more than one and a half times, and two videos at least.
+    fraction: in [0, 1). Far: below half of it or above one and a half times, and by at least two videos.
     """
     odd = []
     for split in splits:
@@ -273,19 +273,16 @@ def odd_validation_share(splits: Sequence[Split], fraction: float) -> list[str]:
         return []
     (first, side), held = odd[0], len(odd[0][0].val)
     where = f" of split {first.index}" * (len(splits) > 1)
-    more = f" (in {len(odd)} of {len(splits)} splits the share is far from it)" * (len(splits) > 1)
+    more = f" (so in {len(odd)} of {len(splits)} splits)" * (len(splits) > 1)
     return [
-        f"--val-fraction {fraction:g}: {held} of {side} training videos ({100 * held / side:.0f} %){where} are for "
-        f"validation, for subjects and groups stay whole{more}"
+        f"--val-fraction {fraction:g}: {held} of {side} training videos ({100 * held / side:.0f} %){where} are used for "
+        f"validation: subjects and groups are not divided{more}"
     ]
 
 
 def unread_column(splits: Sequence[Split], records: Sequence[VideoRecord]) -> list[str]:
-    """Return a sentence if the manifest's column `split` names train and test videos and none of the splits tests those.
-
-    splits: all of a protocol.
-    """
+    """Return a note if the manifest's column `split` names test videos that none of a protocol's splits tests."""
     train, test = ({record.video_id for record in records if record.split == part} for part in ("train", "test"))
     if not train or not test or any(set(split.test) == test for split in splits):
         return []
-    return ["the manifest's column split names train and test videos: --protocol column uses it"]
+    return ["the manifest's column split names train and test videos; --protocol column uses them"]

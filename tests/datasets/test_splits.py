@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +14,16 @@ from har_pipeline.core.errors import SplitError
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.datasets.builders import build_manifest, kth_rule_records
 from har_pipeline.datasets.official_lists import read_hmdb51_lists, read_ucf101_lists
-from har_pipeline.datasets.splits import check_split, describe_splits, make_splits
+from har_pipeline.datasets.splits import (
+    check_split,
+    describe_splits,
+    make_splits,
+    odd_validation_share,
+    read_split_file,
+    unread_column,
+    unused_videos,
+    write_split_file,
+)
 
 KTH = kth_rule_records(Path("/kth"))
 
@@ -147,16 +157,16 @@ def test_xview_shares_subjects_with_the_test_side_only() -> None:
 @pytest.mark.parametrize(
     ("protocol", "columns", "message"),
     [
-        ("xsub", {"subject": "P041"}, "knows subject 1 to 40, not 'P041'"),
-        ("kth_original", {"subject": "person26"}, "knows subject 1 to 25"),
-        ("kth_original", {"subject": "anna"}, "needs a number in the column subject; a has 'anna'"),
-        ("kth_original", {}, "needs a number in the column subject; a has ''"),
-        ("xview", {"camera": "C004"}, "knows camera 1 to 3"),
-        ("ucf101", {"group": "g26"}, "knows group 1 to 25"),
-        ("leave_one_group_out", {}, "needs the column 'group' in every row"),
-        ("leave_one_subject_out", {"subject": "s1"}, "at least two subjects; there is only 's1'"),
-        ("group_kfold", {}, "1 subjects or groups cannot make 5 folds"),
-        ("column", {}, "column 'split' must name train and test videos"),
+        ("xsub", {"subject": "P041"}, "subject must be 1 to 40, not 'P041'"),
+        ("kth_original", {"subject": "person26"}, "subject must be 1 to 25"),
+        ("kth_original", {"subject": "anna"}, "needs a number in column subject; a has 'anna'"),
+        ("kth_original", {}, "needs a number in column subject; a has ''"),
+        ("xview", {"camera": "C004"}, "camera must be 1 to 3"),
+        ("ucf101", {"group": "g26"}, "group must be 1 to 25"),
+        ("leave_one_group_out", {}, "needs column 'group' in every row"),
+        ("leave_one_subject_out", {"subject": "s1"}, "at least two subjects; found only 's1'"),
+        ("group_kfold", {}, "cannot make 5 folds of 1 subjects or groups"),
+        ("column", {}, "column 'split' must contain train and test"),
         ("holdout", {}, "cannot divide 1 subjects, groups or files"),
         ("twofold", {}, "unknown protocol 'twofold'; choose from: kth_original"),
     ],
@@ -188,7 +198,7 @@ def test_group_kfold_tests_every_video_once() -> None:
     splits = make_splits(records, "group_kfold", num_folds=5, seed=1)
     assert Counter(i for split in splits for i in split.test) == Counter(r.video_id for r in records)
     assert [len(of(records, split.test, "group")) for split in splits] == [2] * 5
-    with pytest.raises(SplitError, match="10 subjects or groups cannot make 11 folds"):
+    with pytest.raises(SplitError, match="cannot make 11 folds of 10 subjects or groups"):
         make_splits(records, "group_kfold", num_folds=11)
     with pytest.raises(SplitError, match="cannot make 1 folds"):
         make_splits(records, "group_kfold", num_folds=1)
@@ -242,7 +252,7 @@ def test_column() -> None:
     own = [video(i, x_mine=cell.replace("val", "")) for i, cell in cells.items()]
     (split,) = make_splits(own, "column", column="x_mine", val_fraction=0.5)
     assert (len(split.train), len(split.val), split.test) == (1, 1, ("c",))
-    with pytest.raises(SplitError, match="reads the column split or an own one"):
+    with pytest.raises(SplitError, match="reads column split or one that starts with x_"):
         make_splits(records, "column", column="label")
     leaking = [replace(record, subject="anna") for record in records]
     with pytest.raises(SplitError, match="subject anna is in both"):
@@ -251,7 +261,7 @@ def test_column() -> None:
 
 def test_a_class_without_training_videos_is_an_error() -> None:
     records = [video("a", "run", split="train"), video("b", "jump", split="test")]
-    with pytest.raises(SplitError, match="class jump is tested but has no training video"):
+    with pytest.raises(SplitError, match="class jump has test but no training videos"):
         make_splits(records, "column", val_fraction=0)
 
 
@@ -264,9 +274,9 @@ def test_check_split_of_a_users_file() -> None:
         ("test", ("s2-jump",), "subject s2 is in both val and test"),
         ("val", ("s3-jump",), "subject s3 is in both val and test"),
         ("train", ("s2-jump", "s1-run"), "subject s2 is in both train and val"),
-        ("test", (), "there is no test video"),
-        ("train", (), "there is no train video"),
-        ("train", ("s1-run", "s1-run"), "1 train ids stand there more than once"),
+        ("test", (), "no test videos"),
+        ("train", (), "no train videos"),
+        ("train", ("s1-run", "s1-run"), "1 train ids appear more than once"),
     ):
         with pytest.raises(SplitError, match=message):
             check_split(replace(good, **{part: ids}), records)
@@ -307,7 +317,7 @@ def test_splits_never_leak(records: list[VideoRecord], protocol: str, val_fracti
         splits = make_splits(records, protocol, val_fraction=val_fraction, num_folds=2, seed=seed)
     except SplitError as error:
         if not any(
-            words in str(error) for words in ("cannot divide", "make 2 folds", "no training video", "no class has")
+            words in str(error) for words in ("cannot divide", "make 2 folds", "no training videos", "no class has")
         ):
             raise
         reject()  # hypothesis fails if that is nearly always so
@@ -333,6 +343,104 @@ def test_description_names_the_tested_subjects() -> None:
     assert describe_splits(make_splits(by_file, "holdout"), by_file)[0]["tested"] == ""
     many = crossed("group", [f"g{i:02d}" for i in range(24)])
     assert describe_splits(make_splits(many, "holdout", test_fraction=0.5), many)[0]["tested"].endswith(" and 3 more")
+
+
+SMALL = [
+    VideoRecord(video_id=f"{label}-{person}", path=Path(f"{label}-{person}.avi"), label=label, subject=person)
+    for label in ("boxing", "running")
+    for person in ("p1", "p2", "p3")
+]
+
+
+def test_split_file_round_trip(tmp_path: Path) -> None:
+    for split in make_splits(SMALL, "leave_one_subject_out", seed=7, manifest_sha256="f" * 64):
+        write_split_file(tmp_path / "split.json", split)
+        assert read_split_file(tmp_path / "split.json") == split
+    values = json.loads((tmp_path / "split.json").read_text())
+    assert set(values) == {"protocol", "index", "train", "val", "test", "seed", "manifest_sha256"}
+    assert [path.name for path in tmp_path.iterdir()] == ["split.json"]
+
+
+def test_a_split_file_by_hand_needs_little(tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text('{"protocol": "mine", "train": ["a"], "test": ["b"]}')
+    assert read_split_file(tmp_path / "s.json") == Split(protocol="mine", index=0, train=("a",), test=("b",))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: a", "not a split file: Expecting value"),
+        ("[]", "not a JSON object"),
+        ('{"protocol": "p", "train": ["a"]}', "missing test"),
+        ('{"protocol": "p", "train": "abc", "test": ["b"]}', "train must be a list of video ids"),
+        ('{"protocol": "p", "train": ["a"], "test": [1]}', "test must be a list of video ids"),
+        ('{"protocol": "p", "train": ["a"], "test": ["b"], "index": "0"}', "must be integers"),
+        ('{"protocol": "p", "train": ["a"], "test": ["b"], "tests": []}', "unknown entry 'tests'"),
+        ('{"protocol": "p", "train": ["a"], "test": ["a"]}', "train and test share"),
+    ],
+)
+def test_split_files_that_are_none(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "s.json").write_text(text)
+    with pytest.raises(SplitError, match=message):
+        read_split_file(tmp_path / "s.json")
+    with pytest.raises(SplitError, match="no such split file; create one with `har splits write`"):
+        read_split_file(tmp_path / "none.json")
+
+
+IDS = [f"v{number:02d}" for number in range(20)]
+TWENTY = [VideoRecord(video_id=video_id, label="run", path=Path(f"/v/{video_id}")) for video_id in IDS]
+
+
+def own_split(train: int, val: int, test: int, index: int = 0) -> Split:
+    ends = train, train + val, train + val + test
+    return Split(
+        protocol="own",
+        index=index,
+        train=tuple(IDS[: ends[0]]),
+        val=tuple(IDS[ends[0] : ends[1]]),
+        test=tuple(IDS[ends[1] : ends[2]]),
+        seed=0,
+    )
+
+
+def test_videos_in_no_part() -> None:
+    assert unused_videos([own_split(10, 5, 5)], TWENTY) == []
+    (text,) = unused_videos([own_split(10, 3, 5, 2)], TWENTY)
+    assert text == "2 of 20 videos of the manifest are not used by own split 2: v18, v19"
+    (text,) = unused_videos([own_split(1, 0, 1), own_split(5, 5, 4, 1)], TWENTY)
+    assert text == ("6 of 20 videos of the manifest are not used by 2 splits of own: v14, v15, v16, v17, v18, ...")
+
+
+@pytest.mark.parametrize(("val", "fraction"), [(0, 0.0), (6, 0.5), (2, 0.1), (0, 0.1), (9, 0.5), (3, 0.5)])
+def test_validation_shares_that_are_near(val: int, fraction: float) -> None:
+    assert odd_validation_share([own_split(12 - val, val, 1)], fraction) == []
+
+
+def test_validation_shares_that_are_far() -> None:
+    (text,) = odd_validation_share([own_split(6, 6, 1)], 0.1)
+    assert text == (
+        "--val-fraction 0.1: 6 of 12 training videos (50 %) are used for validation: subjects and groups are not divided"
+    )
+    (text,) = odd_validation_share([own_split(10, 2, 1), own_split(9, 3, 2, 1)], 0.5)
+    assert text == (
+        "--val-fraction 0.5: 2 of 12 training videos (17 %) of split 0 are used for validation: "
+        "subjects and groups are not divided (so in 1 of 2 splits)"
+    )
+
+
+def test_a_column_that_no_split_reads() -> None:
+    half = [replace(record, split="train" if number < 12 else "test") for number, record in enumerate(TWENTY)]
+    (text,) = unread_column([own_split(13, 0, 7)], half)
+    assert "--protocol column" in text
+    assert unread_column([own_split(13, 0, 7), own_split(10, 2, 8, 1)], half) == []
+    assert unread_column([own_split(13, 0, 7)], [replace(record, split="train") for record in half]) == []
+    assert unread_column([own_split(13, 0, 7)], TWENTY) == []
+
+
+def test_a_builder_s_own_column_is_that_of_its_protocol() -> None:
+    records = kth_rule_records(Path("/kth"))
+    assert unread_column(make_splits(records, "kth_original"), records) == []
+    assert len(unread_column(make_splits(records, "kth_random5"), records)) == 1
 
 
 @pytest.mark.needs_real_data

@@ -18,14 +18,8 @@ import torch.nn.functional as F
 from torch import nn
 
 Gate = Literal["sigmoid", "hard_sigmoid"]
-
-
 Padding = Literal["valid", "same"]
-
-
 State = tuple[torch.Tensor, torch.Tensor]
-
-
 CHUNK = 8
 
 

@@ -29,11 +29,7 @@ from har_pipeline.models.config import NetworkName
 from har_pipeline.models.convlstm.layer import ConvLSTM, State
 
 NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
-
-
 STATELESS_CLIP_LEN, STATEFUL_CLIP_LEN = 30, 8
-
-
 LEAK, DROPOUT, BN_EPSILON, BN_MOMENTUM = 0.3, 0.25, 1e-3, 0.1
 
 

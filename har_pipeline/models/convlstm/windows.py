@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 BIN_EDGES = (24, 32, 40, 48, 64, 80, 96, 112, 136, 160, 208, 300)
-
-
 WEIGHT_POWER = 3
 
 

@@ -26,7 +26,6 @@ _BLOCKS = {
     "5b": (352, 192, 320, 192, 224, 128),
 }
 
-
 _MAX_POOLED = "5b"  # the other blocks that keep the map's size take the mean
 
 

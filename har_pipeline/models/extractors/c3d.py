@@ -26,10 +26,7 @@ from har_pipeline.models.extractors.base import Input, Net, Preprocess, Weights
 from har_pipeline.models.extractors.weights import load_strictly, read_state_dict
 
 SPORTS1M_BGR = Preprocess(mean=(90.25, 97.66, 101.41), std=(1.0, 1.0, 1.0), bgr=True)
-
-
 MMACTION2_RGB = Preprocess(mean=(104.0, 117.0, 128.0), std=(1.0, 1.0, 1.0))
-
 
 _CONVOLUTIONS = {
     "conv1": (3, 64),
@@ -42,20 +39,11 @@ _CONVOLUTIONS = {
     "conv5b": (512, 512),
 }
 
-
 # The max pool behind a convolution; the first leaves time alone, the last pads 7x7 to 8x8 as Caffe's rounding up did.
 _POOL_AFTER = {"conv1": "pool1", "conv2": "pool2", "conv3b": "pool3", "conv4b": "pool4", "conv5b": "pool5"}
-
-
 _LINEARS = {"fc6": (8192, 4096), "fc7": (4096, 4096), "fc8": (4096, 487)}
-
-
 _LINEARS_OF_LAYER = {"pool5": 0, "fc6": 1, "fc7": 2, "logits": 3}
-
-
 _MMACTION2_NAMES = {"conv1a": "conv1", "conv2a": "conv2", "cls_head.fc_cls": "fc8"}
-
-
 _SIZE, _CUBE = 112, (3, 16, 128, 171)
 
 
@@ -140,10 +128,7 @@ def read_mean_cube(path: Path) -> np.ndarray:
 
 
 _FEATURE_LAYERS = ("pool5", "fc6", "fc7")
-
-
 _MMACTION2 = "https://download.openmmlab.com/mmaction"
-
 
 NET = Net(
     name="c3d",

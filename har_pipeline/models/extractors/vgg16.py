@@ -19,11 +19,7 @@ from har_pipeline.models.extractors.base import IMAGENET_RGB, Input, Net, Prepro
 from har_pipeline.models.extractors.weights import load_strictly, read_state_dict
 
 OXFORD_MEAN_BGR = (103.939, 116.779, 123.68)
-
-
 KERAS_BGR = Preprocess(mean=OXFORD_MEAN_BGR, std=(1.0, 1.0, 1.0), bgr=True)
-
-
 _CONV_LAYERS = ("pool5", "pool5_avg")
 
 

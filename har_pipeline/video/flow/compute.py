@@ -24,18 +24,11 @@ from har_pipeline.video.flow.tvl1 import compiled_step, tvl1_flow
 
 # Pixels of the pairs on a GPU at one time: 3 GB for TV-L1; RAFT takes more, and its cost volume grows with their square.
 TVL1_PIXELS_PER_CHUNK = 6_000_000
-
-
 RAFT_PIXELS_PER_CHUNK = 600_000
-
-
 MIN_SIDE_PX = 3
-
 
 # The shortest and the longest side that hold the scales of OpenCV's DIS; below these it may end the process.
 DIS_MIN_SIDES_PX = (32, 96)
-
-
 Frames = torch.Tensor | np.ndarray
 
 

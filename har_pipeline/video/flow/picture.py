@@ -8,11 +8,7 @@ import numpy as np
 # their number follows what the eye tells apart. Source: Baker et al. 2007, "A Database and Evaluation Methodology for
 # Optical Flow", whose colour code the field uses.
 _CORNERS = ((255, 0, 0), (255, 255, 0), (0, 255, 0), (0, 255, 255), (0, 0, 255), (255, 0, 255))
-
-
 _STRETCHES = (15, 6, 4, 11, 13, 6)
-
-
 _TOO_FAST_SHADE = 0.75
 
 

@@ -17,8 +17,6 @@ from har_pipeline.video.flow.spec import FlowSpec
 from har_pipeline.video.preprocess import Resize, scale_frame
 
 FRAMES_PER_BLOCK = 16
-
-
 BIT_RATE = 4_000_000
 
 

@@ -13,17 +13,13 @@ from typing import Any, Literal, get_args
 from har_pipeline.core.errors import WeightsError
 
 FlowMethod = Literal["tvl1", "tvl1_opencv", "farneback", "dis", "raft_small", "raft_large"]
-
-
 DisPreset = Literal["ultrafast", "fast", "medium"]
-
 
 # torchvision's own default weights; the digits before `.pth` begin the file's sha256.
 RAFT_URLS = {
     "raft_small": "https://download.pytorch.org/models/raft_small_C_T_V2-01064c6d.pth",
     "raft_large": "https://download.pytorch.org/models/raft_large_C_T_SKHT_V2-ff5fadd5.pth",
 }
-
 
 PUBLISHED_DIGITS = 8
 

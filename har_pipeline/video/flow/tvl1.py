@@ -28,18 +28,11 @@ from torch.nn import functional as F
 from har_pipeline.video.flow.spec import Tvl1Params
 
 log = logging.getLogger(__name__)
-
-
 MIN_SCALE_PX = 16
-
 
 # Pairs on a GPU are looked at for convergence every few iterations only: a look waits for the device.
 ITERATIONS_PER_LOOK = 4
-
-
 _FLOAT_EPSILON = float(np.finfo(np.float32).eps)
-
-
 Step = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]
 
 
