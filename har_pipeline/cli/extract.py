@@ -17,6 +17,7 @@ from har_pipeline.core.errors import VideoError
 from har_pipeline.core.options import device_option, option, seed_option
 from har_pipeline.core.records import ClipSpec, Crops, Padding, Sampling
 from har_pipeline.features.options import ExtractOptions
+from har_pipeline.models.config import check_net_name
 from har_pipeline.video.flow.spec import FlowMethod, FlowSpec
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class NetChoice:
     def __post_init__(self) -> None:
         if len(self.names) > 1 and (self.layer or self.weights not in (None, "random")):
             raise ValueError("--layer and --weights FILE belong to one net: give one --extractor, or none of them")
+        for name in self.names:
+            check_net_name(name)
 
     @property
     def names(self) -> list[str]:
@@ -160,13 +163,15 @@ def extract(
     code is 1. Several processes or machines may write to one store at the same time.
     """
     from har_pipeline.datasets.manifests import read_manifest
+    from har_pipeline.features.store import FeatureStore
 
     records = read_manifest(manifest, root=root, check_files=False)
+    if store.exists():
+        FeatureStore(store, create=True)
     flow = FlowSpec(method=flow_method, bound_px=flow_bound) if nets.stream == "flow" else None
     how = dataclasses.replace(how, flow=flow, shard=parse_shard(shard))
 
     from har_pipeline.features.extract import extract_many
-    from har_pipeline.features.store import FeatureStore
     from har_pipeline.video.preprocess import with_crops
 
     wanted = []

@@ -105,7 +105,7 @@ def _typer_option(one: Option, text: str | None) -> Any:
     text = text or one.help
     # Typer shows and checks bounds that belong to the range; the others are said, and checked by the config.
     if said := dataclasses.replace(one, min=None, max=None).range:
-        text = f"{text.removesuffix('.')}; {said}."
+        text = f"{text} {said.capitalize()}."
     return typer.Option(help=text, rich_help_panel=one.panel, min=one.min, max=one.max)
 
 

@@ -300,5 +300,5 @@ def test_the_learning_rate_is_above_0_and_the_help_says_so(
     assert "must be above 0" in re.sub(r"\W+", " ", err)
     monkeypatch.setenv("COLUMNS", "200")
     (line,) = [line for line in har(work, "train", "--help")[0].splitlines() if "--learning-rate" in line]
-    assert "above 0" in line
+    assert "Above 0" in line
     assert "x>=0" not in line
