@@ -93,7 +93,8 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 
     def run(**given: Any) -> None:
         built = {name: _changed(default, given) for name, default in configs.items()}
-        command(**{name: given[name] for name in hints if name in given}, **built)
+        # A config's parameter may be called as one of its fields: `split` of a `SplitChoice`.
+        command(**{name: given[name] for name in hints if name in given} | built)
 
     run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__
     run.__annotations__ = {name: parameter.annotation for name, parameter in shown.items()}
