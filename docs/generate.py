@@ -1,14 +1,16 @@
-"""Write docs/extractors.md, docs/results.md and the README's table of nets from the code and from benchmarks/results.
+"""Write docs/cli.md, docs/extractors.md, docs/results.md and the README's table of nets from the code and benchmarks/results.
 
-Run it after either has changed; a test compares what it would write with what is there.
+Run it after either has changed; with --check it writes nothing and names the pages that have changed. A test does that too.
 
-python docs/generate.py
+python docs/generate.py [--check]
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+from cli_page import cli_page
 from feature_results import heads_block, laptop_block, papers_block, speed_block, streams_block
 from raw_results import ROOT, raw_block, results
 
@@ -114,6 +116,7 @@ def pages() -> dict[Path, str]:
     """Return the text of every generated page."""
     readme = ROOT / "README.md"
     return {
+        ROOT / "docs" / "cli.md": cli_page(),
         ROOT / "docs" / "extractors.md": extractors_page(),
         ROOT / "docs" / "results.md": results_page(),
         readme: filled(readme.read_text(encoding="utf-8"), {"laptop": laptop_block()}),
@@ -121,5 +124,8 @@ def pages() -> dict[Path, str]:
 
 
 if __name__ == "__main__":
-    for path, text in pages().items():
+    changed = {path: text for path, text in pages().items() if not path.exists() or path.read_text("utf-8") != text}
+    if "--check" in sys.argv[1:]:
+        sys.exit("".join(f"{path}: run python docs/generate.py\n" for path in changed) or 0)
+    for path, text in changed.items():
         path.write_text(text, encoding="utf-8")

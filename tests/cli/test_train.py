@@ -189,7 +189,7 @@ def test_a_terminal_gets_a_table(capsys: pytest.CaptureFixture[str]) -> None:
         on_epoch(jobs[2], Epoch(2, 0.1, 0.5, 0.625, 0.5, 0.75, 0.1))
     shown = capsys.readouterr().err
     assert "2 of 3 runs finished" in shown
-    for text in ("kept", "done", "trains", "2/4", "62.5%", "75.0%", "87.5%"):
+    for text in ("kept", "done", "training", "2/4", "62.5%", "75.0%", "87.5%"):
         assert text in shown, text
 
 
@@ -200,7 +200,7 @@ def test_a_long_table_shows_the_runs_around_the_one_that_trains(capsys: pytest.C
             on_done(Outcome(job, summary_of(job), kept=False))
         on_epoch(jobs[60], Epoch(2, 0.1, 0.5, 0.625, None, None, 0.1))
     last = capsys.readouterr().err.rsplit("split", 1)[1]
-    assert "trains" in last
+    assert "training" in last
     assert last.count("\n") < SHOWN_AT_MOST + 8
 
 
@@ -300,5 +300,5 @@ def test_the_learning_rate_is_above_0_and_the_help_says_so(
     assert "must be above 0" in re.sub(r"\W+", " ", err)
     monkeypatch.setenv("COLUMNS", "200")
     (line,) = [line for line in har(work, "train", "--help")[0].splitlines() if "--learning-rate" in line]
-    assert "above 0" in line
+    assert "Above 0" in line
     assert "x>=0" not in line
