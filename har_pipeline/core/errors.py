@@ -1,14 +1,17 @@
-"""The errors this package raises on purpose; each is also the builtin that a caller would expect."""
+"""The errors this package raises on purpose, each also a builtin that a caller would expect, and how a command ends."""
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 
 class HarError(Exception):
-    """Base of every error that names a cause the user can act on. The CLI prints it and exits with code 1."""
+    """Base of every error whose cause the user can act on. The CLI prints it as one line and exits with code 1."""
 
 
 class ManifestError(HarError, ValueError):
@@ -16,7 +19,7 @@ class ManifestError(HarError, ValueError):
 
 
 class SplitError(HarError, ValueError):
-    """A protocol cannot be applied to these records, or a group stands on both sides of a split."""
+    """A protocol cannot be applied to these records, or a group is on both sides of a split."""
 
 
 class VideoError(HarError, OSError):
@@ -28,7 +31,7 @@ class StoreError(HarError, OSError):
 
 
 class FeatureMismatchError(HarError, ValueError):
-    """Two feature specifications differ where they have to agree; the message names the fields."""
+    """Two feature specifications differ where they must agree; the message names the fields."""
 
 
 class WeightsError(HarError, ValueError):
@@ -36,7 +39,7 @@ class WeightsError(HarError, ValueError):
 
 
 class ExtractionError(HarError, RuntimeError):
-    """A feature could not be computed (non-finite values, overflow of the stored dtype, no device)."""
+    """Features could not be computed (non-finite values, overflow of the stored dtype, no worker process)."""
 
 
 class RunError(HarError, ValueError):
@@ -45,14 +48,37 @@ class RunError(HarError, ValueError):
 
 @contextmanager
 def errors_as_lines() -> Iterator[None]:
-    """End the program with one line on stderr and exit code 1 at a `HarError`, or a path that cannot be used."""
+    """End the program with one line on stderr and exit code 1 at a `HarError` or an error of the operating system.
+
+    Only where nobody reads our own output any more, as in `har models | head`, it ends without a line.
+    """
     try:
         yield
+        print(end="", flush=True)
     except HarError as error:
         sys.exit(f"error: {error}")
-    except BrokenPipeError:
-        sys.exit(1)
     except OSError as error:
-        if error.filename is None:
-            raise
-        sys.exit(f"error: {error.filename}: {error.strerror}")
+        _end(error)
+    except SystemExit as end:
+        # Typer ends silently at any broken pipe, whoever's it is.
+        if isinstance(end.__context__, BrokenPipeError):
+            _end(end.__context__)
+        raise
+
+
+def _end(error: OSError) -> NoReturn:
+    if isinstance(error, BrokenPipeError) and _stdout_is_broken():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+        sys.exit(1)
+    where = "" if error.filename is None else f"{error.filename}: "
+    sys.exit(f"error: {where}{error.strerror or str(error) or type(error).__name__}")
+
+
+def _stdout_is_broken() -> bool:
+    """Whether stdout is a pipe or socket that nobody reads any more."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout, select.POLLOUT)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except (OSError, ValueError, TypeError):  # absent, closed, or no file
+        return False
