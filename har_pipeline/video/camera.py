@@ -17,17 +17,15 @@ from har_pipeline.video.frame_worker import RawStream
 def live_frames(
     source: str, stream: RawStream, on_note: Callable[[str], None] = lambda text: None
 ) -> Iterator[np.ndarray]:
-    """Return the frames of a file, a depth folder, or the camera of a number such as `0`, in order.
+    """Return the frames of a file, a depth folder, or a camera's number such as `0`, in order.
 
-    rgb: (H, W, 3) uint8; depth: (H, W) uint16 mm. Depth is read as a whole first, RGB while frames are asked for.
+    rgb: (H, W, 3) uint8, read frame by frame; depth: (H, W) uint16 mm, read as a whole first.
     on_note: called with what is odd about the file, such as a damaged frame that is left out; for RGB at its end.
-    Raises: VideoError if it cannot be read, or a camera is to give depth, for which there is no common driver.
+    Raises: VideoError if it cannot be read, or a camera is asked for depth, for which there is no common driver.
     """
     if source.isdigit() and not Path(source).exists():
         if stream == "depth":
-            raise VideoError(
-                f"camera {source}: cameras give colour, and this run reads depth: give a depth file or folder"
-            )
+            raise VideoError(f"camera {source} gives colour, this run reads depth: give a depth file or folder")
         return _camera_frames(int(source))
     path = Path(source).expanduser()
     if stream == "depth":
@@ -50,7 +48,7 @@ def _rgb_frames(path: Path, on_note: Callable[[str], None]) -> Iterator[np.ndarr
 def _camera_frames(number: int) -> Iterator[np.ndarray]:
     camera = cv2.VideoCapture(number)
     if not camera.isOpened():
-        raise VideoError(f"camera {number} cannot be opened: is one connected, and free?")
+        raise VideoError(f"camera {number} cannot be opened: check that it is connected and not in use")
     try:
         while True:
             found, frame = camera.read()

@@ -13,9 +13,9 @@ def clip_indices(num_frames: int, spec: ClipSpec) -> np.ndarray:
     """Return (N, clip_len) int64 frame numbers in [0, num_frames), one row per clip.
 
     `first` gives num_clips clips whatever the length, `dense` all that fit but at least one, `sparse` num_clips of the
-    dense ones; frames past the end are replaced as `spec.padding` says. `uniform` spreads num_clips starts evenly, so that
-    the first clip starts at 0 and the last one ends with the video; clips overlap or repeat where the video is short.
-    `segments` cuts the video into num_clips equal parts and takes one clip in each, see `segment_centers`.
+    dense ones; frames past the end are replaced as `spec.padding` says. `uniform` spreads num_clips starts evenly from the
+    first frame, so that the last clip ends with the video; clips of a short video overlap or repeat.
+    `segments` takes one clip in each of num_clips equal parts of the video, see `segment_centers`.
     Raises: ValueError if num_frames is below 1.
     """
     if num_frames < 1:
@@ -53,8 +53,8 @@ def sparse_clip_indices(num_clips: int, num_samples: int) -> np.ndarray:
 def segment_centers(num_frames: int, num_segments: int, seed: int | None = None) -> np.ndarray:
     """Return (num_segments,) int64 frame numbers, one in each of the equal parts of the video.
 
-    seed None: the middle frame of each part, as at test time; else a frame drawn in each part, as in training: the draw
-    depends on the seed and the number of frames alone. Parts shorter than a frame share one.
+    seed None: the middle frame of each part, as at test time; else a frame drawn in each part, as in training, from the
+    seed and the number of frames alone. Parts shorter than a frame share one.
     Source: Wang 2016 (TSN), section 3.1.
     """
     place = (
@@ -66,8 +66,8 @@ def segment_centers(num_frames: int, num_segments: int, seed: int | None = None)
 def flow_pairs(indices: np.ndarray, num_frames: int) -> np.ndarray:
     """Return (N, 2T) int64: the frames that the flow of the clips (N, T) starts from, then those that it leads to.
 
-    The flow at frame i leads from i to i + 1, so a clip's flow has as many fields as its RGB has frames, at the same times;
-    the last frame of the video takes the flow before it. A video of one frame does not move.
+    The flow at frame i leads from i to i + 1, so a clip has as many flow fields as RGB frames, at the same times; the last
+    frame of the video takes the flow before it. A video of one frame has zero flow.
     """
     first = np.minimum(indices, max(num_frames - 2, 0))
     return np.concatenate([first, np.minimum(first + 1, num_frames - 1)], axis=1)

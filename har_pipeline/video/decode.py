@@ -1,9 +1,8 @@
 """Probing and sequential reading of video files: PyAV by default, decord on request, with the same frame numbers.
 
-`auto` is PyAV. Measured: it turns UCF-101 frames into RGB in 0.25 ms of CPU time each (decoding 0.12, conversion 0.13), no
-slower than decord, and nearly all pixels of both are equal. It also flags frames that were patched up from a damaged stream,
-which decord shows as good ones whatever its `fault_tol`; and decord numbers some MPEG-1 files wrong, and goes on past the
-last decodable frame by repeating it. So decord is a cross-check: it delivers pixels after PyAV has found the file sound.
+`auto` is PyAV: as fast as decord on UCF-101 (0.25 ms of CPU time a frame), with nearly equal pixels, and it flags frames
+patched up from a damaged stream, which decord shows as good ones. decord also misnumbers some MPEG-1 files, and repeats the
+last decodable frame. So decord is a cross-check: it delivers pixels after PyAV has found the file sound.
 Frames are numbered in the order of display, as the decoder delivers them; a frame that cannot be decoded has no number.
 """
 
@@ -29,29 +28,24 @@ Decoder = Literal["auto", "decord", "pyav"]
 DECORD_BLOCK = 16
 # Containers in which decord's frame numbers were found to be wrong.
 _NOT_FOR_DECORD = ("mpeg", "mpegvideo", "mpegts")
-# A header that announces one frame more than there are is so common that it is no news.
+# Headers that announce one frame too many are too common to note.
 _MISCOUNT = 1
-# Matroska counts no frames; its duration does, but only roughly where the frame rate varies.
+# Matroska has no frame count; its duration gives one, but only roughly where the frame rate varies.
 _DURATION_SHARE = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What a file says of its first video stream, without decoding it.
-
-    width, height: px as stored, before the turn that the file may ask for; fps: mean frames/s, 25 where the file does not
-    say; duration_s: 0 if unknown; container_frames: the header's count, 0 if it has none; packet_frames: packets that hold
-    a picture to be shown, nearly always the number of decodable frames; hidden_packets: those that hold none.
-    """
+    """What a file says of its first video stream, without decoding it."""
 
     path: Path
-    width: int
+    width: int  # px as stored, before the turn that the file may ask for
     height: int
-    fps: float
-    duration_s: float
-    container_frames: int
-    packet_frames: int
-    hidden_packets: int
+    fps: float  # mean frames/s; 25 where the file does not say
+    duration_s: float  # 0 if unknown
+    container_frames: int  # the header's count, 0 if it has none
+    packet_frames: int  # packets with a picture to be shown, nearly always the number of decodable frames
+    hidden_packets: int  # packets without one
     codec: str
     container: str
     pixel_format: str
@@ -98,8 +92,8 @@ def probe(path: Path) -> VideoInfo:
 def _is_hidden(packet: Any, codec: str) -> bool:
     """Whether a packet yields no frame by design.
 
-    MPEG-4 in AVI stores a one-byte filler for each frame that it moved into an earlier packet (all of UT-Interaction has
-    them), and an MP4's edit list can hide frames.
+    MPEG-4 in AVI stores a one-byte filler for each frame moved into an earlier packet (as in all of UT-Interaction), and an
+    MP4's edit list can hide frames.
     """
     return (codec == "mpeg4" and packet.size == 1) or (packet.size > 0 and packet.is_discard)
 
@@ -130,7 +124,7 @@ def _open(path: Path) -> Any:
 
 @dataclass(slots=True)
 class _Decoding:
-    """How the decoding of a file went so far: the frames met, and the numbers at which something was wrong."""
+    """How the decoding of a file went so far: the frames met, and the frame numbers of problems."""
 
     frames: int = 0
     broken: list[int] = field(default_factory=list)
@@ -176,8 +170,8 @@ def _decode(path: Path, state: _Decoding) -> Generator[Any, None, None]:
 def _to_rgb(frame: Any, reformatter: VideoReformatter) -> np.ndarray:
     """Return (H, W, 3) uint8 RGB, turned as the file's display matrix says.
 
-    The scaler is FFmpeg's, the one that decord and OpenCV use, so the pixels are the same; kept from frame to frame it costs
-    no more than a conversion by OpenCV's own arithmetic, which differs by about a level.
+    FFmpeg's scaler gives the pixels that decord and OpenCV's reader give; kept from frame to frame it is as fast as OpenCV's
+    colour conversion, which differs by about a level.
     """
     rgb = reformatter.reformat(frame, format="rgb24").to_ndarray()
     turns = round(frame.rotation / 90) % 4
@@ -186,7 +180,7 @@ def _to_rgb(frame: Any, reformatter: VideoReformatter) -> np.ndarray:
 
 @contextmanager
 def _decoder_errors() -> Iterator[list[Any]]:
-    """Collect what the decoder reports as errors: of an FFV1 frame that fails its checksum it tells nobody else."""
+    """Collect the errors that the decoder logs: the only sign of an FFV1 frame that fails its checksum."""
     level = av.logging.get_level()
     av.logging.set_level(av.logging.ERROR)
     try:
@@ -204,7 +198,7 @@ def read_gray16(path: Path, *, start: int = 0, stop: int | None = None) -> tuple
     info = probe(path)
     if not info.pixel_format.startswith("gray16"):
         raise VideoError(
-            f"{path}: its frames are {info.pixel_format}; depth is 16-bit gray (gray16le), as FFV1 stores it"
+            f"{path}: the frames are {info.pixel_format}; depth must be 16-bit gray (gray16le), such as FFV1"
         )
     state, images = _Decoding(), []
     with _decoder_errors() as errors, closing(_decode(path, state)) as frames:
@@ -223,10 +217,10 @@ def read_gray16(path: Path, *, start: int = 0, stop: int | None = None) -> tuple
 class FrameReader:
     """Iterates over (number, frame) of the file's frames `[start, stop)`; frame is (H, W, 3) uint8 RGB as displayed.
 
-    Reading is sequential from the first frame, since seeking is not exact in many files; memory does not grow with the
-    video. Turns in steps of 90 degrees are applied, pixels that are not square stay so. After the iteration `notes` says
-    what was odd, `decoder_used` who decoded, and `frames_decoded` how many frames were met, skipped ones included.
-    With `decord`, PyAV takes over wherever decord would be wrong or fails, and a note says so.
+    Reading is sequential from the first frame, since seeking is inexact in many files; memory does not grow with the video.
+    Turns in steps of 90 degrees are applied; pixel aspect ratios are not. After the iteration `notes` says what was odd,
+    `decoder_used` who decoded, and `frames_decoded` how many frames were met, skipped ones included.
+    With `decord`, PyAV takes over wherever decord would be wrong or fails, with a note.
     Raises: ValueError if the range is empty; on iteration, VideoError if the file cannot be opened or holds no frame.
     """
 
@@ -240,7 +234,7 @@ class FrameReader:
         info: VideoInfo | None = None,
     ) -> None:
         if start < 0 or (stop is not None and stop <= start):
-            raise ValueError(f"{path}: the frames [{start}, {stop}) are no range")
+            raise ValueError(f"{path}: [{start}, {stop}) is no range of frames")
         self.path, self.start, self.stop, self.info = path, start, stop, info
         self.decoder_used = "decord" if decoder == "decord" else "pyav"
         self.notes: list[str] = []
@@ -279,7 +273,7 @@ class FrameReader:
         try:
             import decord
         except ImportError as error:
-            raise VideoError("decord is not installed here (it has x86-64 wheels only): use --decoder pyav") from error
+            raise VideoError("decord is not installed (only x86-64 has wheels): use --decoder pyav") from error
         decord.logging.set_level(decord.logging.QUIET)
         info = self.info or probe(self.path)
         if info.container in _NOT_FOR_DECORD:
@@ -308,9 +302,9 @@ class FrameReader:
 
 
 def tail_note(info: VideoInfo, frames_found: int, end_frame: int | None = None) -> list[str]:
-    """Return what to note of a file whose reading ended after `frames_found` frames, counted from the file's first.
+    """Return the notes on a file whose reading ended after `frames_found` frames, counted from the file's first.
 
-    `end_frame` is where a manifest row wanted to end. A header that announces one frame too many is no news.
+    end_frame: where the manifest row ends. A header that announces one frame too many gets no note.
     Raises: VideoError if fewer than half of the announced frames (up to `end_frame`) could be decoded.
     """
     announced = info.announced_frames if end_frame is None else min(end_frame, info.announced_frames)

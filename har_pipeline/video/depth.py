@@ -13,7 +13,7 @@ import zlib
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -36,20 +36,15 @@ _PNG_COLOURS = {0: "gray", 2: "RGB", 3: "palette", 4: "gray with alpha", 6: "RGB
 
 @dataclass(frozen=True, slots=True)
 class DepthVideo:
-    """A depth video as read.
+    """A depth video as read."""
 
-    frames: (F, H, W) uint16, mm, 0 = no measurement or masked background; numbers: (F,) int64, each frame's 0-based number
-    in the file, with gaps where frames are missing; fps: frames/s; notes: what was odd, empty if nothing.
-    """
-
-    frames: np.ndarray
-    numbers: np.ndarray
-    fps: float
-    notes: tuple[str, ...] = ()
+    frames: np.ndarray  # (F, H, W) uint16, mm; 0 = no measurement or masked background
+    numbers: np.ndarray  # (F,) int64, 0-based in the file, with gaps where frames are missing
+    fps: float  # frames/s
+    notes: tuple[str, ...] = ()  # what was odd
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
+class Box(NamedTuple):
     """A rectangle of px: rows `[top, bottom)`, columns `[left, right)`."""
 
     top: int
@@ -60,7 +55,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class DepthRange:
-    """The distances, mm, that get the brightest value and the darkest one of the foreground."""
+    """The distances, mm, that get the brightest and the darkest value of the foreground."""
 
     near: int
     far: int
@@ -71,10 +66,10 @@ def read_depth(path: Path, *, start: int = 0, stop: int | None = None, fps: floa
 
     path: a folder of 16-bit PNGs `MDepth-00000001.png` ... (NTU RGB+D; numbered from 1, or from 0), a `.mat` file with
     `d_depth` (H, W, T) uint16 (UTD-MHAD), or a 16-bit gray video such as FFV1 in Matroska. fps: of the first two, which
-    do not say; both data sets were recorded at 30.
-    A PNG that is missing in the numbering or damaged is left out with a note, as an undecodable frame of a video is.
+    do not say; both data sets were recorded at 30. A missing or damaged PNG is left out with a note, as an undecodable
+    frame of a video is.
     Raises: VideoError naming the file if there is nothing to read, the depth is not 16-bit gray, frames differ in size, or
-    fewer than half of the frames can be had.
+    fewer than half of the frames can be read.
     """
     if not path.exists():
         raise VideoError(f"{path}: does not exist")
@@ -122,21 +117,17 @@ def _read_folder(path: Path, start: int, stop: int | None, fps: float) -> DepthV
             )
         frames[len(good)] = image
         good.append(number - first)
-    notes = _png_notes(missing, broken)
+    notes = [
+        f"{len(names)} PNGs {problem}, the first {names[0]}" if len(names) > 1 else f"a PNG {one}: {names[0]}"
+        for names, problem, one in (
+            (missing, "are missing in the numbering", "is missing in the numbering"),
+            (broken, "cannot be decoded", "cannot be decoded"),
+        )
+        if names
+    ]
     if frames is None or 2 * len(good) < len(wanted):
         raise VideoError(f"{path}: only {len(good)} of {len(wanted)} frames can be read: {'; '.join(notes)}")
     return DepthVideo(frames[: len(good)], np.array(good, np.int64), fps, tuple(notes))
-
-
-def _png_notes(missing: list[str], broken: list[str]) -> list[str]:
-    notes = []
-    if missing:
-        many = f"{len(missing)} PNGs are missing in the numbering, the first"
-        notes.append(f"{many if len(missing) > 1 else 'a PNG is missing in the numbering:'} {missing[0]}")
-    if broken:
-        many = f"{len(broken)} PNGs cannot be decoded, the first"
-        notes.append(f"{many if len(broken) > 1 else 'a PNG cannot be decoded:'} {broken[0]}")
-    return notes
 
 
 class _BrokenPng(Exception):
@@ -197,10 +188,9 @@ def _read_mat(path: Path, start: int, stop: int | None, fps: float) -> DepthVide
 def movement_box(frames: np.ndarray) -> Box | None:
     """Return the box of the foreground over all frames (F, H, W) uint16, None if there is no foreground at all.
 
-    A patch of connected foreground px that has less than 1 % of its frame's foreground does not count: in real Kinect
-    depth such specks flicker at the border of the body and beyond it. On UTD-MHAD they widen the box of 5 % of the videos
-    by more than 5 px, of some by a fifth of its height; the rule leaves all others as they are, and never cuts a limb that
-    is joined to the body, nor a second person.
+    A patch of connected foreground px with less than 1 % of its frame's foreground does not count: such specks flicker
+    around the body in real Kinect depth, and widen the box of 5 % of the UTD-MHAD videos by more than 5 px. The rule never
+    cuts a limb that is joined to the body, nor a second person.
     Source: Sanchez-Caballero 2020, section 4 and figure 3, "cropped to the movement area of the action".
     """
     return _union([box for frame in frames if (box := _frame_box(frame)) is not None])
@@ -208,7 +198,7 @@ def movement_box(frames: np.ndarray) -> Box | None:
 
 def _frame_box(frame: np.ndarray) -> Box | None:
     mask = (frame > 0).view(np.uint8)
-    # Labelling costs ten times as much as this rectangle, and most of a masked frame is empty.
+    # Labelling costs ten times as much as this rectangle, and a masked frame is mostly empty.
     x, y, width, height = cv2.boundingRect(mask)
     if not width:
         return None
@@ -227,12 +217,8 @@ def _frame_box(frame: np.ndarray) -> Box | None:
 def _union(boxes: list[Box]) -> Box | None:
     if not boxes:
         return None
-    return Box(
-        min(box.top for box in boxes),
-        max(box.bottom for box in boxes),
-        min(box.left for box in boxes),
-        max(box.right for box in boxes),
-    )
+    tops, bottoms, lefts, rights = zip(*boxes, strict=True)
+    return Box(min(tops), max(bottoms), min(lefts), max(rights))
 
 
 def crop_and_scale(frames: np.ndarray, box: Box, size: int, aspect: Aspect) -> np.ndarray:
@@ -263,8 +249,7 @@ def _histogram(frame: np.ndarray) -> np.ndarray:
 def depth_range(histogram: np.ndarray) -> DepthRange | None:
     """Return the 1st and the 99th percentile of the foreground, from its (65536,) counts per mm; None without foreground.
 
-    Percentiles, for the nearest px of a real video are specks before the body: 200 mm before its 1st percentile on
-    UTD-MHAD, as much as a body is deep.
+    Not the extremes: the nearest px of a UTD-MHAD video are specks 200 mm before its 1st percentile, the depth of a body.
     """
     total = int(histogram[1:].sum())
     if not total:
@@ -277,8 +262,8 @@ def depth_range(histogram: np.ndarray) -> DepthRange | None:
 def depth_to_brightness(depth: np.ndarray, limits: DepthRange) -> np.ndarray:
     """Return uint8 of depth's shape: near = 255, far = 51, linear between and clipped; 0 stays 0.
 
-    The darkest body stands 51 above the background, so that an outline is as clear far away as near by. The limits are
-    one video's, not a frame's: who comes nearer gets brighter. The paper does not say how it normalises.
+    The darkest body is 51 above the background, so that distant outlines stay clear. The limits are a video's, not a
+    frame's, so that what approaches gets brighter. The paper does not say how it normalises.
     """
     span = max(1, limits.far - limits.near)
     share = np.clip((depth.astype(np.float32) - limits.near) / span, 0.0, 1.0)
@@ -304,7 +289,7 @@ def prepare_depth(frames: np.ndarray, size: int = 64, aspect: Aspect = "stretch"
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What is remembered of one frame: its box, its depths and their counts."""
+    """What is kept of one frame: its box, its depths and their counts."""
 
     box: Box | None
     values: np.ndarray
@@ -314,12 +299,12 @@ class _Seen:
 class CausalDepth:
     """`prepare_depth` for frames as they come: box and depth range are those of the last `memory` frames, this one included.
 
-    So they grow with the movement seen so far, no later frame changes an earlier output, and the state is bounded. After a
-    video of at most `memory` frames, the last output is the one that `prepare_depth` gives. Until there is foreground the
-    output is 0. memory: frames; 300 is the longest video of NTU RGB+D.
+    So no later frame changes an earlier output, and the state is bounded; in a video of at most `memory` frames, the last
+    output is that of `prepare_depth`. The output is 0 until there is foreground. memory: frames; 300 is the longest video
+    of NTU RGB+D.
     The box is not widened in advance: on UTD-MHAD's training subjects its overlap (intersection over union) with the whole
-    video's is 0.83 over the first half of a video and 0.99 over the second; a first box that is widened by 10 % or more of
-    its width to both sides gains 0.02 in the first half and loses more in the second.
+    video's box is 0.83 over the first half of a video and 0.99 over the second; widening it by 10 % or more gains 0.02 in
+    the first half and loses more in the second.
     Raises: ValueError if size or memory is below 1.
     """
 
@@ -335,7 +320,7 @@ class CausalDepth:
         self._histogram = np.zeros(2**16, np.int64)
 
     def push(self, frames: np.ndarray) -> np.ndarray:
-        """Return (n, size, size) uint8 for the next frames (n, H, W) uint16 mm; how they are grouped does not matter."""
+        """Return (n, size, size) uint8 for the next frames (n, H, W) uint16 mm, whatever their grouping into calls."""
         out = np.zeros((len(frames), self.size, self.size), np.uint8)
         for number, frame in enumerate(frames):
             histogram = _histogram(frame)

@@ -26,9 +26,9 @@ def write_video(
     """Write frames to a video file and return how many were written.
 
     frames: (H, W, 3) uint8 RGB, all of one size, which is even where `pixel_format` halves the colour's resolution;
-    fps: frames/s; codec, pixel_format: FFmpeg's names; bit_rate: bit/s, for codecs that heed it (KTH's own files have
-    about 900,000). The container follows from the suffix of `path`. The file appears under its name only when it is
-    complete; folders on the way are made.
+    fps: frames/s; codec, pixel_format: FFmpeg's names; bit_rate: bit/s, for codecs that use it (KTH's own files have
+    about 900,000). The suffix of `path` sets the container. The file appears under its name only when it is complete;
+    missing folders are created.
     Raises: ValueError if there is no frame, a frame has another shape or dtype, fps is not positive, or the codec is
     none for video; VideoError if codec or suffix is unknown, the codec refuses the frames, or the file cannot be written.
     """

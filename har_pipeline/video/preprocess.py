@@ -19,15 +19,11 @@ cv2.setNumThreads(1)
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """A parsed resize mode, in px: the frame is scaled, then squares of size x size are cut out of it.
-
-    scaled: (width, height) to stretch to; or an int: the shorter side is brought to it, the aspect ratio kept.
-    crops: `center`, one square; `three` along the longer side; `ten`: four corners, centre, and the mirror image of each.
-    """
+    """A parsed resize mode, in px: the frame is scaled, then squares of size x size are cut out of it."""
 
     size: int
-    scaled: tuple[int, int] | int
-    crops: Crops = "center"
+    scaled: tuple[int, int] | int  # (width, height) to stretch to; or of the shorter side, with the aspect kept
+    crops: Crops = "center"  # three: along the longer side; ten: four corners, centre, and the mirror image of each
 
 
 def parse_resize(text: str) -> Resize:
@@ -103,9 +99,9 @@ def resize_frame(frame: np.ndarray, resize: Resize) -> np.ndarray:
 def scale_frame(frame: np.ndarray, resize: Resize) -> np.ndarray:
     """Return the scaled frame (H', W', 3) uint8, not yet cropped, from (H, W, 3) uint8; it may be that frame itself.
 
-    A side that grows is interpolated linearly; along one that shrinks each new pixel is the mean over the stretch that it
-    covers, so that fine texture does not alias. On natural images this is within two levels (mean absolute difference) of
-    Pillow's and torchvision's antialiased bilinear. The long side is rounded to whole px.
+    A side that grows is interpolated linearly; along one that shrinks each new pixel is the mean of the px that it covers,
+    against aliasing: within two levels (mean absolute difference) of Pillow's and torchvision's antialiased bilinear on
+    natural images. The long side is rounded to whole px.
     """
     if isinstance(resize.scaled, int):
         factor = resize.scaled / min(frame.shape[:2])

@@ -165,7 +165,7 @@ def test_live_frames(depth_set: DepthSet, tmp_path: Path) -> None:
     depth = list(live_frames(str(depth_set.path("v8")), "depth"))
     assert len(depth) == 28
     assert depth[0].dtype == np.uint16
-    with pytest.raises(VideoError, match="camera 7: cameras give colour, and this run reads depth"):
+    with pytest.raises(VideoError, match="camera 7 gives colour, this run reads depth"):
         live_frames("7", "depth")
     with pytest.raises(VideoError, match="camera 99 cannot be opened"):
         next(live_frames("99", "rgb"))

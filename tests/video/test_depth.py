@@ -197,9 +197,9 @@ def test_mat_files_that_are_damaged(tmp_path: Path) -> None:
 
 
 def test_videos_of_another_depth_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(VideoError, match=r"a\.mkv: its frames are gray; depth is 16-bit gray"):
+    with pytest.raises(VideoError, match=r"a\.mkv: the frames are gray; depth must be 16-bit gray"):
         read_depth(write_ffv1(tmp_path / "a.mkv", moving_body(), "gray"))
-    with pytest.raises(VideoError, match=r"b\.avi: its frames are yuv420p"):
+    with pytest.raises(VideoError, match=r"b\.avi: the frames are yuv420p"):
         read_depth(make_video(tmp_path / "b.avi"))
     (tmp_path / "c.mkv").write_text("no video")
     with pytest.raises(VideoError, match=r"c\.mkv: is not a readable video"):
