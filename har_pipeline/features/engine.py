@@ -7,49 +7,38 @@ when its last clip is written; whatever was interrupted is simply done again.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
+from har_pipeline.features.job import file_of, num_cores
 from har_pipeline.features.lanes import Attempt, Lane
-from har_pipeline.features.source_files import describe_file
 from har_pipeline.features.store import FeatureStore, VideoSource
 from har_pipeline.models.extractors.weights import file_sha256
-from har_pipeline.video.clip_worker import Chunk, DecodeTask, DecodeWorker, Done, Failed, Message, Plan
+from har_pipeline.video.clip_worker import Chunk, ClipPlan, DecodeTask, DecodeWorker, Done, Message
 from har_pipeline.video.flow.compute import compute_flow
-from har_pipeline.video.preprocess import Crop
+from har_pipeline.video.preprocess import Crop, crop_places
+from har_pipeline.video.process import Failed, run_tasks
 
 MAX_PENDING_WRITES = 16
 
 
 @dataclass(slots=True)
 class Progress:
-    """Where a job stands. Seconds are the main process's: waiting for decoders, flow, the net, waiting for the writer.
-
-    Videos count once per feature set that is made.
-    """
+    """Where a job stands. Videos count once per feature set."""
 
     total: int
     already: int = 0
     done: int = 0
     failed: int = 0
-    clips: int = 0
-    decode_s: float = 0.0
-    flow_s: float = 0.0
-    device_s: float = 0.0
-    write_s: float = 0.0
-
-    @property
-    def stages(self) -> dict[str, float]:
-        """Seconds that the main process spent on each stage."""
-        return {"decode": self.decode_s, "flow": self.flow_s, "device": self.device_s, "write": self.write_s}
+    # Seconds that the main process spent waiting for decoders, on flow, on the net, and waiting for the writer.
+    stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("decode", "flow", "device", "write"), 0.0))
 
     @property
     def bound_by(self) -> str:
@@ -60,95 +49,86 @@ class Progress:
 class Engine:
     """The state of one job; `run` is the loop."""
 
-    def __init__(self, store: FeatureStore, lanes: Sequence[Lane], workers: int | None, progress: Progress) -> None:
+    def __init__(self, store: FeatureStore, lanes: Sequence[Lane], progress: Progress) -> None:
         self.store, self.lanes, self.progress = store, lanes, progress
-        self.num_workers = workers
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="har-writer")
         self.writes: deque[Future[None]] = deque()
         self.attempts: dict[tuple[int, str], Attempt] = {}
 
-    def run(self, tasks: Sequence[DecodeTask], on_progress: Callable[[Progress], None]) -> None:
-        """Make the features of all tasks. Raises: StoreError if the disk fails; a bad video only fails itself."""
-        waiting = deque(tasks)
-        num_workers = min(self.num_workers or self._usual_workers(), len(tasks))
+    def run(
+        self, tasks: Sequence[DecodeTask], num_workers: int | None, on_progress: Callable[[Progress], None]
+    ) -> None:
+        """Extract the features of all tasks; a bad video fails only itself. num_workers: None = from the CPU count.
+
+        Raises: StoreError if the disk fails; ExtractionError if decode workers cannot be started.
+        """
+        cuda = any(lane.extractor.device.type == "cuda" for lane in self.lanes)
+        usual = max(1, num_cores() - 1 if cuda else num_cores() // 4)
         slot_bytes = max(lane.slot_bytes for lane in self.lanes)
-        workers: dict[Connection, DecodeWorker] = {}
         try:
-            while waiting or workers:
-                while waiting and len(workers) < num_workers:
-                    worker = DecodeWorker(slot_bytes)
-                    workers[worker.connection] = worker
-                    worker.start(waiting.popleft())
-                started = time.perf_counter()
-                ready = wait(list(workers))
-                self.progress.decode_s += time.perf_counter() - started
-                for connection in ready:
-                    assert isinstance(connection, Connection)
-                    worker = workers[connection]
-                    message = worker.receive()
-                    self._handle(worker, message)
-                    if isinstance(message, Done | Failed):
-                        if waiting and worker.alive:
-                            worker.start(waiting.popleft())
-                        else:
-                            worker.close()
-                            del workers[connection]
-                on_progress(self.progress)
+            with closing(run_tasks(lambda: DecodeWorker(slot_bytes), num_workers or usual, tasks)) as messages:
+                while True:
+                    with self._timed("decode"):
+                        found = next(messages, None)
+                    if found is None:
+                        break
+                    self._handle(*found)
+                    on_progress(self.progress)
             for lane in self.lanes:
                 self._compute(lane)
                 self._collect(lane)
             self._finish_writes(0)
             on_progress(self.progress)
         finally:
-            for worker in workers.values():
-                worker.close()
             self.writer.shutdown(wait=True, cancel_futures=True)
             self._abort_all()
 
-    def _usual_workers(self) -> int:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-        cuda = any(lane.extractor.device.type == "cuda" for lane in self.lanes)
-        return max(1, cores - 1 if cuda else cores // 4)
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.progress.stages[stage] += time.perf_counter() - started
 
-    def _handle(self, worker: DecodeWorker, message: Message) -> None:
-        assert worker.task is not None
-        video_id = worker.task.video_id
+    def _handle(self, worker: DecodeWorker, task: DecodeTask, message: Message) -> None:
+        video_id = task.video_id
         match message:
-            case Plan():
+            case ClipPlan():
                 self._cancel(message.lane, video_id)
                 lane = self.lanes[message.lane]
-                writer = self.writer.submit(self.store.writer, lane.feature_set, video_id, len(message.clip_bounds))
-                none = np.zeros((0, lane.spec.feature_dim), np.float32)
-                content = "" if lane.cache is None else file_sha256(worker.task.path)
-                file = describe_file(worker.task.path, worker.task.start_frame, worker.task.end_frame)
-                planned = Attempt(video_id, message, writer, none, content=content, file=file)
-                self.attempts[message.lane, video_id] = planned
+                self.attempts[message.lane, video_id] = Attempt(
+                    video_id,
+                    message,
+                    self.writer.submit(self.store.writer, lane.spec.name, video_id, len(message.clip_bounds)),
+                    np.zeros((0, lane.spec.feature_dim), np.float32),
+                    file=file_of(task),
+                    content="" if lane.cache is None else file_sha256(task.path),
+                )
             case Chunk():
                 attempt = self.attempts.get((message.lane, video_id))
                 if attempt is not None:
                     self._add(self.lanes[message.lane], attempt, worker.frames(message), message)
                 worker.release(message.slot)
             case Done():
-                for view in worker.task.views:
+                for view in task.views:
                     attempt = self.attempts.get((view.lane, video_id))
                     if attempt is not None:
                         attempt.done = message
                         self._commit_if_complete(self.lanes[view.lane], attempt)
             case Failed():
-                file = describe_file(worker.task.path, worker.task.start_frame, worker.task.end_frame)
-                for view in worker.task.views:
-                    self._fail(self.lanes[view.lane], video_id, message.reason, file)
+                for view in task.views:
+                    self._fail(self.lanes[view.lane], video_id, message.reason, file_of(task))
 
     def _add(self, lane: Lane, attempt: Attempt, frames: np.ndarray, chunk: Chunk) -> None:
         """Put the crops of a chunk's clips into batches."""
         source: np.ndarray | torch.Tensor = frames
         clips = chunk.clips
         if lane.flow is not None:
-            source, clips = self._flows(lane, attempt, frames, chunk)
+            with self._timed("flow"):
+                source, clips = self._flows(lane, attempt, frames, chunk)
         side = lane.resize.size
-        crops = lane.crop_views(source)
+        crops = crop_places(lane.resize, *source.shape[1:3]) if lane.whole else [Crop(0, 0)]
         for clip in clips:
-            for crop in crops if lane.whole else [Crop(0, 0)]:
+            for crop in crops:
                 if attempt.cancelled:
                     return
                 batch = lane.batches[0]
@@ -164,7 +144,6 @@ class Engine:
     def _flows(self, lane: Lane, attempt: Attempt, frames: np.ndarray, chunk: Chunk) -> tuple[torch.Tensor, np.ndarray]:
         """Return the chunk's flow fields (P, H, W, 2) on the device, and each clip's (k, T) row numbers into them."""
         assert lane.flow is not None
-        started = time.perf_counter()
         first, second = np.split(chunk.clips, 2, axis=1)
         pairs, rows = np.unique(np.stack([first.ravel(), second.ravel()], axis=1), axis=0, return_inverse=True)
         keys = [(int(chunk.numbers[a]), int(chunk.numbers[b])) for a, b in pairs]
@@ -182,7 +161,6 @@ class Engine:
                 if lane.cache is not None:
                     lane.cache.put(attempt.content, keys[i], lane.flow, size, flow.cpu().numpy())
         attempt.flows = known
-        self.progress.flow_s += time.perf_counter() - started
         return torch.stack([known[key] for key in keys]), rows.reshape(first.shape)
 
     def _compute(self, lane: Lane) -> None:
@@ -190,9 +168,8 @@ class Engine:
         batch = lane.batches[0]
         if not batch.owners:
             return
-        started = time.perf_counter()
-        features = lane.extractor(batch.clips)
-        self.progress.device_s += time.perf_counter() - started
+        with self._timed("device"):
+            features = lane.extractor(batch.clips)
         self._collect(lane)
         lane.in_flight = (batch, features)
         lane.batches.rotate(-1)
@@ -203,9 +180,8 @@ class Engine:
             return
         batch, features = lane.in_flight
         lane.in_flight = None
-        started = time.perf_counter()
-        rows = features.cpu().numpy()
-        self.progress.device_s += time.perf_counter() - started
+        with self._timed("device"):
+            rows = features.cpu().numpy()
         start = 0
         while start < len(batch.owners):
             attempt, end = batch.owners[start], start
@@ -228,12 +204,9 @@ class Engine:
         with np.errstate(over="ignore"):
             stored = rows.astype(lane.spec.dtype)
         if not np.isfinite(stored).all():
-            finite = np.isfinite(rows).all()
-            reason = (
-                f"a feature of {np.abs(rows).max():.4g} overflows float16: use --dtype float32"
-                if finite
-                else ("the net gave a value that is not finite: try --precision fp32")
-            )
+            reason = "the net gave a value that is not finite: try --precision fp32"
+            if np.isfinite(rows).all():
+                reason = f"a feature of {np.abs(rows).max():.4g} overflows float16: use --dtype float32"
             self._fail(lane, attempt.video_id, reason, attempt.file)
             return
         attempt.rows += len(rows)
@@ -261,17 +234,16 @@ class Engine:
             writer = attempt.writer.result()
             writer.append(repeated)
             writer.commit(source)
-            self.store.clear_failure(lane.feature_set, attempt.video_id)
+            self.store.clear_failure(lane.spec.name, attempt.video_id)
 
         self._submit(commit)
         del self.attempts[plan.lane, attempt.video_id]
         self.progress.done += 1
-        self.progress.clips += len(plan.clip_bounds)
-        lane.done += 1
-        lane.padded += plan.padded
-        lane.clips_done += len(plan.clip_bounds)
+        lane.summary.done += 1
+        lane.summary.padded += plan.padded
+        lane.summary.clips += len(plan.clip_bounds)
         if done.notes:
-            lane.notes[attempt.video_id] = done.notes
+            lane.summary.notes[attempt.video_id] = done.notes
 
     def _submit(self, work: Callable[[], None]) -> None:
         self.writes.append(self.writer.submit(work))
@@ -279,10 +251,9 @@ class Engine:
 
     def _finish_writes(self, pending: int) -> None:
         """Wait until at most `pending` writes are outstanding; an error of the disk ends the job."""
-        started = time.perf_counter()
-        while self.writes and (len(self.writes) > pending or self.writes[0].done()):
-            self.writes.popleft().result()
-        self.progress.write_s += time.perf_counter() - started
+        with self._timed("write"):
+            while self.writes and (len(self.writes) > pending or self.writes[0].done()):
+                self.writes.popleft().result()
 
     def _cancel(self, lane: int, video_id: str) -> None:
         attempt = self.attempts.pop((lane, video_id), None)
@@ -292,10 +263,10 @@ class Engine:
 
     def _fail(self, lane: Lane, video_id: str, reason: str, file: Mapping[str, str]) -> None:
         self._cancel(self.lanes.index(lane), video_id)
-        if video_id not in lane.failed:
-            lane.failed[video_id] = reason
+        if video_id not in lane.summary.failed:
+            lane.summary.failed[video_id] = reason
             self.progress.failed += 1
-            self._submit(lambda: self.store.record_failure(lane.feature_set, video_id, reason, file))
+            self._submit(lambda: self.store.record_failure(lane.spec.name, video_id, reason, file))
 
     def _abort_all(self) -> None:
         for attempt in self.attempts.values():

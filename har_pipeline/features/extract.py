@@ -1,6 +1,6 @@
-"""Stage one: which features to make of a manifest's videos, with which spec; the engine does the work.
+"""Stage one: which features to extract from a manifest's videos, and with which spec; the engine does the work.
 
-What is in the store already is not made again, so an interrupted job goes on where it was.
+Videos that are in the store are skipped, so an interrupted job resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pathlib import Path
 from har_pipeline.core.errors import ExtractionError
 from har_pipeline.core.records import ClipSpec, FeatureSpec, VideoRecord
 from har_pipeline.features.engine import Engine, Progress
-from har_pipeline.features.lanes import Lane
-from har_pipeline.features.source_files import changed_videos, known_failures
+from har_pipeline.features.job import JobOptions, shard_of, unfinished
+from har_pipeline.features.lanes import ExtractSummary, Lane
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.models.device import keep_freed_memory
 from har_pipeline.models.extractors.base import Extractor
-from har_pipeline.video.clip_worker import DecodeTask
+from har_pipeline.video.clip_worker import DecodeTask, View
 from har_pipeline.video.decode import Decoder
 from har_pipeline.video.flow.cache import FlowCache
 from har_pipeline.video.flow.spec import FlowSpec
@@ -26,69 +26,23 @@ from har_pipeline.video.preprocess import parse_resize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExtractOptions:
-    """How to extract. What changes the numbers goes into the feature spec; the rest only changes the speed.
+class ExtractOptions(JobOptions):
+    """How to extract. What changes the numbers goes into the feature spec; the rest changes only the speed."""
 
-    clips, resize: as in `FeatureSpec`, None = the net's own; fps, dtype: as in `FeatureSpec`; flow: how flow is made, for
-    extractors that read it; workers, batch_size: None = by device; decoder: auto, decord or pyav; time_limit_s: decoding
-    time allowed per video; shard: (k, n) = the k-th of n parts, k from 1; retry_failed: try videos again that failed in an
-    earlier run; replace_changed: make the features anew of videos that were read from another file than the row's;
-    flow_cache: folder that keeps flow for later jobs.
-    """
-
-    clips: ClipSpec | None = None
-    fps: float | None = None
-    resize: str | None = None
-    flow: FlowSpec | None = None
-    dtype: str = "float16"
-    workers: int | None = None
-    batch_size: int | None = None
+    clips: ClipSpec | None = None  # as in `FeatureSpec`; None: the net's own
+    fps: float | None = None  # as in `FeatureSpec`
+    resize: str | None = None  # as in `FeatureSpec`; None: the net's own
+    flow: FlowSpec | None = None  # for extractors that read flow
+    dtype: str = "float16"  # of the stored features
+    batch_size: int | None = None  # clips; None: by device
     decoder: Decoder = "auto"
-    time_limit_s: float = 600.0
-    shard: tuple[int, int] = (1, 1)
-    retry_failed: bool = False
-    replace_changed: bool = False
-    flow_cache: Path | None = None
+    flow_cache: Path | None = None  # folder that keeps flow for later jobs
 
     def __post_init__(self) -> None:
-        k, n = self.shard
-        if not 1 <= k <= n:
-            raise ExtractionError(f"shard {k}/{n}: give k/n with 1 <= k <= n")
+        JobOptions.__post_init__(self)
         if self.dtype not in ("float16", "float32"):
             raise ExtractionError(f"unknown dtype {self.dtype!r}: use float16 or float32")
-        if self.fps is not None and self.fps <= 0:
-            raise ExtractionError(f"fps must be above 0, not {self.fps:g}")
-        for name in ("workers", "batch_size", "time_limit_s"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ExtractionError(f"{name} must be above 0, not {value}")
-
-
-@dataclass(frozen=True, slots=True)
-class ExtractSummary:
-    """What a job did for one feature set. failed, failed_before: video_id -> reason; notes: what was odd about a done video.
-
-    padded: done videos that are shorter than their clips, so that frames stand in for missing ones.
-
-    seconds, stages (seconds of the main process waiting for decoders, on flow, on the net, waiting for the writer) and
-    bound_by are the whole job's, whatever the number of feature sets.
-    """
-
-    feature_set: str
-    total: int
-    already: int
-    done: int
-    padded: int
-    clips: int
-    failed: dict[str, str]
-    failed_before: dict[str, str]
-    notes: dict[str, tuple[str, ...]]
-    seconds: float
-    stages: dict[str, float]
-    bound_by: str
-    device: str
-    precision: str
-    weights: str
+        self.require_positive("fps", "batch_size")
 
 
 def feature_spec(extractor: Extractor, options: ExtractOptions) -> FeatureSpec:
@@ -167,55 +121,29 @@ def extract_many(
         Lane(extractor, spec, options.batch_size, (options.flow or FlowSpec()) if spec.flow else None, cache)
         for (extractor, options), spec in zip(wanted, specs, strict=True)
     ]
-    k, n = job.shard
-    mine = sorted(records, key=lambda record: record.video_id)[k - 1 :: n]
+    mine = shard_of(records, job)
     paths = [_path(record) for record in mine]
-    changed: list[dict[str, str]] = []
-    already: list[int] = []
-    failed_before: list[dict[str, str]] = []
-    lanes_of: dict[str, list[int]] = {record.video_id: [] for record in mine}
+    views: dict[str, list[View]] = {record.video_id: [] for record in mine}
     for number, lane in enumerate(lanes):
-        changed.append(changed_videos(store, lane.feature_set, mine, paths, job.replace_changed))
-        lane.failed.update(changed[number])
-        complete = set(store.video_ids(lane.feature_set))
-        known = {} if job.retry_failed else known_failures(store, lane.feature_set, mine, paths)
-        missing = [record.video_id for record in mine if record.video_id not in complete]
-        already.append(len(mine) - len(missing) - len(changed[number]))
-        failed_before.append({video_id: known[video_id] for video_id in missing if video_id in known})
-        for video_id in missing:
-            if video_id not in known:
-                lanes_of[video_id].append(number)
+        for video_id in unfinished(lane.summary, store, mine, paths, job):
+            views[video_id].append(lane.view(number))
+    summaries = [lane.summary for lane in lanes]
     progress = Progress(
-        total=len(mine) * len(lanes), already=sum(already), failed=sum(map(len, (*failed_before, *changed)))
+        total=sum(summary.total for summary in summaries),
+        already=sum(summary.already for summary in summaries),
+        failed=sum(len(summary.failed) + len(summary.failed_before) for summary in summaries),
     )
-    tasks = [_task(record, job, lanes, lanes_of[record.video_id]) for record in mine if lanes_of[record.video_id]]
+    tasks = [_task(record, job, views[record.video_id]) for record in mine if views[record.video_id]]
     started = time.perf_counter()
     if any(lane.extractor.device.type == "cpu" for lane in lanes):
         keep_freed_memory()
     on_progress(progress)
     if tasks:
-        Engine(store, lanes, job.workers, progress).run(tasks, on_progress)
-    seconds = time.perf_counter() - started
-    return [
-        ExtractSummary(
-            feature_set=lane.feature_set,
-            total=len(mine),
-            already=already[number],
-            done=lane.done,
-            padded=lane.padded,
-            clips=lane.clips_done,
-            failed=lane.failed,
-            failed_before=failed_before[number],
-            notes=lane.notes,
-            seconds=seconds,
-            stages=progress.stages,
-            bound_by=progress.bound_by if tasks else "nothing",
-            device=str(lane.extractor.device),
-            precision=lane.extractor.precision,
-            weights=lane.extractor.weights,
-        )
-        for number, lane in enumerate(lanes)
-    ]
+        Engine(store, lanes, progress).run(tasks, job.workers, on_progress)
+    for summary in summaries:
+        summary.seconds, summary.stages = time.perf_counter() - started, progress.stages
+        summary.bound_by = progress.bound_by if tasks else "nothing"
+    return summaries
 
 
 def _path(record: VideoRecord) -> Path:
@@ -224,14 +152,14 @@ def _path(record: VideoRecord) -> Path:
     return path
 
 
-def _task(record: VideoRecord, job: ExtractOptions, lanes: Sequence[Lane], numbers: Sequence[int]) -> DecodeTask:
+def _task(record: VideoRecord, job: ExtractOptions, views: Sequence[View]) -> DecodeTask:
     return DecodeTask(
         video_id=record.video_id,
         path=_path(record),
         start_frame=record.start_frame,
         end_frame=record.end_frame,
-        fps=job.fps,
-        views=tuple(lanes[number].view(number) for number in numbers),
-        decoder=job.decoder,
         time_limit_s=job.time_limit_s,
+        fps=job.fps,
+        views=tuple(views),
+        decoder=job.decoder,
     )

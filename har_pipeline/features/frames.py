@@ -1,82 +1,64 @@
 """Raw frames as a feature set: the small uint8 frames that raw-video networks train on, prepared once and stored.
 
 A video is one array (L, S * S * C): L frames of S x S px with C channels, 1 for depth, 3 for RGB. So the store's commits,
-checksums, failure records and resumption hold for them, and no epoch decodes a file again.
+checksums, failure records and resumption hold for raw frames too, and no epoch decodes a file again. The feature spec says
+how frames were prepared: `RawOptions.spec` writes it, `frame_shape` and `options_of` read it, `choose_frames` finds it in a
+store.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import platform
 import re
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import version
-from multiprocessing.connection import wait
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, StoreError
 from har_pipeline.core.records import ClipSpec, FeatureSpec, VideoRecord
+from har_pipeline.features.job import JobOptions, JobSummary, file_of, num_cores, provenance, shard_of, unfinished
 from har_pipeline.features.pack_reader import PackedStore, open_features
-from har_pipeline.features.source_files import changed_videos, describe_file, known_failures
 from har_pipeline.features.store import FeatureStore, VideoSource
 from har_pipeline.video.depth import KINECT_FPS, Aspect
-from har_pipeline.video.frame_worker import RawFailure, RawStream, RawTask, RawVideo, RawWorker
+from har_pipeline.video.frame_worker import RawStream, RawTask, raw_worker
+from har_pipeline.video.process import Failed, run_tasks
 
 EXTRACTOR = "raw_frames"
 
-
+# Part of the feature spec, and so of the names of feature sets: never reworded.
 _PREPROCESS = {
     "depth": "box of the movement, nearest px, 1st to 99th percentile of the video's foreground to 255..51, background 0",
     "causal depth": "box of the last 300 frames' movement, nearest px, 1st to 99th percentile of their foreground to 255..51, "
     "background 0",
     "rgb": "whole frame, mean over px where it shrinks, bilinear where it grows",
 }
-
-
 _RESIZE = re.compile(r"(?:box-|causal-box-)?(?:stretch|keep)-(\d+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RawOptions:
-    """How frames are prepared, and how fast.
+class RawOptions(JobOptions):
+    """How frames are prepared, and how the job goes through its videos.
 
-    stream: `depth` reads the rows' depth_path, `rgb` their path; size: S, px; aspect: `stretch`, or `keep` with 0 around;
-    causal: depth as a live recogniser sees it, by `depth.CausalDepth`; fps: of depth folders and arrays, which do not say; it
-    sets the times of frames and no pixel; workers: processes, None = one a core; time_limit_s: allowed per video; shard:
-    (k, n) = the k-th of n parts, k from 1; retry_failed: try videos again that failed in an earlier run;
-    replace_changed: make the frames anew of videos that were read from another file than the row's.
     Raises: ExtractionError if a value makes no sense.
     """
 
-    stream: RawStream = "depth"
-    size: int = 64
-    aspect: Aspect = "stretch"
-    causal: bool = False
-    fps: float = KINECT_FPS
-    workers: int | None = None
-    time_limit_s: float = 600.0
-    shard: tuple[int, int] = (1, 1)
-    retry_failed: bool = False
-    replace_changed: bool = False
+    stream: RawStream = "depth"  # depth reads the rows' depth_path, rgb their path
+    size: int = 64  # S, px
+    aspect: Aspect = "stretch"  # keep: with 0 around the frame
+    causal: bool = False  # prepare depth from past frames only, as live recognition does, see `CausalDepth`
+    fps: float = KINECT_FPS  # of depth folders and arrays, which do not say; sets frame times, no pixels
 
     def __post_init__(self) -> None:
+        JobOptions.__post_init__(self)
         if self.stream not in ("depth", "rgb"):
             raise ExtractionError(f"raw frames are of the stream depth or rgb, not {self.stream!r}")
         if self.aspect not in ("stretch", "keep"):
             raise ExtractionError(f"unknown aspect {self.aspect!r}: use stretch or keep")
         if self.causal and self.stream != "depth":
-            raise ExtractionError(f"{self.stream} frames are not cropped, so they are causal as they are")
-        for name in ("size", "fps", "workers", "time_limit_s"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ExtractionError(f"{name} must be above 0, not {value}")
-        k, n = self.shard
-        if not 1 <= k <= n:
-            raise ExtractionError(f"shard {k}/{n}: give k/n with 1 <= k <= n")
+            raise ExtractionError(f"causal is for depth: {self.stream} frames are not cropped")
+        self.require_positive("size", "fps")
 
     @property
     def channels(self) -> int:
@@ -100,6 +82,14 @@ class RawOptions:
         )
 
 
+@dataclass(slots=True, kw_only=True)
+class RawSummary(JobSummary):
+    """What a job did."""
+
+    frames: int = 0  # stored in this run
+    workers: int = 0
+
+
 def frame_shape(spec: FeatureSpec) -> tuple[int, int, int]:
     """Return (C, S, S), the shape of one frame of a raw feature set.
 
@@ -109,154 +99,10 @@ def frame_shape(spec: FeatureSpec) -> tuple[int, int, int]:
     match = _RESIZE.fullmatch(spec.resize)
     if spec.extractor != EXTRACTOR or match is None:
         raise FeatureMismatchError(
-            f"{spec.name}: are features of {spec.extractor}, not raw frames; make with `har frames`"
+            f"{spec.name}: features of {spec.extractor}, not raw frames; prepare frames with `har frames`"
         )
     size = int(match[1])
     return spec.feature_dim // size**2, size, size
-
-
-@dataclass(slots=True)
-class RawSummary:
-    """What a job did. failed, failed_before: video_id -> reason; notes: what was odd about a done video.
-
-    frames: stored in this run.
-    """
-
-    feature_set: str
-    total: int
-    already: int
-    done: int = 0
-    frames: int = 0
-    seconds: float = 0.0
-    workers: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-    failed_before: dict[str, str] = field(default_factory=dict)
-    notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
-
-    @property
-    def finished(self) -> int:
-        """How many videos need no more work, failed ones included."""
-        return self.already + self.done + len(self.failed) + len(self.failed_before)
-
-
-def store_raw_frames(
-    records: Sequence[VideoRecord],
-    store: FeatureStore,
-    options: RawOptions | None = None,
-    on_progress: Callable[[RawSummary], None] = lambda summary: None,
-) -> RawSummary:
-    """Write the prepared frames of all records that `store` lacks, and return what was done.
-
-    A video that fails is recorded in the store and in the summary; the others go on. What is there is kept, so an
-    interrupted job goes on where it was. Raises: ExtractionError if no row has a file of the stream; StoreError if the
-    store cannot be written.
-    """
-    options = options or RawOptions()
-    column = "depth_path" if options.stream == "depth" else "path"
-    if not any(getattr(record, column) for record in records):
-        other = "rgb" if options.stream == "depth" else "depth"
-        raise ExtractionError(f"no row of the manifest has a {column}; for its other files use --stream {other}")
-    feature_set = store.create_feature_set(options.spec())
-    store.remove_debris()
-    k, n = options.shard
-    mine = sorted(records, key=lambda record: record.video_id)[k - 1 :: n]
-    paths = [getattr(record, column) for record in mine]
-    changed = changed_videos(store, feature_set, mine, paths, options.replace_changed)
-    complete = set(store.video_ids(feature_set))
-    missing = [record for record in mine if record.video_id not in complete]
-    known = {} if options.retry_failed else known_failures(store, feature_set, mine, paths)
-    summary = RawSummary(feature_set, total=len(mine), already=len(mine) - len(missing) - len(changed))
-    summary.failed.update(changed)
-    summary.failed_before = {r.video_id: known[r.video_id] for r in missing if r.video_id in known}
-    tasks: deque[RawTask] = deque()
-    for record in missing:
-        path = record.depth_path if options.stream == "depth" else record.path
-        if path is None:
-            summary.failed_before.pop(record.video_id, None)
-            _fail(summary, store, record.video_id, f"{record.video_id}: its row has no {column}", {})
-        elif record.video_id not in known:
-            tasks.append(raw_task(record, path, options))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    summary.workers = min(options.workers or cores, len(tasks))
-    started = time.perf_counter()
-    on_progress(summary)
-    for task, result in _results(tasks, summary.workers):
-        if isinstance(result, RawFailure):
-            file = describe_file(task.path, task.start_frame, task.end_frame)
-            _fail(summary, store, task.video_id, result.reason, file)
-        else:
-            store.write(
-                feature_set, task.video_id, result.frames.reshape(len(result.frames), -1), _source(result, task)
-            )
-            store.clear_failure(feature_set, task.video_id)
-            summary.done += 1
-            summary.frames += len(result.frames)
-            if result.notes:
-                summary.notes[task.video_id] = result.notes
-        summary.seconds = time.perf_counter() - started
-        on_progress(summary)
-    return summary
-
-
-def _fail(summary: RawSummary, store: FeatureStore, video_id: str, reason: str, file: Mapping[str, str]) -> None:
-    summary.failed[video_id] = reason
-    store.record_failure(summary.feature_set, video_id, reason, file)
-
-
-def raw_task(record: VideoRecord, path: Path, options: RawOptions) -> RawTask:
-    """Return what a worker needs to prepare the file `path` of a row."""
-    return RawTask(
-        video_id=record.video_id,
-        path=path,
-        start_frame=record.start_frame,
-        end_frame=record.end_frame,
-        stream=options.stream,
-        size=options.size,
-        aspect=options.aspect,
-        causal=options.causal,
-        fps=options.fps,
-        time_limit_s=options.time_limit_s,
-    )
-
-
-def _results(tasks: deque[RawTask], num_workers: int) -> Iterator[tuple[RawTask, RawVideo | RawFailure]]:
-    """Yield each task with its result, in the order in which they finish."""
-    workers: dict[object, RawWorker] = {}
-    try:
-        while tasks or workers:
-            while tasks and len(workers) < num_workers:
-                worker = RawWorker()
-                workers[worker.connection] = worker
-                worker.start(tasks.popleft())
-            for connection in wait([worker.connection for worker in workers.values()]):
-                worker = workers[connection]
-                task, result = worker.task, worker.receive()
-                assert task is not None
-                if tasks and worker.alive:
-                    worker.start(tasks.popleft())
-                else:
-                    worker.close()
-                    del workers[connection]
-                yield task, result
-    finally:
-        for worker in workers.values():
-            worker.close()
-
-
-def _source(video: RawVideo, task: RawTask) -> VideoSource:
-    return VideoSource(
-        clip_starts=video.numbers,
-        clip_ends=video.numbers + 1,
-        num_frames=len(video.frames),
-        fps=video.fps,
-        decode_notes=video.notes,
-        provenance={
-            "har_pipeline": version("har-pipeline"),
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "av")},
-        },
-        file=describe_file(task.path, task.start_frame, task.end_frame),
-    )
 
 
 def options_of(spec: FeatureSpec) -> RawOptions:
@@ -290,6 +136,84 @@ def choose_frames(store: FeatureStore | PackedStore, stream: str, features: str 
     return found[0] if found else None
 
 
+def store_raw_frames(
+    records: Sequence[VideoRecord],
+    store: FeatureStore,
+    options: RawOptions | None = None,
+    on_progress: Callable[[RawSummary], None] = lambda summary: None,
+) -> RawSummary:
+    """Write the prepared frames of all records that `store` lacks, and return what was done.
+
+    A video that fails is recorded in the store and in the summary; the others go on. Videos that are in the store are
+    skipped, so an interrupted job resumes where it stopped. Raises: ExtractionError if no row has a file of the stream, or
+    no worker can be started; StoreError if the store cannot be written.
+    """
+    options = options or RawOptions()
+    column, other = ("depth_path", "rgb") if options.stream == "depth" else ("path", "depth")
+    if not any(getattr(record, column) for record in records):
+        raise ExtractionError(f"no row of the manifest has a {column}; for its other files use --stream {other}")
+    feature_set = store.create_feature_set(options.spec())
+    store.remove_debris()
+    summary = RawSummary(feature_set=feature_set)
+
+    def fail(video_id: str, reason: str, file: dict[str, str]) -> None:
+        summary.failed[video_id] = reason
+        store.record_failure(feature_set, video_id, reason, file)
+
+    mine = shard_of(records, options)
+    paths: list[Path | None] = [getattr(record, column) for record in mine]
+    todo = unfinished(summary, store, mine, paths, options)
+    tasks = []
+    for record, path in zip(mine, paths, strict=True):
+        if record.video_id in todo and path is None:
+            fail(record.video_id, f"{record.video_id}: its row has no {column}", {})
+        elif record.video_id in todo and path is not None:
+            tasks.append(raw_task(record, path, options))
+    summary.workers = min(options.workers or num_cores(), len(tasks))
+    made_with = provenance("numpy", "av")
+    started = time.perf_counter()
+    on_progress(summary)
+    with closing(run_tasks(raw_worker, summary.workers, tasks)) as results:
+        for _, task, result in results:
+            if isinstance(result, Failed):
+                fail(task.video_id, result.reason, file_of(task))
+            else:
+                source = VideoSource(
+                    clip_starts=result.numbers,
+                    clip_ends=result.numbers + 1,
+                    num_frames=len(result.frames),
+                    fps=result.fps,
+                    decode_notes=result.notes,
+                    provenance=made_with,
+                    file=file_of(task),
+                )
+                store.write(feature_set, task.video_id, result.frames.reshape(len(result.frames), -1), source)
+                store.clear_failure(feature_set, task.video_id)
+                summary.done += 1
+                summary.frames += len(result.frames)
+                if result.notes:
+                    summary.notes[task.video_id] = result.notes
+            summary.seconds = time.perf_counter() - started
+            on_progress(summary)
+    return summary
+
+
+def raw_task(record: VideoRecord, path: Path, options: RawOptions) -> RawTask:
+    """Return what a worker needs to prepare the file `path` of a row."""
+    return RawTask(
+        video_id=record.video_id,
+        path=path,
+        start_frame=record.start_frame,
+        end_frame=record.end_frame,
+        time_limit_s=options.time_limit_s,
+        stream=options.stream,
+        size=options.size,
+        aspect=options.aspect,
+        causal=options.causal,
+        fps=options.fps,
+    )
+
+
 def prepare_frames(
     records: Sequence[VideoRecord],
     path: Path,
@@ -299,11 +223,11 @@ def prepare_frames(
     workers: int | None = None,
     on_progress: Callable[[RawSummary], None] = lambda summary: None,
 ) -> RawSummary | None:
-    """Make the raw frames of the records that a store lacks, in the way of those it has.
+    """Prepare the raw frames of the records that a store lacks, as those that it has; the store is made if it is missing.
 
-    None, with nothing done, for a pack, and for frames that were made in a way that is no longer known.
-    The store is made where there is none. See `raw_frames.store_raw_frames`. Raises: as that and `choose_frames`;
-    ExtractionError if the store holds frames of other files than the records name.
+    Returns None, with nothing done, for a pack, and for frames prepared in a way that is no longer supported.
+    Raises: as `store_raw_frames` and `choose_frames`; ExtractionError if the store holds frames of other files than the
+    records name.
     """
     if path.exists() and isinstance(open_features(path), PackedStore):
         return None
@@ -315,7 +239,7 @@ def prepare_frames(
     summary = store_raw_frames(records, store, dataclasses.replace(options, workers=workers), on_progress)
     stored = store.num_clips(summary.feature_set)
     if changed := [reason for video_id, reason in summary.failed.items() if video_id in stored]:
-        raise ExtractionError(f"{len(changed)} videos, the first one: {changed[0]} (`har frames` has that option)")
+        raise ExtractionError(f"{len(changed)} videos, the first: {changed[0]} (an option of `har frames`)")
     return summary
 
 
@@ -324,5 +248,5 @@ def open_frames(path: Path, stream: str, features: str = "") -> tuple[FeatureSto
     store = open_features(path)
     name = choose_frames(store, stream, features)
     if name is None:
-        raise StoreError(f"{path} has no raw frames of {stream}; make them with `har frames`")
+        raise StoreError(f"{path} has no raw frames of {stream}; prepare them with `har frames`")
     return store, name

@@ -48,38 +48,37 @@ def changed_videos(
 ) -> dict[str, str]:
     """Return video_id -> reason for the stored videos that were read from other files than `paths`, those of the records.
 
-    replace: delete them instead, so that they are made anew. Stores of older versions do not say what was read; nothing
-    is reported of those.
+    replace: delete them instead, so that they are extracted again. Stores of older versions do not say what was read;
+    their videos count as unchanged.
     """
     stored = store.files(feature_set)
-    found = {}
+    changed = {}
     for record, path in zip(records, paths, strict=True):
-        before = stored.get(record.video_id)
-        if path is None or not before:
+        video_id = record.video_id
+        if path is None or video_id not in stored:
             continue
-        now = describe_file(path, record.start_frame, record.end_frame)
+        before, now = stored[video_id], describe_file(path, record.start_frame, record.end_frame)
         if not differ(before, now):
             continue
         if replace:
-            store.delete(feature_set, record.video_id)
-        else:
-            found[record.video_id] = (
-                f"under this id {store.path} holds features of another file, {words(before)}; the manifest names "
-                f"{words(now)}: use another store or another id, or make them anew with --replace-changed"
-            )
-    return found
+            store.delete(feature_set, video_id)
+            continue
+        changed[video_id] = (
+            f"under this id {store.path} holds features of another file, {words(before)}; the manifest names "
+            f"{words(now)}: use another store or another id, or re-extract them with --replace-changed"
+        )
+    return changed
 
 
 def known_failures(
     store: FeatureStore, feature_set: str, records: Sequence[VideoRecord], paths: Sequence[Path | None]
 ) -> dict[str, str]:
-    """Return video_id -> reason of the videos whose very files failed before; a file in their place may do better."""
+    """Return video_id -> reason of the records whose very files failed before; a file in their place may do better."""
     reasons, files = store.failures(feature_set), store.failed_files(feature_set)
-    now = {
-        record.video_id: describe_file(path, record.start_frame, record.end_frame)
-        for record, path in zip(records, paths, strict=True)
-        if path is not None and record.video_id in reasons
-    }
     return {
-        video_id: reason for video_id, reason in reasons.items() if not differ(files[video_id], now.get(video_id, {}))
+        record.video_id: reasons[record.video_id]
+        for record, path in zip(records, paths, strict=True)
+        if path is not None
+        and record.video_id in reasons
+        and not differ(files[record.video_id], describe_file(path, record.start_frame, record.end_frame))
     }

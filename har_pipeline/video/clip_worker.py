@@ -1,19 +1,15 @@
-"""A process of its own that decodes one video after another, so that a hanging or crashing file costs one video.
+"""Decoding in a child process: one pass over a file, cut into the clips that several extractors want of it.
 
-Started by `DecodeWorker` as a fresh interpreter that runs `main`; imports no torch and is up in a fraction of a second.
-Frames travel through shared memory of fixed size (slots), messages through a socket. The time limit of a video is a
-kernel timer with the default action: SIGALRM ends the process even while a decoder hangs inside C code.
+Frames travel through shared memory of fixed size (slots), messages through the worker's socket. Imports no torch, so that a
+worker starts in a fraction of a second.
 """
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import mmap
 import os
 import signal
-import socket
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -21,71 +17,58 @@ from pathlib import Path
 
 import numpy as np
 
-from har_pipeline.core.errors import VideoError
+from har_pipeline.core.errors import ExtractionError, VideoError
 from har_pipeline.core.records import ClipSpec
 from har_pipeline.video.clips import clip_indices, flow_pairs, is_padded, max_frame_needed, resampled_indices
 from har_pipeline.video.decode import Decoder, FrameReader, VideoInfo, probe, tail_note
 from har_pipeline.video.preprocess import parse_resize, resize_frame, scale_frame
+from har_pipeline.video.process import Failed, Task, Worker, serve
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The clips of one video as one extractor wants them; several are cut in one pass over the file.
+    """The clips of one video as one extractor wants them; several are cut in one pass over the file."""
 
-    lane: number of the view, given back with its clips; clips, resize: as in `FeatureSpec`; flow: send for each clip the
-    frames that its flow starts from and those that it leads to; whole: send scaled frames that are not cropped yet.
-    """
-
-    lane: int
+    lane: int  # number of the view, returned with its clips
     clips: ClipSpec
-    resize: str
-    flow: bool = False
-    whole: bool = False
+    resize: str  # as in `FeatureSpec`
+    flow: bool = False  # send for each clip the frames that its flow starts from and those that it leads to
+    whole: bool = False  # send scaled frames that are not yet cropped
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeTask:
-    """What a worker needs to know to cut one manifest row into clips; fields as in `VideoRecord` and `FeatureSpec`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeTask(Task):
+    """One manifest row to cut into clips."""
 
-    video_id: str
-    path: Path
-    start_frame: int
-    end_frame: int | None
-    fps: float | None
+    fps: float | None  # as in `FeatureSpec`
     views: tuple[View, ...]
     decoder: Decoder
-    time_limit_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """The clips of a view are known. `num_unique` clips will be sent; the last one stands for all further ones.
+class ClipPlan:
+    """Which clips of a view will be sent.
 
-    clip_bounds: (N, 2) int64, each clip's first frame in the file and the one after its last; num_frames: of the row's
-    range, in the file; padded: whether a clip holds frames that stand in for missing ones.
     A second plan for the same view replaces the first: the container had announced a wrong number of frames.
     """
 
     lane: int
-    clip_bounds: np.ndarray
-    num_unique: int
-    num_frames: int
+    clip_bounds: np.ndarray  # (N, 2) int64, each clip's first frame in the file and the one after its last
+    num_unique: int  # clips that are sent; the last of them stands for all further ones
+    num_frames: int  # of the row's range, in the file
     fps: float
-    padded: bool
+    padded: bool  # whether a clip holds frames that stand in for missing ones
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Clips of a view whose frames (n, H, W, 3) uint8, `shape`, lie in slot `slot`.
-
-    numbers: (n,) int64 of the frames in the file; clips: (k, T) row numbers into the frames, of a flow view (k, 2T).
-    """
+    """Clips of a view whose frames lie in one slot."""
 
     lane: int
     slot: int
-    shape: tuple[int, int, int, int]
-    numbers: np.ndarray
-    clips: np.ndarray
+    shape: tuple[int, int, int, int]  # (n, H, W, 3) of the frames, uint8
+    numbers: np.ndarray  # (n,) int64, of the frames in the file
+    clips: np.ndarray  # (k, T) row numbers into the frames, of a flow view (k, 2T)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,22 +79,7 @@ class Done:
     decoder: str
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The video has no features; `reason` says why."""
-
-    reason: str
-
-
-Message = Plan | Chunk | Done | Failed
-
-
-class _Replan(Exception):
-    """The decoder delivered another number of frames than the plan assumed."""
-
-    def __init__(self, num_frames: int) -> None:
-        super().__init__(num_frames)
-        self.num_frames = num_frames
+Message = ClipPlan | Chunk | Done | Failed
 
 
 class _Sender:
@@ -148,16 +116,21 @@ def _decode(task: DecodeTask, sender: _Sender) -> Done:
     if assumed <= task.start_frame:
         raise VideoError(f"{task.path}: the row starts at frame {task.start_frame}, the file has {assumed}")
     num_frames = min(assumed, task.end_frame or assumed) - task.start_frame
-    try:
-        return _send_clips(task, info, num_frames, sender, trusted=False)
-    except _Replan as replan:
-        return _send_clips(task, info, replan.num_frames, sender, trusted=True)
+    # The second pass is for a file that turns out to have another number of frames, where that changes the clips.
+    sent = _send_clips(task, info, num_frames, sender)
+    if isinstance(sent, int):
+        sent = _send_clips(task, info, sent, sender, trusted=True)
+    if isinstance(sent, int):
+        raise VideoError(f"{task.path}: decoding twice gave different numbers of frames")
+    return sent
 
 
-def _send_clips(task: DecodeTask, info: VideoInfo, num_frames: int, sender: _Sender, trusted: bool) -> Done:
+def _send_clips(
+    task: DecodeTask, info: VideoInfo, num_frames: int, sender: _Sender, trusted: bool = False
+) -> Done | int:
     """Decode once and send every view's clips as soon as their frames are there.
 
-    Raises: _Replan if the file turns out to have another number of frames and that changes the clips.
+    Returns the true number of frames instead if that changes the clips. trusted: `num_frames` was counted in a first pass.
     """
     cutters = [_plan(task, view, info, num_frames, sender) for view in task.views]
     needed = _frames_needed(task)
@@ -174,9 +147,7 @@ def _send_clips(task: DecodeTask, info: VideoInfo, num_frames: int, sender: _Sen
     if found <= 0:
         raise VideoError(f"{task.path}: no frame could be decoded from frame {task.start_frame} on")
     if (reads_all and found != num_frames and not trusted) or any(cutter.unsent for cutter in cutters):
-        if trusted:
-            raise VideoError(f"{task.path}: decoding twice gave different numbers of frames")
-        raise _Replan(found)
+        return found
     # What was not read is judged by its packets.
     frames = task.start_frame + found if reads_all else info.packet_frames or task.start_frame + found
     notes = [*reader.notes, *tail_note(info, frames, task.end_frame)]
@@ -185,10 +156,8 @@ def _send_clips(task: DecodeTask, info: VideoInfo, num_frames: int, sender: _Sen
 
 def _frames_needed(task: DecodeTask) -> int | None:
     """Return how many leading frames of the row suffice for all views, or None if that depends on its length."""
-    if task.fps is not None:
-        return None
     needed = [max_frame_needed(view.clips) for view in task.views]
-    if None in needed:
+    if task.fps is not None or None in needed:
         return None
     return max(count + view.flow for count, view in zip(needed, task.views, strict=True) if count is not None)
 
@@ -204,7 +173,7 @@ def _plan(task: DecodeTask, view: View, info: VideoInfo, num_frames: int, sender
         repeats += 1
     unique = clips[: len(clips) - repeats]
     padded = is_padded(len(source), view.clips)
-    sender.connection.send(Plan(view.lane, bounds, len(unique), num_frames, info.fps, padded))
+    sender.connection.send(ClipPlan(view.lane, bounds, len(unique), num_frames, info.fps, padded))
     return _ClipCutter(task.path, view, unique, sender)
 
 
@@ -262,94 +231,34 @@ class _ClipCutter:
         return end
 
 
-def main(arguments: list[str]) -> None:
-    """Serve decode tasks until the other side closes the connection."""
-    socket_fd, memory_fd, num_slots = (int(a) for a in arguments)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphan outlives a killed job
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+def main(socket_fd: int, memory_fd: int, num_slots: int) -> None:
+    """Serve decode tasks until the parent closes the connection."""
     connection = Connection(socket_fd)
     sender = _Sender(connection, mmap.mmap(memory_fd, 0), num_slots)
-    while True:
-        try:
-            task = sender.receive()
-        except EOFError:
-            return
-        signal.setitimer(signal.ITIMER_REAL, task.time_limit_s)
-        try:
-            result: Done | Failed = _decode(task, sender)
-        except VideoError as error:
-            result = Failed(str(error))
-        except (BrokenPipeError, EOFError):
-            return
-        except Exception as error:
-            result = Failed(f"{task.path}: {type(error).__name__}: {error}")
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        connection.send(result)
+    serve(connection, lambda task: _decode(task, sender), sender.receive)
 
 
-class DecodeWorker:
-    """The parent's side of one worker process: give it a task, `receive` its messages, `release` the slots."""
+class DecodeWorker(Worker[DecodeTask, Message]):
+    """A worker whose chunks of frames lie in `num_slots` slots of shared memory; `release` a slot when it has been read."""
 
     def __init__(self, slot_bytes: int, num_slots: int = 3) -> None:
-        self.task: DecodeTask | None = None
-        self._slot_bytes = slot_bytes
-        if hasattr(os, "memfd_create"):
-            memory_fd = os.memfd_create("har_frames")
-        else:
-            with tempfile.TemporaryFile() as file:
-                memory_fd = os.dup(file.fileno())
-        os.ftruncate(memory_fd, self._slot_bytes * num_slots)
-        self._memory = mmap.mmap(memory_fd, 0)
-        self.slots = np.frombuffer(self._memory, np.uint8).reshape(num_slots, self._slot_bytes)
-        ours, theirs = socket.socketpair()
-        # Not `-m`: this module would then be imported twice, and its message classes would not be the same.
-        code = "import sys; from har_pipeline.video.clip_worker import main; main(sys.argv[1:])"
-        command = [sys.executable, "-c", code, str(theirs.fileno()), str(memory_fd), str(num_slots)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            command, pass_fds=(theirs.fileno(), memory_fd), stdin=subprocess.DEVNULL, env=environment
-        )
-        theirs.close()
-        os.close(memory_fd)
-        self.connection = Connection(ours.detach())
-
-    def start(self, task: DecodeTask) -> None:
-        """Give the idle worker a task."""
-        self.task = task
-        self.connection.send(task)
-
-    def receive(self) -> Message:
-        """Return the next message; the death of the process counts as `Failed`, after which the worker is useless."""
         try:
-            message: Message = self.connection.recv()
-        except (EOFError, ConnectionResetError):
-            self.process.wait()
-            return Failed(self._cause_of_death())
-        return message
-
-    @property
-    def alive(self) -> bool:
-        """Whether the process can take another task."""
-        return self.process.poll() is None
-
-    def _cause_of_death(self) -> str:
-        assert self.task is not None
-        code = self.process.returncode
-        if code == -signal.SIGALRM:
-            return f"{self.task.path}: decoding took longer than the limit of {self.task.time_limit_s:g} s"
-        if code == -signal.SIGKILL:
-            return f"{self.task.path}: the decoding process was killed (out of memory?)"
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return f"{self.task.path}: the decoding process died ({how})"
+            if hasattr(os, "memfd_create"):
+                self._memory_fd = os.memfd_create("har_frames")
+            else:
+                with tempfile.TemporaryFile() as file:
+                    self._memory_fd = os.dup(file.fileno())
+            os.ftruncate(self._memory_fd, slot_bytes * num_slots)
+            memory = mmap.mmap(self._memory_fd, 0)
+        except OSError as error:
+            raise ExtractionError(f"no shared memory for frames: {error}") from error
+        self.slots = np.frombuffer(memory, np.uint8).reshape(num_slots, slot_bytes)
+        super().__init__("har_pipeline.video.clip_worker", self._memory_fd, num_slots, fds=(self._memory_fd,))
 
     def release(self, slot: int) -> None:
         """Let the worker fill the slot again."""
-        try:
+        with contextlib.suppress(OSError):  # the next `receive` reports the death
             self.connection.send(slot)
-        except (BrokenPipeError, ConnectionResetError):
-            return  # the next `receive` reports the death
 
     def frames(self, chunk: Chunk) -> np.ndarray:
         """Return the chunk's frames (n, H, W, 3) uint8, a view that is valid until `release`."""
@@ -357,6 +266,5 @@ class DecodeWorker:
 
     def close(self) -> None:
         """End the process."""
-        self.connection.close()
-        self.process.kill()
-        self.process.wait()
+        super().close()
+        os.close(self._memory_fd)

@@ -1,21 +1,12 @@
-"""A process of its own that turns one video after another into the small frames of a raw-video network.
+"""Preparing a whole video, in a child process, as the small frames that a raw-video network sees.
 
-As `worker`, but a video is sent as a whole: prepared frames are small, and the crop of depth is known at its end only.
-The time limit is the same kernel timer, so that a hanging or crashing file costs one video. Imports no torch.
+A video is sent as one message: prepared frames are small, and the crop of depth is known only at its end. Imports no torch.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import os
-import signal
-import socket
-import subprocess
-import sys
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Literal
 
 import cv2
@@ -25,44 +16,30 @@ from har_pipeline.core.errors import VideoError
 from har_pipeline.video.decode import FrameReader, probe, tail_note
 from har_pipeline.video.depth import Aspect, CausalDepth, prepare_depth, read_depth
 from har_pipeline.video.preprocess import Resize, resize_frame
+from har_pipeline.video.process import Failed, Task, Worker, serve
 
 RawStream = Literal["depth", "rgb"]
 
 
-@dataclass(frozen=True, slots=True)
-class RawTask:
-    """One video to prepare.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawTask(Task):
+    """One video to prepare; `stream` to `fps` as in `RawOptions`."""
 
-    start_frame, end_frame: as in `VideoRecord`; causal: depth by `CausalDepth`; fps: as in `depth.read_depth`.
-    """
-
-    video_id: str
-    path: Path
-    start_frame: int
-    end_frame: int | None
     stream: RawStream
     size: int
     aspect: Aspect
+    causal: bool
     fps: float
-    time_limit_s: float
-    causal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RawVideo:
-    """A prepared video: frames (F, S, S) depth or (F, S, S, 3) RGB, uint8; numbers, fps, notes as in `DepthVideo`."""
+    """A prepared video."""
 
-    frames: np.ndarray
-    numbers: np.ndarray
+    frames: np.ndarray  # (F, S, S) depth or (F, S, S, 3) RGB, uint8
+    numbers: np.ndarray  # numbers, fps, notes: as in `DepthVideo`
     fps: float
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RawFailure:
-    """The video cannot be prepared; `reason` says why."""
-
-    reason: str
 
 
 def prepare_video(task: RawTask) -> RawVideo:
@@ -105,74 +82,11 @@ def scale_rgb(frame: np.ndarray, size: int, aspect: Aspect) -> np.ndarray:
     return resize_frame(frame, Resize(size, (size, size)))
 
 
-def main(arguments: list[str]) -> None:
-    """Serve tasks until the other side closes the connection."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphan outlives a killed job
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    connection = Connection(int(arguments[0]))
-    while True:
-        try:
-            task: RawTask = connection.recv()
-        except EOFError:
-            return
-        signal.setitimer(signal.ITIMER_REAL, task.time_limit_s)
-        try:
-            result: RawVideo | RawFailure = prepare_video(task)
-        except VideoError as error:
-            result = RawFailure(str(error))
-        except Exception as error:
-            result = RawFailure(f"{task.path}: {type(error).__name__}: {error}")
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        connection.send(result)
+def main(socket_fd: int) -> None:
+    """Serve tasks until the parent closes the connection."""
+    serve(Connection(socket_fd), prepare_video)
 
 
-class RawWorker:
-    """The parent's side of one worker process: give it a task, `receive` the result."""
-
-    def __init__(self) -> None:
-        self.task: RawTask | None = None
-        ours, theirs = socket.socketpair()
-        # Not `-m`: this module would then be imported twice, and its message classes would not be the same.
-        code = "import sys; from har_pipeline.video.frame_worker import main; main(sys.argv[1:])"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code, str(theirs.fileno())],
-            pass_fds=(theirs.fileno(),),
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        theirs.close()
-        self.connection = Connection(ours.detach())
-
-    def start(self, task: RawTask) -> None:
-        """Give the idle worker a task."""
-        self.task = task
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the next `receive` reports the death
-            self.connection.send(task)
-
-    def receive(self) -> RawVideo | RawFailure:
-        """Return the result of the task; the death of the process counts as a failure, after which the worker is useless."""
-        assert self.task is not None
-        try:
-            result: RawVideo | RawFailure = self.connection.recv()
-        except (EOFError, ConnectionResetError):
-            code = self.process.wait()
-            if code == -signal.SIGALRM:
-                return RawFailure(
-                    f"{self.task.path}: reading took longer than the limit of {self.task.time_limit_s:g} s"
-                )
-            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            return RawFailure(f"{self.task.path}: the process that read it died ({how})")
-        return result
-
-    @property
-    def alive(self) -> bool:
-        """Whether the process can take another task."""
-        return self.process.poll() is None
-
-    def close(self) -> None:
-        """End the process."""
-        self.connection.close()
-        self.process.kill()
-        self.process.wait()
+def raw_worker() -> Worker[RawTask, RawVideo | Failed]:
+    """Return a started worker that prepares videos."""
+    return Worker("har_pipeline.video.frame_worker")

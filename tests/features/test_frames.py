@@ -240,7 +240,7 @@ def test_a_manifest_without_the_stream(tmp_path: Path) -> None:
 
 def test_other_features_have_no_frame_shape() -> None:
     spec = FeatureSpec(extractor="vgg16", weights="random:0", layer="fc6", feature_dim=4096)
-    with pytest.raises(FeatureMismatchError, match="not raw frames; make with `har frames`"):
+    with pytest.raises(FeatureMismatchError, match="not raw frames; prepare frames with `har frames`"):
         frame_shape(spec)
 
 

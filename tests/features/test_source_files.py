@@ -66,7 +66,7 @@ def test_frames_of_another_file_are_not_taken_for_a_videos_own(records: list[Vid
     assert "another file, a.mat (" in summary.failed["a"]
     assert "the manifest names b.mat (" in summary.failed["a"]
     assert store.num_clips(name) == {"a": 12, "b": 13}  # nothing is lost
-    with pytest.raises(ExtractionError, match=r"2 videos, the first one: .* another file"):
+    with pytest.raises(ExtractionError, match=r"2 videos, the first: .* another file"):
         prepare_frames(swapped, store.path, "depth", workers=1)
     with pytest.raises(RunError, match=r"a: its features were made from a\.mat .*the manifest names b\.mat"):
         load_features(store, name, swapped, IDS, IDS)

@@ -11,10 +11,11 @@ import pytest
 from video_files import damage_packets, make_video, read_number
 
 from har_pipeline.core.records import ClipSpec
-from har_pipeline.video.clip_worker import Chunk, DecodeTask, DecodeWorker, Done, Failed, Plan, View, _ClipCutter
+from har_pipeline.video.clip_worker import Chunk, ClipPlan, DecodeTask, DecodeWorker, Done, View, _ClipCutter
 from har_pipeline.video.clips import clip_indices
 from har_pipeline.video.decode import FrameReader
 from har_pipeline.video.preprocess import parse_resize, resize_frame
+from har_pipeline.video.process import Failed
 
 FRAME_BYTES = 160 * 160 * 3
 
@@ -44,13 +45,19 @@ def task_for(path: Path, clips: ClipSpec, **changes) -> DecodeTask:
     return DecodeTask(**{**fields, **changes})
 
 
+def receive(worker: DecodeWorker):
+    while (message := worker.receive()) is None:
+        pass
+    return message
+
+
 def run(worker: DecodeWorker, task: DecodeTask):
     """Return (plans, clips, end): all plans, the last plan's clips as a list of (T, 160, 160, 3), the last message."""
     plans, clips = [], []
     worker.start(task)
     while True:
-        message = worker.receive()
-        if isinstance(message, Plan):
+        message = receive(worker)
+        if isinstance(message, ClipPlan):
             plans.append(message)
             clips = []
         elif isinstance(message, Chunk):
@@ -227,19 +234,19 @@ def test_a_file_with_less_than_half_of_its_frames_fails(tmp_path, video):
 def test_a_time_limit_ends_a_decode(tmp_path):
     path = make_video(tmp_path / "long.avi", 250)
     _, _, end = cut(task_for(path, ClipSpec(sampling="uniform", num_clips=4), time_limit_s=0.001))
-    assert end == Failed(f"{path}: decoding took longer than the limit of 0.001 s")
+    assert end == Failed(f"{path}: reading took longer than the limit of 0.001 s")
 
 
 def test_waiting_for_a_free_slot_does_not_count(video):
     worker = DecodeWorker(FRAME_BYTES * 4, num_slots=1)
     try:
         worker.start(task_for(video, ClipSpec(sampling="dense", num_clips=None), time_limit_s=2.0))
-        assert isinstance(worker.receive(), Plan)
-        chunk = worker.receive()
+        assert isinstance(receive(worker), ClipPlan)
+        chunk = receive(worker)
         time.sleep(2.3)
         while isinstance(chunk, Chunk):
             worker.release(chunk.slot)
-            chunk = worker.receive()
+            chunk = receive(worker)
         assert chunk == Done((), "pyav")
     finally:
         worker.close()
@@ -248,21 +255,21 @@ def test_waiting_for_a_free_slot_does_not_count(video):
 @pytest.mark.parametrize(
     ("number", "reason"),
     [
-        (signal.SIGKILL, "the decoding process was killed (out of memory?)"),
-        (signal.SIGSEGV, "the decoding process died (signal SIGSEGV)"),
+        (signal.SIGKILL, "killed by signal 9 (out of memory?)"),
+        (signal.SIGSEGV, "killed by signal 11 (Segmentation fault)"),
     ],
 )
 def test_a_crash_fails_the_video(video, number, reason):
     worker = DecodeWorker(FRAME_BYTES * 4, num_slots=1)
     try:
         worker.start(task_for(video, ClipSpec(sampling="dense", num_clips=None)))
-        assert isinstance(worker.receive(), Plan)
-        assert isinstance(worker.receive(), Chunk)
-        assert worker.alive
+        assert isinstance(receive(worker), ClipPlan)
+        assert isinstance(receive(worker), Chunk)
         worker.process.send_signal(number)  # it waits for the slot, with most clips unsent
-        assert worker.receive() == Failed(f"{video}: {reason}")
-        assert not worker.alive
+        assert receive(worker) == Failed(f"{video}: the process reading it died: {reason}")
         worker.release(0)
+        _, got, end = run(worker, task_for(video, ClipSpec(num_clips=3)))
+        assert (numbers(got), end) == ([[0], [1], [2]], Done((), "pyav"))
     finally:
         worker.close()
 
@@ -278,7 +285,7 @@ def test_a_worker_outlives_videos_that_fail(tmp_path, video):
             else:
                 assert isinstance(end, Failed)
                 assert str(path) in end.reason
-        assert worker.alive
+        assert worker.process.poll() is None
     finally:
         worker.close()
 
@@ -293,7 +300,7 @@ def test_closing_ends_the_process(video):
     worker = DecodeWorker(FRAME_BYTES * 4, num_slots=1)
     worker.start(task_for(video, ClipSpec(sampling="dense", num_clips=None)))
     worker.close()
-    assert not worker.alive
+    assert worker.process.poll() is not None
 
 
 def test_decord_cuts_the_same_clips(video):

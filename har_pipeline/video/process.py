@@ -1,0 +1,222 @@
+"""One supervised child process that works through videos, so that a file that hangs or crashes a decoder costs only itself.
+
+The child is a fresh interpreter that calls `main` of one module; tasks and messages travel through a socket. It confirms a
+task before it works on it, so a death can be blamed: after the confirmation the video fails with the cause of death; before
+it (the process could not start, or died idle) no video is lost, and a fresh process gets the task. The time limit of a
+video is a kernel timer with the default action: SIGALRM ends the process even while a decoder hangs inside C code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from har_pipeline.core.errors import ExtractionError, VideoError
+
+# Processes that may die in a row before they begin a task; then the job ends.
+MAX_STARTS = 3
+# A process that closed its socket is gone at once; one that sent nonsense has to be ended.
+EXIT_WAIT_S = 5.0
+STDERR_TAIL_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One video for a worker."""
+
+    video_id: str
+    path: Path
+    start_frame: int  # as in `VideoRecord`
+    end_frame: int | None
+    time_limit_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The video cannot be used; `reason` names the file and says why."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Last:
+    """The last message of a task."""
+
+    message: Any
+
+
+T = TypeVar("T", bound=Task)
+M = TypeVar("M")
+W = TypeVar("W", bound="Worker[Any, Any]")
+
+
+def serve(connection: Connection, work: Callable[[Any], Any], receive: Callable[[], Any] | None = None) -> None:
+    """Work on tasks until the parent closes the connection: the child's side of `Worker`.
+
+    work: returns the last message of its task, and may send others before; its exceptions become `Failed`.
+    receive: returns the next task; None = the next message is one.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphan outlives a killed job
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
+        while True:
+            task = (receive or connection.recv)()
+            connection.send(None)
+            signal.setitimer(signal.ITIMER_REAL, task.time_limit_s)
+            try:
+                result = work(task)
+            except VideoError as error:
+                result = Failed(str(error))
+            except Exception as error:
+                result = Failed(f"{task.path}: {type(error).__name__}: {error}")
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            connection.send(_Last(result))
+
+
+class Worker(Generic[T, M]):
+    """The parent's side: `start` a task, then `receive` its messages until `task` is None again.
+
+    module: its `main` is called with the number of the socket and `arguments`; fds: further files that the child inherits.
+    Raises: ExtractionError if the process cannot be started.
+    """
+
+    def __init__(self, module: str, *arguments: int, fds: Sequence[int] = ()) -> None:
+        self.task: T | None = None
+        self._module, self._arguments, self._fds = module, arguments, fds
+        self._begun = False
+        self._starts = 0
+        # Not a pipe, which blocks the child when nobody reads it. Parent and child share the position in the file.
+        self._stderr = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115, see `close`
+        self._spawn()
+
+    def _spawn(self) -> None:
+        try:
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                # Not `-m`: the module would be imported twice, and its classes would not be those of its messages. The
+                # parent's `sys.path` and `-P`: files in the current folder must not stand in for installed modules.
+                call = ", ".join(map(str, (theirs.fileno(), *self._arguments)))
+                code = f"import sys; sys.path[:] = {sys.path!r}; from {self._module} import main; main({call})"
+                self.process = subprocess.Popen(
+                    [sys.executable, "-P", "-c", code],
+                    pass_fds=(theirs.fileno(), *self._fds),
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._stderr,
+                    stderr=self._stderr,
+                    env={**os.environ, "OMP_NUM_THREADS": "1"},
+                )
+                self.connection = Connection(ours.detach())
+        except OSError as error:
+            self._stderr.close()
+            raise ExtractionError(f"no worker process can be started: {error}") from error
+
+    def start(self, task: T) -> None:
+        """Give the idle worker a task."""
+        if self.process.returncode is not None:  # the last video took the process with it
+            self._spawn()
+        self.task, self._begun = task, False
+        self._stderr.seek(0)
+        self._stderr.truncate()
+        with contextlib.suppress(OSError):  # it died idle: `receive` replaces it
+            self.connection.send(task)
+
+    def receive(self) -> M | Failed | None:
+        """Return the next message, or None if it was none for the caller.
+
+        Raises: ExtractionError if one process after another dies before it begins the task.
+        """
+        try:
+            message = self.connection.recv()
+        except Exception as error:  # a death, perhaps in mid-message; or bytes that are no message
+            return self._bury(error)
+        if message is None:
+            self._begun, self._starts = True, 0
+        elif isinstance(message, _Last):
+            self.task, message = None, message.message
+        return message
+
+    def _bury(self, error: Exception) -> Failed | None:
+        """Blame the death on the task if it was begun, else hand the task to a fresh process."""
+        task = self.task
+        assert task is not None
+        cause = self._cause_of_death(error)
+        self.connection.close()
+        if self._begun:
+            self.task = None
+            if self.process.returncode == -signal.SIGALRM:
+                return Failed(f"{task.path}: reading took longer than the limit of {task.time_limit_s:g} s")
+            return Failed(f"{task.path}: the process reading it died: {cause}")
+        self._starts += 1
+        if self._starts == MAX_STARTS:
+            raise ExtractionError(f"no worker process can be started, {MAX_STARTS} died at the start: {cause}")
+        self._spawn()
+        self.start(task)
+        return None
+
+    def _cause_of_death(self, error: Exception) -> str:
+        try:
+            code = self.process.wait(EXIT_WAIT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            return f"sent no valid message ({type(error).__name__}: {error})"
+        if code == -signal.SIGKILL:
+            cause = f"killed by signal {-code} (out of memory?)"
+        else:
+            cause = f"killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exit code {code}"
+        self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - STDERR_TAIL_BYTES))
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        return f"{cause}: {lines[-1].strip()}" if lines else cause
+
+    def close(self) -> None:
+        """End the process."""
+        self.connection.close()
+        self.process.kill()
+        self.process.wait()
+        self._stderr.close()
+
+
+def run_tasks(
+    make: Callable[[], W], num_workers: int, tasks: Iterable[Any]
+) -> Generator[tuple[W, Any, Any], None, None]:
+    """Yield (worker, task, message) for all messages of all tasks, in the order in which they come.
+
+    A worker has its next task before its last message is yielded, so that it does not wait for the caller.
+    Raises: ExtractionError if workers cannot be started.
+    """
+    waiting = deque(tasks)
+    workers: list[W] = []
+    try:
+        while waiting and len(workers) < num_workers:
+            workers.append(make())
+            workers[-1].start(waiting.popleft())
+        while workers:
+            by_connection: dict[object, W] = {worker.connection: worker for worker in workers}
+            for connection in wait([worker.connection for worker in workers]):
+                worker = by_connection[connection]
+                task, message = worker.task, worker.receive()
+                if message is None:
+                    continue
+                if worker.task is None and waiting:
+                    worker.start(waiting.popleft())
+                elif worker.task is None:
+                    workers.remove(worker)
+                    worker.close()
+                yield worker, task, message
+    finally:
+        for worker in workers:
+            worker.close()
