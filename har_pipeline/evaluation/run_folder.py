@@ -34,43 +34,34 @@ from har_pipeline.core.records import FeatureSpec, Scores, Split, VideoRecord
 from har_pipeline.evaluation.scores import read_scores
 
 RUN_JSON, SPLIT_JSON, WEIGHTS = "run.json", "split.json", "head.safetensors"
-
-
 HISTORY, SCORES, TENSORBOARD = "history.csv", "scores.csv", "tensorboard"
 
-
+# Kinds of run.
 HEAD, VIDEO = "head", "video"
 
-
+# In the folder of an unfinished long training: what makes the run what it is, and the lock of its process.
 JOB, LOCK = "job.json", "lock"
 
-
 FORMAT_VERSION = 1
-
 
 PACKAGES = ("har-pipeline", "torch", "numpy", "scikit-learn", "safetensors")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """What a finished training run says of itself.
-
-    epochs: epochs trained; best_epoch: the epoch whose weights were kept, from 1. Accuracies are video accuracies in
-    [0, 1]; val_accuracy is None without validation videos. missing: ids without features that were left out.
-    notes: what a reader must know, such as random backbone weights.
-    """
+    """The result of a finished training run; accuracies are shares of videos, in [0, 1]."""
 
     path: Path
-    epochs: int
-    best_epoch: int
+    epochs: int  # trained
+    best_epoch: int  # whose weights were kept, from 1
     train_accuracy: float
-    val_accuracy: float | None
+    val_accuracy: float | None  # None without validation videos
     test_accuracy: float
     num_train: int
     num_val: int
     num_test: int
-    missing: tuple[str, ...]
-    notes: tuple[str, ...]
+    missing: tuple[str, ...]  # ids that were left out, for they have no features
+    notes: tuple[str, ...]  # what a reader must know, such as random backbone weights
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,24 +71,21 @@ class RunSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStream:
-    """One stream of a run: the feature set that the head learned from, and how it was made."""
+    """One stream of a run."""
 
-    feature_set: str
-    spec: FeatureSpec
+    feature_set: str  # that the head learned from
+    spec: FeatureSpec  # how it was made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """What every finished run says of itself, whatever was trained. `info` is the whole of run.json.
-
-    streams: one, or with mid fusion several, in the order in which the head reads them.
-    """
+    """A finished run of any kind, without its weights."""
 
     path: Path
-    streams: tuple[RunStream, ...]
+    streams: tuple[RunStream, ...]  # one, or with mid fusion several, in the order in which the head reads them
     classes: tuple[str, ...]
     split: Split
-    info: Mapping[str, Any]
+    info: Mapping[str, Any]  # all of run.json
 
     @property
     def feature_set(self) -> str:
@@ -121,7 +109,7 @@ class RunRecord:
 
     @property
     def random_weights(self) -> bool:
-        """Whether features came from a net with random weights: such a run says nothing of the method."""
+        """Whether the features come from a net with random weights: the results say nothing about the method."""
         return any(stream.spec.weights.startswith("random") for stream in self.streams)
 
     def scores(self) -> Scores:
@@ -135,7 +123,7 @@ def reduction_file(stream: int) -> str:
 
 
 def stream_info(feature_sets: Sequence[str], specs: Sequence[FeatureSpec]) -> dict[str, Any]:
-    """Return what run.json says of the features: the first stream's, and with several the list of all."""
+    """Return the entries of run.json on the features: the first stream's, and the list of all if there are several."""
     streams = [
         {"feature_set": name, "feature_dim": spec.feature_dim, "feature_spec": spec.to_dict()}
         for name, spec in zip(feature_sets, specs, strict=True)
@@ -185,10 +173,10 @@ def _lives(process: int) -> bool:
 
 @contextlib.contextmanager
 def lasting_run_folder(path: Path, job: Mapping[str, Any], *, overwrite: bool) -> Iterator[Path]:
-    """Give a folder to write a run into that stays after a kill or an error and is given again to the same job.
+    """Give a folder to write a run into; it survives a kill or an error, and the same training gets it again.
 
-    job: what makes the run what it is, ready for JSON; what an older version did not write there is not compared. On
-    success the folder becomes `path`; what else than the run was written there must have been removed by then.
+    job: what identifies the run, ready for JSON; entries that an older version did not write are not compared. On success
+    the folder becomes `path`; by then the caller must have removed everything but the run from it.
     Raises: RunError as `free_run_path`, if another process trains there, or if what is there is of another job (with
     `overwrite` it is removed).
     """
@@ -271,7 +259,7 @@ def read_history(run_dir: Path) -> dict[str, list[float | None]]:
 
 
 def split_info(split: Split) -> dict[str, Any]:
-    """Return what run.json says of a split: protocol, index, seed, sizes, and one hash over its ids."""
+    """Return the entry of run.json on a split: protocol, index, seed, sizes, and one hash over its ids."""
     ids = json.dumps([split.train, split.val, split.test])
     sizes = {f"num_{part}": len(getattr(split, part)) for part in ("train", "val", "test")}
     hashed = hashlib.sha256(ids.encode()).hexdigest()
@@ -279,14 +267,14 @@ def split_info(split: Split) -> dict[str, Any]:
 
 
 def labels_sha256(records: Sequence[VideoRecord], split: Split) -> str:
-    """Return one hash over the (video_id, label) pairs of a split's videos, whatever else the manifest holds."""
+    """Return one hash over the (video_id, label) pairs of a split's videos."""
     labels = {record.video_id: record.label for record in records}
     ids = sorted((*split.train, *split.val, *split.test))
     return hashlib.sha256(json.dumps([[video_id, labels.get(video_id)] for video_id in ids]).encode()).hexdigest()
 
 
 def files_sha256(records: Sequence[VideoRecord], split: Split, stream: str) -> str:
-    """Return one hash over the names and frames of the files of a split's videos; a folder may be moved."""
+    """Return one hash over the file names and frame ranges of a split's videos; folders are not part of it."""
     files = {r.video_id: (r.depth_path if stream == "depth" else r.path, r.start_frame, r.end_frame) for r in records}
     named = {video_id: (path and path.name, *frames) for video_id, (path, *frames) in files.items()}
     ids = sorted((*split.train, *split.val, *split.test))
@@ -294,13 +282,13 @@ def files_sha256(records: Sequence[VideoRecord], split: Split, stream: str) -> s
 
 
 def features_sha256(checksums: Mapping[str, str], split: Split) -> str:
-    """Return one hash over the (video_id, checksum) pairs of those of a split's videos that have features."""
+    """Return one hash over the (video_id, checksum) pairs of the videos of a split that have features."""
     ids = sorted(video_id for video_id in (*split.train, *split.val, *split.test) if video_id in checksums)
     return hashlib.sha256(json.dumps([[video_id, checksums[video_id]] for video_id in ids]).encode()).hexdigest()
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that shape a head's numbers."""
+    """Return the versions of Python and of the packages that affect the numbers."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
@@ -309,7 +297,7 @@ def package_versions() -> dict[str, str]:
 
 
 def read_run(path: Path | str) -> RunRecord:
-    """Read what a finished run of any kind says of itself. Raises: RunError if a file is missing or malformed."""
+    """Read a finished run of any kind, without its weights. Raises: RunError if a file is missing or malformed."""
     path = Path(path)
     info = _read_json(path / RUN_JSON)
     try:

@@ -79,9 +79,7 @@ def test_streams_that_cover_different_times_are_an_error() -> None:
     whole, start = times(list(range(10)), 1.0), times([0.0, 1.0, 2.0], 1.0)
     assert align_by_time([start, whole])[1].tolist() == [0, 1, 2]
     # Allowed are half a clip and a step, 1.5 s: the clip at 3.5 s is 1 s from the last one, that at 4.5 s 2 s.
-    with pytest.raises(
-        RunError, match=r"no clip within 1\.50 s of .*clip at 4\.50 s .* 2\.00 s away; 6 of 10 clips"
-    ):
+    with pytest.raises(RunError, match=r"no clip within 1\.50 s of .*clip at 4\.50 s .* 2\.00 s away; 6 of 10 clips"):
         align_by_time([whole, start])
     assert align_by_time([whole[:4], start])[1].tolist() == [0, 1, 2, 2]
     with pytest.raises(RunError, match="stream 2 has no clip within"):
