@@ -116,7 +116,7 @@ def reduction_file(stream: int) -> str:
 
 
 def stream_info(feature_sets: Sequence[str], specs: Sequence[FeatureSpec]) -> dict[str, Any]:
-    """Return what run.json says of the features: the first stream's, and with several the list of all."""
+    """Return the entries of run.json on the features: the first stream's, and the list of all if there are several."""
     streams = [
         {"feature_set": name, "feature_dim": spec.feature_dim, "feature_spec": spec.to_dict()}
         for name, spec in zip(feature_sets, specs, strict=True)
@@ -136,10 +136,10 @@ def new_run_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def lasting_run_folder(path: Path, job: Mapping[str, Any], *, overwrite: bool) -> Iterator[Path]:
-    """Give a folder to write a run into that stays after a kill or an error and is given again to the same job.
+    """Give a folder to write a run into; it survives a kill or an error, and the same training gets it again.
 
-    job: what makes the run what it is, ready for JSON; what an older version did not write there is not compared. On
-    success the folder becomes `path`; what else than the run was written there must have been removed by then.
+    job: what identifies the run, ready for JSON; entries that an older version did not write are not compared. On success
+    the folder becomes `path`; by then the caller must have removed everything but the run from it.
     Raises: RunError as `free_run_path`, if another process trains there, or if what is there is of another job (with
     `overwrite` it is removed).
     """
@@ -209,7 +209,7 @@ def read_history(run_dir: Path) -> dict[str, list[float | None]]:
 
 
 def split_info(split: Split) -> dict[str, Any]:
-    """Return what run.json says of a split: protocol, index, seed, sizes, and one hash over its ids."""
+    """Return the entry of run.json on a split: protocol, index, seed, sizes, and one hash over its ids."""
     ids = json.dumps([split.train, split.val, split.test])
     sizes = {f"num_{part}": len(getattr(split, part)) for part in ("train", "val", "test")}
     hashed = hashlib.sha256(ids.encode()).hexdigest()
@@ -217,14 +217,14 @@ def split_info(split: Split) -> dict[str, Any]:
 
 
 def labels_sha256(records: Sequence[VideoRecord], split: Split) -> str:
-    """Return one hash over the (video_id, label) pairs of a split's videos, whatever else the manifest holds."""
+    """Return one hash over the (video_id, label) pairs of a split's videos."""
     labels = {record.video_id: record.label for record in records}
     ids = sorted((*split.train, *split.val, *split.test))
     return hashlib.sha256(json.dumps([[video_id, labels.get(video_id)] for video_id in ids]).encode()).hexdigest()
 
 
 def files_sha256(records: Sequence[VideoRecord], split: Split, stream: str) -> str:
-    """Return one hash over the names and frames of the files of a split's videos; a folder may be moved."""
+    """Return one hash over the file names and frame ranges of a split's videos; folders are not part of it."""
     files = {r.video_id: (r.depth_path if stream == "depth" else r.path, r.start_frame, r.end_frame) for r in records}
     named = {video_id: (path and path.name, *frames) for video_id, (path, *frames) in files.items()}
     ids = sorted((*split.train, *split.val, *split.test))
@@ -232,13 +232,13 @@ def files_sha256(records: Sequence[VideoRecord], split: Split, stream: str) -> s
 
 
 def features_sha256(checksums: Mapping[str, str], split: Split) -> str:
-    """Return one hash over the (video_id, checksum) pairs of those of a split's videos that have features."""
+    """Return one hash over the (video_id, checksum) pairs of the videos of a split that have features."""
     ids = sorted(video_id for video_id in (*split.train, *split.val, *split.test) if video_id in checksums)
     return hashlib.sha256(json.dumps([[video_id, checksums[video_id]] for video_id in ids]).encode()).hexdigest()
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that shape a head's numbers."""
+    """Return the versions of Python and of the packages that affect the numbers."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):

@@ -95,6 +95,17 @@ def test_the_features_are_read_once(task: Task, tmp_path: Path, monkeypatch: pyt
     assert sorted(reads) == sorted(record.video_id for record in task.records)
 
 
+def test_a_folder_that_is_no_run_is_refused_before_the_features_are_read(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "job/split1").mkdir(parents=True)
+    (tmp_path / "job/split1/notes.txt").write_text("mine")
+    monkeypatch.setattr(FeatureStore, "read", None)
+    with pytest.raises(RunError, match="split1 exists and is no run folder"):
+        task.run(plan_jobs(task.splits, tmp_path / "job"))
+    assert not (tmp_path / "job/split0").exists()
+
+
 def test_a_crash_resumes_at_the_unfinished_fold(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     planned = plan_jobs(task.splits, tmp_path / "job")
     original = train.fit_head

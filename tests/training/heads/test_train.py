@@ -317,7 +317,7 @@ def test_a_test_class_without_training_videos_is_an_error(task: Task, tmp_path: 
         ({"train": ()}, "has no training videos"),
         ({"test": ()}, "has no test videos"),
         ({"test": ("ghost",)}, "not in the manifest .ghost."),
-        ({"train": ("boxing-0", "boxing-1")}, "one class only"),
+        ({"train": ("boxing-0", "boxing-1")}, "only one class"),
     ],
 )
 def test_a_split_that_cannot_be_trained_on(task: Task, tmp_path: Path, change: dict[str, object], message: str) -> None:
