@@ -51,6 +51,7 @@ def fuse(
 
     Writes fusion.json, fusion.csv and scores.csv of the chosen rule, which `har evaluate` and `har fuse` read again.
     """
+    given = _numbers(weights) if weights else None
     members = _load(runs)
     # After the paths are known to be runs: this imports scipy.
     from har_pipeline.evaluation.fusion_table import fuse as fuse_members
@@ -58,7 +59,7 @@ def fuse(
 
     table, scores = fuse_members(
         members,
-        weights=_numbers(weights) if weights else None,
+        weights=given,
         learn=learn_weights or rule == Rule.learned,
         calibrated=calibrate,
         chosen=rule.value,
@@ -109,7 +110,9 @@ def _print_fusion(table: FusionTable, out: Path) -> None:
     repeats = f", {len(table.seeds)} repeats" if len(table.seeds) > 1 else ""
     count = f"{counted(table.num_videos, 'test video')}, {counted(len(table.folds), 'fold')}{repeats}"
     typer.echo(f"{count}; top-1 with 95 % interval; the last columns compare the best rule with each line")
-    right, test_name = ("more often", "sign test") if table.num_rows > table.num_videos else ("only", "McNemar")
+    paired_header = ["only best rule right", "only this right", "McNemar"]
+    if table.num_rows > table.num_videos:
+        paired_header = ["best rule more often right", "this more often right", "sign test"]
     rows = []
     for row in table.rows:
         test = row.against_best
@@ -119,7 +122,7 @@ def _print_fusion(table: FusionTable, out: Path) -> None:
         paired = [test.first_only, test.second_only, test.describe_p()] if test else ["", "", ""]
         rows.append([name, row.kind, row.top1.describe(), *sd, nll, *paired])
     header = ["what", "kind", "video accuracy", *(["sd of repeats"] if len(table.seeds) > 1 else []), "NLL / nats"]
-    print_table([*header, f"best rule {right} right", f"{right} this", test_name], rows)
+    print_table([*header, *paired_header], rows)
     for fold, values in table.learned_weights.items():
         typer.echo(f"learned weights, {fold}: {', '.join(f'{value:.2f}' for value in values)}")
     for fold, values in table.temperatures.items():

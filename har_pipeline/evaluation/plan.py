@@ -84,16 +84,18 @@ def unfinished_runs(folder: Path) -> list[str]:
 
 def fold_folders(folder: Path) -> dict[int, Path]:
     """Return index -> folder of the runs `split<i>` inside a folder, sorted."""
-    found = {int(path.name[5:]): path for path in folder.glob("split*") if path.name[5:].isdigit()}
-    return {index: found[index] for index in sorted(found) if (found[index] / RUN_JSON).is_file()}
+    return {index: path for index, path in _numbered(folder, "split") if (path / RUN_JSON).is_file()}
 
 
 def repeat_folders(folder: Path) -> dict[int, Path]:
     """Return seed -> folder of those `seed<k>` inside a folder that hold a run or folds, sorted."""
-    found = {int(path.name[4:]): path for path in folder.glob("seed*") if path.name[4:].isdigit()}
-    return {
-        seed: found[seed] for seed in sorted(found) if (found[seed] / RUN_JSON).is_file() or fold_folders(found[seed])
-    }
+    found = _numbered(folder, "seed")
+    return {seed: path for seed, path in found if (path / RUN_JSON).is_file() or fold_folders(path)}
+
+
+def _numbered(folder: Path, name: str) -> list[tuple[int, Path]]:
+    numbers = ((path.name.removeprefix(name), path) for path in folder.glob(f"{name}*"))
+    return sorted((int(number), path) for number, path in numbers if number.isdigit())
 
 
 def unfinished_folds(folder: Path) -> list[str]:

@@ -123,10 +123,10 @@ def _store_features(
     for spec, file in zip(specs, files, strict=True):
         if spec.name not in wanted:
             cube = mean_cube if len(specs) == 1 or "cube" in spec.preprocess else None
-            wanted[spec.name] = (
-                extractor_for(spec, weights=file, mean_cube=cube, device=device),
-                _options(spec, workers),
-            )
+            extractor = extractor_for(spec, weights=file, mean_cube=cube, device=device)
+            flow = parse_flow(spec.flow) if spec.flow else None
+            same = {name: getattr(spec, name) for name in ("clips", "fps", "resize", "dtype")}
+            wanted[spec.name] = extractor, ExtractOptions(**same, flow=flow, workers=workers)
             feature_spec(*wanted[spec.name]).require_equal(spec, str(run.path))
     failed: dict[str, str] = {}
     for rate in {options.fps: None for _, options in wanted.values()}:
@@ -206,17 +206,6 @@ def extractor_for(
         way_out = "give its mean cube with --mean-cube" if "cube" in spec.preprocess else "omit --mean-cube"
         raise FeatureMismatchError(f"the run's frames were prepared as {spec.preprocess}: {way_out}")
     return extractor
-
-
-def _options(spec: FeatureSpec, workers: int | None) -> ExtractOptions:
-    return ExtractOptions(
-        clips=spec.clips,
-        fps=spec.fps,
-        resize=spec.resize,
-        flow=parse_flow(spec.flow) if spec.flow else None,
-        dtype=spec.dtype,  # type: ignore[arg-type]
-        workers=workers,
-    )
 
 
 def predict_scores(run: HeadRun | NetworkRun, features: np.ndarray) -> np.ndarray:
