@@ -113,7 +113,7 @@ def cli_page() -> str:
     for one in found:
         arguments = [parameter for parameter in one.parameters if parameter.is_argument]
         usage = " ".join(p.name if p.required else f"[{p.name}]" for p in arguments)
-        lines += ["", f"## {one.name}", "", f"`{one.name} [OPTIONS] {usage}`", "", one.help]
+        lines += ["", f"## {one.name}", "", f"`{one.name} [OPTIONS] {usage}".rstrip() + "`", "", one.help]
         if arguments:
             lines += ["", "| argument | value | |", "|---|---|---|"]
             lines += [f"| `{p.name}` | {p.value} | {p.help} |" for p in arguments]

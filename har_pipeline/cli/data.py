@@ -160,7 +160,7 @@ def write_splits(
     *,
     ctx: typer.Context,
     manifest: options.Manifest,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for <protocol>-<index>.json.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files, PROTOCOL-NUMBER.json.")],
     choice: OfProtocol,
     root: options.Root = None,
 ) -> None:

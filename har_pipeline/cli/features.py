@@ -118,7 +118,7 @@ def verify(
     store: StoreOrPack,
     features: FeatureSet = None,
     delete: Annotated[
-        bool, typer.Option(help="Delete damaged videos, so that the next `har extract` makes them again.")
+        bool, typer.Option(help="Delete damaged videos, so that the next `har extract` re-extracts them.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -205,7 +205,7 @@ def reduce(
         Shown(
             help={
                 "split": "Split number, or `all`: one feature set for every split.",
-                "val_fraction": "As for `har train`: 0.2 if that runs with --patience and no --val-fraction.",
+                "val_fraction": "As for `har train`: give 0.2 if that runs with --patience and without --val-fraction.",
             }
         ),
     ] = UNFITTED,

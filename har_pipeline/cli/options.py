@@ -29,7 +29,10 @@ Manifest = Annotated[Path, typer.Argument(help="Manifest CSV; make one with `har
 Overwrite = Annotated[bool, typer.Option(help="Replace runs that exist, finished or not.")]
 
 
-Repeats = Annotated[int, typer.Option(help="Number of seeds to train, starting at --seed (then OUT/seed<k>).", min=1)]
+Repeats = Annotated[
+    int,
+    typer.Option(help="Number of seeds to train, starting at --seed (then in OUT/seed0 ...).", min=1),
+]
 
 
 Root = Annotated[
@@ -51,7 +54,7 @@ StoreOrPack = Annotated[
 ]
 
 
-Workers = Annotated[int | None, typer.Option(help="Decoding processes. Default: from the CPU count.", min=1)]
+Workers = Annotated[int | None, typer.Option(help="Worker processes. Default: from the CPU count.", min=1)]
 
 
 @dataclasses.dataclass(frozen=True)

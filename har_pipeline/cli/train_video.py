@@ -42,23 +42,24 @@ class FrameSource:
     )
     features: str = option("", "Raw-frame set, or a prefix of its name, if there are several.", panel="Videos")
     allow_missing: bool = option(False, "Leave out videos whose frames cannot be prepared.", panel="Videos")
-    workers: int | None = option(None, "Decoding processes. Default: from the CPU count.", min=1)
+    workers: int | None = option(None, "Worker processes. Default: from the CPU count.", min=1)
 
-    def check(self) -> None:
-        """Check an existing store. Raises: StoreError if it is none, or has no frames as asked for."""
+    def path(self, out: Path) -> Path:
+        """Return the store's path. Raises: StoreError if something else is there, or a store without the set asked for."""
         from har_pipeline.features.frames import choose_frames
         from har_pipeline.features.pack import open_features
 
-        if self.store is not None and self.store.exists():
-            choose_frames(open_features(self.store), self.stream, self.features)
+        path = self.store or out.absolute().parent / "frames.zarr"
+        if path.exists():
+            choose_frames(open_features(path), self.stream, self.features)
+        return path
 
     def prepare(
-        self, records: list[VideoRecord], splits: list[Split], default: Path, world: World
+        self, records: list[VideoRecord], splits: list[Split], path: Path, world: World
     ) -> tuple[FeatureStore | PackedStore, str]:
         """Return the store with the frames of the splits' videos and their set; the first process prepares missing ones."""
         from har_pipeline.features.frames import open_frames, prepare_frames
 
-        path = self.store or default
         if world.first:
             ids = {video_id for split in splits for part in (split.train, split.val, split.test) for video_id in part}
             with video_bar() as update:
@@ -103,7 +104,7 @@ def train_video(
 
     records = read_manifest(manifest, root=root, check_files=False)
     chosen = chosen_splits(ctx, manifest, records, split)
-    frames.check()
+    path = frames.path(out)
 
     from har_pipeline.training.jobs import plan_jobs, run_jobs
     from har_pipeline.training.networks.distributed import joined_world
@@ -111,7 +112,7 @@ def train_video(
     with joined_world(config.device) as (world, device):
         config = dataclasses.replace(config, device=device)
         jobs = plan_jobs(chosen, out, seed=config.seed, repeats=repeats, folds=split.every)
-        opened, name = frames.prepare(records, chosen, out.absolute().parent / "frames.zarr", world)
+        opened, name = frames.prepare(records, chosen, path, world)
         with (
             interruptible(),
             training_bar(jobs, config.num_epochs, silent=not world.first) as (on_epoch, on_batch, on_done),
@@ -163,7 +164,7 @@ def lr_range(
         raise typer.BadParameter("--lowest must be above 0 and below --highest")
     records = read_manifest(manifest, root=root, check_files=False)
     chosen = chosen_splits(ctx, manifest, records, split)
-    frames.check()
+    path = frames.path(out)
 
     from har_pipeline.features.frames import frame_shape
     from har_pipeline.features.table import FeatureStreams, load_features
@@ -171,8 +172,7 @@ def lr_range(
     from har_pipeline.training.networks.distributed import ALONE
     from har_pipeline.training.networks.lr_range import range_test, write_range
 
-    default = out.absolute().parent / "frames.zarr"
-    opened, name = frames.prepare(records, chosen, default, ALONE)
+    opened, name = frames.prepare(records, chosen, path, ALONE)
     classes = split_classes(records, chosen[0])
     table = load_features(
         FeatureStreams(opened, [name]),
@@ -180,7 +180,7 @@ def lr_range(
         chosen[0].train,
         classes,
         allow_missing=frames.allow_missing,
-        spill_dir=(frames.store or default).parent,
+        spill_dir=path.parent,
     )
     with step_bar(steps) as on_step:
         result = range_test(

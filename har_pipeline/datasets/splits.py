@@ -31,7 +31,7 @@ class SplitChoice:
     """
 
     protocol: str = option("holdout", "Split protocol; `har splits show --help` lists them.")
-    split: str = option("0", "Split number, or `all` for every split (then OUT/split<i>).")
+    split: str = option("0", "Split number, or `all` (then in OUT/split0, OUT/split1 ...).")
     split_file: Path | None = option(None, "Split file of `har splits write`, instead of --protocol.")
     num_folds: int = option(5, "Number of folds (group_kfold).", min=2)
     test_fraction: float = option(0.3, "Share of the videos to test on (holdout).", min=0.01, max=0.9)
