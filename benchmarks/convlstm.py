@@ -28,23 +28,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from har_pipeline.models.config import NetworkName
-from har_pipeline.models.convlstm.layer import ConvLSTM, State
-from har_pipeline.models.convlstm.networks import (
-    BN_EPSILON,
-    BN_MOMENTUM,
-    DROPOUT,
-    LEAK,
-    NETWORKS,
-    RawNetwork,
-    Recurrent,
-    build_network,
-)
-from har_pipeline.models.device import keep_freed_memory
+from har_pipeline import NETWORKS, ConvLSTM, NetworkName, RawNetwork, build_network, keep_freed_memory
 
 CLASSES = 60
 BATCH = {"convlstm-stateless": 12, "convlstm-stateful": 6}
 PRECISIONS = ("fp32", "bf16")
+State = tuple[torch.Tensor, torch.Tensor]
 
 
 class StepByStep(nn.Module):
@@ -87,8 +76,9 @@ def steps_network(network: RawNetwork, name: NetworkName) -> RawNetwork:
     copy = build_network(name, CLASSES)
     copy.load_state_dict(network.state_dict())
     for module in copy.modules():
-        if isinstance(module, Recurrent):
-            module.add_module("convlstm", StepByStep(module.convlstm))
+        layer = getattr(module, "convlstm", None)
+        if isinstance(layer, ConvLSTM):
+            module.add_module("convlstm", StepByStep(layer))
     return copy.to(memory_format=torch.channels_last)
 
 
@@ -96,7 +86,7 @@ def keras_network(network: RawNetwork, name: NetworkName) -> Any:
     """Return the Keras model of table 1 or 2 with the weights of `network`."""
     import keras
 
-    def recurrent(frames: Any, part: Recurrent) -> Any:
+    def recurrent(frames: Any, part: Any) -> Any:
         ours = part.convlstm
         layer = keras.layers.ConvLSTM2D(
             ours.hidden_channels,
@@ -106,16 +96,17 @@ def keras_network(network: RawNetwork, name: NetworkName) -> Any:
             return_sequences=ours.return_sequences,
             data_format="channels_last",
         )
-        frames = norm(layer(frames))
+        frames = norm(layer(frames), part.norm)
         kernels = (ours.input_kernel, ours.recurrent_kernel)
         layer.set_weights([*(k.detach().permute(2, 3, 1, 0).numpy() for k in kernels), ours.bias.detach().numpy()])
-        return frames if isinstance(part.activation, nn.Identity) else leaky(frames)
+        return frames if isinstance(part.activation, nn.Identity) else leaky(frames, part.activation)
 
-    def norm(frames: Any) -> Any:
-        return keras.layers.BatchNormalization(epsilon=BN_EPSILON, momentum=1 - BN_MOMENTUM)(frames)
+    def norm(frames: Any, ours: nn.BatchNorm2d) -> Any:
+        assert ours.momentum is not None
+        return keras.layers.BatchNormalization(epsilon=ours.eps, momentum=1 - ours.momentum)(frames)
 
-    def leaky(frames: Any) -> Any:
-        return keras.layers.LeakyReLU(negative_slope=LEAK)(frames)
+    def leaky(frames: Any, ours: nn.LeakyReLU) -> Any:
+        return keras.layers.LeakyReLU(negative_slope=ours.negative_slope)(frames)
 
     def convolve(frames: Any, ours: nn.Module) -> Any:
         assert isinstance(ours, nn.Conv2d)
@@ -140,11 +131,11 @@ def keras_network(network: RawNetwork, name: NetworkName) -> Any:
         if isinstance(module, nn.Conv2d):
             output = convolve(output, module)
         elif isinstance(module, nn.BatchNorm2d):
-            output = norm(output)
+            output = norm(output, module)
         elif isinstance(module, nn.LeakyReLU):
-            output = leaky(output)
+            output = leaky(output, module)
         else:
-            output = keras.layers.Dropout(DROPOUT)(output)
+            output = keras.layers.Dropout(module.p)(output)
     output = keras.layers.GlobalAveragePooling2D(dtype="float32")(output)
     model = keras.Model(frames, output)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -22,16 +22,21 @@ from pathlib import Path
 import cv2
 import torch
 
-from har_pipeline.core.records import ClipSpec, VideoRecord
-from har_pipeline.datasets.manifests import read_manifest
-from har_pipeline.features.extract import ExtractOptions, extract
-from har_pipeline.features.store import FeatureStore
-from har_pipeline.models.device import keep_freed_memory
-from har_pipeline.models.extractors import build_extractor
-from har_pipeline.models.extractors.base import Extractor
-from har_pipeline.synthetic.dataset import write_dataset
-from har_pipeline.video.decode import FrameReader
-from har_pipeline.video.preprocess import parse_resize, resize_frame
+from har_pipeline import (
+    ClipSpec,
+    ExtractOptions,
+    Extractor,
+    FeatureStore,
+    FrameReader,
+    VideoRecord,
+    build_extractor,
+    extract,
+    keep_freed_memory,
+    parse_resize,
+    read_manifest,
+    resize_frame,
+    write_dataset,
+)
 
 FRAMES_PER_VIDEO = 40
 

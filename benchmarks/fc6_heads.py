@@ -21,11 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from har_pipeline.core.records import Split, VideoRecord
-from har_pipeline.features.store import FeatureStore
-from har_pipeline.models.config import RESIDUAL_HEADS, HeadName
-from har_pipeline.training.configs import TrainConfig
-from har_pipeline.training.jobs import plan_jobs, run_jobs
+from har_pipeline import RESIDUAL_HEADS, FeatureStore, HeadName, Split, TrainConfig, VideoRecord, plan_jobs, run_jobs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from real_features import ucf101_fc6

@@ -20,11 +20,7 @@ import cv2
 import numpy as np
 import torch
 
-from har_pipeline.synthetic.dataset import render_video
-from har_pipeline.video.decode import FrameReader
-from har_pipeline.video.flow.compute import compute_flow, opencv_method
-from har_pipeline.video.flow.spec import FlowSpec
-from har_pipeline.video.flow.tvl1 import compiled_step
+from har_pipeline import FlowSpec, FrameReader, compiled_step, compute_flow, opencv_method, render_video
 
 SIZES = ((320, 240), (340, 256))
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from har_pipeline.inference.live import CAMERA_HORIZON, StatefulRecogniser
+from har_pipeline import CAMERA_HORIZON, StatefulRecogniser
 
 HEIGHT, WIDTH = 424, 512
 

@@ -25,10 +25,18 @@ from pathlib import Path
 
 import numpy as np
 
-from har_pipeline.core.records import ClipSpec, FeatureSpec, VideoRecord
-from har_pipeline.features.pack import open_features, pack_features
-from har_pipeline.features.store import FeatureStore, VideoSource
-from har_pipeline.features.table import FeatureStreams, FeatureTable, load_features
+from har_pipeline import (
+    ClipSpec,
+    FeatureSpec,
+    FeatureStore,
+    FeatureStreams,
+    FeatureTable,
+    VideoRecord,
+    VideoSource,
+    load_features,
+    open_features,
+    pack_features,
+)
 
 CLASSES = ("even", "odd")
 

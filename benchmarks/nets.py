@@ -14,9 +14,7 @@ import time
 
 import torch
 
-from har_pipeline.core.records import Stream
-from har_pipeline.models.device import keep_freed_memory
-from har_pipeline.models.extractors import all_nets, build_extractor
+from har_pipeline import Stream, all_nets, build_extractor, keep_freed_memory
 
 
 def clips_per_second(name: str, stream: Stream, precision: str, device: str) -> tuple[float, str]:

@@ -21,19 +21,29 @@ from typing import Any, get_args
 
 import numpy as np
 
-from har_pipeline.core.records import Scores, Split, VideoRecord
-from har_pipeline.datasets.manifests import read_manifest
-from har_pipeline.datasets.splits import make_splits
-from har_pipeline.evaluation.measures import measure_scores
-from har_pipeline.evaluation.metrics import mcnemar
-from har_pipeline.evaluation.run_folder import read_history
-from har_pipeline.evaluation.scores import concat_scores, read_scores, select_part
-from har_pipeline.features.frames import open_frames
-from har_pipeline.features.reader import FeatureReader
-from har_pipeline.inference.cost import measure_live_cost
-from har_pipeline.models.convlstm.networks import NETWORKS
-from har_pipeline.training.configs import StateGradient, TrainConfig, VideoTrainConfig
-from har_pipeline.training.jobs import Outcome, plan_jobs, run_jobs
+from har_pipeline import (
+    NETWORKS,
+    FeatureReader,
+    Outcome,
+    Scores,
+    Split,
+    StateGradient,
+    TrainConfig,
+    VideoRecord,
+    VideoTrainConfig,
+    concat_scores,
+    make_splits,
+    mcnemar,
+    measure_live_cost,
+    measure_scores,
+    open_frames,
+    plan_jobs,
+    read_history,
+    read_manifest,
+    read_scores,
+    run_jobs,
+    select_part,
+)
 
 PAIR = ("STATELESS", "STATEFUL")
 

@@ -28,12 +28,16 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from har_pipeline.features.table import FeatureTable
-from har_pipeline.models.device import pick_device
-from har_pipeline.models.heads import SequenceClassifier, build_head
-from har_pipeline.training.batches import FeatureBatch, FeatureBatches
-from har_pipeline.training.configs import TrainConfig
-from har_pipeline.training.heads.fit import train_epoch
+from har_pipeline import (
+    FeatureBatch,
+    FeatureBatches,
+    FeatureTable,
+    SequenceClassifier,
+    TrainConfig,
+    build_head,
+    pick_device,
+    train_epoch,
+)
 
 CLASSES = 101
 

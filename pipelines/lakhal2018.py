@@ -22,27 +22,42 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
-from har_pipeline import ClipSpec
-from har_pipeline.core.errors import errors_as_lines
-from har_pipeline.core.records import Split, Stream, VideoRecord
-from har_pipeline.datasets.builders import build_manifest
-from har_pipeline.datasets.manifests import manifest_sha256, read_manifest, write_manifest
-from har_pipeline.datasets.splits import make_splits
-from har_pipeline.evaluation.categories import COMPLEX, read_groups
-from har_pipeline.evaluation.compare import compare_members, write_comparison
-from har_pipeline.evaluation.fusion_table import fuse, write_fusion
-from har_pipeline.evaluation.measures import measure_scores, write_measures
-from har_pipeline.evaluation.members import load_member
-from har_pipeline.evaluation.page import Section, write_page
-from har_pipeline.features.extract import ExtractOptions, extract_many
-from har_pipeline.features.store import FeatureStore
-from har_pipeline.models.extractors import build_extractor
-from har_pipeline.training.configs import TrainConfig
-from har_pipeline.training.jobs import plan_jobs, run_jobs
-from har_pipeline.training.sweep import Axis, plan_points, run_sweep
-from har_pipeline.training.sweep_table import write_sweep
-from har_pipeline.video.flow.spec import FlowSpec
-from har_pipeline.video.preprocess import with_crops
+from har_pipeline import (
+    COMPLEX,
+    Axis,
+    ClipSpec,
+    ExtractOptions,
+    FeatureStore,
+    FlowSpec,
+    Section,
+    Split,
+    Stream,
+    TrainConfig,
+    VideoRecord,
+    build_extractor,
+    build_manifest,
+    compare_members,
+    errors_as_lines,
+    extract_many,
+    fuse,
+    load_member,
+    make_splits,
+    manifest_sha256,
+    measure_scores,
+    plan_jobs,
+    plan_points,
+    read_groups,
+    read_manifest,
+    run_jobs,
+    run_sweep,
+    with_crops,
+    write_comparison,
+    write_fusion,
+    write_manifest,
+    write_measures,
+    write_page,
+    write_sweep,
+)
 
 TIME_STEPS, DEPTHS, BASE_T = (5, 15, 25, 35), (2, 3, 4), 25
 SIZES: dict[str, tuple[int, ...]] = {"base": (1024,), "sizes": (256, 512, 1024, 2048), "segments": (25,)}

@@ -17,18 +17,27 @@ import json
 import sys
 from pathlib import Path
 
-from har_pipeline.core.errors import errors_as_lines
-from har_pipeline.datasets.builders import build_manifest
-from har_pipeline.datasets.manifests import manifest_sha256, read_manifest, write_manifest
-from har_pipeline.datasets.splits import make_splits
-from har_pipeline.evaluation.evaluate import evaluate
-from har_pipeline.evaluation.page import Section, write_page
-from har_pipeline.features.extract import ExtractOptions, extract
-from har_pipeline.features.store import FeatureStore
-from har_pipeline.models.extractors import build_extractor
-from har_pipeline.training.configs import TrainConfig
-from har_pipeline.training.sweep import Axis, plan_points, run_sweep
-from har_pipeline.training.sweep_table import Measure, write_sweep
+from har_pipeline import (
+    Axis,
+    ExtractOptions,
+    FeatureStore,
+    Measure,
+    Section,
+    TrainConfig,
+    build_extractor,
+    build_manifest,
+    errors_as_lines,
+    evaluate,
+    extract,
+    make_splits,
+    manifest_sha256,
+    plan_points,
+    read_manifest,
+    run_sweep,
+    write_manifest,
+    write_page,
+    write_sweep,
+)
 
 # data set: (protocol, n_u that the paper found best, its accuracy, the sweep)
 PAPER = {

@@ -21,26 +21,39 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from har_pipeline.core.errors import errors_as_lines
-from har_pipeline.core.files import write_json
-from har_pipeline.core.records import Split, VideoRecord
-from har_pipeline.datasets.builders import build_manifest
-from har_pipeline.datasets.manifests import manifest_sha256, read_manifest, write_manifest
-from har_pipeline.datasets.splits import make_splits
-from har_pipeline.evaluation.evaluate import evaluate
-from har_pipeline.evaluation.measures import Measures, extremes
-from har_pipeline.evaluation.page import Section, write_page
-from har_pipeline.evaluation.plots import save_length_histogram
-from har_pipeline.features.frames import RawOptions, frame_shape, store_raw_frames
-from har_pipeline.features.store import FeatureStore
-from har_pipeline.features.table import FeatureStreams, load_features
-from har_pipeline.inference.cost import time_videos
-from har_pipeline.models.convlstm.windows import BIN_EDGES
-from har_pipeline.training.configs import VideoPrecision, VideoTrainConfig
-from har_pipeline.training.data import split_classes
-from har_pipeline.training.jobs import PlannedRun, run_jobs
-from har_pipeline.training.networks.lr_range import range_test, write_range
-from har_pipeline.training.networks.train import config_notes
+from har_pipeline import (
+    BIN_EDGES,
+    FeatureStore,
+    FeatureStreams,
+    Measures,
+    PlannedRun,
+    RawOptions,
+    Section,
+    Split,
+    VideoPrecision,
+    VideoRecord,
+    VideoTrainConfig,
+    build_manifest,
+    config_notes,
+    errors_as_lines,
+    evaluate,
+    extremes,
+    frame_shape,
+    load_features,
+    make_splits,
+    manifest_sha256,
+    range_test,
+    read_manifest,
+    run_jobs,
+    save_length_histogram,
+    split_classes,
+    store_raw_frames,
+    time_videos,
+    write_json,
+    write_manifest,
+    write_page,
+    write_range,
+)
 
 HERE = Path(__file__).parent
 # The paper's name of a network: ours, and its seconds per video (Table 5: GTX 1080, 10,000 videos).

@@ -15,23 +15,31 @@ import sys
 import time
 from pathlib import Path
 
-from har_pipeline import ClipSpec
-from har_pipeline.core.errors import errors_as_lines
-from har_pipeline.datasets.manifests import manifest_sha256, read_manifest
-from har_pipeline.datasets.splits import make_splits
-from har_pipeline.evaluation.evaluate import evaluate
-from har_pipeline.evaluation.fusion_table import fuse
-from har_pipeline.evaluation.members import load_member
-from har_pipeline.evaluation.metrics import Interval
-from har_pipeline.evaluation.page import Section, write_page
-from har_pipeline.features.extract import ExtractOptions, extract_many
-from har_pipeline.features.store import FeatureStore
-from har_pipeline.inference.predict import predict, save_picture
-from har_pipeline.models.extractors import build_extractor
-from har_pipeline.synthetic.dataset import GENERATOR_VERSION, write_dataset
-from har_pipeline.training.configs import TrainConfig
-from har_pipeline.training.jobs import plan_jobs, run_jobs
-from har_pipeline.video.flow.spec import FlowSpec
+from har_pipeline import (
+    GENERATOR_VERSION,
+    ClipSpec,
+    ExtractOptions,
+    FeatureStore,
+    FlowSpec,
+    Interval,
+    Section,
+    TrainConfig,
+    build_extractor,
+    errors_as_lines,
+    evaluate,
+    extract_many,
+    fuse,
+    load_member,
+    make_splits,
+    manifest_sha256,
+    plan_jobs,
+    predict,
+    read_manifest,
+    run_jobs,
+    save_picture,
+    write_dataset,
+    write_page,
+)
 
 RGB = ExtractOptions(clips=ClipSpec(sampling="first", num_clips=20, clip_stride=2))
 FLOW = ExtractOptions(

@@ -18,16 +18,20 @@ import dataclasses
 import json
 from pathlib import Path
 
-from har_pipeline.core.errors import errors_as_lines
-from har_pipeline.datasets.manifests import manifest_sha256, read_manifest
-from har_pipeline.datasets.splits import make_splits
-from har_pipeline.evaluation.fusion_table import fuse
-from har_pipeline.evaluation.members import load_member
-from har_pipeline.evaluation.metrics import Interval
-from har_pipeline.features.store import FeatureStore
-from har_pipeline.models.config import RECURRENT_HEADS
-from har_pipeline.training.configs import TrainConfig
-from har_pipeline.training.jobs import plan_jobs, run_jobs
+from har_pipeline import (
+    RECURRENT_HEADS,
+    FeatureStore,
+    Interval,
+    TrainConfig,
+    errors_as_lines,
+    fuse,
+    load_member,
+    make_splits,
+    manifest_sha256,
+    plan_jobs,
+    read_manifest,
+    run_jobs,
+)
 
 RECURRENT = TrainConfig(units=128, input_projection=256, epochs=30, dropout=0.3)
 HEADS = {

@@ -12,17 +12,23 @@ import argparse
 import json
 from pathlib import Path
 
-from har_pipeline import ClipSpec
-from har_pipeline.core.errors import errors_as_lines
-from har_pipeline.datasets.builders import build_manifest
-from har_pipeline.datasets.manifests import manifest_sha256, read_manifest, write_manifest
-from har_pipeline.datasets.splits import make_splits
-from har_pipeline.evaluation.evaluate import evaluate
-from har_pipeline.features.extract import ExtractOptions, extract
-from har_pipeline.features.store import FeatureStore
-from har_pipeline.models.extractors import build_extractor
-from har_pipeline.training.configs import TrainConfig
-from har_pipeline.training.jobs import plan_jobs, run_jobs
+from har_pipeline import (
+    ClipSpec,
+    ExtractOptions,
+    FeatureStore,
+    TrainConfig,
+    build_extractor,
+    build_manifest,
+    errors_as_lines,
+    evaluate,
+    extract,
+    make_splits,
+    manifest_sha256,
+    plan_jobs,
+    read_manifest,
+    run_jobs,
+    write_manifest,
+)
 
 CLIPS = {
     "efficientnet_lite0": ClipSpec(sampling="uniform", num_clips=20),
