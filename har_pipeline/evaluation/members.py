@@ -199,17 +199,18 @@ def check_leakage(members: Sequence[Member]) -> None:
 
     Raises: RunError naming both and some of the videos.
     """
-    for tester in members:
-        tests: dict[int, set[str]] = {}
-        scores = tester.scores
+    tests: dict[str, dict[int, set[str]]] = {member.name: {} for member in members}
+    for member in members:
+        scores = member.scores
         for video_id, part, fold in zip(scores.video_ids, scores.part, scores.fold, strict=True):
             if part == "test":
-                tests.setdefault(fold, set()).add(video_id)
-        for learner in members:
+                tests[member.name].setdefault(fold, set()).add(video_id)
+    for learner in members:
+        for tester, of_fold in tests.items():
             for fold, ids in learner.learned_from.items():
-                if leaked := sorted(ids & tests.get(fold, set())):
+                if leaked := sorted(ids & of_fold.get(fold, set())):
                     raise RunError(
-                        f"leakage: {learner.name} learned from {len(leaked)} videos that {tester.name} tests in fold "
+                        f"leakage: {learner.name} learned from {len(leaked)} videos that {tester} tests in fold "
                         f"{fold} ({', '.join(leaked[:3])}): train both on the same split (`har train --split-file`)"
                     )
 

@@ -93,7 +93,7 @@ def test_evaluating_with_times(ntu: Path, run: Path) -> None:
         "evaluate", str(run), "--time", "--manifest", str(ntu / "manifest.csv"), "--device", "cpu", "--best-and-worst"
     )
     assert "worst  accuracy  most confused with" in out
-    assert "8 videos of 15 frames on average, one at a time; cpu, fp32" in out
+    assert "8 videos of 15 frames on average, one at a time; cpu, " in out
     assert "network alone" in out
     times = json.loads((run / "timing.json").read_text())
     assert 0 < times["network_s"] < times["whole_s"] < 60
