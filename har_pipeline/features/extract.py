@@ -12,7 +12,7 @@ from pathlib import Path
 from har_pipeline.core.errors import ExtractionError
 from har_pipeline.core.records import FeatureSpec, VideoRecord
 from har_pipeline.features.engine import Engine, Progress
-from har_pipeline.features.job import unfinished
+from har_pipeline.features.job import shard_of, unfinished
 from har_pipeline.features.lanes import ExtractSummary, Lane
 from har_pipeline.features.options import ExtractOptions
 from har_pipeline.features.store import FeatureStore
@@ -100,7 +100,7 @@ def extract_many(
         Lane(extractor, spec, options.batch_size, (options.flow or FlowSpec()) if spec.flow else None, cache)
         for (extractor, options), spec in zip(wanted, specs, strict=True)
     ]
-    mine = job.shard_of(records)
+    mine = shard_of(records, job)
     paths = [_path(record) for record in mine]
     views: dict[str, list[View]] = {record.video_id: [] for record in mine}
     for number, lane in enumerate(lanes):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, StoreError
 from har_pipeline.core.records import FeatureSpec, VideoRecord
-from har_pipeline.features.job import JobSummary, file_of, num_cores, provenance, unfinished
+from har_pipeline.features.job import JobSummary, file_of, num_cores, provenance, shard_of, unfinished
 from har_pipeline.features.options import EXTRACTOR, RawOptions
 from har_pipeline.features.pack import PackedStore, open_features
 from har_pipeline.features.store import FeatureStore, VideoSource
@@ -106,7 +106,7 @@ def store_raw_frames(
         summary.failed[video_id] = reason
         store.record_failure(feature_set, video_id, reason, file)
 
-    mine = options.shard_of(records)
+    mine = shard_of(records, options)
     paths: list[Path | None] = [getattr(record, column) for record in mine]
     todo = unfinished(summary, store, mine, paths, options)
     tasks = []

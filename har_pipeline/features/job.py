@@ -35,6 +35,12 @@ class JobSummary:
         return self.already + self.done + len(self.failed) + len(self.failed_before)
 
 
+def shard_of(records: Sequence[VideoRecord], options: JobOptions) -> list[VideoRecord]:
+    """Return the records of the options' shard, sorted by video_id."""
+    k, n = options.shard
+    return sorted(records, key=lambda record: record.video_id)[k - 1 :: n]
+
+
 def unfinished(
     summary: JobSummary,
     store: FeatureStore,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from har_pipeline.core.errors import ExtractionError
 from har_pipeline.core.options import check_options, option
-from har_pipeline.core.records import Aspect, ClipSpec, Decoder, FeatureSpec, FeatureType, RawStream, VideoRecord
+from har_pipeline.core.records import Aspect, ClipSpec, Decoder, FeatureSpec, FeatureType, RawStream
 from har_pipeline.video.flow.spec import FlowSpec
 
 EXTRACTOR = "raw_frames"
@@ -39,11 +38,6 @@ class JobOptions:
         k, n = self.shard
         if not 1 <= k <= n:
             raise ExtractionError(f"shard {k}/{n}: give k/n with 1 <= k <= n")
-
-    def shard_of(self, records: Sequence[VideoRecord]) -> list[VideoRecord]:
-        """Return the records of this job's shard, sorted by video_id."""
-        k, n = self.shard
-        return sorted(records, key=lambda record: record.video_id)[k - 1 :: n]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,11 +86,6 @@ class RawOptions(JobOptions):
     def channels(self) -> int:
         """C."""
         return 1 if self.stream == "depth" else 3
-
-    @property
-    def column(self) -> str:
-        """The column of the manifest that names the files of the stream."""
-        return "depth_path" if self.stream == "depth" else "path"
 
     def spec(self) -> FeatureSpec:
         """Return the spec of the feature set that these options make."""

@@ -9,7 +9,7 @@ import pytest
 from har_pipeline.core.errors import ExtractionError
 from har_pipeline.core.records import VideoRecord
 from har_pipeline.features.frames import RawOptions
-from har_pipeline.features.job import JobSummary, provenance, unfinished
+from har_pipeline.features.job import JobSummary, provenance, shard_of, unfinished
 from har_pipeline.features.options import JobOptions
 from har_pipeline.features.source_files import describe_file
 from har_pipeline.features.store import FeatureStore, VideoSource
@@ -51,7 +51,7 @@ def test_what_is_left_to_do(tmp_path: Path) -> None:
 
 def test_shards_are_parts_of_the_whole() -> None:
     rows = [VideoRecord(video_id=i, label="a", path=Path(i)) for i in "cabed"]
-    parts = [[row.video_id for row in JobOptions(shard=(k, 2)).shard_of(rows)] for k in (1, 2)]
+    parts = [[row.video_id for row in shard_of(rows, JobOptions(shard=(k, 2)))] for k in (1, 2)]
     assert parts == [["a", "c", "e"], ["b", "d"]]
 
 
