@@ -16,7 +16,7 @@ import torch
 
 from har_pipeline.core.records import Stream
 from har_pipeline.models.device import keep_freed_memory
-from har_pipeline.models.extractors import NETS, build_extractor
+from har_pipeline.models.extractors import all_nets, build_extractor
 
 
 def clips_per_second(name: str, stream: Stream, precision: str, device: str) -> tuple[float, str]:
@@ -40,7 +40,7 @@ def main() -> None:
     device = parser.parse_args().device
     keep_freed_memory()
     rows = []
-    for net in NETS.values():
+    for net in all_nets().values():
         for stream in net.inputs:
             fp32, _ = clips_per_second(net.name, stream, "fp32", device)
             default, precision = clips_per_second(net.name, stream, "auto", device)

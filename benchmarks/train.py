@@ -29,7 +29,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from har_pipeline.features.table import FeatureTable
-from har_pipeline.models.device import resolve_device
+from har_pipeline.models.device import pick_device
 from har_pipeline.models.heads import SequenceClassifier, build_head
 from har_pipeline.training.batches import Batch, FeatureBatches
 from har_pipeline.training.configs import TrainConfig
@@ -121,7 +121,7 @@ def loaders_of(
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, object]:
-    device = resolve_device(args.device)
+    device = pick_device(args.device)
     config = TrainConfig(head=args.head, batch_size=args.batch_size, precision=args.precision, units=args.units)
     table = draw_table(args.videos, args.clips, args.dim)
     rows = np.arange(args.videos)

@@ -13,7 +13,7 @@ from typing import Any
 
 from raw_results import percent, raw_block, results
 
-from har_pipeline.models.extractors import NETS, describe_nets
+from har_pipeline.models.extractors import all_nets, describe_nets
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,7 +36,7 @@ def nets_table(measured: dict[tuple[str, str], dict[str, object]]) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     rows = {(row["net"], row["stream"]): row for row in describe_nets()}
-    for net in NETS.values():
+    for net in all_nets().values():
         for stream in net.inputs:
             row = rows[net.name, stream]
             layers = ", ".join(

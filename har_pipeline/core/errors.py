@@ -42,6 +42,10 @@ class ExtractionError(HarError, RuntimeError):
     """Features could not be computed (non-finite values, overflow of the stored dtype, no worker process)."""
 
 
+class DeviceError(HarError, ValueError):
+    """This machine has no such device, or the device does not compute in this precision."""
+
+
 class RunError(HarError, ValueError):
     """A run folder is missing, incomplete, or does not fit the data it is used on."""
 

@@ -20,35 +20,26 @@ from har_pipeline.core.errors import ManifestError
 from har_pipeline.core.records import VideoRecord
 
 PATH_COLUMNS = ("path", "depth_path")
-
-
 TEXT_COLUMNS = ("subject", "group", "camera", "scenario", "split")
-
-
 NUMBER_COLUMNS = ("start_frame", "end_frame")
-
-
 COLUMNS = ("video_id", "path", "label", *TEXT_COLUMNS[:4], *NUMBER_COLUMNS, "depth_path", "split")
-
-
 OWN_PREFIX = "x_"
-
-
 _ROOT_LINE = "# root:"
-
-
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestSummary:
-    """Counts of a sound manifest; classes: label -> rows."""
+    """Counts of a manifest without errors."""
 
     rows: int
+    # Label -> rows.
     classes: dict[str, int]
+    # How many different ones.
     subjects: int
     groups: int
     cameras: int
+    # Value of the column split -> rows.
     splits: dict[str, int]
 
 
@@ -60,16 +51,16 @@ def manifest_sha256(path: Path) -> str:
 def read_manifest(
     path: Path, *, root: Path | None = None, check_files: bool = True, max_errors: int = 20
 ) -> list[VideoRecord]:
-    """Return the rows of a manifest, paths made absolute.
+    """Return the rows of a manifest, with absolute paths.
 
-    Paths are relative to `root`; without one to the folder in the file's first line `# root: FOLDER`, or to the
-    manifest's own folder. `check_files=False` leaves out only the check that the files exist.
-    Raises: ManifestError listing all rows that are wrong (the first `max_errors` of them); a row's number is its line.
+    The file's paths are relative to `root`, else to the folder in its first line `# root: FOLDER`, else to its own folder.
+    check_files: whether to check that the files exist.
+    Raises: ManifestError listing the first `max_errors` wrong rows by line number.
     """
     lines, stated_root = _read_lines(path)
     base = (root or stated_root or path.parent).expanduser().resolve()
     if check_files and not base.is_dir():
-        raise ManifestError(f"{path}: its root {base} is no folder; name the data's folder with --root")
+        raise ManifestError(f"{path}: root {base} is not a folder; give the data's folder with --root")
     reader = csv.DictReader((line for _, line in lines), strict=True)
     numbers = [number for number, _ in lines]
     try:
@@ -78,9 +69,9 @@ def read_manifest(
         rows = [(numbers[min(reader.line_num, len(numbers)) - 1], row) for row in reader]
     except csv.Error as error:
         number = numbers[min(max(reader.reader.line_num, 1), len(numbers)) - 1]  # DictReader's own lags behind
-        raise ManifestError(f"{path.name}:row {number}: is not CSV: {error}") from error
+        raise ManifestError(f"{path.name}:row {number}: not valid CSV: {error}") from error
     if not rows:
-        raise ManifestError(f"{path}: has a header but no rows")
+        raise ManifestError(f"{path}: no rows below the header")
     records: list[VideoRecord] = []
     problems: list[str] = []
     first_seen: dict[str, int] = {}
@@ -88,7 +79,7 @@ def read_manifest(
         try:
             record = _record(row, base, check_files)
             if record.video_id in first_seen:
-                raise ValueError(f"video_id {record.video_id!r} stands already in row {first_seen[record.video_id]}")
+                raise ValueError(f"duplicate video_id {record.video_id!r} (first in row {first_seen[record.video_id]})")
             first_seen[record.video_id] = number
             records.append(record)
         except ValueError as error:
@@ -101,23 +92,23 @@ def read_manifest(
 
 
 def _read_lines(path: Path) -> tuple[list[tuple[int, str]], Path | None]:
-    """Return (line number, text) of all lines but comments and blank ones, and the root that a comment names."""
+    """Return (line number, text) of all lines except comments and blank lines, and the root named in a comment."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise ManifestError(f"{path}: no such manifest; make one with `har manifest build`") from error
+        raise ManifestError(f"{path}: no such manifest; create one with `har manifest build`") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: is not a readable UTF-8 text file ({type(error).__name__})") from error
+        raise ManifestError(f"{path}: not a readable UTF-8 text file ({type(error).__name__})") from error
     root = None
     lines = []
-    # Not splitlines: it also cuts at form feeds and Unicode separators, and would shift the row numbers.
+    # Not splitlines, which also cuts at form feeds and Unicode separators and would shift the row numbers.
     for number, line in enumerate(re.split(r"\r\n|\n|\r", text), 1):
         if line.startswith(_ROOT_LINE):
             root = path.parent / Path(line.removeprefix(_ROOT_LINE).strip()).expanduser()
         elif line.strip() and not line.startswith("#"):
             lines.append((number, line + "\n"))
     if not lines:
-        raise ManifestError(f"{path}: is empty")
+        raise ManifestError(f"{path}: empty file")
     return lines, root
 
 
@@ -127,26 +118,24 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
             near = difflib.get_close_matches(name, COLUMNS, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"own columns start with {OWN_PREFIX!r}"
             if ";" in name or "\t" in name:
-                hint = "cells are separated by commas"
+                hint = "cells must be separated by commas"
             raise ManifestError(f"{path}: unknown column {name!r}; {hint}")
     if repeated := [name for name, count in Counter(header).items() if count > 1]:
-        raise ManifestError(f"{path}: column {repeated[0]!r} stands twice")
+        raise ManifestError(f"{path}: duplicate column {repeated[0]!r}")
     missing = [name for name in ("video_id", "label") if name not in header]
     if not any(name in header for name in PATH_COLUMNS):
         missing.append("path (or depth_path)")
     if missing:
-        raise ManifestError(
-            f"{path}: the required column {' and '.join(missing)} is missing; there are: {', '.join(header)}"
-        )
+        raise ManifestError(f"{path}: missing the required column {' and '.join(missing)}; found: {', '.join(header)}")
 
 
 def _record(row: Mapping[str | None, str | None], base: Path, check_files: bool) -> VideoRecord:
     """Return one row as a record. Raises: ValueError saying what is wrong with it."""
     if None in row or None in row.values():
-        raise ValueError("has another number of cells than the header")
+        raise ValueError("number of cells differs from the header")
     cells = {str(key): (value or "").strip() for key, value in row.items()}
     if broken := [key for key, value in cells.items() if _CONTROL.search(value)]:
-        raise ValueError(f"{broken[0]} holds a line break or another control character")
+        raise ValueError(f"{broken[0]} contains a line break or another control character")
     numbers: dict[str, int | None] = {}
     for name in NUMBER_COLUMNS:
         text = cells.get(name, "")
@@ -174,11 +163,11 @@ def _resolve(text: str, base: Path, check_files: bool, may_be_folder: bool) -> P
         return None
     if os.path.isabs(text):
         raise ValueError(f"path {text!r} is absolute: write it relative to the root {base}")
-    # Links are not followed: a data set may be a tree of links, but its names must stay inside.
+    # Links are not resolved: a data set may be a tree of links, but its names must stay inside the root.
     path = Path(os.path.normpath(base / text))
     if not path.is_relative_to(base):
-        raise ValueError(f"path {text!r} leads out of the root {base}")
-    # os.path, because pathlib's exists() raises on names that are too long.
+        raise ValueError(f"path {text!r} is outside the root {base}")
+    # os.path: pathlib's exists() raises on names that are too long.
     if check_files and not os.path.exists(path):
         raise ValueError(f"file {text!r} does not exist under the root {base}")
     if check_files and not may_be_folder and os.path.isdir(path):
@@ -189,14 +178,14 @@ def _resolve(text: str, base: Path, check_files: bool, may_be_folder: bool) -> P
 def write_manifest(path: Path, records: Sequence[VideoRecord], *, root: Path | None = None) -> None:
     """Write records as a manifest, atomically, with the columns that are in use.
 
-    Paths are written relative to the manifest's folder if all files lie below it, else relative to `root`, which is
-    then named in the first line. Raises: ManifestError if there is no record, an id stands twice, a file lies outside
-    both folders, an own column lacks its `x_`, or a cell could not be read back as it is.
+    Paths are written relative to the manifest's folder if all files are below it, else relative to `root`, which the first
+    line then names. Raises: ManifestError if there is no record, an id appears twice, a file is outside both folders, an
+    own column does not start with `x_`, or a cell could not be read back unchanged.
     """
     if not records:
         raise ManifestError(f"{path}: no videos to write")
     if repeated := [name for name, count in Counter(record.video_id for record in records).items() if count > 1]:
-        raise ManifestError(f"{path}: video_id {repeated[0]!r} stands twice")
+        raise ManifestError(f"{path}: duplicate video_id {repeated[0]!r}")
     own = sorted({name for record in records for name in record.extra})
     if wrong := [name for name in own if not name.startswith(OWN_PREFIX)]:
         raise ManifestError(f"{path}: own column {wrong[0]!r} must start with {OWN_PREFIX!r}")
@@ -208,7 +197,7 @@ def write_manifest(path: Path, records: Sequence[VideoRecord], *, root: Path | N
         header = f"{_ROOT_LINE} {base}\n"
         _check_cell(path, "first line", "root", str(base))
         if outside := [file for file in files if _relative(file, base) is None]:
-            raise ManifestError(f"{path}: {outside[0]} lies outside the root {base}")
+            raise ManifestError(f"{path}: {outside[0]} is outside the root {base}")
     rows = [_row(record, base) for record in records]
     for row in rows:
         for name, value in row.items():
@@ -226,7 +215,7 @@ def write_manifest(path: Path, records: Sequence[VideoRecord], *, root: Path | N
 
 
 def _relative(file: Path, base: Path) -> str | None:
-    """Return `file` as written below `base`, or None. The file may be named by way of a link to `base`."""
+    """Return the path of `file` relative to `base`, or None if outside. `file` may be named through a link to `base`."""
     absolute = Path(os.path.abspath(file))
     for candidate in (absolute, absolute.parent.resolve() / absolute.name):
         if candidate.is_relative_to(base):
@@ -247,19 +236,17 @@ def _row(record: VideoRecord, base: Path) -> dict[str, str]:
 
 
 def _check_cell(path: Path, video_id: str, name: str, value: str) -> None:
-    """Raise ManifestError for text that the reader would change or could not read."""
+    """Raise ManifestError if the reader would change the text or could not read it."""
     if value != value.strip() or _CONTROL.search(value):
-        raise ManifestError(
-            f"{path}: {video_id}: {name} {value!r} begins or ends blank, or holds a line break: rename it"
-        )
+        raise ManifestError(f"{path}: {video_id}: {name} {value!r} has blanks at an end, or a line break; rename it")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ManifestError(f"{path}: {video_id}: {name} {value!r} is not UTF-8: rename the file or folder") from error
+        raise ManifestError(f"{path}: {video_id}: {name} {value!r} is not UTF-8; rename the file or folder") from error
 
 
 def check_manifest(path: Path, *, root: Path | None = None) -> ManifestSummary:
-    """Read a manifest with all checks and return its counts. Raises: ManifestError as `read_manifest`."""
+    """Return the counts of a manifest after all checks. Raises: ManifestError as `read_manifest`."""
     records = read_manifest(path, root=root)
 
     def distinct(name: str) -> int:

@@ -1,4 +1,4 @@
-"""Readers of the lists that data sets publish beside their videos: KTH's sequences, UCF-101's and HMDB-51's splits."""
+"""Reads the lists that data sets publish with their videos: KTH's sequences, UCF-101's and HMDB-51's splits."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _KTH_NAME = re.compile(r"person\d\d_[a-z]+_d[1-4]")
 def read_kth_sequences(path: Path) -> dict[str, list[tuple[int, int]]]:
     """Return file name -> [(first, last)], 1-based and inclusive, of KTH's `00sequences.txt`.
 
-    The file marked `*missing*` is left out. Some ranges overlap by a frame or stand out of order: returned as listed.
-    Raises: ManifestError if the file is missing, or a line has another form or an empty range.
+    The file marked `*missing*` is left out. Ranges that overlap by a frame or are out of order are returned as listed.
+    Raises: ManifestError if the file is missing, or a line is malformed or has an empty range.
     """
     listed: dict[str, list[tuple[int, int]]] = {}
     for number, line in enumerate(_read_lines(path), 1):
@@ -30,14 +30,14 @@ def read_kth_sequences(path: Path) -> dict[str, list[tuple[int, int]]]:
             )
         listed[words[0]] = [(int(first), int(last)) for first, last in ranges]
     if not listed:
-        raise ManifestError(f"{path}: names no KTH file; a line reads `person01_boxing_d1  frames  1-95, 96-185`")
+        raise ManifestError(f"{path}: names no KTH file; a line looks like `person01_boxing_d1  frames  1-95, 96-185`")
     return listed
 
 
 def read_ucf101_lists(folder: Path) -> dict[str, dict[str, str]]:
     """Return file stem in lower case -> {x_split1: train or test, ...} of `trainlist0N.txt` and `testlist0N.txt`.
 
-    Lower case, because copies of the data set spell HandstandPushups in two ways.
+    Lower case, because copies of the data set spell HandstandPushups in different ways.
     Raises: ManifestError if one of the six lists is missing.
     """
     listed: dict[str, dict[str, str]] = {}
@@ -68,14 +68,12 @@ def read_hmdb51_lists(folder: Path) -> dict[tuple[str, str], dict[str, str]]:
                     raise ManifestError(f"{path}: line {row} must end in the flag 0, 1 or 2: {line.strip()!r}")
                 listed.setdefault((label, name.strip()), {})[f"x_split{number}"] = parts[flag]
     if not listed:
-        raise ManifestError(
-            f"{folder}: has no list such as wave_test_split1.txt; download the data set's official lists"
-        )
+        raise ManifestError(f"{folder}: no list such as wave_test_split1.txt; download the data set's official lists")
     return listed
 
 
 def _read_lines(path: Path) -> list[str]:
     if not path.is_file():
         raise ManifestError(f"{path}: no such list; download the data set's official lists")
-    # As the operating system hands out file names, so that any name in a list is found again.
+    # Decoded like file names, so that any name in a list matches its file.
     return path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()

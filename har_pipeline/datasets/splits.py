@@ -1,8 +1,8 @@
-"""Protocols: a rule over manifest columns -> which videos train, validate and test.
+"""Splits: made by a protocol, checked, described, written to a file and read back.
 
-No subject, group or file stands on both sides of a split. Validation videos are taken from the training side by whole
-subjects or groups. A class that is tested but never trained on is an error, for no head could ever be right about it.
-Some protocols share something between the sides by their very definition; `_SHARED_BY_DEFINITION` lists which.
+No subject, group or file is in two parts of a split, except where the protocol's entry in `PROTOCOLS` allows it.
+Validation videos are taken from the training side by whole subjects or groups. A class that is tested but never trained
+on is an error: no head could recognise it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,10 @@ from typing import Any
 
 from har_pipeline.core.errors import SplitError
 from har_pipeline.core.records import Split, VideoRecord
-from har_pipeline.datasets.protocols import PROTOCOLS, SplitOptions, _cell, _group, _source_keys, _take_share
+from har_pipeline.datasets.protocols import PROTOCOLS, SplitOptions, cell
+from har_pipeline.datasets.units import source_of, take_share
 
 PARTS = ("train", "val", "test")
-
-
-# What the training and the test side of a protocol may have in common; training and validation never share it.
-_SHARED_BY_DEFINITION = {"xview": ("subject", "group"), "leave_one_group_out": ("subject",)}
-
-
-"""(training side, test side) of each fold."""
 
 
 def make_splits(
@@ -39,39 +33,35 @@ def make_splits(
     column: str = "split",
     manifest_sha256: str = "",
 ) -> list[Split]:
-    """Return the splits of a protocol, in its order.
+    """Return the splits of a protocol, numbered from 0 in its order.
 
     val_fraction: share of the training side's videos kept for validation, by whole subjects or groups, at least one of
-    them unless 0; where the protocol `column` names validation videos, those are taken instead.
-    num_folds: of group_kfold; test_fraction: of holdout; column: `split` or an own one, which the protocol `column`
-    reads (train, val, test). Numbers of splits begin at 0.
-    Raises: SplitError if the protocol is unknown or its columns are missing, a part is empty, a subject or group stands
-    on both sides, or a class is tested but not trained.
+    them unless 0; not read where the protocol `column` finds validation videos. num_folds, test_fraction, column: see
+    `SplitOptions`.
+    Raises: SplitError if the protocol is unknown or its columns are missing, a part is empty, a subject or group is on
+    both sides, or a class is tested but not trained.
     """
     if protocol not in PROTOCOLS:
-        raise SplitError(f"unknown protocol {protocol!r}; there are: {', '.join(PROTOCOLS)}")
+        raise SplitError(f"unknown protocol {protocol!r}; choose from: {', '.join(PROTOCOLS)}")
+    rule = PROTOCOLS[protocol]
     options = SplitOptions(seed=seed, num_folds=num_folds, test_fraction=test_fraction, column=column)
     splits = []
-    for index, (train_side, test) in enumerate(PROTOCOLS[protocol](records, options)):
-        if protocol == "column" and names_validation(train_side, column):
-            train = [r for r in train_side if _cell(r, column) == "train"]
-            val = [r for r in train_side if _cell(r, column) == "val"]
-        else:
-            where = f"{protocol} split {index}"
-            for part, side in (("train", train_side), ("test", test)):
-                if not side:
-                    raise SplitError(
-                        f"{where}: there is no {part} video among the {len(records)}; another set's protocol?"
-                    )
-            # Where the protocol lets subjects stand on both sides, its groups are all that can be kept apart.
-            keys = [_group] if protocol == "leave_one_group_out" else _source_keys(protocol)
-            train, val = _take_share(train_side, val_fraction, seed + index, where, keys, "--val-fraction 0")
+    for index, fold in enumerate(rule.split(records, options)):
+        where = f"{protocol} split {index}"
+        for part, side in (("train", fold.train), ("test", fold.test)):
+            if not side:
+                raise SplitError(
+                    f"{where}: none of the {len(records)} videos is in {part}; is this the right protocol?"
+                )
+        train, val = fold.train, fold.val
+        if not val:
+            train, val = take_share(train, val_fraction, seed + index, where, rule.val_apart, "--val-fraction 0")
         split = Split(
             protocol=protocol,
             index=index,
             train=tuple(sorted(r.video_id for r in train)),
             val=tuple(sorted(r.video_id for r in val)),
-            test=tuple(sorted(r.video_id for r in test)),
+            test=tuple(sorted(r.video_id for r in fold.test)),
             seed=seed,
             manifest_sha256=manifest_sha256,
         )
@@ -81,8 +71,8 @@ def make_splits(
 
 
 def names_validation(records: Sequence[VideoRecord], column: str) -> bool:
-    """Return whether a manifest's column, as the protocol `column` reads it, names validation videos."""
-    return any(_cell(record, column) == "val" for record in records)
+    """Return whether the manifest's column that the protocol `column` reads names validation videos."""
+    return any(cell(record, column) == "val" for record in records)
 
 
 def check_split(split: Split, records: Sequence[VideoRecord]) -> None:
@@ -95,28 +85,29 @@ def check_split(split: Split, records: Sequence[VideoRecord]) -> None:
         if unknown := [video_id for video_id in ids if video_id not in by_id]:
             raise SplitError(f"{where}: {len(unknown)} {part} ids are not in the manifest, such as {unknown[0]!r}")
         if len(set(ids)) < len(ids):
-            raise SplitError(f"{where}: {len(ids) - len(set(ids))} {part} ids stand there more than once")
+            raise SplitError(f"{where}: {len(ids) - len(set(ids))} {part} ids appear more than once")
         parts[part] = [by_id[video_id] for video_id in ids]
     for part in ("train", "test"):
         if not parts[part]:
-            raise SplitError(f"{where}: there is no {part} video")
-    shared_by_definition = _SHARED_BY_DEFINITION.get(split.protocol, ())
-    for first, second in (("train", "test"), ("val", "test"), ("train", "val")):
-        for key in _source_keys(split.protocol):
-            kind = key.__name__.removeprefix("_").replace("_", " ")
-            if kind in shared_by_definition and (second == "test" or split.protocol == "leave_one_group_out"):
-                continue
-            shared = ({key(r) for r in parts[first]} & {key(r) for r in parts[second]}) - {None}
-            if shared:
-                listed = ", ".join(sorted(str(value) for value in shared)[:3])
-                raise SplitError(f"{where}: {kind} {listed} stands on the {first} and the {second} side")
+            raise SplitError(f"{where}: no {part} videos")
+    # A split of the user's own is held to the rule of most protocols: nothing is shared.
+    rule = PROTOCOLS.get(split.protocol, PROTOCOLS["holdout"])
+    for first, second, sources in (
+        ("train", "test", rule.test_apart),
+        ("val", "test", rule.test_apart),
+        ("train", "val", rule.val_apart),
+    ):
+        for source in sources:
+            shared = {source_of(r, source) for r in parts[first]} & {source_of(r, source) for r in parts[second]}
+            if found := sorted(name for name in shared if name is not None):
+                raise SplitError(f"{where}: {source} {', '.join(found[:3])} is in both {first} and {second}")
     if untrained := {r.label for r in (*parts["test"], *parts["val"])} - {r.label for r in parts["train"]}:
         names = ", ".join(sorted(untrained)[:5])
-        raise SplitError(f"{where}: class {names} is tested but has no training video; leave it out of the manifest")
+        raise SplitError(f"{where}: class {names} has test but no training videos; remove it from the manifest")
 
 
 def describe_splits(splits: Sequence[Split], records: Sequence[VideoRecord]) -> list[dict[str, Any]]:
-    """Return one row per split: its number, counts of videos and classes, and the test side's subjects or groups."""
+    """Return one row per split: its number, the counts of videos and classes, and the tested subjects or groups."""
     by_id = {record.video_id: record for record in records}
     rows = []
     for split in splits:
@@ -137,17 +128,17 @@ def write_split_file(path: Path, split: Split) -> None:
 
 
 def read_split_file(path: Path) -> Split:
-    """Read what `write_split_file` wrote. Raises: SplitError if the file is missing, malformed or shares ids."""
+    """Read a split file. Raises: SplitError if the file is missing or malformed, or its parts share ids."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
-            raise ValueError("it holds no JSON object")
+            raise ValueError("not a JSON object")
         if unknown := values.keys() - {field.name for field in fields(Split)}:
             raise ValueError(f"unknown entry {sorted(unknown)[0]!r}")
         if missing := {"protocol", "train", "test"} - values.keys():
-            raise ValueError(f"{', '.join(sorted(missing))} is missing")
+            raise ValueError(f"missing {', '.join(sorted(missing))}")
         if not all(isinstance(values.get(name, 0), int) for name in ("index", "seed")):
-            raise ValueError("index and seed must be whole numbers")
+            raise ValueError("index and seed must be integers")
         parts: dict[str, tuple[str, ...]] = {}
         for part in PARTS:
             ids = values.get(part, [])
@@ -156,16 +147,16 @@ def read_split_file(path: Path) -> Split:
             parts[part] = tuple(ids)
         return Split(**{"index": 0, **values, **parts})
     except FileNotFoundError as error:
-        raise SplitError(f"{path}: no such split file; make one with `har splits write`") from error
+        raise SplitError(f"{path}: no such split file; create one with `har splits write`") from error
     except (OSError, ValueError, TypeError) as error:
-        raise SplitError(f"{path}: is not a split file: {error}") from error
+        raise SplitError(f"{path}: not a split file: {error}") from error
 
 
 LISTED_AT_MOST = 5
 
 
 def unused_videos(splits: Sequence[Split], records: Sequence[VideoRecord]) -> list[str]:
-    """Return a sentence on the manifest's videos that stand in no part of any of the splits, if there are such."""
+    """Return a note on the manifest's videos that are in no part of any split, if there are any."""
     used = {video_id for split in splits for part in (split.train, split.val, split.test) for video_id in part}
     unused = [record.video_id for record in records if record.video_id not in used]
     if not unused:
@@ -173,13 +164,13 @@ def unused_videos(splits: Sequence[Split], records: Sequence[VideoRecord]) -> li
     first = splits[0]
     where = f"{first.protocol} split {first.index}" if len(splits) == 1 else f"{len(splits)} splits of {first.protocol}"
     listed = ", ".join(unused[:LISTED_AT_MOST]) + ", ..." * (len(unused) > LISTED_AT_MOST)
-    return [f"{len(unused)} of {len(records)} videos of the manifest are in no part of {where}: {listed}"]
+    return [f"{len(unused)} of {len(records)} videos of the manifest are not used by {where}: {listed}"]
 
 
 def odd_validation_share(splits: Sequence[Split], fraction: float) -> list[str]:
-    """Return a sentence if the validation videos are far from the share of the training side that was asked for.
+    """Return a note if the share of validation videos is far from the `fraction` of the training side asked for.
 
-    fraction: in [0, 1). Far is less than half of it or more than one and a half times, and two videos at least.
+    fraction: in [0, 1). Far: below half of it or above one and a half times, and by at least two videos.
     """
     odd = []
     for split in splits:
@@ -191,19 +182,16 @@ def odd_validation_share(splits: Sequence[Split], fraction: float) -> list[str]:
         return []
     (first, side), held = odd[0], len(odd[0][0].val)
     where = f" of split {first.index}" * (len(splits) > 1)
-    more = f" (in {len(odd)} of {len(splits)} splits the share is far from it)" * (len(splits) > 1)
+    more = f" (so in {len(odd)} of {len(splits)} splits)" * (len(splits) > 1)
     return [
-        f"--val-fraction {fraction:g}: {held} of {side} training videos ({100 * held / side:.0f} %){where} are for "
-        f"validation, for subjects and groups stay whole{more}"
+        f"--val-fraction {fraction:g}: {held} of {side} training videos ({100 * held / side:.0f} %){where} are used for "
+        f"validation: subjects and groups are not divided{more}"
     ]
 
 
 def unread_column(splits: Sequence[Split], records: Sequence[VideoRecord]) -> list[str]:
-    """Return a sentence if the manifest's column `split` names train and test videos and none of the splits tests those.
-
-    splits: all of a protocol.
-    """
+    """Return a note if the manifest's column `split` names test videos that none of a protocol's splits tests."""
     train, test = ({record.video_id for record in records if record.split == part} for part in ("train", "test"))
     if not train or not test or any(set(split.test) == test for split in splits):
         return []
-    return ["the manifest's column split names train and test videos: --protocol column uses it"]
+    return ["the manifest's column split names train and test videos; --protocol column uses them"]

@@ -22,7 +22,7 @@ from har_pipeline.features.frames import options_of, raw_task
 from har_pipeline.features.table import FeatureTable
 from har_pipeline.inference.live import live_scores
 from har_pipeline.inference.load import VideoRun
-from har_pipeline.models.device import pick_precision, resolve_device
+from har_pipeline.models.device import pick_device, pick_precision
 from har_pipeline.training.batches import Frames
 from har_pipeline.training.networks.loop import video_probabilities
 from har_pipeline.video.frame_worker import prepare_video
@@ -63,7 +63,7 @@ def time_videos(
     Source: Sanchez-Caballero 2020, table 5: 0.21 s stateless, 0.89 s stateful on a GTX 1080, over 10 000 random videos of
     NTU RGB+D; it does not say whether reading files is part of it.
     """
-    tested, where = set(run.split.test), resolve_device(device)
+    tested, where = set(run.split.test), pick_device(device)
     found = sorted((record for record in records if record.video_id in tested), key=lambda record: record.video_id)
     if not found:
         raise RunError(

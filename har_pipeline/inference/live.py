@@ -22,7 +22,7 @@ from har_pipeline.features.frames import options_of
 from har_pipeline.inference.load import VideoRun, load_video_run
 from har_pipeline.models.convlstm.layer import State
 from har_pipeline.models.convlstm.windows import WEIGHT_POWER, stateful_indices
-from har_pipeline.models.device import pick_precision, resolve_device
+from har_pipeline.models.device import pick_device, pick_precision
 from har_pipeline.video.decode import FrameReader
 from har_pipeline.video.depth import CausalDepth, read_depth
 from har_pipeline.video.frame_worker import RawStream, scale_rgb
@@ -58,7 +58,7 @@ class StatefulRecogniser:
         if horizon is not None and horizon < 1:
             raise RunError(f"the horizon must be at least 1 window, not {horizon}")
         self.horizon = horizon
-        self._device = resolve_device(device)
+        self._device = pick_device(device)
         self._bf16 = pick_precision(precision or self.run.config.precision, self._device) == "bf16"
         self._network = self.run.network.to(self._device).eval()
         self._options = options_of(self.run.spec)

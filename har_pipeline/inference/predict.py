@@ -21,7 +21,7 @@ from har_pipeline.features.reduce import source_spec
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureTable, joined_features
 from har_pipeline.inference.load import Run, VideoRun, load_run, load_video_run
-from har_pipeline.models.device import pick_precision, resolve_device
+from har_pipeline.models.device import pick_device, pick_precision
 from har_pipeline.models.extractors import build_extractor, find_net
 from har_pipeline.models.extractors.base import Extractor
 from har_pipeline.training.batches import Batch, Frames, class_probabilities
@@ -214,7 +214,7 @@ def predict_raw(
     Raises: RunError if the run folder is incomplete, or of `har train`, or the device is absent.
     """
     run = load_video_run(run_dir)
-    where = resolve_device(device)
+    where = pick_device(device)
     run.network.to(where)
     options = dataclasses.replace(options_of(run.spec), workers=workers)
     files = [path.expanduser().resolve() for path in paths]

@@ -1,14 +1,14 @@
-"""The embedded data set: rendered people who do KTH's six actions, in compressed videos with KTH's names and geometry.
+"""The embedded data set: rendered people performing KTH's six actions, in compressed videos named and sized like KTH's.
 
 Videos are 160x120 px, 25 frames/s, 2 to 4 s, in KTH's four scenarios: d1 outdoors, d2 outdoors with scale variation,
 d3 outdoors in other clothes, d4 indoors with a shadow. Optional depth (16 bit) and exact flow show the same bodies.
-The data set is a benchmark, not a demonstration that cannot fail: walking, jogging and running share their poses and
-differ in cadence and speed only. It is frozen: what changes a pixel must change `GENERATOR_VERSION`, and results of two
-versions are not comparable.
+The data set is a benchmark that a method can fail: walking, jogging and running share their poses and differ only in
+cadence and speed. It is frozen: a change of any pixel must change `GENERATOR_VERSION`; results of two versions are not
+comparable.
 
 Measured on version 1, seed 0: EfficientNet-Lite0 features (224x224 px, first 40 frames) of the compressed videos,
-subjects held out in 3 folds, video accuracy over the six actions (chance 16.7 %) but for the first row; LSTM of 128 units,
-standardised features, input dropout 0.5, 40 epochs of RMSProp, mean of two seeds; without the dropout in brackets.
+subjects held out in 3 folds, video accuracy over the six actions (chance 16.7 %) except in the first row; LSTM of 128
+units, standardised features, input dropout 0.5 (in brackets: none), 40 epochs of RMSProp, mean of two seeds.
 
     subjects (train / test of a fold)              6 (4 / 2)       12 (8 / 4)
     one frame, walking / jogging / running         31 %            36 %         logistic regression, chance 33 %
@@ -47,50 +47,42 @@ from har_pipeline.synthetic.scene import HEIGHT, SCENARIOS, WIDTH
 from har_pipeline.video.encode import write_depth_png, write_video
 
 GENERATOR_VERSION = "1"
-
-
 MAX_SUBJECTS = 25
-
-
 DEPTH_HEIGHT, DEPTH_WIDTH = 424, 512
-
-
 MANIFEST_NAME = "manifest.csv"
-
-
 DEPTH_FOLDER = "nturgb+d_depth_masked"
-
-
 FLOW_FOLDER = "flow"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderedVideo:
-    """One rendered video.
-
-    frames: (F, 120, 160, 3) uint8 RGB; person: (F, 120, 160) bool, the pixels that the person covers by half or more;
-    depth_mm: (F, 424, 512) uint16, mm, background 0, or None; flow: (F - 1, 120, 160, 2) float32, px/frame, x then y,
-    or None.
-    """
+    """One rendered video."""
 
     video_id: str
     action: str
     subject: str
     scenario: str
+    # (F, 120, 160, 3) uint8 RGB.
     frames: np.ndarray
+    # (F, 120, 160) bool: pixels of which the person covers at least half.
     person: np.ndarray
+    # (F, 424, 512) uint16, mm, background 0.
     depth_mm: np.ndarray | None
+    # (F - 1, 120, 160, 2) float32, px/frame, x then y.
     flow: np.ndarray | None
 
 
 @dataclass(frozen=True, slots=True)
 class _Take:
-    """A body before its scenery; light as `draw_colour` wants it; shadow: shift in px (x, y), blur in px, strength."""
+    """A body in front of its scenery, ready to be drawn."""
 
     body: Body
+    # (F, 2, 3) maps of `scene.camera_motion`.
     camera: np.ndarray
     backdrop: np.ndarray
+    # As in `draw_colour`.
     light: np.ndarray
+    # Shift in px (x, y), blur in px, strength.
     shadow: tuple[float, float, float, float]
     noise_sigma: float
 
@@ -119,13 +111,13 @@ def _check(seed: int, subject: int) -> None:
     if seed < 0:
         raise ValueError(f"seed must not be negative, not {seed}")
     if not 1 <= subject <= MAX_SUBJECTS:
-        raise ValueError(f"subjects go from 1 to {MAX_SUBJECTS} as in KTH, not {subject}")
+        raise ValueError(f"subject must be 1 to {MAX_SUBJECTS}, not {subject}")
 
 
 def _stage(
     subject: int, action: str, scenario: str, seed: int, decided_early: bool = False
 ) -> tuple[_Take, np.random.Generator]:
-    """Draw everything that is random about a video but its sensor noise."""
+    """Draw everything that is random about a video except its sensor noise."""
     person_rng = _random(seed, subject)
     person = motion.make_subject(person_rng)
     usual, other = scene.make_outfits(person_rng)
@@ -134,7 +126,7 @@ def _stage(
     shortest, longest = (EARLY_MIN_FRAMES, EARLY_MAX_FRAMES) if decided_early else (MIN_FRAMES, MAX_FRAMES)
     num_frames = int(rng.integers(shortest, longest + 1))
     pace = person.pace * rng.uniform(0.96, 1.04)
-    # Recordings begin near the start of a cycle, as those of people who are told to begin do.
+    # Recordings begin near the start of a cycle, as if the people had been told to begin.
     start = rng.uniform(-0.2, 0.2)
     movement = act_early if decided_early else act
     joints, ground, headings = movement(person, action, num_frames, pace, start, rng)
@@ -214,12 +206,12 @@ def render_video(
 ) -> RenderedVideo:
     """Return one video of the data set; the same arguments give the same bytes.
 
-    subject: 1 to 25; action: one of `ACTIONS`; scenario: `d1` to `d4`. `noise=False` leaves out the sensors' noise, of
-    colour and depth, and nothing else. Depth has its own camera of 512x424 px at the same place, which sees the 145
-    middle columns of the view. Flow is exact: the displacement of the surface point that a pixel's centre shows, where
-    the background moves with the camera (a shadow is not a surface); it may lead out of the image or behind a limb.
-    `decided_early`: another set, of 180 to 240 frames: the first `F // 3` of them show the action, the rest a movement that
-    is the same for all actions; see `synthetic_acts.act_early`.
+    subject: 1 to 25; action: one of `ACTIONS`; scenario: `d1` to `d4`. `noise=False` leaves out only the sensor noise of
+    colour and depth. Depth has its own camera of 512x424 px at the same place, which sees the 145 middle columns of the
+    view. Flow is exact: the displacement of the surface point at a pixel's centre; the background moves with the camera, a
+    shadow is not a surface. It may point out of the image or behind a limb.
+    `decided_early`: a variant with 180 to 240 frames: the first `F // 3` of them show the action, the rest a movement that
+    is the same for all actions; see `acts.act_early`.
     Raises: ValueError if an argument is none of these.
     """
     _check(seed, subject)
@@ -242,7 +234,7 @@ def render_video(
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """Which files of each video to write, and where."""
+    """Which files to write for each video, and where."""
 
     out: Path
     seed: int
@@ -278,7 +270,7 @@ def _write_video_files(wanted: _Wanted, subject: int, action: str, scenario: str
 
 
 def _write_all(wanted: _Wanted, jobs: list[tuple[int, str, str]], workers: int) -> Iterator[None]:
-    """Write the files of all jobs, and yield after each."""
+    """Write the files of all jobs; yields after each."""
     if workers == 1:
         for job in jobs:
             _write_video_files(wanted, *job)
@@ -293,7 +285,7 @@ def _write_all(wanted: _Wanted, jobs: list[tuple[int, str, str]], workers: int) 
 
 
 def _write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file atomically."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(text, encoding="utf-8", newline="")
     partial.replace(path)
@@ -329,12 +321,12 @@ def write_dataset(
 ) -> Path:
     """Write the data set and return the path of its manifest, `out/manifest.csv`, which is written last.
 
-    num_subjects: 1 to 25, each in 6 actions and 4 scenarios, `<action>/personNN_<action>_d<k>_uncomp.avi`; 25 subjects
-    are what KTH's own split of persons needs. depth: also
-    `nturgb+d_depth_masked/S001C001PxxxR00dA00a/MDepth-%08d.png` (see `ntu_name`), numbered from 1, 16 bit, mm.
-    flow: also `flow/<video_id>.npy`, (F - 1, 120, 160, 2) float16 px/frame, x then y. decided_early: as `render_video`.
-    scenarios: all four if None, some make a smaller set. on_progress: called with the number of videos written and of all.
-    workers: processes, by default one a core; the files do not depend on it.
+    num_subjects: 1 to 25, each in 6 actions and 4 scenarios, `<action>/personNN_<action>_d<k>_uncomp.avi`; KTH's own
+    split of persons needs all 25.
+    depth: also write `nturgb+d_depth_masked/S001C001PxxxR00dA00a/MDepth-%08d.png` (see `ntu_name`), numbered from 1, 16
+    bit, mm. flow: also write `flow/<video_id>.npy`, (F - 1, 120, 160, 2) float16 px/frame, x then y.
+    decided_early: as `render_video`. scenarios: which of the four, None = all. workers: processes, None = one per core, at
+    most 16; the files do not depend on it. on_progress: called with the numbers of videos written and wanted.
     `out/dataset.json` records the generator's version, the seed and the counts. Files already there are replaced.
     Raises: ValueError if num_subjects, seed, scenarios or workers is out of range; VideoError if a file cannot be written.
     """
@@ -342,10 +334,10 @@ def write_dataset(
     workers = min(os.cpu_count() or 1, 16) if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
-    wished = SCENARIOS if scenarios is None else scenarios
-    chosen = [scenario for scenario in SCENARIOS if scenario in wished]
-    if not chosen or len(chosen) != len(set(wished)):
-        raise ValueError(f"scenarios must be some of {SCENARIOS}, not {tuple(wished)}")
+    asked = SCENARIOS if scenarios is None else scenarios
+    chosen = [scenario for scenario in SCENARIOS if scenario in asked]
+    if not chosen or len(chosen) != len(set(asked)):
+        raise ValueError(f"scenarios must be some of {SCENARIOS}, not {tuple(asked)}")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     jobs = [(s, action, scenario) for s in range(1, num_subjects + 1) for action in ACTIONS for scenario in chosen]

@@ -1,8 +1,8 @@
-"""How the people of the embedded data set are built and how they move: subjects, and joints over time. Pure numpy.
+"""How the people of the embedded data set are built and move: subjects, and joints over time. Pure numpy.
 
-World axes: X right, Y up from the ground, Z away from the camera; mm. A heading of 0 looks along X, of -pi/2 into the
-camera. Walking, jogging and running draw every measure of their pose from one distribution; only the cadence depends on
-the action, and the speed goes with it.
+World axes: X right, Y up from the ground, Z away from the camera; mm. A heading of 0 faces along X, of -pi/2 the camera.
+Walking, jogging and running draw every measure of the pose from one distribution; only the cadence, and with it the speed,
+depends on the action.
 """
 
 from __future__ import annotations
@@ -12,68 +12,46 @@ from dataclasses import dataclass
 import numpy as np
 
 FPS = 25.0
-
-
 LOCOMOTION = ("walking", "jogging", "running")
-
-
 ACTIONS = (*LOCOMOTION, "boxing", "handwaving", "handclapping")
-
 
 # Gait cycles (two steps) per second, before a person's own pace.
 CADENCE_HZ = {"walking": 0.65, "jogging": 1.12, "running": 2.0}
-
-
 _SIDE_JOINTS = ("hip", "knee", "ankle", "toe", "shoulder", "elbow", "wrist", "fingers")
-
 
 JOINTS = (
     *("pelvis", "chest", "neck", "chin", "crown", "hem"),
     *(f"{side}_{joint}" for side in ("left", "right") for joint in _SIDE_JOINTS),
 )
 
-
 JOINT = {name: number for number, name in enumerate(JOINTS)}
-
 
 # Segment lengths as shares of the body's height, near those of Winter, Biomechanics and Motor Control of Human Movement,
 # figure 4.1; hands are loosely closed.
 THIGH, SHIN, FOOT, ANKLE = 0.245, 0.246, 0.105, 0.035
-
-
 UPPER_ARM, FOREARM, HAND = 0.180, 0.150, 0.065
-
-
 SPINE, NECK, HEAD = 0.290, 0.050, 0.055
-
-
 HIP_WIDTH, SHOULDER_WIDTH = 0.050, 0.108
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What stays the same in all videos of one person.
-
-    height_mm; build, leg_share, shoulder_share: factors about 1; pace: factor on every rate; stride_rad: the largest
-    hip angle; knee_rad: knee flexion in swing; lean_rad: forward lean; elbow_rad: elbow flexion in gait;
-    arm_swing_rad; wave_rad: lowest and highest arm angle in waving, from straight down; clap_share: width of a clap's
-    opening and clap_height: where hands meet, as shares of the height; punch_share: reach of a punch.
-    """
+    """What stays the same in all videos of one person."""
 
     height_mm: float
-    build: float
-    leg_share: float
-    shoulder_share: float
-    pace: float
-    stride_rad: float
-    knee_rad: float
-    lean_rad: float
-    elbow_rad: float
+    build: float  # factor about 1 on every radius
+    leg_share: float  # factor about 1 on the legs
+    shoulder_share: float  # factor about 1 on the shoulders' width
+    pace: float  # factor about 1 on every rate
+    stride_rad: float  # largest hip angle
+    knee_rad: float  # knee flexion in swing
+    lean_rad: float  # forward
+    elbow_rad: float  # elbow flexion in gait
     arm_swing_rad: float
-    wave_rad: tuple[float, float]
-    clap_share: float
-    clap_height: float
-    punch_share: float
+    wave_rad: tuple[float, float]  # lowest and highest arm angle in waving, from straight down
+    clap_share: float  # width of a clap's opening, as a share of the height
+    clap_height: float  # where hands meet, as a share of the height
+    punch_share: float  # reach of a punch, as a share of the height
 
 
 def make_subject(rng: np.random.Generator) -> Subject:
@@ -98,10 +76,10 @@ def make_subject(rng: np.random.Generator) -> Subject:
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """Joints of a body over F frames: (F, J, 3) float64 mm, and its headings: (F,) rad."""
+    """A body over F frames."""
 
-    joints: np.ndarray
-    headings: np.ndarray
+    joints: np.ndarray  # (F, J, 3) float64 mm
+    headings: np.ndarray  # (F,) rad
 
 
 def _stack(forward: np.ndarray | float, up: np.ndarray | float, left: np.ndarray | float) -> np.ndarray:
@@ -253,7 +231,7 @@ def clap(subject: Subject, phase: np.ndarray, rng: np.random.Generator) -> dict[
 
 
 def gait_speed(subject: Subject, cadence_hz: float) -> float:
-    """Return the speed in mm/s of a body whose gait has so many cycles per second."""
+    """Return the speed in mm/s of a gait of `cadence_hz` cycles per second."""
     leg = (THIGH + SHIN) * subject.leg_share * subject.height_mm
     return cadence_hz * 4 * leg * np.sin(subject.stride_rad) * 0.45
 
@@ -271,9 +249,9 @@ def gait_with_arms(
 
 
 def place(joints: dict[str, np.ndarray], headings: np.ndarray, ground_xz: np.ndarray, clearance_mm: float) -> Pose:
-    """Return a pose in the world: turned to its headings, (F,), its pelvis over `ground_xz` (F, 2) mm, feet down.
+    """Return the pose in the world, turned to its headings (F,), its pelvis above `ground_xz` (F, 2) mm.
 
-    The lowest ankle or toe of each frame stands `clearance_mm` above the ground.
+    The lowest ankle or toe of each frame is `clearance_mm` above the ground.
     """
     body = np.stack([np.broadcast_to(joints[name], (len(headings), 3)) for name in JOINTS], axis=1)
     feet = [JOINT[f"{side}_{joint}"] for side in ("left", "right") for joint in ("ankle", "toe")]

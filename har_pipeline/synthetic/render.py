@@ -1,7 +1,7 @@
 """Draws articulated bodies of textured, shaded tapered capsules, with the depth and the motion of every visible point.
 
-A pixel (x, y) has its centre at integer coordinates. Parts of a body hide each other by the mean depth of their axes
-(painter's order), which is the same for colour, depth and flow, so that the three always show the same surface.
+Pixel centres are at integer coordinates. Parts of a body hide each other by the mean depth of their axes (painter's
+order), in colour, depth and flow alike, so that all three show the same surface.
 """
 
 from __future__ import annotations
@@ -12,30 +12,28 @@ import cv2
 import numpy as np
 
 TEXTURE_SIZE = 64
-
-
 _MIN_LENGTH_PX = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
-    """A body of P capsules over F frames, as a camera sees it.
+    """A body of P capsules over F frames, as a camera sees it; all float32."""
 
-    ends: (F, P, 2, 2) float32, px, x then y, of both ends of each axis; radii: (F, P, 2) float32, px at each end;
-    depths: (F, P, 2) float32, mm from the camera; radii_mm: (F, P, 2) float32;
-    rolls: (F, P) float32, rad, how far each capsule is turned about its axis;
-    textures: (P, 64, 64, 3) float32 in [0, 255], rows along the axis, columns around it.
-    """
-
+    # (F, P, 2, 2): px, x then y, of both ends of each axis.
     ends: np.ndarray
+    # (F, P, 2): px at each end.
     radii: np.ndarray
+    # (F, P, 2): mm from the camera at each end.
     depths: np.ndarray
+    # (F, P, 2): mm at each end.
     radii_mm: np.ndarray
+    # (F, P): rad, turn of each capsule about its axis.
     rolls: np.ndarray
+    # (P, 64, 64, 3) in [0, 255]: rows along the axis, columns around it.
     textures: np.ndarray
 
     def scaled(self, factor: float, offset: tuple[float, float]) -> Body:
-        """Return the body on an image `factor` times as large whose origin lies `offset` px (x, y) further."""
+        """Return the body on an image `factor` times as large, its origin moved by `offset` px (x, y)."""
         return Body(
             ends=(self.ends + 0.5) * np.float32(factor) - np.float32(0.5) - np.asarray(offset, np.float32),
             radii=self.radii * np.float32(factor),
@@ -48,19 +46,21 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class _Cover:
-    """The pixels that one capsule covers: a window of the image and, for each pixel, where it meets the capsule.
-
-    coverage: [0, 1]; along: px from the first end, clamped to the axis; beyond: px past an end (the round caps);
-    across: px from the axis; radius: px there.
-    """
+    """The window of the image that one capsule covers and, for each of its pixels, where it meets the capsule."""
 
     window: tuple[slice, slice]
+    # Unit direction (x, y) and length in px.
     axis: tuple[float, float]
     length: float
+    # In [0, 1].
     coverage: np.ndarray
+    # px from the first end, clamped to the axis.
     along: np.ndarray
+    # px past an end (the round caps).
     beyond: np.ndarray
+    # px from the axis.
     across: np.ndarray
+    # px at that place of the axis.
     radius: np.ndarray
 
 
@@ -74,7 +74,7 @@ def _axis(ends: np.ndarray) -> tuple[float, float, float]:
 
 
 def _cover(body: Body, frame: int, part: int, height: int, width: int) -> _Cover | None:
-    """Return the pixels of a capsule, or None if it lies outside the image."""
+    """Return the pixels of a capsule, or None if it is outside the image."""
     ends, radii = body.ends[frame, part], body.radii[frame, part]
     low = np.floor((ends - radii[:, None]).min(axis=0)) - 1
     high = np.ceil((ends + radii[:, None]).max(axis=0)) + 2
@@ -117,7 +117,7 @@ def _colour(body: Body, frame: int, part: int, cover: _Cover, light: np.ndarray)
 
 
 def draw_colour(body: Body, frame: int, height: int, width: int, light: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one frame of a body on nothing.
+    """Draw one frame of a body on a black, uncovered image.
 
     light: (4,) direction x, y (down), z (towards the camera) times its strength, and the ambient strength.
     Returns the colour times the coverage, (height, width, 3) float32 in [0, 255], and the coverage, (height, width)
@@ -138,7 +138,7 @@ def draw_colour(body: Body, frame: int, height: int, width: int, light: np.ndarr
 
 
 def draw_depth(body: Body, frame: int, height: int, width: int) -> np.ndarray:
-    """Return the (height, width) float32 depth in mm of the surface seen at each pixel's centre, 0 for none."""
+    """Return the (height, width) float32 depth in mm of the surface at each pixel's centre, 0 for none."""
     depth = np.zeros((height, width), np.float32)
     for part in _paint_order(body, frame):
         cover = _cover(body, frame, part, height, width)
@@ -154,11 +154,11 @@ def draw_depth(body: Body, frame: int, height: int, width: int) -> np.ndarray:
 
 
 def draw_flow(body: Body, frame: int, background: np.ndarray) -> np.ndarray:
-    """Return where each visible point goes from `frame` to `frame + 1`, (H, W, 2) float32 px, x then y.
+    """Return how each visible point moves from `frame` to `frame + 1`, (H, W, 2) float32 px, x then y.
 
     background: (H, W, 2) float32, px, the displacement where no body is seen.
     A point keeps its place on its capsule: the share of the axis, the distance from it in radii, and the angle about
-    it, but for the capsule's own turn.
+    it, apart from the capsule's own turn.
     """
     flow = background.copy()
     height, width = flow.shape[:2]
@@ -206,5 +206,5 @@ def cast_shadow(coverage: np.ndarray, shift_px: tuple[float, float], sigma_px: f
 
 
 def use_one_thread() -> None:
-    """Keep OpenCV in this process to one core, as where each core has a worker process of its own."""
+    """Limit OpenCV to one thread in this process, for one worker process per core."""
     cv2.setNumThreads(1)

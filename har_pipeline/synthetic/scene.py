@@ -1,4 +1,4 @@
-"""What the people of the embedded data set wear, where they stand and go, and how the camera sees it. Pure numpy."""
+"""What the people of the embedded data set wear, where they stand and walk, and how the camera sees them. Pure numpy."""
 
 from __future__ import annotations
 
@@ -10,32 +10,16 @@ from har_pipeline.synthetic.motion import FPS, JOINT, Pose, Subject
 from har_pipeline.synthetic.render import TEXTURE_SIZE, Body, blur
 
 HEIGHT, WIDTH = 120, 160
-
-
 FOCAL_PX = 260.0
-
-
 CAMERA_HEIGHT_MM = 1000.0
-
-
 ACTED_FRAMES = 40
-
-
 TURN_S = 0.32
-
-
 FIRST_TURN_S = (0.4, 6.0)
-
-
 WALK_DISTANCE_MM = (5000.0, 5600.0)
-
-
 SCENARIOS = ("d1", "d2", "d3", "d4")
-
 
 # Scenery around the view, for zoom and jitter, and how far along a place the camera may stand.
 MARGIN_PX, CHOICE_PX = 44, 40
-
 
 # Part, its first and second joint, its radius there (shares of the height), what it is made of.
 _LIMBS = (
@@ -47,17 +31,15 @@ _LIMBS = (
     ("wrist", "fingers", 0.019, 0.016, "skin"),
 )
 
-
 _TRUNK = (
     ("pelvis", "chest", 0.086, 0.094, "shirt"),
     ("right_shoulder", "left_shoulder", 0.034, 0.034, "yoke"),
     ("neck", "chin", 0.034, 0.034, "skin"),
     ("chin", "crown", 0.043, 0.052, "head"),
-)  # A shirt is clearly darker or clearly brighter than the scenery: least and most brightness.
+)
 
-
+# A shirt is clearly darker or clearly brighter than the scenery: least and most brightness.
 _SHIRTS = ((20, 80), (195, 235))
-
 
 # A trunk is flatter than wide: its radius from the side, over that from the front.
 _TRUNK_FLATNESS = 0.68
@@ -65,14 +47,16 @@ _TRUNK_FLATNESS = 0.68
 
 @dataclass(frozen=True, slots=True)
 class Outfit:
-    """Textures by material, (64, 64, 3) float32 in [0, 255], and whether a coat hangs below the waist."""
+    """One set of clothes."""
 
+    # Material -> (64, 64, 3) float32 in [0, 255].
     textures: dict[str, np.ndarray]
+    # Whether a coat hangs below the waist.
     coat: bool
 
 
 def _muted(rng: np.random.Generator, low: float, high: float) -> np.ndarray:
-    """Return a colour, (3,) float, whose brightness lies in [low, high] and whose hue is faint."""
+    """Return a colour, (3,) float, with a brightness in [low, high] and a faint hue."""
     return rng.uniform(low, high) * (1.0 + rng.uniform(-0.08, 0.08, 3))
 
 
@@ -207,9 +191,7 @@ def camera_flow(camera: np.ndarray, frame: int) -> np.ndarray:
 
 
 def make_place(rng: np.random.Generator, scenario: str) -> np.ndarray:
-    """Return the scenery of a scenario, float32 in [0, 255], (208, 288, 3): the view with 44 px around it, and 40 px of
-    width to choose from.
-    """
+    """Return the scenery of a scenario, (208, 288, 3) float32 in [0, 255]: the view, 44 px around it, 40 px spare width."""
     height, width = HEIGHT + 2 * MARGIN_PX, WIDTH + 2 * MARGIN_PX + CHOICE_PX
     rows = np.linspace(0.0, 1.0, height, dtype=np.float32)[:, None]
     grain = rng.standard_normal((height, width), dtype=np.float32)
@@ -229,23 +211,22 @@ def make_place(rng: np.random.Generator, scenario: str) -> np.ndarray:
 
 
 def backdrop(rng: np.random.Generator, place: np.ndarray) -> np.ndarray:
-    """Return what a steady camera sees of a place, (208, 248, 3), from a spot and in a light that vary by video."""
+    """Return what a steady camera sees of a place, (208, 248, 3), from a random spot in a random light."""
     left = int(rng.integers(0, CHOICE_PX + 1))
     view = place[:, left : left + WIDTH + 2 * MARGIN_PX] * np.float32(rng.uniform(0.88, 1.1))
     return np.ascontiguousarray(np.clip(view, 0, 255))
 
 
 def half_view_mm(distance_mm: float) -> float:
-    """Return how far from the middle of the view, mm, a walker at this distance turns round."""
+    """Return how far from the middle of the view, in mm, a walker at this distance turns round."""
     return 0.86 * distance_mm * WIDTH / 2 / FOCAL_PX
 
 
 def walk_path(rng: np.random.Generator, num_frames: int, speed_mm_s: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return where a passer-by is, (F, 2) mm X and Z, and heads, (F,) rad: passes with turns in the scene.
+    """Return the places, (F, 2) mm X and Z, and headings, (F,) rad, of someone who walks to and fro in the scene.
 
-    The first turn comes at a time that does not depend on the speed, and the path of the first 40 frames is moved into
-    the view as far as it fits, so that neither turning nor leaving the scene tells the speed; later turns come at the
-    borders of the view.
+    The time of the first turn does not depend on the speed, and the path of the first 40 frames is moved into the view as
+    far as it fits, so that neither turning nor leaving the scene reveals the speed; later turns are at the borders.
     """
     distance = rng.uniform(*WALK_DISTANCE_MM)
     inner = half_view_mm(distance)
@@ -282,10 +263,10 @@ def walk_on(
     inner_mm: float,
     distance_mm: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return where someone is, (F, 2) mm X and Z, and heads, (F,) rad, who goes off to a side from a place.
+    """Return the places, (F, 2) mm X and Z, and headings, (F,) rad, of someone who walks off to a side from a place.
 
-    The side is drawn; the turn to it and the turns at the borders take as long as those of `walk_path`. On the way the
-    distance from the camera nears `distance_mm`.
+    The side is drawn; turns take as long as those of `walk_path`. On the way the distance from the camera approaches
+    `distance_mm`.
     """
     turn_frames = int(TURN_S * FPS)
     step = speed_mm_s / FPS
@@ -308,8 +289,9 @@ def walk_on(
 def stand_still(
     rng: np.random.Generator, num_frames: int, aside_rad: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return where a person stands, (F, 2) mm X and Z, and heads, (F,) rad: towards the camera, turned to a side by an
-    angle in `aside_rad` (least, most), left or right.
+    """Return the place, (F, 2) mm X and Z, and heading, (F,) rad, of a person who stands and faces the camera.
+
+    aside_rad: least and most turn away from the camera, to the left or to the right.
     """
     distance = rng.uniform(4700.0, 5300.0)
     heading = -np.pi / 2 + rng.choice([-1.0, 1.0]) * rng.uniform(*aside_rad)

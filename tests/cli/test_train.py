@@ -264,7 +264,7 @@ def test_odd_splits_are_noted(work: Path, tmp_path: Path) -> None:
     lines = [",".join([*row, parts.get(row[3], "train")]) for row in rows]
     manifest = tmp_path / "own.csv"
     manifest.write_text("video_id,label,path,subject,split\n" + "\n".join(lines) + "\n")
-    unused = "3 of 24 videos of the manifest are in no part of column split 0: boxing-7, running-7, walking-7"
+    unused = "3 of 24 videos of the manifest are not used by column split 0: boxing-7, running-7, walking-7"
     train = ("train", str(manifest), str(work / "store.zarr"), "--features", "drawn-rgb", "--head", "mean_pool")
     column = ("--protocol", "column", "--val-fraction", "0.2")
     unread = "not read by the protocol column, and so without effect: --val-fraction"
@@ -272,8 +272,8 @@ def test_odd_splits_are_noted(work: Path, tmp_path: Path) -> None:
     assert notes_of("splits", "show", str(manifest), *column) == [unread, unused]
     # One subject of three videos is the least that can be taken of 18 or 21.
     assert notes_of(*train, "--val-fraction", "0.05", "-o", str(tmp_path / "holdout")) == [
-        "--val-fraction 0.05: 3 of 18 training videos (17 %) are for validation, for subjects and groups stay whole",
-        "the manifest's column split names train and test videos: --protocol column uses it",
+        "--val-fraction 0.05: 3 of 18 training videos (17 %) are used for validation: subjects and groups are not divided",
+        "the manifest's column split names train and test videos; --protocol column uses them",
     ]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -9,7 +10,9 @@ from dataset_trees import tree
 from hypothesis import example, given
 from hypothesis import strategies as st
 from paths import ROOT
+from typer.testing import CliRunner
 
+from har_pipeline.cli import app
 from har_pipeline.core.errors import ManifestError
 from har_pipeline.core.records import VIDEO_ID_PATTERN, VideoRecord
 from har_pipeline.datasets.builders import (
@@ -21,7 +24,7 @@ from har_pipeline.datasets.builders import (
     left_out,
 )
 from har_pipeline.datasets.manifests import read_manifest, write_manifest
-from har_pipeline.datasets.official_lists import read_hmdb51_lists, read_kth_sequences, read_ucf101_lists
+from har_pipeline.datasets.official_lists import read_hmdb51_lists
 
 
 def table(records: list[VideoRecord], *columns: str) -> list[tuple[object, ...]]:
@@ -62,7 +65,7 @@ def test_ids_by_example(text: str, expected: str) -> None:
 
 def test_ids_that_are_too_long() -> None:
     assert len(escape_id("a" * 200)) == 200
-    with pytest.raises(ManifestError, match="201 characters, at most 200"):
+    with pytest.raises(ManifestError, match="have 201 characters, at most 200"):
         escape_id("a" * 201)
 
 
@@ -88,9 +91,9 @@ def test_folder_follows_links_once_and_lists_dead_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["a.avi"], r"a.avi: lies in no class folder; .*`har predict`"),
-        (["run/a.txt"], r"no video files below it \(known endings: .3gp, .avi"),
-        (["run/a.avi", "run/a.mp4"], r"a.avi and .*a.mp4 both get the id 'run__a': rename or move one"),
+        (["a.avi"], r"a.avi: is not in a class folder; .*`har predict`"),
+        (["run/a.txt"], r"no video files below it \(known suffixes: .3gp, .avi"),
+        (["run/a.avi", "run/a.mp4"], r"a.avi and .*a.mp4 both get the id 'run__a'; rename or move one"),
         (["run/a/b.avi", "run/a__b.avi"], "both get the id 'run__a__b'"),
         ([f"{'r' * 100}/{'a' * 99}.avi"], "201 characters"),
     ],
@@ -102,11 +105,11 @@ def test_folder_errors(tmp_path: Path, names: list[str], message: str) -> None:
 
 def test_options_that_do_not_apply(tmp_path: Path) -> None:
     root = tree(tmp_path, "run/a.avi")
-    with pytest.raises(ManifestError, match="unknown data set 'imagenet'; there are: folder, kth"):
+    with pytest.raises(ManifestError, match="unknown data set 'imagenet'; choose from: folder, kth"):
         build_manifest("imagenet", root)
-    with pytest.raises(ManifestError, match="sequence list belongs to kth"):
+    with pytest.raises(ManifestError, match="sequences is an option of kth, not of folder"):
         build_manifest("folder", root, sequences=root / "x")
-    with pytest.raises(ManifestError, match="ucf101 and hmdb51, not for kth"):
+    with pytest.raises(ManifestError, match="splits is an option of ucf101 and hmdb51, not of kth"):
         build_manifest("kth", root, splits=root)
 
 
@@ -149,25 +152,6 @@ def test_kth_sequences(tmp_path: Path) -> None:
     tree(root, "person02_boxing_d1_uncomp.avi")
     with pytest.raises(ManifestError, match="has no line for person02_boxing_d1"):
         build_manifest("kth", root, sequences=path)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("person01_boxing_d1 1-95", "line 1 lists no frames"),
-        ("\nperson01_boxing_d1 frames none", "line 2 lists no frames"),
-        ("person01_boxing_d1 frames 9-5", "line 1 has an empty range"),
-        ("person01_boxing_d1 frames 0-5", "begins before 1"),
-        ("hello", "names no KTH file"),
-    ],
-)
-def test_kth_sequence_errors(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "list.txt"
-    path.write_text(text)
-    with pytest.raises(ManifestError, match=message):
-        read_kth_sequences(path)
-    with pytest.raises(ManifestError, match="no such list"):
-        read_kth_sequences(tmp_path / "none.txt")
 
 
 def test_kth_rule_is_what_is_stored(tmp_path: Path) -> None:
@@ -244,12 +228,12 @@ def test_ucf101(tmp_path: Path) -> None:
 def test_official_list_errors(tmp_path: Path) -> None:
     root = tree(tmp_path / "data", "Class/v_Class_g01_c01.avi")
     lists = ucf101_lists(tmp_path / "lists")
-    with pytest.raises(ManifestError, match="1, 2 and 3, not 4"):
+    with pytest.raises(ManifestError, match="are 1, 2 and 3, not 4"):
         build_manifest("ucf101", root, splits=lists, split_index=4)
     (lists / "testlist03.txt").unlink()
     with pytest.raises(ManifestError, match=r"testlist03\.txt: no such list"):
         build_manifest("ucf101", root, splits=lists)
-    with pytest.raises(ManifestError, match="has no list such as wave_test_split1"):
+    with pytest.raises(ManifestError, match="no list such as wave_test_split1"):
         build_manifest("hmdb51", root, splits=lists)
     (lists / "wave_test_split1.txt").write_text("a.avi 1\nb.avi 3\n")
     with pytest.raises(ManifestError, match="line 2 must end in the flag 0, 1 or 2"):
@@ -325,22 +309,41 @@ def test_utd_mhad(tmp_path: Path) -> None:
         build_manifest("utd_mhad", root)
 
 
-@pytest.mark.needs_real_data
-def test_real_kth_sequences(real_data: Path) -> None:
-    listed = read_kth_sequences(real_data / "splits/kth/00sequences.txt")
-    assert listed.keys() == {record.video_id for record in kth_rule_records(Path("/"))}
-    assert Counter(map(len, listed.values())) == {4: 594, 3: 5}  # 599 files, 2,391 sequences
-    assert "person13_handclapping_d3" not in listed
-    assert listed["person01_boxing_d1"] == [(1, 95), (96, 185), (186, 245), (246, 360)]
+def test_what_fits_no_rule_is_listed(tmp_path: Path) -> None:
+    name = "S001C001P003R001A001"
+    root = tree(
+        tmp_path / "ntu",
+        f"nturgb+d_depth_masked/{name}/MDepth-00000001.png",
+        f"nturgb+d_depth_masked/{name}/notes.txt",
+        f"nturgb+d_depth_masked/{name[:-3]}099_x/MDepth-00000001.png",
+        f"nturgb+d_ir/deep/{name}_ir.avi",
+        "readme.txt",
+        ".hidden/readme.txt",
+    )
+    expected = [root / "nturgb+d_depth_masked" / f"{name[:-3]}099_x", root / "nturgb+d_ir", root / "readme.txt"]
+    assert left_out(root, build_manifest("ntu", root)) == expected
+
+    root = tree(tmp_path / "folder", "run/a.avi", "run/deep/a.txt", "run/a.txt", "jump/more/b.avi")
+    (root / "walk").mkdir()
+    (root / "run/also").symlink_to(root / "jump")
+    records = build_manifest("folder", root)
+    assert left_out(root, records) == [root / "run/a.txt", root / "run/deep", root / "walk"]
+    assert left_out(root, records, known=(root / "walk", root / "run/a.txt", None)) == [root / "run/deep"]
 
 
-@pytest.mark.needs_real_data
-def test_real_ucf101_lists_follow_the_group_rule(real_data: Path) -> None:
-    listed = read_ucf101_lists(real_data / "splits/ucf101")
-    assert len(listed) == 13320
-    for stem, parts in listed.items():
-        group = int(stem.split("_")[-2][1:])
-        assert parts == {f"x_split{i}": "test" if 7 * i - 6 <= group <= 7 * i else "train" for i in (1, 2, 3)}
+def test_what_is_left_out_is_told_on_the_command_line(tmp_path: Path) -> None:
+    root = tree(tmp_path, "a1_s1_t1_depth.mat", "a99_s1_t1_depth.mat")
+    (root / "empty").mkdir()
+    (root / "made").mkdir()
+    command = ["manifest", "build", "utd_mhad", str(root), "-o", str(root / "made/manifest.csv")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert done.stderr.splitlines() == [
+        f"left out: {root}/a99_s1_t1_depth.mat: its name does not follow utd_mhad's rule",
+        f"left out: {root}/empty: nothing in it is taken by utd_mhad's rule",
+    ]
+    done = CliRunner().invoke(app, [*command, "--json"])
+    assert json.loads(done.stdout)["left_out"] == [f"{root}/a99_s1_t1_depth.mat", f"{root}/empty"]
 
 
 @pytest.mark.needs_real_data

@@ -76,15 +76,15 @@ def test_ways_of_writing_the_same_row(data: Path, text: bytes) -> None:
         ("a,run/none.avi,run", "'run/none.avi' does not exist"),
         ("a,run,run", "'run' is a folder"),
         ("a,/run/a.avi,run", "is absolute"),
-        ("a,../outside.avi,run", "leads out of the root"),
-        ("a,run/../../outside.avi,run", "leads out of the root"),
+        ("a,../outside.avi,run", "is outside the root"),
+        ("a,run/../../outside.avi,run", "is outside the root"),
         ("a,,run", "one of path and depth_path"),
         ("a,run/a.avi,", "label is empty"),
         (",run/a.avi,run", "video_id ''"),
         ("a b,run/a.avi,run", "video_id 'a b'"),
-        ("a,run/a.avi", "another number of cells"),
-        ("a,run/a.avi,run,more", "another number of cells"),
-        ('a,run/a.avi,"r\nun"', "label holds a line break"),
+        ("a,run/a.avi", "number of cells differs"),
+        ("a,run/a.avi,run,more", "number of cells differs"),
+        ('a,run/a.avi,"r\nun"', "label contains a line break"),
         (f"a,{'x' * 5000}.avi,run", "does not exist"),
     ],
 )
@@ -118,7 +118,7 @@ def test_bad_ranges(data: Path, start: str, end: str, message: str) -> None:
 
 
 def test_duplicate_ids_name_both_rows(data: Path) -> None:
-    with pytest.raises(ManifestError, match=r"row 4: video_id 'a' stands already in row 2"):
+    with pytest.raises(ManifestError, match=r"row 4: duplicate video_id 'a' \(first in row 2\)"):
         read_manifest(written(data, f"{HEADER}a,run/a.avi,run\nb,run/b.avi,run\na,run/b.avi,run\n"))
 
 
@@ -138,10 +138,10 @@ def test_all_problems_are_counted_and_the_first_listed(data: Path) -> None:
         ("video_id,path,lable", "unknown column 'lable'; did you mean 'label'"),
         ("video_id,path,label,mood", "own columns start with 'x_'"),
         ("video_id;path;label", "separated by commas"),
-        ("video_id,path,label,path", "column 'path' stands twice"),
-        ("path,label", "required column video_id is missing"),
-        ("video_id,path", "required column label is missing"),
-        ("video_id,label,subject", r"path \(or depth_path\) is missing"),
+        ("video_id,path,label,path", "duplicate column 'path'"),
+        ("path,label", "missing the required column video_id"),
+        ("video_id,path", "missing the required column label"),
+        ("video_id,label,subject", r"missing the required column path \(or depth_path\)"),
     ],
 )
 def test_wrong_headers(data: Path, header: str, message: str) -> None:
@@ -152,11 +152,11 @@ def test_wrong_headers(data: Path, header: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is empty"),
-        (b"# only a comment\n", "is empty"),
+        (b"", "empty file"),
+        (b"# only a comment\n", "empty file"),
         (HEADER.encode(), "no rows"),
         ("video_id,path,label\na,run/ä.avi,run\n".encode("latin-1"), "UTF-8"),
-        (b'video_id,path,label\nb,run/b.avi,run\na,"run/a.avi,run\n', "manifest.csv:row 3: is not CSV"),
+        (b'video_id,path,label\nb,run/b.avi,run\na,"run/a.avi,run\n', "manifest.csv:row 3: not valid CSV"),
     ],
 )
 def test_files_that_are_no_manifest(data: Path, content: bytes, message: str) -> None:
@@ -165,7 +165,7 @@ def test_files_that_are_no_manifest(data: Path, content: bytes, message: str) ->
 
 
 def test_missing_manifest_and_folder_instead_of_it(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="no such manifest; make one with `har manifest build`"):
+    with pytest.raises(ManifestError, match="no such manifest; create one with `har manifest build`"):
         read_manifest(tmp_path / "none.csv")
     with pytest.raises(ManifestError, match="not a readable"):
         read_manifest(tmp_path)
@@ -204,7 +204,7 @@ def test_manifest_outside_the_data_names_its_root(data: Path, tmp_path_factory: 
 
 def test_root_argument_goes_before_the_stated_root_and_row_numbers_stay(data: Path, tmp_path: Path) -> None:
     path = written(tmp_path, f"# root: /gone\n{HEADER}a,run/a.avi,run\nb,run/c.avi,run\n")
-    with pytest.raises(ManifestError, match="its root /gone is no folder; name the data's folder with --root"):
+    with pytest.raises(ManifestError, match="root /gone is not a folder; give the data's folder with --root"):
         read_manifest(path)
     with pytest.raises(ManifestError, match=r"row 4: file 'run/c\.avi'"):
         read_manifest(path, root=data)
@@ -229,8 +229,8 @@ def test_records_named_by_way_of_a_link_to_the_root(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"path": Path("/elsewhere/a.avi")}, "lies outside the root"),
-        ({"label": " run"}, "begins or ends blank"),
+        ({"path": Path("/elsewhere/a.avi")}, "is outside the root"),
+        ({"label": " run"}, "has blanks at an end"),
         ({"label": "r\nun"}, "line break"),
         ({"label": "run\udcff"}, "not UTF-8"),
         ({"extra": {"mood": "calm"}}, "own column 'mood' must start with 'x_'"),
@@ -250,7 +250,7 @@ def test_no_records_and_repeated_ids_are_not_written(data: Path) -> None:
     record = VideoRecord(video_id="a", label="run", path=data.resolve() / "run/a.avi")
     with pytest.raises(ManifestError, match="no videos"):
         write_manifest(data / "m.csv", [])
-    with pytest.raises(ManifestError, match="'a' stands twice"):
+    with pytest.raises(ManifestError, match="duplicate video_id 'a'"):
         write_manifest(data / "m.csv", [record, record])
 
 

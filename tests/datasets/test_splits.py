@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +14,17 @@ from har_pipeline.core.errors import SplitError
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.datasets.builders import build_manifest, kth_rule_records
 from har_pipeline.datasets.official_lists import read_hmdb51_lists, read_ucf101_lists
-from har_pipeline.datasets.splits import check_split, describe_splits, make_splits
+from har_pipeline.datasets.protocols import PROTOCOLS
+from har_pipeline.datasets.splits import (
+    check_split,
+    describe_splits,
+    make_splits,
+    odd_validation_share,
+    read_split_file,
+    unread_column,
+    unused_videos,
+    write_split_file,
+)
 
 KTH = kth_rule_records(Path("/kth"))
 
@@ -55,9 +66,9 @@ def test_kth_original_of_six_persons() -> None:
     records = [record for record in KTH if record.subject in {f"person{n:02d}" for n in range(1, 7)}]
     (split,) = make_splits(records, "kth_original", val_fraction=0)
     assert of(records, split.train, "subject") == {"person01", "person04"}
-    with pytest.raises(SplitError, match="kth_original split 0: there is no train video among the 24"):
+    with pytest.raises(SplitError, match="kth_original split 0: none of the 24 videos is in train"):
         make_splits([r for r in KTH if r.subject == "person02"], "kth_original")
-    with pytest.raises(SplitError, match="there is no test video"):
+    with pytest.raises(SplitError, match="none of the 48 videos is in test"):
         make_splits([r for r in KTH if r.subject in ("person01", "person04")], "kth_original")
 
 
@@ -114,7 +125,7 @@ def test_hmdb51_needs_the_lists_and_keeps_films_together_within_a_class() -> Non
     tested = [split.test for split in make_splits(records, "hmdb51", val_fraction=0)]
     assert tested == [("a2", "b1"), ("a1", "b2"), ("a2", "b1")]
     leaking = [replace(record, group="film") for record in records]
-    with pytest.raises(SplitError, match="group of class jump/film, run/film stands on the train and the test side"):
+    with pytest.raises(SplitError, match="group of class jump/film, run/film is in both train and test"):
         make_splits(leaking, "hmdb51", val_fraction=0)
 
 
@@ -140,25 +151,25 @@ def test_xview_shares_subjects_with_the_test_side_only() -> None:
     assert len(of(NTU, split.val, "subject")) == 8
     assert not of(NTU, split.val, "subject") & of(NTU, split.train, "subject")
     mixed = replace(split, val=split.train[:1], train=split.train[1:])
-    with pytest.raises(SplitError, match="stands on the train and the val side"):
+    with pytest.raises(SplitError, match="is in both train and val"):
         check_split(mixed, NTU)
 
 
 @pytest.mark.parametrize(
     ("protocol", "columns", "message"),
     [
-        ("xsub", {"subject": "P041"}, "knows subject 1 to 40, not 'P041'"),
-        ("kth_original", {"subject": "person26"}, "knows subject 1 to 25"),
-        ("kth_original", {"subject": "anna"}, "needs a number in the column subject; a has 'anna'"),
-        ("kth_original", {}, "needs a number in the column subject; a has ''"),
-        ("xview", {"camera": "C004"}, "knows camera 1 to 3"),
-        ("ucf101", {"group": "g26"}, "knows group 1 to 25"),
-        ("leave_one_group_out", {}, "needs the column 'group' in every row"),
-        ("leave_one_subject_out", {"subject": "s1"}, "at least two subjects; there is only 's1'"),
-        ("group_kfold", {}, "1 subjects or groups cannot make 5 folds"),
-        ("column", {}, "column 'split' must name train and test videos"),
-        ("holdout", {}, "cannot be divided"),
-        ("twofold", {}, "unknown protocol 'twofold'; there are: kth_original"),
+        ("xsub", {"subject": "P041"}, "subject must be 1 to 40, not 'P041'"),
+        ("kth_original", {"subject": "person26"}, "subject must be 1 to 25"),
+        ("kth_original", {"subject": "anna"}, "needs a number in column subject; a has 'anna'"),
+        ("kth_original", {}, "needs a number in column subject; a has ''"),
+        ("xview", {"camera": "C004"}, "camera must be 1 to 3"),
+        ("ucf101", {"group": "g26"}, "group must be 1 to 25"),
+        ("leave_one_group_out", {}, "needs column 'group' in every row"),
+        ("leave_one_subject_out", {"subject": "s1"}, "at least two subjects; found only 's1'"),
+        ("group_kfold", {}, "cannot make 5 folds of 1 subjects or groups"),
+        ("column", {}, "column 'split' must contain train and test"),
+        ("holdout", {}, "cannot divide 1 subjects, groups or files"),
+        ("twofold", {}, "unknown protocol 'twofold'; choose from: kth_original"),
     ],
 )
 def test_protocols_that_do_not_fit(protocol: str, columns: dict[str, str], message: str) -> None:
@@ -179,7 +190,7 @@ def test_leave_one_group_out_may_share_subjects_but_leave_one_subject_out_no_gro
     records = [replace(r, subject="anna") for r in crossed("group", ["a", "b", "c"])]
     assert len(make_splits(records, "leave_one_group_out")) == 3
     swapped = [replace(r, subject=r.group, group="scene") for r in records]
-    with pytest.raises(SplitError, match="group scene stands on the train and the test side"):
+    with pytest.raises(SplitError, match="group scene is in both train and test"):
         make_splits(swapped, "leave_one_subject_out", val_fraction=0)
 
 
@@ -188,7 +199,7 @@ def test_group_kfold_tests_every_video_once() -> None:
     splits = make_splits(records, "group_kfold", num_folds=5, seed=1)
     assert Counter(i for split in splits for i in split.test) == Counter(r.video_id for r in records)
     assert [len(of(records, split.test, "group")) for split in splits] == [2] * 5
-    with pytest.raises(SplitError, match="10 subjects or groups cannot make 11 folds"):
+    with pytest.raises(SplitError, match="cannot make 11 folds of 10 subjects or groups"):
         make_splits(records, "group_kfold", num_folds=11)
     with pytest.raises(SplitError, match="cannot make 1 folds"):
         make_splits(records, "group_kfold", num_folds=1)
@@ -228,9 +239,9 @@ def test_shares_out_of_range() -> None:
     for fraction in (-0.1, 1.0):
         with pytest.raises(SplitError, match=r"must be in \[0, 1\)"):
             make_splits(records, "holdout", val_fraction=fraction)
-    with pytest.raises(SplitError, match="no test video"):
+    with pytest.raises(SplitError, match="none of the 6 videos is in test"):
         make_splits(records, "holdout", test_fraction=0)
-    with pytest.raises(SplitError, match="cannot be divided: each is the only one of a class; use --val-fraction 0"):
+    with pytest.raises(SplitError, match=r"divide 1 .*: each is the only one of a class; use --val-fraction 0"):
         make_splits(crossed("group", ["a", "b"]), "leave_one_group_out")
 
 
@@ -242,16 +253,16 @@ def test_column() -> None:
     own = [video(i, x_mine=cell.replace("val", "")) for i, cell in cells.items()]
     (split,) = make_splits(own, "column", column="x_mine", val_fraction=0.5)
     assert (len(split.train), len(split.val), split.test) == (1, 1, ("c",))
-    with pytest.raises(SplitError, match="reads the column split or an own one"):
+    with pytest.raises(SplitError, match="reads column split or one that starts with x_"):
         make_splits(records, "column", column="label")
     leaking = [replace(record, subject="anna") for record in records]
-    with pytest.raises(SplitError, match="subject anna stands on"):
+    with pytest.raises(SplitError, match="subject anna is in both"):
         make_splits(leaking, "column")
 
 
 def test_a_class_without_training_videos_is_an_error() -> None:
     records = [video("a", "run", split="train"), video("b", "jump", split="test")]
-    with pytest.raises(SplitError, match="class jump is tested but has no training video"):
+    with pytest.raises(SplitError, match="class jump has test but no training videos"):
         make_splits(records, "column", val_fraction=0)
 
 
@@ -261,18 +272,28 @@ def test_check_split_of_a_users_file() -> None:
     check_split(good, records)
     for part, ids, message in (
         ("test", ("s3-run", "none"), "1 test ids are not in the manifest, such as 'none'"),
-        ("test", ("s2-jump",), "subject s2 stands on the val and the test side"),
-        ("val", ("s3-jump",), "subject s3 stands on the val and the test side"),
-        ("train", ("s2-jump", "s1-run"), "subject s2 stands on the train and the val side"),
-        ("test", (), "there is no test video"),
-        ("train", (), "there is no train video"),
-        ("train", ("s1-run", "s1-run"), "1 train ids stand there more than once"),
+        ("test", ("s2-jump",), "subject s2 is in both val and test"),
+        ("val", ("s3-jump",), "subject s3 is in both val and test"),
+        ("train", ("s2-jump", "s1-run"), "subject s2 is in both train and val"),
+        ("test", (), "no test videos"),
+        ("train", (), "no train videos"),
+        ("train", ("s1-run", "s1-run"), "1 train ids appear more than once"),
     ):
         with pytest.raises(SplitError, match=message):
             check_split(replace(good, **{part: ids}), records)
     same_file = [replace(r, subject=None, path=Path("/v/one")) for r in records]
-    with pytest.raises(SplitError, match="file /v/one stands on the train and the test side"):
+    with pytest.raises(SplitError, match="file /v/one is in both train and test"):
         check_split(good, same_file)
+
+
+def test_protocols_read_the_options_that_they_declare() -> None:
+    records = [replace(r, split="test" if r.group == "a" else "train") for r in crossed("group", "abcdefghij")]
+    records = [replace(r, extra={"x_mine": "test" if r.group == "b" else "train"}) for r in records]
+    others = {"num_folds": 2, "test_fraction": 0.6, "column": "x_mine"}
+    for name in ("leave_one_group_out", "group_kfold", "holdout", "column"):
+        usual = make_splits(records, name)
+        reads = {option for option, value in others.items() if make_splits(records, name, **{option: value}) != usual}  # type: ignore[arg-type]
+        assert reads == set(PROTOCOLS[name].reads)
 
 
 LABELS = ("run", "jump", "wave")
@@ -306,7 +327,9 @@ def test_splits_never_leak(records: list[VideoRecord], protocol: str, val_fracti
     try:
         splits = make_splits(records, protocol, val_fraction=val_fraction, num_folds=2, seed=seed)
     except SplitError as error:
-        if not any(words in str(error) for words in ("divided", "make 2 folds", "no training video", "no class has")):
+        if not any(
+            words in str(error) for words in ("cannot divide", "make 2 folds", "no training videos", "no class has")
+        ):
             raise
         reject()  # hypothesis fails if that is nearly always so
     for split in splits:
@@ -331,6 +354,104 @@ def test_description_names_the_tested_subjects() -> None:
     assert describe_splits(make_splits(by_file, "holdout"), by_file)[0]["tested"] == ""
     many = crossed("group", [f"g{i:02d}" for i in range(24)])
     assert describe_splits(make_splits(many, "holdout", test_fraction=0.5), many)[0]["tested"].endswith(" and 3 more")
+
+
+SMALL = [
+    VideoRecord(video_id=f"{label}-{person}", path=Path(f"{label}-{person}.avi"), label=label, subject=person)
+    for label in ("boxing", "running")
+    for person in ("p1", "p2", "p3")
+]
+
+
+def test_split_file_round_trip(tmp_path: Path) -> None:
+    for split in make_splits(SMALL, "leave_one_subject_out", seed=7, manifest_sha256="f" * 64):
+        write_split_file(tmp_path / "split.json", split)
+        assert read_split_file(tmp_path / "split.json") == split
+    values = json.loads((tmp_path / "split.json").read_text())
+    assert set(values) == {"protocol", "index", "train", "val", "test", "seed", "manifest_sha256"}
+    assert [path.name for path in tmp_path.iterdir()] == ["split.json"]
+
+
+def test_a_split_file_by_hand_needs_little(tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text('{"protocol": "mine", "train": ["a"], "test": ["b"]}')
+    assert read_split_file(tmp_path / "s.json") == Split(protocol="mine", index=0, train=("a",), test=("b",))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: a", "not a split file: Expecting value"),
+        ("[]", "not a JSON object"),
+        ('{"protocol": "p", "train": ["a"]}', "missing test"),
+        ('{"protocol": "p", "train": "abc", "test": ["b"]}', "train must be a list of video ids"),
+        ('{"protocol": "p", "train": ["a"], "test": [1]}', "test must be a list of video ids"),
+        ('{"protocol": "p", "train": ["a"], "test": ["b"], "index": "0"}', "must be integers"),
+        ('{"protocol": "p", "train": ["a"], "test": ["b"], "tests": []}', "unknown entry 'tests'"),
+        ('{"protocol": "p", "train": ["a"], "test": ["a"]}', "train and test share"),
+    ],
+)
+def test_split_files_that_are_none(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "s.json").write_text(text)
+    with pytest.raises(SplitError, match=message):
+        read_split_file(tmp_path / "s.json")
+    with pytest.raises(SplitError, match="no such split file; create one with `har splits write`"):
+        read_split_file(tmp_path / "none.json")
+
+
+IDS = [f"v{number:02d}" for number in range(20)]
+TWENTY = [VideoRecord(video_id=video_id, label="run", path=Path(f"/v/{video_id}")) for video_id in IDS]
+
+
+def own_split(train: int, val: int, test: int, index: int = 0) -> Split:
+    ends = train, train + val, train + val + test
+    return Split(
+        protocol="own",
+        index=index,
+        train=tuple(IDS[: ends[0]]),
+        val=tuple(IDS[ends[0] : ends[1]]),
+        test=tuple(IDS[ends[1] : ends[2]]),
+        seed=0,
+    )
+
+
+def test_videos_in_no_part() -> None:
+    assert unused_videos([own_split(10, 5, 5)], TWENTY) == []
+    (text,) = unused_videos([own_split(10, 3, 5, 2)], TWENTY)
+    assert text == "2 of 20 videos of the manifest are not used by own split 2: v18, v19"
+    (text,) = unused_videos([own_split(1, 0, 1), own_split(5, 5, 4, 1)], TWENTY)
+    assert text == ("6 of 20 videos of the manifest are not used by 2 splits of own: v14, v15, v16, v17, v18, ...")
+
+
+@pytest.mark.parametrize(("val", "fraction"), [(0, 0.0), (6, 0.5), (2, 0.1), (0, 0.1), (9, 0.5), (3, 0.5)])
+def test_validation_shares_that_are_near(val: int, fraction: float) -> None:
+    assert odd_validation_share([own_split(12 - val, val, 1)], fraction) == []
+
+
+def test_validation_shares_that_are_far() -> None:
+    (text,) = odd_validation_share([own_split(6, 6, 1)], 0.1)
+    assert text == (
+        "--val-fraction 0.1: 6 of 12 training videos (50 %) are used for validation: subjects and groups are not divided"
+    )
+    (text,) = odd_validation_share([own_split(10, 2, 1), own_split(9, 3, 2, 1)], 0.5)
+    assert text == (
+        "--val-fraction 0.5: 2 of 12 training videos (17 %) of split 0 are used for validation: "
+        "subjects and groups are not divided (so in 1 of 2 splits)"
+    )
+
+
+def test_a_column_that_no_split_reads() -> None:
+    half = [replace(record, split="train" if number < 12 else "test") for number, record in enumerate(TWENTY)]
+    (text,) = unread_column([own_split(13, 0, 7)], half)
+    assert "--protocol column" in text
+    assert unread_column([own_split(13, 0, 7), own_split(10, 2, 8, 1)], half) == []
+    assert unread_column([own_split(13, 0, 7)], [replace(record, split="train") for record in half]) == []
+    assert unread_column([own_split(13, 0, 7)], TWENTY) == []
+
+
+def test_a_builder_s_own_column_is_that_of_its_protocol() -> None:
+    records = kth_rule_records(Path("/kth"))
+    assert unread_column(make_splits(records, "kth_original"), records) == []
+    assert len(unread_column(make_splits(records, "kth_random5"), records)) == 1
 
 
 @pytest.mark.needs_real_data

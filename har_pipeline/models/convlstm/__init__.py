@@ -1,1 +1,1 @@
-"""ConvLSTM: the layer, the two published networks, and how videos are arranged for them."""
+"""ConvLSTM: the layer, the two published networks, and their clips, windows and batches."""

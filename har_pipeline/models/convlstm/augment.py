@@ -1,4 +1,4 @@
-"""Training frames moved and scaled at random, against learning a few people by heart; ours, the papers have none."""
+"""Random shift and zoom of training frames, against overfitting to a few people; ours, the papers have none."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import torch
 
 
 def draw_views(count: int, amount: float, rng: np.random.Generator) -> np.ndarray:
-    """Return (count, 4) float64 for as many videos: zoom in y and x, shift in y and x, the latter in shares of the frame.
+    """Return (count, 4) float64, a row per video: zoom in y and x, shift in y and x as shares of the frame.
 
     Zooms are log-uniform between 1 / (1 + amount) and 1 + amount, shifts uniform between -amount and amount; y and x
-    are drawn apart. Frames are never mirrored: left and right make classes.
+    are drawn separately. Frames are never mirrored: left and right distinguish classes.
     """
     zoom = np.exp(rng.uniform(-1, 1, (count, 2)) * math.log1p(amount))
     return np.concatenate([zoom, rng.uniform(-amount, amount, (count, 2))], axis=1)
 
 
 def take_views(clips: torch.Tensor, views: np.ndarray) -> torch.Tensor:
-    """Return clips (B, T, C, H, W) as seen in `views` (B, 4), all frames of a video in the same one.
+    """Return clips (B, T, C, H, W) as seen in `views` (B, 4), one view per video.
 
-    Each pixel is that of the nearest source pixel: depth is never interpolated. What comes from outside is 0.
+    Each pixel is the nearest source pixel, because depth must not be interpolated; 0 outside the frame.
     """
     height, width = clips.shape[-2:]
     rows, columns = (
@@ -37,7 +37,7 @@ def take_views(clips: torch.Tensor, views: np.ndarray) -> torch.Tensor:
 
 
 def _source(size: int, zoom: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """Return (B, size) int64: the pixel of the source that each pixel shows, also outside of 0 ... size - 1."""
+    """Return (B, size) int64: the source pixel that each pixel shows, possibly outside 0 ... size - 1."""
     centre = (size - 1) / 2
     seen = (np.arange(size) - centre - size * shift[:, None]) / zoom[:, None] + centre
     return np.rint(seen).astype(np.int64)

@@ -1,11 +1,11 @@
 """The ConvLSTM layer, with its backward pass through time written out.
 
-What makes it fast: gate arithmetic on whole tensors, in place and in channels-last memory; no graph, and nothing kept but
-gates, cells and their tanh; input convolutions and all weight gradients of `CHUNK` time steps in one call (on a CPU, over 8
-steps of the stateful network's layers with batches of 6, up to a tenth faster than one call a step; no GPU was tried).
+What makes it fast: gate arithmetic on whole tensors, in place and in channels-last memory; no autograd graph, and only
+gates, cells and their tanh are kept; input convolutions and all weight gradients of `CHUNK` time steps in one call (on a
+CPU up to a tenth faster than one call per step, with 8 steps and batches of 6; not measured on a GPU).
 
-The memory cell c is kept in float32 whatever the arithmetic of the convolutions: it sums over hundreds of steps in
-stateful use, where bfloat16's 8 bits would lose what a step adds.
+The memory cell c is float32 whatever the precision of the convolutions: in stateful use it sums over hundreds of steps,
+and bfloat16's 8 bits would lose what a step adds.
 """
 
 from __future__ import annotations
@@ -17,31 +17,27 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from har_pipeline.models.padding import same_padding
+
 Gate = Literal["sigmoid", "hard_sigmoid"]
-
-
 Padding = Literal["valid", "same"]
-
-
 State = tuple[torch.Tensor, torch.Tensor]
-
-
 CHUNK = 8
 
 
 class ConvLSTM(nn.Module):
     """Shi et al.'s convolutional LSTM: gates from a convolution of the input plus one of the last hidden state.
 
-    i, f, o = gate(W_x * x_t + W_h * h_(t-1) + b), g = tanh(the same), c_t = f c_(t-1) + i g, h_t = o tanh(c_t), with
-    own kernels for each; channels of the kernels in the order i, f, g, o. kernel_size, stride, padding: of the input
-    convolution (`same`: as TensorFlow pads, one more behind than before where it cannot be even); the recurrent one has
-    kernel recurrent_kernel_size (default kernel_size; odd), stride 1, and keeps the size. gate: `sigmoid`, or
-    `hard_sigmoid` = relu6(x + 3) / 6. peephole_size: (H', W') of the hidden state to have Shi's peepholes, W_c o c, one
-    weight per place and channel; None, the default and Keras's layer, has none. return_sequences: give h of all steps,
-    or of the last one only.
+    i, f, o = gate(W_x * x_t + W_h * h_(t-1) + b), g = tanh(the same), c_t = f c_(t-1) + i g, h_t = o tanh(c_t), each with
+    its own kernels; their channels are in the order i, f, g, o.
 
-    Initial values as Keras: Glorot-uniform input kernels, orthogonal recurrent ones, biases 0 but the forget gate's 1,
-    so that a cell starts by remembering; peepholes 0.
+    kernel_size, stride, padding: of the input convolution (`same` as in TensorFlow); the recurrent one has kernel
+    recurrent_kernel_size (default kernel_size; odd), stride 1, and keeps the size. gate: `sigmoid`, or `hard_sigmoid` =
+    relu6(x + 3) / 6. peephole_size: (H', W') of the hidden state for Shi's peepholes, W_c o c, one weight per place and
+    channel; None, as in Keras, for none. return_sequences: return h of all steps, or only of the last.
+
+    Initial values as in Keras: Glorot-uniform input kernels, orthogonal recurrent ones, biases 0 except the forget gate's
+    1, so that a cell starts by remembering; peepholes 0.
     Source: Shi 2015 (arXiv 1506.04214), equation 3.
     """
 
@@ -63,7 +59,7 @@ class ConvLSTM(nn.Module):
         if recurrent_kernel_size % 2 == 0:
             raise ValueError(f"the recurrent kernel must be odd to keep the size, not {recurrent_kernel_size}")
         if padding not in ("valid", "same") or gate not in ("sigmoid", "hard_sigmoid"):
-            raise ValueError(f"padding is valid or same and gate sigmoid or hard_sigmoid, not {padding}, {gate}")
+            raise ValueError(f"padding must be valid or same, gate sigmoid or hard_sigmoid, not {padding}, {gate}")
         self.hidden_channels, self.stride, self.padding, self.gate = hidden_channels, stride, padding, gate
         self.return_sequences = return_sequences
         shape = (4 * hidden_channels, in_channels, kernel_size, kernel_size)
@@ -76,10 +72,10 @@ class ConvLSTM(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the initial values anew."""
+        """Draw new initial values."""
         hidden = self.hidden_channels
         nn.init.xavier_uniform_(self.input_kernel)
-        # As Keras sees the kernel: a matrix with a row for each place and input channel, a column for each gate channel.
+        # Orthogonal as Keras's matrix: a row for each place and input channel, a column for each gate channel.
         rows = self.recurrent_kernel[0].numel()
         matrix = nn.init.orthogonal_(torch.empty(rows, 4 * hidden))
         with torch.no_grad():
@@ -88,9 +84,9 @@ class ConvLSTM(nn.Module):
         nn.init.ones_(self.bias[hidden : 2 * hidden].detach())
 
     def remember(self, steps: int) -> None:
-        """Draw the gates' biases anew for cells that keep what they saw for 2 to `steps` steps, evenly spread.
+        """Draw new biases of the gates, for memories of 2 to `steps` steps, evenly spread over the cells.
 
-        A forget gate at rest is 1 - 1 / t, an input gate 1 / t; by Keras's values every cell forgets within a few steps.
+        A forget gate at rest is 1 - 1 / t, an input gate 1 / t; with Keras's values every cell forgets in a few steps.
         Raises: ValueError if steps is below 2. Source: Tallec 2018 (chrono initialisation).
         """
         if steps < 2:
@@ -102,7 +98,7 @@ class ConvLSTM(nn.Module):
             self.bias[hidden : 2 * hidden] = forget
 
     def extra_repr(self) -> str:
-        """Return what stands in the module's printed form."""
+        """Return the arguments shown in the module's printed form."""
         inputs, kernel = self.input_kernel.shape[1], self.input_kernel.shape[2]
         return f"{inputs}, {self.hidden_channels}, kernel_size={kernel}, stride={self.stride}, padding={self.padding}"
 
@@ -115,10 +111,10 @@ class ConvLSTM(nn.Module):
     def forward(self, frames: torch.Tensor, state: State | None = None) -> tuple[torch.Tensor, State]:
         """Return h and the last state (h, c) for frames (T, B, C, H, W), time first as in `torch.nn.LSTM`.
 
-        h: (T, B, hidden_channels, H', W'), or without return_sequences (B, hidden_channels, H', W'). state: (h, c) to go
-        on from, each (B, hidden_channels, H', W'), c in float32 or float64; None = zeros. The returned state is
-        differentiable; detach it to cut training off from the steps before. Under autocast, or with weights in
-        bfloat16, convolutions and h are in that type.
+        h: (T, B, hidden_channels, H', W'), or without return_sequences (B, hidden_channels, H', W'). state: (h, c) to
+        continue from, each (B, hidden_channels, H', W'), c in float32 or float64; None = zeros. The returned state is
+        differentiable; detach it to stop gradients there. Under autocast, or with bfloat16 weights, convolutions and h
+        have that type.
         """
         device = frames.device.type
         autocast = torch.is_autocast_enabled(device)
@@ -134,7 +130,7 @@ class ConvLSTM(nn.Module):
             if state[0].shape != shape:
                 raise ValueError(f"the state is {tuple(state[0].shape)}, but these frames need {shape}")
             hidden, cell = state[0].to(dtype), state[1].to(cell_dtype)
-        # Autocast does not reach into a hand-written function, so that the types are set here.
+        # Autocast does not reach into a hand-written function, so types are set here.
         kernel, recurrent = (
             k.to(dtype).contiguous(memory_format=torch.channels_last)
             for k in (self.input_kernel, self.recurrent_kernel)
@@ -152,13 +148,13 @@ class ConvLSTM(nn.Module):
 
 
 def _pad_same(frames: torch.Tensor, kernel_size: int, stride: int) -> torch.Tensor:
-    lost = [max((-(-n // stride) - 1) * stride + kernel_size - n, 0) for n in frames.shape[-2:]]
+    lost = [same_padding(size, kernel_size, stride) for size in frames.shape[-2:]]
     (top, left), (bottom, right) = [n // 2 for n in lost], [n - n // 2 for n in lost]
     return F.pad(frames, (left, right, top, bottom))
 
 
 def _channels_last(*shape: int, like: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """Return an uninitialised (..., C, H, W) tensor whose images lie in channels-last order."""
+    """Return an uninitialised (..., C, H, W) tensor with channels-last images."""
     *first, channels, height, width = shape
     return like.new_empty((*first, height, width, channels), dtype=dtype).movedim(-1, -3)
 
@@ -168,13 +164,13 @@ def _in_channels_last(frames: torch.Tensor) -> torch.Tensor:
 
 
 def _dense_if_narrow(values: torch.Tensor) -> torch.Tensor:
-    """Return values, or a dense copy of a few channels of many: on such slices a CPU's kernels take up to six times as long."""
+    """Return values, or a dense copy of a slice of few channels, on which a CPU's kernels take up to six times as long."""
     narrow = values.shape[1] * values.element_size() < 128
     return values.contiguous(memory_format=torch.channels_last) if narrow else values
 
 
 def _tanh_(values: torch.Tensor) -> torch.Tensor:
-    """Replace values by their tanh. On CPUs torch's sigmoid takes a seventh of the time of its tanh; the error is 1e-7."""
+    """Replace values by their tanh, through sigmoid: a seventh of the time of tanh on a CPU, with an error of 1e-7."""
     if values.dtype == torch.float64:
         return values.tanh_()
     wide = _dense_if_narrow(values).float()
@@ -185,12 +181,12 @@ def _tanh_(values: torch.Tensor) -> torch.Tensor:
 def _convolve_inputs(
     frames: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor, stride: int
 ) -> Sequence[torch.Tensor]:
-    """Return what the frames (n, B, C, H, W) add to the preactivations (B, 4C', H', W') of n steps."""
+    """Return the contribution of frames (n, B, C, H, W) to the preactivations (B, 4C', H', W') of n steps."""
     return F.conv2d(frames.flatten(0, 1), kernel, bias, stride).unflatten(0, frames.shape[:2]).unbind()
 
 
 def _recur_(inputs: torch.Tensor, hidden: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
-    """Add what the last hidden state gives to what the frame gives."""
+    """Return the preactivations of a step: the frame's contribution plus that of the last hidden state."""
     return F.conv2d(hidden, kernel, padding=kernel.shape[2] // 2).add_(inputs)
 
 
@@ -199,7 +195,7 @@ def _step_(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Turn preactivations (B, 4C, H, W) into gates in place, write h into `hidden`; return the new cell and its tanh.
 
-    The tanh has the type of the gates, the cell its own.
+    The tanh has the gates' dtype, the cell keeps its own.
     """
     channels = cell.shape[1]
     both, output = gates[:, : 2 * channels], gates[:, 3 * channels :]
@@ -229,7 +225,7 @@ def _squash_(values: torch.Tensor, hard: bool) -> torch.Tensor:
 
 
 def _squash_back(gradient: torch.Tensor, gate: torch.Tensor, hard: bool, out: torch.Tensor) -> None:
-    """Write the gradient before a gate's activation into `out`, from that after it and the gate's value."""
+    """Write the gradient before a gate's activation into `out`, given that after it and the gate's value."""
     if hard:
         torch.mul(gradient / 6, (gate > 0) & (gate < 1), out=out)
     else:
@@ -250,7 +246,7 @@ def _infer(
     *,
     keep: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return h of all steps, or only of the last as a sequence of one, and the last cell; keeps nothing to go back."""
+    """Return h of all steps, or of the last as a sequence of one, and the last cell; keeps nothing for backward."""
     outputs = _channels_last(len(frames) if keep else 1, *hidden.shape, like=frames)
     step = 0
     for part in frames.split(CHUNK):
@@ -263,9 +259,9 @@ def _infer(
 
 
 class _Recurrence(torch.autograd.Function):
-    """The steps of a ConvLSTM over frames (T, B, C, H, W), padded where they must be.
+    """The steps of a ConvLSTM over frames (T, B, C, H, W), already padded.
 
-    fresh: the hidden state is zero, so that the first step has no recurrent convolution.
+    fresh: the hidden state is zero, so the first step needs no recurrent convolution.
     """
 
     @staticmethod
@@ -289,13 +285,13 @@ class _Recurrence(torch.autograd.Function):
         for part in frames.split(CHUNK):
             for inputs in _convolve_inputs(part, kernel, bias, stride):
                 step = len(gates)
-                # A copy at the first step: of its chunk nothing else is kept.
+                # A copy, so that the first step does not keep its whole chunk alive.
                 gates.append(inputs.clone() if fresh and not step else _recur_(inputs, hiddens[step], recurrent))
                 cell, tanh_cell = _step_(gates[step], cell, peepholes, hard, hiddens[step + 1])
                 cells.append(cell)
                 tanhs.append(tanh_cell)
         ctx.save_for_backward(frames, kernel, recurrent, peepholes, hiddens, *gates, *cells[:-1], *tanhs)
-        # The last cell is a result that a caller may write into: what the peepholes need of it is kept apart.
+        # The caller may write into the last cell: the peepholes need a copy.
         ctx.last_cell = cell.clone() if peepholes is not None else None
         ctx.stride, ctx.hard = stride, hard
         ctx.set_materialize_grads(False)
@@ -312,7 +308,7 @@ class _Recurrence(torch.autograd.Function):
         d_cell = torch.zeros_like(cells[0]) if d_cell is None else d_cell.clone()
         d_frames = torch.empty_like(frames) if ctx.needs_input_grad[0] else None
         d_peepholes = torch.zeros_like(peepholes) if peepholes is not None else None
-        # Sums over many steps: in float32 at least.
+        # Sums over many steps: at least float32.
         d_weights = [torch.zeros_like(w, dtype=cells[0].dtype) for w in (kernel, gates[0][0, :, 0, 0], recurrent)]
         buffer = _channels_last(min(CHUNK, steps), *gates[0].shape, like=gates[0])
         for start in reversed(range(0, steps, CHUNK)):
@@ -347,7 +343,7 @@ def _step_back_(
     d_inputs: torch.Tensor,
     peeping: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None,
 ) -> None:
-    """Write the gradient of a step's preactivation into `d_inputs` and turn `d_cell` into that of the cell before it.
+    """Write the gradient of a step's preactivations into `d_inputs` and turn `d_cell` into that of the cell before.
 
     peeping: peepholes, their gradient to add to, and the cell after the step.
     """
@@ -376,7 +372,7 @@ def _conv_back(
     margin: int,
     asked: tuple[bool, bool],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the gradients of a convolution's inputs, its kernel and its bias; asked: whether of inputs, of the others."""
+    """Return the gradients of a convolution's inputs, kernel and bias; asked: whether of the inputs, of the other two."""
     sizes, mask = [len(kernel)], [asked[0], asked[1], asked[1]]
     return torch.ops.aten.convolution_backward(
         gradient, inputs, kernel, sizes, [stride] * 2, [margin] * 2, [1, 1], False, [0, 0], 1, mask

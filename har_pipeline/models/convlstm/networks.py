@@ -8,12 +8,12 @@ Where the paper contradicts itself, the output sizes of its tables 1 and 2 decid
 - The text has a Conv2D after ConvLSTM 3 of the stateful network; table 2 has none.
 - By the tables the stateful ConvLSTMs have batch normalisation and no LeakyReLU, the support branch no activation, and
   the 13x13 convolution of the main branch neither before the addition.
-Layers that keep their size (64x64, 31x31 at stride 1) are padded, all others are not: only so do the sizes come out.
+Layers that keep their size (64x64, 31x31 at stride 1) are padded, all others are not: only then do the sizes agree.
 
 Where it is silent: gates are sigmoids, h and c start at zero, the forget gate's bias at 1 (as in Keras). Batch
-normalisation has Keras's epsilon 1e-3, and its running averages torch's momentum of 0.1 rather than Keras's 0.99 (0.01
-in torch's words): those are still half their initial values after 70 updates, which small data sets reach only after
-epochs, and validation would say nothing until then.
+normalisation has Keras's epsilon 1e-3 but torch's momentum of 0.1, not Keras's 0.99 (0.01 in torch's terms): with that,
+running averages are still half their initial values after 70 updates, which take several epochs of a small data set, and
+validation would mean nothing until then.
 """
 
 from __future__ import annotations
@@ -29,16 +29,12 @@ from har_pipeline.models.config import NetworkName
 from har_pipeline.models.convlstm.layer import ConvLSTM, State
 
 NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
-
-
 STATELESS_CLIP_LEN, STATEFUL_CLIP_LEN = 30, 8
-
-
 LEAK, DROPOUT, BN_EPSILON, BN_MOMENTUM = 0.3, 0.25, 1e-3, 0.1
 
 
 class Recurrent(nn.Module):
-    """A ConvLSTM, batch normalisation over its frames, and a LeakyReLU where asked for; time first, as the layer."""
+    """A ConvLSTM, batch normalisation over its frames and, with `leak`, a LeakyReLU; time first, as in the layer."""
 
     def __init__(self, layer: ConvLSTM, *, leak: float | None) -> None:
         super().__init__()
@@ -47,7 +43,7 @@ class Recurrent(nn.Module):
         self.activation = nn.LeakyReLU(leak) if leak is not None else nn.Identity()
 
     def forward(self, frames: torch.Tensor, state: State | None) -> tuple[torch.Tensor, State]:
-        """Return (T, B, C, H', W'), or (B, C, H', W') of a layer that gives its last step only, and the last state."""
+        """Return (T, B, C, H', W'), or (B, C, H', W') if the layer returns only its last step, and the last state."""
         hidden, state = self.convlstm(frames, state)
         if hidden.ndim == 5:
             normed = self.activation(self.norm(hidden.flatten(0, 1)))
@@ -56,7 +52,7 @@ class Recurrent(nn.Module):
 
 
 class RawNetwork(nn.Module, ABC):
-    """A network on raw frames (B, T, C, H, W) in [0, 1]; `clip_len` is its T, `stateful` whether a state goes on."""
+    """A network on raw frames (B, T, C, H, W) in [0, 1]; `clip_len` is T, `stateful` whether clips pass on a state."""
 
     clip_len: int
     stateful: bool
@@ -67,12 +63,12 @@ class RawNetwork(nn.Module, ABC):
     ) -> tuple[torch.Tensor, tuple[State, ...]]:
         """Return logits (B, K) and the state after the clip: (h, c) of each ConvLSTM; () of a stateless network.
 
-        state: what the clip before returned, None = the start of a video.
+        state: as returned for the clip before, None = the start of a video.
         """
 
     @abstractmethod
     def advance(self, clips: torch.Tensor, state: Sequence[State] | None = None) -> tuple[State, ...]:
-        """Return the state after a clip whose classes nobody asks for: the decision block is left out."""
+        """Return the state after a clip without computing logits."""
 
 
 class StatelessNetwork(RawNetwork):
@@ -114,21 +110,21 @@ class StatelessNetwork(RawNetwork):
     def forward(
         self, clips: torch.Tensor, state: Sequence[State] | None = None
     ) -> tuple[torch.Tensor, tuple[State, ...]]:
-        """Return logits (B, K) and (): every clip starts anew, `state` is not looked at."""
+        """Return logits (B, K) and (); `state` is ignored."""
         frames = _time_first(clips)
         main, _ = _run(self.main, frames, None)
         support, _ = _run(self.support, frames, None)
         return self.decision(self.main_conv(main) + self.support_conv(support)).mean((2, 3)), ()
 
     def advance(self, clips: torch.Tensor, state: Sequence[State] | None = None) -> tuple[State, ...]:
-        """Return (): there is nothing to pass on."""
+        """Return (), as there is no state."""
         return ()
 
 
 class StatefulNetwork(RawNetwork):
-    """Four ConvLSTMs over windows of 8 frames whose state goes on to the video's next window; then convolutions.
+    """Four ConvLSTMs over windows of 8 frames, whose state continues in the video's next window; then convolutions.
 
-    Dropout of 25 % stands before the decision block. width: as of the stateless network. Source: table 2, section 3.2.
+    Dropout of 25 % before the decision block. width: as in the stateless network. Source: table 2, section 3.2.
     """
 
     clip_len, stateful = STATEFUL_CLIP_LEN, True
@@ -159,38 +155,38 @@ class StatefulNetwork(RawNetwork):
     def forward(
         self, clips: torch.Tensor, state: Sequence[State] | None = None
     ) -> tuple[torch.Tensor, tuple[State, ...]]:
-        """Return logits (B, K) of this window and the state to give with the next."""
+        """Return logits (B, K) of this window and the state for the next."""
         last, state = _run(self.recurrent, _time_first(clips), state)
         return self.decision(last).mean((2, 3)), state
 
     def advance(self, clips: torch.Tensor, state: Sequence[State] | None = None) -> tuple[State, ...]:
-        """Return the state after a window, without the decision block."""
+        """Return the state after a window without computing logits."""
         return _run(self.recurrent, _time_first(clips), state)[1]
 
 
 def build_network(name: NetworkName, num_classes: int, *, channels: int = 1, width: float = 1.0) -> RawNetwork:
-    """Return a network with fresh weights for frames of 64x64 px, 1 channel (depth) or 3.
+    """Return a newly initialised network for frames of 64x64 px, 1 channel (depth) or 3.
 
-    Raises: ValueError if the name is another, or a number is too small.
+    Raises: ValueError if the name is unknown or a number too small.
     """
     if num_classes < 2 or channels < 1 or width <= 0:
-        raise ValueError(f"needs 2 classes, 1 channel and a width above 0, not {num_classes}, {channels}, {width}")
+        raise ValueError(f"need 2 classes, 1 channel and a width above 0, not {num_classes}, {channels}, {width}")
     if name == "convlstm-stateless":
         return StatelessNetwork(num_classes, channels=channels, width=width)
     if name == "convlstm-stateful":
         return StatefulNetwork(num_classes, channels=channels, width=width)
-    raise ValueError(f"unknown network {name!r}; there are: {', '.join(NETWORKS)}")
+    raise ValueError(f"unknown network {name!r}; choose from: {', '.join(NETWORKS)}")
 
 
 def set_memory(network: nn.Module, frames: int) -> None:
-    """Let every ConvLSTM begin with a memory of up to so many frames, see `ConvLSTM.remember`. Ours, not the paper's."""
+    """Start every ConvLSTM with a memory of up to `frames` frames, see `ConvLSTM.remember`. Ours, not the paper's."""
     for module in network.modules():
         if isinstance(module, ConvLSTM):
             module.remember(frames)
 
 
 def detach_state(state: Sequence[State]) -> tuple[State, ...]:
-    """Return the state cut off from the graph that made it: gradients end there."""
+    """Return the state detached from its graph: gradients stop there."""
     return tuple((hidden.detach(), cell.detach()) for hidden, cell in state)
 
 

@@ -1,4 +1,4 @@
-"""Which frames of a video a raw-video network sees, and which videos share a batch; numpy alone."""
+"""Which frames of a video a raw-video network sees, and which videos share a batch. Pure numpy."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 BIN_EDGES = (24, 32, 40, 48, 64, 80, 96, 112, 136, 160, 208, 300)
-
-
 WEIGHT_POWER = 3
 
 
@@ -18,18 +16,18 @@ def bounced_indices(num_frames: int, count: int) -> np.ndarray:
     Raises: ValueError if either argument is below 1. Source: Sanchez-Caballero 2020, figure 4, case 1.
     """
     if num_frames < 1 or count < 1:
-        raise ValueError(f"{count} frames cannot be taken of {num_frames}")
+        raise ValueError(f"cannot take {count} frames of {num_frames}")
     period = max(1, 2 * (num_frames - 1))
     place = np.arange(count, dtype=np.int64) % period
     return np.minimum(place, period - place) if num_frames > 1 else place
 
 
 def stateless_indices(num_frames: int, clip_len: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Return (clip_len,) int64 frame numbers of the one clip that stands for a video of `num_frames` frames.
+    """Return (clip_len,) int64 frame numbers of the one clip that represents a video of `num_frames` frames.
 
-    Below clip_len frames the video is played backwards from its end, bouncing again where that is too short; below twice
-    as many frames the clip is a run of frames; beyond that it takes every second frame. `rng` draws where it starts; None,
-    as in tests, takes the middle. Raises: ValueError if either number is below 1.
+    Below clip_len frames the video is played backwards from its end, and forwards again if that is too short; below twice
+    clip_len the clip is consecutive frames, from there on every second frame. `rng` draws its start; None, as in testing,
+    takes the middle. Raises: ValueError if either number is below 1.
     Source: Sanchez-Caballero 2020, figure 4 and section 4.1.
     """
     if num_frames < clip_len:
@@ -45,9 +43,9 @@ def stateful_length(num_frames: int, window: int = 8, *, whole: bool = False) ->
     """Return how many frames of a video the stateful network sees, a multiple of `window`: always the first ones.
 
     The largest bin edge that is not above num_frames: 46 -> 40, 64 -> 64, 300 -> 208. Videos of more than 300 frames,
-    which NTU RGB+D has not, keep 208 as well, or with `whole` all whole windows. Below 24 frames: all whole windows, and
-    one that is completed by playing backwards where there is none. The paper does not say which frames go; keeping the
-    first is what a live camera can do. Raises: ValueError if num_frames is below 1.
+    which NTU RGB+D does not have, keep 208 too, or with `whole` all whole windows. Below 24 frames: all whole windows, or
+    one that is completed by playing backwards. The paper does not say which frames are dropped; a live camera can only
+    keep the first. Raises: ValueError if num_frames is below 1.
     Source: Sanchez-Caballero 2020, section 4.2 and figure 9; windows of another length round its edges down.
     """
     if num_frames < 1:
@@ -69,24 +67,24 @@ def stateful_indices(num_frames: int, window: int = 8, *, whole: bool = False) -
 def window_weights(num_windows: int) -> np.ndarray:
     """Return (num_windows,) float64 weights of the windows' predictions, (t / T)^3 for t = 1 ... T over their sum.
 
-    Source: Sanchez-Caballero 2020, equation 1; its weights do not sum to 1, so that they are divided here.
+    Source: Sanchez-Caballero 2020, equation 1, whose weights do not sum to 1.
     """
     weights = (np.arange(1, num_windows + 1) / num_windows) ** WEIGHT_POWER
     return weights / weights.sum()
 
 
 def silent_windows(num_windows: int) -> int:
-    """Return how many windows at a video's start move no weights in training: half of them, rounded down."""
+    """Return how many windows at a video's start change no weights in training: half of them, rounded down."""
     return num_windows // 2
 
 
 def length_batches(
     rows: np.ndarray, lengths: Sequence[int] | np.ndarray, batch_size: int, rng: np.random.Generator | None = None
 ) -> list[np.ndarray]:
-    """Return batches of the video numbers `rows` in which all videos have one length, each row once.
+    """Return batches of the video numbers `rows`, each once; all videos of a batch have the same length.
 
-    lengths: of each row, in its order. The last batch of a length may be smaller. `rng` shuffles the videos of a length
-    and then the batches; None leaves rows in order, short videos first.
+    lengths: of each row, in the same order. The last batch of a length may be smaller. `rng` shuffles the videos of a
+    length and then the batches; None keeps the order of rows, short videos first.
     Source: Sanchez-Caballero 2020, section 4.2.
     """
     rows, lengths = np.asarray(rows, np.int64), np.asarray(lengths, np.int64)

@@ -15,16 +15,16 @@ from har_pipeline.models.device import PRECISIONS
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """Turns pixels or flow into the net's input: `(x - mean) / std`, after RGB -> BGR if `bgr`.
+    """Turns pixels or flow into a net's input: `(x - mean) / std`."""
 
-    mean and std: one value per channel in the order that the net sees, for rgb in 0-255 units, for flow (x, y) in px/frame.
-    cube: (C, T, H, W) means of every pixel of a clip instead of `mean`, and cube_sha256 the hash of its file.
-    """
-
+    # One value per channel in the net's order: rgb in 0-255 units, flow (x, y) in px/frame.
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    # Whether the net reads BGR.
     bgr: bool = False
+    # (C, T, H, W) means of every pixel of a clip, instead of `mean`.
     cube: torch.Tensor | None = None
+    # Hash of the cube's file.
     cube_sha256: str = ""
 
     def describe(self) -> str:
@@ -54,77 +54,78 @@ IMAGENET_RGB = Preprocess(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A published set of weights. `sha256` is the published hash or its published first digits, "" if none is known.
-
-    stream: what they were trained on; `packaged` finds the file inside an installed Python package; `layers` limits the
-    layers that these weights reach.
-    """
+    """A published set of weights."""
 
     url: str
+    # The published hash or its published first digits, "" if none is known.
     sha256: str
     licence: str
     trained_on: str
     preprocess: Preprocess
+    # What the weights were trained on.
     stream: Stream = "rgb"
+    # Finds the file inside an installed Python package.
     packaged: Callable[[], Path] | None = None
+    # The only layers that these weights reach.
     layers: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """How a net reads one stream by default, and what it can read.
+    """How a net reads one stream."""
 
-    clips: the clips that its authors take; clip_lens: (shortest, longest) clip that it accepts; resize: as in
-    `FeatureSpec.resize`; weights: the default set's name.
-    """
-
+    # The authors' clips, the default.
     clips: ClipSpec
+    # (shortest, longest) clip that the net accepts, in frames.
     clip_lens: tuple[int, int]
+    # As in `FeatureSpec.resize`.
     resize: str
+    # Name of the default weights.
     weights: str
 
 
 @dataclass(frozen=True, slots=True)
 class Net:
-    """A backbone that can be cut at named layers.
-
-    inputs: the streams that it reads; layers: layer -> feature_dim; build(layer, stream) -> module from (B, C, T, H, W)
-    float to (B, feature_dim), random weights, C being 3 for rgb and 2 for flow; load(module, path): copies the weights file
-    into the module, strictly; file_preprocess(path, stream): the preprocessing that a local file of this name wants;
-    gmacs: per default rgb clip, to the last layer.
-    bf16_is_close: whether bf16 features stay within the tolerance of fp32 (cosine at least 0.9995, relative norm of the
-    difference at most 2 %), so that `auto` may use it; fold_fp32(module): makes fp32 faster and leaves its numbers.
-    """
+    """A backbone that can be cut at named layers."""
 
     name: str
     source: str
+    # Height and width in px.
     input_size: int
     inputs: Mapping[Stream, Input]
+    # Layer -> feature_dim.
     layers: Mapping[str, int]
     default_layer: str
+    # Multiply-accumulates of a default rgb clip up to the last layer, in units of 10^9.
     gmacs: float
     weights: Mapping[str, Weights]
+    # (layer, stream) -> module from (B, C, T, H, W) float to (B, feature_dim), random weights; C is 3 for rgb, 2 for flow.
     build: Callable[[str, Stream], nn.Module]
+    # Copies a weights file into the module, strictly.
     load: Callable[[nn.Module, Path], None]
+    # The preprocessing for a local weights file.
     file_preprocess: Callable[[Path, Stream], Preprocess]
+    # Whether bf16 features are close to fp32 ones (cosine >= 0.9995, relative norm of the difference <= 2 %), so that
+    # `auto` may use bf16.
     bf16_is_close: bool
-    fold_fp32: Callable[[nn.Module], None] = lambda module: None
+    # Whether each batch normalisation may be folded into the convolution registered right before it. Only done in fp32:
+    # faster by up to a quarter; in bf16 it loses accuracy.
+    folds_batch_norms: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Extractor:
-    """A net on a device, ready to turn clips of one stream into features.
-
-    weights: `sha256:<hex>` or `random:<seed>`; precision: fp32, bf16 or fp16, the arithmetic of the net.
-    """
+    """A net on a device, ready to turn clips of one stream into features."""
 
     net: Net
     layer: str
     stream: Stream
+    # `sha256:<hex>` or `random:<seed>`.
     weights: str
     preprocess: Preprocess
     module: nn.Module
     device: torch.device
+    # Arithmetic of the net: fp32, bf16 or fp16.
     precision: str
 
     @property

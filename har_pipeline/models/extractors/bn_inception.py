@@ -1,7 +1,7 @@
 """BN-Inception (Ioffe and Szegedy 2015, figure 5): the frame net of TSN's papers.
 
 Input 224x224 BGR in 0-255 units minus (104, 117, 128), or 10 channels of flow. Last map 7x7x1024. Parts are named as in
-the checkpoints in circulation (yjxiong's and Cadene's conversions of the authors' Caffe net), and so are the widths: the
+the published checkpoints (yjxiong's and Cadene's conversions of the authors' Caffe net), and so are the widths: the
 pool branches of 4c and 4d have 128 channels there, 96 in the paper. Pools round their size up, as Caffe's do.
 """
 
@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 # Output channels: 1x1; 3x3's reduction, 3x3; double 3x3's reduction, each of the two 3x3; projection of the pool.
-# 0: the block has neither; it halves the map, and its max pool passes on all channels.
+# 0: the block has neither; it halves the map, and its max pool keeps all channels.
 _BLOCKS = {
     "3a": (64, 64, 64, 64, 96, 32),
     "3b": (64, 64, 96, 64, 96, 64),
@@ -26,8 +26,7 @@ _BLOCKS = {
     "5b": (352, 192, 320, 192, 224, 128),
 }
 
-
-_MAX_POOLED = "5b"  # the other blocks that keep the map's size take the mean
+_MAX_POOLED = "5b"  # the other blocks that keep the map's size average
 
 
 class BNInception(nn.Module):

@@ -3,12 +3,12 @@
 Input 16x112x112, cut from frames stretched to 171x128. Layers: `pool5` 512x1x4x4 flattened channel first to 8,192, `fc6`
 (the paper's descriptor) and `fc7` 4,096 after ReLU, `logits` 487 Sports-1M classes, for files that hold that `fc8`.
 
-Two kinds of files are read, each with the preprocessing that it was trained with:
-- the Sports-1M dict in circulation (`conv1.weight` ... `fc8.bias`), converted from the authors' Caffe net: BGR, minus the
+Two kinds of weights files are read, each with the preprocessing of its training:
+- the common Sports-1M dict (`conv1.weight` ... `fc8.bias`), converted from the authors' Caffe net: BGR, minus the
   Sports-1M mean per channel (90.25, 97.66, 101.41: the mean of the authors' mean cube; issue 1 of DavideA/c3d-pytorch).
   The authors subtract the cube itself: see `read_mean_cube`.
-- mmaction2's (`backbone.conv1a.conv.weight` ..., or without `backbone.`): RGB minus (104, 117, 128), as its configuration
-  c3d_sports1m_pretrained.py has it.
+- mmaction2's (`backbone.conv1a.conv.weight` ..., or without `backbone.`): RGB minus (104, 117, 128), as in its
+  configuration c3d_sports1m_pretrained.py.
 """
 
 from __future__ import annotations
@@ -26,10 +26,7 @@ from har_pipeline.models.extractors.base import Input, Net, Preprocess, Weights
 from har_pipeline.models.extractors.weights import load_strictly, read_state_dict
 
 SPORTS1M_BGR = Preprocess(mean=(90.25, 97.66, 101.41), std=(1.0, 1.0, 1.0), bgr=True)
-
-
 MMACTION2_RGB = Preprocess(mean=(104.0, 117.0, 128.0), std=(1.0, 1.0, 1.0))
-
 
 _CONVOLUTIONS = {
     "conv1": (3, 64),
@@ -42,20 +39,11 @@ _CONVOLUTIONS = {
     "conv5b": (512, 512),
 }
 
-
-# The max pool behind a convolution; the first leaves time alone, the last pads 7x7 to 8x8 as Caffe's rounding up did.
+# The max pool after a convolution; the first keeps time, the last pads 7x7 to 8x8 as Caffe's rounding up did.
 _POOL_AFTER = {"conv1": "pool1", "conv2": "pool2", "conv3b": "pool3", "conv4b": "pool4", "conv5b": "pool5"}
-
-
 _LINEARS = {"fc6": (8192, 4096), "fc7": (4096, 4096), "fc8": (4096, 487)}
-
-
 _LINEARS_OF_LAYER = {"pool5": 0, "fc6": 1, "fc7": 2, "logits": 3}
-
-
 _MMACTION2_NAMES = {"conv1a": "conv1", "conv2a": "conv2", "cls_head.fc_cls": "fc8"}
-
-
 _SIZE, _CUBE = 112, (3, 16, 128, 171)
 
 
@@ -98,7 +86,7 @@ def _load(module: nn.Module, path: Path) -> None:
     state = read_state_dict(path)
     if _is_mmaction2(state):
         state = {_rename_mmaction2(key): value for key, value in state.items()}
-    # Linear layers behind the chosen one are not wanted: a classifier of other classes does not matter for features.
+    # Linear layers after the chosen one are ignored: features do not depend on the file's classes.
     unused = set(_LINEARS) - {name for name, _ in module.named_children()}
     load_strictly(module, {key: value for key, value in state.items() if key.split(".")[0] not in unused}, path)
 
@@ -110,9 +98,8 @@ def _file_preprocess(path: Path) -> Preprocess:
 def read_mean_cube(path: Path) -> np.ndarray:
     """Return the mean of the training clips, (3, 16, 112, 112) float32 in 0-255 units, to be subtracted from a clip.
 
-    path: a `.npy` of shape (3, 16, 128, 171), (1, 3, 16, 128, 171) or (16, 128, 171, 3), as in circulation for Sports-1M;
-    its centre is cut out as from the frames. Channels stay in the file's order, for Sports-1M BGR, the order of
-    `SPORTS1M_BGR`.
+    path: a `.npy` of shape (3, 16, 128, 171), (1, 3, 16, 128, 171) or (16, 128, 171, 3), as published for Sports-1M; its
+    centre is cut out as from the frames. Channels keep the file's order, BGR for Sports-1M.
     Raises: WeightsError if the file is missing, not a plain array of numbers, of another shape, or not finite.
     Source: Tran et al. 2015, the authors' code (sport1m_train16_128_mean).
     """
@@ -140,10 +127,7 @@ def read_mean_cube(path: Path) -> np.ndarray:
 
 
 _FEATURE_LAYERS = ("pool5", "fc6", "fc7")
-
-
 _MMACTION2 = "https://download.openmmlab.com/mmaction"
-
 
 NET = Net(
     name="c3d",
@@ -189,5 +173,5 @@ NET = Net(
     build=lambda layer, stream: C3D(layer),
     load=_load,
     file_preprocess=lambda path, stream: _file_preprocess(path),
-    bf16_is_close=False,  # not measured: the weights could not be had here
+    bf16_is_close=False,  # not measured: the weights' server did not answer
 )

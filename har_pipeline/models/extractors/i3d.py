@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from har_pipeline.core.records import ClipSpec, Stream
 from har_pipeline.models.extractors.base import Input, Net, Preprocess, Weights
 from har_pipeline.models.extractors.weights import load_strictly, read_state_dict
+from har_pipeline.models.padding import same_padding
 
 # Output channels of a block's branches: 1x1x1; 1x1x1 then 3x3x3; 1x1x1 then 3x3x3; pool then 1x1x1 (figure 3).
 _BLOCKS = {
@@ -33,7 +33,6 @@ _BLOCKS = {
     "Mixed_5c": (384, 192, 384, 48, 128, 128),
 }
 
-
 # (kernel, stride) of the max pool in front of a part, (time, height, width); the first two leave time alone.
 _POOL_BEFORE = {
     "Conv3d_2b_1x1": ((1, 3, 3), (1, 2, 2)),
@@ -42,21 +41,18 @@ _POOL_BEFORE = {
     "Mixed_5b": ((2, 2, 2), (2, 2, 2)),
 }
 
-
 _PARTS = ("Conv3d_1a_7x7", "Conv3d_2b_1x1", "Conv3d_2c_3x3", *_BLOCKS, "logits")
-
-
 _BN_EPSILON = 1e-3
 
 
-def _same_padding(x: torch.Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> list[int]:
+def _zeros(x: torch.Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> list[int]:
     """Return how many zeros SAME padding adds in all, per dimension (time, height, width)."""
-    return [max((-(-size // s) - 1) * s + k - size, 0) for size, k, s in zip(x.shape[2:], kernel, stride, strict=True)]
+    return [same_padding(*dimension) for dimension in zip(x.shape[2:], kernel, stride, strict=True)]
 
 
 def _max_pool(x: torch.Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> torch.Tensor:
-    # `ceil_mode` lets the last window hang over the end, which is where SAME puts the odd pixel: no padded copy is needed.
-    padding = [total // 2 for total in _same_padding(x, kernel, stride)]
+    # `ceil_mode` lets the last window reach over the end, where SAME puts the odd pixel: no padded copy is needed.
+    padding = [total // 2 for total in _zeros(x, kernel, stride)]
     return F.max_pool3d(x, kernel, stride, padding, ceil_mode=True)
 
 
@@ -70,7 +66,7 @@ class _Unit(nn.Module):
         self.kernel, self.stride = (kernel,) * 3, (stride,) * 3
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        totals = _same_padding(x, self.kernel, self.stride)
+        totals = _zeros(x, self.kernel, self.stride)
         padding = [total // 2 for total in totals]
         if any(total % 2 for total in totals):
             sides = [side for total in reversed(totals) for side in (total // 2, total - total // 2)]
@@ -141,24 +137,16 @@ class I3D(nn.Module):
 
 
 def _load(module: nn.Module, path: Path) -> None:
-    # Parts behind the layer are not wanted: a file fine-tuned to other classes still gives features.
+    # Parts after the layer are ignored: a file fine-tuned to other classes still gives features.
     unused = set(_PARTS) - {name for name, _ in module.named_children()}
     state = {key: value for key, value in read_state_dict(path).items() if key.split(".")[0] not in unused}
     load_strictly(module, state, path)
-
-
-def fold_batch_norms(module: nn.Module) -> None:
-    """Fold each batch normalisation into its convolution."""
-    for unit in module.eval().modules():
-        if isinstance(unit, _Unit) and isinstance(unit.bn, nn.BatchNorm3d):
-            unit.conv3d, unit.bn = fuse_conv_bn_eval(unit.conv3d, unit.bn), nn.Identity()
 
 
 _PREPROCESS: dict[Stream, Preprocess] = {
     "rgb": Preprocess(mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
     "flow": Preprocess(mean=(0.0, 0.0), std=(20.0, 20.0)),
 }
-
 
 _POOLED_LAYERS = ("Mixed_4f", "Mixed_5c")
 
@@ -203,5 +191,5 @@ NET = Net(
     load=_load,
     file_preprocess=lambda path, stream: _PREPROCESS[stream],
     bf16_is_close=True,  # measured on 12 real RGB clips: cosine at least 0.9998, difference at most 1.8 %
-    fold_fp32=fold_batch_norms,
+    folds_batch_norms=True,
 )

@@ -5,13 +5,13 @@ Input 224x224: the middle frame of a segment, or five flow fields around it as t
 classes: `tsn_bninception` `global_pool` 1,024; `tsn_resnet50` and `tsn_resnet101` `avgpool` 2,048;
 `tsn_efficientnet_lite0` `pooled` 1,280. The mean over a video's segments, TSN's consensus, is left to the head.
 
-Cross-modality initialisation (section 3.2, "Cross Modality Pre-training"): where a flow net loads a file whose first
-convolution reads RGB, its kernels are averaged over the three channels and repeated over the ten. The feature spec
-tells it: its stream is flow, and its weights are the sha256 of that RGB file.
+Cross-modality initialisation (section 3.2, "Cross Modality Pre-training"): if a flow net loads a file whose first
+convolution reads RGB, its kernels are averaged over the three channels and repeated over the ten. The feature spec shows
+it: stream flow, with the sha256 of an RGB file as weights.
 
 Range. RGB as each frame net was trained. Flow as in the authors' code (yjxiong/tsn-pytorch): [-20, 20] px/frame becomes
-[0, 255], then BN-Inception subtracts 128, ResNet takes (v / 255 - 0.5) / 0.226; for EfficientNet-Lite0, which has no flow
-weights of its own, we take its RGB scaling (v - 127) / 128. The authors round v to whole numbers and store JPEG; we do not.
+[0, 255], then BN-Inception subtracts 128, ResNet takes (v / 255 - 0.5) / 0.226; EfficientNet-Lite0, which has no flow
+weights of its own, gets its RGB scaling (v - 127) / 128. The authors round v to integers and store JPEG; we do not.
 """
 
 from __future__ import annotations
@@ -19,13 +19,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import ResNet50_Weights, ResNet101_Weights
 from torchvision.models.resnet import Bottleneck, ResNet
 
@@ -36,10 +34,7 @@ from har_pipeline.models.extractors.bn_inception import BNInception
 from har_pipeline.models.extractors.weights import load_cut, read_state_dict
 
 FLOW_FIELDS = 5
-
-
 _BYTES_PER_PX = 255 / 40
-
 
 # What checkpoints call the last layer: tsn-pytorch, Cadene's pretrained-models, the Kinetics conversions.
 _CLASSIFIERS = ("new_fc", "last_linear", "fc_action")
@@ -66,21 +61,23 @@ class _FrameResNet(ResNet):
 
 @dataclass(frozen=True, slots=True)
 class _FrameNet:
-    """A frame net and its numbers. first, classifier: names of its first convolution and its last layer.
-
-    flow: the preprocessing of flow in px/frame; weights: the published sets; default_weights: their names per stream.
-    """
+    """A frame net and its numbers."""
 
     build: Callable[[], nn.Module]
+    # Name of the first convolution.
     first: str
+    # Name of the last layer.
     classifier: str
+    # The feature layer and its dimension.
     layer: str
     feature_dim: int
     source: str
     gmacs: float
+    # Preprocessing of rgb, and of flow in px/frame.
     rgb: Preprocess
     flow: Preprocess
     weights: Mapping[str, Weights]
+    # Names of the default weights.
     default_weights: Mapping[Stream, str]
 
 
@@ -112,7 +109,7 @@ def _load(frame_net: _FrameNet, module: nn.Module, path: Path) -> None:
     wanted = net.state_dict()
     state = {_rename(key, frame_net.classifier): value for key, value in read_state_dict(path).items()}
     for key, value in state.items():
-        # Batch normalisations that come from Caffe hold rows (1, C).
+        # Batch normalisations converted from Caffe have shape (1, C).
         if key in wanted and value.shape == (1, *wanted[key].shape):
             state[key] = value[0]
     first = f"{frame_net.first}.weight"
@@ -121,17 +118,8 @@ def _load(frame_net: _FrameNet, module: nn.Module, path: Path) -> None:
     load_cut(net, frame_net.classifier, state, path)
 
 
-def fold_batch_norms(module: nn.Module) -> None:
-    """Fold each batch normalisation into the convolution registered right before it."""
-    for part in module.eval().modules():
-        for (name, convolution), (norm_name, norm) in pairwise(list(part.named_children())):
-            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(part, name, fuse_conv_bn_eval(convolution, norm))
-                setattr(part, norm_name, nn.Identity())
-
-
 def _both_streams(name: str, weights: Weights, flow: Preprocess) -> dict[str, Weights]:
-    """Return a set of RGB weights under its name, and under `<name>-flow` as the initialisation of the flow net."""
+    """Return RGB weights under their name, and as the flow net's initialisation under `<name>-flow`."""
     trained_on = f"{weights.trained_on}; for flow by cross-modality initialisation only"
     return {
         name: weights,
@@ -161,22 +149,14 @@ def _net(name: str, frame_net: _FrameNet) -> Net:
         load=partial(_load, frame_net),
         file_preprocess=lambda path, stream: frame_net.flow if stream == "flow" else frame_net.rgb,
         bf16_is_close=False,
-        fold_fp32=fold_batch_norms,
+        folds_batch_norms=True,
     )
 
 
 _CAFFE_BGR = Preprocess(mean=(104.0, 117.0, 128.0), std=(1.0, 1.0, 1.0), bgr=True)
-
-
 _CAFFE_FLOW = _flow_preprocess(128, 1)
-
-
 _RESNET_FLOW = _flow_preprocess(0.5 * 255, 0.226 * 255)
-
-
 _LITE0_FLOW = _flow_preprocess(127, 128)
-
-
 _FROM_IMAGENET: dict[Stream, str] = {"rgb": "imagenet", "flow": "imagenet-flow"}
 
 
@@ -251,7 +231,6 @@ def _resnet(
 
 _LITE0_WEIGHTS = efficientnet_lite0.NET.weights["imagenet"]
 
-
 _LITE0 = _FrameNet(
     build=lambda: efficientnet_lite0.EfficientNetLite0("logits"),
     first="_conv_stem",
@@ -265,7 +244,6 @@ _LITE0 = _FrameNet(
     weights=_both_streams("imagenet", _LITE0_WEIGHTS, _LITE0_FLOW),
     default_weights=_FROM_IMAGENET,
 )
-
 
 NETS = (
     _net("tsn_bninception", _BN_INCEPTION),

@@ -1,7 +1,7 @@
 """VGG16 (Simonyan and Zisserman 2015, configuration D): the frame features of Orozco 2020, section 2.1.
 
-Input 224x224. Layers: `pool5` 7x7x512 flattened channel first to 25,088 (the paper's "layer 10" can only be this one,
-Keras's block5_pool: section 3 gives 7x7x512 = 25088), `pool5_avg` its mean over space (512), `fc6` and `fc7` 4,096 after
+Input 224x224. Layers: `pool5` 7x7x512 flattened channel first to 25,088 (the paper's "layer 10" must be this one, Keras's
+block5_pool: section 3 gives 7x7x512 = 25088), `pool5_avg` its mean over space (512), `fc6` and `fc7` 4,096 after
 ReLU. Keras flattens pool5 channel last; a head learns the same from either order.
 """
 
@@ -19,11 +19,7 @@ from har_pipeline.models.extractors.base import IMAGENET_RGB, Input, Net, Prepro
 from har_pipeline.models.extractors.weights import load_strictly, read_state_dict
 
 OXFORD_MEAN_BGR = (103.939, 116.779, 123.68)
-
-
 KERAS_BGR = Preprocess(mean=OXFORD_MEAN_BGR, std=(1.0, 1.0, 1.0), bgr=True)
-
-
 _CONV_LAYERS = ("pool5", "pool5_avg")
 
 
@@ -48,11 +44,11 @@ class VGG16(nn.Module):
 
 def _load(module: nn.Module, path: Path) -> None:
     state = _read_keras(path) if path.suffix == ".h5" else read_state_dict(path)
-    # Only what lies before the layer is wanted; nothing that is wanted may be missing.
+    # Parts after the layer are ignored; nothing before it may be missing.
     wanted = module.state_dict().keys()
     load_strictly(module, {key: value for key, value in state.items() if key in wanted}, path)
     if any(not torch.isfinite(value).all() for value in module.state_dict().values()):
-        raise WeightsError(f"{path}: holds non-finite values before the chosen layer")
+        raise WeightsError(f"{path}: contains non-finite values before the chosen layer")
 
 
 def _read_keras(path: Path) -> dict[str, torch.Tensor]:
@@ -60,7 +56,7 @@ def _read_keras(path: Path) -> dict[str, torch.Tensor]:
     try:
         import h5py
     except ImportError as error:
-        raise WeightsError(f"{path}: Keras files need h5py: pip install 'har-pipeline[keras]'") from error
+        raise WeightsError(f"{path}: reading Keras files needs h5py: pip install 'har-pipeline[keras]'") from error
     convolutions = [i for i, m in enumerate(vgg16(weights=None).features) if isinstance(m, nn.Conv2d)]
     names = [f"block{block}_conv{i}" for block, n in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, n + 1)]
     state: dict[str, torch.Tensor] = {}

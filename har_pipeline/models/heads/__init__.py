@@ -1,4 +1,4 @@
-"""Heads: networks on the stored features of a video. They know features and lengths, never an extractor."""
+"""Heads: networks on the stored features of a video. They see features and lengths, never an extractor."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ __all__ = [
 def build_head(config: HeadConfig, stream_dims: int | Sequence[int], num_classes: int) -> SequenceClassifier:
     """Return a new head for features (B, N, D) and `num_classes` classes, initialised from torch's seed.
 
-    stream_dims: D, or with mid fusion the D of each stream, whose features stand side by side.
-    Raises: RunError if there are several streams without mid fusion or the other way round, or they cannot be joined.
+    stream_dims: D, or with mid fusion the D of each stream, whose features are concatenated.
+    Raises: RunError for several streams without mid fusion, one stream with it, or streams that cannot be joined.
     """
     dims = [stream_dims] if isinstance(stream_dims, int) else list(stream_dims)
     if config.mid_fusion is None:
@@ -39,7 +39,7 @@ def build_head(config: HeadConfig, stream_dims: int | Sequence[int], num_classes
             raise RunError(f"{len(dims)} streams need --mid-fusion input or hidden")
         encoder = _encoder(config, dims[0])
     elif len(dims) < 2:
-        raise RunError("mid fusion joins several streams: name two or more feature sets, each with --features")
+        raise RunError("mid fusion needs several streams: name two or more feature sets, each with --features")
     else:
         encoder = _fused_encoder(config, dims)
     return SequenceClassifier(encoder, dims, num_classes, config)
@@ -50,7 +50,7 @@ def _fused_encoder(config: HeadConfig, dims: Sequence[int]) -> Encoder:
     if config.mid_fusion == "input":
         if op != "concat" and len(set(dims)) > 1:
             raise RunError(
-                f"streams of {dims} values have no {op}: use --fusion-op concat, --mid-fusion hidden, or reduce them to "
+                f"streams of sizes {dims} have no {op}: use --fusion-op concat, --mid-fusion hidden, or reduce them to "
                 "one size with `har features reduce`"
             )
         return InputFusion(dims, op, _encoder(config, sum(dims) if op == "concat" else dims[0]))
@@ -58,8 +58,8 @@ def _fused_encoder(config: HeadConfig, dims: Sequence[int]) -> Encoder:
     sizes = [encoder.out_dim for encoder in encoders]
     if op != "concat" and len(set(sizes)) > 1:
         raise RunError(
-            f"the states of {config.name} have {sizes} values and no {op}: use --fusion-op concat, or bring the streams "
-            "to one size with --input-projection"
+            f"{config.name} states of sizes {sizes} have no {op}: use --fusion-op concat, or give the streams one size "
+            "with --input-projection"
         )
     return HiddenFusion(dims, op, encoders)
 

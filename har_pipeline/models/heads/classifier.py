@@ -1,21 +1,16 @@
-"""The one module of stage two: scaled features -> dropout -> encoder -> dropout -> dense layer."""
+"""The network of every head: scaled features -> dropout -> encoder -> dropout -> dense layer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 
-from har_pipeline.models.config import RESIDUAL_HEADS
+from har_pipeline.models.config import RESIDUAL_HEADS, HeadConfig
 from har_pipeline.models.heads.encoder import Encoder
 from har_pipeline.models.heads.pooling import mean_of_valid, vote
-
-if TYPE_CHECKING:
-    from har_pipeline.models.config import HeadConfig
-
 
 SMALLEST_DEVIATION = 0.1
 
@@ -24,8 +19,8 @@ class SequenceClassifier(nn.Module):
     """An encoder (B, N, D) -> (B, E) and a dense layer E -> K; the encoder of `vote` gives (B, N, E).
 
     `input_mean` and `input_scale` (D,) are buffers, so that the weights file alone reproduces a prediction; they are
-    0 and 1 until `set_input_scaling` is called. `encoder` takes (features, lengths) and has `out_dim` = E.
-    stream_dims: how D is made up of the streams' features; one number without mid fusion.
+    0 and 1 until `set_input_scaling` is called.
+    stream_dims: feature_dim of each stream, D in all; one number without mid fusion.
     """
 
     input_mean: torch.Tensor
@@ -38,7 +33,7 @@ class SequenceClassifier(nn.Module):
         self.register_buffer("input_scale", torch.ones(sum(stream_dims)))
         self.encoder = encoder
         self.dropout = nn.Dropout(config.dropout)
-        # Channels of (B, D, N) are dropped as a whole: a feature is gone for all clips of a video, or for none.
+        # Drops whole channels of (B, D, N): a feature is gone for all clips of a video or for none.
         self.input_dropout = nn.Dropout1d(config.input_dropout)
         # Equation 2 of Lakhal 2018 has no bias.
         self.classifier = nn.Linear(encoder.out_dim, num_classes, bias=config.name not in RESIDUAL_HEADS)
@@ -51,8 +46,8 @@ class SequenceClassifier(nn.Module):
     def set_input_scaling(self, mean: np.ndarray, deviation: np.ndarray) -> None:
         """Scale inputs to (x - mean) / deviation from now on.
 
-        A deviation counts as a tenth of its stream's root mean square deviation at least: a ReLU feature that hardly
-        ever fired in training would otherwise drown all others in the one video where it does.
+        A deviation is raised to at least a tenth of its stream's root mean square deviation: a ReLU feature that hardly
+        ever fired in training would otherwise drown out all others in the one video where it does.
         """
         scales = []
         for part in np.split(np.asarray(deviation), np.cumsum(self.stream_dims)[:-1]):
@@ -71,9 +66,9 @@ class SequenceClassifier(nn.Module):
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Return (B, K) log probabilities for features (B, Nmax, D) float32 and lengths (B,) int64 on the CPU.
 
-        With `output="sigmoid"` they are those of the sigmoids divided by their sum: what Keras's categorical
-        cross-entropy makes of an output that does not sum to 1. A training `vote` head returns the mean of its clips' log
-        probabilities instead, whose negative likelihood is the mean loss of the clips: each clip learns by itself.
+        With `output="sigmoid"` they are the sigmoids divided by their sum, as in Keras's categorical cross-entropy. In
+        training a `vote` head returns the mean log probabilities of its clips instead: their negative log likelihood is
+        the mean loss of the clips, so that each clip is trained by itself.
         """
         logits = self.classifier(self.dropout(self.encode(features, lengths)))
         if self.output == "sigmoid":

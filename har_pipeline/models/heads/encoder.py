@@ -1,4 +1,4 @@
-"""What every encoder is: a module that knows the size of what it gives."""
+"""The base class of encoders."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from torch import nn
 
 
 class Encoder(nn.Module):
-    """Takes features (B, Nmax, D) and lengths (B,) int64 on the CPU; gives (B, out_dim), or (B, Nmax, out_dim)."""
+    """A module from features (B, Nmax, D) and lengths (B,) int64 on the CPU to (B, out_dim) or (B, Nmax, out_dim)."""
 
     out_dim: int

@@ -1,6 +1,6 @@
 """Mid fusion: several streams of the same clips, joined before one encoder or after an encoder each.
 
-The features of the streams stand side by side in one (B, N, D1 + D2 + ...) tensor, aligned by clip time.
+The streams' features are concatenated in one (B, N, D1 + D2 + ...) tensor, aligned by clip time.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class InputFusion(Encoder):
         self.encoder = encoder
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Return the encoder's answer on the joined streams; features: (B, Nmax, sum D), lengths: (B,) on the CPU."""
+        """Return the encoder's output for the joined streams; features: (B, Nmax, sum D), lengths: (B,) on the CPU."""
         return self.encoder(join(features.split(self.stream_dims, dim=-1), self.op), lengths)
 
 
 class HiddenFusion(Encoder):
-    """An encoder for each stream, whose states (B, E_s) are joined. Ours."""
+    """An encoder per stream, whose states (B, E_s) are joined. Ours."""
 
     def __init__(self, stream_dims: Sequence[int], op: str, encoders: Sequence[Encoder]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Heads that know no order: the mean of a video's clips, solved by scikit-learn, and the clips one by one."""
+"""Heads that ignore the order of clips: the mean over a video's clips, fitted by scikit-learn, and clip by clip."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def valid_clips(features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
 
 
 def mean_of_valid(values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Return (B, E), the mean of (B, Nmax, E) over each video's valid clips; what stands in the padding has no effect."""
+    """Return (B, E), the mean of (B, Nmax, E) over each video's valid clips; padding has no effect."""
     valid = valid_clips(values, lengths)[..., None]
     # Not a product with the mask: a score of minus infinity in the padding would become NaN.
     return torch.where(valid, values, 0.0).sum(dim=1) / lengths.to(values.device)[:, None]
@@ -37,7 +37,7 @@ class MeanPool(Encoder):
 
 
 class PerClip(Encoder):
-    """Every clip by itself: the features as they are, for a dense layer that answers each clip."""
+    """Every clip by itself: passes the features on, for a dense layer that classifies each clip."""
 
     def __init__(self, feature_dim: int) -> None:
         super().__init__()
@@ -51,8 +51,8 @@ class PerClip(Encoder):
 def vote(log_probabilities: torch.Tensor, lengths: torch.Tensor, how: Literal["soft", "majority"]) -> torch.Tensor:
     """Return (B, K) log probabilities of videos from those of their clips (B, Nmax, K).
 
-    `soft`: the mean of the clips' probabilities. `majority`: the share of clips whose best class it is; among classes
-    with as many votes the one of the higher mean probability leads by up to a millionth.
+    `soft`: the mean of the clips' probabilities. `majority`: the share of clips whose best class it is; a tie goes to the
+    class with the higher mean probability, which adds at most a millionth.
     """
     probabilities = log_probabilities.exp()
     mean = mean_of_valid(probabilities, lengths)
@@ -75,9 +75,9 @@ def fit_linear(
 ) -> tuple[np.ndarray, np.ndarray, bool]:
     """Fit scikit-learn's logistic regression or linear SVM; returns weights (K, D), biases (K,), whether it converged.
 
-    features: (V, D); labels: (V,) class numbers, each of the K >= 2 classes at least once. A softmax over
-    `features @ weights.T + biases` gives the logistic regression's probabilities, for two classes as for more. An SVM has
-    none: the softmax of its margins orders the classes as the SVM does, but is not calibrated.
+    features: (V, D); labels: (V,) class numbers, each of the K >= 2 classes at least once. The softmax of
+    `features @ weights.T + biases` is the logistic regression's probability, for two classes too. An SVM has no
+    probabilities: the softmax of its margins orders the classes as the SVM does, but is not calibrated.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression

@@ -1,4 +1,4 @@
-"""Recurrent encoders: a video's clips in order, the hidden state after its last clip out."""
+"""Recurrent encoders: from a video's clips in order to the hidden state after the last one."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from har_pipeline.models.heads.encoder import Encoder
+from har_pipeline.models.heads.pooling import valid_clips
 
 
 def start_as_keras(layer: nn.LSTM | nn.GRU) -> None:
-    """Set the weights as Keras does, which Orozco used: Glorot-uniform for inputs, orthogonal for states, zero biases.
+    """Initialise as Keras does, which Orozco used: Glorot-uniform input, orthogonal state weights, zero biases.
 
-    An LSTM's forget gate starts with a bias of 1: torch's own start (uniform, forget gate near 0) forgets half at every
-    step. Source: Orozco 2020, section 2.2.
+    An LSTM's forget gate starts with a bias of 1; with torch's uniform start near 0 it would forget half at every step.
+    Source: Orozco 2020, section 2.2.
     """
     for name, value in layer.named_parameters():
         if name.startswith("weight_ih"):
@@ -60,7 +61,7 @@ class RecurrentEncoder(Encoder):
         between = dropout if num_layers > 1 else 0.0
         layer = cell(feature_dim, units, num_layers, batch_first=True, bidirectional=bidirectional, dropout=between)
         start_as_keras(layer)
-        # Named after the cell, as the weights files of earlier runs have it.
+        # Named after the cell, as in the weights files of earlier runs.
         self.cell = "lstm" if isinstance(layer, nn.LSTM) else "gru"
         self.add_module(self.cell, layer)
 
@@ -96,8 +97,7 @@ class AttentionEncoder(Encoder):
         packed, _ = self.encoder.states(features, lengths)
         states, _ = pad_packed_sequence(packed, batch_first=True, total_length=features.shape[1])
         scores = self.score(torch.tanh(self.query(states)))[..., 0].float()
-        valid = torch.arange(features.shape[1], device=features.device) < lengths.to(features.device)[:, None]
-        return scores.masked_fill(~valid, float("-inf")).softmax(dim=1), states
+        return scores.masked_fill(~valid_clips(features, lengths), float("-inf")).softmax(dim=1), states
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Return (B, units) for features (B, Nmax, D) and lengths (B,) on the CPU, each at least 1."""
@@ -108,7 +108,7 @@ class AttentionEncoder(Encoder):
 class StackedEncoder(Encoder):
     """L LSTM layers as wide as their input, with residual connections between them (`skips`) or without.
 
-    With skips, x_t^l = m_t^l + x_t^(l-1) is the input of layer l + 1, m_t^l being the state of layer l. What comes out is
+    With skips, x_t^l = m_t^l + x_t^(l-1) is the input of layer l + 1, m_t^l being the state of layer l. The output is
     m_T^L: the last layer has no skip of its own.
     Source: Lakhal 2018, section 3.1, equations 1 and 2; without skips the stack it is compared with in figure 3.
     """
@@ -133,7 +133,7 @@ class StackedEncoder(Encoder):
 
 
 class ProjectedEncoder(Encoder):
-    """A dense layer on each clip before an encoder, for features wider than the encoder shall be."""
+    """A dense layer on each clip before an encoder that is to be narrower than the features."""
 
     def __init__(self, feature_dim: int, projected_dim: int, encoder: Encoder) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from har_pipeline.core.errors import RunError
 from har_pipeline.features.table import FeatureTable, feature_statistics, take_steps
 from har_pipeline.models.config import SCIKIT_HEADS
-from har_pipeline.models.device import resolve_device
+from har_pipeline.models.device import pick_device
 from har_pipeline.models.heads import SequenceClassifier, build_head, fit_linear
 from har_pipeline.training.batches import FeatureBatches, class_probabilities
 from har_pipeline.training.configs import TrainConfig
@@ -51,7 +51,7 @@ def fit_head(
     stream_dims: with mid fusion the feature_dim of each stream. torch's global random state is left as it was.
     Raises: RunError if the device is absent, the streams cannot be joined, or the loss becomes NaN.
     """
-    device, table = resolve_device(config.device), take_steps(table, config.num_steps)
+    device, table = pick_device(config.device), take_steps(table, config.num_steps)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         head = build_head(config.head_config, stream_dims or [table.feature_dim], num_classes)

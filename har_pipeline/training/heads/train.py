@@ -37,7 +37,7 @@ from har_pipeline.evaluation.run_folder import (
 from har_pipeline.evaluation.scores import write_scores
 from har_pipeline.features.reduce import projection_arrays, read_projection, require_same_training_videos
 from har_pipeline.features.table import FeatureTable
-from har_pipeline.models.device import resolve_device
+from har_pipeline.models.device import pick_device
 from har_pipeline.training.checkpoint import write_tensors
 from har_pipeline.training.configs import TrainConfig
 from har_pipeline.training.data import (
@@ -82,7 +82,7 @@ def train_head(
     on other training videos than those of this split.
     """
     start = time.perf_counter()
-    device = resolve_device(config.device)
+    device = pick_device(config.device)
     names = resolve_streams(store, [feature_set] if isinstance(feature_set, str) else feature_set)
     specs = [store.spec(name) for name in names]
     for name, spec in zip(names, specs, strict=True):

@@ -18,7 +18,7 @@ import torch
 from har_pipeline.core.errors import RunError
 from har_pipeline.features.table import FeatureTable
 from har_pipeline.models.convlstm.networks import build_network, set_memory
-from har_pipeline.models.device import keep_freed_memory, pick_precision, resolve_device
+from har_pipeline.models.device import keep_freed_memory, pick_device, pick_precision
 from har_pipeline.training.batches import Frames
 from har_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from har_pipeline.training.configs import VideoTrainConfig
@@ -74,7 +74,7 @@ def make_learner(
     """
     if min(shape[1:]) < SMALLEST_FRAME:
         raise RunError(f"the networks need frames of at least {SMALLEST_FRAME} px, not {shape[1]}; the paper's have 64")
-    device = resolve_device(config.device)
+    device = pick_device(config.device)
     torch.manual_seed(config.seed)
     network = build_network(config.model, num_classes, channels=shape[0], width=config.width)
     if config.memory_frames is not None:
@@ -114,7 +114,7 @@ def fit_network(
     global random state is left as it was.
     Raises: RunError if the device is absent, the checkpoint is damaged, or the loss is not finite.
     """
-    device = resolve_device(config.device)
+    device = pick_device(config.device)
     if device.type == "cpu":
         keep_freed_memory()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -17,7 +17,7 @@ from har_pipeline.evaluation.plots import save_lr_range
 from har_pipeline.evaluation.run_folder import write_json
 from har_pipeline.features.table import FeatureTable
 from har_pipeline.models.convlstm.networks import RawNetwork
-from har_pipeline.models.device import resolve_device
+from har_pipeline.models.device import pick_device
 from har_pipeline.training.configs import VideoTrainConfig
 from har_pipeline.training.networks.fit import make_learner
 from har_pipeline.training.networks.loop import VideoBatch, arrange
@@ -113,7 +113,7 @@ def range_test(
     if not 0 < lowest < highest or steps < 2:
         raise ValueError(f"rates from {lowest} to {highest} in {steps} steps")
     rates = np.geomspace(lowest, highest, steps)
-    device = resolve_device(config.device)
+    device = pick_device(config.device)
     losses: list[float] = []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         learner = make_learner(table, shape, num_classes, config)

@@ -1,4 +1,4 @@
-"""Flow fields on disk, so that several nets do not compute them again."""
+"""Flow fields on disk, computed once for several nets."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _CHECKSUM_BYTES = 4
 
 
 class FlowCache:
-    """A folder with one file per frame pair: a float16 `.npy` (H, W, 2) followed by the CRC-32 of it.
+    """A folder with one file per frame pair: a float16 `.npy` (H, W, 2) followed by its CRC-32.
 
-    The name is a hash of all that the flow depends on, so nothing is ever stale. A file is written under another name
-    and renamed, so any number of processes may share the folder, and a kill leaves a whole file or none that counts.
+    The name is a hash of all that the flow depends on, so nothing is ever stale. Files are written atomically, so any
+    number of processes may share the folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -30,15 +30,15 @@ class FlowCache:
     def path(self, content: str, frames: tuple[int, int], spec: FlowSpec, size: tuple[int, int]) -> Path:
         """Return the file of one pair.
 
-        content: names the video's content, such as its file's sha256; frames: the numbers of the two frames in it;
-        size: (height, width) px of the frames that the flow is computed of.
+        content: identifies the video's content, such as its file's sha256; frames: the numbers of the two frames;
+        size: their (height, width) in px.
         """
         key = json.dumps([content, *frames, spec.describe(), *size])
         name = hashlib.sha256(key.encode()).hexdigest()
         return self.folder / name[:2] / f"{name}.npy"
 
     def get(self, content: str, frames: tuple[int, int], spec: FlowSpec, size: tuple[int, int]) -> np.ndarray | None:
-        """Return the flow (H, W, 2) float32 px/frame of a pair, or None if it is not there whole."""
+        """Return the flow (H, W, 2) float32 px/frame of a pair, or None if it is missing or damaged."""
         try:
             stored = self.path(content, frames, spec, size).read_bytes()
         except OSError:
@@ -55,13 +55,13 @@ class FlowCache:
     def put(
         self, content: str, frames: tuple[int, int], spec: FlowSpec, size: tuple[int, int], flow: np.ndarray
     ) -> None:
-        """Store the flow (H, W, 2) of a pair, as `compute_flow` gives it; a file that is there is replaced.
+        """Store the flow (H, W, 2) of a pair, as `compute_flow` returns it; replaces an existing file.
 
-        Raises: ValueError if the flow is not of that size, or float16 does not hold its values.
+        Raises: ValueError if the flow has another size, or values that are not float16's.
         """
         rounded = flow.astype(np.float16)
         if flow.shape != (*size, 2) or not np.array_equal(rounded, flow):
-            raise ValueError(f"the flow {flow.shape} is not of frames {size}, or not rounded to float16")
+            raise ValueError(f"flow {flow.shape} does not fit frames of {size}, or is not rounded to float16")
         path = self.path(content, frames, spec, size)
         body = io.BytesIO()
         np.save(body, rounded, allow_pickle=False)

@@ -1,11 +1,10 @@
 """Optical flow of frame pairs by any method, clipped, rounded and on the device that reads it.
 
-Flow is (x, y) in px/frame from the first frame of a pair to the second: what stands at p in the first stands at
-p + flow in the second. It is clipped to the spec's bound and rounded to float16, whether it then passes through the
-cache (`flow_cache`) or not, so that features are equal with and without it.
+Flow is (x, y) in px/frame: what is at p in the first frame of a pair is at p + flow in the second. It is clipped to the
+spec's bound and rounded to float16, with or without a cache (`flow.cache`), so that features do not depend on it.
 
-A pair's flow does not depend on the pairs beside it: bit for bit on a CPU, where each pair is computed alone in a
-thread; on a GPU, where sums over a field may be ordered by the batch's size, to within the methods' own tolerance.
+A pair's flow does not depend on the other pairs: bit for bit on a CPU, where each pair is computed alone in a thread; on
+a GPU, where the order of sums may depend on the batch size, within the methods' own tolerance.
 """
 
 from __future__ import annotations
@@ -22,20 +21,13 @@ from har_pipeline.video.flow.raft import load_raft, raft_flow
 from har_pipeline.video.flow.spec import FlowSpec, Tvl1Params
 from har_pipeline.video.flow.tvl1 import compiled_step, tvl1_flow
 
-# Pixels of the pairs on a GPU at one time: 3 GB for TV-L1; RAFT takes more, and its cost volume grows with their square.
+# Pixels of the pairs on a GPU at one time: 3 GB for TV-L1; RAFT's cost volume grows with their square.
 TVL1_PIXELS_PER_CHUNK = 6_000_000
-
-
 RAFT_PIXELS_PER_CHUNK = 600_000
-
-
 MIN_SIDE_PX = 3
 
-
-# The shortest and the longest side that hold the scales of OpenCV's DIS; below these it may end the process.
+# Least shorter and longer side for the scales of OpenCV's DIS; below these it may crash the process.
 DIS_MIN_SIDES_PX = (32, 96)
-
-
 Frames = torch.Tensor | np.ndarray
 
 
@@ -45,10 +37,10 @@ def compute_flow(
     """Return the flow of P frame pairs on `device`: (P, H, W, 2) float32 px/frame, x then y.
 
     first, second: (P, H, W, 3) uint8 RGB, H and W at least 3. Values are those of float16, in [-bound, bound].
-    compiled: TV-L1 may use `torch.compile` (takes some 10 s in the first call on a machine, less later).
-    OpenCV's methods run on the CPU whatever the device. Memory is bounded: pairs pass in chunks.
-    Raises: ValueError if the frames are none of these; ExtractionError if OpenCV lacks or refuses the method;
-    WeightsError if RAFT's weights cannot be had.
+    compiled: TV-L1 may use `torch.compile` (about 10 s in a machine's first call, less later).
+    OpenCV's methods always run on the CPU. Memory is bounded: pairs are computed in chunks.
+    Raises: ValueError for other frames; ExtractionError if OpenCV lacks the method or rejects the frames; WeightsError if
+    RAFT's weights cannot be had.
     """
     device = torch.device(device)
     pairs = (torch.as_tensor(first), torch.as_tensor(second))
@@ -74,7 +66,7 @@ def _check_frames(first: torch.Tensor, second: torch.Tensor) -> None:
         raise ValueError(f"first frames are {tuple(first.shape)}, second {tuple(second.shape)}")
     if min(first.shape[1:3]) < MIN_SIDE_PX:
         raise ValueError(
-            f"frames of {tuple(first.shape[1:3])} px are too small for flow: at least {MIN_SIDE_PX} px a side"
+            f"frames of {tuple(first.shape[1:3])} px are too small for flow: each side needs at least {MIN_SIDE_PX} px"
         )
 
 
@@ -115,17 +107,17 @@ def _tvl1(
 def _one_thread_each(
     work: Callable[[tuple[torch.Tensor, torch.Tensor]], torch.Tensor], chunks: list[tuple[torch.Tensor, torch.Tensor]]
 ) -> list[torch.Tensor]:
-    """Return the work's results, each computed by one of as many threads as torch would use inside one operation.
+    """Return the work's results, one chunk per thread, with as many threads as torch would use inside one operation.
 
-    TV-L1 is thousands of short operations: threads that meet after each one lose more than they gain, and stand still
-    where other processes hold a core.
+    TV-L1 is thousands of short operations: threads that synchronise after each one lose more than they gain, and wait
+    whenever another process has a core.
     """
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(min(threads, len(chunks)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
             return list(pool.map(work, chunks))
         finally:
-            torch.set_num_threads(threads)  # the workers' setting is also that of threads yet to come
+            torch.set_num_threads(threads)  # the workers' setting would also apply to later threads
 
 
 def _opencv(first: np.ndarray, second: np.ndarray, spec: FlowSpec) -> np.ndarray:
@@ -135,8 +127,8 @@ def _opencv(first: np.ndarray, second: np.ndarray, spec: FlowSpec) -> np.ndarray
     shortest, longest = DIS_MIN_SIDES_PX
     if spec.method == "dis" and (min(height, width) < shortest or max(height, width) < longest):
         raise ExtractionError(
-            f"frames of {height}x{width} px are too small for dis: it needs {shortest} px and {longest} px on the longer side; "
-            "take tvl1 or farneback"
+            f"frames of {height}x{width} px are too small for dis, which needs {shortest} px, and {longest} px on the longer "
+            "side; use tvl1 or farneback"
         )
     flow = np.empty((*first.shape[:3], 2), np.float32)
     for index, pair in enumerate(zip(first, second, strict=True)):
@@ -145,7 +137,7 @@ def _opencv(first: np.ndarray, second: np.ndarray, spec: FlowSpec) -> np.ndarray
             flow[index] = method.calc(before, after, None)  # type: ignore[call-overload]
         except cv2.error as error:
             raise ExtractionError(
-                f"OpenCV's {spec.method} refuses frames of {height}x{width} px: {error.err}"
+                f"OpenCV's {spec.method} rejects frames of {height}x{width} px: {error.err}"
             ) from error
     return flow
 
@@ -165,8 +157,8 @@ def opencv_method(spec: FlowSpec) -> cv2.DenseOpticalFlow:
         )
     if not hasattr(cv2, "optflow"):
         raise ExtractionError(
-            "tvl1_opencv needs OpenCV with its contributed modules: install opencv-contrib-python-headless in place of "
-            "opencv-python-headless, or take the method tvl1"
+            "tvl1_opencv needs OpenCV's contributed modules: install opencv-contrib-python-headless instead of "
+            "opencv-python-headless, or use tvl1"
         )
     p = spec.tvl1
     return cv2.optflow.DualTVL1OpticalFlow.create(

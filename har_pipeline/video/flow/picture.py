@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-# Hues from red over yellow, green, cyan, blue and magenta back to red, and the colours in each of the six stretches;
-# their number follows what the eye tells apart. Source: Baker et al. 2007, "A Database and Evaluation Methodology for
+# Hues from red over yellow, green, cyan, blue and magenta back to red, and the number of colours in each of the six
+# stretches, by how well the eye distinguishes them. Source: Baker et al. 2007, "A Database and Evaluation Methodology for
 # Optical Flow", whose colour code the field uses.
 _CORNERS = ((255, 0, 0), (255, 255, 0), (0, 255, 0), (0, 255, 255), (0, 0, 255), (255, 0, 255))
-
-
 _STRETCHES = (15, 6, 4, 11, 13, 6)
-
-
 _TOO_FAST_SHADE = 0.75
 
 
@@ -21,7 +17,7 @@ def colour_wheel() -> np.ndarray:
     wheel = []
     for corner, following, count in zip(_CORNERS, (*_CORNERS[1:], _CORNERS[0]), _STRETCHES, strict=True):
         start, change = np.array(corner), np.subtract(following, corner)
-        # Whole numbers, cut off on the way up and on the way down alike, as in the published table.
+        # Integers, truncated in both directions, as in the published table.
         wheel += [start + np.sign(change) * (np.abs(change) * step // count) for step in range(count)]
     return np.array(wheel, np.float32)
 
@@ -32,8 +28,7 @@ _WHEEL = colour_wheel()
 def flow_to_rgb(flow: np.ndarray, max_px: float) -> np.ndarray:
     """Return the picture (H, W, 3) uint8 RGB of a flow (H, W, 2) px, x then y.
 
-    No motion is white; at `max_px` a colour is full, beyond it darker. To the right is red, down yellow, to the left
-    cyan, up violet.
+    No motion is white; colours are saturated at `max_px` and darker beyond. Right is red, down yellow, left cyan, up violet.
     Raises: ValueError if the flow has another shape or max_px is not above 0.
     """
     if flow.ndim != 3 or flow.shape[2] != 2 or not max_px > 0:

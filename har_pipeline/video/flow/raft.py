@@ -1,4 +1,4 @@
-"""RAFT (Teed and Deng 2020) by torchvision: its two nets, their weights, and frames of any size."""
+"""torchvision's RAFT (Teed and Deng 2020): its two nets and their weights, for frames of any size."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ STRIDE_PX, MIN_SIDE_PX = 8, 128
 
 @functools.lru_cache(maxsize=2)
 def load_raft(method: str, weights: str | None, device: torch.device) -> nn.Module:
-    """Return `raft_small` or `raft_large` on the device, ready to run; the last two are kept.
+    """Return `raft_small` or `raft_large` on the device, ready to run; the last two are cached.
 
-    weights: a local file, `random` (seed 0), or None for torchvision's, from the cache or downloaded with their hash
-    checked.
+    weights: a local file, `random` (seed 0), or None for torchvision's, cached or downloaded, with their hash checked.
     Raises: WeightsError if the file is missing, damaged or of another net, or cannot be downloaded.
     """
     build = {"raft_small": raft_small, "raft_large": raft_large}[method]
@@ -51,15 +50,15 @@ def _published_file(method: str) -> Path:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            # Writes beside the file, compares the hash, then renames.
+            # Writes to another name, checks the hash, then renames.
             torch.hub.download_url_to_file(url, str(path), hash_prefix=digits, progress=False)
         except (urllib.error.URLError, OSError, RuntimeError) as error:
             raise WeightsError(
-                f"{method}: cannot download {url} ({error}). Download it on another machine and name the file as RAFT's "
+                f"{method}: cannot download {url} ({error}). Download it on another machine and give the file as RAFT's "
                 f"weights, or put it at {path}"
             ) from error
     if file_digits(path) != digits:
-        raise WeightsError(f"{path}: its sha256 does not begin with the published {digits}: delete it and try again")
+        raise WeightsError(f"{path}: its sha256 does not begin with the published {digits}; delete it and try again")
     return path
 
 

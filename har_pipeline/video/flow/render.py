@@ -17,8 +17,6 @@ from har_pipeline.video.flow.spec import FlowSpec
 from har_pipeline.video.preprocess import Resize, scale_frame
 
 FRAMES_PER_BLOCK = 16
-
-
 BIT_RATE = 4_000_000
 
 
@@ -31,9 +29,9 @@ def write_flow_video(
     short_side: int | None = None,
     max_px: float = 10.0,
 ) -> int:
-    """Write the flow of a video, one picture per frame pair at the source's rate, and return how many there are.
+    """Write the flow of a video as pictures, one per frame pair at the source's rate; returns their number.
 
-    short_side: px to which frames are scaled first, the aspect ratio kept; max_px: the flow that has full colour.
+    short_side: px to which frames are scaled first, keeping the aspect ratio; max_px: flow of full saturation.
     Memory does not grow with the video. Raises: VideoError if the source cannot be read or has fewer than two frames.
     """
     info = probe(source)
@@ -58,5 +56,5 @@ def _scaled(frame: np.ndarray, short_side: int | None) -> np.ndarray:
 
 
 def _even(frame: np.ndarray) -> np.ndarray:
-    # Most codecs store colours at half the resolution.
+    # Most codecs store colours at half the resolution and need even sides.
     return frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]

@@ -13,10 +13,7 @@ from typing import Any, Literal, get_args
 from har_pipeline.core.errors import WeightsError
 
 FlowMethod = Literal["tvl1", "tvl1_opencv", "farneback", "dis", "raft_small", "raft_large"]
-
-
 DisPreset = Literal["ultrafast", "fast", "medium"]
-
 
 # torchvision's own default weights; the digits before `.pth` begin the file's sha256.
 RAFT_URLS = {
@@ -24,31 +21,26 @@ RAFT_URLS = {
     "raft_large": "https://download.pytorch.org/models/raft_large_C_T_SKHT_V2-ff5fadd5.pth",
 }
 
-
 PUBLISHED_DIGITS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tvl1Params:
-    """Parameters of TV-L1; defaults as in OpenCV's `DualTVL1OpticalFlow`, whose gamma is 0 here and whose start is 0.
+    """Parameters of TV-L1; defaults of OpenCV's `DualTVL1OpticalFlow`, with gamma 0 and flow starting at 0.
 
-    tau: time step of the dual variables; lambda_: weight of the brightness against smoothness; theta: tightness of the
-    coupling; scale_step: size of a scale over the next finer one; epsilon: px, root mean square change of an iteration
-    at which a warp ends; outer_iterations: median filters per warp, each followed by at most inner_iterations;
-    median_px: 5, or 1 for none.
-    Raises: ValueError if a value is out of its range.
+    Raises: ValueError if a value is out of range.
     """
 
-    tau: float = 0.25
-    lambda_: float = 0.15
-    theta: float = 0.3
+    tau: float = 0.25  # time step of the dual variables
+    lambda_: float = 0.15  # weight of brightness against smoothness
+    theta: float = 0.3  # tightness of the coupling
     num_scales: int = 5
     num_warps: int = 5
-    epsilon: float = 0.01
-    inner_iterations: int = 30
-    outer_iterations: int = 10
-    scale_step: float = 0.8
-    median_px: int = 5
+    epsilon: float = 0.01  # px; a warp ends when an iteration's root mean square change is below it
+    inner_iterations: int = 30  # at most, after each median filter
+    outer_iterations: int = 10  # median filters per warp
+    scale_step: float = 0.8  # size of a scale over the next finer one
+    median_px: int = 5  # or 1 for no filter
 
     def __post_init__(self) -> None:
         for name in ("tau", "lambda_", "theta", "epsilon"):
@@ -65,17 +57,17 @@ class Tvl1Params:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FarnebackParams:
-    """Parameters of Farneback's method; defaults as in OpenCV's `FarnebackOpticalFlow`. window_px, poly_px: odd.
+    """Parameters of Farneback's method; defaults of OpenCV's `FarnebackOpticalFlow`.
 
-    Raises: ValueError if a value is out of its range.
+    Raises: ValueError if a value is out of range.
     """
 
     num_scales: int = 5
-    scale_step: float = 0.5
-    window_px: int = 13
-    iterations: int = 10
-    poly_px: int = 5
-    poly_sigma: float = 1.1
+    scale_step: float = 0.5  # size of a scale over the next finer one
+    window_px: int = 13  # averaging window
+    iterations: int = 10  # per scale
+    poly_px: int = 5  # neighbourhood of the polynomials, 5 or 7
+    poly_sigma: float = 1.1  # px, of the Gaussian that weights it
 
     def __post_init__(self) -> None:
         for name in ("num_scales", "window_px", "iterations"):
@@ -93,18 +85,16 @@ class FarnebackParams:
 class FlowSpec:
     """All that changes the numbers of a flow field.
 
-    bound_px: flow is clipped to [-bound_px, bound_px]. tvl1: for both TV-L1 methods; dis_preset: OpenCV's;
-    raft_updates: of the recurrent net; raft_weights: a file, `random` (for tests, seed 0), or None for torchvision's.
-    Raises: ValueError if a value is out of its range.
+    Raises: ValueError if a value is out of range.
     """
 
     method: FlowMethod = "tvl1"
-    bound_px: float = 20.0
-    tvl1: Tvl1Params = field(default_factory=Tvl1Params)
+    bound_px: float = 20.0  # flow is clipped to [-bound_px, bound_px]
+    tvl1: Tvl1Params = field(default_factory=Tvl1Params)  # for both TV-L1 methods
     farneback: FarnebackParams = field(default_factory=FarnebackParams)
-    dis_preset: DisPreset = "medium"
-    raft_updates: int = 12
-    raft_weights: str | None = None
+    dis_preset: DisPreset = "medium"  # OpenCV's
+    raft_updates: int = 12  # of the recurrent net
+    raft_weights: str | None = None  # a file, `random` (for tests, seed 0), or None for torchvision's
 
     def __post_init__(self) -> None:
         if self.method not in get_args(FlowMethod):
@@ -117,10 +107,10 @@ class FlowSpec:
             raise ValueError(f"raft_updates must be at least 1, not {self.raft_updates}")
 
     def describe(self) -> str:
-        """Return the method, its own parameters and the bound as text, equal for equal numbers; part of the feature spec.
+        """Return the method, its parameters and the bound as text, equal for equal numbers; part of the feature spec.
 
-        RAFT's weights stand there by the first digits of their sha256, so that a copy of the published file is no other.
-        Raises: WeightsError if `raft_weights` is no file.
+        RAFT's weights are named by the first digits of their sha256, so that a copy of the published file is equal to it.
+        Raises: WeightsError if `raft_weights` is not a file.
         """
         if self.method in ("tvl1", "tvl1_opencv"):
             values: dict[str, str | float] = dataclasses.asdict(self.tvl1)
@@ -143,13 +133,13 @@ class FlowSpec:
 
 
 def parse_flow(text: str) -> FlowSpec:
-    """Return the spec that `FlowSpec.describe` put into words.
+    """Return the spec from the text of `FlowSpec.describe`.
 
-    Raises: ValueError if it is no such text; WeightsError if it names RAFT weights from a local file.
+    Raises: ValueError if it is not such a text; WeightsError if it names RAFT weights from a local file.
     """
     match = re.fullmatch(r"(\w+)\((.*)\);bound=([^;]+);float16", text)
     if not match or match[1] not in get_args(FlowMethod):
-        raise ValueError(f"{text!r} describes no optical flow")
+        raise ValueError(f"{text!r} does not describe optical flow")
     method: FlowMethod = match[1]  # type: ignore[assignment]
     values = dict(part.split("=", 1) for part in match[2].split(","))
     bound_px = float(match[3])
@@ -162,19 +152,19 @@ def parse_flow(text: str) -> FlowSpec:
     weights = None if values["weights"] == published_digits(method) else "random"
     if weights == "random" and values["weights"] != "random:0":
         raise WeightsError(
-            f"the flow was made with RAFT weights {values['weights']}... from a local file: not known here"
+            f"the flow was computed with RAFT weights {values['weights']}... from a local file, which is not known here"
         )
     return FlowSpec(method=method, bound_px=bound_px, raft_updates=int(values["updates"]), raft_weights=weights)
 
 
 def _from_texts(defaults: Any, texts: dict[str, str]) -> Any:
-    """Return the parameters with the values that `describe` printed, each of its default's type."""
+    """Return the parameters with the values that `describe` printed, each with its default's type."""
     fields = {f.name: type(getattr(defaults, f.name)) for f in dataclasses.fields(defaults)}
     return dataclasses.replace(defaults, **{name: kind(texts[name.rstrip("_")]) for name, kind in fields.items()})
 
 
 def published_digits(method: str) -> str:
-    """Return the first digits of the sha256 of RAFT's published weights, as their file's name gives them."""
+    """Return the first digits of the sha256 of RAFT's published weights, from their file name."""
     return RAFT_URLS[method].removesuffix(".pth").rsplit("-", 1)[1]
 
 
@@ -185,5 +175,5 @@ def file_digits(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()[:PUBLISHED_DIGITS]
     except OSError as error:
         raise WeightsError(
-            f"{path}: cannot read RAFT's weights ({error.strerror}); give a file, or leave it out"
+            f"{path}: cannot read RAFT's weights ({error.strerror}); give another file, or none for the published ones"
         ) from error

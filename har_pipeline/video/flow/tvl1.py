@@ -2,8 +2,8 @@
 
 The energy, the threshold and the dual iteration are those of Zach, Pock and Bischof 2007, "A duality based approach for
 realtime TV-L1 optical flow"; the pyramid, the warps, the median filter and the stopping rule follow OpenCV's
-`DualTVL1OpticalFlow`, whose results the tests compare with. Each pair stops where it would stop alone: in a batch it is
-frozen there, so that its flow does not depend on the pairs beside it.
+`DualTVL1OpticalFlow`, against which it is tested. A pair in a batch is frozen where it would stop alone, so that its flow
+does not depend on the others.
 
 Fields of P pairs at one scale of H x W are flat, (P, 2, H*W): the neighbour above is W places earlier, the one to the
 left one place. The dual variables are 0 in the last column (x) or row (y), so a shift of the flat field needs no case
@@ -28,38 +28,27 @@ from torch.nn import functional as F
 from har_pipeline.video.flow.spec import Tvl1Params
 
 log = logging.getLogger(__name__)
-
-
 MIN_SCALE_PX = 16
 
-
-# Pairs on a GPU are looked at for convergence every few iterations only: a look waits for the device.
+# On a GPU convergence is checked only every few iterations, because each check waits for the device.
 ITERATIONS_PER_LOOK = 4
-
-
 _FLOAT_EPSILON = float(np.finfo(np.float32).eps)
-
-
 Step = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]
 
 
 @dataclass(slots=True)
 class _Pairs:
-    """The pairs of one warp that have not converged. All fields are float32.
+    """The pairs of one warp that have not converged; float32 unless noted."""
 
-    index: (P,) int64, which pairs of the batch these are; flow, dual_x, dual_y: (P, 2, N), x then y component;
-    slope: (P, 2, N) gradient of the warped frame; ratio: (P, 2, N) and offset: (P, 1, N), such that
-    offset + ratio . flow is the step along the slope that the brightness of a pixel asks for; active: (P, 1, 1) bool.
-    """
-
-    index: torch.Tensor
-    flow: torch.Tensor
+    index: torch.Tensor  # (P,) int64: their numbers in the batch
+    flow: torch.Tensor  # (P, 2, N), x then y, as the dual variables
     dual_x: torch.Tensor
     dual_y: torch.Tensor
-    slope: torch.Tensor
+    slope: torch.Tensor  # (P, 2, N): gradient of the warped frame
+    # (P, 2, N) and (P, 1, N): offset + ratio . flow is the step along the slope that equal brightness requires.
     ratio: torch.Tensor
     offset: torch.Tensor
-    active: torch.Tensor
+    active: torch.Tensor  # (P, 1, 1) bool
 
     def keep(self, rows: torch.Tensor) -> _Pairs:
         """Return the pairs of the given row numbers."""
@@ -95,7 +84,7 @@ def tvl1_flow(first: torch.Tensor, second: torch.Tensor, params: Tvl1Params, com
 def _one_scale(
     first: torch.Tensor, second: torch.Tensor, flow: torch.Tensor, params: Tvl1Params, step: Step
 ) -> torch.Tensor:
-    """Return the refined flow (P, 2, H, W) of frames (P, H, W); the dual variables live from warp to warp."""
+    """Return the refined flow (P, 2, H, W) of frames (P, H, W); warps share the dual variables."""
     count, height, width = first.shape
     flat = (count, 2, height * width)
     sources = _pad_for_warp(torch.stack((second, *_central_gradient(second)), dim=1))
@@ -146,7 +135,7 @@ def _one_warp(
             going = int(pairs.active.sum())
             if going == 0:
                 break
-            if done is not None and 1 < going <= left // 2:  # for one pair alone the step would be compiled anew
+            if done is not None and 1 < going <= left // 2:  # for a single pair the step would be compiled again
                 _put_back(done, pairs)
                 pairs = pairs.keep(pairs.active.flatten().nonzero().flatten())
                 left = going
@@ -159,12 +148,12 @@ def _one_warp(
 
 
 def looks_each_iteration(device: torch.device) -> bool:
-    """Return whether it costs nothing to see if pairs have converged."""
+    """Return whether checking for convergence costs nothing."""
     return device.type == "cpu"
 
 
 def _put_back(done: tuple[torch.Tensor, torch.Tensor, torch.Tensor], pairs: _Pairs) -> None:
-    """Write the state of `pairs` to their rows of the batch."""
+    """Write the state of `pairs` to their rows in the batch."""
     for target, values in zip(done, (pairs.flow, pairs.dual_x, pairs.dual_y), strict=True):
         target.index_copy_(0, pairs.index, values)
 
@@ -185,7 +174,7 @@ def _step(
     theta: float,
     tau_theta: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return flow, dual_x, dual_y and active after one iteration; pairs that are not active stay as they are.
+    """Return flow, dual_x, dual_y and active after one iteration; inactive pairs do not change.
 
     Shapes as in `_Pairs`; inner_x, inner_y: (N,) float32, 0 in the last column or row, else 1; tolerance: () float32,
     the squared change of a whole field, px^2, below which a pair has converged.
@@ -208,24 +197,25 @@ def _step(
 
 @functools.cache
 def compiled_step(device_type: str) -> Step:
-    """Return the inner iteration as one compiled kernel, or as plain PyTorch where `torch.compile` does not work here.
+    """Return the inner iteration as one compiled kernel, or as plain PyTorch where `torch.compile` fails.
 
-    The kernel serves every frame size. The choice is made once per process, by trying; the environment variable
-    HAR_FLOW_COMPILE=0 keeps to plain PyTorch. The two round differently.
+    The kernel serves every frame size. It is tried once per process; the environment variable HAR_FLOW_COMPILE=0 forces
+    plain PyTorch. The two round differently.
     """
     if os.environ.get("HAR_FLOW_COMPILE", "1") == "0":
         return _step
-    # Of torch's own remarks while it compiles, none is for the user of a flow.
+    # torch's messages while it compiles are of no use to the user.
     for name in ("torch.utils.cpp_extension", "torch._inductor"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # On a CPU each pair has a thread of its own; the wrapper in C++ lets go of Python's lock while the kernel runs.
+    # On a CPU each pair has its own thread; the C++ wrapper releases Python's lock while the kernel runs.
     options: dict[str, str | int | bool | Callable[..., Any]] | None = None
     if device_type == "cpu":
         options = {"cpp.threads": 1, "cpp_wrapper": True}
     step: Step = torch.compile(_step, dynamic=True, options=options)
     started = time.perf_counter()
     try:
-        # On a CPU pairs come one by one. On a GPU three: numbers that stand for two things would be built in as equal.
+        # On a CPU pairs come one by one. On a GPU three, a number that no other size here has: equal sizes would be
+        # compiled in as equal.
         _try_step(step, device_type, 1 if device_type == "cpu" else 3)
     except Exception as error:  # what a missing or broken compiler raises is not documented
         log.warning("optical flow runs without torch.compile, slower: %s", str(error).strip().split("\n")[0][:200])
@@ -266,7 +256,7 @@ def _resize(images: torch.Tensor, size: tuple[int, int], ratios: tuple[float, fl
 
 
 def _central_gradient(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the x and y derivatives of images (P, H, W); beyond the border stands the border's pixel."""
+    """Return the x and y derivatives of images (P, H, W), padded with the border's pixels."""
     padded = F.pad(images[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
     return (
         0.5 * (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]),
@@ -275,7 +265,7 @@ def _central_gradient(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def _warp(images: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
-    """Return images (P, C, H', W') read bicubically where the flow (P, 2, H, W) leads; 0 beyond the border.
+    """Return images (P, C, H', W') sampled bicubically where the flow (P, 2, H, W) points; 0 beyond the border.
 
     H' and W' are those of `_pad_for_warp`.
     """
@@ -290,15 +280,15 @@ def _warp(images: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
 def _pad_for_warp(images: torch.Tensor) -> torch.Tensor:
     """Return images (P, C, H, W) with zeros below and to the right, up to a power of two and one more.
 
-    `grid_sample` wants positions as parts of the image's size; with such a size that loses nothing, so that a flow of 0
-    leads exactly to the same pixel. Else two equal frames would differ, most of all at their border.
+    `grid_sample` takes positions as fractions of the image's size; with such a size they are exact, so that a flow of 0
+    points exactly to the same pixel. Otherwise two equal frames would differ, most of all at their border.
     """
     height, width = ((1 << (side - 1).bit_length()) + 1 for side in images.shape[2:])
     return F.pad(images, (0, width - images.shape[3], 0, height - images.shape[2]))
 
 
 def median_5x5(fields: torch.Tensor) -> torch.Tensor:
-    """Return the median of each pixel's 5x5 neighbourhood in fields (P, C, H, W); beyond the border stands its pixel."""
+    """Return the median of each pixel's 5x5 neighbourhood in fields (P, C, H, W), padded with the border's pixels."""
     if fields.device.type != "cpu":
         return median_network(fields)
     planes = fields.contiguous().numpy().reshape(-1, *fields.shape[2:])
@@ -308,9 +298,9 @@ def median_5x5(fields: torch.Tensor) -> torch.Tensor:
 def median_network(fields: torch.Tensor) -> torch.Tensor:
     """Return what `median_5x5` returns, by minima and maxima of whole planes, on any device.
 
-    The five columns of a window are sorted, a work that neighbouring windows share, then its rows of equal rank. In that
-    array the median can only be on the three middle anti-diagonals; and of the lower of these only its maximum, of
-    the upper only its minimum, for the others have more than 12 values above or below them.
+    Sorts the five columns of a window, which neighbouring windows share, then its rows of equal rank. The median is then
+    on one of the three middle anti-diagonals, and on the lower of them only its maximum, on the upper only its minimum is
+    possible: the others have more than 12 values above or below them.
     """
     height, width = fields.shape[2:]
     padded = F.pad(fields, (2, 2, 2, 2), mode="replicate")

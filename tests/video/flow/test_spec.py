@@ -44,7 +44,7 @@ def test_a_description_gives_the_spec_back(spec: FlowSpec) -> None:
 
 @pytest.mark.parametrize("text", ["", "tvl1", "guess(a=1);bound=20;float16", "tvl1(tau=0.25)"])
 def test_other_words_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="describes no optical flow"):
+    with pytest.raises(ValueError, match="does not describe optical flow"):
         parse_flow(text)
 
 

@@ -1,0 +1,97 @@
+"""Building an extractor: the net cut at a layer, its weights loaded, on its device and in its precision."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from har_pipeline.core.errors import ExtractionError
+from har_pipeline.core.records import Stream
+from har_pipeline.models.device import PRECISIONS, pick_device, pick_precision
+from har_pipeline.models.extractors.base import Extractor, Preprocess
+from har_pipeline.models.extractors.c3d import read_mean_cube
+from har_pipeline.models.extractors.nets import find_net
+from har_pipeline.models.extractors.weights import file_sha256, find_weights
+
+
+def build_extractor(
+    name: str,
+    *,
+    layer: str | None = None,
+    stream: Stream = "rgb",
+    weights: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    seed: int = 0,
+    mean_cube: Path | None = None,
+) -> Extractor:
+    """Return the extractor `name`, its weights loaded and on its device, in evaluation mode.
+
+    weights: a name of `har models`, a file, `random` (drawn with `seed`), or None for the net's default.
+    mean_cube: c3d's means of every pixel, see `c3d.read_mean_cube`, instead of the means per channel.
+    Raises: ExtractionError for an unknown net or layer, a stream that the net does not read, or a cube for another net;
+    DeviceError as `pick_device` and `pick_precision`; WeightsError if the weights cannot be had.
+    """
+    net = find_net(name)
+    layer = layer or net.default_layer
+    if layer not in net.layers:
+        raise ExtractionError(f"{name} has no layer {layer!r}; it has: {', '.join(net.layers)}")
+    if stream not in net.inputs:
+        raise ExtractionError(f"{name} reads {', '.join(net.inputs)}, not {stream}")
+    if mean_cube is not None and name != "c3d":
+        raise ExtractionError(f"only c3d takes a mean cube, not {name}")
+    torch_device = pick_device(device)
+    if precision == "auto" and not net.bf16_is_close:
+        precision = "fp32"
+    chosen_precision = pick_precision(precision, torch_device)
+    found = find_weights(net, weights, layer, stream, seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = net.build(layer, stream)
+    if found.path is not None:
+        net.load(module, found.path)
+    if net.folds_batch_norms and chosen_precision == "fp32":
+        fold_batch_norms(module)
+    module = module.eval().requires_grad_(False).to(torch_device, PRECISIONS[chosen_precision])
+    return Extractor(
+        net=net,
+        layer=layer,
+        stream=stream,
+        weights=found.label,
+        preprocess=found.preprocess if mean_cube is None else _with_cube(found.preprocess, mean_cube),
+        module=_channels_last(module),
+        device=torch_device,
+        precision=chosen_precision,
+    )
+
+
+def fold_batch_norms(module: nn.Module) -> None:
+    """Fold each batch normalisation into the convolution registered right before it."""
+    for part in module.eval().modules():
+        for (name, convolution), (norm_name, norm) in pairwise(list(part.named_children())):
+            if isinstance(convolution, nn.Conv2d | nn.Conv3d) and isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d):
+                setattr(part, name, fuse_conv_bn_eval(convolution, norm))
+                setattr(part, norm_name, nn.Identity())
+
+
+def _channels_last(module: nn.Module) -> nn.Module:
+    # `Module.to(memory_format=...)` takes only one rank; frame nets have kernels of rank 4, clip nets of rank 5.
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in module.parameters():
+        if parameter.dim() in layouts:
+            parameter.data = parameter.data.contiguous(memory_format=layouts[parameter.dim()])
+    return module
+
+
+def _with_cube(preprocess: Preprocess, path: Path) -> Preprocess:
+    if not preprocess.bgr:
+        raise ExtractionError(
+            f"{path}: the mean cube is for the BGR frames of the original weights, but these weights read RGB"
+        )
+    cube = torch.from_numpy(read_mean_cube(path))
+    return replace(preprocess, cube=cube, cube_sha256=file_sha256(path))

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import dataclasses
+import pkgutil
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+
+import pytest
+
+from har_pipeline.core.errors import ExtractionError
+from har_pipeline.models.extractors import all_nets, describe_nets, find_net
+
+
+@pytest.fixture
+def with_a_new_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A module of the package that defines one net, `vgg_new`."""
+    module = ModuleType("har_pipeline.models.extractors.vgg_new")
+    module.NET = dataclasses.replace(find_net("vgg16"), name="vgg_new")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    found = [*pkgutil.iter_modules([str(path) for path in sys.modules["har_pipeline.models.extractors"].__path__])]
+    monkeypatch.setattr(pkgutil, "iter_modules", lambda path: [*found, found[0]._replace(name="vgg_new")])
+    all_nets.cache_clear()
+    yield
+    all_nets.cache_clear()
+
+
+@pytest.mark.usefixtures("with_a_new_module")
+def test_a_module_that_defines_a_net_is_enough() -> None:
+    assert find_net("vgg_new").layers == find_net("vgg16").layers
+    assert [row["weights"] for row in describe_nets() if row["net"] == "vgg_new"] == ["imagenet", "oxford"]
+
+
+def test_single_nets_come_before_families() -> None:
+    names = list(all_nets())
+    assert names[:5] == ["c3d", "efficientnet_lite0", "i3d", "vgg16", "tsn_bninception"]
+    assert names[-1] == "mvit_base_16x4"
+    assert all(net.name == name for name, net in all_nets().items())
+
+
+def test_an_unknown_net_lists_the_known_ones() -> None:
+    with pytest.raises(
+        ExtractionError, match=r"unknown extractor 'vgg'; choose from: c3d, .*efficientnet_lite0.*, x3d_m"
+    ):
+        find_net("vgg")
