@@ -1,16 +1,18 @@
-"""Write docs/extractors.md, and the README's tables of results, from the code and from benchmarks/results.
+"""Write docs/extractors.md, docs/cli.md and the README's tables of results, from the code and from benchmarks/results.
 
-Run it after either has changed; a test compares what it would write with what is there.
+Run it after either has changed; with --check it writes nothing and names the pages that have changed. A test does that too.
 
-python docs/generate.py
+python docs/generate.py [--check]
 """
 
 from __future__ import annotations
 
 import csv
+import sys
 from pathlib import Path
 from typing import Any
 
+from cli_page import cli_page
 from raw_results import percent, raw_block, results
 
 from har_pipeline.models.extractors import all_nets, describe_nets
@@ -333,11 +335,15 @@ def pages() -> dict[Path, str]:
     blocks = {"heads": heads_block(), "papers": papers_block(), "speed": speed_block(), "streams": streams_block()}
     blocks["raw"] = raw_block()
     return {
+        ROOT / "docs" / "cli.md": cli_page(),
         ROOT / "docs" / "extractors.md": extractors_page(),
         readme: filled(readme.read_text(encoding="utf-8"), blocks),
     }
 
 
 if __name__ == "__main__":
-    for path, text in pages().items():
+    changed = {path: text for path, text in pages().items() if not path.exists() or path.read_text("utf-8") != text}
+    if "--check" in sys.argv[1:]:
+        sys.exit("".join(f"{path}: run python docs/generate.py\n" for path in changed) or 0)
+    for path, text in changed.items():
         path.write_text(text, encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import re
@@ -34,6 +35,17 @@ def test_generated_pages_are_what_the_code_and_the_results_say(monkeypatch: pyte
     spec.loader.exec_module(generate)
     for path, text in generate.pages().items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `python docs/generate.py`"
+
+
+def test_every_command_and_option_has_a_help_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    page = importlib.import_module("cli_page")
+    found = list(page.commands())
+    assert len(found) > 15
+    for command in found:
+        assert command.help, command.name
+        for parameter in command.parameters:
+            assert parameter.help, f"{command.name} {parameter.name}"
 
 
 def test_results_tables_hold_no_other_accuracy() -> None:

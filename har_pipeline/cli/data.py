@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from har_pipeline.cli.options import AsJson, Column, NumFolds, Protocol, Root, Seed, TestFraction, Workers
-from har_pipeline.cli.output import note, print_json, print_table
-from har_pipeline.cli.split_options import protocol_splits
+from har_pipeline.cli import options
+from har_pipeline.cli.options import Shown, with_options
+from har_pipeline.cli.output import note, print_json, print_rows
+from har_pipeline.cli.progress import video_bar
+from har_pipeline.cli.split_options import note_unread
+from har_pipeline.datasets.protocols import PROTOCOLS
+from har_pipeline.datasets.splits import SplitChoice
 
 manifest_app = typer.Typer(no_args_is_help=True, help="Build manifests from data set folders, and check them.")
 splits_app = typer.Typer(no_args_is_help=True, help="Show and write the splits of a protocol.")
 
 
 LISTED_AT_MOST = 10
-
-
-class Dataset(StrEnum):
-    """Folder layouts that a manifest can be built from."""
-
-    folder = "folder"
-    kth = "kth"
-    ucf11 = "ucf11"
-    ucf101 = "ucf101"
-    hmdb51 = "hmdb51"
-    ntu = "ntu"
-    ut_interaction = "ut_interaction"
-    utd_mhad = "utd_mhad"
+Layout = Literal["folder", "kth", "ucf11", "ucf101", "hmdb51", "ntu", "ut_interaction", "utd_mhad"]
 
 
 class Scenario(StrEnum):
-    """Scenarios of the embedded data set."""
+    """Scenarios of the synthetic data set; Typer takes no list of a Literal."""
 
     d1 = "d1"
     d2 = "d2"
@@ -44,29 +35,25 @@ class Scenario(StrEnum):
 
 
 def synth(
-    out: Annotated[Path, typer.Argument(help="Folder to write to; files of the same names are replaced.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; existing files of the same names are replaced.")],
     subjects: Annotated[int, typer.Option(help="People; each does 6 actions in 4 scenarios.", min=1, max=25)] = 6,
-    depth: Annotated[bool, typer.Option(help="Also 16-bit depth frames in NTU RGB+D's layout.")] = False,
-    flow: Annotated[bool, typer.Option(help="Also the exact optical flow.")] = False,
+    depth: Annotated[bool, typer.Option(help="Also write 16-bit depth frames, named as in NTU RGB+D.")] = False,
+    flow: Annotated[bool, typer.Option(help="Also write the exact optical flow.")] = False,
     scenario: Annotated[
-        list[Scenario] | None, typer.Option(help="Only this scenario, for a smaller set; give it once for each.")
+        list[Scenario] | None,
+        typer.Option(help="Render only this scenario. Repeat for several. Default: all."),
     ] = None,
     decided_early: Annotated[
-        bool,
-        typer.Option(help="Another set: 180 to 240 frames, of which only the first third shows the action."),
+        bool, typer.Option(help="Render videos of 180 to 240 frames that show the action in their first third only.")
     ] = False,
-    seed: Seed = 0,
-    workers: Workers = None,
-    as_json: AsJson = False,
+    seed: options.Seed = 0,
+    workers: options.Workers = None,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Render the embedded data set: people doing KTH's six actions, as video files with a manifest."""
-    from rich.console import Console
-    from rich.progress import Progress
-
+    """Render the synthetic data set: people doing KTH's six actions, as video files with a manifest."""
     from har_pipeline.synthetic.dataset import write_dataset
 
-    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("render", total=None)
+    with video_bar() as update:
         manifest = write_dataset(
             out,
             num_subjects=subjects,
@@ -76,7 +63,7 @@ def synth(
             decided_early=decided_early,
             scenarios=[choice.value for choice in scenario] if scenario else None,
             workers=workers,
-            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            on_progress=lambda done, total: update("render", done, total),
         )
     videos = subjects * 6 * (len(set(scenario)) if scenario else 4)
     if as_json:
@@ -88,28 +75,32 @@ def synth(
 
 @manifest_app.command()
 def build(
-    dataset: Annotated[Dataset, typer.Argument(help="Layout of the folder; `folder` = one folder per class.")],
+    dataset: Annotated[Layout, typer.Argument(help="Layout of the folder; folder = one subfolder per class.")],
     root: Annotated[Path, typer.Argument(help="The data set's folder.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Manifest to write.")],
-    sequences: Annotated[Path | None, typer.Option(help="KTH's 00sequences.txt: one row per sequence.")] = None,
-    splits: Annotated[Path | None, typer.Option(help="Folder of UCF-101's or HMDB-51's official split files.")] = None,
+    sequences: Annotated[Path | None, typer.Option(help="KTH's 00sequences.txt, for one row per sequence.")] = None,
+    splits: Annotated[
+        Path | None, typer.Option(help="Folder with the official split files of UCF-101 or HMDB-51.")
+    ] = None,
     split_index: Annotated[
         int,
-        typer.Option(help="The official split that the column `split` holds; all stand in x_split1..3.", min=1, max=3),
+        typer.Option(
+            help="Official split for the column `split`; all three are in x_split1 to x_split3.", min=1, max=3
+        ),
     ] = 1,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Write a manifest from a data set's folder and file names. Files and folders that do not fit are listed."""
+    """Write a manifest from the folder and file names of a data set. Files and folders that do not fit are listed."""
     from har_pipeline.datasets.builders import build_manifest, left_out
     from har_pipeline.datasets.manifests import write_manifest
 
-    records = build_manifest(dataset.value, root, sequences=sequences, splits=splits, split_index=split_index)
+    records = build_manifest(dataset, root, sequences=sequences, splits=splits, split_index=split_index)
     write_manifest(out, records, root=root)
     labels = {record.label for record in records}
     others = left_out(root, records, known=(out, sequences, splits))
     for path in others[:LISTED_AT_MOST]:
         what = "nothing in it is taken by" if path.is_dir() else "its name does not follow"
-        note(f"left out: {path}: {what} {dataset.value}'s rule")
+        note(f"left out: {path}: {what} {dataset}'s rule")
     if len(others) > LISTED_AT_MOST:
         note(f"left out: {len(others) - LISTED_AT_MOST} more")
     if as_json:
@@ -122,11 +113,11 @@ def build(
 
 @manifest_app.command()
 def check(
-    manifest: Annotated[Path, typer.Argument(help="Manifest CSV.")],
-    root: Root = None,
-    as_json: AsJson = False,
+    manifest: options.Manifest,
+    root: options.Root = None,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Check a manifest: columns, ids, ranges, files. Exit code 1 with row numbers if anything is wrong."""
+    """Check the columns, ids, frame ranges and files of a manifest. Errors name their rows; the exit code is then 1."""
     from har_pipeline.datasets.manifests import check_manifest
 
     summary = check_manifest(manifest, root=root)
@@ -137,90 +128,51 @@ def check(
             typer.echo(f"{key}: {value}")
 
 
-Manifest = Annotated[Path, typer.Argument(help="Manifest CSV.")]
-ValFraction = Annotated[
-    float,
-    typer.Option(
-        help="Share of the training subjects or groups kept for validation (`har train` without --patience: 0).",
-        min=0,
-        max=0.9,
-    ),
-]
+OfProtocol = Annotated[SplitChoice, Shown(without=("split", "split_file"))]
+LISTED = "\n\n".join(f"{name}: {protocol.help}" for name, protocol in PROTOCOLS.items())
 
 
-@splits_app.command("show")
+@splits_app.command("show", help=f"Show the videos, subjects and groups in each part of each split.\n\n{LISTED}")
+@with_options
 def show_splits(
+    *,
     ctx: typer.Context,
-    manifest: Manifest,
-    protocol: Protocol = "holdout",
-    val_fraction: ValFraction = 0.2,
-    num_folds: NumFolds = 5,
-    test_fraction: TestFraction = 0.3,
-    column: Column = "split",
-    root: Root = None,
-    seed: Seed = 0,
-    as_json: AsJson = False,
+    manifest: options.Manifest,
+    choice: OfProtocol,
+    root: options.Root = None,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Show how many videos and which subjects or groups each part of each split has.
-
-    Protocols: kth_original, kth_random5, ucf101, hmdb51, xsub, xview, leave_one_group_out, leave_one_subject_out,
-    group_kfold, holdout, column.
-    """
+    """Show the videos, subjects and groups in each part of each split."""
     from har_pipeline.datasets.manifests import read_manifest
-    from har_pipeline.datasets.splits import describe_splits, unused_videos
+    from har_pipeline.datasets.splits import describe_splits, protocol_splits, unused_videos
 
     records = read_manifest(manifest, root=root, check_files=False)
-    splits = protocol_splits(
-        records,
-        protocol,
-        seed=seed,
-        val_fraction=val_fraction,
-        num_folds=num_folds,
-        test_fraction=test_fraction,
-        column=column,
-        ctx=ctx,
-    )
+    splits = protocol_splits(records, choice)
+    note_unread(ctx, records, choice)
     for text in unused_videos(splits, records):
         note(f"NOTE: {text}")
-    rows = describe_splits(splits, records)
-    if as_json:
-        print_json(rows)
-    else:
-        print_table(list(rows[0]), [list(row.values()) for row in rows])
+    print_rows(describe_splits(splits, records), as_json)
 
 
 @splits_app.command("write")
+@with_options
 def write_splits(
+    *,
     ctx: typer.Context,
-    manifest: Manifest,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for <protocol>-<index>.json.")],
-    protocol: Protocol = "holdout",
-    val_fraction: ValFraction = 0.2,
-    num_folds: NumFolds = 5,
-    test_fraction: TestFraction = 0.3,
-    column: Column = "split",
-    root: Root = None,
-    seed: Seed = 0,
+    manifest: options.Manifest,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files, PROTOCOL-NUMBER.json.")],
+    choice: OfProtocol,
+    root: options.Root = None,
 ) -> None:
-    """Write the splits of a protocol as JSON files, for `har train --split-file`."""
+    """Write the splits of a protocol as JSON files, for --split-file."""
     from har_pipeline.datasets.manifests import manifest_sha256, read_manifest
-    from har_pipeline.datasets.splits import write_split_file
+    from har_pipeline.datasets.splits import protocol_splits, write_split_file
 
     records = read_manifest(manifest, root=root, check_files=False)
-    sha256 = manifest_sha256(manifest)
-    splits = protocol_splits(
-        records,
-        protocol,
-        seed=seed,
-        val_fraction=val_fraction,
-        num_folds=num_folds,
-        test_fraction=test_fraction,
-        column=column,
-        sha256=sha256,
-        ctx=ctx,
-    )
+    splits = protocol_splits(records, choice, manifest_sha256(manifest))
+    note_unread(ctx, records, choice)
+    out.mkdir(parents=True, exist_ok=True)
     for split in splits:
         path = out / f"{split.protocol}-{split.index}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_split_file(path, split)
         note(f"{path}: {len(split.train)} train, {len(split.val)} val, {len(split.test)} test")

@@ -3,36 +3,123 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from har_pipeline.cli.options import (
-    AsJson,
-    DecoderChoice,
-    Device,
-    Dtype,
-    Precision,
-    Root,
-    Seed,
-    StreamChoice,
-    Workers,
-    parse_shard,
-)
-from har_pipeline.cli.output import note, print_json
+from har_pipeline.cli import options
+from har_pipeline.cli.options import parse_shard, with_options
+from har_pipeline.cli.output import interruptible, note, print_failures, print_json
 from har_pipeline.cli.progress import extraction_bar
+from har_pipeline.core.errors import VideoError
+from har_pipeline.core.options import device_option, option, seed_option
 from har_pipeline.core.records import ClipSpec, Crops, Padding, Sampling
-from har_pipeline.video.flow.spec import FlowMethod
+from har_pipeline.features.options import ExtractOptions
+from har_pipeline.models.config import check_net_name
+from har_pipeline.video.flow.spec import FlowMethod, FlowSpec
 
 if TYPE_CHECKING:
     from har_pipeline.features.extract import ExtractSummary
-
+    from har_pipeline.models.extractors.base import Extractor
 
 FRAMES_OF_A_FRAME_NET = 40
+BOUND = "Clip flow to plus or minus this many pixels per frame."
+METHOD = "How flow is computed."
 
 
-def models(as_json: AsJson = False) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetChoice:
+    """Which nets compute the features, and how."""
+
+    extractor: list[str] | None = option(
+        None, "Net, see `har models`. Repeat for several nets in one decoding pass. Default: efficientnet_lite0."
+    )
+    stream: Literal["rgb", "flow"] = option("rgb", "What the nets see; flow is computed on the fly.")
+    layer: str | None = option(None, "Layer of the net. Default: the net's own.")
+    weights: str | None = option(None, "Name from `har models`, a file, or `random` (tests only).")
+    mean_cube: Path | None = option(None, "c3d: subtract this mean cube (.npy) instead of the channel means.")
+    seed: int = seed_option()
+    device: str = device_option()
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto", "Arithmetic of the net. auto: bf16 where it is fast and close; fp32 with --dtype float32."
+    )
+
+    def __post_init__(self) -> None:
+        if len(self.names) > 1 and (self.layer or self.weights not in (None, "random")):
+            raise ValueError("--layer and --weights FILE belong to one net: give one --extractor, or none of them")
+        for name in self.names:
+            check_net_name(name)
+
+    @property
+    def names(self) -> list[str]:
+        """The nets' names."""
+        return self.extractor or ["efficientnet_lite0"]
+
+    def build(self, dtype: str) -> list[Extractor]:
+        """Return the nets with their weights, for features of a stored dtype."""
+        from har_pipeline.models.extractors import build_extractor
+
+        # Exact storage asks for exact arithmetic.
+        precision = "fp32" if self.precision == "auto" and dtype == "float32" else self.precision
+        nets = [
+            build_extractor(
+                name,
+                layer=self.layer,
+                stream=self.stream,
+                weights=self.weights,
+                device=self.device,
+                precision=precision,
+                seed=self.seed,
+                mean_cube=self.mean_cube,
+            )
+            for name in self.names
+        ]
+        for name, net in zip(self.names, nets, strict=True):
+            if net.weights.startswith("random"):
+                note(f"WARNING: {name}: random weights: these features are for tests and mean nothing")
+        return nets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipChoice:
+    """What is changed of a net's own clips; None: nothing."""
+
+    sampling: Sampling | None = option(
+        None,
+        "Which clips. first: the first ones; uniform: spread over the video; dense: all; sparse: some of the dense ones; "
+        "segments: the middle of equal parts (TSN). Default: the net's own.",
+    )
+    num_clips: int | None = option(None, "Clips per video (frames, for frame nets).", min=1)
+    clip_len: int | None = option(None, "Frames per clip.", min=1)
+    clip_stride: int | None = option(None, "Frames between the starts of two clips.", min=1)
+    frame_interval: int | None = option(None, "Frames from one frame of a clip to the next.", min=1)
+    padding: Padding | None = option(
+        None, "Fill clips past the last frame: repeat_last = with that frame, loop = from the video's start."
+    )
+    segment_seed: int | None = option(
+        None, "Draw random places in the segments with this seed, as in TSN's training.", min=0
+    )
+
+    def of(self, default: ClipSpec) -> ClipSpec:
+        """Return a net's own clips with the changes. Raises: typer.BadParameter if they do not go together."""
+        given = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        sampling = given.get("sampling", default.sampling)
+        if sampling == "dense":
+            if "num_clips" in given:
+                raise typer.BadParameter(
+                    "dense sampling takes every clip: leave --num-clips out, or use --sampling sparse"
+                )
+            given["num_clips"] = None
+        elif default.num_clips is None and "num_clips" not in given:
+            if default.clip_len > 1:
+                raise typer.BadParameter(f"{sampling} sampling needs --num-clips")
+            given["num_clips"] = FRAMES_OF_A_FRAME_NET
+        return dataclasses.replace(default, **given)
+
+
+def models(as_json: options.AsJson = False) -> None:
     """List the nets, their layers and feature dimensions, weights and licences."""
     from har_pipeline.models.extractors import describe_nets
 
@@ -53,170 +140,52 @@ def models(as_json: AsJson = False) -> None:
     typer.echo("Besides these: --weights PATH (a local file) and --weights random (for tests).")
 
 
-def clips_from(default: ClipSpec, changes: dict[str, Any]) -> ClipSpec:
-    """Return a net's own clips with what the user gave; None means not given.
-
-    Raises: typer.BadParameter if that makes no sense together.
-    """
-    given = {name: value for name, value in changes.items() if value is not None}
-    sampling = given.get("sampling", default.sampling)
-    if sampling == "dense":
-        if "num_clips" in given:
-            raise typer.BadParameter("dense sampling takes every clip: leave --num-clips out, or use --sampling sparse")
-        given["num_clips"] = None
-    elif default.num_clips is None and "num_clips" not in given:
-        if default.clip_len > 1:
-            raise typer.BadParameter(f"{sampling} sampling needs --num-clips")
-        given["num_clips"] = FRAMES_OF_A_FRAME_NET
-    try:
-        return dataclasses.replace(default, **given)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-
-
+@with_options
 def extract(
-    manifest: Annotated[Path, typer.Argument(help="Manifest CSV; make one with `har manifest build`.")],
-    store: Annotated[Path, typer.Argument(help="The feature store, a folder such as store.zarr.")],
-    extractor: Annotated[
-        list[str] | None,
-        typer.Option(help="Net, see `har models`; efficientnet_lite0 if not given. Several share one decoding pass."),
-    ] = None,
-    stream: Annotated[StreamChoice, typer.Option(help="rgb, or flow: optical flow, computed on the way.")] = (
-        StreamChoice.rgb
-    ),
-    layer: Annotated[str | None, typer.Option(help="Layer of the net; its default if not given.")] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="Name from `har models`, a file, or `random` (tests only).")
-    ] = None,
-    mean_cube: Annotated[
-        Path | None, typer.Option(help="c3d: subtract this mean cube (.npy) instead of means.")
-    ] = None,
-    sampling: Annotated[
-        Sampling | None,
-        typer.Option(
-            help="Which clips; the net's own if not given. first: the first ones; uniform: spread over the video; dense: "
-            "all; sparse: some of the dense ones; segments: the middle of equal parts (TSN)."
-        ),
-    ] = None,
-    num_clips: Annotated[int | None, typer.Option(help="Clips per video (frames, for frame nets).", min=1)] = None,
-    clip_len: Annotated[int | None, typer.Option(help="Frames per clip.", min=1)] = None,
-    clip_stride: Annotated[int | None, typer.Option(help="Frames between the starts of two clips.", min=1)] = None,
-    frame_interval: Annotated[int | None, typer.Option(help="Frames from one of a clip to its next.", min=1)] = None,
-    padding: Annotated[
-        Padding | None, typer.Option(help="What follows the last frame: that frame again, or the video's start.")
-    ] = None,
-    segment_seed: Annotated[
-        int | None,
-        typer.Option(help="Random places in the segments, as in TSN's training, drawn with this seed.", min=0),
-    ] = None,
-    fps: Annotated[
-        float | None, typer.Option(help="Frame rate to resample to, by frame number; as filmed if not given.")
-    ] = None,
-    resize: Annotated[
-        str | None,
-        typer.Option(help="stretch-224, short256-center224, stretch-340x256-ten224; the net's default if not given."),
-    ] = None,
+    *,
+    manifest: options.Manifest,
+    store: options.Store,
+    nets: NetChoice,
+    clips: ClipChoice,
+    how: ExtractOptions,
+    shard: options.Shard = "1/1",
     crops: Annotated[
-        Crops | None, typer.Option(help="Crops whose features are averaged: ten = corners, centre, mirrors.")
+        Crops | None, typer.Option(help="Crops whose features are averaged: ten = corners and centre, mirrored too.")
     ] = None,
-    flow_method: Annotated[FlowMethod, typer.Option(help="How flow is computed.")] = "tvl1",
-    flow_bound: Annotated[float, typer.Option(help="Flow is clipped to +- so many px per frame.", min=0.1)] = 20.0,
-    flow_cache: Annotated[
-        Path | None, typer.Option(help="Folder that keeps flow for other nets and later jobs.")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Clips per batch; by device if not given.", min=1)] = None,
-    decoder: Annotated[
-        DecoderChoice, typer.Option(help="auto: PyAV; decord is a cross-check, PyAV takes over where decord is wrong.")
-    ] = DecoderChoice.auto,
-    time_limit: Annotated[float, typer.Option(help="Seconds that decoding one video may take.", min=0.001)] = 600.0,
-    shard: Annotated[
-        str, typer.Option(help="k/n: do only the k-th of n parts, for several machines on one store.")
-    ] = "1/1",
-    retry_failed: Annotated[bool, typer.Option(help="Try videos again that failed before.")] = False,
-    replace_changed: Annotated[
-        bool, typer.Option(help="Make features anew that STORE has of another file than the manifest names.")
-    ] = False,
-    root: Root = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    workers: Workers = None,
-    precision: Annotated[
-        Precision,
-        typer.Option(help="Arithmetic of the net; auto: bf16 where it is fast and close, fp32 with --dtype float32."),
-    ] = (Precision.auto),
-    dtype: Annotated[Dtype, typer.Option(help="Type of the stored features.")] = Dtype.float16,
-    as_json: AsJson = False,
+    flow_method: Annotated[FlowMethod, typer.Option(help=METHOD)] = "tvl1",
+    flow_bound: Annotated[float, typer.Option(help=BOUND, min=0.1)] = 20.0,
+    root: options.Root = None,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Turn the videos of a manifest into features in a store. Run it again to go on after an interruption.
+    """Extract features of a manifest's videos into a store. Run again to continue after an interruption.
 
-    A video that cannot be read is listed with its reason and remembered in the store; the others go on, and the exit
-    code is 1. Several processes or machines may write one store at the same time.
+    A video that cannot be read is reported with its reason and recorded in the store; the others continue, and the exit
+    code is 1. Several processes or machines may write to one store at the same time.
     """
     from har_pipeline.datasets.manifests import read_manifest
-    from har_pipeline.features.extract import ExtractOptions, extract_many
     from har_pipeline.features.store import FeatureStore
-    from har_pipeline.models.extractors import build_extractor
-    from har_pipeline.video.flow.spec import FlowSpec
+
+    records = read_manifest(manifest, root=root, check_files=False)
+    if store.exists():
+        FeatureStore(store, create=True)
+    flow = FlowSpec(method=flow_method, bound_px=flow_bound) if nets.stream == "flow" else None
+    how = dataclasses.replace(how, flow=flow, shard=parse_shard(shard))
+
+    from har_pipeline.features.extract import extract_many
     from har_pipeline.video.preprocess import with_crops
 
-    shard_parts = parse_shard(shard)
-    records = read_manifest(manifest, root=root, check_files=False)
-    names = extractor or ["efficientnet_lite0"]
-    # Who asks for exact storage wants exact arithmetic too.
-    arithmetic = "fp32" if precision == "auto" and dtype == "float32" else precision.value
-    if len(names) > 1 and (layer or weights not in (None, "random")):
-        raise typer.BadParameter("--layer and --weights FILE belong to one net: give one --extractor, or none of them")
     wanted = []
-    for name in names:
-        net = build_extractor(
-            name,
-            layer=layer,
-            stream=stream.value,
-            weights=weights,
-            device=device,
-            precision=arithmetic,
-            seed=seed,
-            mean_cube=mean_cube,
-        )
-        if net.weights.startswith("random"):
-            note(f"WARNING: {name}: random weights: these features are for tests, they mean nothing")
-        changes = {
-            "sampling": sampling,
-            "num_clips": num_clips,
-            "clip_len": clip_len,
-            "clip_stride": clip_stride,
-            "frame_interval": frame_interval,
-            "padding": padding,
-            "segment_seed": segment_seed,
-        }
-        mode = resize or net.input.resize
+    for net in nets.build(how.dtype):
+        resize = how.resize or net.input.resize
         try:
-            options = ExtractOptions(
-                clips=clips_from(net.input.clips, changes),
-                fps=fps,
-                resize=with_crops(mode, crops) if crops else mode,
-                flow=FlowSpec(method=flow_method, bound_px=flow_bound) if stream == "flow" else None,
-                dtype=dtype.value,
-                workers=workers,
-                batch_size=batch_size,
-                decoder=decoder.value,
-                time_limit_s=time_limit,
-                shard=shard_parts,
-                retry_failed=retry_failed,
-                replace_changed=replace_changed,
-                flow_cache=flow_cache,
-            )
+            resize = with_crops(resize, crops) if crops else resize
+            wanted.append((net, dataclasses.replace(how, clips=clips.of(net.input.clips), resize=resize)))
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
-        wanted.append((net, options))
-    try:
-        with extraction_bar() as update:
-            summaries = extract_many(records, FeatureStore(store, create=True), wanted, update)
-    except KeyboardInterrupt:
-        note("interrupted: what is done is kept; run the same command again to go on")
-        raise typer.Exit(130) from None
+    with interruptible(), extraction_bar() as update:
+        summaries = extract_many(records, FeatureStore(store, create=True), wanted, update)
     for summary in summaries:
-        _report(summary)
+        print_failures(summary.notes, summary.failed, summary.failed_before)
     if as_json:
         rows = [dataclasses.asdict(summary) for summary in summaries]
         print_json(rows if len(rows) > 1 else rows[0])
@@ -229,21 +198,12 @@ def extract(
         raise typer.Exit(1)
 
 
-def _report(summary: ExtractSummary) -> None:
-    for video_id, notes in summary.notes.items():
-        note(f"note: {video_id}: {'; '.join(notes)}")
-    for video_id, reason in summary.failed.items():
-        note(f"failed: {video_id}: {reason}")
-    for video_id, reason in summary.failed_before.items():
-        note(f"failed in an earlier run: {video_id}: {reason} (try again with --retry-failed)")
-
-
 def _print_summary(summary: ExtractSummary) -> None:
     failures = len(summary.failed) + len(summary.failed_before)
     rate = summary.clips / summary.seconds if summary.seconds else 0.0
     padded = f"{summary.padded} shorter than their clips and padded; " if summary.padded else ""
     typer.echo(
-        f"{summary.feature_set}: {summary.done} videos done, {summary.already} were there, {failures} failed, "
+        f"{summary.feature_set}: {summary.done} videos done, {summary.already} already there, {failures} failed, "
         f"of {summary.total}; {padded}{summary.clips} clips, {rate:.1f} clips/s, {summary.device} {summary.precision}"
     )
 
@@ -251,22 +211,26 @@ def _print_summary(summary: ExtractSummary) -> None:
 def flow(
     video: Annotated[Path, typer.Argument(help="Video file.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Video to write, such as flow.mp4.")],
-    method: Annotated[FlowMethod, typer.Option(help="How flow is computed.")] = "tvl1",
-    bound: Annotated[float, typer.Option(help="Flow is clipped to +- so many px per frame.", min=0.1)] = 20.0,
-    max_px: Annotated[float, typer.Option(help="Flow of so many px per frame has full colour.", min=0.1)] = 10.0,
-    short_side: Annotated[int | None, typer.Option(help="Scale frames to this shorter side first, px.", min=32)] = None,
-    device: Device = "auto",
-    as_json: AsJson = False,
+    method: Annotated[FlowMethod, typer.Option(help=METHOD)] = "tvl1",
+    bound: Annotated[float, typer.Option(help=BOUND, min=0.1)] = 20.0,
+    max_px: Annotated[float, typer.Option(help="Flow in pixels per frame that gets full colour.", min=0.1)] = 10.0,
+    short_side: Annotated[
+        int | None, typer.Option(help="Scale frames to this shorter side first, in pixels.", min=32)
+    ] = None,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
 ) -> None:
-    """Render a video's optical flow in the usual colours: hue is the direction, saturation the speed."""
+    """Render a video's optical flow in colour: hue is the direction, saturation the speed."""
+    if not video.exists():
+        raise VideoError(f"{video}: no such file")
+    if out.exists() and out.samefile(video):
+        raise typer.BadParameter(f"{out} is the video itself: give another name")
+    if not out.parent.is_dir():
+        raise typer.BadParameter(f"{out}: no such folder: {out.parent}")
+
     from har_pipeline.models.device import pick_device
     from har_pipeline.video.flow.render import write_flow_video
-    from har_pipeline.video.flow.spec import FlowSpec
 
-    if out.exists() and out.samefile(video):
-        raise typer.BadParameter(f"{out} is the video itself: give the flow another name")
-    if not out.parent.is_dir():
-        raise typer.BadParameter(f"{out}: there is no folder {out.parent}")
     spec = FlowSpec(method=method, bound_px=bound)
     count = write_flow_video(video, out, spec, device=str(pick_device(device)), short_side=short_side, max_px=max_px)
     if as_json:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from har_pipeline.cli.options import AsJson, Column, NumFolds, Protocol, Root, Seed, TestFraction
-from har_pipeline.cli.output import note, print_json, print_table
+from har_pipeline.cli import options
+from har_pipeline.cli.options import AsJson, Shown, Store, StoreOrPack, with_options
+from har_pipeline.cli.output import note, print_json, print_rows
 from har_pipeline.cli.progress import video_bar
 from har_pipeline.cli.split_options import chosen_splits
+from har_pipeline.datasets.splits import SplitChoice
 
 if TYPE_CHECKING:
     from har_pipeline.features.pack_reader import PackedStore
@@ -21,9 +23,8 @@ features_app = typer.Typer(
     no_args_is_help=True, help="List, show, verify, pack and reduce the feature sets of a store."
 )
 
-Store = Annotated[Path, typer.Argument(help="The feature store, a folder such as store.zarr.")]
-StoreOrPack = Annotated[Path, typer.Argument(help="The feature store, or a pack of `har features pack`.")]
-FeatureSet = Annotated[str | None, typer.Option("--features", help="Feature set, or the start of its name.")]
+FeatureSet = Annotated[str | None, typer.Option("--features", help="Feature set, or a prefix of its name.")]
+UNFITTED = SplitChoice(val_fraction=0.0)
 
 
 @features_app.command("list")
@@ -48,29 +49,24 @@ def list_sets(store: StoreOrPack, as_json: AsJson = False) -> None:
                 "reduced on": f"{spec.reduction.protocol} split {spec.reduction.split}" if spec.reduction else None,
             }
         )
-    if as_json:
-        print_json(rows)
-    elif rows:
-        print_table(list(rows[0]), [list(row.values()) for row in rows])
-    else:
-        typer.echo("no feature sets")
+    print_rows(rows, as_json, empty="no feature sets")
 
 
 @features_app.command()
 def show(
     store: StoreOrPack,
     features: FeatureSet = None,
-    video_id: Annotated[str | None, typer.Option(help="Show this video's record too.")] = None,
+    video_id: Annotated[str | None, typer.Option(help="Also show the record of this video.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show how a feature set was made, its videos and its failures; without --features, every set (JSON: a list)."""
+    """Show how a feature set was made, its videos and failures. Without --features: every set (JSON: a list)."""
     from har_pipeline.core.errors import StoreError
     from har_pipeline.features.pack_reader import open_features
 
     opened = open_features(store)
     names = [opened.resolve(features)] if features else opened.feature_sets()
     if not names:
-        raise StoreError(f"{store}: there is no feature set; make one with `har extract`")
+        raise StoreError(f"{store}: no feature set; make one with `har extract`")
     results = [_description(opened, name, video_id) for name in names]
     if as_json:
         print_json(results[0] if len(results) == 1 else results)
@@ -122,16 +118,16 @@ def verify(
     store: StoreOrPack,
     features: FeatureSet = None,
     delete: Annotated[
-        bool, typer.Option(help="Delete damaged videos, so that the next extraction makes them again.")
+        bool, typer.Option(help="Delete damaged videos, so that the next `har extract` re-extracts them.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read every feature against its checksum; exit code 1 if any is damaged."""
+    """Check every feature against its checksum. The exit code is 1 if any is damaged."""
     from har_pipeline.features.pack_reader import PackedStore, open_features
 
     opened = open_features(store)
     if delete and isinstance(opened, PackedStore):
-        raise typer.BadParameter("--delete is for stores: a damaged pack is mended by `har features pack`")
+        raise typer.BadParameter("--delete is for stores; run `har features pack` again to repair a pack")
     names = [opened.resolve(features)] if features else opened.feature_sets()
     damaged = []
     checked = 0
@@ -159,18 +155,18 @@ def verify(
 def pack(
     store: Store,
     features: Annotated[
-        list[str] | None, typer.Option(help="Feature set, or the start of its name; give it once for each set.")
+        list[str] | None, typer.Option(help="Feature set, or a prefix of its name. Repeat for several.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The pack; store.pack beside store.zarr by default.")
+        Path | None, typer.Option("--out", "-o", help="Pack to write. Default: store.pack beside store.zarr.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Copy feature sets into one flat array each, which training reads many times as fast as the store.
+    """Copy feature sets into one flat array each, which training reads many times faster than the store.
 
-    `har train MANIFEST PACK`, or of raw frames `har train-video MANIFEST --store PACK`, takes the pack in the store's place
-    and gives the same numbers, bit for bit. Features that come into the store later are noticed: the same command packs
-    again what has changed, and nothing else. Without --features every set is packed that no PCA has reduced.
+    `har train MANIFEST PACK`, or for raw frames `har train-video MANIFEST --store PACK`, gives the same numbers as with
+    the store, bit for bit. Run again after the store has changed: only what changed is packed again. Without --features,
+    every set is packed that no PCA has reduced.
     """
     from har_pipeline.features.frames import EXTRACTOR
     from har_pipeline.features.pack_writer import default_pack_path, pack_features, whole_sets
@@ -186,7 +182,7 @@ def pack(
         return
     for summary in summaries:
         size = f"{summary.num_bytes / 2**20:,.1f} MiB"
-        done = "packed" if summary.written else "was packed before and is up to date"
+        done = "packed" if summary.written else "already packed and up to date"
         typer.echo(f"{summary.feature_set}: {summary.videos:,} videos, {summary.clips:,} clips, {size}, {done}")
     raw = [opened.spec(summary.feature_set).extractor == EXTRACTOR for summary in summaries]
     if not all(raw):
@@ -196,71 +192,56 @@ def pack(
 
 
 @features_app.command()
+@with_options
 def reduce(
+    *,
     ctx: typer.Context,
     store: Store,
     manifest: Annotated[Path, typer.Option(help="Manifest CSV, as for `har train`.")],
     dim: Annotated[int, typer.Option(help="Principal components to keep.", min=1)],
     features: FeatureSet = None,
-    protocol: Protocol = "holdout",
-    split: Annotated[str, typer.Option(help="Number of the split, or `all`: one feature set for every fold.")] = "0",
-    split_file: Annotated[
-        Path | None, typer.Option(help="A split from `har splits write` instead of a protocol.")
-    ] = None,
-    num_folds: NumFolds = 5,
-    test_fraction: TestFraction = 0.3,
-    column: Column = "split",
-    val_fraction: Annotated[
-        float,
-        typer.Option(help="As for `har train`; give 0.2 if that gets --patience without it.", min=0, max=0.9),
-    ] = 0.0,
-    whiten: Annotated[bool, typer.Option(help="Divide each projection by its standard deviation.")] = False,
-    l2: Annotated[bool, typer.Option(help="Divide each projected clip by its norm.")] = False,
-    randomised: Annotated[bool, typer.Option(help="Approximate by a random subspace, drawn with --seed.")] = False,
-    allow_missing: Annotated[bool, typer.Option(help="Fit without the training videos that have no features.")] = False,
-    root: Root = None,
-    seed: Seed = 0,
+    split: Annotated[
+        SplitChoice,
+        Shown(
+            help={
+                "split": "Split number, or `all`: one feature set for every split.",
+                "val_fraction": "As for `har train`: give 0.2 if that runs with --patience and without --val-fraction.",
+            }
+        ),
+    ] = UNFITTED,
+    whiten: Annotated[bool, typer.Option(help="Divide each component by its standard deviation.")] = False,
+    l2: Annotated[bool, typer.Option(help="Divide each reduced clip by its norm.")] = False,
+    randomised: Annotated[bool, typer.Option(help="Approximate PCA in a random subspace, drawn with --seed.")] = False,
+    allow_missing: Annotated[bool, typer.Option(help="Fit without training videos that have no features.")] = False,
+    root: options.Root = None,
     as_json: AsJson = False,
 ) -> None:
-    """Reduce a feature set by a PCA that is fitted on a split's training videos only.
+    """Reduce a feature set by PCA, fitted on a split's training videos only.
 
-    The result is a feature set of its own, with every video of the first one; `har train` takes it for that split and
-    refuses it for others. Exact unless --randomised. The same command goes on with an interrupted job.
+    The result is a new feature set with every video of the first; `har train` accepts it for that split and refuses it
+    for others. Exact unless --randomised. An interrupted reduction continues when run again.
     """
-    from har_pipeline.datasets.manifests import manifest_sha256, read_manifest
+    from har_pipeline.datasets.manifests import read_manifest
     from har_pipeline.features.reduce import ReduceOptions, reduce_features
     from har_pipeline.features.store import FeatureStore
 
-    opened = FeatureStore(store)
     records = read_manifest(manifest, root=root, check_files=False)
-    chosen = chosen_splits(
-        records,
-        split_file,
-        protocol,
-        split,
-        seed=seed,
-        val_fraction=val_fraction,
-        num_folds=num_folds,
-        test_fraction=test_fraction,
-        column=column,
-        sha256=manifest_sha256(manifest),
-        ctx=ctx,
-    )
+    opened = FeatureStore(store)
     source = opened.resolve(features or "")
-    options = ReduceOptions(
-        dim=dim, whiten=whiten, l2=l2, seed=seed if randomised else None, allow_missing=allow_missing
+    how = ReduceOptions(
+        dim=dim, whiten=whiten, l2=l2, seed=split.seed if randomised else None, allow_missing=allow_missing
     )
     summaries = []
-    for one in chosen:
+    for one in chosen_splits(ctx, manifest, records, split):
         with video_bar() as update:
-            summary = reduce_features(opened, source, one, options, update)
+            summary = reduce_features(opened, source, one, how, update)
         summaries.append({"protocol": one.protocol, "split": one.index, **dataclasses.asdict(summary)})
         if not as_json:
             typer.echo(
                 f"{summary.feature_set}: {summary.dim} components of {source} keep {summary.explained:.1%} of the variance "
                 f"of {summary.num_rows} clips of {summary.num_train} training videos ({one.protocol} split {one.index}"
                 f"{'' if summary.fitted else ', fitted before'}); {summary.done} videos projected, "
-                f"{summary.already} were there, {summary.seconds:.1f} s"
+                f"{summary.already} already there, {summary.seconds:.1f} s"
             )
         if summary.missing:
             note(f"NOTE: {len(summary.missing)} training videos had no features: {', '.join(summary.missing[:5])}")

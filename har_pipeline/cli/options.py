@@ -1,83 +1,127 @@
-"""Options that several commands share; imports nothing heavy."""
+"""Options of the commands: those generated from the fields of a config, and those that several commands share."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import re
-from collections.abc import Iterable
-from enum import StrEnum
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
-from har_pipeline.models.config import NetworkName
-from har_pipeline.training.configs import LongVideos, StateGradient, VideoPrecision
+from har_pipeline.core.errors import HarError
+from har_pipeline.core.options import Option, options_of
 
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one.")]
-
-
-Workers = Annotated[int | None, typer.Option(help="Decoding processes; by default a fitting number.", min=1)]
-
-
-Seed = Annotated[int, typer.Option(help="Seed of everything random in this command.", min=0)]
+AllowMissing = Annotated[bool, typer.Option(help="Leave out videos that have no features.")]
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 
-Protocol = Annotated[str, typer.Option(help="How videos are split; `har splits show --help` lists the protocols.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto uses a GPU if there is one.")]
 
 
-NumFolds = Annotated[int, typer.Option(help="Folds of group_kfold.", min=2)]
+Manifest = Annotated[Path, typer.Argument(help="Manifest CSV; make one with `har manifest build`.")]
 
 
-TestFraction = Annotated[float, typer.Option(help="Test share of holdout.", min=0.01, max=0.9)]
+Overwrite = Annotated[bool, typer.Option(help="Replace runs that exist, finished or not.")]
 
 
-Column = Annotated[str, typer.Option(help="Manifest column that the protocol `column` reads.")]
-
-
-Root = Annotated[
-    Path | None, typer.Option(help="Folder that the manifest's paths are relative to; its own by default.")
+Repeats = Annotated[
+    int,
+    typer.Option(help="Number of seeds to train, starting at --seed (then in OUT/seed0 ...).", min=1),
 ]
 
 
-class RawStreamChoice(StrEnum):
-    """Streams that raw-video networks read."""
-
-    depth = "depth"
-    rgb = "rgb"
+Root = Annotated[
+    Path | None, typer.Option(help="Folder that the manifest's paths are relative to. Default: the manifest's folder.")
+]
 
 
-class Dtype(StrEnum):
-    """Types that features are stored in."""
-
-    float16 = "float16"
-    float32 = "float32"
+Seed = Annotated[int, typer.Option(help="Random seed.", min=0)]
 
 
-class Precision(StrEnum):
-    """Arithmetic of a net."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
+Shard = Annotated[str, typer.Option(help="k/n: do only part k of n, to share one store between machines.")]
 
 
-class DecoderChoice(StrEnum):
-    """Decoders."""
-
-    auto = "auto"
-    decord = "decord"
-    pyav = "pyav"
+Store = Annotated[Path, typer.Argument(help="Feature store, a folder such as store.zarr.")]
 
 
-class StreamChoice(StrEnum):
-    """Streams that nets read."""
+StoreOrPack = Annotated[
+    Path, typer.Argument(help="Feature store of `har extract`, or its pack of `har features pack`.")
+]
 
-    rgb = "rgb"
-    flow = "flow"
+
+Workers = Annotated[int | None, typer.Option(help="Worker processes. Default: from the CPU count.", min=1)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """What a command changes of a config's options, as in `Annotated[TrainConfig, Shown(without=("epochs",))]`."""
+
+    # Fields that the command has no options for; they keep the values of the parameter's default.
+    without: tuple[str, ...] = ()
+    # Field -> help text in the place of its own.
+    help: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command whose dataclass parameters become options, one for each field that is a `core.options.option`.
+
+    The parameter's default gives the options' defaults; without one it is the dataclass with all of its defaults. Fields
+    of the same name in several dataclasses share an option, listed where the last of them has it. All parameters are
+    keyword-only. A value that the dataclass refuses is a usage error.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    shown: dict[str, inspect.Parameter] = {}
+    configs: dict[str, Any] = {}
+    for parameter in inspect.signature(command).parameters.values():
+        hint = hints[parameter.name]
+        parts: tuple[Any, ...] = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        if not dataclasses.is_dataclass(parts[0]):
+            shown[parameter.name] = parameter.replace(annotation=hint)
+            continue
+        kind: Any = parts[0]
+        default = kind() if parameter.default is parameter.empty else parameter.default
+        configs[parameter.name] = default
+        changes = next((mark for mark in parts if isinstance(mark, Shown)), Shown())
+        for name, (one, annotation) in options_of(kind).items():
+            if name not in changes.without:
+                annotation = Annotated[annotation, _typer_option(one, changes.help.get(name))]
+                value, name = getattr(default, name), one.name or name
+                shown.pop(name, None)
+                shown[name] = parameter.replace(name=name, default=value, annotation=annotation)
+
+    def run(**given: Any) -> None:
+        built = {name: _changed(default, given) for name, default in configs.items()}
+        # A config's parameter may be called as one of its fields: `split` of a `SplitChoice`.
+        command(**{name: given[name] for name in hints if name in given} | built)
+
+    run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__
+    run.__annotations__ = {name: parameter.annotation for name, parameter in shown.items()}
+    run.__signature__ = inspect.Signature(list(shown.values()))  # type: ignore[attr-defined]
+    return run
+
+
+def _typer_option(one: Option, text: str | None) -> Any:
+    text = text or one.help
+    # Typer shows and checks bounds that belong to the range; the others are said, and checked by the config.
+    if said := dataclasses.replace(one, min=None, max=None).range:
+        text = f"{text} {said.capitalize()}."
+    return typer.Option(help=text, rich_help_panel=one.panel, min=one.min, max=one.max)
+
+
+def _changed(default: Any, given: Mapping[str, Any]) -> Any:
+    kind: Any = type(default)
+    names = {name: one.name or name for name, (one, _) in options_of(kind).items()}
+    try:
+        return dataclasses.replace(default, **{name: given[shown] for name, shown in names.items() if shown in given})
+    except HarError:
+        raise
+    except ValueError as error:
+        raise option_error(error, names) from error
 
 
 def given_options(ctx: typer.Context | None, names: Iterable[str]) -> list[str]:
@@ -95,108 +139,9 @@ def option_error(error: ValueError, names: Iterable[str]) -> typer.BadParameter:
     return typer.BadParameter(fields.sub(lambda found: f"--{found[1].replace('_', '-')}", str(error)))
 
 
-TRAINING, NETWORK, VIDEOS = "Training", "Network", "Videos"
-
-
-Manifest = Annotated[Path, typer.Argument(help="Manifest CSV.")]
-
-
-Model = Annotated[
-    NetworkName,
-    typer.Option(
-        help="convlstm-stateless: one clip of 30 frames; convlstm-stateful: windows of 8, the state goes on.",
-        rich_help_panel=NETWORK,
-    ),
-]
-
-
-Width = Annotated[
-    float,
-    typer.Option(help="Times the paper's filters in every layer; results are labelled so.", rich_help_panel=NETWORK),
-]
-
-
-StreamOption = Annotated[
-    RawStreamChoice, typer.Option(help="depth: the manifest's depth_path; rgb: its path.", rich_help_panel=VIDEOS)
-]
-
-
-Store = Annotated[
-    Path | None,
-    typer.Option(
-        help="Store (or pack) of raw frames; what is missing is prepared into it. By default frames.zarr beside OUT.",
-        rich_help_panel=VIDEOS,
-    ),
-]
-
-
-Features = Annotated[
-    str, typer.Option(help="Start of the name of the raw-frame set, if there are several.", rich_help_panel=VIDEOS)
-]
-
-
-Long = Annotated[
-    LongVideos,
-    typer.Option(help="Stateful, above 300 frames: cut to 208, or whole: all windows.", rich_help_panel=VIDEOS),
-]
-
-
-StateGradientOption = Annotated[
-    StateGradient,
-    typer.Option(
-        help="Stateful: `window`, the paper's: cut off at each window; `video`: back to the video's start, one update.",
-        rich_help_panel=TRAINING,
-    ),
-]
-
-
-MemoryFrames = Annotated[
-    int | None,
-    typer.Option(
-        help="Let the cells begin with a memory of up to so many frames, as 208; by default a few, as in Keras.",
-        min=2,
-        rich_help_panel=NETWORK,
-    ),
-]
-
-
-Augment = Annotated[
-    float,
-    typer.Option(
-        help="Move and scale the frames of each training video at random by up to this share, as 0.15; the paper does not.",
-        min=0,
-        rich_help_panel=TRAINING,
-    ),
-]
-
-
-AllowMissing = Annotated[
-    bool, typer.Option(help="Leave out videos whose frames cannot be had.", rich_help_panel=VIDEOS)
-]
-
-
-SplitFile = Annotated[Path | None, typer.Option(help="A split from `har splits write` instead of a protocol.")]
-
-
-ValFraction = Annotated[float, typer.Option(help="Share of the training subjects kept for validation.", min=0, max=0.9)]
-
-
-BatchSize = Annotated[
-    int | None,
-    typer.Option(
-        help="Videos of an update; 12 stateless, 6 stateful. Of each process.", min=1, rich_help_panel=TRAINING
-    ),
-]
-
-
-PrecisionOption = Annotated[
-    VideoPrecision, typer.Option(help="auto: bf16 where the device has it.", rich_help_panel=TRAINING)
-]
-
-
 def parse_shard(text: str) -> tuple[int, int]:
     """Return (k, n) from `k/n`. Raises: typer.BadParameter if it is not of that form."""
     parts = text.split("/")
     if len(parts) != 2 or not all(part.isdigit() for part in parts) or not 1 <= int(parts[0]) <= int(parts[1]):
-        raise typer.BadParameter(f"{text!r}: give k/n with 1 <= k <= n, as in 2/4")
+        raise typer.BadParameter(f"--shard {text!r}: give k/n with 1 <= k <= n, such as 2/4")
     return int(parts[0]), int(parts[1])

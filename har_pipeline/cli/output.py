@@ -1,11 +1,17 @@
-"""Printing: JSON and tables on stdout, notes on stderr."""
+"""Printing: JSON, tables and results on stdout, notes on stderr."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from har_pipeline.training.jobs import Outcome
 
 
 def print_json(value: Any) -> None:
@@ -26,3 +32,56 @@ def print_table(header: list[str], rows: list[list[Any]]) -> None:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         if number == 0:
             typer.echo("  ".join("-" * width for width in widths))
+
+
+def print_rows(rows: list[dict[str, Any]], as_json: bool, *, empty: str = "") -> None:
+    """Print rows of the same keys as JSON or as a table; `empty` in the place of a table without rows."""
+    if as_json:
+        print_json(rows)
+    elif rows:
+        print_table(list(rows[0]), [list(row.values()) for row in rows])
+    else:
+        typer.echo(empty)
+
+
+def describe(outcome: Outcome) -> str:
+    """Return one line on a finished run."""
+    summary = outcome.summary
+    return (
+        f"test video accuracy {summary.test_accuracy:.1%} on {summary.num_test} videos "
+        f"({summary.num_train} train, {summary.num_val} val), {summary.seconds:.1f} s"
+    )
+
+
+def print_outcomes(outcomes: Sequence[Outcome], out: Path, model: str, as_json: bool) -> None:
+    """Print the results of the finished runs of a job, and their notes."""
+    from har_pipeline.evaluation.plan import merge_notes
+
+    for text in merge_notes({str(one.job.folder.relative_to(out)): one.summary.notes for one in outcomes}):
+        note(f"NOTE: {text}")
+    if as_json:
+        print_json([outcome.summary.to_dict() for outcome in outcomes])
+        return
+    for outcome in outcomes:
+        typer.echo(f"{outcome.job.folder}: {model}, {describe(outcome)}")
+    typer.echo(f"next: har evaluate {out}")
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """End the program with exit code 130 and a word on what is kept, when it is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        note("interrupted: finished work is kept; run the same command again to continue")
+        raise typer.Exit(130) from None
+
+
+def print_failures(notes: dict[str, tuple[str, ...]], failed: dict[str, str], failed_before: dict[str, str]) -> None:
+    """Print what was odd about videos and why others failed, by video id."""
+    for video_id, texts in notes.items():
+        note(f"note: {video_id}: {'; '.join(texts)}")
+    for video_id, reason in failed.items():
+        note(f"failed: {video_id}: {reason}")
+    for video_id, reason in failed_before.items():
+        note(f"failed in an earlier run: {video_id}: {reason} (try again with --retry-failed)")

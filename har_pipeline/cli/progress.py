@@ -8,170 +8,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from har_pipeline.cli.output import note
+from har_pipeline.cli.output import describe, note
 
 if TYPE_CHECKING:
-    from har_pipeline.features.engine import Progress
-
-if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
     from rich.table import Table
 
-    from har_pipeline.training.history import Epoch
-    from har_pipeline.training.jobs import Job, Outcome
-
-if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
-
+    from har_pipeline.features.engine import Progress
     from har_pipeline.training.history import Epoch
     from har_pipeline.training.jobs import Job, Outcome
     from har_pipeline.training.networks.fit import BatchProgress
-
-if TYPE_CHECKING:
-    from har_pipeline.training.jobs import Outcome
     from har_pipeline.training.sweep import Point
 
-
-@contextmanager
-def video_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Show on stderr how many videos of their total each stage of a job has done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("videos"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda stage, done, total: bar.update(task, description=stage, completed=done, total=total)
-
-
-@contextmanager
-def extraction_bar() -> Iterator[Callable[[Progress], None]]:
-    """Show an extraction's progress on stderr: videos/s, time left, failures and the stage that binds."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        TextColumn("extract"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("videos"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[rate]:.2f} videos/s, {task.fields[failed]} failed, bound by {task.fields[bound]}"),
-    )
-    with Bar(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("extract", total=None, rate=0.0, failed=0, bound="-")
-
-        def update(progress: Progress) -> None:
-            elapsed = bar.tasks[0].elapsed or 0.0
-            bar.update(
-                task,
-                total=progress.total,
-                completed=progress.already + progress.done + progress.failed,
-                rate=progress.done / elapsed if elapsed else 0.0,
-                failed=progress.failed,
-                bound=progress.bound_by,
-            )
-
-        yield update
-
-
 SHOWN_AT_MOST = 25
-
-
-@dataclass(slots=True)
-class _Row:
-    state: str = "waits"
-    epoch: str = ""
-    train: str = ""
-    val: str = ""
-    test: str = ""
-    seconds: float = 0.0
-
-
-def describe(outcome: Outcome) -> str:
-    """Return one line on a finished run."""
-    summary = outcome.summary
-    return (
-        f"test video accuracy {summary.test_accuracy:.1%} on {summary.num_test} videos "
-        f"({summary.num_train} train, {summary.num_val} val), {summary.seconds:.1f} s"
-    )
-
-
-@contextmanager
-def training_table(
-    jobs: Sequence[Job], epochs: int, *, live: bool | None = None
-) -> Iterator[tuple[Callable[[Job, Epoch], None], Callable[[Outcome], None]]]:
-    """Give the functions to call with each epoch and each finished run. live: None = if stderr is a terminal."""
-    if not (sys.stderr.isatty() if live is None else live):
-        yield _lines(jobs)
-        return
-    from rich.console import Console
-    from rich.live import Live
-
-    rows = {job: _Row() for job in jobs}
-    with Live(_table(rows), console=Console(stderr=True), refresh_per_second=4) as view:
-
-        def on_epoch(job: Job, epoch: Epoch) -> None:
-            row = rows[job]
-            row.state, row.epoch = "trains", f"{epoch.epoch}/{epochs}"
-            row.train = f"{epoch.train_accuracy:.1%}"
-            row.val = "" if epoch.val_accuracy is None else f"{epoch.val_accuracy:.1%}"
-            row.seconds += epoch.seconds
-            view.update(_table(rows))
-
-        def on_done(outcome: Outcome) -> None:
-            summary, row = outcome.summary, rows[outcome.job]
-            row.state, row.epoch = "kept" if outcome.kept else "done", f"{summary.best_epoch}/{summary.epochs}"
-            row.train, row.test = f"{summary.train_accuracy:.1%}", f"{summary.test_accuracy:.1%}"
-            row.val = "" if summary.val_accuracy is None else f"{summary.val_accuracy:.1%}"
-            row.seconds = summary.seconds
-            view.update(_table(rows))
-
-        yield on_epoch, on_done
-
-
-def _lines(jobs: Sequence[Job]) -> tuple[Callable[[Job, Epoch], None], Callable[[Outcome], None]]:
-    done = 0
-
-    def on_done(outcome: Outcome) -> None:
-        nonlocal done
-        done += 1
-        if outcome.kept:
-            note(f"{outcome.job.folder}: already trained, kept (--overwrite trains it again)")
-        elif len(jobs) > 1:
-            job = outcome.job
-            note(f"[{done}/{len(jobs)}] split {job.split.index}, seed {job.seed}: {describe(outcome)}")
-
-    return lambda job, epoch: None, on_done
-
-
-def _table(rows: dict[Job, _Row]) -> Table:
-    from rich.table import Table
-
-    table = Table()
-    for name in ("split", "seed", "state", "epoch", "train", "val", "test", "seconds"):
-        table.add_column(name, justify="right")
-    items = list(rows.items())
-    busy = next((i for i, (_, row) in enumerate(items) if row.state in ("waits", "trains")), len(items) - 1)
-    # A terminal shows so many lines only: those around the run that is trained now.
-    first = max(0, min(busy - SHOWN_AT_MOST // 2, len(items) - SHOWN_AT_MOST))
-    for job, row in items[first : first + SHOWN_AT_MOST]:
-        cells = (row.state, row.epoch, row.train, row.val, row.test, f"{row.seconds:.1f}" if row.seconds else "")
-        table.add_row(str(job.split.index), str(job.seed), *cells)
-    finished = sum(row.state in ("done", "kept") for row in rows.values())
-    table.caption = f"{finished} of {len(rows)} runs finished"
-    return table
 
 
 OnEpoch = Callable[["Job", "Epoch"], None]
@@ -183,20 +32,74 @@ OnBatch = Callable[["Job", "BatchProgress"], None]
 OnDone = Callable[["Outcome"], None]
 
 
+def _bar(unit: str, *, silent: bool = False) -> Bar:
+    """Return a bar whose tasks have a description, a count of `unit`, times, and a `text` of their own at the end."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+        console=Console(stderr=True),
+        disable=silent or not sys.stderr.isatty(),
+    )
+
+
+@contextmanager
+def video_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Give the function to call with a stage of the job, the videos it has done and their total."""
+    with _bar("videos") as bar:
+        task = bar.add_task("", total=None, text="")
+        yield lambda stage, done, total: bar.update(task, description=stage, completed=done, total=total)
+
+
+@contextmanager
+def extraction_bar() -> Iterator[Callable[[Progress], None]]:
+    """Give the function to call with an extraction's progress."""
+    with _bar("videos") as bar:
+        task = bar.add_task("extract", total=None, text="")
+
+        def update(now: Progress) -> None:
+            elapsed = bar.tasks[0].elapsed or 0.0
+            rate = now.done / elapsed if elapsed else 0.0
+            text = f"{rate:.2f} videos/s, {now.failed} failed, bound by {now.bound_by}"
+            bar.update(task, total=now.total, completed=now.already + now.done + now.failed, text=text)
+
+        yield update
+
+
+@contextmanager
+def step_bar(steps: int) -> Iterator[Callable[[int, float], None]]:
+    """Give the function to call with the batches done and the last one's loss."""
+    with _bar("batches") as bar:
+        task = bar.add_task("range test", total=steps, text="")
+        yield lambda step, loss: bar.update(task, completed=step, text=f"loss {loss:.3f}")
+
+
 @contextmanager
 def training_bar(
     jobs: Sequence[Job], epochs: int, *, silent: bool = False
 ) -> Iterator[tuple[OnEpoch, OnBatch, OnDone]]:
-    """Give the functions to call with each epoch, batch and finished run.
-
-    The bar shows batches, loss, accuracy, learning rate and the time left of a run; each epoch leaves a line.
-    """
+    """Give the functions to call with each epoch, which leaves a line, each batch and each finished run."""
 
     def name_of(job: Job) -> str:
         return f"split {job.split.index}, seed {job.seed}, " if len(jobs) > 1 else ""
 
-    with _bar("{task.fields[state]}", silent=silent) as bar:
-        task = bar.add_task("train", total=None, state="")
+    with _bar("batches", silent=silent) as bar:
+        task = bar.add_task("train", total=None, text="")
 
         def on_epoch(job: Job, epoch: Epoch) -> None:
             if silent:
@@ -209,93 +112,167 @@ def training_bar(
             bar.console.print(text, highlight=False, soft_wrap=True)
 
         def on_batch(job: Job, now: BatchProgress) -> None:
-            state = f"loss {now.loss:.3f}, {now.accuracy:.1%}, rate {now.learning_rate:.1e}"
             bar.update(
                 task,
                 description=f"{name_of(job)}epoch {now.epoch}/{now.epochs}",
                 completed=(now.epoch - 1) * now.batches + now.batch,
                 total=now.epochs * now.batches,
-                state=state,
+                text=f"loss {now.loss:.3f}, {now.accuracy:.1%}, rate {now.learning_rate:.1e}",
             )
 
         def on_done(outcome: Outcome) -> None:
             if silent:
                 return
             if outcome.kept:
-                note(f"{outcome.job.folder}: already trained, kept (--overwrite trains it again)")
+                _note_kept(outcome)
             elif len(jobs) > 1:
                 note(f"{name_of(outcome.job)}{describe(outcome)}")
-            bar.reset(task, total=None, state="")
+            bar.reset(task, total=None, text="")
 
         yield on_epoch, on_batch, on_done
 
 
+def _note_kept(outcome: Outcome) -> None:
+    note(f"{outcome.job.folder}: already trained, kept (--overwrite trains it again)")
+
+
+@dataclass(slots=True)
+class _Row:
+    state: str = "waiting"
+    epoch: str = ""
+    train: str = ""
+    val: str = ""
+    test: str = ""
+    seconds: float = 0.0
+
+
 @contextmanager
-def step_bar(steps: int) -> Iterator[Callable[[int, float], None]]:
-    """Give the function to call with the updates done and their last loss."""
-    with _bar("loss {task.fields[loss]:.3f}") as bar:
-        task = bar.add_task("range test", total=steps, loss=float("nan"))
-        yield lambda step, loss: bar.update(task, completed=step, loss=loss)
+def training_table(jobs: Sequence[Job], epochs: int, *, live: bool | None = None) -> Iterator[tuple[OnEpoch, OnDone]]:
+    """Give the functions to call with each epoch and each finished run. live: None = if stderr is a terminal."""
+    if not _is_live(live):
+        yield lambda job, epoch: None, _lines(jobs)
+        return
+    rows = {job: _Row() for job in jobs}
+    with _live(lambda: _table(rows)) as refresh:
+
+        def on_epoch(job: Job, epoch: Epoch) -> None:
+            row = rows[job]
+            row.state, row.epoch = "training", f"{epoch.epoch}/{epochs}"
+            row.train, row.val = f"{epoch.train_accuracy:.1%}", _percent(epoch.val_accuracy)
+            row.seconds += epoch.seconds
+            refresh()
+
+        def on_done(outcome: Outcome) -> None:
+            summary = outcome.summary
+            rows[outcome.job] = _Row(
+                state="kept" if outcome.kept else "done",
+                epoch=f"{summary.best_epoch}/{summary.epochs}",
+                train=_percent(summary.train_accuracy),
+                val=_percent(summary.val_accuracy),
+                test=_percent(summary.test_accuracy),
+                seconds=summary.seconds,
+            )
+            refresh()
+
+        yield on_epoch, on_done
 
 
-def _bar(text: str, *, silent: bool = False) -> RichProgress:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+def _lines(jobs: Sequence[Job]) -> OnDone:
+    done = 0
 
-    return Bar(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(text),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=silent or not sys.stderr.isatty(),
+    def on_done(outcome: Outcome) -> None:
+        nonlocal done
+        done += 1
+        if outcome.kept:
+            _note_kept(outcome)
+        elif len(jobs) > 1:
+            job = outcome.job
+            note(f"[{done}/{len(jobs)}] split {job.split.index}, seed {job.seed}: {describe(outcome)}")
+
+    return on_done
+
+
+def _table(rows: dict[Job, _Row]) -> Table:
+    items = list(rows.items())
+    busy = next((i for i, (_, row) in enumerate(items) if row.state in ("waiting", "training")), len(items) - 1)
+    # More lines than a terminal shows: those around the run in training.
+    first = max(0, min(busy - SHOWN_AT_MOST // 2, len(items) - SHOWN_AT_MOST))
+    finished = sum(row.state in ("done", "kept") for row in rows.values())
+    table = _new_table(
+        ("split", "seed", "state", "epoch", "train", "val", "test", "seconds"),
+        f"{finished} of {len(rows)} runs finished",
     )
+    for job, row in items[first : first + SHOWN_AT_MOST]:
+        cells = (row.state, row.epoch, row.train, row.val, row.test, f"{row.seconds:.1f}" if row.seconds else "")
+        table.add_row(str(job.split.index), str(job.seed), *cells)
+    return table
 
 
 @contextmanager
 def sweep_table(
     points: Sequence[Point], runs_each: int, *, live: bool | None = None
 ) -> Iterator[Callable[[Point, Sequence[Outcome]], None]]:
-    """Give the function to call with finished runs: a live table in a terminal (`live`), otherwise a line on stderr."""
+    """Give the function to call with a point's newly finished runs. live: None = if stderr is a terminal."""
     made: dict[Point, list[Outcome]] = {point: [] for point in points}
-    if not (sys.stderr.isatty() if live is None else live):
+    of_all = len(points) * runs_each
+
+    def finished() -> int:
+        return sum(map(len, made.values()))
+
+    if not _is_live(live):
 
         def tell(point: Point, outcomes: Sequence[Outcome]) -> None:
             made[point] += outcomes
             kept = sum(outcome.kept for outcome in outcomes)
             words = f"{len(outcomes) - kept} trained, {kept} kept" if kept else f"{len(outcomes)} trained"
-            done = sum(len(own) for own in made.values())
-            note(
-                f"[{done}/{len(points) * runs_each}] {point.folder.name}: {words}, test video accuracy {_mean(outcomes)}"
-            )
+            note(f"[{finished()}/{of_all}] {point.folder.name}: {words}, test video accuracy {_mean(outcomes)}")
 
         yield tell
         return
-    from rich.console import Console
-    from rich.live import Live
-    from rich.table import Table
 
     def table() -> Table:
-        shown = Table(caption=f"{sum(map(len, made.values()))} of {len(points) * runs_each} runs finished")
-        for name in (*(name for name, _ in points[0].values), "runs", "of them kept", "test"):
-            shown.add_column(name, justify="right")
+        names = [name for name, _ in points[0].values]
+        shown = _new_table((*names, "runs", "of them kept", "test"), f"{finished()} of {of_all} runs finished")
         for point, own in made.items():
             kept = sum(outcome.kept for outcome in own)
             values = [str(value) for _, value in point.values]
             shown.add_row(*values, f"{len(own)}/{runs_each}", str(kept or ""), _mean(own) if own else "")
         return shown
 
-    with Live(table(), console=Console(stderr=True), refresh_per_second=4) as view:
+    with _live(table) as refresh:
 
         def show(point: Point, outcomes: Sequence[Outcome]) -> None:
             made[point] += outcomes
-            view.update(table())
+            refresh()
 
         yield show
+
+
+def _is_live(live: bool | None) -> bool:
+    return sys.stderr.isatty() if live is None else live
+
+
+@contextmanager
+def _live(table: Callable[[], Table]) -> Iterator[Callable[[], None]]:
+    """Show a table on stderr and give the function that shows it again."""
+    from rich.console import Console
+    from rich.live import Live
+
+    with Live(table(), console=Console(stderr=True), refresh_per_second=4) as view:
+        yield lambda: view.update(table())
+
+
+def _new_table(names: Sequence[str], caption: str) -> Table:
+    from rich.table import Table
+
+    table = Table(caption=caption)
+    for name in names:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
 
 
 def _mean(outcomes: Sequence[Outcome]) -> str:

@@ -2,86 +2,84 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from har_pipeline.cli.options import AsJson, Column, Device, NumFolds, Protocol, Root, Seed, TestFraction
+from har_pipeline.cli import options
+from har_pipeline.cli.options import Shown, with_options
 from har_pipeline.cli.output import note, print_table
 from har_pipeline.cli.progress import sweep_table
 from har_pipeline.cli.split_options import chosen_splits
+from har_pipeline.core.options import option
+from har_pipeline.datasets.splits import SplitChoice
 from har_pipeline.training.configs import TrainConfig
 
 if TYPE_CHECKING:
-    from har_pipeline.training.sweep import Axis
     from har_pipeline.training.sweep_table import Choice, PointSummary
 
-
-DEFAULTS = TrainConfig()
-
-
-SWEPT = "Swept: one value, or several parted by commas"
+SWEPT = "Swept: one value, or several separated by commas"
+VALIDATION = "Share of the training subjects that the best values are chosen by; 0: nothing is chosen."
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """The values of the options that are swept most, as text; a later one varies faster in the table."""
+
+    head: str | None = option(
+        None, "Heads, as of `har train`; res_lstm,stacked_lstm = with and without skips.", panel=SWEPT
+    )
+    features: str | None = option(None, "Feature sets, or prefixes of their names.", panel=SWEPT)
+    num_layers: str | None = option(None, "Recurrent layers.", panel=SWEPT)
+    pca: str | None = option(
+        None, "PCA dimensions; fitted on each split's training videos and kept in STORE.", panel=SWEPT
+    )
+    num_steps: str | None = option(None, "Clips to use of each video, evenly spaced (T in Lakhal 2018).", panel=SWEPT)
+    units: str | None = option(None, "Units of each recurrent layer.", panel=SWEPT)
+    epochs: str | None = option(None, "Training epochs.", panel=SWEPT)
+
+    def given(self, others: Sequence[str]) -> list[tuple[str, str]]:
+        """Return (option, values) of every swept option; others: NAME=VALUES of `--set`."""
+        named = [(field.name, getattr(self, field.name)) for field in dataclasses.fields(self)]
+        found = [(name, values) for name, values in named if values is not None]
+        for text in others:
+            name, equals, values = text.partition("=")
+            if not equals:
+                raise typer.BadParameter(f"--set {text!r}: write NAME=VALUE or NAME=VALUE,VALUE")
+            found.append((name.strip().replace("-", "_"), values))
+        return found
+
+
+@with_options
 def sweep(
+    *,
     ctx: typer.Context,
-    manifest: Annotated[Path, typer.Argument(help="Manifest CSV.")],
-    store: Annotated[Path, typer.Argument(help="Feature store that `har extract` wrote, or a pack of it.")],
+    manifest: options.Manifest,
+    store: options.StoreOrPack,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("sweep"),
-    units: Annotated[str | None, typer.Option(help="Recurrent units.", rich_help_panel=SWEPT)] = None,
-    num_steps: Annotated[
-        str | None, typer.Option(help="Clips taken of each video, evenly (Lakhal's T).", rich_help_panel=SWEPT)
-    ] = None,
-    num_layers: Annotated[str | None, typer.Option(help="Recurrent layers.", rich_help_panel=SWEPT)] = None,
-    epochs: Annotated[str | None, typer.Option(help="Epochs of training.", rich_help_panel=SWEPT)] = None,
-    pca: Annotated[
-        str | None,
-        typer.Option(
-            help="PCA dimensions; fitted on each split's training videos, kept in STORE.", rich_help_panel=SWEPT
-        ),
-    ] = None,
-    head: Annotated[
-        str | None,
-        typer.Option(help="As of `har train`: res_lstm,stacked_lstm = with, without skips.", rich_help_panel=SWEPT),
-    ] = None,
-    features: Annotated[
-        str | None,
-        typer.Option(
-            help="Feature sets, or the starts of their names; needed if there are several.", rich_help_panel=SWEPT
-        ),
-    ] = None,
-    option: Annotated[
+    swept: Swept,
+    others: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="NAME=VALUES of another option of `har train`, as in dropout=0,0.5.", rich_help_panel=SWEPT
+            "--set",
+            help="NAME=VALUES of any other option of `har train`, such as dropout=0,0.5.",
+            rich_help_panel=SWEPT,
         ),
     ] = None,
-    protocol: Protocol = "holdout",
-    split: Annotated[str, typer.Option(help="Number of the split, or `all` for every fold.")] = "0",
-    split_file: Annotated[
-        Path | None, typer.Option(help="A split from `har splits write` instead of a protocol.")
-    ] = None,
-    num_folds: NumFolds = 5,
-    test_fraction: TestFraction = 0.3,
-    column: Column = "split",
-    val_fraction: Annotated[
-        float,
-        typer.Option(
-            help="Share of the training subjects that the best values are chosen by; 0: none are.", min=0, max=0.9
-        ),
-    ] = 0.2,
-    repeats: Annotated[int, typer.Option(help="Train with so many seeds from --seed on.", min=1)] = 1,
+    split: Annotated[SplitChoice, Shown(help={"split": "Split number, or `all`.", "val_fraction": VALIDATION})],
+    repeats: Annotated[int, typer.Option(help="Number of seeds to train, starting at --seed.", min=1)] = 1,
     workers: Annotated[
-        int | None, typer.Option(help="Training processes; by default one per core, or one with a GPU.", min=1)
+        int | None, typer.Option(help="Training processes. Default: one per core, or one with a GPU.", min=1)
     ] = None,
-    allow_missing: Annotated[bool, typer.Option(help="Leave out videos that have no features.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Train runs again that are there.")] = False,
-    root: Root = None,
-    seed: Seed = DEFAULTS.seed,
-    device: Device = DEFAULTS.device,
-    as_json: AsJson = False,
+    allow_missing: options.AllowMissing = False,
+    overwrite: Annotated[bool, typer.Option(help="Train finished runs again.")] = False,
+    root: options.Root = None,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
 ) -> None:
     """Train a head for every combination of values: OUT/sweep.csv (a row per run), sweep.png, sweep.json.
 
@@ -99,50 +97,31 @@ def sweep(
     har sweep hmdb51.csv hmdb51.zarr --protocol hmdb51 --head res_lstm,stacked_lstm --num-layers 2,3,4
     --pca 256,512,1024,2048 --num-steps 25 -o depth
     """
-    import dataclasses
-
     from har_pipeline.datasets.manifests import manifest_sha256, read_manifest
     from har_pipeline.features.pack_reader import open_features
+
+    given = swept.given(others or ())
+    records = read_manifest(manifest, root=root, check_files=False)
+    opened = open_features(store)
+    for prefix in (swept.features or "").split(","):
+        opened.resolve(prefix.strip())
+    chosen = chosen_splits(ctx, manifest, records, split)
+
     from har_pipeline.training.sweep import parse_axis, plan_points, run_sweep
     from har_pipeline.training.sweep_table import SUMMARY, write_sweep
 
-    given = {
-        "head": head,
-        "features": features,
-        "num_layers": num_layers,
-        "pca": pca,
-        "num_steps": num_steps,
-        "units": units,
-        "epochs": epochs,
-    }
-    axes = [parse_axis(name, text) for name, text in given.items() if text is not None]
-    axes += [_axis_of(text) for text in option or ()]
-    points = plan_points(axes, dataclasses.replace(DEFAULTS, seed=seed, device=device), "", out)
-    records = read_manifest(manifest, root=root, check_files=False)
-    sha256 = manifest_sha256(manifest)
-    chosen = chosen_splits(
-        records,
-        split_file,
-        protocol,
-        split,
-        seed=seed,
-        val_fraction=val_fraction,
-        num_folds=num_folds,
-        test_fraction=test_fraction,
-        column=column,
-        sha256=sha256,
-        ctx=ctx,
-    )
+    axes = [parse_axis(name, values) for name, values in given]
+    points = plan_points(axes, TrainConfig(seed=split.seed, device=device), "", out)
     with sweep_table(points, len(chosen) * repeats) as on_done:
         result = run_sweep(
-            open_features(store),
+            opened,
             records,
             chosen,
             points,
             repeats=repeats,
-            folds=split == "all" and split_file is None,
+            folds=split.every,
             workers=workers,
-            manifest_sha256=sha256,
+            manifest_sha256=manifest_sha256(manifest),
             overwrite=overwrite,
             allow_missing=allow_missing,
             on_done=on_done,
@@ -162,15 +141,6 @@ def sweep(
         raise typer.Exit(1)
 
 
-def _axis_of(text: str) -> Axis:
-    from har_pipeline.training.sweep import parse_axis
-
-    name, equals, values = text.partition("=")
-    if not equals:
-        raise typer.BadParameter(f"--set {text!r}: write NAME=VALUE or NAME=VALUE,VALUE")
-    return parse_axis(name.strip().replace("-", "_"), values)
-
-
 def _print(summaries: Sequence[PointSummary], choices: Sequence[Choice], out: Path) -> None:
     rows = []
     for one in summaries:
@@ -182,9 +152,7 @@ def _print(summaries: Sequence[PointSummary], choices: Sequence[Choice], out: Pa
     names = [name for name, _ in summaries[0].values]
     print_table([*names, "runs", "validation", "test", "mean class", "parameters", "seconds"], rows)
     if not choices:
-        typer.echo(
-            "No values are chosen: there are no validation videos (--val-fraction), and test videos do not choose."
-        )
+        typer.echo("no values chosen: that takes validation videos (--val-fraction); test videos never choose")
     for choice in choices:
         values = ", ".join(f"{name} {value}" for name, value in choice.values)
         typer.echo(

@@ -32,6 +32,21 @@ Stream = Literal["rgb", "flow", "depth"]
 Crops = Literal["center", "three", "ten"]
 
 
+# Files of a manifest's row that become raw frames.
+RawStream = Literal["depth", "rgb"]
+
+
+# What becomes of a frame that is not square.
+Aspect = Literal["stretch", "keep"]
+
+
+Decoder = Literal["auto", "decord", "pyav"]
+
+
+# Types that extracted features are stored in.
+FeatureType = Literal["float16", "float32"]
+
+
 def check_video_id(video_id: str) -> str:
     """Return `video_id` if it is a legal one: letters, digits, `.`, `_`, `-`, at most 200 characters.
 

@@ -47,7 +47,7 @@ class Fold:
 class Protocol:
     """A rule over manifest columns, and what the parts of its splits may share."""
 
-    # Its splits, in order. Raises: SplitError if the records do not fit.
+    # Its splits, in order; the docstring's first line is the help text. Raises: SplitError if the records do not fit.
     split: Callable[[Sequence[VideoRecord], SplitOptions], list[Fold]]
     # The fields of `SplitOptions` that it reads, apart from the seed.
     reads: tuple[str, ...] = ()
@@ -55,6 +55,11 @@ class Protocol:
     test_apart: tuple[Source, ...] = SOURCES
     # Sources that training and validation videos do not share.
     val_apart: tuple[Source, ...] = SOURCES
+
+    @property
+    def help(self) -> str:
+        """What it splits by, in a line."""
+        return (self.split.__doc__ or "").splitlines()[0]
 
 
 def cell(record: VideoRecord, column: str) -> str:
@@ -87,12 +92,18 @@ def _numbers(records: Sequence[VideoRecord], column: str, largest: int, protocol
 
 
 def _kth_original(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]:
-    """Schuldt 2004: persons 2, 3, 5 to 10 and 22 test; the other 16 (8 train, 8 validate) are the training side."""
+    """Persons 2, 3, 5 to 10 and 22 test, the other 16 train and validate.
+
+    Source: Schuldt 2004, which has 8 for training and 8 for validation.
+    """
     return [_fold(records, _numbers(records, "subject", 25, "kth_original"), KTH_TEST_PERSONS)]
 
 
 def _kth_random5(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]:
-    """Baccouche 2011, section 4: five random draws of 16 training and 9 test persons; of fewer persons, that share."""
+    """Five random draws of 9 test persons out of 25; of fewer persons, the same share.
+
+    Source: Baccouche 2011, section 4.
+    """
     import numpy
 
     persons = _numbers(records, "subject", 25, "kth_random5")
@@ -112,7 +123,10 @@ def _official_lists(records: Sequence[VideoRecord]) -> list[Fold]:
 
 
 def _ucf101(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]:
-    """Soomro 2012: three splits; without the official lists, split i tests the groups 7i-6 to 7i, which is the same."""
+    """The three official splits; without the official lists, split i tests groups 7i-6 to 7i, which is the same.
+
+    Source: Soomro 2012.
+    """
     if folds := _official_lists(records):
         return folds
     groups = _numbers(records, "group", 25, "ucf101")
@@ -120,7 +134,10 @@ def _ucf101(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]
 
 
 def _hmdb51(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]:
-    """Kuehne 2011: the three splits of the official lists."""
+    """The three official splits; needs the official lists.
+
+    Source: Kuehne 2011.
+    """
     folds = _official_lists(records)
     if not folds:
         raise SplitError("hmdb51 needs the official lists: `har manifest build hmdb51 ROOT --splits FOLDER`")
@@ -128,13 +145,19 @@ def _hmdb51(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]
 
 
 def _xsub(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]:
-    """Shahroudy 2016, cross-subject, of NTU RGB+D with its 40 subjects (NTU RGB+D 120 has another list)."""
+    """NTU RGB+D cross-subject: the 20 official subjects of 40 train (NTU RGB+D 120 has another list).
+
+    Source: Shahroudy 2016.
+    """
     subjects = _numbers(records, "subject", 40, "xsub")
     return [_fold(records, subjects, set(range(1, 41)) - NTU_TRAIN_SUBJECTS)]
 
 
 def _xview(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]:
-    """Shahroudy 2016, cross-view: cameras 2 and 3 train, camera 1 tests."""
+    """NTU RGB+D cross-view: cameras 2 and 3 train, camera 1 tests.
+
+    Source: Shahroudy 2016.
+    """
     return [_fold(records, _numbers(records, "camera", 3, "xview"), {1, 2, 3} - NTU_TRAIN_CAMERAS)]
 
 
@@ -148,8 +171,21 @@ def _leave_one_out(records: Sequence[VideoRecord], column: str) -> list[Fold]:
     return [_fold(records, cells, {value}) for value in values]
 
 
+def _leave_one_group_out(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]:
+    """One split for each group of the manifest, which tests that group."""
+    return _leave_one_out(records, "group")
+
+
+def _leave_one_subject_out(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]:
+    """One split for each subject of the manifest, which tests that subject."""
+    return _leave_one_out(records, "subject")
+
+
 def _group_kfold(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]:
-    """Stratified k folds of whole groups (scikit-learn's StratifiedGroupKFold)."""
+    """--num-folds splits of whole subjects, groups and files, stratified by class.
+
+    Source: scikit-learn's StratifiedGroupKFold.
+    """
     from sklearn.model_selection import StratifiedGroupKFold
 
     groups = units(records, SOURCES)
@@ -167,12 +203,12 @@ def _group_kfold(records: Sequence[VideoRecord], options: SplitOptions) -> list[
 
 
 def _holdout(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]:
-    """One split of whole subjects, groups or files, with about the same share of every class on the test side."""
+    """One split of whole subjects, groups and files; --test-fraction of every class tests."""
     return [Fold(*take_share(records, options.test_fraction, options.seed, "holdout", SOURCES, "another protocol"))]
 
 
 def _column(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]:
-    """A manifest column of train, val and test; videos with other values are not used."""
+    """The train, val and test videos that the manifest column --column names; other values are not used."""
     if options.column != "split" and not options.column.startswith("x_"):
         raise SplitError(f"the protocol column reads column split or one that starts with x_, not {options.column!r}")
     values = {cell(r, options.column) for r in records}
@@ -194,10 +230,8 @@ PROTOCOLS: dict[str, Protocol] = {
     # All cameras film the same performances.
     "xview": Protocol(_xview, test_apart=("file",)),
     # One person may act in several groups, so groups are all that can be kept apart.
-    "leave_one_group_out": Protocol(
-        lambda records, _: _leave_one_out(records, "group"), test_apart=("group", "file"), val_apart=("group", "file")
-    ),
-    "leave_one_subject_out": Protocol(lambda records, _: _leave_one_out(records, "subject")),
+    "leave_one_group_out": Protocol(_leave_one_group_out, test_apart=("group", "file"), val_apart=("group", "file")),
+    "leave_one_subject_out": Protocol(_leave_one_subject_out),
     "group_kfold": Protocol(_group_kfold, reads=("num_folds",)),
     "holdout": Protocol(_holdout, reads=("test_fraction",)),
     "column": Protocol(_column, reads=("column",)),

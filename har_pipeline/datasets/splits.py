@@ -10,16 +10,107 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from har_pipeline.core.errors import SplitError
+from har_pipeline.core.options import check_options, option, seed_option
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.datasets.protocols import PROTOCOLS, SplitOptions, cell
 from har_pipeline.datasets.units import source_of, take_share
 
 PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitChoice:
+    """Which splits of a manifest: those of a protocol, one of them, or the split of a file.
+
+    Raises: ValueError if a value is out of range.
+    """
+
+    protocol: str = option("holdout", "Split protocol; `har splits show --help` lists them.")
+    split: str = option("0", "Split number, or `all` (then in OUT/split0, OUT/split1 ...).")
+    split_file: Path | None = option(None, "Split file of `har splits write`, instead of --protocol.")
+    num_folds: int = option(5, "Number of folds (group_kfold).", min=2)
+    test_fraction: float = option(0.3, "Share of the videos to test on (holdout).", min=0.01, max=0.9)
+    column: str = option("split", "Manifest column with the parts: split, or one of your own, x_... (column).")
+    # Where the protocol `column` names validation videos, those are taken instead.
+    val_fraction: float | None = option(
+        0.2, "Share of the training subjects or groups kept for validation.", min=0, max=0.9
+    )
+    seed: int = seed_option()
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    @property
+    def every(self) -> bool:
+        """Whether every split of the protocol is chosen, each for a folder of its own."""
+        return self.split == "all" and self.split_file is None
+
+    def unread(self, records: Sequence[VideoRecord]) -> list[str]:
+        """Return the names of the options that change nothing beside the others."""
+        if self.split_file is not None:
+            return ["protocol", "split", "num_folds", "test_fraction", "column", "val_fraction"]
+        read = PROTOCOLS[self.protocol].reads
+        unread = [name for name in ("num_folds", "test_fraction", "column") if name not in read]
+        if self.protocol == "column" and names_validation(records, self.column):
+            unread.append("val_fraction")
+        return unread
+
+
+def choose_splits(
+    records: Sequence[VideoRecord], choice: SplitChoice, manifest_sha256: str = ""
+) -> tuple[list[Split], list[str]]:
+    """Return the chosen splits, and a sentence on each oddity of them.
+
+    manifest_sha256: of the records' manifest, "" = not compared with a split file's.
+    Raises: SplitError as `make_splits` and `read_split_file`; ValueError if the protocol has no split of that number.
+    """
+    if choice.split_file is not None:
+        split = read_split_file(choice.split_file)
+        check_split(split, records)
+        notes = []
+        if manifest_sha256 and split.manifest_sha256 and split.manifest_sha256 != manifest_sha256:
+            notes = [
+                f"{choice.split_file} was written for another manifest, or this one has changed since: the split is the "
+                "file's, the labels are those of the manifest given"
+            ]
+        return [split], notes + unused_videos([split], records)
+    splits = protocol_splits(records, choice, manifest_sha256)
+    chosen = [split for split in splits if choice.split in ("all", str(split.index))]
+    if not chosen:
+        numbers = [split.index for split in splits]
+        raise ValueError(
+            f"split must be all or one of {numbers}, the splits of {choice.protocol}, not {choice.split!r}"
+        )
+    notes = unused_videos(chosen, records)
+    if "val_fraction" not in choice.unread(records):
+        notes += odd_validation_share(chosen, choice.val_fraction or 0.0)
+    if choice.protocol != "column":
+        notes += unread_column(splits, records)
+    if choice.protocol == "holdout" and not any(record.subject or record.group for record in records):
+        notes.append(
+            "the manifest has no subject or group: one person or scene may appear in both training and test videos, which "
+            "makes the accuracy too high; fill in those columns (data_manifests/README.md)"
+        )
+    return chosen, notes
+
+
+def protocol_splits(records: Sequence[VideoRecord], choice: SplitChoice, manifest_sha256: str = "") -> list[Split]:
+    """Return every split of the chosen protocol. Raises: as `make_splits`."""
+    return make_splits(
+        records,
+        choice.protocol,
+        seed=choice.seed,
+        val_fraction=choice.val_fraction or 0.0,
+        num_folds=choice.num_folds,
+        test_fraction=choice.test_fraction,
+        column=choice.column,
+        manifest_sha256=manifest_sha256,
+    )
 
 
 def make_splits(

@@ -7,42 +7,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from har_pipeline.core.errors import ExtractionError
-from har_pipeline.core.records import ClipSpec, FeatureSpec, VideoRecord
+from har_pipeline.core.records import FeatureSpec, VideoRecord
 from har_pipeline.features.engine import Engine, Progress
-from har_pipeline.features.job import JobOptions, shard_of, unfinished
+from har_pipeline.features.job import shard_of, unfinished
 from har_pipeline.features.lanes import ExtractSummary, Lane
+from har_pipeline.features.options import ExtractOptions
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.models.device import keep_freed_memory
 from har_pipeline.models.extractors.base import Extractor
 from har_pipeline.video.clip_worker import DecodeTask, View
-from har_pipeline.video.decode import Decoder
 from har_pipeline.video.flow.cache import FlowCache
 from har_pipeline.video.flow.spec import FlowSpec
 from har_pipeline.video.preprocess import parse_resize
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExtractOptions(JobOptions):
-    """How to extract. What changes the numbers goes into the feature spec; the rest changes only the speed."""
-
-    clips: ClipSpec | None = None  # as in `FeatureSpec`; None: the net's own
-    fps: float | None = None  # as in `FeatureSpec`
-    resize: str | None = None  # as in `FeatureSpec`; None: the net's own
-    flow: FlowSpec | None = None  # for extractors that read flow
-    dtype: str = "float16"  # of the stored features
-    batch_size: int | None = None  # clips; None: by device
-    decoder: Decoder = "auto"
-    flow_cache: Path | None = None  # folder that keeps flow for later jobs
-
-    def __post_init__(self) -> None:
-        JobOptions.__post_init__(self)
-        if self.dtype not in ("float16", "float32"):
-            raise ExtractionError(f"unknown dtype {self.dtype!r}: use float16 or float32")
-        self.require_positive("fps", "batch_size")
 
 
 def feature_spec(extractor: Extractor, options: ExtractOptions) -> FeatureSpec:

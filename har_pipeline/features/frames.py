@@ -17,69 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, StoreError
-from har_pipeline.core.records import ClipSpec, FeatureSpec, VideoRecord
-from har_pipeline.features.job import JobOptions, JobSummary, file_of, num_cores, provenance, shard_of, unfinished
+from har_pipeline.core.records import FeatureSpec, VideoRecord
+from har_pipeline.features.job import JobSummary, file_of, num_cores, provenance, shard_of, unfinished
+from har_pipeline.features.options import EXTRACTOR, RawOptions
 from har_pipeline.features.pack_reader import PackedStore, open_features
 from har_pipeline.features.store import FeatureStore, VideoSource
-from har_pipeline.video.depth import KINECT_FPS, Aspect
-from har_pipeline.video.frame_worker import RawStream, RawTask, raw_worker
+from har_pipeline.video.frame_worker import RawTask, raw_worker
 from har_pipeline.video.process import Failed, run_tasks
 
-EXTRACTOR = "raw_frames"
-
-# Part of the feature spec, and so of the names of feature sets: never reworded.
-_PREPROCESS = {
-    "depth": "box of the movement, nearest px, 1st to 99th percentile of the video's foreground to 255..51, background 0",
-    "causal depth": "box of the last 300 frames' movement, nearest px, 1st to 99th percentile of their foreground to 255..51, "
-    "background 0",
-    "rgb": "whole frame, mean over px where it shrinks, bilinear where it grows",
-}
 _RESIZE = re.compile(r"(?:box-|causal-box-)?(?:stretch|keep)-(\d+)")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawOptions(JobOptions):
-    """How frames are prepared, and how the job goes through its videos.
-
-    Raises: ExtractionError if a value makes no sense.
-    """
-
-    stream: RawStream = "depth"  # depth reads the rows' depth_path, rgb their path
-    size: int = 64  # S, px
-    aspect: Aspect = "stretch"  # keep: with 0 around the frame
-    causal: bool = False  # prepare depth from past frames only, as live recognition does, see `CausalDepth`
-    fps: float = KINECT_FPS  # of depth folders and arrays, which do not say; sets frame times, no pixels
-
-    def __post_init__(self) -> None:
-        JobOptions.__post_init__(self)
-        if self.stream not in ("depth", "rgb"):
-            raise ExtractionError(f"raw frames are of the stream depth or rgb, not {self.stream!r}")
-        if self.aspect not in ("stretch", "keep"):
-            raise ExtractionError(f"unknown aspect {self.aspect!r}: use stretch or keep")
-        if self.causal and self.stream != "depth":
-            raise ExtractionError(f"causal is for depth: {self.stream} frames are not cropped")
-        self.require_positive("size", "fps")
-
-    @property
-    def channels(self) -> int:
-        """C."""
-        return 1 if self.stream == "depth" else 3
-
-    def spec(self) -> FeatureSpec:
-        """Return the spec of the feature set that these options make."""
-        crop = "" if self.stream == "rgb" else "causal-box-" if self.causal else "box-"
-        return FeatureSpec(
-            extractor=EXTRACTOR,
-            weights="none",
-            layer="pixels",
-            feature_dim=self.size * self.size * self.channels,
-            stream=self.stream,
-            clips=ClipSpec(sampling="dense", num_clips=None),
-            resize=f"{crop}{self.aspect}-{self.size}",
-            preprocess=_PREPROCESS["causal depth" if self.causal else self.stream],
-            precision="exact",
-            dtype="uint8",
-        )
 
 
 @dataclass(slots=True, kw_only=True)

@@ -9,38 +9,11 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from har_pipeline.core.errors import ExtractionError
 from har_pipeline.core.records import VideoRecord
+from har_pipeline.features.options import JobOptions
 from har_pipeline.features.source_files import changed_videos, describe_file, known_failures
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.video.process import Task
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobOptions:
-    """How a job goes through its videos; no stored number depends on it.
-
-    Raises: ExtractionError if a value makes no sense.
-    """
-
-    workers: int | None = None  # processes; None: from the CPU count
-    time_limit_s: float = 600.0  # for reading one video
-    shard: tuple[int, int] = (1, 1)  # (k, n): only the k-th of n parts of the videos, k from 1
-    retry_failed: bool = False  # retry videos that failed in an earlier run
-    replace_changed: bool = False  # re-extract videos whose source file has changed
-
-    def __post_init__(self) -> None:
-        k, n = self.shard
-        if not 1 <= k <= n:
-            raise ExtractionError(f"shard {k}/{n}: give k/n with 1 <= k <= n")
-        self.require_positive("workers", "time_limit_s")
-
-    def require_positive(self, *names: str) -> None:
-        """Raise ExtractionError if one of these options is neither None nor above 0."""
-        for name in names:
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ExtractionError(f"{name} must be above 0, not {value}")
 
 
 @dataclass(slots=True, kw_only=True)

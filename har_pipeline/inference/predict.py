@@ -154,7 +154,7 @@ def _options(spec: FeatureSpec, workers: int | None) -> ExtractOptions:
         fps=spec.fps,
         resize=spec.resize,
         flow=parse_flow(spec.flow) if spec.flow else None,
-        dtype=spec.dtype,
+        dtype=spec.dtype,  # type: ignore[arg-type]
         workers=workers,
     )
 

@@ -6,8 +6,9 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from har_pipeline.core.options import check_options, device_option, option, seed_option
 from har_pipeline.models.config import (
     RECURRENT_HEADS,
     RESIDUAL_HEADS,
@@ -49,126 +50,115 @@ SCIKIT_OPTIONS = (
 )
 
 
-CHOICES = {
-    "head": HeadName,
-    "output": Output,
-    "vote": Vote,
-    "fusion_op": FusionOp,
-    "optimizer": Optimizer,
-    "schedule": Schedule,
-    "class_weights": ClassWeights,
-    "precision": HeadPrecision,
-}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """Options of `train_head`.
+    """Options of training a head; the defaults are those of Orozco 2020, algorithm 2 and section 3.
 
-    head: `lstm`, `gru`, `bilstm`; `res_lstm` (Lakhal) and `stacked_lstm`, the same stack without its skips, whose hidden
-    size is the size of their input; `attention` = weighted mean of an LSTM's states; `mean_pool` (also called `linear`) =
-    mean over time + logistic regression and `svm` = mean over time + linear support vector machine, both fitted by
-    scikit-learn, which read only `logistic_c`, `class_weights`, `standardise` and `max_iterations` of what follows;
-    `vote` = a dense layer on each clip, whose answers are averaged (`vote="soft"`) or counted (`majority`).
-    units: n_u of the paper, best at 360 (KTH), 320 (UCF-11), 400 (HMDB-51). num_layers: recurrent layers; None = 2 for
-    res_lstm and stacked_lstm, 1 otherwise. input_projection: size of a dense layer before the first recurrent one.
-    output: `softmax`, or `sigmoid` as Orozco prints; sigmoids are divided by their sum before the cross-entropy, as
-    Keras does, so that both give probabilities. dropout: on the hidden state that leaves each layer. input_dropout: on
-    the features, one mask for all clips of a video. weight_decay: decoupled from the gradient: each step shrinks all
-    weights but biases by learning_rate * weight_decay (so adam is adamw). sgd has a momentum of 0.9.
-    mid_fusion: of several streams, None with one: `input` joins their features clip by clip before one encoder, `hidden`
-    joins the states of an encoder each; fusion_op: how.
-    schedule: `cosine` falls to 0 over the epochs, step by step; `step` multiplies by schedule_factor every schedule_epochs
-    epochs, `plateau` after as many epochs without a lower validation loss. clip_norm: largest norm of the gradient.
-    label_smoothing: share of the target that is spread over all classes. class_weights: `balanced` = V / (K * videos of
-    the class). temporal_jitter: each epoch leaves out this share of every training video's clips, at random.
-    num_steps: T, the clips of each video that are taken of the stored ones, evenly (`clips.sparse_clip_indices`; Lakhal's
-    sigma(t)), in training, tests and predictions; None = all.
-    patience: epochs without a lower validation loss before training stops and the best epoch is kept; None = never
-    stop, keep the last epoch. average_last: the head gets the mean of the weights after each epoch of this last share of
-    them; 0 = the last epoch's weights. standardise: shift and scale each feature by its mean and deviation over the
-    training clips. logistic_c: inverse strength of the L2 penalty. precision: `bf16` computes in mixed precision; scores are
-    always computed in fp32. device: `auto`, `cpu`, `cuda`, `cuda:1` ...
-    Raises: ValueError if a number is out of range.
-    Source: Orozco 2020, algorithm 2 and section 3: epochs, batch size, RMSProp, units; it names no learning rate, so
-    Keras's default stands here, which is also Lakhal's (2018, section 4). `standardise` is ours: the papers feed plain
-    features (`standardise=False`). On three held-out parts of the training groups of real VGG16 fc6 features
-    it once changed the LSTM's accuracy by nothing, dropout by 0.2 points: the defaults have none. average_last: Izmailov
-    2018, without its cyclic learning rate.
+    Raises: ValueError if a value is out of range, or does not go with another one.
     """
 
-    head: HeadName = "lstm"
-    units: int = 320
-    num_layers: int | None = None
-    input_projection: int | None = None
-    epochs: int = 50
-    batch_size: int = 25
-    optimizer: Optimizer = "rmsprop"
-    learning_rate: float = 1e-3
-    schedule: Schedule = "constant"
-    schedule_epochs: int = 20
-    schedule_factor: float = 0.1
-    output: Output = "softmax"
-    vote: Vote = "soft"
-    mid_fusion: Fusion | None = None
-    fusion_op: FusionOp = "sum"
-    dropout: float = 0.0
-    input_dropout: float = 0.0
-    weight_decay: float = 0.0
-    label_smoothing: float = 0.0
-    clip_norm: float | None = None
-    class_weights: ClassWeights = "none"
-    temporal_jitter: float = 0.0
-    num_steps: int | None = None
-    patience: int | None = None
-    average_last: float = 0.0
-    standardise: bool = True
-    logistic_c: float = 1.0
-    max_iterations: int = 1000
-    precision: HeadPrecision = "fp32"
-    seed: int = 0
-    device: str = "auto"
+    head: HeadName = option(
+        "lstm",
+        "lstm, gru, bilstm; attention: weighted mean of an LSTM's states; res_lstm: residual stack as wide as its input "
+        "(Lakhal 2018), stacked_lstm: the same without skips; mean_pool (= linear): mean over time + logistic regression; "
+        "svm: mean over time + linear SVM; vote: a dense layer on each clip.",
+        panel="Head",
+    )
+    # Orozco's n_u, best at 360 (KTH), 320 (UCF-11), 400 (HMDB-51).
+    units: int = option(
+        320, "Units of each recurrent layer; res_lstm and stacked_lstm take their input's size.", min=1, panel="Head"
+    )
+    num_layers: int | None = option(
+        None, "Recurrent layers. Default: 2 for res_lstm and stacked_lstm, otherwise 1.", min=1, panel="Head"
+    )
+    input_projection: int | None = option(
+        None, "Size of a dense layer before the first recurrent layer. Default: no such layer.", min=1, panel="Head"
+    )
+    mid_fusion: Fusion | None = option(
+        None,
+        "Join several feature sets in the head. input: their features, clip by clip, before one encoder (Lakhal 2018); "
+        "hidden: the states of one encoder each.",
+        panel="Head",
+    )
+    fusion_op: FusionOp = option("sum", "How --mid-fusion combines the feature sets.", panel="Head")
+    # Sigmoids are divided by their sum before the cross-entropy, as Keras does: both outputs give probabilities.
+    output: Output = option(
+        "softmax", "Output activation; sigmoid as printed in Orozco 2020, scaled to sum to 1.", panel="Head"
+    )
+    vote: Vote = option(
+        "soft", "How the vote head combines clips: soft = mean probability, majority = most votes.", panel="Head"
+    )
+    # Ours: the papers feed plain features.
+    standardise: bool = option(
+        True, "Shift and scale each feature by its mean and deviation over the training clips.", panel="Head"
+    )
+    epochs: int = option(50, "Training epochs.", min=1, panel="Training")
+    batch_size: int = option(25, "Videos per batch.", min=1, panel="Training")
+    optimizer: Optimizer = option("rmsprop", "Optimizer; sgd has a momentum of 0.9.", panel="Training")
+    # Orozco names none: Keras's default, which is also Lakhal's (2018, section 4).
+    learning_rate: float = option(1e-3, "Learning rate.", above=0, panel="Training")
+    schedule: Schedule = option(
+        "constant",
+        "Learning-rate schedule. cosine: falls to 0 step by step; step: times --schedule-factor every --schedule-epochs; "
+        "plateau: times --schedule-factor after --schedule-epochs without a lower validation loss.",
+        panel="Training",
+    )
+    schedule_epochs: int = option(20, "Epochs between learning-rate drops (step, plateau).", min=1, panel="Training")
+    schedule_factor: float = option(
+        0.1, "Factor of each learning-rate drop (step, plateau).", above=0, below=1, panel="Training"
+    )
+    # On three held-out parts of the training groups of real VGG16 fc6 features dropout changed the LSTM's accuracy by
+    # 0.2 points and standardising by nothing: no dropout by default.
+    dropout: float = option(0.0, "Dropout on the output of each recurrent layer.", min=0, below=1, panel="Training")
+    input_dropout: float = option(0.0, "Dropout on the features, one mask per video.", min=0, below=1, panel="Training")
+    # Each step shrinks all weights but biases by learning_rate * weight_decay, so adam is adamw.
+    weight_decay: float = option(0.0, "Weight decay, decoupled from the gradient.", min=0, panel="Training")
+    label_smoothing: float = option(
+        0.0, "Share of the target spread over all classes.", min=0, below=1, panel="Training"
+    )
+    clip_norm: float | None = option(None, "Maximum gradient norm. Default: no clipping.", above=0, panel="Training")
+    # V / (K * videos of the class), for V videos of K classes.
+    class_weights: ClassWeights = option(
+        "none", "balanced: weight each class by the inverse of its frequency.", panel="Training"
+    )
+    temporal_jitter: float = option(
+        0.0, "Share of each training video's clips left out at random in every epoch.", min=0, below=1, panel="Training"
+    )
+    # Lakhal's sigma(t), see `clips.sparse_clip_indices`; in training, tests and predictions.
+    num_steps: int | None = option(
+        None, "Clips to use of each video, evenly spaced (T in Lakhal 2018). Default: all.", min=1, panel="Training"
+    )
+    patience: int | None = option(
+        None,
+        "Stop after this many epochs without a lower validation loss and keep the best epoch. Default: train all epochs "
+        "and keep the last.",
+        min=1,
+        panel="Training",
+    )
+    # Izmailov 2018, without its cyclic learning rate.
+    average_last: float = option(
+        0.0,
+        "Average the weights over this last share of the epochs, such as 0.5; 0: take the last epoch.",
+        min=0,
+        max=1,
+        panel="Training",
+    )
+    logistic_c: float = option(
+        1.0, "Inverse strength of the L2 penalty of mean_pool, linear and svm.", above=0, panel="Training"
+    )
+    max_iterations: int = option(1000, "Solver iterations of mean_pool, linear and svm.", min=1, panel="Training")
+    precision: HeadPrecision = option(
+        "fp32", "bf16: train in mixed precision; scores are computed in fp32.", panel="Training"
+    )
+    seed: int = seed_option()
+    device: str = device_option()
 
     def __post_init__(self) -> None:
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in get_args(allowed):
-                raise ValueError(f"{name} must be one of {get_args(allowed)}, not {getattr(self, name)!r}")
-        if self.mid_fusion is not None and self.mid_fusion not in get_args(Fusion):
-            raise ValueError(f"mid_fusion must be None or one of {get_args(Fusion)}, not {self.mid_fusion!r}")
-        for name in (
-            "units",
-            "num_layers",
-            "input_projection",
-            "epochs",
-            "batch_size",
-            "max_iterations",
-            "num_steps",
-            "patience",
-            "schedule_epochs",
-        ):
-            value = getattr(self, name)
-            if value is not None and (value < 1 or value != int(value)):
-                raise ValueError(f"{name} must be a whole number of at least 1, not {value}")
-        for name in ("dropout", "input_dropout", "label_smoothing", "temporal_jitter"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
-        for name in ("learning_rate", "logistic_c", "clip_norm"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0, not {value}")
-        if not 0 <= self.average_last <= 1:
-            raise ValueError(f"average_last must be in [0, 1], not {self.average_last}")
+        check_options(self)
         if self.average_last and self.patience is not None:
             raise ValueError(
                 "average_last takes the mean over the last epochs, patience keeps the best one: choose one"
             )
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must not be negative, but is {self.weight_decay}")
-        if not 0 < self.schedule_factor < 1:
-            raise ValueError(f"schedule_factor must be in (0, 1), not {self.schedule_factor}")
-        self._check_head()
-
-    def _check_head(self) -> None:
         recurrent = self.head in RECURRENT_HEADS
         if self.head in SCIKIT_HEADS and self.output != "softmax":
             raise ValueError(f"{self.head} is fitted by scikit-learn as a softmax: its output must be softmax")
@@ -239,80 +229,95 @@ VideoPrecision = Literal["auto", "fp32", "bf16"]
 StateGradient = Literal["window", "video"]
 
 
-MAX_WIDTH = 8
-
-
-NETWORK_CHOICES = {
-    "model": NetworkName,
-    "schedule": VideoSchedule,
-    "long_videos": LongVideos,
-    "state_gradient": StateGradient,
-    "precision": VideoPrecision,
-}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoTrainConfig:
-    """Options of `train_video.train_video`; None = as published for the model.
+    """Options of training a network on raw video; None = as published for the model.
 
-    model: see `convlstm.networks`. width: factor on the filters of every layer; 1 is the paper's network, anything else
-    is another one and named so in every report. batch_size: videos of an update, 12 stateless, 6 stateful; with several
-    processes each has as many. schedule: `published`, see `schedules`; `one-cycle`: linearly up to learning_rate over
-    the first 30 % of the epochs and down to 1 % of it; `constant`. epochs: 75 stateless, of which 27 go on from the
-    best of the first 48; 25 stateful. Fewer (or more) epochs of the published schedule run through the whole of it,
-    faster (or slower): every boundary moves in proportion, the split into 48 and 27 is rounded to whole epochs, and
-    patience stays what it is. learning_rate: of one-cycle and constant, by default the highest published one, 9.8e-4
-    and 9e-5. cycle_epochs: a whole period of the stateless schedule, in epochs of the unshortened one, see
-    `schedules.stateless_rate`. patience: epochs without a gain in accuracy before the stateless schedule halves its
-    last rate. long_videos: of more than 300 frames, stateful: `cut` to 208 as NTU's longest are, or `whole`: all
-    windows. state_gradient: stateful: `window` as published: the state is cut off from the gradient at each window, the
-    first half of a video's windows moves no weights and each later one does; `video`, ours: the gradient goes back
-    through the state to the video's start, and a batch makes one update by the mean loss of all its windows. That
-    needs the memory for the activations of whole videos. memory_frames: ours: how long the ConvLSTMs' cells remember at the
-    start of training, 2 to so many frames, see `convlstm.layer.ConvLSTM.remember`; None = as Keras begins, a few frames.
-    precision: `auto` takes bf16 arithmetic (autocast; weights and optimiser stay fp32) where the device has it, else fp32.
-    device: `auto`, `cpu`, `cuda`, `cuda:1` ... augment: ours: each time a training video is seen,
-    its frames are moved by up to this share of their size and scaled by up to 1 + augment, all in the same way; 0 = not, as
-    published.
-    Raises: ValueError if a number is out of range.
-    Source: Sanchez-Caballero 2020, sections 4.1 and 4.2. one-cycle and constant are ours, for sets that the published
-    rates are too small for: 25 epochs of 400 videos are a hundredth of the updates of 25 epochs of NTU RGB+D.
+    Raises: ValueError if a value is out of range, or does not go with another one.
+    Source: Sanchez-Caballero 2020, sections 4.1 and 4.2.
     """
 
-    model: NetworkName = "convlstm-stateful"
-    width: float = 1.0
-    batch_size: int | None = None
-    schedule: VideoSchedule = "published"
-    epochs: int | None = None
-    learning_rate: float | None = None
-    cycle_epochs: float = schedules.CYCLE_EPOCHS
-    patience: int = schedules.FINE_TUNE_PATIENCE
-    long_videos: LongVideos = "cut"
-    state_gradient: StateGradient = "window"
-    memory_frames: int | None = None
-    augment: float = 0.0
-    precision: VideoPrecision = "auto"
-    seed: int = 0
-    device: str = "auto"
+    # See `convlstm.networks`.
+    model: NetworkName = option(
+        "convlstm-stateful",
+        "convlstm-stateless: one clip of 30 frames per video; convlstm-stateful: windows of 8, the state carried over.",
+        panel="Network",
+    )
+    # Any width but 1 is another network, and every report says so.
+    width: float = option(1.0, "Channel multiplier; 1.0 = as published.", above=0, max=8, panel="Network")
+    # Ours, see `convlstm.layer.ConvLSTM.remember`.
+    memory_frames: int | None = option(
+        None,
+        "Start training with cells that remember up to this many frames, such as 208. Default: a few, as Keras starts.",
+        min=2,
+        panel="Network",
+    )
+    # 208: NTU RGB+D's longest group of lengths, see `convlstm.windows`.
+    long_videos: LongVideos = option(
+        "cut", "Stateful, videos above 300 frames: cut to 208 frames, or whole.", panel="Videos"
+    )
+    # window: the first half of a video's windows moves no weights, each later one does. video, ours: one update by the
+    # mean loss of all windows of the batch; it keeps the activations of whole videos in memory.
+    state_gradient: StateGradient = option(
+        "window",
+        "Stateful: window: no gradient passes from window to window (published); video: the gradient goes back to the "
+        "video's start, one update per batch.",
+        panel="Training",
+    )
+    # Ours; all frames of a video are moved and scaled alike, by up to 1 + augment, each time it is seen.
+    augment: float = option(
+        0.0,
+        "Shift and scale training videos at random by up to this share, such as 0.15; 0: as published.",
+        min=0,
+        below=1,
+        panel="Training",
+    )
+    # one-cycle (up, then down to 1 % of the peak) and constant are ours, for sets that the published rates are too small
+    # for: 25 epochs of 400 videos are a hundredth of the updates of 25 epochs of NTU RGB+D.
+    schedule: VideoSchedule = option(
+        "published",
+        "Learning-rate schedule. one-cycle: linearly up for 30 % of the epochs, then down.",
+        panel="Training",
+    )
+    # 27 of the 75 go on from the best of the first 48. Every boundary moves in proportion and is rounded to whole epochs;
+    # patience stays what it is.
+    epochs: int | None = option(
+        None,
+        "Training epochs; the schedule is stretched to fit. Default: 75 stateless, 25 stateful.",
+        min=1,
+        panel="Training",
+    )
+    batch_size: int | None = option(
+        None, "Videos per batch, of each process. Default: 12 stateless, 6 stateful.", min=1, panel="Training"
+    )
+    learning_rate: float | None = option(
+        None,
+        "Rate of constant, peak of one-cycle. Default: the highest published rate, 9.8e-4 stateless, 9e-5 stateful.",
+        above=0,
+        below=math.inf,
+        panel="Training",
+    )
+    # In epochs of the unshortened schedule, see `schedules.stateless_rate`.
+    cycle_epochs: float = option(
+        schedules.CYCLE_EPOCHS,
+        "Period of the published stateless schedule, in epochs.",
+        above=0,
+        below=math.inf,
+        panel="Training",
+    )
+    patience: int = option(
+        schedules.FINE_TUNE_PATIENCE,
+        "Epochs without better accuracy before the published stateless schedule halves its last rate.",
+        min=1,
+        panel="Training",
+    )
+    # Autocast; weights and optimiser stay fp32.
+    precision: VideoPrecision = option("auto", "auto: bf16 if the device has it, otherwise fp32.", panel="Training")
+    seed: int = seed_option()
+    device: str = device_option()
 
     def __post_init__(self) -> None:
-        for name, allowed in NETWORK_CHOICES.items():
-            if getattr(self, name) not in get_args(allowed):
-                raise ValueError(f"{name} must be one of {get_args(allowed)}, not {getattr(self, name)!r}")
-        for name in ("batch_size", "epochs", "patience"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
-        for name in ("width", "learning_rate", "cycle_epochs"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} must be above 0, not {value}")
-        if self.memory_frames is not None and self.memory_frames < 2:
-            raise ValueError(f"memory_frames must be at least 2, not {self.memory_frames}")
-        if not 0 <= self.augment < 1:
-            raise ValueError(f"augment must be in [0, 1), not {self.augment}")
-        if self.width > MAX_WIDTH:
-            raise ValueError(f"width must be at most {MAX_WIDTH}, not {self.width}")
+        check_options(self)
         if self.long_videos == "whole" and not self.stateful:
             raise ValueError("long_videos belongs to convlstm-stateful: the other network sees one clip of a video")
         later = (self.cycle_epochs, self.patience) != (schedules.CYCLE_EPOCHS, schedules.FINE_TUNE_PATIENCE)

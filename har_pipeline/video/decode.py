@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import av
 import av.error
@@ -22,8 +22,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from har_pipeline.core.errors import VideoError
-
-Decoder = Literal["auto", "decord", "pyav"]
+from har_pipeline.core.records import Decoder
 
 DECORD_BLOCK = 16
 # Containers in which decord's frame numbers were found to be wrong.

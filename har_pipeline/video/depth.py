@@ -13,15 +13,14 @@ import zlib
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from har_pipeline.core.errors import VideoError
+from har_pipeline.core.records import Aspect
 from har_pipeline.video.decode import read_gray16
-
-Aspect = Literal["stretch", "keep"]
 
 KINECT_FPS = 30.0
 # A patch of fewer than this share of a frame's foreground does not widen the box; see `movement_box`.

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Literal
 
 import cv2
 import numpy as np
 
 from har_pipeline.core.errors import VideoError
+from har_pipeline.core.records import Aspect, RawStream
 from har_pipeline.video.decode import FrameReader, probe, tail_note
-from har_pipeline.video.depth import Aspect, CausalDepth, prepare_depth, read_depth
+from har_pipeline.video.depth import CausalDepth, prepare_depth, read_depth
 from har_pipeline.video.preprocess import Resize, resize_frame
 from har_pipeline.video.process import Failed, Task, Worker, serve
-
-RawStream = Literal["depth", "rgb"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

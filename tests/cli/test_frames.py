@@ -40,7 +40,7 @@ def test_an_ntu_folder_becomes_frames_and_the_papers_splits(tmp_path: Path) -> N
     done = json.loads(har(*arguments, "--json", "--lengths", str(tmp_path / "lengths.png")))
     assert (done["total"], done["done"], done["failed"]) == (24, 24, {})
     assert (tmp_path / "lengths.png").read_bytes().startswith(b"\x89PNG")
-    assert "0 videos done, 24 were there, 0 failed, of 24" in har(*arguments)
+    assert "0 videos done, 24 already there, 0 failed, of 24" in har(*arguments)
     opened = FeatureStore(store)
     assert opened.feature_sets() == [done["feature_set"]]
     records = read_manifest(manifest)
@@ -69,7 +69,7 @@ def test_failures_are_listed_and_the_exit_code_is_1(tmp_path: Path) -> None:
     assert again.exit_code == 1
     assert f"failed in an earlier run: {records[0].video_id}" in again.stderr
     write_folder(records[0].depth_path, moving_body())
-    assert "1 videos done, 23 were there, 0 failed" in har(*arguments, "--retry-failed")
+    assert "1 videos done, 23 already there, 0 failed" in har(*arguments, "--retry-failed")
 
 
 def test_rgb_frames_of_a_manifest(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_from_features_to_a_prediction(work: Path) -> None:
     (summary,) = har_json(*command)
     assert (summary["source"], summary["dim"], summary["done"], summary["fitted"]) == (source, 5, 8, True)
     name = summary["feature_set"]
-    assert "without effect: --num-folds" in har(*command, "--num-folds", 3).stderr
+    assert "does not read --num-folds" in har(*command, "--num-folds", 3).stderr
     (again,) = har_json(*command)
     assert (again["feature_set"], again["done"], again["already"], again["fitted"]) == (name, 0, 8, False)
     shown = har("features", "show", store, "--features", name).stdout

@@ -102,12 +102,12 @@ def test_repeats_that_cannot_differ_and_clips_that_are_not_there_are_noted(work:
     command = ("--features", "drawn-rgb", "--repeats", "2", "--num-steps", "4", "-o")
     lengths = [len(clips) for clips in blobs(("boxing", "running", "walking"), 8, dim=6)[0].values()]
     _, err = har(work, "train", *command, str(tmp_path / "svm"), "--head", "svm")
-    assert "NOTE: svm has one optimum, whatever the seed" in err
+    assert "NOTE: svm has a single optimum, whatever the seed" in err
     short = sum(length < 4 for length in lengths)
     assert 0 < short < 24
     assert f"NOTE: {short} of 24 videos have fewer than 4 clips: theirs stand there repeatedly" in err
     _, err = har(work, "train", *command, str(tmp_path / "lstm"))
-    assert "one optimum" not in err
+    assert "single optimum" not in err
     _, err = har(work, "train", *command, str(tmp_path / "one"), "--num-steps", "1")
     assert "fewer than" not in err
 
@@ -161,7 +161,7 @@ def test_options_out_of_range_are_usage_errors(work: Path, tmp_path: Path) -> No
     for options, message in (
         (("--clip-norm", "0"), "--clip-norm must be above 0"),
         (("--head", "vote", "--num-layers", "2"), "--num-layers belongs to recurrent heads"),
-        (("--schedule-factor", "2"), "--schedule-factor must be in"),
+        (("--schedule-factor", "2"), "--schedule-factor must be above 0 and below 1"),
         (("--average-last", "0.5", "--patience", "2"), "epochs --patience keeps the best one"),
         (("--head", "svm", "--output", "sigmoid"), "fitted by scikit-learn as a softmax its --output must be softmax"),
     ):
@@ -189,7 +189,7 @@ def test_a_terminal_gets_a_table(capsys: pytest.CaptureFixture[str]) -> None:
         on_epoch(jobs[2], Epoch(2, 0.1, 0.5, 0.625, 0.5, 0.75, 0.1))
     shown = capsys.readouterr().err
     assert "2 of 3 runs finished" in shown
-    for text in ("kept", "done", "trains", "2/4", "62.5%", "75.0%", "87.5%"):
+    for text in ("kept", "done", "training", "2/4", "62.5%", "75.0%", "87.5%"):
         assert text in shown, text
 
 
@@ -200,7 +200,7 @@ def test_a_long_table_shows_the_runs_around_the_one_that_trains(capsys: pytest.C
             on_done(Outcome(job, summary_of(job), kept=False))
         on_epoch(jobs[60], Epoch(2, 0.1, 0.5, 0.625, None, None, 0.1))
     last = capsys.readouterr().err.rsplit("split", 1)[1]
-    assert "trains" in last
+    assert "training" in last
     assert last.count("\n") < SHOWN_AT_MOST + 8
 
 
@@ -246,15 +246,15 @@ def test_split_options_without_effect_are_noted(work: Path, tmp_path: Path) -> N
     out = ("-o", str(tmp_path / "run"), "--overwrite")
     assert notes_of(*train, *out, "--test-fraction", "0.4") == []
     assert notes_of(*train, *out, "--protocol", "group_kfold", "--column", "split", "--test-fraction", "0.3") == [
-        "not read by the protocol group_kfold, and so without effect: --test-fraction, --column"
+        "the protocol group_kfold does not read --test-fraction, --column"
     ]
     assert notes_of("splits", "show", manifest, "--num-folds", "5") == [
-        "not read by the protocol holdout, and so without effect: --num-folds"
+        "the protocol holdout does not read --num-folds"
     ]
     assert notes_of("splits", "write", manifest, "-o", str(tmp_path), "--protocol", "group_kfold") == []
     given = ("--protocol", "group_kfold", "--split", "0", "--val-fraction", "0.1", "--num-folds", "3")
     assert notes_of(*train, *out, "--split-file", str(tmp_path / "group_kfold-0.json"), *given) == [
-        "--split-file names the videos of each part; without effect: --protocol, --split, --num-folds, --val-fraction"
+        "--split-file replaces --protocol, --split, --num-folds, --val-fraction"
     ]
 
 
@@ -267,7 +267,7 @@ def test_odd_splits_are_noted(work: Path, tmp_path: Path) -> None:
     unused = "3 of 24 videos of the manifest are not used by column split 0: boxing-7, running-7, walking-7"
     train = ("train", str(manifest), str(work / "store.zarr"), "--features", "drawn-rgb", "--head", "mean_pool")
     column = ("--protocol", "column", "--val-fraction", "0.2")
-    unread = "not read by the protocol column, and so without effect: --val-fraction"
+    unread = "the protocol column does not read --val-fraction"
     assert notes_of(*train, *column, "-o", str(tmp_path / "column")) == [unread, unused]
     assert notes_of("splits", "show", str(manifest), *column) == [unread, unused]
     # One subject of three videos is the least that can be taken of 18 or 21.
@@ -290,7 +290,7 @@ def test_options_that_the_head_does_not_read_are_noted(
     work: Path, tmp_path: Path, options: tuple[str, ...], unread: str
 ) -> None:
     err = har(work, "train", "--features", "drawn-rgb", *options, "-o", str(tmp_path / "run"))[1]
-    assert re.findall(r"without effect: (.*)", err) == ([unread] if unread else [])
+    assert re.findall(r"does not read (.*)", err) == ([unread] if unread else [])
 
 
 def test_the_learning_rate_is_above_0_and_the_help_says_so(
@@ -300,5 +300,5 @@ def test_the_learning_rate_is_above_0_and_the_help_says_so(
     assert "must be above 0" in re.sub(r"\W+", " ", err)
     monkeypatch.setenv("COLUMNS", "200")
     (line,) = [line for line in har(work, "train", "--help")[0].splitlines() if "--learning-rate" in line]
-    assert "above 0" in line
+    assert "Above 0" in line
     assert "x>=0" not in line

@@ -180,7 +180,7 @@ def test_stopped_by_hand_it_says_how_to_go_on(
     with monkeypatch.context() as patch:
         patch.setattr(train_video, "training_bar", bar)
         _, err = har(*command, "-o", str(tmp_path / "run"), code=130)
-    assert "run the same command again to go on" in err
+    assert "run the same command again to continue" in err
     assert [path.name for path in tmp_path.iterdir()] == [".run.partial"]
     _, err = har(*command, "-o", str(tmp_path / "run"))
     assert "epoch 1/2" not in err
@@ -205,7 +205,7 @@ def test_one_of_several_processes_tells_what_was_kept(
         (("--learning-rate", "1e-3"), "--learning-rate belongs to"),
         (("--patience", "9"), "--cycle-epochs and --patience belong to the published schedule"),
         (("--model", "convlstm-stateless", "--long-videos", "whole"), "--long-videos belongs to convlstm-stateful"),
-        (("--split", "7"), "has the splits"),
+        (("--split", "7"), "--split must be all or one of"),
     ],
 )
 def test_options_that_make_no_sense(ntu: Path, run: Path, arguments: tuple[str, ...], message: str) -> None:

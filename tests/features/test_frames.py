@@ -220,10 +220,10 @@ def test_progress_counts_every_video(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stream": "flow"}, "stream depth or rgb, not 'flow'"),
-        ({"aspect": "crop"}, "unknown aspect 'crop'"),
-        ({"size": 0}, "size must be above 0"),
-        ({"workers": 0}, "workers must be above 0"),
+        ({"stream": "flow"}, r"stream must be one of \('depth', 'rgb'\), not 'flow'"),
+        ({"aspect": "crop"}, "aspect must be one of"),
+        ({"size": 0}, "size must be at least 8"),
+        ({"workers": 0}, "workers must be at least 1"),
         ({"shard": (3, 2)}, "shard 3/2"),
     ],
 )

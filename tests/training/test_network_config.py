@@ -47,7 +47,7 @@ def test_plain_schedules() -> None:
     [
         ({"model": "convlstm"}, "model must be one of"),
         ({"width": 0.0}, "width must be above 0"),
-        ({"width": 1e9}, "width must be at most 8"),
+        ({"width": 1e9}, "width must be above 0 and at most 8"),
         ({"learning_rate": float("inf"), "schedule": "constant"}, "learning_rate must be above 0"),
         ({"model": "convlstm-stateless", "long_videos": "whole"}, "long_videos belongs to convlstm-stateful"),
         ({"patience": 9}, "cycle_epochs and patience belong to"),

@@ -1,6 +1,6 @@
 """The nets there are: whatever the modules of this package define as `NET` or `NETS`, and a description of each.
 
-A new net is a new module here, or a new entry in the `NETS` of one; nothing else lists nets by hand.
+A new net is a new module here, or a new entry in the `NETS` of one, and its name in `models.config.NET_NAMES`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from har_pipeline.core.errors import ExtractionError
 from har_pipeline.core.records import ClipSpec
+from har_pipeline.models.config import check_net_name
 from har_pipeline.models.extractors.base import Net
 
 
@@ -28,8 +28,7 @@ def all_nets() -> dict[str, Net]:
 
 def find_net(name: str) -> Net:
     """Return the net of that name. Raises: ExtractionError listing the known ones."""
-    if name not in all_nets():
-        raise ExtractionError(f"unknown extractor {name!r}; choose from: {', '.join(sorted(all_nets()))}")
+    check_net_name(name)
     return all_nets()[name]
 
 

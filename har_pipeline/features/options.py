@@ -1,0 +1,104 @@
+"""Options of making features and raw frames of a manifest's videos; imports nothing heavy, so that the CLI can read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from har_pipeline.core.errors import ExtractionError
+from har_pipeline.core.options import check_options, option
+from har_pipeline.core.records import Aspect, ClipSpec, Decoder, FeatureSpec, FeatureType, RawStream
+from har_pipeline.video.flow.spec import FlowSpec
+
+EXTRACTOR = "raw_frames"
+
+
+# Part of the feature spec, and so of the names of feature sets: never reworded.
+_PREPROCESS = {
+    "depth": "box of the movement, nearest px, 1st to 99th percentile of the video's foreground to 255..51, background 0",
+    "causal depth": "box of the last 300 frames' movement, nearest px, 1st to 99th percentile of their foreground to 255..51, "
+    "background 0",
+    "rgb": "whole frame, mean over px where it shrinks, bilinear where it grows",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """How a job goes over the videos of a manifest; changes no number. Raises: ExtractionError if a value is out of range."""
+
+    # (k, n): do the k-th of n parts only, k from 1.
+    shard: tuple[int, int] = (1, 1)
+    workers: int | None = option(None, "Worker processes. Default: from the CPU count.", min=1)
+    time_limit_s: float = option(600.0, "Time limit for one video, in seconds.", min=0.001, name="time_limit")
+    retry_failed: bool = option(False, "Try videos again that failed before.")
+    replace_changed: bool = option(False, "Re-extract videos whose source file has changed.")
+
+    def __post_init__(self) -> None:
+        check_options(self, ExtractionError)
+        k, n = self.shard
+        if not 1 <= k <= n:
+            raise ExtractionError(f"shard {k}/{n}: give k/n with 1 <= k <= n")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractOptions(JobOptions):
+    """How to extract. What changes the numbers goes into the feature spec; the rest only changes the speed.
+
+    Raises: ExtractionError if a value is out of range.
+    """
+
+    # None: the net's own.
+    clips: ClipSpec | None = None
+    # How flow is computed, for extractors that read it.
+    flow: FlowSpec | None = None
+    fps: float | None = option(None, "Frame rate to resample to, by frame number. Default: the video's own.", above=0)
+    resize: str | None = option(
+        None,
+        "How frames are resized and cropped, such as stretch-224, short256-center224 or stretch-340x256-ten224. "
+        "Default: the net's own.",
+    )
+    flow_cache: Path | None = option(None, "Folder that keeps computed flow for other nets and later jobs.")
+    batch_size: int | None = option(None, "Clips per batch. Default: by device.", min=1)
+    decoder: Decoder = option(
+        "auto", "Video decoder. auto: PyAV; decord: for comparison, with PyAV for the files that decord gets wrong."
+    )
+    dtype: FeatureType = option("float16", "Type of the stored features.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawOptions(JobOptions):
+    """How raw frames are prepared, and how fast. Raises: ExtractionError if a value is out of range."""
+
+    stream: RawStream = option("depth", "Files to read: depth = depth_path in the manifest, rgb = path.")
+    size: int = option(64, "Width and height of the frames, in pixels.", min=8, max=1024)
+    aspect: Aspect = option("stretch", "stretch: to a square (as published); keep: keep the aspect ratio, pad with 0.")
+    # Depth as a live recogniser sees it, by `depth.CausalDepth`.
+    causal: bool = option(False, "Crop depth by the past frames only, as live recognition has to.")
+    # Sets the times of frames and changes no pixel. Default: Kinect's.
+    fps: float = option(30.0, "Frame rate of depth folders and .mat files, which do not state theirs.", min=0.1)
+
+    def __post_init__(self) -> None:
+        JobOptions.__post_init__(self)
+        if self.causal and self.stream != "depth":
+            raise ExtractionError(f"causal is for depth: {self.stream} frames are not cropped")
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return 1 if self.stream == "depth" else 3
+
+    def spec(self) -> FeatureSpec:
+        """Return the spec of the feature set that these options make."""
+        crop = "" if self.stream == "rgb" else "causal-box-" if self.causal else "box-"
+        return FeatureSpec(
+            extractor=EXTRACTOR,
+            weights="none",
+            layer="pixels",
+            feature_dim=self.size * self.size * self.channels,
+            stream=self.stream,
+            clips=ClipSpec(sampling="dense", num_clips=None),
+            resize=f"{crop}{self.aspect}-{self.size}",
+            preprocess=_PREPROCESS["causal depth" if self.causal else self.stream],
+            precision="exact",
+            dtype="uint8",
+        )

@@ -1,0 +1,116 @@
+"""What a command was given is checked before anything heavy loads, and light commands never load it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from feature_sets import blobs, feature_store
+
+from har_pipeline.models.config import NET_NAMES
+
+# Runs commands one after another, each as `har` does, and tells of each what it wrote, its exit code, and if torch is loaded.
+CODE = """
+import contextlib, io, json, sys
+from har_pipeline.cli import main
+answers = {}
+for command in json.load(sys.stdin):
+    sys.argv = ["har", *command.split()]
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+    answers[command] = (f"{text.getvalue()}{code}", 1 if isinstance(code, str) else code, "torch" in sys.modules)
+print(json.dumps(answers))
+"""
+WRONG = [
+    ("manifest build folder nowhere -o out.csv", 1, "nowhere"),
+    ("manifest check nowhere.csv", 1, "nowhere.csv"),
+    ("splits show nowhere.csv", 1, "nowhere.csv"),
+    ("splits show m.csv --protocol kth", 1, "unknown protocol 'kth'"),
+    ("splits write m.csv -o splits --protocol kth", 1, "unknown protocol 'kth'"),
+    ("features list nowhere.zarr", 1, "not a feature store"),
+    ("features show s.zarr --features vgg", 1, "starts with 'vgg'"),
+    ("features verify s.zarr --features vgg", 1, "starts with 'vgg'"),
+    ("features pack s.zarr --features vgg", 1, "starts with 'vgg'"),
+    ("features reduce nowhere.zarr --manifest m.csv --dim 2", 1, "not a feature store"),
+    ("features reduce s.zarr --manifest nowhere.csv --dim 2", 1, "nowhere.csv"),
+    ("features reduce s.zarr --manifest m.csv --dim 2 --features vgg", 1, "starts with 'vgg'"),
+    ("extract nowhere.csv s.zarr", 1, "nowhere.csv"),
+    ("extract m.csv s.zarr --extractor vgg", 1, "unknown extractor 'vgg'"),
+    ("extract m.csv videos", 1, "choose another path"),
+    ("extract m.csv s.zarr --shard 3/2", 2, "--shard"),
+    ("flow nowhere.mp4 -o out.mp4", 1, "nowhere.mp4"),
+    ("frames nowhere.csv s.zarr", 1, "nowhere.csv"),
+    ("frames m.csv videos", 1, "choose another path"),
+    ("train nowhere.csv s.zarr", 1, "nowhere.csv"),
+    ("train m.csv nowhere.zarr", 1, "not a feature store"),
+    ("train m.csv s.zarr --features vgg", 1, "starts with 'vgg'"),
+    ("train m.csv s.zarr --protocol kth", 1, "unknown protocol 'kth'"),
+    ("train m.csv s.zarr --split 7", 2, "--split must be all or one of"),
+    ("train m.csv s.zarr --split-file nowhere.json", 1, "nowhere.json"),
+    ("train m.csv s.zarr --head vote --num-layers 2", 2, "--num-layers belongs to"),
+    ("train-video nowhere.csv", 1, "nowhere.csv"),
+    ("train-video m.csv --protocol kth", 1, "unknown protocol 'kth'"),
+    ("train-video m.csv --protocol column --store videos", 1, "not a feature store"),
+    ("train-video m.csv --protocol column --store s.zarr --features vgg", 1, "start with 'vgg'"),
+    ("lr-range nowhere.csv", 1, "nowhere.csv"),
+    ("lr-range m.csv --protocol column --store s.zarr --features vgg", 1, "start with 'vgg'"),
+    ("sweep nowhere.csv s.zarr --units 2,4", 1, "nowhere.csv"),
+    ("sweep m.csv nowhere.zarr --units 2,4", 1, "not a feature store"),
+    ("sweep m.csv s.zarr --units 2,4 --features vgg", 1, "starts with 'vgg'"),
+    ("sweep m.csv s.zarr --set units", 2, "write NAME=VALUE"),
+]
+LIGHT = [
+    "features list s.zarr",
+    "features show s.zarr",
+    "splits show m.csv",
+    "splits write m.csv -o out",
+    "manifest build folder videos -o o.csv",
+]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("early")
+    features, labels = blobs(("running", "walking"), 4, dim=3)
+    feature_store(folder / "s.zarr", features)
+    rows = [f"{v},{label},videos/{v}.avi,s{v[-1]},{'test' if v[-1] == '0' else 'train'}" for v, label in labels.items()]
+    (folder / "m.csv").write_text("video_id,label,path,subject,split\n" + "\n".join(rows) + "\n")
+    (folder / "videos/running").mkdir(parents=True)
+    (folder / "videos/running/a.avi").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def answers(work: Path) -> dict[str, tuple[str, int, bool]]:
+    commands = json.dumps([*(command for command, _, _ in WRONG), *LIGHT])
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], cwd=work, input=commands, capture_output=True, text=True, check=True
+    )
+    return {command: tuple(answer) for command, answer in json.loads(done.stdout).items()}
+
+
+@pytest.mark.parametrize(("command", "code", "says"), WRONG)
+def test_a_wrong_name_is_reported_before_torch_loads(
+    answers: dict[str, tuple[str, int, bool]], command: str, code: int, says: str
+) -> None:
+    text, found, torch = answers[command]
+    assert says in " ".join(text.replace("│", " ").split())
+    assert (found, torch) == (code, False)
+
+
+@pytest.mark.parametrize("command", LIGHT)
+def test_listing_commands_load_no_torch(answers: dict[str, tuple[str, int, bool]], command: str) -> None:
+    assert answers[command][1:] == (0, False)
+
+
+def test_the_names_checked_early_are_those_of_the_nets() -> None:
+    from har_pipeline.models.extractors import all_nets
+
+    assert list(NET_NAMES) == sorted(all_nets())
