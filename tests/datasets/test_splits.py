@@ -16,7 +16,9 @@ from har_pipeline.datasets.builders import build_manifest, kth_rule_records
 from har_pipeline.datasets.official_lists import read_hmdb51_lists, read_ucf101_lists
 from har_pipeline.datasets.protocols import PROTOCOLS
 from har_pipeline.datasets.splits import (
+    SplitChoice,
     check_split,
+    choose_splits,
     describe_splits,
     make_splits,
     odd_validation_share,
@@ -452,6 +454,36 @@ def test_a_builder_s_own_column_is_that_of_its_protocol() -> None:
     records = kth_rule_records(Path("/kth"))
     assert unread_column(make_splits(records, "kth_original"), records) == []
     assert len(unread_column(make_splits(records, "kth_random5"), records)) == 1
+
+
+def test_every_protocol_says_what_it_does() -> None:
+    for name, protocol in PROTOCOLS.items():
+        assert protocol.help.endswith("."), name
+
+
+def test_a_choice_is_one_split_all_or_a_file(tmp_path: Path) -> None:
+    records = crossed("group", ["a", "b", "c"])
+    three = SplitChoice(protocol="leave_one_group_out", val_fraction=0.0, split="all")
+    every = make_splits(records, "leave_one_group_out", val_fraction=0)
+    assert choose_splits(records, three) == (every, [])
+    assert choose_splits(records, replace(three, split="1")) == ([every[1]], [])
+    assert (three.every, replace(three, split="1").every) == (True, False)
+    with pytest.raises(ValueError, match=r"split must be all or one of \[0, 1, 2\], .* not '3'"):
+        choose_splits(records, replace(three, split="3"))
+    write_split_file(tmp_path / "own.json", replace(every[2], manifest_sha256="a"))
+    file = SplitChoice(split_file=tmp_path / "own.json")
+    chosen, (note,) = choose_splits(records, file, manifest_sha256="b")
+    assert chosen == [replace(every[2], manifest_sha256="a")]
+    assert "was written for another manifest" in note
+    assert not file.every
+    assert three.unread(records) == ["num_folds", "test_fraction", "column"]
+    assert "protocol" in file.unread(records)
+
+
+def test_a_choice_out_of_range() -> None:
+    for values in ({"num_folds": 1}, {"test_fraction": 0.95}, {"val_fraction": -0.1}, {"seed": -1}):
+        with pytest.raises(ValueError, match=next(iter(values))):
+            SplitChoice(**values)  # type: ignore[arg-type]
 
 
 @pytest.mark.needs_real_data
