@@ -19,8 +19,6 @@ from har_pipeline.datasets.splits import SplitChoice
 
 manifest_app = typer.Typer(no_args_is_help=True, help="Build manifests from data set folders, and check them.")
 splits_app = typer.Typer(no_args_is_help=True, help="Show and write the splits of a protocol.")
-
-
 LISTED_AT_MOST = 10
 Layout = Literal["folder", "kth", "ucf11", "ucf101", "hmdb51", "ntu", "ut_interaction", "utd_mhad"]
 

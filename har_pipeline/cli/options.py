@@ -15,44 +15,27 @@ from har_pipeline.core.errors import HarError
 from har_pipeline.core.options import Option, options_of
 
 AllowMissing = Annotated[bool, typer.Option(help="Leave out videos that have no features.")]
-
-
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-
-
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto uses a GPU if there is one.")]
-
-
 Manifest = Annotated[Path, typer.Argument(help="Manifest CSV; make one with `har manifest build`.")]
-
-
 Overwrite = Annotated[bool, typer.Option(help="Replace runs that exist, finished or not.")]
-
 
 Repeats = Annotated[
     int,
     typer.Option(help="Number of seeds to train, starting at --seed (then in OUT/seed0 ...).", min=1),
 ]
 
-
 Root = Annotated[
     Path | None, typer.Option(help="Folder that the manifest's paths are relative to. Default: the manifest's folder.")
 ]
 
-
 Seed = Annotated[int, typer.Option(help="Random seed.", min=0)]
-
-
 Shard = Annotated[str, typer.Option(help="k/n: do only part k of n, to share one store between machines.")]
-
-
 Store = Annotated[Path, typer.Argument(help="Feature store, a folder such as store.zarr.")]
-
 
 StoreOrPack = Annotated[
     Path, typer.Argument(help="Feature store of `har extract`, or its pack of `har features pack`.")
 ]
-
 
 Workers = Annotated[int | None, typer.Option(help="Worker processes. Default: from the CPU count.", min=1)]
 

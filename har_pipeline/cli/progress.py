@@ -21,14 +21,8 @@ if TYPE_CHECKING:
     from har_pipeline.training.sweep import Point
 
 SHOWN_AT_MOST = 25
-
-
 OnEpoch = Callable[["PlannedRun", "Epoch"], None]
-
-
 OnBatch = Callable[["PlannedRun", "BatchProgress"], None]
-
-
 OnDone = Callable[["Outcome"], None]
 
 

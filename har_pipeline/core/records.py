@@ -18,23 +18,17 @@ if TYPE_CHECKING:  # `har --help` waits for no numpy
 
 
 VIDEO_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-
 Sampling = Literal["first", "uniform", "dense", "sparse", "segments"]
 Padding = Literal["repeat_last", "loop"]
 Stream = Literal["rgb", "flow", "depth"]
 Crops = Literal["center", "three", "ten"]
 
-
 # Files of a manifest's row that become raw frames.
 RawStream = Literal["depth", "rgb"]
 
-
 # What becomes of a frame that is not square.
 Aspect = Literal["stretch", "keep"]
-
-
 Decoder = Literal["auto", "decord", "pyav"]
-
 
 # Types that extracted features are stored in.
 FeatureType = Literal["float16", "float32"]

@@ -16,7 +16,6 @@ FLOOR = 1e-12
 LOG_TEMPERATURE = 4.0
 PRIOR_DEVIATION = float(np.log(2))
 
-
 # Fewer validation videos make a fitted temperature or weights uncertain.
 FEW = 30
 EM_STEPS = 500

@@ -19,10 +19,8 @@ from har_pipeline.evaluation.scores import read_scores, stack_scores
 FUSION_JSON, LEARNED_JSON = "fusion.json", "learned_from.json"
 PARTS = ("val", "test")
 
-
 # Lines of a fusion's table that are not runs.
 ROW_NAMES = ("sum", "product", "weighted", "learned", "oracle")
-
 
 # Part, fold, seed, video id.
 Key = tuple[str, int, int, str]

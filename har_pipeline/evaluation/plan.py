@@ -13,7 +13,6 @@ from har_pipeline.evaluation.run_folder import RUN_JSON, read_run
 
 PLAN_JSON = "plan.json"
 
-
 # Protocols whose folds test every video once: a video that none tests means that a fold is missing.
 PARTITIONS = ("leave_one_group_out", "leave_one_subject_out", "group_kfold")
 

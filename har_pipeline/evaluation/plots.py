@@ -22,7 +22,6 @@ DPI = 120
 BEST, OTHER, LOSS, INK = "#1f5fa8", "#a9c4e4", "#c8501e", "#222222"
 MARKERS = "osD^vPX*<>"
 
-
 # A name and its points: (value on the axis, mean, deviation or None).
 Line = tuple[str, Sequence[tuple[int | float | str | bool | None, float, float | None]]]
 

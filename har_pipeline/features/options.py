@@ -12,7 +12,6 @@ from har_pipeline.video.flow.spec import FlowSpec
 
 EXTRACTOR = "raw_frames"
 
-
 # Part of the feature spec, and so of the names of feature sets: never reworded.
 _PREPROCESS = {
     "depth": "box of the movement, nearest px, 1st to 99th percentile of the video's foreground to 255..51, background 0",

@@ -47,12 +47,10 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 # Clock ticks are up to 10 ms long: two changes further apart than this have different times.
 TICK_S = 0.05
-
 _AGAIN = "run `har features pack` again"
 
 # Called with what is being done, the videos done and their total.
 OnVideo = Callable[[str, int, int], None]
-
 log = logging.getLogger(__name__)
 
 

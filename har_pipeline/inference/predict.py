@@ -32,7 +32,6 @@ from har_pipeline.video.flow.spec import parse_flow
 
 OnProgress = Callable[[int, int], None]
 
-
 # Why videos failed, and what reads the features of the others.
 Stored = tuple[Mapping[str, str], Callable[[str], FeatureRecord]]
 

@@ -34,28 +34,13 @@ HeadName = Literal[
     "vote",
 ]
 
-
 Output = Literal["softmax", "sigmoid"]
-
-
 Vote = Literal["soft", "majority"]
-
-
 Fusion = Literal["input", "hidden"]
-
-
 FusionOp = Literal["sum", "product", "concat"]
-
-
 SCIKIT_HEADS = ("mean_pool", "linear", "svm")
-
-
 RESIDUAL_HEADS = ("res_lstm", "stacked_lstm")
-
-
 UNITS_HEADS = ("lstm", "gru", "bilstm", "attention")
-
-
 RECURRENT_HEADS = (*UNITS_HEADS, *RESIDUAL_HEADS)
 
 

@@ -25,16 +25,9 @@ from har_pipeline.models.config import (
 from har_pipeline.training import schedules
 
 Optimizer = Literal["rmsprop", "adam", "adamw", "sgd"]
-
-
 Schedule = Literal["constant", "cosine", "step", "plateau"]
-
-
 ClassWeights = Literal["none", "balanced"]
-
-
 HeadPrecision = Literal["fp32", "bf16"]
-
 
 # What a head fitted by scikit-learn reads beside its own name.
 SCIKIT_OPTIONS = (
@@ -218,14 +211,8 @@ class TrainConfig:
 
 
 VideoSchedule = Literal["published", "one-cycle", "constant"]
-
-
 LongVideos = Literal["cut", "whole"]
-
-
 VideoPrecision = Literal["auto", "fp32", "bf16"]
-
-
 StateGradient = Literal["window", "video"]
 
 

@@ -14,7 +14,6 @@ CYCLE_EPOCHS = 7.0
 # Of stateful training: first epoch (from 1) and rate; then the last rate is halved every few epochs.
 STATEFUL_STEPS = ((1, 9e-5), (4, 3e-5), (8, 8e-6), (15, 4e-6))
 STATEFUL_HALVING = 4
-
 PEAK_STATELESS, PEAK_STATEFUL = 9.8e-4, 9e-5
 
 # Of one-cycle: share of the epochs that the rate grows in, and where it starts and ends as shares of the peak.

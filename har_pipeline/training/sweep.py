@@ -32,7 +32,6 @@ from har_pipeline.training.configs import TrainConfig
 from har_pipeline.training.jobs import Outcome, PlannedRun, finished_run, plan_jobs, run_jobs
 
 Value = int | float | str | bool | None
-
 FEATURES, PCA = "features", "pca"
 
 # Seeds are repeats, the device is no property of a result, and streams of one run are no values of an axis.
@@ -89,7 +88,6 @@ class SweepRuns:
 
 # What a worker finished, and what stopped it, if anything did.
 Made = tuple[list[Outcome], str | None]
-
 OnDone = Callable[[Point, Sequence[Outcome]], None]
 
 

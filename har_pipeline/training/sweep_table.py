@@ -24,7 +24,6 @@ from har_pipeline.training.sweep import SweepRuns, Value
 
 TABLE, PLOT, SUMMARY = "sweep.csv", "sweep.png", "sweep.json"
 
-
 # Options that may be on the plot's axis, most important first, with their names; the others distinguish its lines.
 WORDS = {
     "pca": "PCA dimension",
@@ -33,7 +32,6 @@ WORDS = {
     "num_layers": "recurrent layers",
 }
 MEASURES = {"accuracy": "video accuracy", "mean_class_accuracy": "mean class accuracy"}
-
 Measure = Literal["accuracy", "mean_class_accuracy"]
 Values = tuple[tuple[str, Value], ...]
 

@@ -27,7 +27,6 @@ KINECT_FPS = 30.0
 STRAY_SHARE = 0.01
 NEAR_SHARE, FAR_SHARE = 0.01, 0.99
 NEAREST_VALUE, FARTHEST_VALUE = 255, 51
-
 _PNG_NAME = re.compile(r"M?Depth-(\d+)\.png")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_COLOURS = {0: "gray", 2: "RGB", 3: "palette", 4: "gray with alpha", 6: "RGB with alpha"}

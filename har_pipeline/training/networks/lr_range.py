@@ -23,7 +23,6 @@ from har_pipeline.training.networks.fit import make_learner
 from har_pipeline.training.networks.loop import VideoBatch, arrange
 
 LOWEST, HIGHEST, STEPS = 1e-6, 1e-1, 200
-
 SMOOTHING = 0.9
 
 # Share of the fall of the loss that lies outside the suggested bounds, on each side.
