@@ -24,6 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from har_pipeline.core.errors import ExtractionError, HarError, RunError
 from har_pipeline.core.records import Split, VideoRecord
+from har_pipeline.features.job import num_cores
 from har_pipeline.features.reader import FeatureReader
 from har_pipeline.features.reduce import ReduceOptions, reduce_features
 from har_pipeline.features.store import FeatureStore
@@ -253,11 +254,7 @@ def _feature_sets(
 def _usual_workers(device: str) -> int:
     if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
         return 1
-    return _cores()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return num_cores()
 
 
 def _finished_tasks(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, Made]]:
@@ -267,7 +264,7 @@ def _finished_tasks(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task,
             yield task, _work(task)
         return
     context = multiprocessing.get_context("spawn")
-    threads = max(1, _cores() // workers)
+    threads = max(1, num_cores() // workers)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(threads,))
     try:
         futures: dict[Future[Made], Task] = {pool.submit(_work, task): task for task in tasks}
