@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -13,52 +13,31 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from har_pipeline.features.table import FeatureTable, take_steps
-from har_pipeline.models.config import HeadName, Output, Vote
 from har_pipeline.training.batches import FeatureBatches
-from har_pipeline.training.configs import ClassWeights, HeadPrecision, Optimizer, Schedule, TrainConfig
+from har_pipeline.training.configs import TrainConfig
 from har_pipeline.training.data import Parts
 from har_pipeline.training.heads.fit import fit_head, probabilities_of
 
+# Every option of TrainConfig but those on several streams, as parameters that scikit-learn can read and set.
+_Options: Any = dataclasses.make_dataclass(
+    "_Options",
+    [
+        (option.name, option.type, dataclasses.field(default=option.default, kw_only=option.name != "head"))
+        for option in dataclasses.fields(TrainConfig)
+        if option.name not in ("mid_fusion", "fusion_op")
+    ],
+    eq=False,
+    repr=False,
+)
 
-@dataclass(eq=False, repr=False)
-class HeadClassifier(ClassifierMixin, BaseEstimator):
+
+class HeadClassifier(ClassifierMixin, BaseEstimator, _Options):
     """A head that is fitted, asked and scored as a scikit-learn classifier: `HeadClassifier(head="res_lstm").fit(X, y)`.
 
     X: the features of V videos, a list of (N, D) arrays whose N may differ, an array (V, N, D), or (V, D) = one clip each.
     y: V labels. The parameters are the options of `TrainConfig`; those that need several streams are not here.
     classes_: (K,) labels, sorted; n_features_in_: D; head_: the fitted module; history_: its epochs.
     """
-
-    head: HeadName = "lstm"
-    _: KW_ONLY
-    units: int = 320
-    num_layers: int | None = None
-    input_projection: int | None = None
-    epochs: int = 50
-    batch_size: int = 25
-    optimizer: Optimizer = "rmsprop"
-    learning_rate: float = 1e-3
-    schedule: Schedule = "constant"
-    schedule_epochs: int = 20
-    schedule_factor: float = 0.1
-    output: Output = "softmax"
-    vote: Vote = "soft"
-    dropout: float = 0.0
-    input_dropout: float = 0.0
-    weight_decay: float = 0.0
-    label_smoothing: float = 0.0
-    clip_norm: float | None = None
-    class_weights: ClassWeights = "none"
-    temporal_jitter: float = 0.0
-    num_steps: int | None = None
-    patience: int | None = None
-    average_last: float = 0.0
-    standardise: bool = True
-    logistic_c: float = 1.0
-    max_iterations: int = 1000
-    precision: HeadPrecision = "fp32"
-    seed: int = 0
-    device: str = "auto"
 
     def __sklearn_tags__(self) -> Any:
         """Say that arrays (V, N, D) are read too."""
