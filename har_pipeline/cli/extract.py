@@ -17,7 +17,7 @@ from har_pipeline.core.errors import VideoError
 from har_pipeline.core.options import device_option, option, seed_option
 from har_pipeline.core.records import ClipSpec, Crops, Padding, Sampling
 from har_pipeline.features.options import ExtractOptions
-from har_pipeline.models.config import check_net_name
+from har_pipeline.models.net_names import check_net_name
 from har_pipeline.video.flow.spec import FlowMethod, FlowSpec
 
 if TYPE_CHECKING:

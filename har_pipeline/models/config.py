@@ -5,22 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from har_pipeline.core.errors import ExtractionError
-
 # The nets of `extractors.nets.all_nets`: known here too, so that a wrong name is reported before torch is loaded.
-NET_NAMES = (
-    *("c3d", "csn_r101", "efficientnet_lite0", "i3d", "i3d_r50", "mc3_18", "mvit_base_16x4", "r2plus1d_18"),
-    *("r2plus1d_r50", "r3d_18", "s3d", "slow_r50", "swin3d_t", "tsn_bninception", "tsn_efficientnet_lite0"),
-    *("tsn_resnet101", "tsn_resnet50", "vgg16", "x3d_m"),
-)
-
-
-def check_net_name(name: str) -> None:
-    """Raise ExtractionError listing the nets, if there is none of that name."""
-    if name not in NET_NAMES:
-        raise ExtractionError(f"unknown extractor {name!r}; choose from: {', '.join(NET_NAMES)}")
-
-
 HeadName = Literal[
     "lstm",
     "gru",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from feature_sets import blobs, feature_store
 
-from har_pipeline.models.config import NET_NAMES
+from har_pipeline.models.net_names import net_names
 
 # Runs commands one after another, each as `har` does, and tells of each what it wrote, its exit code, and if torch is loaded.
 CODE = """
@@ -113,4 +113,4 @@ def test_listing_commands_load_no_torch(answers: dict[str, tuple[str, int, bool]
 def test_the_names_checked_early_are_those_of_the_nets() -> None:
     from har_pipeline.models.extractors import all_nets
 
-    assert list(NET_NAMES) == sorted(all_nets())
+    assert list(net_names()) == sorted(all_nets())

@@ -1,6 +1,7 @@
 """The nets there are: whatever the modules of this package define as `NET` or `NETS`, and a description of each.
 
-A new net is a new module here, or a new entry in the `NETS` of one, and its name in `models.config.NET_NAMES`.
+A new net is a new module here, or a new entry in the `NETS` of one. Its name is the first argument there, as a literal: the
+command line reads it without importing the module.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from har_pipeline.core.records import ClipSpec
-from har_pipeline.models.config import check_net_name
 from har_pipeline.models.extractors.base import Net
+from har_pipeline.models.net_names import check_net_name
 
 
 @cache

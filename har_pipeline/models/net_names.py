@@ -1,0 +1,31 @@
+"""The names of the nets, read from the source of their modules: importing those would load torch for a misspelt name."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from har_pipeline.core.errors import ExtractionError
+
+
+@cache
+def net_names() -> tuple[str, ...]:
+    """Return the names of all nets, sorted: the first argument of each call in the modules' `NET` and `NETS`."""
+    sources = (path.read_text(encoding="utf-8") for path in (Path(__file__).parent / "extractors").glob("*.py"))
+    return tuple(sorted(name for source in sources for name in _names_in(ast.parse(source))))
+
+
+def _names_in(module: ast.Module) -> Iterator[str]:
+    for node in module.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("NET", "NETS"):
+            for call in node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]:
+                assert isinstance(call, ast.Call)
+                yield ast.literal_eval(call.args[0] if call.args else call.keywords[0].value)
+
+
+def check_net_name(name: str) -> None:
+    """Raise ExtractionError listing the nets, if there is none of that name."""
+    if name not in net_names():
+        raise ExtractionError(f"unknown extractor {name!r}; choose from: {', '.join(net_names())}")
