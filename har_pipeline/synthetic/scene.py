@@ -223,7 +223,7 @@ def half_view_mm(distance_mm: float) -> float:
 
 
 def walk_path(rng: np.random.Generator, num_frames: int, speed_mm_s: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the places, (F, 2) mm X and Z, and headings, (F,) rad, of someone who walks to and fro in the scene.
+    """Return the places, (F, 2) mm X and Z, and headings, (F,) rad, of someone who walks back and forth in the scene.
 
     The time of the first turn does not depend on the speed, and the path of the first 40 frames is moved into the view as
     far as it fits, so that neither turning nor leaving the scene reveals the speed; later turns are at the borders.
