@@ -1,6 +1,6 @@
 """Seconds per clip of the two ConvLSTM networks at the paper's sizes: ours, Keras 3 on torch, and step by step. Prints JSON.
 
-One training step (Adam, cross entropy) and inference of each, in turn, `--rounds` times after one to warm up; medians.
+One training step (Adam, cross entropy) and inference of each, in turn, `--rounds` times after one warm-up round; medians.
 
 - `ours`: `har_pipeline.models.convlstm`, in fp32 and bf16 (autocast);
 - `keras`: the same network of Keras 3's layers, channels last, `train_on_batch` and `predict_on_batch`, in fp32 and with
@@ -8,8 +8,8 @@ One training step (Adam, cross entropy) and inference of each, in turn, `--round
 - `steps`: the module that PyTorch users write: at each time step one convolution over input and hidden state side by side
   (two where the input's has a stride), four gates, autograd; in channels-last memory; in fp32 and bf16 (autocast).
 
-All have the same weights; `difference` is the largest one of the logits to ours in fp32, as a share of the largest of
-those. A rival's best time counts.
+All have the same weights; `difference` is the largest difference of the logits from ours in fp32, as a share of our largest
+logit. A rival's best time counts.
 
     python benchmarks/convlstm.py --rounds 5
 """

@@ -2,7 +2,7 @@
 
 For each precision, in turns within one run: (a) `limit`: the net alone on the same decoded batches, already in memory;
 (b) `engine`: `extract` from video files to the committed store; and, for VGG16, (c) `algorithm1`: Orozco 2020, Algorithm
-1, as people write it: one video at a time, one frame at a time, fp32, `eval` and `inference_mode`, ends at the layer,
+1, as people write it: one video at a time, one frame at a time, fp32, `eval` and `inference_mode`, up to the layer,
 nothing written; `algorithm1_channels_last` is the same with PyTorch's documented CPU tuning. Ratios are medians over the
 rounds. Videos are rendered; weights may be random, which changes no timing.
 

@@ -1,11 +1,11 @@
 """Heads on real VGG16 fc6 features: seven UCF-101 classes, official split 1. Prints JSON.
 
 DATA is a folder that holds `features/ucf101_vgg16_fc6_7classes.npz` (938 videos of 6 frames, 4,096 values) and the official
-lists in `splits/ucf101`. Everything is chosen by cross-validation over the *training* groups, which fall into five parts:
-the options of each recurrent head, mean pooling's penalty, and the head that is `claimed` (the best one with an order in
-time); no test video is used for it. The averaged variant was added when the other three had been recorded, with which no
-head reached mean pooling in the test. Then each head, with the options chosen, is scored on the test videos once per seed.
-Runs that are finished in OUT are kept, so that an interrupted job goes on.
+lists in `splits/ucf101`. Everything is chosen by cross-validation over five parts of the *training* groups:
+the options of each recurrent head, mean pooling's penalty, and the head that is `claimed` (the best of those that see the
+order of frames); no test video is used for it. The averaged variant was added after the other three had been recorded and no
+head had reached mean pooling in the test. Each head is then scored on the test videos with the options chosen, once per seed.
+Finished runs in OUT are kept: run again to continue an interrupted job.
 
     python benchmarks/fc6_heads.py DATA --out fc6_heads_out
 """

@@ -1,8 +1,8 @@
 """Live decisions for as long as a camera runs: time per window, and memory, from the first minute to the last. Prints JSON.
 
-RUN is of a stateful network on depth. Frames of NTU RGB+D's size, a body that walks back and forth, are pushed one by one as a
-camera gives them, as fast as they are taken, with the horizon that `har predict --live` gives a camera. The first minute of
-video is compared with the last one.
+RUN is of a stateful network on depth. Frames of NTU RGB+D's size, a body that walks back and forth, are pushed one by
+one, as from a camera, as fast as they are processed, with the horizon that `har predict --live` uses for a camera. The
+first minute of video is compared with the last one.
 
     python benchmarks/live.py RUN --minutes 60
 """

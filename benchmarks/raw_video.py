@@ -1,10 +1,10 @@
-"""Both ConvLSTM networks on one manifest, with as many seeds, beside mean pooling over frames. Prints JSON.
+"""Both ConvLSTM networks on one manifest, several seeds each, beside mean pooling over frames. Prints JSON.
 
 MANIFEST and STORE are of raw frames (`har frames`). Each network is trained from scratch on the schedule one-cycle without
 validation videos (the last epoch counts), since small sets have too few people to hold some out; nothing is chosen by the
 test videos. `mean_pool` is logistic regression on the mean of a video's frames. Accuracies are of test videos, with 95 %
 intervals of the first seed, mean and deviation over seeds, and McNemar's test between the networks of each seed.
-Runs that are finished in OUT are kept, so that an interrupted job goes on.
+Finished runs in OUT are kept: run again to continue an interrupted job.
 
     python benchmarks/raw_video.py utd.csv utd.zarr --protocol column --width 0.25 --epochs 15 10 --seeds 3 --out out
 """

@@ -3,8 +3,8 @@
 Features of UCF-101's size are drawn at random: 9,537 videos of 25 clips, 1,024 values each, float16 (`--videos` shrinks it).
 Measured per epoch, the three in turn, `--rounds` times after one round to warm up:
 
-- `ours`: `fit.train_epoch`, as `har train` runs it: shuffled, gathered, float32, forward, backward, step, loss and accuracy;
-- `limit`: forward, backward and step over the same number of batches that stand ready on the device as float32;
+- `ours`: `train_epoch`, as `har train` runs it: shuffled, gathered, float32, forward, backward, step, loss and accuracy;
+- `limit`: forward, backward and step over the same number of batches already on the device as float32;
 - `usual`: the same loop over a torch DataLoader that reads one .npy file per video, with the best of the worker counts
   tried (pinned memory and persistent workers where they apply); the files are in the page cache after the first round.
 

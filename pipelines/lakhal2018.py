@@ -2,12 +2,12 @@
 
     python pipelines/lakhal2018.py hmdb51 /data/hmdb51 --lists /data/hmdb51_splits --idt idt_run --out out/hmdb51
 
-C3D fc6 on clips of 16 frames, stride 8, for the ablations (Table 1, Figure 3); TSN's two streams, 25 segments, the mean of
-ten crops, for the 2-layer Res-LSTM (Tables 2 to 5, Figures 5 and 6). RMSProp 1e-3. Accuracies are those of the test side,
-and nothing is chosen by them: the system is the paper's (T = 25, two layers, product of both streams). PCA is fitted on all
-clips of each split's training videos. The paper does not print Figure 3's numbers, nor epochs and batch (ours:
-TrainConfig's), nor the sizes of Figure 3a (ours: those of its PCA). IDT is a scores.csv of yours, in a folder. Finished runs
-are kept.
+C3D fc6 on clips of 16 frames, stride 8, for the ablations (Table 1, Figure 3); TSN's two streams, 25 segments, the mean
+of ten crops, for the 2-layer Res-LSTM (Tables 2 to 5, Figures 5 and 6). RMSProp 1e-3. Accuracies are measured on the test
+videos and nothing is chosen by them: the system is the paper's (T = 25, two layers, product of both streams). PCA is
+fitted on all clips of each split's training videos. The paper does not state the numbers of Figure 3, its epochs and
+batch size (ours: TrainConfig's) or the sizes in Figure 3a (ours: those of its PCA). --idt is a folder with your own
+scores.csv of improved dense trajectories. Finished runs are kept.
 """
 
 from __future__ import annotations

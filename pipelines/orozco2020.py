@@ -3,10 +3,10 @@
     python pipelines/orozco2020.py kth /data/kth --out out/kth
     python pipelines/orozco2020.py hmdb51 /data/hmdb51 --splits /data/hmdb51_splits --out out/hmdb51
 
-The first 40 frames, completed with the last, stretched to 224x224, pool5 (25,088 values); LSTM of n_u units, RMSProp, 50
-epochs, batch 25; a sweep over n_u with the plot of figures 4 to 6. The headline is the accuracy at the published n_u: the
-paper picks n_u by the test result, so the best of the sweep is no fair estimate. Finished folds are kept, so an
-interrupted sweep goes on when it is started again.
+The first 40 frames (the last one repeated if there are fewer), stretched to 224x224, pool5 (25,088 values); LSTM of n_u
+units, RMSProp, 50 epochs, batch 25; a sweep over n_u with the plot of figures 4 to 6. The headline is the accuracy at the
+published n_u: the paper chooses n_u by test accuracy, so the best of the sweep is not a fair estimate. Finished folds are
+kept: run again to continue an interrupted sweep.
 """
 
 from __future__ import annotations

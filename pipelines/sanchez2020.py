@@ -3,11 +3,12 @@
     python pipelines/sanchez2020.py /data/nturgb+d_depth_masked --out out/ntu
     python pipelines/sanchez2020.py /data/nturgb+d_depth_masked --out out/quick --epochs 5 --width 0.25 --batch-size 24
 
-Frames of 64x64 px, prepared once, with the lengths of Figure 9; the range test of Figure 5; both networks on their published
-schedules, cross-subject (CS) and cross-view (CV): Tables 3 to 5, Figures 6, 7, 10 and 11. Unlike the paper, which seems to
-choose its epoch by the test side, validation videos come from the training subjects; docs/raw-video.md has the rest. What
-is not the published network, training or data set is listed, and every number of ours is then called "reduced". What is
-finished is kept, and a training that was stopped goes on at the epoch it was in, when the same command is given again.
+Frames of 64x64 px, prepared once, with the lengths of Figure 9; the range test of Figure 5; both networks on their
+published schedules, cross-subject (CS) and cross-view (CV): Tables 3 to 5, Figures 6, 7, 10 and 11. The paper seems to
+choose its epoch by the test videos; here validation videos come from the training subjects (docs/raw-video.md has the
+other differences). If the network, training or data set is not as published, the report lists how, and calls every number
+of ours "reduced". Run again to continue after an interruption: finished runs are kept, and a stopped training resumes at
+its epoch.
 """
 
 from __future__ import annotations

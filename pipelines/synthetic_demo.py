@@ -3,7 +3,7 @@
 Run by `make demo`. EfficientNet-Lite0 with real ImageNet weights reads every second frame of the first 40, and, as TSN's
 temporal net, stacks of five optical flow fields, both in one pass over the videos. Each person is held out once
 (leave-one-subject-out); mean pooling is compared with an LSTM on the same features, RGB with flow,
-and both with the product of their answers.
+and both with the product of their probabilities.
 """
 
 from __future__ import annotations

@@ -5,10 +5,10 @@ MANIFEST and STORE hold the features of both streams, for example
     har extract ut.csv ut.zarr --extractor i3d --sampling uniform --num-clips 5 --clip-len 48
     har extract ut.csv ut.zarr --extractor tsn_efficientnet_lite0 --stream flow --num-clips 8
 
-Every head learns from RGB and from flow, the recurrent ones also from both by mid fusion: an encoder for each stream, and the
-sum of their hidden states. The runs of each head are then fused late by every rule. CLAIMED was named
-before anything was measured: Lakhal's system, a residual LSTM on each stream and the product of their answers. The best row of
-such a table flatters; that one does not. Prints JSON. Source: Lakhal 2018, Table 2.
+Every head is trained on RGB and on flow, recurrent heads also on both by mid fusion (one encoder per stream, hidden
+states added). The runs of each head are then fused late by every rule. CLAIMED was named before anything was measured:
+Lakhal's system, a residual LSTM on each stream and the product of their probabilities. The best row of such a table is
+biased; that one is not. Prints JSON. Source: Lakhal 2018, Table 2.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command line `har`: parses, calls the library, prints. Every heavy import stands inside its command."""
+"""The command line `har`: parses, calls the library, prints. Heavy imports are inside the commands."""
 
 from __future__ import annotations
 

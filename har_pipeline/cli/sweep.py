@@ -83,7 +83,7 @@ def sweep(
 ) -> None:
     """Train a head for every combination of values: OUT/sweep.csv (a row per run), sweep.png, sweep.json.
 
-    The same command goes on with an interrupted sweep. Values are chosen by validation accuracy, never by the test videos.
+    Run again to continue an interrupted sweep. Values are chosen by validation accuracy, never by the test videos.
     With --val-fraction 0 all training videos are trained on, as in the papers, and nothing is chosen.
 
     Orozco 2020, figure 4, units of the LSTM:

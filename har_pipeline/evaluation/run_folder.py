@@ -162,7 +162,7 @@ def lasting_run_folder(path: Path, job: Mapping[str, Any], *, overwrite: bool) -
             if not overwrite:
                 raise RunError(
                     f"{partial} is an unfinished run that differs in {', '.join(differing)}: give the same options, manifest "
-                    "and features to finish it, or --overwrite to begin anew"
+                    "and features to finish it, or --overwrite to start again"
                 )
             for file in partial.iterdir():
                 if file.name != LOCK:
@@ -193,7 +193,7 @@ def free_run_path(path: Path, *, overwrite: bool) -> Path:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         if not (path / RUN_JSON).is_file():
             raise RunError(
-                f"{path} exists and is no run folder (it has no {RUN_JSON}): choose another path, or delete the folder if "
+                f"{path} exists and is not a run folder (it has no {RUN_JSON}): choose another path, or delete the folder if "
                 "nothing in it is needed; --overwrite replaces runs only"
             )
         if not overwrite:

@@ -2,7 +2,7 @@
 
 Several lanes (an extractor and the clips that it wants) share one pass over each file. Batches have one constant shape (the
 last is padded), so a feature does not depend on what else was in its batch. A video is committed to a lane's feature set
-when its last clip is written; whatever was interrupted is simply done again.
+when its last clip is written; what was interrupted is done again.
 """
 
 from __future__ import annotations

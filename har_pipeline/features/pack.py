@@ -247,7 +247,7 @@ class PackedStore:
     def describe(self, feature_set: str) -> dict[str, Any]:
         """Return where a set was packed from, when, and whether that is still what the store holds."""
         store = self.source(feature_set)
-        state = "the store is not there to compare"
+        state = "the store is missing, so it cannot be compared"
         if store is not None:
             found = self.differences(feature_set, store)
             counts = [f"{len(ids)} {what}" for what, ids in dataclasses.asdict(found).items() if ids]

@@ -11,7 +11,7 @@ import torch
 from har_pipeline.features.table import MEMORY_FRACTION, FeatureTable
 from har_pipeline.models.heads.classifier import SequenceClassifier
 
-# In a shuffled set, batches are made of videos of like length within pools of so many batches.
+# Batches of a shuffled set hold videos of similar length, sorted within pools of this many batches.
 POOLED_BATCHES = 8
 
 

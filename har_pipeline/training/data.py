@@ -108,7 +108,7 @@ def load_training_data(
 def split_classes(records: Sequence[VideoRecord], split: Split) -> tuple[str, ...]:
     """Return the labels of a split's training videos, sorted.
 
-    Raises: RunError if the split has no training or test videos, ids that the manifest has not, one class only, or
+    Raises: RunError if the split has no training or test videos, ids that are not in the manifest, one class only, or
     validation or test videos of a class without training videos.
     """
     labels = {record.video_id: record.label for record in records}

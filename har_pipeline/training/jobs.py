@@ -79,7 +79,7 @@ def plan_jobs(
 def finished_run(
     run: PlannedRun, config: TrainConfig | VideoTrainConfig, streams: FeatureStreams, records: Sequence[VideoRecord]
 ) -> RunSummary | None:
-    """Return the summary of a finished run, None if it is not there.
+    """Return the summary of a finished run, None if there is none.
 
     Labels and features are compared where the run tells what it learned from; runs of older versions do not.
     Raises: RunError if it was trained with other options, features, videos or labels: a job must not mix the two; or if
@@ -141,7 +141,7 @@ def run_jobs(
 
     config: of heads, or of networks on raw frames; its seed is that of each run. feature_sets: names or unique starts of
     names; several are the streams of mid fusion. Runs that are finished are kept unless `overwrite`, so that an
-    interrupted job goes on at the unfinished fold. The features are read once for all folds of the same classes; each run
+    interrupted job resumes at the unfinished fold. The features are read once for all folds of the same classes; each run
     is what `train_head` or `train_network` alone would make. tensorboard: of heads. world, on_batch: of networks; all
     processes but the first return the runs that were kept only.
     Raises: RunError as `train_head`, `train_network`, `finished_run` and `load_training_data`; FeatureMismatchError before

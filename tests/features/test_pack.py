@@ -269,7 +269,7 @@ def test_a_pack_stands_alone(packed: tuple[FeatureStore, str, PackedStore], tmp_
     pack.path.rename(moved)
     shutil.rmtree(store.path)
     assert_same_record(PackedStore(moved).read(name, "v002"), expected)
-    assert PackedStore(moved).describe(name)["state"] == "the store is not there to compare"
+    assert PackedStore(moved).describe(name)["state"] == "the store is missing, so it cannot be compared"
 
 
 def header_bytes(path: Path) -> int:

@@ -101,7 +101,7 @@ def test_a_folder_that_is_no_run_is_refused_before_the_features_are_read(
     (tmp_path / "job/split1").mkdir(parents=True)
     (tmp_path / "job/split1/notes.txt").write_text("mine")
     monkeypatch.setattr(FeatureStore, "read", None)
-    with pytest.raises(RunError, match="split1 exists and is no run folder"):
+    with pytest.raises(RunError, match="split1 exists and is not a run folder"):
         task.run(plan_jobs(task.splits, tmp_path / "job"))
     assert not (tmp_path / "job/split0").exists()
 

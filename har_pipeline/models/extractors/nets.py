@@ -1,4 +1,4 @@
-"""The nets there are: whatever the modules of this package define as `NET` or `NETS`, and a description of each.
+"""The list of nets, collected from the `NET` or `NETS` of this package's modules, and a description of each.
 
 A new net is a new module here, or a new entry in the `NETS` of one. Its name is the first argument there, as a literal: the
 command line reads it without importing the module.

@@ -101,7 +101,7 @@ def fit_network(
     The best epoch has the highest validation accuracy, of equals the lowest loss; without validation videos it is the
     last one. The paper seems to choose by the test videos: it shows validation curves, but describes only a training and
     a test part. Here validation videos come from the training subjects, and the test rows are never looked at.
-    checkpoint: a file that is written at the end of each epoch; where it exists, training goes on from it, and the
+    checkpoint: a file written at the end of each epoch; if it exists, training resumes from it, and the
     history is that of a training which was never interrupted. All that is random in an epoch (order, clips, dropout) is
     drawn from (seed, epoch, process), so no random state has to be stored. torch's global random state is left as it was.
     Raises: RunError if the device is absent, the checkpoint is damaged, or the loss is not finite; FeatureMismatchError

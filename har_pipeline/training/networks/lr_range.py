@@ -28,7 +28,7 @@ SMOOTHING = 0.9
 # Share of the fall of the loss that lies outside the suggested bounds, on each side.
 MARGIN = 0.1
 
-# The test ends when the smoothed loss is so many times its lowest.
+# The test ends when the smoothed loss exceeds its minimum by this factor.
 DIVERGED = 3.0
 
 

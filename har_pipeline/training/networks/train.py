@@ -32,7 +32,7 @@ def train_network(
 ) -> RunSummary | None:
     """Train a network on a split's training videos, score its validation and test videos, and write the run folder.
 
-    A training that was killed goes on at the epoch it was in when the same call is made again. world: the processes that
+    A killed training resumes at the epoch it had reached when the same call is made again. world: the processes that
     train together; all make the same call, the first one writes, and the others return None. On one CPU machine the same
     call gives the same weights, bit for bit, interrupted or not; GPUs add in varying order. The summary's train_accuracy
     is that of the best epoch while the weights moved; its seconds include the epochs of earlier, interrupted processes.

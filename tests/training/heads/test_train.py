@@ -291,7 +291,7 @@ def test_an_existing_run_is_replaced_only_on_demand(task: Task, tmp_path: Path) 
 def test_a_folder_that_is_no_run_is_never_replaced(task: Task, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
-    with pytest.raises(RunError, match="is no run folder"):
+    with pytest.raises(RunError, match="is not a run folder"):
         task.train(SMALL, tmp_path / "mine", overwrite=True)
     assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
 
