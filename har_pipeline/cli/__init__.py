@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from har_pipeline import __version__
-from har_pipeline.cli import data, evaluate, extract, features, frames, fuse, predict, sweep, train, train_video
+from har_pipeline.cli import (
+    evaluate,
+    extract,
+    features,
+    frames,
+    fuse,
+    manifest,
+    predict,
+    splits,
+    sweep,
+    synth,
+    train,
+    train_video,
+)
 from har_pipeline.core.errors import errors_as_lines
 
 app = typer.Typer(
@@ -20,10 +33,10 @@ app = typer.Typer(
     "The usual way: har manifest build folder VIDEOS -o manifest.csv; har extract manifest.csv store.zarr; "
     "har train manifest.csv store.zarr -o run; har evaluate run; har predict new.mp4 --run run",
 )
-app.add_typer(data.manifest_app, name="manifest")
-app.add_typer(data.splits_app, name="splits")
+app.add_typer(manifest.manifest_app, name="manifest")
+app.add_typer(splits.splits_app, name="splits")
 app.add_typer(features.features_app, name="features")
-app.command("synth")(data.synth)
+app.command("synth")(synth.synth)
 app.command("models")(extract.models)
 app.command("extract")(extract.extract)
 app.command("flow")(extract.flow)

@@ -123,7 +123,7 @@ def test_every_builder_tells_of_missing_and_empty_folders(dataset: str, tmp_path
 
 
 def test_command_line_offers_every_builder() -> None:
-    from har_pipeline.cli.data import Layout
+    from har_pipeline.cli.manifest import Layout
 
     assert get_args(Layout) == tuple(BUILDERS)
 

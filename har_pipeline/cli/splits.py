@@ -1,0 +1,65 @@
+"""`har splits`: the splits of a protocol, shown and written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from har_pipeline.cli import options
+from har_pipeline.cli.options import Shown, with_options
+from har_pipeline.cli.output import note, print_rows
+from har_pipeline.cli.split_options import note_unread
+from har_pipeline.datasets.protocols import PROTOCOLS
+from har_pipeline.datasets.splits import SplitChoice
+
+splits_app = typer.Typer(no_args_is_help=True, help="Show and write the splits of a protocol.")
+OfProtocol = Annotated[SplitChoice, Shown(without=("split", "split_file"))]
+LISTED = "\n\n".join(f"{name}: {protocol.help}" for name, protocol in PROTOCOLS.items())
+
+
+@splits_app.command("show", help=f"Show the videos, subjects and groups in each part of each split.\n\n{LISTED}")
+@with_options
+def show_splits(
+    *,
+    ctx: typer.Context,
+    manifest: options.Manifest,
+    choice: OfProtocol,
+    root: options.Root = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show the videos, subjects and groups in each part of each split."""
+    from har_pipeline.datasets.manifests import read_manifest
+    from har_pipeline.datasets.splits import describe_splits, protocol_splits, unused_videos
+
+    records = read_manifest(manifest, root=root, check_files=False)
+    splits = protocol_splits(records, choice)
+    note_unread(ctx, records, choice)
+    for text in unused_videos(splits, records):
+        note(f"NOTE: {text}")
+    print_rows(describe_splits(splits, records), as_json)
+
+
+@splits_app.command("write")
+@with_options
+def write_splits(
+    *,
+    ctx: typer.Context,
+    manifest: options.Manifest,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files, PROTOCOL-NUMBER.json.")],
+    choice: OfProtocol,
+    root: options.Root = None,
+) -> None:
+    """Write the splits of a protocol as JSON files, for --split-file."""
+    from har_pipeline.datasets.manifests import manifest_sha256, read_manifest
+    from har_pipeline.datasets.splits import protocol_splits, write_split_file
+
+    records = read_manifest(manifest, root=root, check_files=False)
+    splits = protocol_splits(records, choice, manifest_sha256(manifest))
+    note_unread(ctx, records, choice)
+    out.mkdir(parents=True, exist_ok=True)
+    for split in splits:
+        path = out / f"{split.protocol}-{split.index}.json"
+        write_split_file(path, split)
+        note(f"{path}: {len(split.train)} train, {len(split.val)} val, {len(split.test)} test")
