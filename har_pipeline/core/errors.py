@@ -56,6 +56,7 @@ def errors_as_lines() -> Iterator[None]:
 
     Only where nobody reads our own output any more, as in `har models | head`, it ends without a line.
     """
+    stdout = _open_file(1)
     try:
         yield
         print(end="", flush=True)
@@ -64,10 +65,19 @@ def errors_as_lines() -> Iterator[None]:
     except OSError as error:
         _end(error)
     except SystemExit as end:
-        # Typer ends silently at any broken pipe, whoever's it is.
-        if isinstance(end.__context__, BrokenPipeError):
+        # Typer ends silently at any broken pipe, whoever's it is; Rich only at ours, which it has then replaced.
+        if isinstance(end.__context__, BrokenPipeError) and _open_file(1) == stdout:
             _end(end.__context__)
         raise
+
+
+def _open_file(number: int) -> tuple[int, int] | None:
+    """Return what tells the open file of a number from others; None if there is none."""
+    try:
+        status = os.fstat(number)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _end(error: OSError) -> NoReturn:

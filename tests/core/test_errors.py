@@ -70,6 +70,11 @@ def test_a_broken_pipe_within_a_command_is_named() -> None:
     assert run(MODELS + fail, read=True) == (1, "", "error: Broken pipe\n")
 
 
-@pytest.mark.parametrize("code", [MODELS + "main()", PRINT.replace("LINES", "99999"), PRINT.replace("LINES", "9")])
+HELP = "import sys; from har_pipeline.cli import main; sys.argv = ['har', 'train', '--help']; main()"
+
+
+@pytest.mark.parametrize(
+    "code", [HELP, MODELS + "main()", PRINT.replace("LINES", "99999"), PRINT.replace("LINES", "9")]
+)
 def test_a_reader_that_goes_away_is_no_error(code: str) -> None:
     assert run(code, read=False) == (1, "", "")
