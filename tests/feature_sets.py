@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from har_pipeline.core.records import ClipSpec, FeatureSpec, Split, VideoRecord
-from har_pipeline.features.store import FeatureStore, VideoSource
+from har_pipeline.core.records import ClipSpec, FeatureSpec, Split, VideoRecord, VideoSource
+from har_pipeline.features.store import FeatureStore
 
 
 def feature_store(

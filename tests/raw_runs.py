@@ -11,10 +11,11 @@ from feature_sets import split_of
 from train_split import train_split
 
 from har_pipeline.core.records import VideoRecord
-from har_pipeline.features.frames import RawOptions, store_raw_frames
+from har_pipeline.features.frames import store_raw_frames
+from har_pipeline.features.options import RawOptions
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.models.config import NetworkName
-from har_pipeline.training.configs import VideoTrainConfig
+from har_pipeline.training.options import VideoTrainConfig
 
 SIZE = 48
 

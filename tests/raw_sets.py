@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from har_pipeline.features.frames import RawOptions
-from har_pipeline.features.store import FeatureStore, VideoSource
+from har_pipeline.core.records import VideoSource
+from har_pipeline.features.options import RawOptions
+from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureTable
 
 SIZE = 48

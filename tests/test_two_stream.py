@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from experiments import load
 
-from har_pipeline.core.records import ClipSpec, FeatureSpec, Stream, VideoRecord
+from har_pipeline.core.records import ClipSpec, FeatureSpec, Stream, VideoRecord, VideoSource
 from har_pipeline.datasets.manifests import write_manifest
-from har_pipeline.features.store import FeatureStore, VideoSource
+from har_pipeline.features.store import FeatureStore
 
 
 def add_features(store: FeatureStore, records: list[VideoRecord], stream: Stream, dim: int, seed: int) -> str:

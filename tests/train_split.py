@@ -10,10 +10,10 @@ from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.evaluation.run_folder import RunSummary
 from har_pipeline.features.reader import FeatureReader
 from har_pipeline.features.table import FeatureStreams
-from har_pipeline.training.configs import TrainConfig, VideoTrainConfig
 from har_pipeline.training.data import load_training_data
 from har_pipeline.training.heads.train import train_head
 from har_pipeline.training.networks.train import train_network
+from har_pipeline.training.options import TrainConfig, VideoTrainConfig
 
 
 def train_split(

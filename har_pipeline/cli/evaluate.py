@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from har_pipeline.core.records import VideoRecord
     from har_pipeline.evaluation.categories import GroupResult
     from har_pipeline.evaluation.evaluate import Evaluation
-    from har_pipeline.evaluation.measures import Measures
+    from har_pipeline.evaluation.metrics import Measures
     from har_pipeline.inference.cost import LiveCost, VideoTimes
 
 
@@ -107,7 +107,7 @@ def _time(run: Path, records: list[VideoRecord], videos: int, device: str) -> Vi
 
 
 def _live(run: Path, records: list[VideoRecord], part: str, device: str) -> LiveCost:
-    from har_pipeline.evaluation.run_folder import write_json
+    from har_pipeline.core.files import write_json
     from har_pipeline.inference.cost import measure_live_cost
 
     with video_bar() as update:
@@ -123,7 +123,7 @@ def _live(run: Path, records: list[VideoRecord], part: str, device: str) -> Live
 
 
 def _print_times(times: VideoTimes, run: Path) -> None:
-    from har_pipeline.evaluation.metrics import counted
+    from har_pipeline.evaluation.statistics import counted
 
     videos = f"{counted(times.videos, 'video')} of {times.mean_frames:.0f} frames on average"
     typer.echo(f"\n{videos}, one at a time; {times.device}, {times.precision}")
@@ -136,7 +136,7 @@ def _print_times(times: VideoTimes, run: Path) -> None:
 
 
 def _print_live(cost: LiveCost) -> None:
-    from har_pipeline.evaluation.metrics import counted
+    from har_pipeline.evaluation.statistics import counted
 
     found = cost.comparison
     typer.echo(f"\nlive decisions on {counted(found.num_videos, 'video')} (McNemar: {found.test.describe_p()})")
@@ -169,7 +169,7 @@ def _print_result(result: Evaluation, run: Path, best_and_worst: bool) -> None:
 
 
 def _print_members(result: Evaluation, one: str) -> None:
-    from har_pipeline.evaluation.metrics import counted
+    from har_pipeline.evaluation.statistics import counted
 
     rows: list[list[object]] = []
     for number, member in result.members.items():
@@ -203,8 +203,8 @@ def _sd(value: float | None) -> str:
 
 
 def _print_measures(measures: Measures, best_and_worst: bool) -> None:
-    from har_pipeline.evaluation.measures import EXTREMES
-    from har_pipeline.evaluation.metrics import counted
+    from har_pipeline.evaluation.metrics import EXTREMES
+    from har_pipeline.evaluation.statistics import counted
 
     videos = counted(measures.num_videos, f"{measures.part} video")
     typer.echo(f"{videos}, {counted(len(measures.classes), 'class', 'classes')}")
@@ -223,7 +223,7 @@ def _print_measures(measures: Measures, best_and_worst: bool) -> None:
 
 
 def _print_extremes(measures: Measures) -> None:
-    from har_pipeline.evaluation.measures import extremes
+    from har_pipeline.evaluation.metrics import extremes
 
     found = extremes(measures)
     if found is None:

@@ -21,7 +21,7 @@ from har_pipeline.models.net_names import check_net_name
 from har_pipeline.video.flow.spec import FlowMethod, FlowSpec
 
 if TYPE_CHECKING:
-    from har_pipeline.features.extract import ExtractSummary
+    from har_pipeline.features.lanes import ExtractSummary
     from har_pipeline.models.extractors.base import Extractor
 
 FRAMES_OF_A_FRAME_NET = 40

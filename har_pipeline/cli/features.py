@@ -168,7 +168,7 @@ def pack(
     the store, bit for bit. Run again after the store has changed: only what changed is packed again. Without --features,
     every set is packed that no PCA has reduced.
     """
-    from har_pipeline.features.frames import EXTRACTOR
+    from har_pipeline.features.options import EXTRACTOR
     from har_pipeline.features.pack import default_pack_path, pack_features, whole_sets
     from har_pipeline.features.store import FeatureStore
 

@@ -88,7 +88,7 @@ def _load(paths: list[Path]) -> list[Member]:
 
 def _note_all(missing: Mapping[str, Sequence[str]], text: str, notes: Sequence[str], noun: str) -> None:
     """Print which videos of each run are left out (text: with a place for their number), and the notes."""
-    from har_pipeline.evaluation.metrics import counted
+    from har_pipeline.evaluation.statistics import counted
 
     for name, ids in missing.items():
         if ids:
@@ -105,7 +105,7 @@ def _numbers(text: str) -> list[float]:
 
 
 def _print_fusion(table: FusionTable, out: Path) -> None:
-    from har_pipeline.evaluation.metrics import counted
+    from har_pipeline.evaluation.statistics import counted
 
     repeats = f", {len(table.seeds)} repeats" if len(table.seeds) > 1 else ""
     count = f"{counted(table.num_videos, 'test video')}, {counted(len(table.folds), 'fold')}{repeats}"
@@ -159,7 +159,7 @@ def compare(
 
 
 def _print_comparison(comparison: Comparison, out: Path) -> None:
-    from har_pipeline.evaluation.metrics import counted
+    from har_pipeline.evaluation.statistics import counted
 
     first, second = comparison.runs
     test = comparison.test

@@ -17,7 +17,7 @@ from har_pipeline.cli.progress import sweep_table
 from har_pipeline.cli.split_options import chosen_splits
 from har_pipeline.core.options import option
 from har_pipeline.datasets.splits import SplitChoice
-from har_pipeline.training.configs import TrainConfig
+from har_pipeline.training.options import TrainConfig
 
 if TYPE_CHECKING:
     from har_pipeline.training.sweep_table import Choice, PointSummary

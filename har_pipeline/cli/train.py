@@ -15,7 +15,7 @@ from har_pipeline.cli.progress import training_table
 from har_pipeline.cli.split_options import chosen_splits
 from har_pipeline.datasets.splits import SplitChoice
 from har_pipeline.models.config import SCIKIT_HEADS
-from har_pipeline.training.configs import TrainConfig
+from har_pipeline.training.options import TrainConfig
 
 SPLIT = SplitChoice(val_fraction=None)
 VALIDATION = "Share of the training subjects kept for validation. Default: 0.2 with --patience or plateau, otherwise 0."

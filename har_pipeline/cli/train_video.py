@@ -17,7 +17,7 @@ from har_pipeline.cli.split_options import chosen_splits
 from har_pipeline.core.options import option
 from har_pipeline.core.records import RawStream
 from har_pipeline.datasets.splits import SplitChoice
-from har_pipeline.training.configs import VideoTrainConfig
+from har_pipeline.training.options import VideoTrainConfig
 
 if TYPE_CHECKING:
     from har_pipeline.core.records import Split, VideoRecord

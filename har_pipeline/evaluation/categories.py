@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from har_pipeline.core.errors import ManifestError
-from har_pipeline.evaluation.metrics import Interval, wilson_interval
+from har_pipeline.evaluation.statistics import Interval, wilson_interval
 
 BUILT_IN = ("ucf101", "hmdb51")
 COMPLEX = "complex classes"

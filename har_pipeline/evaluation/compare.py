@@ -13,8 +13,9 @@ from har_pipeline.core.errors import RunError
 from har_pipeline.core.files import write_json
 from har_pipeline.evaluation.categories import Grouping, group_results
 from har_pipeline.evaluation.members import Member, join
-from har_pipeline.evaluation.metrics import Interval, PairedTest, confusion_matrix, mcnemar, mean_interval
+from har_pipeline.evaluation.metrics import confusion_matrix
 from har_pipeline.evaluation.plots import save_class_gains, save_confusion_difference
+from har_pipeline.evaluation.statistics import Interval, PairedTest, mcnemar, mean_interval
 from har_pipeline.evaluation.tables import write_csv, write_matrix
 
 

@@ -17,9 +17,8 @@ from har_pipeline.core.errors import RunError
 from har_pipeline.core.files import write_json
 from har_pipeline.core.records import Scores
 from har_pipeline.evaluation.categories import Grouping, GroupResult
-from har_pipeline.evaluation.measures import Measures, measure_scores, write_measures
 from har_pipeline.evaluation.members import FUSION_JSON
-from har_pipeline.evaluation.metrics import Interval, mean_and_sd, mean_interval
+from har_pipeline.evaluation.metrics import Measures, measure_scores, write_measures
 from har_pipeline.evaluation.plan import (
     fold_folders,
     merge_notes,
@@ -33,6 +32,7 @@ from har_pipeline.evaluation.plan import (
 from har_pipeline.evaluation.plots import save_training_curves
 from har_pipeline.evaluation.run_folder import RUN_JSON, SCORES, RunRecord, read_history, read_run
 from har_pipeline.evaluation.scores import concat_scores, read_scores, select_part
+from har_pipeline.evaluation.statistics import Interval, mean_and_sd, mean_interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,9 +23,9 @@ from har_pipeline.evaluation.fusion import (
     weighted_rule,
 )
 from har_pipeline.evaluation.members import FUSION_JSON, LEARNED_JSON, ROW_NAMES, FoldSeed, Joined, Member, join
-from har_pipeline.evaluation.metrics import Interval, PairedTest, counted, mcnemar, mean_and_sd, mean_interval
 from har_pipeline.evaluation.run_folder import RUN_JSON, SCORES
 from har_pipeline.evaluation.scores import write_scores
+from har_pipeline.evaluation.statistics import Interval, PairedTest, counted, mcnemar, mean_and_sd, mean_interval
 from har_pipeline.evaluation.tables import write_csv
 
 PAPER_WEIGHTS: Mapping[str, float] = {"flow": 1.5, "rgb": 1.0}

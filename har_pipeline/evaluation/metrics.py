@@ -1,89 +1,218 @@
-"""Measures of a classifier from true classes and class probabilities, and a paired test of two; plain arrays."""
+"""Measures of scores: accuracies with intervals, per class and per group, the confusion matrix, and their files."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-CONFIDENCE = 0.95
-DRAWS = 10_000
+from har_pipeline.core.errors import RunError
+from har_pipeline.core.files import write_json
+from har_pipeline.core.records import Scores
+from har_pipeline.evaluation.categories import Grouping, GroupResult, group_results
+from har_pipeline.evaluation.plots import save_confusion_matrix
+from har_pipeline.evaluation.scores import check_unique
+from har_pipeline.evaluation.statistics import Interval, mean_class_accuracy, wilson_interval
+from har_pipeline.evaluation.tables import write_csv, write_matrix
+
+TOP = 5
+EXTREMES = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A value in [0, 1] with its 95 % confidence interval."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassResult:
+    """The results of one class."""
 
-    value: float
-    low: float
-    high: float
-
-    def describe(self) -> str:
-        """Return it in words, as in `91.3 % (87.2 to 94.2)`."""
-        return f"{100 * self.value:.1f} % ({100 * self.low:.1f} to {100 * self.high:.1f})"
-
-
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """Return a number with its noun, as `1 video` and `2 videos`; plural: default noun + s."""
-    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+    label: str
+    videos: int  # its videos
+    correct: int  # those predicted right
+    accuracy: Interval | None  # share of its videos predicted right (recall), in [0, 1]; None without videos
+    # Share of the videos predicted as this class that are of it, in [0, 1]; None if it was never predicted.
+    precision: float | None
+    confused_with: str | None  # the class it was most often mistaken for; None if never
+    confused_videos: int  # the number of videos mistaken for that class
 
 
-def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return the mean of values and their sample standard deviation, None of a single one."""
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measures:
+    """Accuracies on videos that were each tested once, in [0, 1], with 95 % intervals."""
+
+    part: str  # `train`, `val` or `test`
+    classes: tuple[str, ...]
+    num_videos: int
+    folds: tuple[int, ...]  # indices of the folds the videos come from
+    top1: Interval  # video accuracy, Wilson interval
+    # Share of videos whose class is among the five most probable; None with five classes or fewer.
+    top5: Interval | None
+    mean_class: Interval  # mean of the classes' accuracies, interval as in `metrics.mean_class_accuracy`
+    per_class: tuple[ClassResult, ...]
+    confusion: np.ndarray  # (K, K) int64, rows true, columns predicted
+    notes: tuple[str, ...] = ()  # what a reader must know, such as random backbone weights
+    grouping: Grouping | None = None  # coarse categories, if asked for
+    per_group: tuple[GroupResult, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the measures as a plain nested dict, ready for JSON; the grouping by its name."""
+        grouping = self.grouping.name if self.grouping else None
+        return {**dataclasses.asdict(self), "confusion": self.confusion.tolist(), "grouping": grouping}
 
 
-def mean_interval(shares: Sequence[float] | np.ndarray, videos: int) -> Interval:
-    """Return the mean of shares of the same number of videos, with Wilson's interval for that number."""
-    # Rounded, because a mean times a count may end a hair above the count.
-    return wilson_interval(round(float(np.mean(shares)) * videos, 9), videos)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extremes:
+    """The classes with the highest and the lowest accuracy, each list from its end."""
+
+    best: tuple[ClassResult, ...]
+    worst: tuple[ClassResult, ...]
+    best_mean: float  # mean accuracy, in [0, 1]
+    worst_mean: float
 
 
-def wilson_interval(successes: float, trials: int, confidence: float = CONFIDENCE) -> Interval:
-    """Return the share of successes with Wilson's score interval, which stays in [0, 1] and is not empty at 0 or 1.
+def measure_scores(scores: Scores, *, notes: Sequence[str] = (), grouping: Grouping | None = None) -> Measures:
+    """Return the measures over all rows of `scores`: one part of one run, or the pooled folds of a protocol.
 
-    `successes` may be a mean over repeats on the same videos; the interval is then conservative.
-    Raises: ValueError unless 0 <= successes <= trials and trials > 0.
-    Source: Wilson 1927.
+    Raises: RunError if there is no row, several parts or several seeds (repeats are not pooled: measure each), a
+    duplicate video, or a label that is not among the classes; ManifestError if a class has no group in the grouping.
     """
-    if not 0 <= successes <= trials or trials < 1:
-        raise ValueError(f"{successes} successes in {trials} trials")
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share = successes / trials
-    centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
-    half = z / (1 + z**2 / trials) * (share * (1 - share) / trials + z**2 / (4 * trials**2)) ** 0.5
-    return Interval(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
+    if not scores.video_ids:
+        raise RunError("there are no scores to evaluate")
+    for name in ("part", "seed"):
+        if len(found := sorted(set(getattr(scores, name)))) > 1:
+            raise RunError(f"scores of several {name}s {found} cannot be pooled: select one")
+    check_unique(scores)
+    number = {label: k for k, label in enumerate(scores.classes)}
+    if unknown := sorted(set(scores.labels) - set(number)):
+        raise RunError(f"labels {unknown[:5]} are not among the {len(number)} classes of the scores")
+    labels = np.array([number[label] for label in scores.labels], np.int64)
+    rank = ranks(scores.probabilities, labels)
+    predicted = np.argmax(scores.probabilities, axis=1)
+    confusion = confusion_matrix(labels, predicted, len(scores.classes))
+    total = len(labels)
+    return Measures(
+        part=scores.part[0],
+        classes=scores.classes,
+        num_videos=total,
+        folds=tuple(sorted(set(scores.fold))),
+        top1=wilson_interval(int((rank == 0).sum()), total),
+        top5=wilson_interval(int((rank < TOP).sum()), total) if len(scores.classes) > TOP else None,
+        mean_class=mean_class_accuracy(confusion),
+        per_class=tuple(_class_result(confusion, k, scores.classes) for k in range(len(scores.classes))),
+        confusion=confusion,
+        notes=tuple(notes),
+        grouping=grouping,
+        per_group=tuple(group_results(confusion, scores.classes, grouping)) if grouping else (),
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class PairedTest:
-    """McNemar's test of two classifiers, or a sign test where videos repeat."""
+def _class_result(confusion: np.ndarray, k: int, classes: Sequence[str]) -> ClassResult:
+    videos, correct, predicted = int(confusion[k].sum()), int(confusion[k, k]), int(confusion[:, k].sum())
+    wrong = np.where(np.arange(len(classes)) == k, 0, confusion[k])
+    other = int(wrong.argmax())
+    return ClassResult(
+        label=classes[k],
+        videos=videos,
+        correct=correct,
+        accuracy=wilson_interval(correct, videos) if videos else None,
+        precision=correct / predicted if predicted else None,
+        confused_with=classes[other] if wrong[other] else None,
+        confused_videos=int(wrong[other]),
+    )
 
-    first_only: int  # videos that only the first gets right, or that it gets right more often
-    second_only: int  # the same of the second
-    p_value: float  # two-sided
 
-    def describe_p(self) -> str:
-        """Return the p-value in words, as in `p = 0.031` or `p < 0.0001`."""
-        return "p < 0.0001" if self.p_value < 1e-4 else f"p = {self.p_value:.2g}"
+def extremes(measures: Measures, count: int = EXTREMES) -> Extremes | None:
+    """Return the `count` classes with the highest and the `count` with the lowest accuracy, of those with videos.
 
-
-def mcnemar(first: np.ndarray, second: np.ndarray) -> PairedTest:
-    """Return McNemar's exact test of two classifiers on the same videos.
-
-    first, second: (V,) bool, whether each video was right; or int, in how many repeats: the video then counts for the
-    classifier that is right more often (a sign test over videos, since repeats on one video are not independent).
-    Raises: ValueError if the shapes differ. Source: McNemar 1947; the exact form is binomial.
+    With less than twice `count` classes the lists are shorter, so that no class is in both; None with fewer than two
+    classes. Ties are in alphabetical order. Source: Sanchez-Caballero 2020, table 3.
     """
-    if first.shape != second.shape:
-        raise ValueError(f"{first.shape} and {second.shape} videos cannot be paired")
-    from scipy.stats import binomtest  # most of the import time of this room
+    tested = [(result, result.accuracy.value) for result in measures.per_class if result.accuracy is not None]
+    count = min(count, len(tested) // 2)
+    if not count:
+        return None
+    best = sorted(tested, key=lambda row: (-row[1], row[0].label))[:count]
+    rest = [row for row in tested if row not in best]
+    worst = sorted(rest, key=lambda row: (row[1], row[0].label))[:count]
+    means = [float(np.mean([value for _, value in rows])) for rows in (best, worst)]
+    best_rows, worst_rows = (tuple(result for result, _ in rows) for rows in (best, worst))
+    return Extremes(best=best_rows, worst=worst_rows, best_mean=means[0], worst_mean=means[1])
 
-    difference = first.astype(np.int64) - second.astype(np.int64)
-    more, less = int((difference > 0).sum()), int((difference < 0).sum())
-    return PairedTest(more, less, float(binomtest(more, more + less).pvalue) if more + less else 1.0)
+
+def write_measures(measures: Measures, folder: Path) -> None:
+    """Write evaluation.json, per_class.csv, confusion.csv and .png, and best_and_worst.csv (`extremes`) into `folder`.
+
+    With a grouping also per_group.csv, and confusion_groups.csv and .png: the matrix ordered by group.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "evaluation.json", measures.to_dict())
+    write_csv(
+        folder / "per_class.csv",
+        [
+            "label",
+            "videos",
+            "correct",
+            "accuracy",
+            "low_95",
+            "high_95",
+            "precision",
+            "confused_with",
+            "confused_videos",
+        ],
+        (
+            [
+                row.label,
+                row.videos,
+                row.correct,
+                *_cells(row.accuracy),
+                row.precision,
+                row.confused_with,
+                row.confused_videos,
+            ]
+            for row in measures.per_class
+        ),
+    )
+    write_matrix(folder / "confusion.csv", measures.confusion, measures.classes)
+    save_confusion_matrix(folder / "confusion.png", measures.confusion, measures.classes)
+    write_csv(
+        folder / "best_and_worst.csv",
+        ["list", "place", "label", "accuracy", "videos", "confused_with", "confused_videos"],
+        _extreme_rows(extremes(measures)),
+    )
+    if measures.grouping is not None:
+        _write_groups(measures, measures.grouping, folder)
+
+
+def _cells(interval: Interval | None) -> tuple[float | None, ...]:
+    return dataclasses.astuple(interval) if interval else (None, None, None)
+
+
+def _extreme_rows(found: Extremes | None) -> list[list[Any]]:
+    rows: list[list[Any]] = []
+    if found is None:
+        return rows
+    for name, results, mean in (("best", found.best, found.best_mean), ("worst", found.worst, found.worst_mean)):
+        for place, row in enumerate(results, start=1):
+            accuracy = row.accuracy.value if row.accuracy else None
+            rows.append([name, place, row.label, accuracy, row.videos, row.confused_with, row.confused_videos])
+        rows.append([name, "mean", "", mean, sum(row.videos for row in results), "", ""])
+    return rows
+
+
+def _write_groups(measures: Measures, grouping: Grouping, folder: Path) -> None:
+    write_csv(
+        folder / "per_group.csv",
+        ["group", "classes", "videos", "correct", "accuracy", "low_95", "high_95", "in_group"],
+        (
+            [row.name, row.classes, row.videos, row.correct, *_cells(row.accuracy), _cells(row.in_group)[0]]
+            for row in measures.per_group
+        ),
+    )
+    order = grouping.order(measures.classes)
+    classes, matrix = [measures.classes[k] for k in order], measures.confusion[np.ix_(order, order)]
+    write_matrix(folder / "confusion_groups.csv", matrix, classes)
+    save_confusion_matrix(folder / "confusion_groups.png", matrix, classes, grouping.spans(classes))
 
 
 def ranks(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -95,21 +224,3 @@ def ranks(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
     """Return (K, K) int64 counts, rows true classes, columns predicted ones."""
     return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
-
-
-def mean_class_accuracy(confusion: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> Interval:
-    """Return the mean of the classes' accuracies with a 95 % interval.
-
-    Classes without videos do not count. Each class's accuracy is drawn from Beta(right + 1/2, wrong + 1/2), Jeffreys'
-    posterior: unlike a bootstrap of the videos it has a width where a class is all right or all wrong. The interval spans
-    the quantiles of the draws' means, and the mean itself. It assumes independent videos; for clips cut from one recording
-    it is too narrow. Source: Brown, Cai and DasGupta 2001, section 3.1.2.
-    """
-    videos = confusion.sum(axis=1)
-    seen = videos > 0
-    correct, videos = np.diag(confusion)[seen], videos[seen]
-    accuracies = correct / videos
-    drawn = np.random.default_rng(seed).beta(correct + 0.5, videos - correct + 0.5, size=(draws, len(videos)))
-    low, high = np.quantile(drawn.mean(axis=1), [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
-    mean = float(accuracies.mean())
-    return Interval(mean, min(mean, float(low)), max(mean, float(high)))

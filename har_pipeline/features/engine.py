@@ -18,9 +18,10 @@ import numpy as np
 import torch
 
 from har_pipeline.core.files import file_sha256
+from har_pipeline.core.records import VideoSource
 from har_pipeline.features.job import file_of, num_cores
 from har_pipeline.features.lanes import Attempt, Lane
-from har_pipeline.features.store import FeatureStore, VideoSource
+from har_pipeline.features.store import FeatureStore
 from har_pipeline.video.clip_worker import Chunk, ClipPlan, DecodeTask, DecodeWorker, Done, Message
 from har_pipeline.video.flow.compute import compute_flow
 from har_pipeline.video.preprocess import Crop, crop_places

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, StoreError
-from har_pipeline.core.records import FeatureSpec, VideoRecord
+from har_pipeline.core.records import FeatureSpec, VideoRecord, VideoSource
 from har_pipeline.features.job import JobSummary, file_of, num_cores, provenance, shard_of, unfinished
 from har_pipeline.features.options import EXTRACTOR, RawOptions
 from har_pipeline.features.pack import PackedStore, open_features
-from har_pipeline.features.store import FeatureStore, VideoSource
+from har_pipeline.features.store import FeatureStore
 from har_pipeline.video.frame_worker import RawTask, raw_worker
 from har_pipeline.video.process import Failed, run_tasks
 

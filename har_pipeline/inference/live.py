@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from har_pipeline.core.errors import RunError, VideoError
-from har_pipeline.core.records import Scores, VideoRecord
+from har_pipeline.core.records import RawStream, Scores, VideoRecord
 from har_pipeline.features.frames import options_of
 from har_pipeline.inference.load import NetworkRun, load_network
 from har_pipeline.models.convlstm.layer import State
@@ -24,7 +24,7 @@ from har_pipeline.models.convlstm.windows import WEIGHT_POWER, stateful_indices
 from har_pipeline.models.device import pick_device, pick_precision
 from har_pipeline.video.decode import FrameReader
 from har_pipeline.video.depth import CausalDepth, read_depth
-from har_pipeline.video.frame_worker import RawStream, scale_rgb
+from har_pipeline.video.frame_worker import scale_rgb
 
 # The longest video that the published training shows the network: 208 frames.
 CAMERA_HORIZON = 26

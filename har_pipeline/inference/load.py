@@ -19,8 +19,8 @@ from har_pipeline.features.pca import Projection
 from har_pipeline.features.reduce import projection_of
 from har_pipeline.models.convlstm.networks import RawNetwork, build_network
 from har_pipeline.models.heads import SequenceClassifier, build_head
-from har_pipeline.training.configs import TrainConfig, VideoTrainConfig
 from har_pipeline.training.networks.train import NETWORK
+from har_pipeline.training.options import TrainConfig, VideoTrainConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,8 +15,9 @@ import torch
 from har_pipeline.core.errors import FeatureMismatchError, RunError
 from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
 from har_pipeline.evaluation.plots import save_topk_bars
-from har_pipeline.features.extract import ExtractOptions, extract_many, feature_spec
+from har_pipeline.features.extract import extract_many, feature_spec
 from har_pipeline.features.frames import options_of, store_raw_frames
+from har_pipeline.features.options import ExtractOptions
 from har_pipeline.features.reduce import source_spec
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureTable, joined_features

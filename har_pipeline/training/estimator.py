@@ -14,9 +14,9 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 
 from har_pipeline.features.table import FeatureTable, take_steps
 from har_pipeline.training.batches import FeatureBatches
-from har_pipeline.training.configs import TrainConfig
 from har_pipeline.training.data import Parts
 from har_pipeline.training.heads.fit import fit_head, probabilities_of
+from har_pipeline.training.options import TrainConfig
 
 # Every option of TrainConfig but those on several streams, as parameters that scikit-learn can read and set.
 _Options: Any = dataclasses.make_dataclass(

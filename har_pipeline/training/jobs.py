@@ -27,13 +27,13 @@ from har_pipeline.evaluation.run_folder import (
 )
 from har_pipeline.features.reader import FeatureReader
 from har_pipeline.features.table import FeatureStreams
-from har_pipeline.training.configs import TrainConfig, VideoTrainConfig
 from har_pipeline.training.data import load_training_data
 from har_pipeline.training.heads.train import check_validation, train_head
 from har_pipeline.training.history import Epoch
 from har_pipeline.training.networks.distributed import ALONE, World
 from har_pipeline.training.networks.fit import BatchProgress
 from har_pipeline.training.networks.train import train_network
+from har_pipeline.training.options import TrainConfig, VideoTrainConfig
 
 
 @dataclass(frozen=True, slots=True)

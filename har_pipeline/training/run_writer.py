@@ -29,9 +29,9 @@ from har_pipeline.evaluation.run_folder import (
 from har_pipeline.evaluation.scores import write_scores
 from har_pipeline.features.reduce import projection_arrays
 from har_pipeline.training.checkpoint import write_tensors
-from har_pipeline.training.configs import TrainConfig, VideoTrainConfig
 from har_pipeline.training.data import TrainingData
 from har_pipeline.training.history import Epoch
+from har_pipeline.training.options import TrainConfig, VideoTrainConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,8 +29,8 @@ from har_pipeline.features.reader import FeatureReader
 from har_pipeline.features.reduce import ReduceOptions, reduce_features
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureStreams
-from har_pipeline.training.configs import TrainConfig
 from har_pipeline.training.jobs import Outcome, PlannedRun, finished_run, plan_jobs, run_jobs
+from har_pipeline.training.options import TrainConfig
 
 Value = int | float | str | bool | None
 FEATURES, PCA = "features", "pca"

@@ -14,10 +14,11 @@ from safetensors import safe_open
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.files import write_json
-from har_pipeline.evaluation.metrics import confusion_matrix, mean_and_sd, mean_class_accuracy
+from har_pipeline.evaluation.metrics import confusion_matrix
 from har_pipeline.evaluation.plots import Line, save_sweep_curves
 from har_pipeline.evaluation.run_folder import SCORES, WEIGHTS
 from har_pipeline.evaluation.scores import read_scores, select_part
+from har_pipeline.evaluation.statistics import mean_and_sd, mean_class_accuracy
 from har_pipeline.evaluation.tables import write_csv
 from har_pipeline.training.jobs import Outcome
 from har_pipeline.training.sweep import SweepRuns, Value

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 
 from har_pipeline.core.errors import VideoError
+from har_pipeline.core.records import RawStream
 from har_pipeline.video.decode import FrameReader, probe, tail_note
 from har_pipeline.video.depth import read_depth
-from har_pipeline.video.frame_worker import RawStream
 
 
 def live_frames(

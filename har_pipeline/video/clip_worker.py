@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from har_pipeline.core.errors import ExtractionError, VideoError
-from har_pipeline.core.records import ClipSpec
+from har_pipeline.core.records import ClipSpec, Decoder
 from har_pipeline.video.clips import clip_indices, flow_pairs, is_padded, max_frame_needed, resampled_indices
-from har_pipeline.video.decode import Decoder, FrameReader, VideoInfo, probe, tail_note
+from har_pipeline.video.decode import FrameReader, VideoInfo, probe, tail_note
 from har_pipeline.video.preprocess import parse_resize, resize_frame, scale_frame
 from har_pipeline.video.process import Failed, Task, Worker, serve
 

@@ -151,8 +151,8 @@ def test_options_have_the_defaults_of_the_dataclasses() -> None:
 
     from har_pipeline.cli import extract as extract_commands
     from har_pipeline.cli import train as train_commands
-    from har_pipeline.features.extract import ExtractOptions
-    from har_pipeline.training.configs import TrainConfig
+    from har_pipeline.features.options import ExtractOptions
+    from har_pipeline.training.options import TrainConfig
     from har_pipeline.video.flow.spec import FlowSpec
 
     train = inspect.signature(train_commands.train).parameters

@@ -24,11 +24,11 @@ from har_pipeline.core.records import Scores, Split
 from har_pipeline.evaluation.compare import compare_members, write_comparison
 from har_pipeline.evaluation.fusion import product_rule
 from har_pipeline.evaluation.members import Member, load_members, run_folders
-from har_pipeline.evaluation.metrics import wilson_interval
 from har_pipeline.evaluation.plan import Plan, write_plan
 from har_pipeline.evaluation.scores import read_scores
+from har_pipeline.evaluation.statistics import wilson_interval
 from har_pipeline.inference.load import load_run
-from har_pipeline.training.configs import TrainConfig
+from har_pipeline.training.options import TrainConfig
 
 CLASSES = ["a", "b", "c"]
 

@@ -11,7 +11,7 @@ import pytest
 from feature_sets import blobs, feature_store, manifest, split_of
 from train_split import train_split
 
-from har_pipeline.training.configs import TrainConfig
+from har_pipeline.training.options import TrainConfig
 
 HEAVY = ["torch", "matplotlib", "zarr", "scipy", "sklearn"]
 

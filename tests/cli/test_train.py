@@ -14,9 +14,8 @@ from typer.testing import CliRunner
 
 from har_pipeline.cli import app
 from har_pipeline.cli.progress import SHOWN_AT_MOST, training_table
-from har_pipeline.core.records import Split
+from har_pipeline.core.records import Split, VideoSource
 from har_pipeline.evaluation.run_folder import RunSummary
-from har_pipeline.features.store import VideoSource
 from har_pipeline.inference.load import load_run
 from har_pipeline.training.history import Epoch
 from har_pipeline.training.jobs import Outcome, PlannedRun, plan_jobs

@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 
 from har_pipeline.core.errors import ManifestError
-from har_pipeline.datasets.builders import (
-    kth_rule_records,
-)
+from har_pipeline.datasets.builders import kth_rule_records
 from har_pipeline.datasets.official_lists import read_kth_sequences, read_ucf101_lists
 
 

@@ -16,8 +16,8 @@ from paths import ROOT
 from har_pipeline.core.errors import ManifestError
 from har_pipeline.core.records import Scores
 from har_pipeline.evaluation.categories import COMPLEX, Grouping, group_results, read_groups
-from har_pipeline.evaluation.measures import measure_scores, write_measures
-from har_pipeline.evaluation.metrics import wilson_interval
+from har_pipeline.evaluation.metrics import measure_scores, write_measures
+from har_pipeline.evaluation.statistics import wilson_interval
 
 SMALL = Grouping(name="small", group_of={"b": "x", "a": "y", "c": "x", "d": "z"}, complex_classes=("c", "a"))
 

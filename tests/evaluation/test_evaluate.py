@@ -14,12 +14,12 @@ from train_split import train_split
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import Scores
 from har_pipeline.evaluation.evaluate import evaluate
-from har_pipeline.evaluation.measures import extremes, measure_scores, write_measures
-from har_pipeline.evaluation.metrics import confusion_matrix, mean_class_accuracy, ranks, wilson_interval
+from har_pipeline.evaluation.metrics import confusion_matrix, extremes, measure_scores, ranks, write_measures
 from har_pipeline.evaluation.scores import concat_scores, read_scores, select_part, write_scores
+from har_pipeline.evaluation.statistics import mean_class_accuracy, wilson_interval
 from har_pipeline.inference.load import load_run
 from har_pipeline.inference.predict import predict_scores, top_k
-from har_pipeline.training.configs import TrainConfig
+from har_pipeline.training.options import TrainConfig
 
 
 def scores_of(

@@ -15,8 +15,8 @@ from har_pipeline.core.records import Scores
 from har_pipeline.evaluation.fusion import weighted_rule
 from har_pipeline.evaluation.fusion_table import fuse
 from har_pipeline.evaluation.members import Member, join
-from har_pipeline.evaluation.metrics import wilson_interval
 from har_pipeline.evaluation.scores import stack_scores
+from har_pipeline.evaluation.statistics import wilson_interval
 
 
 def test_accuracy_of_repeats_is_their_mean_and_videos_count_once() -> None:

@@ -14,8 +14,8 @@ from har_pipeline.cli import app
 from har_pipeline.core.errors import RunError
 from har_pipeline.evaluation.evaluate import evaluate
 from har_pipeline.evaluation.plan import Plan, merge_notes, planned_runs, unfinished_runs, write_plan
-from har_pipeline.training.configs import TrainConfig
 from har_pipeline.training.jobs import plan_jobs, run_jobs
+from har_pipeline.training.options import TrainConfig
 
 CLASSES = ("boxing", "running", "walking")
 

@@ -15,7 +15,7 @@ from train_split import train_split
 from har_pipeline.core.errors import RunError
 from har_pipeline.evaluation.run_folder import lasting_run_folder, new_run_folder
 from har_pipeline.inference.load import load_run
-from har_pipeline.training.configs import TrainConfig
+from har_pipeline.training.options import TrainConfig
 
 
 @pytest.fixture

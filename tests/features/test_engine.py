@@ -12,7 +12,8 @@ from video_files import make_video
 
 from har_pipeline.core.errors import ExtractionError
 from har_pipeline.core.records import ClipSpec, Stream, VideoRecord
-from har_pipeline.features.extract import ExtractOptions, extract, extract_many, feature_spec
+from har_pipeline.features.extract import extract, extract_many, feature_spec
+from har_pipeline.features.options import ExtractOptions
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.models.extractors.base import Extractor, Input, Net, Preprocess
 from har_pipeline.video.decode import FrameReader

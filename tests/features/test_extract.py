@@ -20,7 +20,8 @@ from har_pipeline.core.errors import ExtractionError
 from har_pipeline.core.records import ClipSpec, VideoRecord
 from har_pipeline.datasets.manifests import write_manifest
 from har_pipeline.features.engine import Progress
-from har_pipeline.features.extract import ExtractOptions, extract, feature_spec
+from har_pipeline.features.extract import extract, feature_spec
+from har_pipeline.features.options import ExtractOptions
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.models.extractors import build_extractor
 from har_pipeline.models.extractors.base import Extractor, Input, Net, Preprocess

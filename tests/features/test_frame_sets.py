@@ -10,7 +10,8 @@ from feature_sets import split_of
 from raw_sets import raw_store
 
 from har_pipeline.core.errors import StoreError
-from har_pipeline.features.frames import RawOptions, choose_frames
+from har_pipeline.features.frames import choose_frames
+from har_pipeline.features.options import RawOptions
 from har_pipeline.features.reduce import ReduceOptions, reduced_spec
 
 

@@ -15,7 +15,8 @@ from video_files import make_video, numbered_frame
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError
 from har_pipeline.core.records import FeatureSpec, VideoRecord
 from har_pipeline.datasets.manifests import write_manifest
-from har_pipeline.features.frames import RawOptions, RawSummary, frame_shape, options_of, store_raw_frames
+from har_pipeline.features.frames import RawSummary, frame_shape, options_of, store_raw_frames
+from har_pipeline.features.options import RawOptions
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureStreams, load_features
 from har_pipeline.video.depth import CausalDepth, prepare_depth

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from har_pipeline.core.errors import ExtractionError
-from har_pipeline.core.records import VideoRecord
-from har_pipeline.features.frames import RawOptions
+from har_pipeline.core.records import VideoRecord, VideoSource
 from har_pipeline.features.job import JobSummary, provenance, shard_of, unfinished
-from har_pipeline.features.options import JobOptions
+from har_pipeline.features.options import JobOptions, RawOptions
 from har_pipeline.features.source_files import describe_file
-from har_pipeline.features.store import FeatureStore, VideoSource
+from har_pipeline.features.store import FeatureStore
 
 
 def records(folder: Path) -> list[VideoRecord]:

@@ -22,14 +22,14 @@ from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_torch_file
 
 from har_pipeline.core.errors import RunError, StoreError
-from har_pipeline.core.records import FeatureRecord
+from har_pipeline.core.records import FeatureRecord, VideoSource
 from har_pipeline.features import pack as pack_module
 from har_pipeline.features.pack import PackedStore, default_pack_path, open_features, pack_features
 from har_pipeline.features.reduce import ReduceOptions, reduce_features
-from har_pipeline.features.store import FeatureStore, VideoSource
+from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureStreams, load_features
-from har_pipeline.training.configs import TrainConfig
 from har_pipeline.training.jobs import plan_jobs, run_jobs
+from har_pipeline.training.options import TrainConfig
 
 CLASSES = ("boxing", "walking", "running")
 

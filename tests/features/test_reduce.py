@@ -20,7 +20,7 @@ from sklearn.decomposition import PCA
 from train_split import train_split
 
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, RunError, StoreError
-from har_pipeline.core.records import FeatureSpec, ReductionSpec, Split
+from har_pipeline.core.records import FeatureSpec, ReductionSpec, Split, VideoSource
 from har_pipeline.features import reduce
 from har_pipeline.features.pca import Projection
 from har_pipeline.features.reduce import (
@@ -30,10 +30,10 @@ from har_pipeline.features.reduce import (
     reduce_features,
     train_ids_sha256,
 )
-from har_pipeline.features.store import FeatureStore, VideoSource
+from har_pipeline.features.store import FeatureStore
 from har_pipeline.inference.load import load_run
 from har_pipeline.inference.predict import predict_scores
-from har_pipeline.training.configs import TrainConfig
+from har_pipeline.training.options import TrainConfig
 
 CLASSES = ("boxing", "running", "walking")
 OPTIONS = ReduceOptions(dim=4)

@@ -12,7 +12,8 @@ from depth_files import moving_body, write_folder, write_mat
 
 from har_pipeline.core.errors import ExtractionError, RunError
 from har_pipeline.core.records import VideoRecord
-from har_pipeline.features.frames import RawOptions, RawSummary, prepare_frames, store_raw_frames
+from har_pipeline.features.frames import RawSummary, prepare_frames, store_raw_frames
+from har_pipeline.features.options import RawOptions
 from har_pipeline.features.pack import PackedStore, pack_features
 from har_pipeline.features.source_files import describe_file, differ, words
 from har_pipeline.features.store import FeatureStore

@@ -14,9 +14,9 @@ import pytest
 import zarr
 
 from har_pipeline.core.errors import FeatureMismatchError, StoreError
-from har_pipeline.core.records import FeatureSpec
+from har_pipeline.core.records import FeatureSpec, VideoSource
 from har_pipeline.features import store as store_module
-from har_pipeline.features.store import FeatureStore, VideoSource
+from har_pipeline.features.store import FeatureStore
 
 SPEC = FeatureSpec(extractor="net", weights="random:0", layer="pool", feature_dim=6)
 

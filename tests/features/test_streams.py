@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from train_split import train_split
 
 from har_pipeline.core.errors import RunError
-from har_pipeline.core.records import ClipSpec, FeatureSpec
-from har_pipeline.features.store import FeatureStore, VideoSource
+from har_pipeline.core.records import ClipSpec, FeatureSpec, VideoSource
+from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureStreams, align_by_time, load_features
 from har_pipeline.inference.load import load_run
 from har_pipeline.inference.predict import predict_scores
-from har_pipeline.training.configs import TrainConfig
+from har_pipeline.training.options import TrainConfig
 
 CLASSES = ("boxing", "running", "walking")
 CONFIG = TrainConfig(units=6, epochs=12, batch_size=5, learning_rate=1e-2, device="cpu", mid_fusion="input")

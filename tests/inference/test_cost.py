@@ -14,8 +14,8 @@ from har_pipeline.cli import app
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import VideoRecord
 from har_pipeline.datasets.manifests import write_manifest
-from har_pipeline.evaluation.metrics import mcnemar, wilson_interval
 from har_pipeline.evaluation.scores import read_scores
+from har_pipeline.evaluation.statistics import mcnemar, wilson_interval
 from har_pipeline.inference.cost import measure_live_cost
 from har_pipeline.inference.live import live_scores
 

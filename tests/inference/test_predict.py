@@ -10,14 +10,15 @@ from train_split import train_split
 from video_files import make_video
 
 from har_pipeline.core.errors import FeatureMismatchError, RunError
-from har_pipeline.core.records import ClipSpec, Split, Stream, VideoRecord
-from har_pipeline.features.extract import ExtractOptions, extract
-from har_pipeline.features.store import FeatureStore, VideoSource
+from har_pipeline.core.records import ClipSpec, Split, Stream, VideoRecord, VideoSource
+from har_pipeline.features.extract import extract
+from har_pipeline.features.options import ExtractOptions
+from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureStreams
 from har_pipeline.inference.load import load_run
 from har_pipeline.inference.predict import extractor_for, predict, predict_scores, sample_frames, save_picture
 from har_pipeline.models.extractors import build_extractor
-from har_pipeline.training.configs import TrainConfig
+from har_pipeline.training.options import TrainConfig
 from har_pipeline.video.decode import FrameReader
 from har_pipeline.video.flow.spec import FlowSpec
 

@@ -17,8 +17,8 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import har_pipeline
 from har_pipeline.models.config import HeadName
-from har_pipeline.training.configs import TrainConfig
 from har_pipeline.training.estimator import HeadClassifier
+from har_pipeline.training.options import TrainConfig
 
 # Both look for what is not installed (pandas) or not switched on (array API), and are skipped for every estimator then.
 MAY_BE_SKIPPED = {"check_array_api_input", "check_classifier_data_not_an_array"}

@@ -12,8 +12,8 @@ from feature_sets import blobs, feature_store, manifest, split_of
 from train_split import train_split
 
 from har_pipeline.core.errors import RunError
-from har_pipeline.training.configs import TrainConfig
 from har_pipeline.training.history import Epoch, epoch_writer
+from har_pipeline.training.options import TrainConfig
 
 EPOCHS = [Epoch(1, 0.1, 0.5, 0.6, 0.7, 0.8, 1.0), Epoch(2, 0.1, 0.4, 0.7, None, None, 1.0)]
 

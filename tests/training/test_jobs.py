@@ -12,17 +12,17 @@ from feature_sets import blobs, feature_store, manifest, split_of
 from train_split import train_split
 
 from har_pipeline.core.errors import FeatureMismatchError, RunError
-from har_pipeline.core.records import Split, VideoRecord
+from har_pipeline.core.records import Split, VideoRecord, VideoSource
 from har_pipeline.evaluation.evaluate import evaluate
 from har_pipeline.evaluation.plan import repeat_folders, unfinished
 from har_pipeline.features.pack import PackedStore, pack_features
 from har_pipeline.features.reduce import ReduceOptions, reduce_features
-from har_pipeline.features.store import FeatureStore, VideoSource
+from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureStreams
 from har_pipeline.inference.load import load_run
-from har_pipeline.training.configs import TrainConfig
 from har_pipeline.training.heads import train
 from har_pipeline.training.jobs import Outcome, PlannedRun, finished_run, plan_jobs, run_jobs
+from har_pipeline.training.options import TrainConfig
 from har_pipeline.training.sweep import parse_axis, plan_points, run_sweep
 
 CLASSES = ("boxing", "running", "walking")

@@ -16,8 +16,8 @@ from scipy.io import savemat
 from video_files import damage_packets, make_video
 
 from har_pipeline.core.errors import VideoError
+from har_pipeline.core.records import Aspect
 from har_pipeline.video.depth import (
-    Aspect,
     Box,
     CausalDepth,
     DepthRange,

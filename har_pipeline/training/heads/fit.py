@@ -19,9 +19,9 @@ from har_pipeline.models.config import SCIKIT_HEADS
 from har_pipeline.models.device import pick_device
 from har_pipeline.models.heads import SequenceClassifier, build_head, fit_linear
 from har_pipeline.training.batches import FeatureBatches, class_probabilities
-from har_pipeline.training.configs import TrainConfig
 from har_pipeline.training.data import Parts
 from har_pipeline.training.history import Epoch, OnEpoch, loss_and_accuracy
+from har_pipeline.training.options import TrainConfig
 
 EVAL_BATCH_SIZE = 64
 

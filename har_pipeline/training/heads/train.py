@@ -10,10 +10,10 @@ from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import Split
 from har_pipeline.evaluation.run_folder import TENSORBOARD, WEIGHTS, RunSummary, new_run_folder
 from har_pipeline.models.device import pick_device
-from har_pipeline.training.configs import TrainConfig
 from har_pipeline.training.data import TrainingData, held_out_scores
 from har_pipeline.training.heads.fit import fit_head, probabilities_of
 from har_pipeline.training.history import OnEpoch, epoch_writer, loss_and_accuracy
+from har_pipeline.training.options import TrainConfig
 from har_pipeline.training.run_writer import Trained, part_accuracy, write_run
 
 

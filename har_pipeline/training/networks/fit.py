@@ -22,11 +22,11 @@ from har_pipeline.models.convlstm.networks import build_network, set_memory
 from har_pipeline.models.device import keep_freed_memory, pick_device, pick_precision
 from har_pipeline.training.batches import Frames
 from har_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
-from har_pipeline.training.configs import VideoTrainConfig
 from har_pipeline.training.data import TrainingData
 from har_pipeline.training.history import Epoch, OnEpoch, loss_and_accuracy
 from har_pipeline.training.networks.distributed import ALONE, World
 from har_pipeline.training.networks.loop import Learner, arrange
+from har_pipeline.training.options import VideoTrainConfig
 from har_pipeline.training.schedules import halvings
 
 REPORT_SECONDS = 0.5

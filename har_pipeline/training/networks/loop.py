@@ -26,8 +26,8 @@ from har_pipeline.models.convlstm.windows import (
     window_weights,
 )
 from har_pipeline.training.batches import Frames
-from har_pipeline.training.configs import StateGradient
 from har_pipeline.training.networks.distributed import ALONE, World
+from har_pipeline.training.options import StateGradient
 
 # Frames of an evaluation batch: 12 clips of 30, or 45 windows of 8. The first layer's gates of 360 frames at 64x64 px take
 # 0.75 GB in fp32.

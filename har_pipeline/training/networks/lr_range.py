@@ -18,9 +18,9 @@ from har_pipeline.evaluation.plots import save_lr_range
 from har_pipeline.features.table import FeatureTable
 from har_pipeline.models.convlstm.networks import RawNetwork
 from har_pipeline.models.device import pick_device
-from har_pipeline.training.configs import VideoTrainConfig
 from har_pipeline.training.networks.fit import make_learner
 from har_pipeline.training.networks.loop import VideoBatch, arrange
+from har_pipeline.training.options import VideoTrainConfig
 
 LOWEST, HIGHEST, STEPS = 1e-6, 1e-1, 200
 SMOOTHING = 0.9

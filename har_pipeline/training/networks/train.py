@@ -10,11 +10,11 @@ from pathlib import Path
 from har_pipeline.evaluation.run_folder import VIDEO, RunSummary, lasting_run_folder, split_info
 from har_pipeline.models.convlstm.windows import BIN_EDGES
 from har_pipeline.training.checkpoint import CHECKPOINT
-from har_pipeline.training.configs import VideoTrainConfig
 from har_pipeline.training.data import TrainingData, held_out_scores
 from har_pipeline.training.history import OnEpoch
 from har_pipeline.training.networks.distributed import ALONE, World
 from har_pipeline.training.networks.fit import OnBatch, fit_network
+from har_pipeline.training.options import VideoTrainConfig
 from har_pipeline.training.run_writer import Trained, write_run
 
 NETWORK = "network.safetensors"

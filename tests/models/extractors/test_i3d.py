@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from har_pipeline.core.errors import ExtractionError, WeightsError
 from har_pipeline.core.records import VideoRecord
-from har_pipeline.features.extract import ExtractOptions, extract
+from har_pipeline.features.extract import extract
+from har_pipeline.features.options import ExtractOptions
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.models.extractors import Extractor, build_extractor
 from har_pipeline.models.extractors.build import fold_batch_norms

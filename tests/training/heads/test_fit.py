@@ -20,12 +20,12 @@ from har_pipeline.inference.predict import predict_scores
 from har_pipeline.models.config import HeadName
 from har_pipeline.models.heads import build_head
 from har_pipeline.training.batches import FeatureBatches
-from har_pipeline.training.configs import TrainConfig
 from har_pipeline.training.data import Parts
 from har_pipeline.training.estimator import HeadClassifier
 from har_pipeline.training.heads import fit
 from har_pipeline.training.heads.fit import Fitted, classification_loss, fit_head, learning_rate
 from har_pipeline.training.history import Epoch
+from har_pipeline.training.options import TrainConfig
 from har_pipeline.video.clips import sparse_clip_indices
 
 SMALL = TrainConfig(units=8, epochs=4, batch_size=5, learning_rate=1e-2, device="cpu")

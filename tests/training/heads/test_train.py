@@ -22,8 +22,8 @@ from har_pipeline.features.table import FeatureStreams, load_features
 from har_pipeline.inference.load import load_run
 from har_pipeline.models.heads import HeadConfig, build_head
 from har_pipeline.training.batches import FeatureBatches
-from har_pipeline.training.configs import TrainConfig
 from har_pipeline.training.history import Epoch
+from har_pipeline.training.options import TrainConfig
 
 CLASSES = ("boxing", "running", "walking")
 SMALL = TrainConfig(units=8, epochs=6, batch_size=5, learning_rate=1e-2, device="cpu")

@@ -17,9 +17,9 @@ from raw_sets import drawn_videos, raw_store
 
 from har_pipeline.inference.load import load_run
 from har_pipeline.models.convlstm.networks import StatefulNetwork
-from har_pipeline.training.configs import StateGradient
 from har_pipeline.training.networks.distributed import ALONE, World, joined_world
 from har_pipeline.training.networks.loop import Learner
+from har_pipeline.training.options import StateGradient
 
 HERE = Path(__file__).resolve().parent
 LENGTHS = {"0-1": 16, "1-1": 16, "0-2": 17, "1-2": 18, "0-3": 20}

@@ -9,8 +9,8 @@ import torch
 from raw_sets import SIZE, drawn_videos, table_of
 
 from har_pipeline.features.table import FeatureTable
-from har_pipeline.training.configs import VideoTrainConfig
 from har_pipeline.training.networks.fit import make_learner
+from har_pipeline.training.options import VideoTrainConfig
 
 LENGTHS = {"0-1": 24, "1-1": 26, "0-2": 40, "1-2": 44, "0-3": 24, "1-3": 24}
 SHAPE = (1, SIZE, SIZE)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from raw_sets import SIZE, drawn_videos, table_of
 
-from har_pipeline.training.configs import VideoTrainConfig
 from har_pipeline.training.networks import lr_range
 from har_pipeline.training.networks.loop import BatchResult, Learner, VideoBatch
 from har_pipeline.training.networks.lr_range import range_test, smooth, suggest_bounds
+from har_pipeline.training.options import VideoTrainConfig
 
 SHAPE = (1, SIZE, SIZE)
 FAST = VideoTrainConfig(width=0.05, batch_size=4, device="cpu", precision="fp32")

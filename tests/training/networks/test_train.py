@@ -29,13 +29,13 @@ from har_pipeline.evaluation.run_folder import RunSummary, read_history, read_ru
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.inference.load import load_network, load_run
 from har_pipeline.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
-from har_pipeline.training.configs import TrainConfig, VideoTrainConfig
 from har_pipeline.training.history import Epoch
 from har_pipeline.training.jobs import plan_jobs, run_jobs
 from har_pipeline.training.networks import fit as video_fit
 from har_pipeline.training.networks.fit import BatchProgress, best_epoch
 from har_pipeline.training.networks.loop import Learner
 from har_pipeline.training.networks.train import config_notes
+from har_pipeline.training.options import TrainConfig, VideoTrainConfig
 
 LENGTHS = {f"{k}-{i}": 10 + 7 * ((i + 3 * k) % 5) for k in range(2) for i in range(8)}
 FAST = VideoTrainConfig(

@@ -8,7 +8,7 @@ import pytest
 
 from har_pipeline.models.config import NetworkName
 from har_pipeline.models.convlstm.networks import NETWORKS
-from har_pipeline.training.configs import VideoTrainConfig
+from har_pipeline.training.options import VideoTrainConfig
 
 
 def test_defaults_are_the_published_ones() -> None:

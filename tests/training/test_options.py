@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from har_pipeline.training.configs import TrainConfig
+from har_pipeline.training.options import TrainConfig
 
 
 @pytest.mark.parametrize(

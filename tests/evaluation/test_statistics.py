@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from har_pipeline.evaluation.metrics import mcnemar
+from har_pipeline.evaluation.statistics import mcnemar
 
 
 def test_mcnemar_is_the_exact_binomial_test() -> None:
