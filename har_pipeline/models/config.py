@@ -1,22 +1,12 @@
-"""The options that shape a head or a network, and the names of the nets; imports no torch."""
+"""The options that shape a head or a network; imports no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-# The nets of `extractors.nets.all_nets`: known here too, so that a wrong name is reported before torch is loaded.
 HeadName = Literal[
-    "lstm",
-    "gru",
-    "bilstm",
-    "res_lstm",
-    "stacked_lstm",
-    "attention",
-    "mean_pool",
-    "linear",
-    "svm",
-    "vote",
+    "lstm", "gru", "bilstm", "res_lstm", "stacked_lstm", "attention", "mean_pool", "linear", "svm", "vote"
 ]
 
 Output = Literal["softmax", "sigmoid"]

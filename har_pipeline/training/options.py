@@ -31,15 +31,8 @@ HeadPrecision = Literal["fp32", "bf16"]
 
 # What a head fitted by scikit-learn reads beside its own name.
 SCIKIT_OPTIONS = (
-    "logistic_c",
-    "class_weights",
-    "standardise",
-    "max_iterations",
-    "num_steps",
-    "seed",
-    "device",
-    "mid_fusion",
-    "fusion_op",
+    *("logistic_c", "class_weights", "standardise", "max_iterations", "num_steps"),
+    *("seed", "device", "mid_fusion", "fusion_op"),
 )
 
 
