@@ -338,7 +338,7 @@ def write_dataset(
         if on_progress is not None:
             on_progress(done, len(jobs))
     facts: dict[str, object] = {
-        "generator": "har_pipeline.synthetic.dataset",
+        "generator": "har_pipeline.synthetic",
         "generator_version": GENERATOR_VERSION,
         "seed": seed,
         "num_subjects": num_subjects,
