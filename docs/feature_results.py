@@ -137,7 +137,7 @@ def laptop_block() -> str:
     ]
     best = {"`efficientnet_lite0`, the default": "ut_interaction", "`i3d`": "ut_interaction_i3d"}
     lines = [
-        f"| net | reads of each video by default | 100 videos ({vgg16['machine'].split(',')[0]}, no GPU) | UT-Interaction |",
+        f"| net | frames read per video (default) | 100 videos ({vgg16['machine'].split(',')[0]}, no GPU) | UT-Interaction |",
         "|---|---|---|---|",
     ]
     for net, what, seconds in rows:

@@ -25,7 +25,7 @@ def die():
 
 
 def is_last(message):
-    return type(message).__name__ in ("_Last", "Done", "Failed", "RawVideo", "RawFailure")
+    return type(message).__name__ == "_Last"
 
 
 def recv(self):

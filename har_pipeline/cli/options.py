@@ -55,7 +55,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 
     The parameter's default gives the options' defaults; without one it is the dataclass with all of its defaults. Fields
     of the same name in several dataclasses share an option, listed where the last of them has it. All parameters are
-    keyword-only. A value that the dataclass refuses is a usage error.
+    keyword-only. A ValueError of the dataclass becomes a usage error, a HarError the error of the command.
     """
     hints = get_type_hints(command, include_extras=True)
     shown: dict[str, inspect.Parameter] = {}

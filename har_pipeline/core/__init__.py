@@ -1,1 +1,1 @@
-"""What everything else stands on: errors, records, files that appear whole or not at all."""
+"""Used by all other rooms: errors, records, options, and files that appear whole or not at all."""

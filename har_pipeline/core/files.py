@@ -1,7 +1,7 @@
 """Files and folders that appear whole or not at all, locks, JSON, hashes, and the cache folder.
 
-Whatever is written is built under a name of its own and renamed into place when complete, so that a kill at any moment
-leaves the old content or none. That name tells the host and the process, so that debris of dead processes can be removed.
+What is written gets a temporary name and is renamed into place when complete, so that a kill at any moment
+leaves the old content or none. The temporary name tells host and process, so that debris of dead processes can be removed.
 """
 
 from __future__ import annotations
@@ -66,11 +66,16 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def replace_folder(staged: Path, path: Path) -> None:
-    """Rename the folder `staged` to `path`, and delete the folder that was there."""
+    """Rename the folder `staged` to `path`, and delete the folder that was there; after an error the old one is back."""
     replaced = partial_path(path)
     if path.exists():
         path.rename(replaced)
-    staged.rename(path)
+    try:
+        staged.rename(path)
+    except OSError:
+        if replaced.exists():
+            replaced.rename(path)
+        raise
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -106,7 +111,7 @@ def remove_debris(folder: Path, stem: str = "") -> int:
 
 
 def remove(node: Path) -> None:
-    """Delete a file or a folder with all it holds; one that is gone already, or resists, is no error."""
+    """Delete a file or a folder with all it holds; one that is missing or cannot be deleted is not an error."""
     if node.is_dir():
         shutil.rmtree(node, ignore_errors=True)
     else:

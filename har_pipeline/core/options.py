@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import numbers
 import types
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -97,7 +98,7 @@ def check_options(config: Any, error: type[Exception] = ValueError) -> None:
             continue
         if get_origin(inner) is Literal and value not in get_args(inner):
             raise error(f"{name} must be {'None or ' * optional}one of {get_args(inner)}, not {value!r}")
-        if inner is int and value != int(value):
-            raise error(f"{name} must be a whole number, not {value}")
+        if inner in (int, float) and (not isinstance(value, numbers.Real) or (inner is int and value % 1 != 0)):
+            raise error(f"{name} must be a {'whole ' * (inner is int)}number, not {value}")
         if made.range and not made.allows(value):
             raise error(f"{name} must be {made.range}, not {value}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def choose_splits(
 ) -> tuple[list[Split], list[str]]:
     """Return the chosen splits, and a sentence on each oddity of them.
 
-    manifest_sha256: of the records' manifest, "" = not compared with a split file's.
+    manifest_sha256: of the records' manifest, which the splits then name; "" = not known.
     Raises: SplitError as `make_splits` and `read_split_file`; ValueError if the protocol has no split of that number.
     """
     if choice.split_file is not None:
@@ -78,6 +78,7 @@ def choose_splits(
                 f"{choice.split_file} was written for another manifest, or this one has changed since: the split is the "
                 "file's, the labels are those of the manifest given"
             ]
+        split = replace(split, manifest_sha256=manifest_sha256 or split.manifest_sha256)
         return [split], notes + unused_videos([split], records)
     splits = protocol_splits(records, choice, manifest_sha256)
     chosen = [split for split in splits if choice.split in ("all", str(split.index))]

@@ -1,1 +1,1 @@
-"""What runs scored: run folders, measures, folds and repeats, fusion, comparison, pictures; imports no torch."""
+"""Results of runs: run folders, measures, folds and repeats, fusion, comparison, pictures; imports no torch."""

@@ -141,8 +141,8 @@ def _evaluate_folds(path: Path, part: str, grouping: Grouping | None) -> Evaluat
     pooled = None
     if len(ids) == len(set(ids)) and len({own.classes for own in scores}) == 1:
         pooled = measure_scores(concat_scores(scores), notes=notes, grouping=grouping)
-        write_measures(pooled, path)
-    return _written(_of_members("folds", folds, pooled, notes), path)
+        write_measures(pooled, _folder(path, part))
+    return _written(_of_members("folds", folds, pooled, notes), _folder(path, part))
 
 
 def _evaluate_repeats(path: Path, found: Mapping[int, Path], part: str, grouping: Grouping | None) -> Evaluation:
@@ -164,7 +164,7 @@ def _evaluate_repeats(path: Path, found: Mapping[int, Path], part: str, grouping
     said = {text for own in whole.values() for text in unfinished_folds(own)}
     more = dict.fromkeys(text for one in repeats.values() for text in one.notes if text not in said)
     left_out = [f"{own.name} is left out: it lacks folds" for seed, own in found.items() if seed not in whole]
-    return _written(_of_members("repeats", repeats, None, [*unfinished(path), *left_out, *more]), path)
+    return _written(_of_members("repeats", repeats, None, [*unfinished(path), *left_out, *more]), _folder(path, part))
 
 
 def _evaluate_scores(scores: Scores, folder: Path, grouping: Grouping | None) -> Evaluation:
@@ -239,5 +239,6 @@ def _folder(path: Path, part: str) -> Path:
 
 
 def _written(evaluation: Evaluation, folder: Path) -> Evaluation:
+    folder.mkdir(exist_ok=True)
     write_json(folder / f"{evaluation.kind}.json", evaluation.to_dict())
     return evaluation

@@ -66,7 +66,7 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Return the temperature in [e^-4, e^4] of the highest posterior for (R, K) rows; 1 if none does better.
 
     Two imaginary videos, one predicted right and one whose true class is the runner-up, and a normal prior of the logarithm
-    (deviation log 2) keep a few rows that are all right from claiming certainty; they weigh as 2 videos, whatever R.
+    (deviation log 2) keep a few rows that are all right from claiming certainty; they weigh as 2 videos, for any R.
     Source: Guo et al. 2017, On calibration of modern neural networks, section 4.2; the imaginary videos follow Platt 1999,
     Probabilistic outputs for support vector machines, section 2.2.
     """

@@ -89,7 +89,7 @@ def fuse(
     streams; `learned` with `learn`. calibrated: apply temperature scaling before the rules. Weights and temperatures are
     fitted on validation rows only. Accuracies are means over folds and repeats; repeats are not averaged into an ensemble.
     The p-values are not corrected for multiple tests.
-    Raises: RunError as `fusion.join` does, if a rule has no validation rows, or there is no rule named `chosen`.
+    Raises: RunError as `members.join` does, if a rule has no validation rows, or there is no rule named `chosen`.
     """
     joined = join(members)
     if clash := sorted(set(joined.names) & set(ROW_NAMES)):

@@ -48,7 +48,7 @@ class Measures:
     top1: Interval  # video accuracy, Wilson interval
     # Share of videos whose class is among the five most probable; None with five classes or fewer.
     top5: Interval | None
-    mean_class: Interval  # mean of the classes' accuracies, interval as in `metrics.mean_class_accuracy`
+    mean_class: Interval  # mean of the classes' accuracies, interval as in `statistics.mean_class_accuracy`
     per_class: tuple[ClassResult, ...]
     confusion: np.ndarray  # (K, K) int64, rows true, columns predicted
     notes: tuple[str, ...] = ()  # what a reader must know, such as random backbone weights

@@ -125,8 +125,9 @@ def no_run_error(path: Path) -> RunError:
     """Return the error for a folder without any run: its job or run is not finished, or it is something else."""
     if missing := unfinished_runs(path):
         return RunError(f"{path}: {missing[0]}")
-    if path.with_name(f".{path.name}.partial").exists():
-        return RunError(f"the training of {path} is not finished: run the same training command again to go on")
+    own = path.absolute()
+    if own.with_name(f".{own.name}.partial").exists():
+        return RunError(f"the training of {path} is not finished: run the same training command again to continue")
     if not path.exists():
         return RunError(f"{path} does not exist; make a run with `har train` or `har train-video`")
     return RunError(

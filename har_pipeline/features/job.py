@@ -1,4 +1,4 @@
-"""What extraction jobs share, of clips or of raw frames: options, shards, which videos are left to do, counts, provenance."""
+"""What extraction jobs share, of clips or of raw frames: shards, which videos are left to do, counts, provenance."""
 
 from __future__ import annotations
 

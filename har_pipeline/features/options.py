@@ -1,4 +1,4 @@
-"""Options of making features and raw frames of a manifest's videos; imports nothing heavy, so that the CLI can read them."""
+"""Options for extracting features and preparing raw frames; imports nothing heavy, so that the CLI can read them."""
 
 from __future__ import annotations
 

@@ -124,7 +124,9 @@ class _PackedSet:
 
 
 class PackedStore:
-    """Packed feature sets on disk, read as a `FeatureStore` is; nothing here writes. Raises: StoreError if `path` is no pack.
+    """Packed feature sets on disk, read as a `FeatureStore` is; nothing here writes.
+
+    Raises: StoreError if `path` is not a pack.
 
     If the store that a set was packed from is still in its place, the two are compared before the first reading:
     other features of a packed video are an error, videos added or removed since are a warning.
@@ -137,6 +139,10 @@ class PackedStore:
             raise StoreError(f"{self.path} is a pack of format {found}, not {FORMAT_VERSION}: delete it and {_AGAIN}")
         self._opened: dict[str, _PackedSet] = {}
         self._compared: set[str] = set()
+
+    def __reduce__(self) -> tuple[type[PackedStore], tuple[Path]]:
+        """Pickle as the path alone: a process that gets a pack opens its files itself."""
+        return PackedStore, (self.path,)
 
     def feature_sets(self) -> list[str]:
         """Return the names of all packed feature sets, sorted."""
@@ -369,8 +375,9 @@ def _make_pack(path: Path) -> None:
     marker = path / PACK_JSON
     if not marker.exists():
         remove_debris(path, marker.stem)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise StoreError(f"{path} exists and is no pack: choose another path with -o")
+        # Another process, perhaps of another host, may be making the pack too.
+        if path.exists() and not (path.is_dir() and all(n.name.startswith(".pack.partial-") for n in path.iterdir())):
+            raise StoreError(f"{path} exists and is not a pack: choose another path with -o")
         path.mkdir(parents=True, exist_ok=True)
         write_json(marker, {METADATA: FORMAT_VERSION})
 

@@ -1,4 +1,4 @@
-"""What training and inference need of a place that keeps features."""
+"""The reading interface that stores and packs share."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class FeatureStore:
         self.path = Path(path)
         if create and not (self.path / "zarr.json").exists():
             if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-                raise StoreError(f"{self.path} exists and is no feature store: choose another path")
+                raise StoreError(f"{self.path} exists and is not a feature store: choose another path")
             # Two processes may get here together: both write the same bytes, and Zarr renames the file into place.
             zarr.create_group(self.path, attributes={"har_pipeline_store": FORMAT_VERSION}, overwrite=False)
         if not (self.path / "zarr.json").exists():

@@ -1,1 +1,1 @@
-"""Trained runs at work: loaded with their weights, on files, on a camera, and what that costs."""
+"""Trained runs in use: loading, prediction from files and cameras, and what that costs in time and accuracy."""

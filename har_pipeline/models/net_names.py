@@ -6,23 +6,26 @@ import ast
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from har_pipeline.core.errors import ExtractionError
 
 
 @cache
 def net_names() -> tuple[str, ...]:
-    """Return the names of all nets, sorted: the first argument of each call in the modules' `NET` and `NETS`."""
+    """Return the names of all nets, sorted: the first argument, or `name`, of each call in the modules' `NET` and `NETS`."""
     sources = (path.read_text(encoding="utf-8") for path in (Path(__file__).parent / "extractors").glob("*.py"))
     return tuple(sorted(name for source in sources for name in _names_in(ast.parse(source))))
 
 
 def _names_in(module: ast.Module) -> Iterator[str]:
     for node in module.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("NET", "NETS"):
-            for call in node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]:
-                assert isinstance(call, ast.Call)
-                yield ast.literal_eval(call.args[0] if call.args else call.keywords[0].value)
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(target, ast.Name) and target.id in ("NET", "NETS"):
+            value: Any = node.value  # type: ignore[attr-defined]
+            for call in getattr(value, "elts", [value]):
+                named = [keyword.value for keyword in call.keywords if keyword.arg == "name"]
+                yield ast.literal_eval((*call.args, *named)[0])
 
 
 def check_net_name(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Features as padded batches and raw frames as clips, gathered on the device where they fit there."""
+"""Features as padded batches and raw frames as clips, gathered on the device if they fit."""
 
 from __future__ import annotations
 

@@ -65,6 +65,8 @@ def load_training_data(
     video or no test video is left; FeatureMismatchError if features were reduced on other training videos than those of a
     split; StoreError if features cannot be read.
     """
+    if not splits:
+        return iter(())
     specs = streams.specs
     for split in splits:
         for name, spec in zip(streams.names, specs, strict=True):

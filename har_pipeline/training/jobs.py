@@ -25,8 +25,10 @@ from har_pipeline.evaluation.run_folder import (
     read_run,
     split_info,
 )
+from har_pipeline.features.frames import frame_shape
 from har_pipeline.features.reader import FeatureReader
 from har_pipeline.features.table import FeatureStreams
+from har_pipeline.models.device import pick_device
 from har_pipeline.training.data import load_training_data
 from har_pipeline.training.heads.train import check_validation, train_head
 from har_pipeline.training.history import Epoch
@@ -148,6 +150,9 @@ def run_jobs(
     anything is trained if features were reduced on other training videos than those of any run.
     """
     streams = FeatureStreams(store, feature_sets)
+    pick_device(config.device)
+    if isinstance(config, VideoTrainConfig):
+        frame_shape(streams.specs[0])
     finished = {run: None if overwrite else finished_run(run, config, streams, records) for run in runs}
     pending = [run for run in runs if finished[run] is None]
     for run in pending:

@@ -217,7 +217,7 @@ class VideoTrainConfig:
     Source: Sanchez-Caballero 2020, sections 4.1 and 4.2.
     """
 
-    # See `convlstm.networks`.
+    # See `models.convlstm.networks`.
     model: NetworkName = option(
         "convlstm-stateful",
         "convlstm-stateless: one clip of 30 frames per video; convlstm-stateful: windows of 8, the state carried over.",
@@ -225,14 +225,14 @@ class VideoTrainConfig:
     )
     # Any width but 1 is another network, and every report says so.
     width: float = option(1.0, "Channel multiplier; 1.0 = as published.", above=0, max=8, panel="Network")
-    # Ours, see `convlstm.layer.ConvLSTM.remember`.
+    # Ours, see `models.convlstm.layer.ConvLSTM.remember`.
     memory_frames: int | None = option(
         None,
         "Start training with cells that remember up to this many frames, such as 208. Default: a few, as Keras starts.",
         min=2,
         panel="Network",
     )
-    # 208: NTU RGB+D's longest group of lengths, see `convlstm.windows`.
+    # 208: NTU RGB+D's longest group of lengths, see `models.convlstm.windows`.
     long_videos: LongVideos = option(
         "cut", "Stateful, videos above 300 frames: cut to 208 frames, or whole.", panel="Videos"
     )
@@ -259,7 +259,7 @@ class VideoTrainConfig:
         "Learning-rate schedule. one-cycle: linearly up for 30 % of the epochs, then down.",
         panel="Training",
     )
-    # 27 of the 75 go on from the best of the first 48. Every boundary moves in proportion and is rounded to whole epochs;
+    # 27 of the 75 continue from the best of the first 48. Every boundary moves in proportion and is rounded to whole epochs;
     # patience stays what it is.
     epochs: int | None = option(
         None,
@@ -336,7 +336,7 @@ class VideoTrainConfig:
 
     @property
     def main_epochs(self) -> int:
-        """Epochs before training goes on from the best one; all, where the schedule has no such restart."""
+        """Epochs before training continues from the best one; all, where the schedule has no such restart."""
         if self.stateful or self.schedule != "published":
             return self.num_epochs
         return max(1, round(self.num_epochs * schedules.STATELESS_EPOCHS / self.published_epochs))

@@ -253,7 +253,11 @@ class DecodeWorker(Worker[DecodeTask, Message]):
         except OSError as error:
             raise ExtractionError(f"no shared memory for frames: {error}") from error
         self.slots = np.frombuffer(memory, np.uint8).reshape(num_slots, slot_bytes)
-        super().__init__("har_pipeline.video.clip_worker", self._memory_fd, num_slots, fds=(self._memory_fd,))
+        try:
+            super().__init__("har_pipeline.video.clip_worker", self._memory_fd, num_slots, fds=(self._memory_fd,))
+        except ExtractionError:
+            os.close(self._memory_fd)
+            raise
 
     def release(self, slot: int) -> None:
         """Let the worker fill the slot again."""

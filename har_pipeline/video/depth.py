@@ -1,7 +1,7 @@
 """Depth video: reading it (folders of PNGs, `.mat` arrays, 16-bit video files), and the square crops that networks see.
 
 Preparation: crop to the movement area, scale to S x S px by the nearest pixel, map millimetres to brightness. Depth is
-never interpolated: the mean of a hand and of the nothing behind it would be a surface that is not there.
+never interpolated: averaging a hand with the empty background would create a surface that does not exist.
 Whole videos go through `prepare_depth`, live ones through `CausalDepth`, which knows the past only.
 """
 
@@ -138,7 +138,7 @@ def _decode_png(path: Path) -> np.ndarray:
     if not data:
         raise _BrokenPng("is empty")
     if not data.startswith(_PNG_SIGNATURE):
-        raise _BrokenPng("is no PNG file")
+        raise _BrokenPng("is not a PNG file")
     # Checked here, for decoders differ in what they make of a damaged file; some return the rest as zeros.
     place, kinds = len(_PNG_SIGNATURE), []
     while place + 12 <= len(data):

@@ -99,8 +99,11 @@ class Worker(Generic[T, M]):
         self._module, self._arguments, self._fds = module, arguments, fds
         self._begun = False
         self._starts = 0
-        # Not a pipe, which blocks the child when nobody reads it. Parent and child share the position in the file.
-        self._stderr = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115, see `close`
+        try:
+            # Not a pipe, which blocks the child when nobody reads it. Parent and child share the position in the file.
+            self._stderr = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115, see `close`
+        except OSError as error:
+            raise ExtractionError(f"no worker process can be started: {error}") from error
         self._spawn()
 
     def _spawn(self) -> None:
@@ -110,7 +113,8 @@ class Worker(Generic[T, M]):
                 # Not `-m`: the module would be imported twice, and its classes would not be those of its messages. The
                 # parent's `sys.path` and `-P`: files in the current folder must not stand in for installed modules.
                 call = ", ".join(map(str, (theirs.fileno(), *self._arguments)))
-                code = f"import sys; sys.path[:] = {sys.path!r}; from {self._module} import main; main({call})"
+                path = [entry for entry in sys.path if isinstance(entry, str)]  # Python ignores others too
+                code = f"import sys; sys.path[:] = {path!r}; from {self._module} import main; main({call})"
                 self.process = subprocess.Popen(
                     [sys.executable, "-P", "-c", code],
                     pass_fds=(theirs.fileno(), *self._fds),
@@ -201,7 +205,7 @@ def run_tasks(
     waiting = deque(tasks)
     workers: list[W] = []
     try:
-        while waiting and len(workers) < num_workers:
+        while waiting and len(workers) < max(1, num_workers):
             workers.append(make())
             workers[-1].start(waiting.popleft())
         while workers:

@@ -104,7 +104,7 @@ def test_repeats_that_cannot_differ_and_clips_that_are_not_there_are_noted(work:
     assert "NOTE: svm has a single optimum, whatever the seed" in err
     short = sum(length < 4 for length in lengths)
     assert 0 < short < 24
-    assert f"NOTE: {short} of 24 videos have fewer than 4 clips: theirs stand there repeatedly" in err
+    assert f"NOTE: {short} of 24 videos have fewer than 4 clips: some of theirs are used repeatedly" in err
     _, err = har(work, "train", *command, str(tmp_path / "lstm"))
     assert "single optimum" not in err
     _, err = har(work, "train", *command, str(tmp_path / "one"), "--num-steps", "1")

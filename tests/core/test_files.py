@@ -23,6 +23,7 @@ from har_pipeline.core.files import (
     publish,
     read_json,
     remove_debris,
+    replace_folder,
     weights_cache,
     write_json,
 )
@@ -165,3 +166,11 @@ def test_the_cache_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert weights_cache() == tmp_path / "weights"
     monkeypatch.delenv("HAR_CACHE")
     assert weights_cache().parent.name == "har_pipeline"
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/old").touch()
+    with pytest.raises(FileNotFoundError):
+        replace_folder(tmp_path / "nothing", tmp_path / "run")
+    assert (names(tmp_path), names(tmp_path / "run")) == ({"run"}, {"old"})

@@ -515,3 +515,11 @@ def test_real_ut_interaction_has_ten_folds(real_data: Path) -> None:
     assert [of(records, s.test, "group") for s in splits] == [{f"seq{n:02d}"} for n in range(1, 11)]
     assert sum(len(s.test) for s in splits) == 60
     assert all(of(records, s.test, "label") == {r.label for r in records} for s in (splits[0], splits[9]))
+
+
+def test_the_split_of_a_file_names_the_manifest_it_is_used_with(tmp_path: Path) -> None:
+    (split,) = make_splits(SMALL, "holdout", manifest_sha256="f" * 64)
+    write_split_file(tmp_path / "split.json", split)
+    (chosen,), notes = choose_splits(SMALL, SplitChoice(split_file=tmp_path / "split.json"), "0" * 64)
+    assert chosen.manifest_sha256 == "0" * 64
+    assert "was written for another manifest" in notes[0]

@@ -29,7 +29,7 @@ def har(command: str, folder: Path, *options: str) -> Result:
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished job of three folds and two seeds."""
-    folder = tmp_path_factory.mktemp("job_plan")
+    folder = tmp_path_factory.mktemp("plan")
     features, labels = blobs(CLASSES, 6)
     store, name = feature_store(folder / "store.zarr", features)
     parts = [[v for v in labels if int(v[-1]) % 3 == k] for k in range(3)]
@@ -154,3 +154,25 @@ def test_folds_without_a_plan_lack_videos(job: Path, tmp_path: Path) -> None:
     assert f"seed0: {lacking}" in whole.stderr
     assert f"seed1: {lacking}" in whole.stderr
     assert har("evaluate", tmp_path / "job/seed0").stderr.count(lacking) == 1
+
+
+def test_the_current_folder_without_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="is not a run folder"):
+        evaluate(Path())
+
+
+def test_the_validation_part_of_a_job_leaves_its_tests_alone(tmp_path: Path) -> None:
+    features, labels = blobs(CLASSES, 6)
+    store, name = feature_store(tmp_path / "store.zarr", features)
+    splits = []
+    for index in range(2):
+        test, val = ([v for v in labels if int(v[-1]) % 3 == (index + k) % 3] for k in (0, 1))
+        splits.append(split_of([v for v in labels if v not in (*test, *val)], test, val, index=index))
+    config = TrainConfig(head="mean_pool", device="cpu")
+    run_jobs(store, [name], manifest(labels), plan_jobs(splits, tmp_path / "job"), config)
+    evaluate(tmp_path / "job")
+    before = (tmp_path / "job/folds.json").read_bytes()
+    evaluate(tmp_path / "job", part="val")
+    assert (tmp_path / "job/folds.json").read_bytes() == before
+    assert json.loads((tmp_path / "job/val/folds.json").read_text())["mean_top1"] is not None

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -353,7 +354,7 @@ def test_what_cannot_be_packed(tmp_path: Path) -> None:
     store, name = feature_store(tmp_path / "store.zarr", drawn([2, 2]))
     (tmp_path / "file").write_text("x")
     for taken in (tmp_path, tmp_path / "file", store.path):
-        with pytest.raises(StoreError, match="exists and is no pack"):
+        with pytest.raises(StoreError, match="exists and is not a pack"):
             pack_features(store, name, taken)
     chunk = next(p for p in (store.path / name / "v001").rglob("*") if p.is_file() and p.name != "zarr.json")
     chunk.write_bytes(b"x" + chunk.read_bytes()[1:])
@@ -380,3 +381,19 @@ def test_what_is_no_pack(tmp_path: Path) -> None:
 def test_default_names() -> None:
     assert default_pack_path(Path("data/store.zarr")) == Path("data/store.pack")
     assert default_pack_path(Path("features.v2")) == Path("features.v2.pack")
+
+
+def test_a_pack_is_pickled_as_its_path(packed: tuple[FeatureStore, str, PackedStore]) -> None:
+    _, name, pack = packed
+    pack.read(name, "v000")
+    pickled = pickle.dumps(pack)
+    assert len(pickled) < 1000
+    assert pickle.loads(pickled).spec(name) == pack.spec(name)
+
+
+def test_the_unfinished_pack_of_another_process_is_no_obstacle(packed: tuple[FeatureStore, str, PackedStore]) -> None:
+    store, name, pack = packed
+    fresh = pack.path.with_name("fresh.pack")
+    fresh.mkdir()
+    (fresh / ".pack.partial-elsewhere.1.0123abcd.json").touch()
+    assert pack_features(store, name, fresh).written

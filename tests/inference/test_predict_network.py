@@ -104,7 +104,7 @@ def test_what_was_odd_about_a_file_is_told(depth_set: DepthSet, tmp_path: Path) 
     (odd / "MDepth-00000003.png").unlink()
     (odd / "MDepth-00000007.png").write_bytes(b"no png")
     missing = "a PNG is missing in the numbering: MDepth-00000003.png"
-    damaged = "a PNG cannot be decoded: MDepth-00000007.png is no PNG file"
+    damaged = "a PNG cannot be decoded: MDepth-00000007.png is not a PNG file"
     for arguments in ([str(odd)], ["--live", str(odd)]):
         done = CliRunner().invoke(app, ["predict", "--run", run, *arguments])
         assert done.exit_code == 0, done.output

@@ -55,3 +55,9 @@ def test_defaults_are_those_of_the_paper() -> None:
     assert (config.head, config.epochs, config.batch_size) == ("lstm", 50, 25)
     assert (config.optimizer, config.learning_rate, config.output) == ("rmsprop", 1e-3, "softmax")
     assert (config.dropout, config.weight_decay, config.patience) == (0, 0, None)
+
+
+@pytest.mark.parametrize(("name", "value"), [("units", "a"), ("units", float("nan")), ("learning_rate", "1e-3")])
+def test_values_that_are_no_numbers_are_named(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"{name} must be a (whole )?number"):
+        TrainConfig(**{name: value})  # type: ignore[arg-type]

@@ -97,7 +97,7 @@ def test_one_damaged_png_is_named_with_what_is_wrong(tmp_path: Path) -> None:
     cut.write_bytes(cut.read_bytes()[:-20])
     assert read_depth(folder).notes == ("a PNG cannot be decoded: MDepth-00000009.png is cut off",)
     cut.write_text("hello")
-    assert read_depth(folder).notes == ("a PNG cannot be decoded: MDepth-00000009.png is no PNG file",)
+    assert read_depth(folder).notes == ("a PNG cannot be decoded: MDepth-00000009.png is not a PNG file",)
     cut.unlink()
     assert read_depth(folder).notes == ("a PNG is missing in the numbering: MDepth-00000009.png",)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,13 @@ def test_a_system_without_processes_ends_the_job(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("sys.executable", "/nowhere/python")
     with pytest.raises(ExtractionError, match=r"no worker process can be started: .*No such file"):
         raw_worker()
+
+
+def test_a_path_that_is_no_text_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python ignores such entries of `sys.path`."""
+    monkeypatch.setattr("sys.path", [*sys.path, tmp_path])
+    worker = raw_worker()
+    try:
+        assert isinstance(result_of(worker, make_video(tmp_path / "a.avi", 4)), RawVideo)
+    finally:
+        worker.close()

@@ -68,6 +68,6 @@ def _notes(data: TrainingData, config: TrainConfig) -> list[str]:
     lengths = data.table.lengths
     if config.num_steps is not None and (short := int((lengths < config.num_steps).sum())):
         notes.append(
-            f"{short} of {len(lengths)} videos have fewer than {config.num_steps} clips: theirs stand there repeatedly"
+            f"{short} of {len(lengths)} videos have fewer than {config.num_steps} clips: some of theirs are used repeatedly"
         )
     return notes

@@ -45,7 +45,7 @@ class VideoBatch:
     rows: np.ndarray
     # (B, n, T) frame numbers.
     indices: np.ndarray
-    # (B, 4) of `convlstm.augment`; None = the frames as they are.
+    # (B, 4) of `models.convlstm.augment`; None = the frames as they are.
     views: np.ndarray | None = None
 
 
@@ -69,7 +69,7 @@ def arrange(
     rng: np.random.Generator | None = None,
     augment: float = 0.0,
 ) -> Iterator[VideoBatch]:
-    """Yield the videos `rows` in batches with the frames that the network sees of each; see `convlstm.windows`.
+    """Yield the videos `rows` in batches with the frames that the network sees of each; see `models.convlstm.windows`.
 
     lengths: frames of every video of the table. rng: shuffles and draws a stateless network's clips; None = evaluation.
     whole: all windows of videos of more than 300 frames. augment: how far `rng` moves and scales the frames of a video.

@@ -28,9 +28,9 @@ GRADIENTS = """
 import itertools, sys
 import numpy as np, torch
 from torch import nn
-from har_pipeline.convlstm.networks import StatefulNetwork
-from har_pipeline.distributed import joined_world
-from har_pipeline.video_loop import Learner
+from har_pipeline.models.convlstm.networks import StatefulNetwork
+from har_pipeline.training.networks.distributed import joined_world
+from har_pipeline.training.networks.loop import Learner
 from test_distributed import LENGTHS, plain_learner
 from raw_learners import only_batch
 with joined_world("cpu") as (world, device):
