@@ -69,7 +69,7 @@ def load_run(path: Path | str) -> HeadRun | NetworkRun:
         "info": record.info,
     }
     try:
-        config = (VideoTrainConfig if record.kind == VIDEO else TrainConfig).from_dict(record.info["options"])
+        config = (VideoTrainConfig if record.kind == VIDEO else TrainConfig)(**record.info["options"])
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path}: {RUN_JSON} is malformed ({error!r}); train it again") from error
     if isinstance(config, TrainConfig):

@@ -94,7 +94,7 @@ def finished_run(
     if found.kind != (VIDEO if isinstance(config, VideoTrainConfig) else HEAD):
         raise RunError(f"{run.folder} holds a run of another command: choose another --out")
     try:
-        before = type(config).from_dict({**info["options"], "device": config.device}).to_dict()
+        before = type(config)(**{**info["options"], "device": config.device}).to_dict()
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(
             f"{run.folder}: {RUN_JSON} is malformed ({error!r}); replace the run with --overwrite"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -180,27 +179,13 @@ class TrainConfig:
     @property
     def head_config(self) -> HeadConfig:
         """The part that shapes the head."""
-        return HeadConfig(
-            name=self.head,
-            units=self.units,
-            num_layers=self.num_layers or (2 if self.head in RESIDUAL_HEADS else 1),
-            input_projection=self.input_projection,
-            dropout=self.dropout,
-            input_dropout=self.input_dropout,
-            output=self.output,
-            vote=self.vote,
-            mid_fusion=self.mid_fusion,
-            fusion_op=self.fusion_op,
-        )
+        same = {name: getattr(self, name) for name in HeadConfig.__slots__ if name not in ("name", "num_layers")}
+        num_layers = self.num_layers or (2 if self.head in RESIDUAL_HEADS else 1)
+        return HeadConfig(name=self.head, num_layers=num_layers, **same)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as a plain dict, ready for JSON."""
         return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """Build the options from what `to_dict` returned; options that a run of an older version lacks are defaults."""
-        return cls(**values)
 
 
 VideoSchedule = Literal["published", "one-cycle", "constant"]
@@ -364,8 +349,3 @@ class VideoTrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the options as a plain dict, ready for JSON."""
         return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> VideoTrainConfig:
-        """Build the options from what `to_dict` returned; options that a run of an older version lacks are defaults."""
-        return cls(**values)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from har_pipeline.evaluation.run_folder import (
     stream_info,
 )
 from har_pipeline.evaluation.scores import write_scores
+from har_pipeline.evaluation.tables import write_csv
 from har_pipeline.features.reduce import projection_arrays
 from har_pipeline.training.checkpoint import write_tensors
 from har_pipeline.training.data import TrainingData
@@ -93,7 +93,8 @@ def write_run(
     for number, projection in enumerate(data.projections):
         if projection is not None:
             write_tensors(folder / reduction_file(number), projection_arrays(projection))
-    _write_history(folder / HISTORY, trained.history)
+    names = [field.name for field in dataclasses.fields(Epoch)]
+    write_csv(folder / HISTORY, names, [dataclasses.astuple(epoch) for epoch in trained.history])
     write_scores(folder / SCORES, trained.scores)
     write_json(folder / SPLIT_JSON, dataclasses.asdict(data.split))
     gpu = trained.device.type == "cuda"
@@ -115,12 +116,3 @@ def write_run(
     }
     write_json(folder / RUN_JSON, info)
     return summary
-
-
-def _write_history(path: Path, history: Sequence[Epoch]) -> None:
-    """Write one row per epoch; None becomes an empty cell."""
-    rows = [dataclasses.asdict(epoch) for epoch in history]
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)

@@ -25,14 +25,14 @@ def test_what_is_left_to_do(tmp_path: Path) -> None:
     rows = records(tmp_path / "videos")
     paths = [row.path for row in rows]
     store = FeatureStore(tmp_path / "store.zarr", create=True)
-    name = store.create_feature_set(RawOptions(size=2).spec())
+    name = store.create_feature_set(RawOptions(size=8).spec())
     for row in rows:
         assert row.path is not None
         if row.video_id in ("stored", "changed"):
             source = VideoSource(
                 clip_starts=np.zeros(1), clip_ends=np.ones(1), num_frames=1, fps=25.0, file=describe_file(row.path)
             )
-            store.write(name, row.video_id, np.zeros((1, 4), np.uint8), source)
+            store.write(name, row.video_id, np.zeros((1, 64), np.uint8), source)
     store.record_failure(name, "failed", "is broken", describe_file(tmp_path / "videos/failed"))
     (tmp_path / "videos/changed").write_bytes(b"other")
     options = JobOptions()

@@ -73,4 +73,4 @@ def test_bad_options_are_refused(values: dict[str, Any], message: str) -> None:
 
 def test_options_survive_a_dict() -> None:
     config = VideoTrainConfig(width=0.25, schedule="one-cycle", learning_rate=1e-3, epochs=3, seed=4)
-    assert VideoTrainConfig.from_dict(config.to_dict()) == config
+    assert VideoTrainConfig(**config.to_dict()) == config

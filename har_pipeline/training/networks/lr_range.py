@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import torch
 
 from har_pipeline.core.files import write_json
 from har_pipeline.evaluation.plots import save_lr_range
+from har_pipeline.evaluation.tables import write_csv
 from har_pipeline.features.table import FeatureTable
 from har_pipeline.models.convlstm.networks import RawNetwork
 from har_pipeline.models.device import pick_device
@@ -145,9 +145,7 @@ def write_range(result: LrRange, folder: Path) -> None:
     """Write lr_range.csv, lr_range.json and lr_range.png into `folder`, which is created if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "lr_range.json", result.to_dict())
-    with open(folder / "lr_range.csv", "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["learning_rate", "loss", "smoothed_loss"])
-        table.writerows(zip(result.rates.tolist(), result.losses.tolist(), result.smoothed.tolist(), strict=True))
+    columns = (result.rates.tolist(), result.losses.tolist(), result.smoothed.tolist())
+    write_csv(folder / "lr_range.csv", ["learning_rate", "loss", "smoothed_loss"], zip(*columns, strict=True))
     bounds = None if result.low is None or result.high is None else (result.low, result.high)
     save_lr_range(folder / "lr_range.png", result.rates, result.losses, result.smoothed, bounds)
