@@ -1,4 +1,4 @@
-"""`har evaluate`: what a trained run is worth."""
+"""`har evaluate`: accuracies of trained runs, their speed, and the cost of live decisions."""
 
 from __future__ import annotations
 
@@ -145,7 +145,9 @@ def _print_live(cost: LiveCost) -> None:
         ["live, by the frames so far", found.second_top1.describe(), found.test.second_only],
     ]
     print_table(["decisions", "video accuracy", "only these are right"], rows)
-    typer.echo(f"deciding live costs {100 * (found.first_top1.value - found.second_top1.value):.1f} points")
+    typer.echo(
+        f"live decisions lower the accuracy by {100 * (found.first_top1.value - found.second_top1.value):.1f} points"
+    )
 
 
 def _print_result(result: Evaluation, run: Path, best_and_worst: bool) -> None:

@@ -1,4 +1,4 @@
-"""`har models`, `har extract` and `har flow`: stage one."""
+"""`har models`, `har extract` and `har flow`: nets, extraction, optical flow."""
 
 from __future__ import annotations
 

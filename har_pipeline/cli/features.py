@@ -1,4 +1,4 @@
-"""`har features`: what stage one stored, its packing for training, and its reduction by PCA."""
+"""`har features`: stored features, their packs for training, and their reduction by PCA."""
 
 from __future__ import annotations
 

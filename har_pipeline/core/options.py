@@ -13,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """What a field says of itself beside its type and default."""
+    """The help text, bounds and panel of a field."""
 
     help: str
     # On the command line, if not the field's own.

@@ -1,4 +1,4 @@
-"""What a folder of results is worth: a run, the folds of a protocol, repeats, or fused scores.
+"""Evaluation of a folder of results: a run, the folds of a protocol, repeats, or fused scores.
 
 The result is a tree: repeats hold runs or folds, folds hold runs, and the leaves hold the measures of their videos.
 """
@@ -37,7 +37,7 @@ from har_pipeline.evaluation.statistics import Interval, mean_and_sd, mean_inter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What a run is worth, or the mean over folds or repeats. Accuracies are in [0, 1]."""
+    """The evaluation of a run, or the mean over folds or repeats. Accuracies are in [0, 1]."""
 
     kind: Literal["run", "folds", "repeats"]
     measures: Measures | None  # on all videos together; None for repeats, and for folds that share videos

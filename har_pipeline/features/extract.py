@@ -1,4 +1,4 @@
-"""Stage one: which features to extract from a manifest's videos, and with which spec; the engine does the work.
+"""Extraction: which features to extract from a manifest's videos, and with which spec; the engine does the work.
 
 Videos that are in the store are skipped, so an interrupted job resumes where it stopped.
 """

@@ -40,7 +40,7 @@ class TrainingData:
     missing: tuple[str, ...]
     # What a reader of the results must know of the data.
     notes: tuple[str, ...]
-    # Of each stream: its feature set, how that was made, and its projection where it is a reduced one.
+    # Of each stream: its feature set, that set's spec, and its projection if it is reduced.
     feature_sets: tuple[str, ...]
     specs: tuple[FeatureSpec, ...]
     projections: tuple[Projection | None, ...]

@@ -49,12 +49,12 @@ class Trained:
     notes: tuple[str, ...]
     device: torch.device
     seconds: float
-    # What run.json says of this kind of run only.
+    # Further entries of run.json for this kind of run.
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def part_accuracy(scores: Scores, part: str) -> float | None:
-    """Return the share of the videos of `val` or `test` whose most probable class is theirs; None if there are none."""
+    """Return the share of the videos of `val` or `test` classified correctly; None if there are none."""
     best = scores.probabilities.argmax(axis=1)
     rows = zip(best, scores.labels, scores.part, strict=True)
     right = [scores.classes[k] == label for k, label, own in rows if own == part]
@@ -69,7 +69,7 @@ def write_run(
     config: TrainConfig | VideoTrainConfig,
     trained: Trained,
 ) -> RunSummary:
-    """Write the files of a run into `folder`, run.json last, and return what it says of the run.
+    """Write the files of a run into `folder`, run.json last, and return its summary.
 
     run_dir: what the folder will be called. weights: name of the file with the model's weights.
     """
@@ -103,7 +103,7 @@ def write_run(
         "options": config.to_dict(),
         "classes": list(data.classes),
         "split": split_info(data.split),
-        # The folder may be moved: it does not say where it is.
+        # Without its path: the folder may be moved.
         "summary": {key: value for key, value in summary.to_dict().items() if key != "path"},
         "device": torch.cuda.get_device_name(trained.device) if gpu else "cpu",
         "versions": package_versions(),

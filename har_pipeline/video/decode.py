@@ -35,7 +35,7 @@ _DURATION_SHARE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What a file says of its first video stream, without decoding it."""
+    """The header of a file's first video stream."""
 
     path: Path
     width: int  # px as stored, before the turn that the file may ask for
@@ -56,7 +56,7 @@ class VideoInfo:
 
 
 def probe(path: Path) -> VideoInfo:
-    """Return what the file says of its first video stream; packets are counted, nothing is decoded.
+    """Return the header of the file's first video stream; packets are counted, nothing is decoded.
 
     Raises: VideoError if the file is missing, empty, a folder, no video, or has no video stream.
     """

@@ -107,7 +107,7 @@ def test_on_the_command_line(depth_set: DepthSet, run: Path, tmp_path: Path) -> 
     assert f"live, by the frames so far         {cost.second_top1.describe()}" in out
     assert f"the run's own, by the whole video  {cost.first_top1.describe()}" in out
     assert "live decisions on 4 videos (McNemar: p = " in out
-    assert "deciding live costs " in out
+    assert "live decisions lower the accuracy by " in out
     assert f"written: {run / 'live.json'}" in err
     stored = json.loads((run / "live.json").read_text())
     assert (stored["part"], stored["num_videos"], stored["failed"]) == ("test", 4, {})

@@ -1,4 +1,4 @@
-"""Stage two: train a head on stored features and leave a run folder."""
+"""Train a head on stored features and write its run folder."""
 
 from __future__ import annotations
 
