@@ -31,7 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Human action recognition: videos -> CNN features in a Zarr store -> temporal heads.\n\n"
     "The usual way: har manifest build folder VIDEOS -o manifest.csv; har extract manifest.csv store.zarr; "
-    "har train manifest.csv store.zarr -o run; har evaluate run; har predict new.mp4 --run run",
+    "har train manifest.csv store.zarr --features eff -o run; har evaluate run; har predict new.mp4 --run run",
 )
 app.add_typer(manifest.manifest_app, name="manifest")
 app.add_typer(splits.splits_app, name="splits")

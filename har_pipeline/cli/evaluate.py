@@ -25,7 +25,7 @@ def evaluate(
     run: Annotated[
         Path, typer.Argument(help="Run folder, folder of folds or repeats of `har train`, or result of `har fuse`.")
     ],
-    part: Annotated[str, typer.Option(help="test or val.")] = "test",
+    part: Annotated[str, typer.Option(help="Videos to report on: test or val.")] = "test",
     groups: Annotated[
         str, typer.Option(help="Also report coarse categories: ucf101, hmdb51, or a CSV file `class,group`.")
     ] = "",

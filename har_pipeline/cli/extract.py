@@ -11,7 +11,7 @@ import typer
 
 from har_pipeline.cli import options
 from har_pipeline.cli.options import parse_shard, with_options
-from har_pipeline.cli.output import interruptible, note, print_failures, print_json
+from har_pipeline.cli.output import note, print_failures, print_json
 from har_pipeline.cli.progress import extraction_bar
 from har_pipeline.core.errors import VideoError
 from har_pipeline.core.options import device_option, option, seed_option
@@ -51,6 +51,10 @@ class NetChoice:
             raise ValueError("--layer and --weights FILE belong to one net: give one --extractor, or none of them")
         for name in self.names:
             check_net_name(name)
+        if self.weights and Path(self.weights).suffix and not Path(self.weights).expanduser().exists():
+            raise ValueError(f"--weights {self.weights}: no such file")
+        if self.mean_cube is not None and not self.mean_cube.exists():
+            raise ValueError(f"--mean-cube {self.mean_cube}: no such file")
 
     @property
     def names(self) -> list[str]:
@@ -88,8 +92,8 @@ class ClipChoice:
 
     sampling: Sampling | None = option(
         None,
-        "Which clips. first: the first ones; uniform: spread over the video; dense: all; sparse: some of the dense ones; "
-        "segments: the middle of equal parts (TSN). Default: the net's own.",
+        "Which clips of a video to read. first: the first ones; uniform: spread over the video; dense: all; "
+        "sparse: some of the dense ones; segments: the middle of equal parts (TSN). Default: the net's own.",
     )
     num_clips: int | None = option(None, "Clips per video (frames, for frame nets).", min=1)
     clip_len: int | None = option(None, "Frames per clip.", min=1)
@@ -163,9 +167,10 @@ def extract(
     code is 1. Several processes or machines may write to one store at the same time.
     """
     from har_pipeline.datasets.manifests import read_manifest
-    from har_pipeline.features.store import FeatureStore
 
     records = read_manifest(manifest, root=root, check_files=False)
+    from har_pipeline.features.store import FeatureStore
+
     if store.exists():
         FeatureStore(store, create=True)
     flow = FlowSpec(method=flow_method, bound_px=flow_bound) if nets.stream == "flow" else None
@@ -182,7 +187,7 @@ def extract(
             wanted.append((net, dataclasses.replace(how, clips=clips.of(net.input.clips), resize=resize)))
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
-    with interruptible(), extraction_bar() as update:
+    with extraction_bar() as update:
         summaries = extract_many(records, FeatureStore(store, create=True), wanted, update)
     for summary in summaries:
         print_failures(summary.notes, summary.failed, summary.failed_before)
@@ -213,7 +218,9 @@ def flow(
     out: Annotated[Path, typer.Option("--out", "-o", help="Video to write, such as flow.mp4.")],
     method: Annotated[FlowMethod, typer.Option(help=METHOD)] = "tvl1",
     bound: Annotated[float, typer.Option(help=BOUND, min=0.1)] = 20.0,
-    max_px: Annotated[float, typer.Option(help="Flow in pixels per frame that gets full colour.", min=0.1)] = 10.0,
+    max_px: Annotated[
+        float, typer.Option(help="Flow speed, in pixels per frame, drawn at full saturation.", min=0.1)
+    ] = 10.0,
     short_side: Annotated[
         int | None, typer.Option(help="Scale frames to this shorter side first, in pixels.", min=32)
     ] = None,
@@ -221,8 +228,8 @@ def flow(
     as_json: options.AsJson = False,
 ) -> None:
     """Render a video's optical flow in colour: hue is the direction, saturation the speed."""
-    if not video.exists():
-        raise VideoError(f"{video}: no such file")
+    if not video.is_file():
+        raise VideoError(f"{video}: {'is a folder' if video.is_dir() else 'no such file'}")
     if out.exists() and out.samefile(video):
         raise typer.BadParameter(f"{out} is the video itself: give another name")
     if not out.parent.is_dir():

@@ -222,11 +222,13 @@ def reduce(
     for others. Exact unless --randomised. An interrupted reduction continues when run again.
     """
     from har_pipeline.datasets.manifests import read_manifest
-    from har_pipeline.features.reduce import ReduceOptions, reduce_features
     from har_pipeline.features.store import FeatureStore
 
     records = read_manifest(manifest, root=root, check_files=False)
     opened = FeatureStore(store)
+
+    from har_pipeline.features.reduce import ReduceOptions, reduce_features
+
     source = opened.resolve(features or "")
     how = ReduceOptions(
         dim=dim, whiten=whiten, l2=l2, seed=split.seed if randomised else None, allow_missing=allow_missing

@@ -10,7 +10,7 @@ import typer
 
 from har_pipeline.cli import options
 from har_pipeline.cli.options import Shown, parse_shard, with_options
-from har_pipeline.cli.output import interruptible, note, print_failures, print_json
+from har_pipeline.cli.output import note, print_failures, print_json
 from har_pipeline.cli.progress import video_bar
 from har_pipeline.features.options import RawOptions
 
@@ -45,12 +45,14 @@ def frames(
     how = dataclasses.replace(how, shard=parse_shard(shard))
 
     from har_pipeline.datasets.manifests import read_manifest
+
+    records = read_manifest(manifest, root=root, check_files=False)
+
     from har_pipeline.features.frames import store_raw_frames
     from har_pipeline.features.store import FeatureStore
 
-    records = read_manifest(manifest, root=root, check_files=False)
     opened = FeatureStore(store, create=True)
-    with interruptible(), video_bar() as update:
+    with video_bar() as update:
         summary = store_raw_frames(records, opened, how, lambda state: update("frames", state.finished, state.total))
     print_failures(summary.notes, summary.failed, summary.failed_before)
     if lengths is not None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from har_pipeline.cli.options import AsJson
+from har_pipeline.cli.options import AsJson, check_folder
 from har_pipeline.cli.output import note, print_json, print_table
 
 if TYPE_CHECKING:
@@ -18,13 +17,7 @@ if TYPE_CHECKING:
     from har_pipeline.evaluation.members import Member
 
 
-class Rule(StrEnum):
-    """Rules whose scores can be written."""
-
-    sum = "sum"
-    product = "product"
-    weighted = "weighted"
-    learned = "learned"
+Rule = Literal["sum", "product", "weighted", "learned"]
 
 
 def fuse(
@@ -43,7 +36,7 @@ def fuse(
     ] = False,
     rule: Annotated[
         Rule, typer.Option(help="Rule whose scores are written. Choose it before you look at the table.")
-    ] = Rule.product,
+    ] = "product",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("fusion"),
     as_json: AsJson = False,
 ) -> None:
@@ -51,6 +44,7 @@ def fuse(
 
     Writes fusion.json, fusion.csv and scores.csv of the chosen rule, which `har evaluate` and `har fuse` read again.
     """
+    check_folder(out)
     given = _numbers(weights) if weights else None
     members = _load(runs)
     # After the paths are known to be runs: this imports scipy.
@@ -60,9 +54,9 @@ def fuse(
     table, scores = fuse_members(
         members,
         weights=given,
-        learn=learn_weights or rule == Rule.learned,
+        learn=learn_weights or rule == "learned",
         calibrated=calibrate,
-        chosen=rule.value,
+        chosen=rule,
     )
     write_fusion(out, table, scores, members)
     some, every = (" in some repeat", " of every repeat") if len(table.seeds) > 1 else ("", "")

@@ -19,24 +19,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON o
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto uses a GPU if there is one.")]
 Manifest = Annotated[Path, typer.Argument(help="Manifest CSV; make one with `har manifest build`.")]
 Overwrite = Annotated[bool, typer.Option(help="Replace runs that exist, finished or not.")]
-
 Repeats = Annotated[
     int,
     typer.Option(help="Number of seeds to train, starting at --seed (then in OUT/seed0 ...).", min=1),
 ]
-
 Root = Annotated[
     Path | None, typer.Option(help="Folder that the manifest's paths are relative to. Default: the manifest's folder.")
 ]
-
 Seed = Annotated[int, typer.Option(help="Random seed.", min=0)]
 Shard = Annotated[str, typer.Option(help="k/n: do only part k of n, to share one store between machines.")]
 Store = Annotated[Path, typer.Argument(help="Feature store, a folder such as store.zarr.")]
-
 StoreOrPack = Annotated[
     Path, typer.Argument(help="Feature store of `har extract`, or its pack of `har features pack`.")
 ]
-
 Workers = Annotated[int | None, typer.Option(help="Worker processes. Default: from the CPU count.", min=1)]
 
 
@@ -120,6 +115,12 @@ def option_error(error: ValueError, names: Iterable[str]) -> typer.BadParameter:
     """
     fields = re.compile(rf"(?<![\w-])({'|'.join(names)})(?=( and \w+)? (?:must|belongs?|takes|keeps)\b|=)")
     return typer.BadParameter(fields.sub(lambda found: f"--{found[1].replace('_', '-')}", str(error)))
+
+
+def check_folder(out: Path) -> None:
+    """Check a folder to be written. Raises: typer.BadParameter if a file is there."""
+    if out.is_file():
+        raise typer.BadParameter(f"{out} is a file: name a folder")
 
 
 def parse_shard(text: str) -> tuple[int, int]:

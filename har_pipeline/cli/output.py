@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,16 +64,6 @@ def print_outcomes(outcomes: Sequence[Outcome], out: Path, model: str, as_json: 
     for outcome in outcomes:
         typer.echo(f"{outcome.run.folder}: {model}, {describe(outcome)}")
     typer.echo(f"next: har evaluate {out}")
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """End the program with exit code 130 and a word on what is kept, when it is interrupted."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        note("interrupted: finished work is kept; run the same command again to continue")
-        raise typer.Exit(130) from None
 
 
 def print_failures(notes: dict[str, tuple[str, ...]], failed: dict[str, str], failed_before: dict[str, str]) -> None:

@@ -66,8 +66,14 @@ def predict(
     if live is None and horizon is not None:
         raise typer.BadParameter("--horizon belongs to --live")
     from har_pipeline.evaluation.plan import require_single_run
+    from har_pipeline.evaluation.run_folder import read_run
 
     require_single_run(run, "har predict needs one")
+    folders = read_run(run).spec.stream == "depth"
+    if videos and not any(path.is_file() or (folders and path.is_dir()) for path in videos):
+        for path in videos:
+            note(f"failed: {path}: {'is a folder, not a video file' if path.is_dir() else 'the file does not exist'}")
+        raise typer.Exit(1)
     if live is not None:
         _predict_live(live, run, top, horizon, device, as_json)
         return

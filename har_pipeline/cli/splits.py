@@ -58,6 +58,7 @@ def write_splits(
     records = read_manifest(manifest, root=root, check_files=False)
     splits = protocol_splits(records, choice, manifest_sha256(manifest))
     note_unread(ctx, records, choice)
+    options.check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     for split in splits:
         path = out / f"{split.protocol}-{split.index}.json"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from har_pipeline.training.sweep_table import Choice, PointSummary
 
 SWEPT = "Swept: one value, or several separated by commas"
-VALIDATION = "Share of the training subjects that the best values are chosen by; 0: nothing is chosen."
+VALIDATION = "Share of the training subjects kept for validation, which chooses the best values; 0: nothing is chosen."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,10 +98,12 @@ def sweep(
     --pca 256,512,1024,2048 --num-steps 25 -o depth
     """
     from har_pipeline.datasets.manifests import read_manifest
-    from har_pipeline.features.pack import open_features
 
+    options.check_folder(out)
     given = swept.given(others or ())
     records = read_manifest(manifest, root=root, check_files=False)
+    from har_pipeline.features.pack import open_features
+
     opened = open_features(store)
     for prefix in (swept.features or "").split(","):
         opened.resolve(prefix.strip())
@@ -151,7 +153,9 @@ def _print(summaries: Sequence[PointSummary], choices: Sequence[Choice], out: Pa
     names = [name for name, _ in summaries[0].values]
     print_table([*names, "runs", "validation", "test", "mean class", "parameters", "seconds"], rows)
     if not choices:
-        typer.echo("no values chosen: that takes validation videos (--val-fraction); test videos never choose")
+        typer.echo(
+            "no values chosen: choosing needs validation videos (--val-fraction above 0); test videos are never used for it"
+        )
     for choice in choices:
         values = ", ".join(f"{name} {value}" for name, value in choice.values)
         typer.echo(
@@ -160,5 +164,5 @@ def _print(summaries: Sequence[PointSummary], choices: Sequence[Choice], out: Pa
         )
     if len(choices) > 1:
         mean = sum(choice.accuracy for choice in choices) / len(choices)
-        typer.echo(f"mean test video accuracy of what each split chose: {mean:.1%}")
+        typer.echo(f"mean test video accuracy of the chosen values: {mean:.1%}")
     typer.echo(f"written: {out}/sweep.csv, sweep.png, sweep.json")

@@ -39,6 +39,7 @@ def synth(
     as_json: options.AsJson = False,
 ) -> None:
     """Render the synthetic data set: people doing KTH's six actions, as video files with a manifest."""
+    options.check_folder(out)
     from har_pipeline.synthetic.dataset import write_dataset
 
     with video_bar() as update:

@@ -47,7 +47,8 @@ def train(
     --no-standardise. Finished runs are kept, so an interrupted --split all or --repeats continues when run again.
     """
     from har_pipeline.datasets.manifests import read_manifest
-    from har_pipeline.features.pack import open_features
+
+    options.check_folder(out)
 
     if unread := given_options(ctx, [name for name in config.to_dict() if not config.reads(name)]):
         note(f"NOTE: the head {config.head} with these options does not read {', '.join(unread)}")
@@ -57,6 +58,8 @@ def train(
         watches = config.patience is not None or config.schedule == "plateau"
         split = dataclasses.replace(split, val_fraction=0.2 if watches else 0.0)
     records = read_manifest(manifest, root=root, check_files=False)
+    from har_pipeline.features.pack import open_features
+
     opened = open_features(store)
     names = [opened.resolve(prefix) for prefix in features or [""]]
     chosen = chosen_splits(ctx, manifest, records, split)

@@ -11,7 +11,7 @@ import typer
 
 from har_pipeline.cli import options
 from har_pipeline.cli.options import Shown, with_options
-from har_pipeline.cli.output import interruptible, note, print_json, print_outcomes
+from har_pipeline.cli.output import note, print_json, print_outcomes
 from har_pipeline.cli.progress import step_bar, training_bar, video_bar
 from har_pipeline.cli.split_options import chosen_splits
 from har_pipeline.core.options import option
@@ -102,6 +102,7 @@ def train_video(
     """
     from har_pipeline.datasets.manifests import read_manifest
 
+    options.check_folder(out)
     records = read_manifest(manifest, root=root, check_files=False)
     chosen = chosen_splits(ctx, manifest, records, split)
     path = frames.path(out)
@@ -114,7 +115,6 @@ def train_video(
         jobs = plan_jobs(chosen, out, seed=config.seed, repeats=repeats, folds=split.every)
         opened, name = frames.prepare(records, chosen, path, world)
         with (
-            interruptible(),
             training_bar(jobs, config.num_epochs, silent=not world.first) as (on_epoch, on_batch, on_done),
         ):
             outcomes = run_jobs(
@@ -162,6 +162,7 @@ def lr_range(
 
     if not 0 < lowest < highest:
         raise typer.BadParameter("--lowest must be above 0 and below --highest")
+    options.check_folder(out)
     records = read_manifest(manifest, root=root, check_files=False)
     chosen = chosen_splits(ctx, manifest, records, split)
     path = frames.path(out)

@@ -68,6 +68,8 @@ def errors_as_lines() -> Iterator[None]:
         # Typer ends silently at any broken pipe, whoever's it is; Rich only at ours, which it has then replaced.
         if isinstance(end.__context__, BrokenPipeError) and _open_file(1) == stdout:
             _end(end.__context__)
+        if end.code == 130:  # Typer's for Ctrl-C
+            print("interrupted: finished work is kept; run the same command again to continue", file=sys.stderr)
         raise
 
 

@@ -60,7 +60,7 @@ def read_manifest(
     """
     lines, stated_root = _read_lines(path)
     base = (root or stated_root or path.parent).expanduser().resolve()
-    if check_files and not base.is_dir():
+    if (check_files or root) and not base.is_dir():
         raise ManifestError(f"{path}: root {base} is not a folder; give the data's folder with --root")
     reader = csv.DictReader((line for _, line in lines), strict=True)
     numbers = [number for number, _ in lines]

@@ -100,7 +100,7 @@ def _kth_original(records: Sequence[VideoRecord], options: SplitOptions) -> list
 
 
 def _kth_random5(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]:
-    """Five random draws of 9 test persons out of 25; of fewer persons, the same share.
+    """Five random draws of 9 test persons out of 25; with fewer persons, the same proportion.
 
     Source: Baccouche 2011, section 4.
     """

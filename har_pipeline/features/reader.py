@@ -15,28 +15,21 @@ class FeatureReader(Protocol):
 
     def resolve(self, prefix: str, /) -> str:
         """Return the full name of the feature set that starts with `prefix`."""
-        ...
 
     def spec(self, feature_set: str, /) -> FeatureSpec:
         """Return how the features of a set were made."""
-        ...
 
     def video_ids(self, feature_set: str, /) -> list[str]:
         """Return the ids of the videos whose features are complete."""
-        ...
 
     def checksums(self, feature_set: str, /) -> Mapping[str, str]:
         """Return video_id -> checksum of its features, without reading them."""
-        ...
 
     def read(self, feature_set: str, video_id: str, /, *, check: bool = False) -> FeatureRecord:
         """Return the features of one video; with `check`, compare them with their checksum."""
-        ...
 
     def failures(self, feature_set: str, /) -> dict[str, str]:
         """Return video_id -> why it has no features."""
-        ...
 
     def read_reduction(self, feature_set: str, /) -> dict[str, np.ndarray]:
         """Return the arrays that a reduced feature set was made with."""
-        ...

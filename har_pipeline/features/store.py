@@ -18,20 +18,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import lazy_loader
 import numpy as np
-import zarr
-from zarr.codecs import ZstdCodec
 
 from har_pipeline.core.errors import FeatureMismatchError, StoreError
 from har_pipeline.core.files import publish, remove_debris, staging_name
 from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoSource, check_video_id
 
+if TYPE_CHECKING:
+    import zarr.codecs
+else:
+    zarr = lazy_loader.load("zarr")  # a fifth of a second, which a wrong path need not wait for
+
 STAGING, FAILURES, REDUCTION = "_staging", "_failures", "_reduction"
 FORMAT_VERSION = 1
 CHUNK_BYTES = 64 * 2**20
-COMPRESSORS = (ZstdCodec(level=1, checksum=True),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,11 @@ def choose_feature_set(path: Path, prefix: str, names: Sequence[str], spec_of: C
         what = "no feature set starts" if not found else f"{len(found)} feature sets start"
         raise StoreError(f"{path}: {what} with {prefix!r}; there are: {there}")
     return found[0]
+
+
+def _compressor() -> zarr.codecs.ZstdCodec:
+    """Return the codec of all arrays, with a checksum: Zarr's default notices no flipped bit."""
+    return zarr.codecs.ZstdCodec(level=1, checksum=True)
 
 
 class FeatureStore:
@@ -252,7 +260,7 @@ class FeatureStore:
         group = zarr.create_group(staged)
         for name, array in arrays.items():
             rows = max(1, min(len(array), CHUNK_BYTES // max(1, array[:1].nbytes)))
-            group.create_array(name, data=array, chunks=(rows, *array.shape[1:]), compressors=COMPRESSORS)
+            group.create_array(name, data=array, chunks=(rows, *array.shape[1:]), compressors=_compressor())
         commit = {"complete": True, "checksum": _checksum(arrays), "written": _now()}
         group.update_attributes({**attributes, **commit})
         return publish(staged, final, "zarr.json")
@@ -335,7 +343,7 @@ class FeatureWriter:
             chunks=(rows, spec.feature_dim),
             dtype=dtype,
             fill_value=float("nan") if dtype.kind == "f" else 0,
-            compressors=COMPRESSORS,
+            compressors=_compressor(),
             dimension_names=("clip", "feature"),
         )
         self._buffer = np.empty((rows, spec.feature_dim), dtype)

@@ -213,13 +213,15 @@ class VideoTrainConfig:
     # Ours, see `models.convlstm.layer.ConvLSTM.remember`.
     memory_frames: int | None = option(
         None,
-        "Start training with cells that remember up to this many frames, such as 208. Default: a few, as Keras starts.",
+        "Initialise the cells to remember up to this many frames, such as 208. Default: a few, as in Keras.",
         min=2,
         panel="Network",
     )
     # 208: NTU RGB+D's longest group of lengths, see `models.convlstm.windows`.
     long_videos: LongVideos = option(
-        "cut", "Stateful, videos above 300 frames: cut to 208 frames, or whole.", panel="Videos"
+        "cut",
+        "What the stateful network sees of videos above 300 frames: their first 208 frames (cut), or all.",
+        panel="Videos",
     )
     # window: the first half of a video's windows moves no weights, each later one does. video, ours: one update by the
     # mean loss of all windows of the batch; it keeps the activations of whole videos in memory.

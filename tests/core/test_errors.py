@@ -78,3 +78,9 @@ HELP = "import sys; from har_pipeline.cli import main; sys.argv = ['har', 'train
 )
 def test_a_reader_that_goes_away_is_no_error(code: str) -> None:
     assert run(code, read=False) == (1, "", "")
+
+
+def test_ctrl_c_ends_with_a_line() -> None:
+    fail = "def fail(): raise KeyboardInterrupt\nextractors.describe_nets = fail\nmain()"
+    line = "interrupted: finished work is kept; run the same command again to continue\n"
+    assert run(MODELS + fail, read=True) == (130, "", line)

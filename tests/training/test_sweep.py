@@ -326,7 +326,7 @@ def test_on_the_command_line(work: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, f"{result.output}{result.exception!r}"
     assert "[12/12] units_4-dropout_0.5: 3 trained, test video accuracy" in result.stderr
     assert result.stdout.count(" chosen by its validation accuracy ") == 3
-    assert "mean test video accuracy of what each split chose" in result.stdout
+    assert "mean test video accuracy of the chosen values" in result.stdout
     assert min(imread(tmp_path / "out" / "sweep.png").shape[:2]) > 300
     found = json.loads(CliRunner().invoke(app, arguments(work, tmp_path / "out", *more, "--json")).stdout)
     assert [one["values"] for one in found["points"]] == [{"units": u, "dropout": d} for u in (2, 4) for d in (0, 0.5)]

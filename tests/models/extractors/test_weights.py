@@ -9,6 +9,7 @@ from har_pipeline.core.errors import WeightsError
 from har_pipeline.models.extractors import build_extractor
 from har_pipeline.models.extractors import weights as weights_module
 from har_pipeline.models.extractors.vgg16 import VGG16
+from har_pipeline.models.extractors.weights import read_state_dict
 
 
 def test_bad_weights_give_clear_errors(tmp_path: Path) -> None:
@@ -72,3 +73,11 @@ def test_a_file_that_is_no_state_dict_gets_our_own_words(tmp_path: Path, content
     with pytest.raises(WeightsError, match=r"weights\.pt: ") as caught:
         build_extractor("i3d", weights=str(path), device="cpu")
     assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"riding a bike\nplaying cricket\n" * 50, b"RIFF" + bytes(range(256)) * 20])
+def test_files_of_another_kind_are_no_weights(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "names.txt"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"names\.txt: not a readable weights file"):
+        read_state_dict(path)
