@@ -14,17 +14,7 @@ from har_pipeline.models.heads.fusion import HiddenFusion, InputFusion
 from har_pipeline.models.heads.pooling import MeanPool, PerClip, fit_linear
 from har_pipeline.models.heads.recurrent import AttentionEncoder, ProjectedEncoder, RecurrentEncoder, StackedEncoder
 
-__all__ = [
-    "AttentionEncoder",
-    "Encoder",
-    "HeadConfig",
-    "MeanPool",
-    "RecurrentEncoder",
-    "SequenceClassifier",
-    "StackedEncoder",
-    "build_head",
-    "fit_linear",
-]
+__all__ = ["HeadConfig", "SequenceClassifier", "build_head", "fit_linear"]
 
 
 def build_head(config: HeadConfig, stream_dims: int | Sequence[int], num_classes: int) -> SequenceClassifier:
