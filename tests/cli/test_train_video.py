@@ -167,7 +167,7 @@ def test_a_range_test(ntu: Path, run: Path, tmp_path: Path) -> None:
     assert "suggested learning rates" in out or "did not fall" in out
 
 
-def test_stopped_by_hand_it_says_how_to_go_on(
+def test_stopped_by_hand_it_can_be_continued(
     ntu: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(job: PlannedRun, epoch: Epoch) -> None:
@@ -180,8 +180,7 @@ def test_stopped_by_hand_it_says_how_to_go_on(
     command = ("train-video", str(ntu / "manifest.csv"), "--store", str(ntu / "frames.zarr"), *FAST)
     with monkeypatch.context() as patch:
         patch.setattr(train_video, "training_bar", bar)
-        _, err = har(*command, "-o", str(tmp_path / "run"), code=130)
-    assert "run the same command again to continue" in err
+        har(*command, "-o", str(tmp_path / "run"), code=130)
     assert [path.name for path in tmp_path.iterdir()] == [".run.partial"]
     _, err = har(*command, "-o", str(tmp_path / "run"))
     assert "epoch 1/2" not in err

@@ -116,7 +116,7 @@ def test_data_that_cannot_be_fitted(change, says: str) -> None:
 
 def test_options_are_checked_when_fitted() -> None:
     X, y = videos()
-    with pytest.raises(ValueError, match="dropout must be in"):
+    with pytest.raises(ValueError, match="dropout must be at least 0 and below 1"):
         HeadClassifier(dropout=1.5).fit(X, y)
 
 
@@ -134,5 +134,5 @@ def test_the_package_gives_it_without_loading_it_before() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("320\n", 0), done.stderr
     assert har_pipeline.HeadClassifier is HeadClassifier
-    with pytest.raises(AttributeError, match="no attribute 'HeadClasifier'"):
+    with pytest.raises(AttributeError, match="HeadClasifier"):
         har_pipeline.HeadClasifier  # noqa: B018

@@ -114,7 +114,7 @@ def test_a_plan_has_every_combination_in_order() -> None:
         ([], "nothing is swept"),
         ([UNITS, Axis("units", (3, 4))], "units given twice"),
         ([Axis("units", (3, 3))], "units: duplicate value in 3, 3"),
-        ([Axis("dropout", (0.5, 1.5))], r"dropout_1.5: dropout must be in"),
+        ([Axis("dropout", (0.5, 1.5))], r"dropout_1.5: dropout must be at least 0 and below 1"),
         ([Axis("head", ("svm",)), Axis("num_layers", (1, 2))], "num_layers_1: num_layers belongs to recurrent"),
         (
             [Axis("head", ("lstm", "res_lstm")), UNITS],
@@ -336,7 +336,7 @@ def test_on_the_command_line(work: Path, tmp_path: Path) -> None:
 def test_without_validation_videos_nothing_is_chosen(work: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, arguments(work, tmp_path / "out", "--num-steps", "1,2", "--val-fraction", "0"))
     assert result.exit_code == 0, result.output
-    assert ("No values are chosen" in result.stdout, "chosen by" in result.stdout) == (True, False)
+    assert ("no values chosen" in result.stdout, "chosen by" in result.stdout) == (True, False)
 
 
 def test_a_failed_run_is_an_exit_code(work: Path, tmp_path: Path) -> None:
