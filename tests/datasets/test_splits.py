@@ -473,7 +473,7 @@ def test_a_choice_is_one_split_all_or_a_file(tmp_path: Path) -> None:
     write_split_file(tmp_path / "own.json", replace(every[2], manifest_sha256="a"))
     file = SplitChoice(split_file=tmp_path / "own.json")
     chosen, (note,) = choose_splits(records, file, manifest_sha256="b")
-    assert chosen == [replace(every[2], manifest_sha256="a")]
+    assert chosen == [replace(every[2], manifest_sha256="b")]
     assert "was written for another manifest" in note
     assert not file.every
     assert three.unread(records) == ["num_folds", "test_fraction", "column"]
