@@ -39,6 +39,11 @@ def build(
 
     records = build_manifest(dataset, root, sequences=sequences, splits=splits, split_index=split_index)
     write_manifest(out, records, root=root)
+    if dataset == "folder" and (parts := sorted({record.split for record in records if record.split})):
+        note(
+            f"folders named after parts ({', '.join(parts)}) fill the column split, the folders below them are the "
+            "classes; --protocol column trains and tests on these parts"
+        )
     labels = {record.label for record in records}
     others = left_out(root, records, known=(out, sequences, splits))
     for path in others[:LISTED_AT_MOST]:
