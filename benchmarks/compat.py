@@ -37,7 +37,7 @@ STEPS = {
     "train": "train data/manifest.csv store.zarr --features eff --head lstm --units 16 --epochs 5 --device cpu -o run",
     "train a support vector machine": "train data/manifest.csv store.zarr --features eff --head svm --device cpu -o svm",
     "reduce": "features reduce store.zarr --manifest data/manifest.csv --features eff --dim 4",
-    "frames": "frames data/manifest.csv frames.zarr --fps 12",
+    "frames": "frames data/manifest.csv frames.zarr --fps 3 --size 32",
     "train on raw depth": "train-video data/manifest.csv --store frames.zarr --epochs 1 --width 0.25 --device cpu -o raw",
     "evaluate": "evaluate run",
     "fuse": "fuse run svm -o fused",
@@ -160,9 +160,11 @@ def run(uv: str, job: Job, wheel: Path, work: Path, environment: dict[str, str])
         "--resolution",
         resolution,
     ]
-    call([*compiled, ROOT / "pyproject.toml", "-o", work / "versions.txt"], work, environment)
+    # A file of each job's own: uv keeps to the versions of one that exists.
+    versions = work / f"{job.python}-{job.versions}.txt"
+    call([*compiled, ROOT / "pyproject.toml", "-o", versions], work, environment)
     install: list[str | Path] = [uv, "pip", "install", "--quiet", "--python", python]
-    call([*install, "-r", work / "versions.txt"], work, environment)
+    call([*install, "-r", versions], work, environment)
     call([*install, "--no-deps", wheel], work, environment)
     listed = json.loads(call([uv, "pip", "list", "--quiet", "--format", "json", "--python", python], work, environment))
     direct = {re.split(r"[<>=;\[ ]", text)[0] for text in PROJECT["dependencies"]}
