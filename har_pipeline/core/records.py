@@ -30,6 +30,11 @@ RawStream = Literal["depth", "rgb"]
 Aspect = Literal["stretch", "keep"]
 Decoder = Literal["auto", "decord", "pyav"]
 
+# Limits of reading one video, unless a job sets others. A million frames are 11 hours at 25 frames/s.
+MAX_FRAMES = 1_000_000
+TIME_LIMIT_S = 600.0
+MEMORY_LIMIT_GB = 4.0
+
 # Types that extracted features are stored in.
 FeatureType = Literal["float16", "float32"]
 
