@@ -66,5 +66,5 @@ class FlowCache:
         np.save(body, rounded, allow_pickle=False)
         checksum = zlib.crc32(body.getvalue()).to_bytes(_CHECKSUM_BYTES, "little")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with new_file(path) as partial:
+        with new_file(path, sync=False) as partial:
             partial.write_bytes(body.getvalue() + checksum)
