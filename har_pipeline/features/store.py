@@ -25,6 +25,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,6 +58,7 @@ ZSTD_RATIO, MAX_UNSEEN_BYTES = 2**15, 2**30
 STOP_S = 60.0
 FAILURE_ATTEMPTS = 100
 _DAMAGED = "its metadata is damaged"
+_SET_NAME = re.compile(r".+-[0-9a-f]{10}")
 _AGAIN = "delete it with `har features verify --delete` and extract again"
 log = logging.getLogger(__name__)
 
@@ -357,15 +359,16 @@ class FeatureStore:
     @staticmethod
     def _read_spec(group: Path) -> FeatureSpec:
         again = "run the `har extract` or `har frames` that made it again"
+        damage = StoreError if _SET_NAME.fullmatch(group.name) else _ForeignError
         try:
             attributes = _read_metadata(group, "group")["attributes"]
         except ValueError as error:
-            raise StoreError(f"{group}: {_DAMAGED} ({error}); {again}") from error
+            raise damage(f"{group}: {_DAMAGED} ({error}); {again}") from error
         values = attributes.get("spec")
         if not isinstance(values, dict):
             raise _ForeignError(f"{group}: a Zarr group without a feature spec, not of this program")
         if not group.name.endswith(f"-{spec_hash(values)}"):
-            raise StoreError(
+            raise damage(
                 f"{group}: {_DAMAGED}: its spec is not the one that its name was made from (the spec's hash is "
                 f"{spec_hash(values)}, not {group.name.rpartition('-')[2]}); bring {META} back from a copy"
             )
@@ -549,7 +552,10 @@ class FeatureStore:
         self._discard(self._node(feature_set, video_id))
 
     def mend(self, feature_set: str, damage: Damage) -> None:
-        """Remove what `verify` found damaged; with a reduction, the features made with it. Raises: StoreError if it was not read, and so may be sound."""
+        """Remove what `verify` found damaged; with a reduction, the features made with it.
+
+        Raises: StoreError if it was not read, and so may be sound.
+        """
         if not damage.readable:
             raise StoreError(f"{damage.reason}: not deleted")
         if damage.kind == "features":
@@ -689,7 +695,10 @@ class FeatureStore:
             except UnreadableError as error:
                 yield name, error
             except ValueError as error:
-                yield name, StoreError(f"{node}: the record of a failure is damaged ({error}); it is written anew")
+                yield (
+                    name,
+                    StoreError(f"{node}: the record of its failure is damaged ({error}); the video is tried again"),
+                )
 
     def remove_debris(self) -> int:
         """Delete what dead writers left in the store, see core/files.py; returns how many arrays and files."""
