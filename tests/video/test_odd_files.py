@@ -13,7 +13,6 @@ from video_files import (
     make_audio,
     make_video,
     merge_streams,
-    read_number,
     set_matrix,
     truncate,
     zero_out,
@@ -73,8 +72,7 @@ def test_of_several_streams_the_largest_is_read_by_every_decoder(tmp_path: Path,
     assert (info.width, info.packet_frames) == (320, 8)
     assert info.notes == ("2 video streams: the one of 320x240 px is read (stream 1)",)
     found, _ = frames_of(path, decoder)
-    assert [read_number(frame) for frame in found] == list(range(8))
-    assert found[0].shape == (240, 320, 3)
+    assert all((a == b).all() for a, b in zip(found, frames_of(large)[0], strict=True))
 
 
 # Display matrices.

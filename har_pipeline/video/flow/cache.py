@@ -71,7 +71,7 @@ class FlowCache:
         checksum = zlib.crc32(body.getvalue()).to_bytes(_CHECKSUM_BYTES, "little")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with new_file(path) as partial:
+            with new_file(path, sync=False) as partial:
                 partial.write_bytes(body.getvalue() + checksum)
         except OSError as error:
             self.problem = f"{self.folder}: flow is not kept any more ({error.strerror or error})"
