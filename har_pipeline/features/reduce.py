@@ -19,7 +19,7 @@ from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, Stor
 from har_pipeline.core.records import FeatureSpec, ReductionSpec, Split
 from har_pipeline.features.pca import Fit, Projection, check_dim, fit_exact, fit_randomised, in_blocks
 from har_pipeline.features.reader import FeatureReader
-from har_pipeline.features.store import FeatureStore
+from har_pipeline.features.store import FeatureStore, writing_to
 
 # Called with what is being done (`fit` or `project`), the videos done and their total.
 OnProgress = Callable[[str, int, int], None]
@@ -215,7 +215,8 @@ def _fit(
         return in_blocks(_training_features(store, source, ids, on_progress))
 
     if options.seed is None:
-        fit = fit_exact(blocks, options.dim, num_rows, feature_dim, spill_dir=store.path)
+        with writing_to(store.path):
+            fit = fit_exact(blocks, options.dim, num_rows, feature_dim, spill_dir=store.path)
     else:
         fit = fit_randomised(blocks, options.dim, num_rows, feature_dim, options.seed)
     facts = {

@@ -27,6 +27,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -135,7 +136,9 @@ def system_error(error: BaseException) -> OSError | None:
 
 
 @contextlib.contextmanager
-def writing_to(path: Path, way_out: str = "what is done is kept: run the same command again then") -> Iterator[None]:
+def writing_to(
+    path: Path, way_out: str = "what is done is kept: mend that, then run the same command again"
+) -> Iterator[None]:
     """Turn errors of the disk into a `StoreError` that names the store or pack at `path`, and the way out."""
     try:
         yield
@@ -222,16 +225,22 @@ def _check_array(node: Path, values: Mapping[str, Any], dtypes: Sequence[str]) -
     known = {"shape", "data_type", "fill_value", "attributes", "zarr_format", "node_type", "dimension_names", *expected}
     if others := {key for key, value in values.items() if key not in known and value not in ([], None)}:
         raise ValueError(f"unknown {', '.join(sorted(others))}")
-    chunk_files = [path for path in (node / "c").rglob("*") if not path.is_dir()]
-    if strange := [path for path in chunk_files if not path.is_file()]:
-        raise ValueError(f"{strange[0].relative_to(node)} is no file")
-    if shape[0] * row_bytes > MAX_UNSEEN_BYTES + ZSTD_RATIO * sum(path.stat().st_size for path in chunk_files):
+    stored = 0
+    for folder, _, names in os.walk(node / "c"):
+        for name in names:
+            status = os.stat(os.path.join(folder, name))
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError(f"{os.path.relpath(folder, node)}/{name} is no file")
+            stored += status.st_size
+    if shape[0] * row_bytes > MAX_UNSEEN_BYTES + ZSTD_RATIO * stored:
         raise ValueError(f"shape {shape} is more than its chunks can hold")
 
 
-def _array_of(node: Path) -> np.ndarray:
-    """Return the content of an array whose metadata was checked."""
-    return np.asarray(_zarr().open_array(node, mode="r", zarr_format=3)[...])
+def _array_of(node: Path, values: Mapping[str, Any]) -> np.ndarray:
+    """Return the content of an array, given its metadata, which were checked: Zarr does not read them again."""
+    zarr = _zarr()
+    place = zarr.storage.StorePath(zarr.storage.LocalStore(node, read_only=True))
+    return np.asarray(zarr.Array.from_dict(place, {**values, "attributes": {}})[...])
 
 
 def _source_checksum(commit: Mapping[str, Any]) -> str:
@@ -493,7 +502,7 @@ class FeatureStore:
             _check_array(node, values, (spec.dtype,))
             if values["shape"] != [commit["num_clips"], spec.feature_dim]:
                 raise ValueError(f"shape {values['shape']}, not {[commit['num_clips'], spec.feature_dim]}")
-            features = _array_of(node)
+            features = _array_of(node, values)
             starts, ends = (np.asarray(commit[name], np.int64) for name in ("clip_starts", "clip_ends"))
             times = np.asarray(commit["clip_times_s"], np.float64) if "clip_times_s" in commit else None
         except UnreadableError:
@@ -626,8 +635,9 @@ class FeatureStore:
             checksum = _read_metadata(node, "group")["attributes"].get("checksum")
             arrays = {}
             for name in sorted(one for one in entries(node) if (node / one).is_dir()):
-                _check_array(node / name, _read_metadata(node / name, "array"), DTYPES)
-                arrays[name] = _array_of(node / name)
+                values = _read_metadata(node / name, "array")
+                _check_array(node / name, values, DTYPES)
+                arrays[name] = _array_of(node / name, values)
         except UnreadableError:
             raise
         except Exception as error:
@@ -702,11 +712,11 @@ class FeatureStore:
 
     def remove_debris(self) -> int:
         """Delete what dead writers left in the store, see core/files.py; returns how many arrays and files."""
-        removed = remove_debris(self.path / STAGING) if (self.path / STAGING).is_dir() else 0
+        removed = remove_debris(self.path / STAGING)
         sets = [node for node in self.path.iterdir() if node.is_dir() and not node.name.startswith(".")]
-        failures = (self.path / FAILURES).iterdir() if (self.path / FAILURES).is_dir() else ()
-        for folder in (self.path, *sets, *failures):
-            removed += remove_debris(folder, "zarr") if folder.is_dir() else 0
+        failures = [self.path / FAILURES / name for name in entries(self.path / FAILURES)]
+        for folder in (self.path, *sets, *(node for node in failures if node.is_dir())):
+            removed += remove_debris(folder, "zarr")
             # As Zarr names them, without an owner.
             for node in folder.glob("zarr.*.partial"):
                 if lease_is_over(node):

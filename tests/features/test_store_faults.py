@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,9 @@ from har_pipeline.features.reduce import ReduceOptions, reduce_features
 from har_pipeline.features.store import FeatureStore, UnreadableError
 
 SPEC = FeatureSpec(extractor="net", weights="random:0", layer="pool", feature_dim=6)
+
+
+KEPT = "what is done is kept: mend that, then run the same command again"
 
 
 def write(store: FeatureStore, video_id: str, rows: int = 5) -> bool:
@@ -210,9 +213,9 @@ def test_what_cannot_be_read_now_is_not_deleted(
     chunk.write_bytes(chunk.read_bytes()[:-1])
     array_of = store_module._array_of
 
-    def fail(node: Path) -> np.ndarray:
+    def fail(node: Path, values: Mapping[str, object]) -> np.ndarray:
         if node.name != "unread":
-            return array_of(node)
+            return array_of(node, values)
         error = OSError(number, os.strerror(number))
         raise ExceptionGroup("while reading", [error]) if wrapped else error
 
@@ -270,7 +273,7 @@ def test_a_disk_that_is_full_ends_in_one_line_and_leaves_no_half_commit(
 ) -> None:
     write(store, "done")
     monkeypatch.setattr(what, fail)
-    line = rf"^{store.path}: cannot be written \({says}[^)]*\); what is done is kept: run the same command again then$"
+    line = rf"^{store.path}: cannot be written \({says}[^)]*\); {KEPT}$"
     with pytest.raises(StoreError, match=line):
         write(store, "v")
     with pytest.raises(StoreError, match=line):
@@ -325,9 +328,7 @@ def test_a_real_limit_of_the_file_size(tmp_path: Path, store: FeatureStore) -> N
     command = [sys.executable, "-c", code, str(store.path), SPEC.name]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=python_path())
     assert done.returncode == 1
-    assert done.stderr.splitlines() == [
-        f"error: {store.path}: cannot be written (File too large); what is done is kept: run the same command again then"
-    ]
+    assert done.stderr.splitlines() == [f"error: {store.path}: cannot be written (File too large); {KEPT}"]
     assert staged(store) == []
     assert store.video_ids(SPEC.name) == ["done"]
 
