@@ -174,20 +174,26 @@ def reduce_features(
     projection = read_projection(store, spec.name, spec.reduction)
     store.create_feature_set(spec)
     total, missing = _project(store, source, spec, projection, on_progress)
-    return ReduceSummary(
-        feature_set=spec.name,
-        source=source,
-        dim=spec.feature_dim,
-        explained=facts["explained"],
-        fitted=fitted,
-        num_train=facts["num_train"],
-        num_rows=facts["num_rows"],
-        missing=tuple(facts["missing"]),
-        total=total,
-        already=total - missing,
-        done=missing,
-        seconds=round(time.perf_counter() - started, 3),
-    )
+    try:
+        return ReduceSummary(
+            feature_set=spec.name,
+            source=source,
+            dim=spec.feature_dim,
+            explained=float(facts["explained"]),
+            fitted=fitted,
+            num_train=int(facts["num_train"]),
+            num_rows=int(facts["num_rows"]),
+            missing=tuple(facts["missing"]),
+            total=total,
+            already=total - missing,
+            done=missing,
+            seconds=round(time.perf_counter() - started, 3),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(
+            f"{store.path}: what was written beside the reduction of {spec.name} is damaged ({error!r}); delete it with "
+            "the feature set of that name, and reduce again"
+        ) from error
 
 
 def _fit(

@@ -56,6 +56,7 @@ DTYPES = ("float16", "float32", "float64", "uint8")
 
 # A block of zstd holds at most 128 KiB and takes at least 4 bytes. Chunks that hold the fill value only are not written.
 ZSTD_RATIO, MAX_UNSEEN_BYTES = 2**15, 2**30
+MAX_META_BYTES = 2**28
 STOP_S = 60.0
 FAILURE_ATTEMPTS = 100
 _DAMAGED = "its metadata is damaged"
@@ -168,8 +169,11 @@ def _read_metadata(node: Path, kind: Literal["array", "group"]) -> dict[str, Any
     """Return the zarr.json of a group or an array. Raises: UnreadableError; ValueError if it is not one of Zarr v3."""
     path = node / META
     try:
-        if not path.is_file():  # a folder of this name makes Zarr look for other formats
+        status = os.stat(path)  # not Path.is_file, which calls a file that it may not look at absent
+        if not stat.S_ISREG(status.st_mode):  # a folder of this name makes Zarr look for other formats
             raise ValueError(f"no file {META}")
+        if status.st_size > MAX_META_BYTES:
+            raise ValueError(f"{META} has {status.st_size:,} bytes")
         values = json.loads(path.read_bytes())
     except (OSError, MemoryError) as error:
         raise _unreadable(node, error) or ValueError(str(error)) from error
@@ -256,6 +260,17 @@ def spec_hash(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 
 
+def is_there(path: Path) -> bool:
+    """Return whether a path exists, or may: one that cannot be looked at now counts."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def entries(folder: Path) -> set[str]:
     """Return the names in a folder as they are spelled there."""
     try:
@@ -306,7 +321,7 @@ class FeatureStore:
         node = self.path.joinpath(*names)
         folder = node.parent
         try:
-            if not (node / META).exists():
+            if not is_there(node / META):
                 return None
             if node.name not in self._spelled.get(folder, ()):
                 self._spelled[folder] = entries(folder)
@@ -420,7 +435,7 @@ class FeatureStore:
         self.spec(feature_set)
         try:
             nodes = (self.path / feature_set).iterdir()
-            return sorted(node.name for node in nodes if node.is_dir() and (node / META).exists())
+            return sorted(node.name for node in nodes if node.is_dir() and is_there(node / META))
         except OSError as error:
             raise StoreError(f"{self.path / feature_set}: cannot be read ({error.strerror})") from error
 
@@ -554,7 +569,7 @@ class FeatureStore:
 
     def reductions(self) -> list[str]:
         """Return the names of the feature sets of which a reduction is stored, sorted; the sets need not exist yet."""
-        return sorted(name for name in entries(self.path / REDUCTION) if (self.path / REDUCTION / name / META).exists())
+        return sorted(name for name in entries(self.path / REDUCTION) if is_there(self.path / REDUCTION / name / META))
 
     def delete(self, feature_set: str, video_id: str) -> None:
         """Remove one video's features, so that the next extraction computes them again."""
@@ -578,7 +593,7 @@ class FeatureStore:
 
     def discard_rump(self, node: Path) -> None:
         """Remove a folder that has lost its metadata, and so holds nothing."""
-        if node.is_dir() and not (node / META).exists():
+        if node.is_dir() and not is_there(node / META):
             self._discard(node)
 
     def _discard(self, node: Path | None) -> None:
@@ -695,7 +710,7 @@ class FeatureStore:
         done = set(self.video_ids(feature_set)) if folder.is_dir() else set()
         for name in sorted(entries(folder) - done):
             node = folder / name
-            if not (node / META).exists():
+            if not is_there(node / META):
                 continue
             try:
                 attributes = _read_metadata(node, "group")["attributes"]

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -249,6 +250,28 @@ def test_metadata_that_cannot_be_read_now_is_no_damage(store: FeatureStore, monk
     monkeypatch.undo()
     assert store.read(SPEC.name, "v", check=True)
     assert store.failures(SPEC.name) == {"w": "empty"}
+
+
+def test_what_cannot_be_looked_at_is_neither_absent_nor_damaged(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that this user may not enter: its video is listed, not read, not deleted, not replaced."""
+    write(store, "v")
+    real = os.stat
+
+    def fail(path: str | Path, **options: Any) -> os.stat_result:
+        if "/v/" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(os, "stat", fail)
+    assert FeatureStore(store.path).video_ids(SPEC.name) == ["v"]
+    code, found = verify(store, "--delete")
+    assert (code, found["damaged"], [row["video_id"] for row in found["unreadable"]]) == (1, [], ["v"])
+    with pytest.raises(StoreError, match="cannot be written"):
+        write(store, "v")
+    monkeypatch.undo()
+    assert store.read(SPEC.name, "v", check=True)
 
 
 # Disks

@@ -83,3 +83,5 @@ def test_a_kill_while_writing_leaves_nothing_that_counts(tmp_path: Path) -> None
     found = cache.get("video", (0, 1), FlowSpec(), (6, 8))
     assert found is not None
     assert found.min() == 1
+    # The first writing of a process into a folder removes what dead ones left there.
+    assert not list(tmp_path.rglob("*.partial-*"))
