@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from har_pipeline.core.errors import FeatureMismatchError, StoreError
-from har_pipeline.core.files import lease_is_over, publish, remove, remove_debris, staging_name, write_text
+from har_pipeline.core.files import publish, remove, remove_debris, staging_name, write_text
 from har_pipeline.core.records import VIDEO_ID_PATTERN, FeatureRecord, FeatureSpec, VideoSource, check_video_id
 
 if TYPE_CHECKING:
@@ -731,12 +731,7 @@ class FeatureStore:
         sets = [node for node in self.path.iterdir() if node.is_dir() and not node.name.startswith(".")]
         failures = [self.path / FAILURES / name for name in entries(self.path / FAILURES)]
         for folder in (self.path, *sets, *(node for node in failures if node.is_dir())):
-            removed += remove_debris(folder, "zarr")
-            # As Zarr names them, without an owner.
-            for node in folder.glob("zarr.*.partial"):
-                if lease_is_over(node):
-                    remove(node)
-                    removed += 1
+            removed += remove_debris(folder, "*")
         return removed
 
 
