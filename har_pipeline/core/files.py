@@ -36,6 +36,9 @@ LEASE_DAYS = 7
 # Owners as `staging_name` writes them; older versions wrote no machine. A suffix may follow.
 _OWNER = r"(?P<host>[^./][^/]*?)\.(?:m(?P<machine>[0-9a-f]{8})\.)?(?P<pid>\d+)\.(?P<token>[0-9a-f]{12,32})(?:\.[^.]*)?"
 
+# Files whose names tell no owner: Zarr's, and those of older versions. They go by their age alone.
+_UNOWNED = re.compile(r"(?:\..+\.\d+|zarr\.[0-9a-f]+)\.partial(?:\.npy)?")
+
 # Where folders cannot be flushed, as on some network file systems, there is nothing to wait for.
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.ENOSYS}
 
@@ -219,7 +222,8 @@ def remove_debris(folder: Path, stem: str = "") -> int:
     removed = 0
     for node in folder.iterdir() if folder.is_dir() else ():
         match = named.fullmatch(node.name)
-        if match and (_ended_here(match) or lease_is_over(node)):
+        unowned = stem == "*" and _UNOWNED.fullmatch(node.name) and not node.is_dir()
+        if (match and _ended_here(match)) or ((match or unowned) and _lease_is_over(node)):
             remove(node)
             removed += 1
     return removed
@@ -241,7 +245,7 @@ def _ended_here(owner: re.Match[str]) -> bool:
     return not owner["token"].startswith(_process_token(pid)) if pid == os.getpid() else not process_lives(pid)
 
 
-def lease_is_over(node: Path) -> bool:
+def _lease_is_over(node: Path) -> bool:
     """Return whether nothing in a file or folder was written for `LEASE_DAYS`."""
     newest = 0.0
     with contextlib.suppress(OSError):  # what vanishes meanwhile

@@ -98,7 +98,7 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], None]] = {
 def nothing_is_opened(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Zarr is not even asked, where a test says so."""
     if "hostile" in request.fixturenames:
-        monkeypatch.setattr(store_module, "_array_of", lambda node: pytest.fail("opened"))
+        monkeypatch.setattr(store_module, "_array_of", lambda *_: pytest.fail("opened"))
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)

@@ -100,3 +100,5 @@ def test_a_cache_that_cannot_be_written_costs_the_reuse_only(tmp_path: Path, mon
         assert cache.problem.startswith(f"{folder}: flow is not kept any more (")
         assert cache.get(*place) is None
         cache.put(*place, flow)  # not tried again
+    # The first writing of a process into a folder removes what dead ones left there.
+    assert not list(tmp_path.rglob("*.partial-*"))
