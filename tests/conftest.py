@@ -12,6 +12,9 @@ from hypothesis import settings
 settings.register_profile("har", deadline=None)
 settings.load_profile("har")
 
+# Nothing here outlives a power cut; the tests of durability set it anew.
+os.environ.setdefault("HAR_FSYNC", "0")
+
 REAL_DATA = Path(os.environ.get("HAR_REAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "real"))
 
 

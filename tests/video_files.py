@@ -44,15 +44,19 @@ def make_video(
     seed: int = 0,
     options: dict[str, str] | None = None,
     times: Sequence[int] | None = None,
+    noise: np.random.Generator | None = None,
 ) -> Path:
-    """Write numbered frames into a video file; `times` (in 1/fps s) makes their rate vary."""
+    """Write numbered frames into a video file; `times` (in 1/fps s) makes their rate vary, `noise` their packets large."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps, options=options or {})
         stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
         stream.bit_rate = 2_000_000
         for number in range(num_frames):
-            frame = av.VideoFrame.from_ndarray(numbered_frame(number, width, height, seed), format="rgb24")
+            picture = numbered_frame(number, width, height, seed)
+            if noise is not None:
+                picture = np.clip(picture + noise.integers(-30, 30, picture.shape), 0, 255).astype(np.uint8)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             if times is not None:
                 frame.pts, frame.time_base = times[number], Fraction(1, fps)
             container.mux(stream.encode(frame))
@@ -63,14 +67,7 @@ def make_video(
 def turn_mp4(source: Path, target: Path, degrees: int) -> Path:
     """Copy an MP4 with the display matrix of its first track set to a clockwise turn, as a phone writes it."""
     cos, sin = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
-    one = 1 << 16
-    matrix = struct.pack(">9i", cos * one, sin * one, 0, -sin * one, cos * one, 0, 0, 0, 1 << 30)
-    data = bytearray(source.read_bytes())
-    box = data.index(b"tkhd") + 4
-    start = box + (52 if data[box] else 40)  # version 1 has three longer fields before the matrix
-    data[start : start + len(matrix)] = matrix
-    target.write_bytes(data)
-    return target
+    return set_matrix(source, target, cos, sin, -sin, cos)
 
 
 def truncate(source: Path, target: Path, share: float) -> Path:
@@ -100,5 +97,51 @@ def damage_packets(source: Path, target: Path, numbers: list[int]) -> Path:
     for number in numbers:
         position, size = packets[number]
         data[position : position + size] = np.random.default_rng(number).bytes(size)
+    target.write_bytes(data)
+    return target
+
+
+def set_matrix(source: Path, target: Path, a: float, b: float, c: float, d: float) -> Path:
+    """Copy an MP4 with another display matrix of its first track: x' = a x + c y, y' = b x + d y."""
+    matrix = struct.pack(
+        ">9i", *(round(v * 65536) for v in (a, b)), 0, *(round(v * 65536) for v in (c, d)), 0, 0, 0, 1 << 30
+    )
+    data = bytearray(source.read_bytes())
+    box = data.index(b"tkhd") + 4
+    start = box + (52 if data[box] else 40)  # version 1 has three longer fields before the matrix
+    data[start : start + len(matrix)] = matrix
+    target.write_bytes(data)
+    return target
+
+
+def merge_streams(sources: Sequence[Path], target: Path, cover: bool = False) -> Path:
+    """Write the video streams of several files into one, without encoding them again; `cover`: the first is a picture."""
+    with av.open(str(target), "w") as out:
+        inputs = [av.open(str(source)) for source in sources]
+        streams = [out.add_stream_from_template(one.streams.video[0]) for one in inputs]
+        for stream in streams:
+            stream.disposition = av.stream.Disposition.default
+        if cover:
+            streams[0].disposition = av.stream.Disposition.attached_pic
+        for one, stream in zip(inputs, streams, strict=True):
+            for packet in one.demux(video=0):
+                if packet.size:
+                    packet.stream = stream
+                    out.mux(packet)
+            one.close()
+    return target
+
+
+def join(sources: Sequence[Path], target: Path) -> Path:
+    """Put files one after the other, as transport streams may be."""
+    target.write_bytes(b"".join(source.read_bytes() for source in sources))
+    return target
+
+
+def zero_out(source: Path, target: Path, share: float, count: int = 2000) -> Path:
+    """Copy a file with `count` bytes, from this share of it on, set to zero: a block that was never written."""
+    data = bytearray(source.read_bytes())
+    start = int(len(data) * share)
+    data[start : start + count] = bytes(count)
     target.write_bytes(data)
     return target

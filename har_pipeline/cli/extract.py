@@ -191,6 +191,8 @@ def extract(
         summaries = extract_many(records, FeatureStore(store, create=True), wanted, update)
     for summary in summaries:
         print_failures(summary.notes, summary.failed, summary.failed_before)
+    if summaries[0].flow_cache:
+        note(f"NOTE: {summaries[0].flow_cache}")
     if as_json:
         rows = [dataclasses.asdict(summary) for summary in summaries]
         print_json(rows if len(rows) > 1 else rows[0])
@@ -239,8 +241,13 @@ def flow(
     from har_pipeline.video.flow.render import write_flow_video
 
     spec = FlowSpec(method=method, bound_px=bound)
-    count = write_flow_video(video, out, spec, device=str(pick_device(device)), short_side=short_side, max_px=max_px)
+    notes: list[str] = []
+    count = write_flow_video(
+        video, out, spec, device=str(pick_device(device)), short_side=short_side, max_px=max_px, on_note=notes.append
+    )
+    for text in notes:
+        note(f"NOTE: {video}: {text}")
     if as_json:
-        print_json({"video": str(video), "out": str(out), "frames": count, "flow": spec.describe()})
+        print_json({"video": str(video), "out": str(out), "frames": count, "flow": spec.describe(), "notes": notes})
     else:
         typer.echo(f"{out}: {count} frames of flow, {spec.describe()}")

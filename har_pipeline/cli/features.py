@@ -17,7 +17,7 @@ from har_pipeline.datasets.splits import SplitChoice
 
 if TYPE_CHECKING:
     from har_pipeline.features.pack import PackedStore
-    from har_pipeline.features.store import FeatureStore
+    from har_pipeline.features.store import Damage, FeatureStore
 
 features_app = typer.Typer(
     no_args_is_help=True, help="List, show, verify, pack and reduce the feature sets of a store."
@@ -97,6 +97,7 @@ def _description(opened: FeatureStore | PackedStore, name: str, video_id: str | 
             **{f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name != "features"},
             "clip_starts": record.clip_starts.tolist(),
             "clip_ends": record.clip_ends.tolist(),
+            "clip_times_s": record.clip_times_s.tolist(),
             "shape": list(record.features.shape),
             "mean": float(record.features.astype("float32").mean()),
         }
@@ -118,37 +119,60 @@ def verify(
     store: StoreOrPack,
     features: FeatureSet = None,
     delete: Annotated[
-        bool, typer.Option(help="Delete damaged videos, so that the next `har extract` re-extracts them.")
+        bool, typer.Option(help="Delete what is damaged, so that the next `har extract` makes it again.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check every feature against its checksum. The exit code is 1 if any is damaged."""
+    """Check features, failure records and reductions against their checksums. The exit code is 1 if any is damaged.
+
+    --delete removes what was read and is wrong; what cannot be read (permission, faulty disk) stays, and is listed.
+    """
+    from har_pipeline.core.errors import StoreError
     from har_pipeline.features.pack import PackedStore, open_features
 
     opened = open_features(store)
-    if delete and isinstance(opened, PackedStore):
+    of_store = None if isinstance(opened, PackedStore) else opened
+    if delete and of_store is None:
         raise typer.BadParameter("--delete is for stores; run `har features pack` again to repair a pack")
     names = [opened.resolve(features)] if features else opened.feature_sets()
-    damaged = []
+    odd: dict[bool, list[dict[str, str]]] = {True: [], False: []}
     checked = 0
     for name in names:
-        for damage in opened.verify(name):
-            checked += 1
-            if damage is not None:
-                damaged.append({"feature_set": name, "video_id": damage.video_id, "reason": damage.reason})
-                if delete and not isinstance(opened, PackedStore):
-                    opened.delete(name, damage.video_id)
+        try:
+            for damage in opened.verify(name):
+                checked += damage is None or damage.kind == "features"
+                if damage is not None:
+                    odd[damage.readable].append(_damaged(name, damage))
+                    if delete and damage.readable and of_store is not None:
+                        of_store.mend(name, damage)
+        except StoreError as error:  # of the set as a whole, or of a deletion; the other sets are checked
+            odd[False].append({"feature_set": name, "video_id": "", "kind": "set", "reason": str(error)})
+    if of_store is not None and not features:
+        for name, reason in of_store.damaged_sets().items():
+            odd[False].append({"feature_set": name, "video_id": "", "kind": "set", "reason": reason})
+        for name in sorted(set(of_store.reductions()) - set(names)):
+            for damage in of_store.verify_reduction(name):
+                odd[damage.readable].append(_damaged(name, damage))
+                if delete and damage.readable:
+                    of_store.mend(name, damage)
+    damaged, unreadable = odd[True], odd[False]
     if as_json:
-        print_json({"checked": checked, "damaged": damaged, "deleted": delete})
+        print_json({"checked": checked, "damaged": damaged, "unreadable": unreadable, "deleted": delete})
     else:
-        for row in damaged:
-            note(f"damaged: {row['video_id']}: {row['reason']}")
+        for word, rows in (("damaged", damaged), ("unreadable", unreadable)):
+            for row in rows:
+                note(f"{word}: {row['video_id'] or row['feature_set']}: {row['reason']}")
         action = "deleted; run `har extract` again" if delete else "delete them with --delete and extract again"
-        if isinstance(opened, PackedStore):
+        if of_store is None:
             action = "run `har features pack` again"
-        typer.echo(f"{checked} videos checked, {len(damaged)} damaged" + (f" ({action})" if damaged else ""))
-    if damaged:
+        line = f"{checked} videos checked, {len(damaged)} damaged" + (f" ({action})" if damaged else "")
+        typer.echo(line + (f", {len(unreadable)} unreadable (not deleted)" if unreadable else ""))
+    if damaged or unreadable:
         raise typer.Exit(1)
+
+
+def _damaged(feature_set: str, damage: Damage) -> dict[str, str]:
+    return {"feature_set": feature_set, "video_id": damage.video_id, "kind": damage.kind, "reason": damage.reason}
 
 
 @features_app.command()

@@ -1,30 +1,64 @@
-"""Files and folders that appear whole or not at all, locks, JSON, hashes, and the cache folder.
+"""Files and folders that appear whole or not at all, on the disk before they count; locks, JSON, hashes, the cache folder.
 
-What is written gets a temporary name and is renamed into place when complete, so that a kill at any moment
-leaves the old content or none. The temporary name tells host and process, so that debris of dead processes can be removed.
+What is written gets a temporary name and is renamed into place when complete, so that a kill at any moment leaves the old
+content or none; file and folder are flushed to the disk around the renaming, so that a power cut does no more than a kill.
+HAR_FSYNC=0 in the environment leaves the flushing out, for who can make everything again and has a slow disk.
+
+A temporary name tells its owner: host, machine (a hash over host, boot and, of containers, the table of process numbers),
+process number, and a random token. Debris is removed by the next job in the same folder, but only if its owner is dead
+beyond doubt, which is the case if a process of this very machine has ended, or if nothing in it was written for
+`LEASE_DAYS`: writing is what renews the lease. Two containers that share a host name, or a machine that has booted since,
+are other machines, so their debris goes by its age.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
+import functools
 import hashlib
 import json
 import os
 import re
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from har_pipeline.core.errors import HarError
 
+LEASE_DAYS = 7
+
+# Owners as `staging_name` writes them; older versions wrote no machine. A suffix may follow.
+_OWNER = r"(?P<host>[^./][^/]*?)\.(?:m(?P<machine>[0-9a-f]{8})\.)?(?P<pid>\d+)\.(?P<token>[0-9a-f]{12,32})(?:\.[^.]*)?"
+
+# Where folders cannot be flushed, as on some network file systems, there is nothing to wait for.
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.ENOSYS}
+
+
+@functools.cache
+def _machine() -> str:
+    """Return 8 hex digits that processes share if one's number can be looked up by the other."""
+    known = []
+    with contextlib.suppress(OSError):  # Linux only
+        known = [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return hashlib.sha256("\n".join([socket.gethostname(), *(known or [str(uuid.getnode())])]).encode()).hexdigest()[:8]
+
+
+@functools.lru_cache(1)
+def _process_token(pid: int) -> str:
+    """Return a token of this process; a fork, whose number is another, gets its own."""
+    return uuid.uuid4().hex[:8]
+
 
 def staging_name() -> str:
-    """Return a name that no other writer uses and that tells host and process."""
-    return f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:12]}"
+    """Return a name that no other writer uses and that tells its owner."""
+    pid = os.getpid()
+    return f"{socket.gethostname()[:64]}.m{_machine()}.{pid}.{_process_token(pid)}{uuid.uuid4().hex[:12]}"
 
 
 def partial_path(path: Path) -> Path:
@@ -33,27 +67,38 @@ def partial_path(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def new_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
+def new_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """Give a path to write a file to; on success it replaces `path`, after an error nothing of it is left.
 
-    sync: wait until the content is on the disk before the file gets its name, so that a power cut loses nothing either.
+    What killed processes left in the same folder is removed first. sync: wait until the content is on the disk before the
+    file gets its name, so that a power cut loses nothing either; False for what is checked when it is read, and can be lost.
     """
+    _sweep(os.getpid(), path.parent.absolute())
     partial = partial_path(path)
     try:
         yield partial
         if sync:
-            with open(partial, "rb") as file:
-                os.fsync(file.fileno())
+            sync_file(partial)
         partial.replace(path)
+        if sync:
+            sync_folder(path.parent)
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a lost disk has its own error already
+            partial.unlink(missing_ok=True)
+
+
+@functools.lru_cache(4096)
+def _sweep(pid: int, folder: Path) -> None:
+    """Remove the debris of a folder, once in each process."""
+    with contextlib.suppress(OSError):
+        remove_debris(folder, "*")
 
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Give an empty folder to fill; on success it replaces `path`, after an error nothing of it is left.
 
-    What killed processes of this host left of the same folder is removed first.
+    What killed processes left of the same folder is removed first.
     """
     partial = partial_path(path)
     remove_debris(path.parent, path.stem)
@@ -66,8 +111,14 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def replace_folder(staged: Path, path: Path) -> None:
-    """Rename the folder `staged` to `path`, and delete the folder that was there; after an error the old one is back."""
-    replaced = partial_path(path)
+    """Rename the folder `staged` to `path`, and delete the folder that was there; after an error the old one is back.
+
+    After a kill between the two renames `path` is missing; `recover_folder` brings the old one back.
+    """
+    sync_tree(staged)
+    for copy in _replaced(path) if path.exists() else ():
+        remove(copy)  # a kill came before its deletion
+    replaced = path.with_name(f".{path.name}.replaced-{staging_name()}")
     if path.exists():
         path.rename(replaced)
     try:
@@ -76,7 +127,38 @@ def replace_folder(staged: Path, path: Path) -> None:
         if replaced.exists():
             replaced.rename(path)
         raise
-    shutil.rmtree(replaced, ignore_errors=True)
+    sync_folder(path.parent)
+    if replaced.exists():
+        # Under this name it is debris: what is half deleted must not be recovered.
+        trash = partial_path(path)
+        replaced.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)
+
+
+def recover_folder(path: Path, marker: str) -> bool:
+    """Bring back the folder that a killed `replace_folder` took away and put nothing in the place of.
+
+    marker: the file that a whole folder holds. Returns whether `path` was missing and is there again. Nothing happens while
+    the process that replaces it lives.
+    """
+    if path.exists():
+        return False
+    whole = [copy for copy in _replaced(path) if (copy / marker).is_file()]
+    if not whole:
+        return False
+    try:
+        max(whole, key=lambda copy: (copy / marker).stat().st_mtime_ns).rename(path)
+    except OSError:  # another process was first, or nothing can be written here
+        return path.exists()
+    sync_folder(path.parent)
+    return True
+
+
+def _replaced(path: Path) -> list[Path]:
+    """Return what `path` was before replacements whose process no longer lives here."""
+    named = re.compile(rf"{re.escape(f'.{path.name}.replaced-')}{_OWNER}")
+    found = [(node, named.fullmatch(node.name)) for node in path.parent.iterdir()] if path.parent.is_dir() else []
+    return [node for node, match in found if match and not _lives_here(match)]
 
 
 def publish(staged: Path, final: Path, marker: str) -> bool:
@@ -84,6 +166,7 @@ def publish(staged: Path, final: Path, marker: str) -> bool:
 
     marker: the file that a finished folder holds. Raises: OSError if `final` exists without it.
     """
+    sync_tree(staged)
     try:
         staged.rename(final)
     except OSError:
@@ -91,28 +174,84 @@ def publish(staged: Path, final: Path, marker: str) -> bool:
             raise
         shutil.rmtree(staged, ignore_errors=True)
         return False
+    sync_folder(final.parent)
     return True
 
 
-def remove_debris(folder: Path, stem: str = "") -> int:
-    """Delete what killed processes of this host left in a staging folder, or, with a stem, of that file or folder.
+def sync_file(path: Path) -> None:
+    """Wait until a file's content is on the disk, unless HAR_FSYNC is 0."""
+    if os.environ.get("HAR_FSYNC") == "0":
+        return
+    with open(path, "rb" if os.name == "posix" else "r+b") as file:
+        os.fsync(file.fileno())
 
-    Returns how many files and folders that were.
+
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk, unless HAR_FSYNC is 0 or the file system cannot tell."""
+    if os.environ.get("HAR_FSYNC") == "0" or os.name != "posix":
+        return
+    try:
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+
+
+def sync_tree(folder: Path) -> None:
+    """Wait until all that a folder holds is on the disk; see `sync_file`."""
+    for parent, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            sync_file(Path(parent, name))
+        sync_folder(Path(parent))
+
+
+def remove_debris(folder: Path, stem: str = "") -> int:
+    """Delete what dead writers left in a staging folder or, with a stem, of that file or folder (`*`: of any).
+
+    Returns how many files and folders that were. What belongs to a living process stays, see above.
     """
-    start = f".{stem}.partial-{socket.gethostname()}" if stem else socket.gethostname()
-    named = re.compile(rf"{re.escape(start)}\.(\d+)\.[0-9a-f]{{12,32}}(\.[^.]*)?")
+    start = "" if not stem else rf"\.{'.+' if stem == '*' else re.escape(stem)}\.partial-"
+    named = re.compile(f"{start}{_OWNER}")
     removed = 0
     for node in folder.iterdir() if folder.is_dir() else ():
         match = named.fullmatch(node.name)
-        if match and not process_lives(int(match[1])):
+        if match and (_ended_here(match) or lease_is_over(node)):
             remove(node)
             removed += 1
     return removed
 
 
+def _is_here(owner: re.Match[str]) -> bool:
+    return owner["machine"] == _machine()
+
+
+def _lives_here(owner: re.Match[str]) -> bool:
+    return _is_here(owner) and not _ended_here(owner)
+
+
+def _ended_here(owner: re.Match[str]) -> bool:
+    """Whether the owner was a process of this machine and has ended. One whose number is in use again may not have."""
+    if not _is_here(owner):
+        return False
+    pid = int(owner["pid"])
+    return not owner["token"].startswith(_process_token(pid)) if pid == os.getpid() else not process_lives(pid)
+
+
+def lease_is_over(node: Path) -> bool:
+    """Return whether nothing in a file or folder was written for `LEASE_DAYS`."""
+    newest = 0.0
+    with contextlib.suppress(OSError):  # what vanishes meanwhile
+        newest = max(one.lstat().st_mtime for one in (node, *(node.rglob("*") if node.is_dir() else ())))
+    return bool(newest) and time.time() - newest > LEASE_DAYS * 86400
+
+
 def remove(node: Path) -> None:
     """Delete a file or a folder with all it holds; one that is missing or cannot be deleted is not an error."""
-    if node.is_dir():
+    if node.is_dir() and not node.is_symlink():
         shutil.rmtree(node, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):
@@ -121,29 +260,43 @@ def remove(node: Path) -> None:
 
 def process_lives(pid: int) -> bool:
     """Return whether a process of this number runs on this host, whoever owns it."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+    import psutil
+
+    return bool(psutil.pid_exists(pid))
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[bool]:
-    """Hold the lock file `path`, created if missing; gives False at once if another process holds it.
+    """Hold the lock file `path`, created if missing; gives False at once if another process holds it, see `lock_owner`.
 
-    The lock ends with the process, however that ends.
+    The lock ends with the process, however that ends; the file may stay.
     """
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            held = False
-        else:
-            held = True
-        yield held
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+        if not path.stat().st_size:  # else it is how filelock locks where the system cannot
+            path.write_text(json.dumps(owner), encoding="utf-8")
+        yield True
+    finally:
+        lock.release()
+
+
+def lock_owner(path: Path) -> str:
+    """Return in words who holds the lock file `path`, such as `process 12 on host since 2026-01-31 10:00:00 UTC`."""
+    try:
+        owner = json.loads(path.read_text(encoding="utf-8"))
+        since = datetime.fromisoformat(owner["since"]).astimezone(UTC)
+        return f"process {int(owner['pid'])} on {owner['host']} since {since:%Y-%m-%d %H:%M:%S} UTC"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -30,6 +30,11 @@ RawStream = Literal["depth", "rgb"]
 Aspect = Literal["stretch", "keep"]
 Decoder = Literal["auto", "decord", "pyav"]
 
+# Limits of reading one video, unless a job sets others. A million frames are 11 hours at 25 frames/s.
+MAX_FRAMES = 1_000_000
+TIME_LIMIT_S = 600.0
+MEMORY_LIMIT_GB = 4.0
+
 # Types that extracted features are stored in.
 FeatureType = Literal["float16", "float32"]
 
@@ -202,12 +207,16 @@ class VideoSource:
         default_factory=dict
     )  # what was read, as `source_files.describe_file` says it; may be empty
 
-    @property
-    def clip_times_s(self) -> np.ndarray:
-        """(N, 2) float64 start and end of each clip in seconds from the start of the file."""
-        import numpy as np
+    # (N, 2) float64 start and end of each clip in seconds from the start of the file; from starts, ends and fps by default
+    clip_times_s: np.ndarray = None  # type: ignore[assignment]  # set below
 
-        return np.stack([self.clip_starts, self.clip_ends], axis=1) / self.fps
+    def __post_init__(self) -> None:
+        if self.clip_times_s is None:
+            import numpy as np
+
+            with np.errstate(divide="ignore", invalid="ignore"):  # a file without a frame rate: no finite times
+                times = np.stack([self.clip_starts, self.clip_ends], axis=1) / self.fps
+            object.__setattr__(self, "clip_times_s", times)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

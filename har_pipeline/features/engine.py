@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from har_pipeline.core.files import file_sha256
 from har_pipeline.core.records import VideoSource
 from har_pipeline.features.job import file_of, num_cores
 from har_pipeline.features.lanes import Attempt, Lane
@@ -102,7 +101,7 @@ class Engine:
                     self.writer.submit(self.store.writer, lane.spec.name, video_id, len(message.clip_bounds)),
                     np.zeros((0, lane.spec.feature_dim), np.float32),
                     file=file_of(task),
-                    content="" if lane.cache is None else file_sha256(task.path),
+                    content=message.content,
                 )
             case Chunk():
                 attempt = self.attempts.get((message.lane, video_id))

@@ -122,6 +122,7 @@ def extract_many(
     for summary in summaries:
         summary.seconds, summary.stages = time.perf_counter() - started, progress.stages
         summary.bound_by = progress.bound_by if tasks else "nothing"
+        summary.flow_cache = cache.problem if cache else ""
     return summaries
 
 
@@ -138,7 +139,10 @@ def _task(record: VideoRecord, job: ExtractOptions, views: Sequence[View]) -> De
         start_frame=record.start_frame,
         end_frame=record.end_frame,
         time_limit_s=job.time_limit_s,
+        memory_limit_gb=job.memory_limit_gb,
         fps=job.fps,
         views=tuple(views),
         decoder=job.decoder,
+        max_frames=job.max_frames,
+        hash_content=job.flow_cache is not None,
     )

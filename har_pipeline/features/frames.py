@@ -152,6 +152,8 @@ def raw_task(record: VideoRecord, path: Path, options: RawOptions) -> RawTask:
         start_frame=record.start_frame,
         end_frame=record.end_frame,
         time_limit_s=options.time_limit_s,
+        memory_limit_gb=options.memory_limit_gb,
+        max_frames=options.max_frames,
         stream=options.stream,
         size=options.size,
         aspect=options.aspect,

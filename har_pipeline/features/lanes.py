@@ -36,6 +36,7 @@ class ExtractSummary(JobSummary):
     device: str
     precision: str
     weights: str
+    flow_cache: str = ""  # what kept computed flow from being stored
 
 
 @dataclass(slots=True, eq=False)

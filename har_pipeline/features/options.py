@@ -7,7 +7,17 @@ from pathlib import Path
 
 from har_pipeline.core.errors import ExtractionError
 from har_pipeline.core.options import check_options, option
-from har_pipeline.core.records import Aspect, ClipSpec, Decoder, FeatureSpec, FeatureType, RawStream
+from har_pipeline.core.records import (
+    MAX_FRAMES,
+    MEMORY_LIMIT_GB,
+    TIME_LIMIT_S,
+    Aspect,
+    ClipSpec,
+    Decoder,
+    FeatureSpec,
+    FeatureType,
+    RawStream,
+)
 from har_pipeline.video.flow.spec import FlowSpec
 
 EXTRACTOR = "raw_frames"
@@ -28,7 +38,18 @@ class JobOptions:
     # (k, n): do the k-th of n parts only, k from 1.
     shard: tuple[int, int] = (1, 1)
     workers: int | None = option(None, "Worker processes. Default: from the CPU count.", min=1)
-    time_limit_s: float = option(600.0, "Time limit for one video, in seconds.", min=0.001, name="time_limit")
+    time_limit_s: float = option(
+        TIME_LIMIT_S, "Time limit for reading one video, in seconds; inf: none.", min=0.001, name="time_limit"
+    )
+    memory_limit_gb: float = option(
+        MEMORY_LIMIT_GB,
+        "Memory limit of one worker process, in GB (on Linux); a video that needs more fails. inf: none.",
+        min=0.5,
+        name="memory_limit",
+    )
+    max_frames: int = option(
+        MAX_FRAMES, "Most frames that one video may have, also at --fps; a longer one fails.", min=1
+    )
     retry_failed: bool = option(False, "Try videos again that failed before.")
     replace_changed: bool = option(False, "Re-extract videos whose source file has changed.")
 

@@ -4,6 +4,7 @@ A pack is a folder with `pack.json`, which marks it, and a safetensors file `<fe
     features                   (sum N, D) in the set's dtype, one video after the other in the order of their ids
     offsets                    (V + 1,) int64, video v owns the rows `[offsets[v], offsets[v + 1])`
     clip_starts, clip_ends     (sum N,) int64
+    clip_times_s               (sum N, 2) float64; not in packs of format 2, whose times are starts and ends over fps
     num_frames, fps, padded    (V,) int64, float64, bool
     videos                     JSON as bytes: ids, checksums, decode notes, files and provenance of the videos, and the
                                failures of others; not in the header, whose length safetensors limits
@@ -12,6 +13,9 @@ The header's metadata holds the FeatureSpec, where the features come from and wh
 `features`, whose rows are compared with their video's checksum whenever they are read. Not a Zarr array: read whole, 154 MB
 took 13 ms from the page cache against 77 ms in raw chunks of 64 MiB and 276 ms in compressed ones, and a video is a slice
 of a memory map.
+
+A pack may come from anywhere: a tensor is taken only if its type, shape and place in the file agree, so that nothing is
+larger than the file, and JSON is all that is parsed.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,11 +39,12 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from har_pipeline.core.errors import StoreError
-from har_pipeline.core.files import new_file, read_json, remove_debris, write_json
+from har_pipeline.core.files import new_file, read_json, remove, remove_debris, sync_folder, write_json
 from har_pipeline.core.records import FeatureRecord, FeatureSpec
-from har_pipeline.features.store import Damage, FeatureStore, choose_feature_set
+from har_pipeline.features.store import Damage, FeatureStore, UnreadableError, choose_feature_set, writing_to
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+READABLE = (2, 3)
 PACK_JSON, SUFFIX, METADATA, REDUCTION = "pack.json", ".safetensors", "har_pipeline_pack", "reduction."
 DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(dtype)
@@ -80,47 +86,88 @@ class _PackedSet:
             # Not kept as an np.memmap, whose class makes each slice slow.
             content = np.asarray(np.memmap(path, np.uint8, "r"))
             body_start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+            if body_start > len(content):
+                raise ValueError(f"a header of {body_start} bytes in a file of {len(content)}")
             header = json.loads(content[8:body_start].tobytes())
-            metadata, body, end = header.pop("__metadata__"), content[body_start:], 0
-            self.tensors = {}
-            for name, entry in header.items():
-                start, end = entry["data_offsets"]
-                self.tensors[name] = body[start:end].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
-            if end != len(body):
-                raise ValueError(f"{len(body)} bytes of tensors, not {end}")
+            metadata, body = header.pop("__metadata__"), content[body_start:]
+            self.tensors = _tensors(header, body)
             if hashlib.sha256(metadata[METADATA].encode()).hexdigest() != metadata["sha256"]:
                 raise ValueError("the header differs from its checksum")
             self.info: dict[str, Any] = json.loads(metadata[METADATA])
             self.spec = FeatureSpec.from_dict(self.info["spec"])
             self.features, shape = self.tensors["features"], (self.info["clips"], self.spec.feature_dim)
-            if self.spec.name != feature_set or (self.features.shape, self.features.dtype) != (shape, self.spec.dtype):
+            if self.spec.name != feature_set or (self.features.shape, self.features.dtype) != (
+                shape,
+                self.spec.dtype,
+            ):
                 raise ValueError("the header is not of this feature set")
-        except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            self._sha256 = dict(self.info["sha256"])
+        except OSError as error:
+            raise UnreadableError(f"{path}: cannot be read ({error.strerror})") from error
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise StoreError(f"{path}: damaged ({error!r}); {_AGAIN}") from error
 
     def tensor(self, name: str) -> np.ndarray:
         """Return a tensor in memory, compared with its hash in the header."""
         array = self.tensors[name].copy() if name in self.tensors else np.empty(0)
-        if _sha256(array) != self.info["sha256"].get(name):
+        if _sha256(array) != self._sha256.get(name):
             raise StoreError(f"{self.path}: {name} differs from its checksum; {_AGAIN}")
         return array
 
     @functools.cached_property
     def clips(self) -> dict[str, np.ndarray]:
         """The small arrays, by name."""
-        names = ("offsets", "clip_starts", "clip_ends", "num_frames", "fps", "padded")
-        return {name: self.tensor(name) for name in names}
+        num_videos, num_clips = self.info["videos"], len(self.features)
+        shapes: dict[str, tuple[int, ...]] = {
+            "offsets": (num_videos + 1,),
+            **dict.fromkeys(("clip_starts", "clip_ends"), (num_clips,)),
+        }
+        shapes |= dict.fromkeys(("num_frames", "fps", "padded"), (num_videos,))
+        if "clip_times_s" in self.tensors:
+            shapes["clip_times_s"] = (num_clips, 2)
+        found = {name: self.tensor(name) for name in shapes}
+        ordered = bool((np.diff(found["offsets"]) >= 0).all())
+        if any(found[name].shape != shape for name, shape in shapes.items()) or not ordered:
+            raise StoreError(f"{self.path}: damaged (its tensors do not fit each other); {_AGAIN}")
+        return found
 
     @functools.cached_property
     def videos(self) -> dict[str, Any]:
         """What the tensor `videos` says."""
-        values: dict[str, Any] = json.loads(self.tensor("videos").tobytes())
+        content = self.tensor("videos").tobytes()
+        try:
+            values: dict[str, Any] = json.loads(content)
+            sound = all(
+                len(values[key]) == self.info["videos"] for key in ("video_ids", "checksums", "provenance", "files")
+            )
+            sound = sound and all(0 <= number < len(values["provenances"]) for number in values["provenance"])
+            sound = sound and isinstance(values["failures"], dict) and isinstance(values["decode_notes"], dict)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise StoreError(f"{self.path}: damaged ({error!r}); {_AGAIN}") from error
+        if not sound:
+            raise StoreError(f"{self.path}: damaged (what it says of its videos does not fit); {_AGAIN}")
         return values
 
     @functools.cached_property
     def row_of(self) -> dict[str, int]:
         """video_id -> v."""
         return {video_id: row for row, video_id in enumerate(self.videos["video_ids"])}
+
+
+def _tensors(header: Mapping[str, Any], body: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the tensors of a safetensors file, views of `body`. Raises: ValueError if they do not fill it exactly."""
+    tensors, end = {}, 0
+    for name, entry in header.items():
+        dtype, shape = DTYPES[entry["dtype"]], entry["shape"]
+        start, stop = entry["data_offsets"]
+        if not all(type(number) is int and number >= 0 for number in (*shape, start, stop)):
+            raise ValueError(f"{name}: shape {shape}, bytes {start} to {stop}")
+        if start != end or stop > len(body) or stop - start != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{name}: {dtype} {shape} does not fit bytes {start} to {stop} of {len(body)}")
+        tensors[name], end = body[start:stop].view(dtype).reshape(shape), stop
+    if end != len(body):
+        raise ValueError(f"{len(body)} bytes of tensors, not {end}")
+    return tensors
 
 
 class PackedStore:
@@ -135,8 +182,10 @@ class PackedStore:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         found = read_json(self.path / PACK_JSON, StoreError, "create packs with `har features pack`").get(METADATA)
-        if found != FORMAT_VERSION:
-            raise StoreError(f"{self.path} is a pack of format {found}, not {FORMAT_VERSION}: delete it and {_AGAIN}")
+        if found not in READABLE:
+            raise StoreError(
+                f"{self.path} is a pack of format {found}, not {FORMAT_VERSION}: {_AGAIN}, which replaces it"
+            )
         self._opened: dict[str, _PackedSet] = {}
         self._compared: set[str] = set()
 
@@ -216,6 +265,11 @@ class PackedStore:
                 yield Damage(video_id, str(error))
             else:
                 yield None
+        if self.reduction_attributes(feature_set) is not None:
+            try:
+                self.read_reduction(feature_set)
+            except StoreError as error:
+                yield Damage("", str(error), "reduction")
 
     def reduction_attributes(self, feature_set: str) -> dict[str, Any] | None:
         """Return what was written beside the arrays of a reduced feature set, None if nothing was."""
@@ -297,6 +351,7 @@ class PackedStore:
             features=features,
             clip_starts=clips["clip_starts"][start:stop],
             clip_ends=clips["clip_ends"][start:stop],
+            clip_times_s=clips["clip_times_s"][start:stop] if "clip_times_s" in clips else None,  # type: ignore[arg-type]
             padded=bool(clips["padded"][row]),
             num_frames=int(clips["num_frames"][row]),
             fps=float(clips["fps"][row]),
@@ -348,18 +403,16 @@ def pack_features(
     A copy that is up to date and sound is left as it is. Every video is compared with its checksum on the way.
     Raises: StoreError if `path` is taken by something else or cannot be written, or the set has no clips or a damaged video.
     """
-    try:
+    with writing_to(path, "choose another place with -o"):
         _make_pack(path)
         pack = PackedStore(path)
         written = not _up_to_date(pack, feature_set, store)
         if written:
+            if read_json(path / PACK_JSON, StoreError, _AGAIN)[METADATA] != FORMAT_VERSION:
+                write_json(path / PACK_JSON, {METADATA: FORMAT_VERSION})  # an older version must not read what comes
             remove_debris(path, feature_set)
             with new_file(pack.file(feature_set)) as partial:
                 _write_set(partial, store, feature_set, os.path.relpath(store.path.resolve(), path.resolve()), on_video)
-    except OSError as error:
-        if isinstance(error, StoreError):
-            raise
-        raise StoreError(f"{path}: cannot be written ({error.strerror}); choose another place with -o") from error
     info = PackedStore(path).info(feature_set)
     return PackSummary(
         feature_set=feature_set,
@@ -374,11 +427,23 @@ def pack_features(
 def _make_pack(path: Path) -> None:
     marker = path / PACK_JSON
     if not marker.exists():
-        remove_debris(path, marker.stem)
+        if path.is_dir():
+            remove_debris(path, marker.stem)
         # Another process, perhaps of another host, may be making the pack too.
         if path.exists() and not (path.is_dir() and all(n.name.startswith(".pack.partial-") for n in path.iterdir())):
             raise StoreError(f"{path} exists and is not a pack: choose another path with -o")
         path.mkdir(parents=True, exist_ok=True)
+        write_json(marker, {METADATA: FORMAT_VERSION})
+        sync_folder(path.absolute().parent)
+    if not marker.stat().st_size:  # a power cut, with an older version
+        write_json(marker, {METADATA: FORMAT_VERSION})
+    found = read_json(marker, StoreError, f"delete it and {_AGAIN}").get(METADATA)
+    if type(found) is not int or found > FORMAT_VERSION:
+        raise StoreError(f"{path} is a pack of format {found}, of a newer version: choose another path with -o")
+    if found not in READABLE:
+        log.warning("%s: a pack of format %s, which this version does not read, is replaced", path, found)
+        for file in path.glob(f"*{SUFFIX}"):
+            remove(file)
         write_json(marker, {METADATA: FORMAT_VERSION})
 
 
@@ -404,6 +469,7 @@ def _write_set(path: Path, store: FeatureStore, feature_set: str, store_path: st
         "offsets": np.cumsum([0, *lengths.values()], dtype=np.int64),
         "clip_starts": np.zeros(num_clips, np.int64),
         "clip_ends": np.zeros(num_clips, np.int64),
+        "clip_times_s": np.zeros((num_clips, 2), np.float64),
         "num_frames": np.zeros(num_videos, np.int64),
         "fps": np.zeros(num_videos, np.float64),
     }
@@ -435,6 +501,7 @@ def _write_set(path: Path, store: FeatureStore, feature_set: str, store_path: st
                 raise StoreError(f"{store.path}: {feature_set} of {video_id} does not fit its spec; extract it again")
             file.write(np.ascontiguousarray(video.features).data)
             head["clip_starts"][rows], head["clip_ends"][rows] = video.clip_starts, video.clip_ends
+            head["clip_times_s"][rows] = video.clip_times_s
             head["num_frames"][row], head["fps"][row] = video.num_frames, video.fps
             tail["padded"][row] = video.padded
             read.append(dataclasses.replace(video, features=video.features[:0].copy()))

@@ -1,48 +1,84 @@
 """The feature store: one Zarr v3 array of shape (N, D) per video, complete or absent, written without locks.
 
-Layout: `store.zarr/<feature_set>/<video_id>`; a feature set's group carries its `FeatureSpec` as the attribute `spec`.
-An array is built in the group `_staging` and renamed into place after its commit attributes were written, so a kill at any
-moment leaves no partial video, and of two processes that finish the same video the first one's features stay.
+Layout: `store.zarr/<feature_set>/<video_id>`; a feature set's group carries its `FeatureSpec` as the attribute `spec`, whose
+hash is in the set's name and is compared with it whenever the set is opened.
+An array is built in the group `_staging` and renamed into place after its commit attributes were written and all of it is
+on the disk, so a kill or a power cut at any moment leaves no partial video, and of two processes that finish the same video
+the first one's features stay. What dead processes leave in `_staging` is removed as core/files.py describes.
 Reasons of failed videos are in `_failures`, and what made a reduced feature set (mean, components) in `_reduction`, so
 that whoever lists a feature set's arrays sees features only.
 Arrays have one chunk, or chunks of at most 64 MiB if a video is longer, so that writing needs bounded memory.
+
+A store may come from anywhere. Nothing but the metadata that this module writes is accepted (`_check_array`), before any
+byte is decoded: of Zarr's codecs some load code. The commit has two checksums, of the features and of all else that numbers
+depend on (clips, times, frame rate). An id is compared with the name in its folder: file systems that fold letter case
+or unicode forms would give the features of another video.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import errno
+import functools
 import hashlib
 import json
+import logging
+import os
+import re
 import shutil
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import lazy_loader
 import numpy as np
 
 from har_pipeline.core.errors import FeatureMismatchError, StoreError
-from har_pipeline.core.files import publish, remove_debris, staging_name
-from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoSource, check_video_id
+from har_pipeline.core.files import lease_is_over, publish, remove, remove_debris, staging_name, write_text
+from har_pipeline.core.records import VIDEO_ID_PATTERN, FeatureRecord, FeatureSpec, VideoSource, check_video_id
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     import zarr.codecs
-else:
-    zarr = lazy_loader.load("zarr")  # a fifth of a second, which a wrong path need not wait for
 
 STAGING, FAILURES, REDUCTION = "_staging", "_failures", "_reduction"
+META = "zarr.json"
 FORMAT_VERSION = 1
 CHUNK_BYTES = 64 * 2**20
+
+# What a feature set or a reduction may be stored as.
+DTYPES = ("float16", "float32", "float64", "uint8")
+
+# A block of zstd holds at most 128 KiB and takes at least 4 bytes. Chunks that hold the fill value only are not written.
+ZSTD_RATIO, MAX_UNSEEN_BYTES = 2**15, 2**30
+STOP_S = 60.0
+FAILURE_ATTEMPTS = 100
+_DAMAGED = "its metadata is damaged"
+_SET_NAME = re.compile(r".+-[0-9a-f]{10}")
+_AGAIN = "delete it with `har features verify --delete` and extract again"
+log = logging.getLogger(__name__)
+
+
+class _ForeignError(StoreError):
+    """A group in a store that is no feature set which this version could read."""
+
+
+class UnreadableError(StoreError):
+    """What is stored cannot be read now (permission, faulty disk, too many open files), so it may be sound."""
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A stored video that does not hold what its commit says."""
+    """A stored node that does not hold what its commit says, or cannot be read."""
 
-    video_id: str
+    video_id: str  # empty of a reduction
     reason: str
+    kind: Literal["features", "failure", "reduction"] = "features"
+    readable: bool = True  # whether it was read and is wrong; else it may be sound
 
 
 def choose_feature_set(path: Path, prefix: str, names: Sequence[str], spec_of: Callable[[str], FeatureSpec]) -> str:
@@ -59,9 +95,164 @@ def choose_feature_set(path: Path, prefix: str, names: Sequence[str], spec_of: C
     return found[0]
 
 
+@functools.cache
+def _zarr() -> ModuleType:
+    """Return the module `zarr`, imported late: a fifth of a second, which a wrong path need not wait for."""
+    import zarr
+
+    atexit.register(_stop_zarr)  # runs before Zarr's own, which was registered first
+    return zarr
+
+
+def _stop_zarr() -> None:
+    """Stop Zarr's event loop. Zarr waits 0.2 s for that and then closes the running loop, which ends in a traceback."""
+    from zarr.core import sync
+
+    loop, thread = sync.loop[0], sync.iothread[0]
+    if loop is None or thread is None:
+        return
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(STOP_S)
+    if thread.is_alive():  # it ends with the process
+        atexit.unregister(sync.cleanup_resources)
+
+
 def _compressor() -> zarr.codecs.ZstdCodec:
     """Return the codec of all arrays, with a checksum: Zarr's default notices no flipped bit."""
-    return zarr.codecs.ZstdCodec(level=1, checksum=True)
+    return _zarr().codecs.ZstdCodec(level=1, checksum=True)
+
+
+def system_error(error: BaseException) -> OSError | None:
+    """Return the error of the operating system that is behind an error, however it was wrapped."""
+    seen, found = set(), [error]
+    for one in found:
+        if isinstance(one, OSError) and one.errno is not None:
+            return one
+        seen.add(id(one))
+        inner = (*getattr(one, "exceptions", ()), one.__cause__, one.__context__)
+        found.extend(other for other in inner if other is not None and id(other) not in seen)
+    return None
+
+
+@contextlib.contextmanager
+def writing_to(path: Path, way_out: str = "what is done is kept: run the same command again then") -> Iterator[None]:
+    """Turn errors of the disk into a `StoreError` that names the store or pack at `path`, and the way out."""
+    try:
+        yield
+    except (StoreError, FeatureMismatchError):
+        raise
+    except Exception as error:
+        reason = system_error(error)
+        if reason is None:
+            raise
+        gone = reason.errno == errno.ENOENT and not path.exists()
+        raise StoreError(
+            f"{path}: cannot be written ({'it is gone' if gone else reason.strerror}); {way_out}"
+        ) from error
+
+
+def _unreadable(node: Path, error: BaseException) -> UnreadableError | None:
+    """Return the error to raise if `error` says nothing of what is stored, only that it cannot be read now."""
+    reason = system_error(error)
+    if isinstance(error, MemoryError):
+        return UnreadableError(f"{node}: cannot be read (not enough memory)")
+    if reason is None or reason.errno in (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG):
+        return None
+    return UnreadableError(f"{node}: cannot be read ({reason.strerror})")
+
+
+def _read_metadata(node: Path, kind: Literal["array", "group"]) -> dict[str, Any]:
+    """Return the zarr.json of a group or an array. Raises: UnreadableError; ValueError if it is not one of Zarr v3."""
+    path = node / META
+    try:
+        if not path.is_file():  # a folder of this name makes Zarr look for other formats
+            raise ValueError(f"no file {META}")
+        values = json.loads(path.read_bytes())
+    except (OSError, MemoryError) as error:
+        raise _unreadable(node, error) or ValueError(str(error)) from error
+    except RecursionError as error:
+        raise ValueError(f"{META} is nested too deeply") from error
+    if not isinstance(values, dict) or values.get("zarr_format") != 3 or values.get("node_type") != kind:
+        raise ValueError(f"{META} is not of a Zarr v3 {kind}")
+    if not isinstance(values.get("attributes"), dict):
+        raise ValueError(f"{META} has no attributes")
+    return values
+
+
+def _check_array(node: Path, values: Mapping[str, Any], dtypes: Sequence[str]) -> None:
+    """Check that the metadata of an array is what this module writes: no other codec, grid, transformer or key.
+
+    Raises: ValueError saying what differs.
+    """
+    shape, dtype = values.get("shape"), values.get("data_type")
+    if not isinstance(dtype, str) or dtype not in dtypes:
+        raise ValueError(f"data_type {dtype!r}, not {' or '.join(dtypes)}")
+    if not isinstance(shape, list) or not shape or not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError(f"shape {shape!r}")
+    grid = values.get("chunk_grid")
+    chunks = grid["configuration"]["chunk_shape"] if isinstance(grid, dict) and "configuration" in grid else None
+    item = np.dtype(dtype).itemsize
+    fill = values.get("fill_value")
+    bytes_codec = {"name": "bytes"} if item == 1 else {"name": "bytes", "configuration": {"endian": "little"}}
+    codecs = values.get("codecs")
+    zstd = codecs[-1] if isinstance(codecs, list) and codecs else None
+    level = zstd.get("configuration", {}).get("level") if isinstance(zstd, dict) else None
+    expected = {
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunks}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "codecs": [bytes_codec, {"name": "zstd", "configuration": {"level": level, "checksum": True}}],
+    }
+    for key, wanted in expected.items():
+        if values.get(key) != wanted:
+            raise ValueError(f"{key} {json.dumps(values.get(key))[:200]} is not this version's")
+    if (
+        not isinstance(chunks, list)
+        or len(chunks) != len(shape)
+        or chunks[1:] != shape[1:]
+        or type(chunks[0]) is not int
+    ):
+        raise ValueError(f"chunks {chunks!r} of an array {shape}")
+    if not 1 <= chunks[0] <= max(1, shape[0]) or type(level) is not int:
+        raise ValueError(f"chunks {chunks!r} of an array {shape}, zstd level {level!r}")
+    row_bytes = item * int(np.prod(shape[1:], dtype=object))
+    if (chunks[0] > 1 and chunks[0] * row_bytes > CHUNK_BYTES) or row_bytes > MAX_UNSEEN_BYTES:
+        raise ValueError(f"chunks {chunks!r} are too large")
+    if isinstance(fill, bool) or fill not in ((0,) if item == 1 else ("NaN", 0)):
+        raise ValueError(f"fill_value {fill!r}")
+    known = {"shape", "data_type", "fill_value", "attributes", "zarr_format", "node_type", "dimension_names", *expected}
+    if others := {key for key, value in values.items() if key not in known and value not in ([], None)}:
+        raise ValueError(f"unknown {', '.join(sorted(others))}")
+    chunk_files = [path for path in (node / "c").rglob("*") if not path.is_dir()]
+    if strange := [path for path in chunk_files if not path.is_file()]:
+        raise ValueError(f"{strange[0].relative_to(node)} is no file")
+    if shape[0] * row_bytes > MAX_UNSEEN_BYTES + ZSTD_RATIO * sum(path.stat().st_size for path in chunk_files):
+        raise ValueError(f"shape {shape} is more than its chunks can hold")
+
+
+def _array_of(node: Path) -> np.ndarray:
+    """Return the content of an array whose metadata was checked."""
+    return np.asarray(_zarr().open_array(node, mode="r", zarr_format=3)[...])
+
+
+def _source_checksum(commit: Mapping[str, Any]) -> str:
+    """Return the checksum of what numbers depend on beside the features themselves."""
+    names = ("clip_starts", "clip_ends", "clip_times_s", "num_frames", "fps", "padded")
+    text = json.dumps({name: commit[name] for name in names}, sort_keys=True, separators=(",", ":"))
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def spec_hash(values: Mapping[str, Any]) -> str:
+    """Return the hash that a set of this spec, of any version, has at the end of its name."""
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+
+
+def entries(folder: Path) -> set[str]:
+    """Return the names in a folder as they are spelled there."""
+    try:
+        return set(os.listdir(folder))
+    except FileNotFoundError:
+        return set()
 
 
 class FeatureStore:
@@ -72,12 +263,15 @@ class FeatureStore:
 
     def __init__(self, path: Path | str, *, create: bool = False) -> None:
         self.path = Path(path)
-        if create and not (self.path / "zarr.json").exists():
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        meta = self.path / META
+        if create and not (meta.exists() and meta.stat().st_size):
+            if self.path.exists() and not (self.path.is_dir() and all(map(_is_unborn, self.path.iterdir()))):
                 raise StoreError(f"{self.path} exists and is not a feature store: choose another path")
-            # Two processes may get here together: both write the same bytes, and Zarr renames the file into place.
-            zarr.create_group(self.path, attributes={"har_pipeline_store": FORMAT_VERSION}, overwrite=False)
-        if not (self.path / "zarr.json").exists():
+            with writing_to(self.path):
+                # Two processes may get here together: both write the same bytes.
+                self.path.mkdir(parents=True, exist_ok=True)
+                _write_group(self.path, {"har_pipeline_store": FORMAT_VERSION})
+        if not meta.exists():
             raise StoreError(
                 f"{self.path} is not a feature store (no zarr.json); create one with `har extract` or `har frames`"
             )
@@ -85,19 +279,65 @@ class FeatureStore:
         if version != FORMAT_VERSION:
             raise StoreError(f"{self.path} is a Zarr group but not a feature store of format {FORMAT_VERSION}")
         self._specs: dict[str, FeatureSpec] = {}
+        self._told: set[str] = set()
+        self._spelled: dict[Path, set[str]] = {}
 
     @staticmethod
     def _attributes(node: Path) -> dict[str, Any]:
         try:
-            return dict(zarr.open(node, mode="r").attrs)
-        except Exception as error:
-            raise StoreError(f"{node}: cannot be read as Zarr ({type(error).__name__}: {error})") from error
+            attributes: dict[str, Any] = _read_metadata(node, "group")["attributes"]
+            return attributes
+        except ValueError as error:
+            raise StoreError(f"{node}: cannot be read as a Zarr v3 group ({error})") from error
+
+    def _node(self, *names: str) -> Path | None:
+        """Return the path of a node, None if there is none. Raises: StoreError if it is spelled otherwise on the disk."""
+        if any(Path(name).name != name or name == ".." for name in names):
+            raise StoreError(f"{self.path}: {names[-1]!r} is no name in a store")
+        node = self.path.joinpath(*names)
+        folder = node.parent
+        try:
+            if not (node / META).exists():
+                return None
+            if node.name not in self._spelled.get(folder, ()):
+                self._spelled[folder] = entries(folder)
+        except OSError as error:
+            raise UnreadableError(f"{node}: cannot be read ({error.strerror})") from error
+        if node.name in self._spelled[folder]:
+            return node
+        other = next((name for name in sorted(self._spelled[folder]) if _folded(name) == _folded(node.name)), None)
+        if other is None:  # removed meanwhile
+            return None
+        raise StoreError(
+            f"{folder} has {other!r}, and this file system takes {node.name!r} for the same name: give one of the two "
+            "another video_id, or use another store"
+        )
 
     def feature_sets(self) -> list[str]:
-        """Return the names of all feature sets, sorted."""
-        return sorted(
-            node.name for node in self.path.iterdir() if (node / "zarr.json").exists() and not node.name.startswith("_")
-        )
+        """Return the names of all feature sets that this version reads, sorted; tells once of each other group."""
+        return [name for name, error in self._groups() if error is None]
+
+    def damaged_sets(self) -> dict[str, str]:
+        """Return name -> reason of the feature sets whose spec cannot be read, or is not the one in their name."""
+        found = self._groups()
+        return {name: str(error) for name, error in found if error and not isinstance(error, _ForeignError)}
+
+    def _groups(self) -> Iterator[tuple[str, StoreError | None]]:
+        """Give each group's name and why it is passed over, None if it is a feature set."""
+        try:
+            nodes = sorted(node for node in self.path.iterdir() if node.is_dir() and node.name[0] not in "_.")
+        except OSError as error:
+            raise StoreError(f"{self.path}: cannot be read ({error.strerror})") from error
+        for node in nodes:
+            found = None
+            try:
+                self.spec(node.name)
+            except StoreError as error:
+                found = error
+                if node.name not in self._told:
+                    self._told.add(node.name)
+                    log.warning("passed over: %s", error)
+            yield node.name, found
 
     def resolve(self, prefix: str) -> str:
         """Return the full name of the one feature set that starts with `prefix`, or the only one of them not reduced.
@@ -109,63 +349,107 @@ class FeatureStore:
     def spec(self, feature_set: str) -> FeatureSpec:
         """Return how the features of a set were computed."""
         if feature_set not in self._specs:
-            group = self.path / feature_set
-            if not (group / "zarr.json").exists():
+            if self._node(feature_set) is None:
+                if (self.path / feature_set).is_dir():
+                    raise _ForeignError(f"{self.path / feature_set}: no feature set (it has no {META})")
                 raise StoreError(f"{self.path} has no feature set {feature_set!r}")
-            self._specs[feature_set] = FeatureSpec.from_dict(self._attributes(group)["spec"])
+            self._specs[feature_set] = self._read_spec(self.path / feature_set)
         return self._specs[feature_set]
 
+    @staticmethod
+    def _read_spec(group: Path) -> FeatureSpec:
+        again = "run the `har extract` or `har frames` that made it again"
+        damage = StoreError if _SET_NAME.fullmatch(group.name) else _ForeignError
+        try:
+            attributes = _read_metadata(group, "group")["attributes"]
+        except ValueError as error:
+            raise damage(f"{group}: {_DAMAGED} ({error}); {again}") from error
+        values = attributes.get("spec")
+        if not isinstance(values, dict):
+            raise _ForeignError(f"{group}: a Zarr group without a feature spec, not of this program")
+        if not group.name.endswith(f"-{spec_hash(values)}"):
+            raise damage(
+                f"{group}: {_DAMAGED}: its spec is not the one that its name was made from (the spec's hash is "
+                f"{spec_hash(values)}, not {group.name.rpartition('-')[2]}); bring {META} back from a copy"
+            )
+        try:
+            return FeatureSpec.from_dict(values)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _ForeignError(
+                f"{group}: a feature set of a newer version, or of another program ({error})"
+            ) from error
+
     def create_feature_set(self, spec: FeatureSpec) -> str:
-        """Create the group of `spec` if it is missing and return its name.
+        """Create the group of `spec` if it is missing, or a power cut left it empty, and return its name.
 
         Raises: FeatureMismatchError if the group of that name has another spec.
         """
+        if not VIDEO_ID_PATTERN.fullmatch(spec.name):  # `_` begins the store's own names
+            raise StoreError(f"{spec.name!r} is no name of a feature set: rename the extractor")
         group = self.path / spec.name
-        if not (group / "zarr.json").exists():
-            with contextlib.suppress(zarr.errors.ContainsGroupError):
-                zarr.create_group(group, attributes={"spec": spec.to_dict()})
-        stored = FeatureSpec.from_dict(self._attributes(group)["spec"])
+        with writing_to(self.path):
+            if self._node(spec.name) is None or not (group / META).stat().st_size:
+                group.mkdir(exist_ok=True)
+                _write_group(group, {"spec": spec.to_dict()})
+            for name in (STAGING, FAILURES, f"{FAILURES}/{spec.name}"):
+                self._make_group(name)
+        try:
+            stored = FeatureSpec.from_dict(self._attributes(group)["spec"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{group}: {_DAMAGED} ({error!r}); delete its {META} and run the same command") from error
         spec.require_equal(stored, f"{self.path}/{spec.name}")
-        self._make_groups(STAGING, FAILURES, f"{FAILURES}/{spec.name}")
         return spec.name
 
-    def _make_groups(self, *names: str) -> None:
-        for name in names:
-            if not (self.path / name / "zarr.json").exists():
-                with contextlib.suppress(zarr.errors.ContainsGroupError):
-                    zarr.create_group(self.path / name)
+    def _make_group(self, name: str) -> None:
+        meta = self.path / name / META
+        if not (meta.exists() and meta.stat().st_size):
+            meta.parent.mkdir(exist_ok=True)
+            _write_group(meta.parent, {})
 
     def video_ids(self, feature_set: str) -> list[str]:
         """Return the ids of the videos whose features are complete, sorted."""
         self.spec(feature_set)
-        nodes = (self.path / feature_set).iterdir()
-        return sorted(node.name for node in nodes if node.is_dir() and (node / "zarr.json").exists())
+        try:
+            nodes = (self.path / feature_set).iterdir()
+            return sorted(node.name for node in nodes if node.is_dir() and (node / META).exists())
+        except OSError as error:
+            raise StoreError(f"{self.path / feature_set}: cannot be read ({error.strerror})") from error
 
     def checksums(self, feature_set: str) -> dict[str, str]:
-        """Return video_id -> checksum of its complete features. Raises: StoreError if a commit cannot be read."""
+        """Return video_id -> checksum of its complete features; a damaged commit is left out and told of."""
         return {video_id: str(value) for video_id, value in self._commits(feature_set, "checksum")}
 
     def num_clips(self, feature_set: str) -> dict[str, int]:
-        """Return video_id -> N, in the order of `video_ids`. Raises: StoreError as `checksums`."""
-        return {video_id: int(value) for video_id, value in self._commits(feature_set, "num_clips")}
+        """Return video_id -> N, in the order of `video_ids`. Raises: StoreError if a commit cannot be read."""
+        return {video_id: int(value) for video_id, value in self._commits(feature_set, "num_clips", strict=True)}
 
     def files(self, feature_set: str) -> dict[str, dict[str, str]]:
-        """Return video_id -> the file that was read, as `FeatureRecord.file`. Raises: StoreError as `checksums`."""
-        return dict(self._commits(feature_set, "file", {}))
+        """Return video_id -> the file that was read, as `FeatureRecord.file`; leaves out what `checksums` does."""
+        return {video_id: value or {} for video_id, value in self._commits(feature_set, "file")}
 
     def decode_notes(self, feature_set: str) -> dict[str, tuple[str, ...]]:
         """Return video_id -> what was wrong with its file, for the videos whose files had faults."""
         return {video_id: tuple(notes) for video_id, notes in self._commits(feature_set, "decode_notes") if notes}
 
-    def _commits(self, feature_set: str, key: str, default: Any = None) -> Iterator[tuple[str, Any]]:
+    def _commits(self, feature_set: str, key: str, *, strict: bool = False) -> Iterator[tuple[str, Any]]:
         for video_id in self.video_ids(feature_set):
-            node = self.path / feature_set / video_id / "zarr.json"
+            node = self.path / feature_set / video_id
             try:
                 # Not through zarr, which would open an array for each.
-                attributes = json.loads(node.read_bytes())["attributes"]
-                yield video_id, attributes[key] if default is None else attributes.get(key, default)
-            except (OSError, ValueError, KeyError) as error:
-                raise StoreError(f"{node}: damaged ({error!r}); delete its folder and extract again") from error
+                commit = _read_commit(node, _read_metadata(node, "array"))
+            except (ValueError, UnreadableError) as error:
+                told = error if isinstance(error, UnreadableError) else _damaged(node, error)
+                if strict:
+                    raise told from error
+                if str(node) not in self._told:
+                    self._told.add(str(node))
+                    log.warning("%s", told)
+                continue
+            yield video_id, commit.get(key)
+
+    def require_spelling(self, feature_set: str, video_id: str) -> None:
+        """Check that no other video of the set has the folder of `video_id`. Raises: StoreError naming both."""
+        self._node(feature_set, video_id)
 
     def last_change(self, feature_set: str) -> int:
         """Return when a video was last added to a feature set or removed from it, in ns since 1970."""
@@ -174,7 +458,7 @@ class FeatureStore:
 
     def writer(self, feature_set: str, video_id: str, num_clips: int) -> FeatureWriter:
         """Return a writer of the `num_clips` features of one video."""
-        return FeatureWriter(self.path, self.spec(feature_set), video_id, num_clips)
+        return FeatureWriter(self, self.spec(feature_set), video_id, num_clips)
 
     def write(self, feature_set: str, video_id: str, features: np.ndarray, source: VideoSource) -> bool:
         """Write and commit the whole (N, D) array of one video; see `FeatureWriter.commit`.
@@ -195,57 +479,110 @@ class FeatureStore:
 
         Raises: StoreError if the video has no complete features here, or they are damaged.
         """
-        node = self.path / feature_set / video_id
-        if not (node / "zarr.json").exists():
+        spec, node = self.spec(feature_set), self._node(feature_set, video_id)
+        if node is None:
+            if not self.path.exists():
+                raise StoreError(f"{self.path}: the store is gone")
             reason = self.failures(feature_set).get(video_id)
-            command = "har features reduce" if self.spec(feature_set).reduction else "har extract"
+            command = "har features reduce" if spec.reduction else "har extract"
             why = f"; its extraction failed: {reason}" if reason else f"; create them with `{command}`"
             raise StoreError(f"{self.path}: {feature_set} has no features of {video_id!r}{why}")
         try:
-            array = zarr.open_array(node, mode="r")
-            attributes: dict[str, Any] = dict(array.attrs)
-            features = np.asarray(array[...])
+            values = _read_metadata(node, "array")
+            commit = _read_commit(node, values)
+            _check_array(node, values, (spec.dtype,))
+            if values["shape"] != [commit["num_clips"], spec.feature_dim]:
+                raise ValueError(f"shape {values['shape']}, not {[commit['num_clips'], spec.feature_dim]}")
+            features = _array_of(node)
+            starts, ends = (np.asarray(commit[name], np.int64) for name in ("clip_starts", "clip_ends"))
+            times = np.asarray(commit["clip_times_s"], np.float64) if "clip_times_s" in commit else None
+        except UnreadableError:
+            raise
         except Exception as error:
-            raise StoreError(
-                f"{node}: damaged ({type(error).__name__}: {error}); delete it and extract again"
-            ) from error
-        if not attributes.get("complete"):
-            raise StoreError(f"{node}: was never committed; delete it and extract again")
-        if check and f"sha256:{hashlib.sha256(features.tobytes()).hexdigest()}" != attributes["checksum"]:
-            raise StoreError(f"{node}: features differ from their checksum; delete it and extract again")
+            raise _unreadable(node, error) or _damaged(node, error) from error
+        if check and f"sha256:{hashlib.sha256(features.tobytes()).hexdigest()}" != commit["checksum"]:
+            raise StoreError(f"{node}: features differ from their checksum; {_AGAIN}")
         return FeatureRecord(
             video_id=video_id,
             features=features,
-            clip_starts=np.asarray(attributes["clip_starts"], np.int64),
-            clip_ends=np.asarray(attributes["clip_ends"], np.int64),
-            padded=bool(attributes["padded"]),
-            num_frames=attributes["num_frames"],
-            fps=attributes["fps"],
-            checksum=attributes["checksum"],
-            decode_notes=tuple(attributes["decode_notes"]),
-            provenance=attributes["provenance"],
-            file=attributes.get("file", {}),
+            clip_starts=starts,
+            clip_ends=ends,
+            clip_times_s=None if times is None else times.reshape(-1, 2),  # type: ignore[arg-type]
+            padded=bool(commit["padded"]),
+            num_frames=commit["num_frames"],
+            fps=commit["fps"],
+            checksum=commit["checksum"],
+            decode_notes=tuple(commit["decode_notes"]),
+            provenance=commit["provenance"],
+            file=commit.get("file", {}),
         )
 
     def verify(self, feature_set: str) -> Iterator[Damage | None]:
-        """Read every video of a set against its checksum; yields None for a sound one and its `Damage` otherwise."""
-        spec = self.spec(feature_set)
+        """Read every video of a set against its checksums; yields None for a sound one and its `Damage` otherwise.
+
+        Failure records and the reduction of the set are read too, of which only the damaged are told.
+        """
         for video_id in self.video_ids(feature_set):
             try:
-                record = self.read(feature_set, video_id, check=True)
-                if record.features.shape[1:] != (spec.feature_dim,) or record.features.dtype != spec.dtype:
-                    raise StoreError(f"{record.features.shape} {record.features.dtype} does not fit the spec")
-            except StoreError as error:
-                yield Damage(video_id, str(error))
+                self.read(feature_set, video_id, check=True)
+            except (StoreError, ValueError) as error:
+                yield Damage(video_id, str(error), readable=not isinstance(error, UnreadableError))
             else:
                 yield None
+        for video_id, attributes in self._failed(feature_set):
+            if isinstance(attributes, StoreError):
+                readable = not isinstance(attributes, UnreadableError)
+                yield Damage(video_id, str(attributes), "failure", readable)
+        yield from self.verify_reduction(feature_set)
+
+    def verify_reduction(self, feature_set: str) -> Iterator[Damage]:
+        """Yield the `Damage` of what made a reduced feature set, if there is one."""
+        if self._node(REDUCTION, feature_set) is not None:
+            try:
+                self.read_reduction(feature_set)
+            except StoreError as error:
+                yield Damage("", str(error), "reduction", not isinstance(error, UnreadableError))
+
+    def reductions(self) -> list[str]:
+        """Return the names of the feature sets of which a reduction is stored, sorted; the sets need not exist yet."""
+        return sorted(name for name in entries(self.path / REDUCTION) if (self.path / REDUCTION / name / META).exists())
 
     def delete(self, feature_set: str, video_id: str) -> None:
         """Remove one video's features, so that the next extraction computes them again."""
-        node = self.path / feature_set / check_video_id(video_id)
+        self._discard(self._node(feature_set, video_id))
+
+    def mend(self, feature_set: str, damage: Damage) -> None:
+        """Remove what `verify` found damaged; with a reduction, the features made with it.
+
+        Raises: StoreError if it was not read, and so may be sound.
+        """
+        if not damage.readable:
+            raise StoreError(f"{damage.reason}: not deleted")
+        if damage.kind == "features":
+            self.delete(feature_set, damage.video_id)
+        elif damage.kind == "failure":
+            self.clear_failure(feature_set, damage.video_id)
+        else:  # with the features that were projected with it, or a second fit would be mixed with the first
+            self._discard(self._node(feature_set))
+            self._specs.pop(feature_set, None)
+            self._discard(self._node(REDUCTION, feature_set))
+
+    def discard_rump(self, node: Path) -> None:
+        """Remove a folder that has lost its metadata, and so holds nothing."""
+        if node.is_dir() and not (node / META).exists():
+            self._discard(node)
+
+    def _discard(self, node: Path | None) -> None:
+        if node is None:
+            return
         trash = self.path / STAGING / staging_name()
-        with contextlib.suppress(FileNotFoundError):
-            node.rename(trash)
+        with writing_to(self.path):
+            self._make_group(STAGING)
+            try:
+                node.rename(trash)
+            except FileNotFoundError:
+                if not self.path.exists():
+                    raise
         shutil.rmtree(trash, ignore_errors=True)
 
     def write_reduction(
@@ -255,66 +592,182 @@ class FeatureStore:
 
         The feature set itself need not exist yet.
         """
-        self._make_groups(STAGING, REDUCTION)
         staged, final = self.path / STAGING / staging_name(), self.path / REDUCTION / feature_set
-        group = zarr.create_group(staged)
-        for name, array in arrays.items():
-            rows = max(1, min(len(array), CHUNK_BYTES // max(1, array[:1].nbytes)))
-            group.create_array(name, data=array, chunks=(rows, *array.shape[1:]), compressors=_compressor())
-        commit = {"complete": True, "checksum": _checksum(arrays), "written": _now()}
-        group.update_attributes({**attributes, **commit})
-        return publish(staged, final, "zarr.json")
+        with writing_to(self.path):
+            for name in (STAGING, REDUCTION):
+                self._make_group(name)
+            try:
+                staged.mkdir()
+                for name, array in arrays.items():
+                    rows = max(1, min(len(array), CHUNK_BYTES // max(1, array[:1].nbytes)))
+                    _zarr().create_array(
+                        staged / name, data=array, chunks=(rows, *array.shape[1:]), compressors=_compressor()
+                    )
+                commit = {"complete": True, "checksum": _checksum(arrays), "written": _now()}
+                _write_group(staged, {**attributes, **commit})
+                self.discard_rump(final)
+                return publish(staged, final, META)
+            except BaseException:
+                remove(staged)
+                raise
 
     def reduction_attributes(self, feature_set: str) -> dict[str, Any] | None:
         """Return what was written beside the arrays of a reduced feature set, None if nothing was."""
-        node = self.path / REDUCTION / feature_set
-        return self._attributes(node) if (node / "zarr.json").exists() else None
+        node = self._node(REDUCTION, feature_set)
+        return None if node is None else self._attributes(node)
 
     def read_reduction(self, feature_set: str) -> dict[str, np.ndarray]:
         """Return the arrays that `write_reduction` wrote. Raises: StoreError if they are missing or damaged."""
-        node = self.path / REDUCTION / feature_set
-        attributes = self.reduction_attributes(feature_set)
-        if attributes is None:
+        node = self._node(REDUCTION, feature_set)
+        if node is None:
             raise StoreError(f"{self.path}: no reduction of {feature_set!r}; create it with `har features reduce`")
         again = "delete it and the feature set of that name, and reduce again"
         try:
-            group = zarr.open_group(node, mode="r")
-            arrays = {name: np.asarray(array[...]) for name, array in group.arrays()}
+            checksum = _read_metadata(node, "group")["attributes"].get("checksum")
+            arrays = {}
+            for name in sorted(one for one in entries(node) if (node / one).is_dir()):
+                _check_array(node / name, _read_metadata(node / name, "array"), DTYPES)
+                arrays[name] = _array_of(node / name)
+        except UnreadableError:
+            raise
         except Exception as error:
-            raise StoreError(f"{node}: damaged ({type(error).__name__}: {error}); {again}") from error
-        if _checksum(arrays) != attributes.get("checksum"):
+            raise _unreadable(node, error) or StoreError(f"{node}: damaged ({_text(error)}); {again}") from error
+        if _checksum(arrays) != checksum:
             raise StoreError(f"{node}: differs from its checksum; {again}")
         return arrays
 
     def record_failure(
         self, feature_set: str, video_id: str, reason: str, file: Mapping[str, str] | None = None
     ) -> None:
-        """Record why a video has no features; `failures` returns it until the video succeeds. file: see `VideoSource`."""
-        attributes = {"reason": reason, "file": dict(file or {}), "written": _now()}
-        zarr.create_group(self.path / FAILURES / feature_set / video_id, attributes=attributes, overwrite=True)
+        """Record why a video has no features; `failures` returns it until the video succeeds. file: see `VideoSource`.
+
+        Any number of processes may do so at a time; the last one's record stays.
+        """
+        node = self.path / FAILURES / feature_set / check_video_id(video_id)
+        self._node(FAILURES, feature_set, video_id)  # refuses another spelling
+        with writing_to(self.path):
+            for attempt in range(FAILURE_ATTEMPTS):
+                try:
+                    node.mkdir(exist_ok=True)
+                    _write_group(node, {"reason": reason, "file": dict(file or {}), "written": _now()})
+                    return
+                except FileNotFoundError:
+                    # Another process has read the video meanwhile and cleared its failure.
+                    if attempt == FAILURE_ATTEMPTS - 1 or not node.parent.is_dir():
+                        raise
 
     def clear_failure(self, feature_set: str, video_id: str) -> None:
         """Forget the failure of a video."""
-        shutil.rmtree(self.path / FAILURES / feature_set / check_video_id(video_id), ignore_errors=True)
+        folder = self.path / FAILURES / feature_set
+        if video_id in entries(folder):
+            remove(folder / video_id)
 
     def failures(self, feature_set: str) -> dict[str, str]:
-        """Return video_id -> reason of the videos that failed and have no features."""
-        return {video_id: str(value.get("reason", "unknown")) for video_id, value in self._failed(feature_set)}
+        """Return video_id -> reason of the videos that failed and have no features; of a damaged record, that it is so."""
+        return {
+            video_id: str(value if isinstance(value, StoreError) else value.get("reason", "unknown"))
+            for video_id, value in self._failed(feature_set)
+        }
 
     def failed_files(self, feature_set: str) -> dict[str, dict[str, str]]:
-        """Return video_id -> the file that failed, as `FeatureRecord.file`; see `failures`."""
-        return {video_id: value.get("file", {}) for video_id, value in self._failed(feature_set)}
+        """Return video_id -> the file that failed, as `FeatureRecord.file`; see `failures`.
 
-    def _failed(self, feature_set: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        A damaged record names no file that there is, so that the video is tried again.
+        """
+        return {
+            video_id: {"name": ""} if isinstance(value, StoreError) else value.get("file", {})
+            for video_id, value in self._failed(feature_set)
+        }
+
+    def _failed(self, feature_set: str) -> Iterator[tuple[str, dict[str, Any] | StoreError]]:
+        """Give the attributes of each failure record whose video has no features, or what is wrong with the record."""
         folder = self.path / FAILURES / feature_set
         done = set(self.video_ids(feature_set)) if folder.is_dir() else set()
-        for node in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if (node / "zarr.json").exists() and node.name not in done:
-                yield node.name, self._attributes(node)
+        for name in sorted(entries(folder) - done):
+            node = folder / name
+            if not (node / META).exists():
+                continue
+            try:
+                attributes = _read_metadata(node, "group")["attributes"]
+                if not isinstance(attributes.get("file", {}), dict):
+                    raise ValueError("its file is no mapping")
+                yield name, attributes
+            except UnreadableError as error:
+                yield name, error
+            except ValueError as error:
+                yield (
+                    name,
+                    StoreError(f"{node}: the record of its failure is damaged ({error}); the video is tried again"),
+                )
 
     def remove_debris(self) -> int:
-        """Delete what killed processes of this host left in `_staging`; returns how many arrays."""
-        return remove_debris(self.path / STAGING)
+        """Delete what dead writers left in the store, see core/files.py; returns how many arrays and files."""
+        removed = remove_debris(self.path / STAGING) if (self.path / STAGING).is_dir() else 0
+        sets = [node for node in self.path.iterdir() if node.is_dir() and not node.name.startswith(".")]
+        failures = (self.path / FAILURES).iterdir() if (self.path / FAILURES).is_dir() else ()
+        for folder in (self.path, *sets, *failures):
+            removed += remove_debris(folder, "zarr") if folder.is_dir() else 0
+            # As Zarr names them, without an owner.
+            for node in folder.glob("zarr.*.partial"):
+                if lease_is_over(node):
+                    remove(node)
+                    removed += 1
+        return removed
+
+
+def _write_group(node: Path, attributes: Mapping[str, Any]) -> None:
+    """Write the metadata of a group, whole or not at all, as Zarr does."""
+    values = {"attributes": dict(attributes), "zarr_format": 3, "node_type": "group"}
+    write_text(node / META, json.dumps(values, indent=2))
+
+
+def _is_unborn(node: Path) -> bool:
+    """Whether a file is of a store whose making a kill or a power cut ended."""
+    partial = node.name.startswith(".zarr.partial-") or (node.name.startswith("zarr.") and node.suffix == ".partial")
+    return partial or (node.name == META and node.is_file() and not node.stat().st_size)
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _text(error: BaseException) -> str:
+    return str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+
+
+def _damaged(node: Path, error: BaseException) -> StoreError:
+    return StoreError(f"{node}: damaged ({_text(error)}); {_AGAIN}")
+
+
+def _read_commit(node: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the commit of a video's array. Raises: ValueError if it is missing or damaged."""
+    commit: dict[str, Any] = values["attributes"]
+    if commit.get("complete") is not True:
+        raise ValueError("it was never committed")
+    try:
+        starts, ends, clips = commit["clip_starts"], commit["clip_ends"], commit["num_clips"]
+        times = commit.get("clip_times_s", [[0.0, 0.0]] * len(starts))
+        sound = (
+            len(starts) == len(ends) == len(times) == clips
+            and all(type(frame) is int for frame in (*starts, *ends, commit["num_frames"]))
+            and all(len(pair) == 2 and all(type(time) in (int, float) for time in pair) for pair in times)
+            and type(commit["fps"]) in (int, float)
+            and isinstance(commit["padded"], bool)
+            and isinstance(commit["checksum"], str)
+            and isinstance(commit["decode_notes"], list)
+            and isinstance(commit["provenance"], dict)
+            and isinstance(commit.get("file", {}), dict)
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"its commit has no {error}") from error
+    if not sound:
+        raise ValueError("its commit is malformed")
+    # Stores of older versions have no second checksum.
+    if commit.get("source_checksum", _source_checksum(commit) if "clip_times_s" in commit else None) != (
+        _source_checksum(commit) if "clip_times_s" in commit else None
+    ):
+        raise ValueError("its clips, times or frame rate differ from their checksum")
+    return commit
 
 
 def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
@@ -332,20 +785,24 @@ def _now() -> str:
 class FeatureWriter:
     """Writes one video's features in order; nothing is visible in the store before `commit` returns."""
 
-    def __init__(self, store: Path, spec: FeatureSpec, video_id: str, num_clips: int) -> None:
-        self._final = store / spec.name / check_video_id(video_id)
-        self._staged = store / STAGING / staging_name()
+    def __init__(self, store: FeatureStore, spec: FeatureSpec, video_id: str, num_clips: int) -> None:
+        self._store = store
+        self._final = store.path / spec.name / check_video_id(video_id)
+        self._staged = store.path / STAGING / staging_name()
         dtype = np.dtype(spec.dtype)
         rows = max(1, min(num_clips, CHUNK_BYTES // (spec.feature_dim * dtype.itemsize)))
-        self._array = zarr.create_array(
-            self._staged,
-            shape=(num_clips, spec.feature_dim),
-            chunks=(rows, spec.feature_dim),
-            dtype=dtype,
-            fill_value=float("nan") if dtype.kind == "f" else 0,
-            compressors=_compressor(),
-            dimension_names=("clip", "feature"),
-        )
+        store.require_spelling(spec.name, video_id)
+        with self._writing():
+            self._staged.mkdir()  # Zarr would make a store that is gone anew
+            self._array = _zarr().create_array(
+                self._staged,
+                shape=(num_clips, spec.feature_dim),
+                chunks=(rows, spec.feature_dim),
+                dtype=dtype,
+                fill_value=float("nan") if dtype.kind == "f" else 0,
+                compressors=_compressor(),
+                dimension_names=("clip", "feature"),
+            )
         self._buffer = np.empty((rows, spec.feature_dim), dtype)
         self._buffered = self._written = 0
         self._hash = hashlib.sha256()
@@ -363,8 +820,18 @@ class FeatureWriter:
             if self._buffered == len(self._buffer):
                 self._flush()
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            with writing_to(self._store.path):
+                yield
+        except BaseException:
+            self.abort()
+            raise
+
     def _flush(self) -> None:
-        self._array[self._written : self._written + self._buffered] = self._buffer[: self._buffered]
+        with self._writing():
+            self._array[self._written : self._written + self._buffered] = self._buffer[: self._buffered]
         self._written += self._buffered
         self._buffered = 0
 
@@ -377,24 +844,30 @@ class FeatureWriter:
             self._flush()
         if self._written != self._array.shape[0]:
             raise StoreError(f"{self._final.name}: {self._written} of {self._array.shape[0]} clips were written")
-        self._array.update_attributes(
-            {
-                "complete": True,
-                "checksum": f"sha256:{self._hash.hexdigest()}",
-                "num_clips": self._written,
-                "num_frames": int(source.num_frames),
-                "fps": float(source.fps),
-                "clip_starts": [int(start) for start in source.clip_starts],
-                "clip_ends": [int(end) for end in source.clip_ends],
-                "clip_times_s": source.clip_times_s.tolist(),
-                "padded": source.padded,
-                "decode_notes": list(source.decode_notes),
-                "provenance": dict(source.provenance),
-                "file": dict(source.file),
-                "written": _now(),
-            }
-        )
-        return publish(self._staged, self._final, "zarr.json")
+        if not len(source.clip_starts) == len(source.clip_ends) == len(source.clip_times_s) == self._written:
+            raise StoreError(f"{self._final.name}: {len(source.clip_starts)} clips are described, not {self._written}")
+        commit = {
+            "complete": True,
+            "checksum": f"sha256:{self._hash.hexdigest()}",
+            "num_clips": self._written,
+            "num_frames": int(source.num_frames),
+            "fps": float(source.fps),
+            "clip_starts": [int(start) for start in source.clip_starts],
+            "clip_ends": [int(end) for end in source.clip_ends],
+            "clip_times_s": np.asarray(source.clip_times_s, np.float64).tolist(),
+            "padded": bool(source.padded),
+            "decode_notes": list(source.decode_notes),
+            "provenance": dict(source.provenance),
+            "file": dict(source.file),
+            "written": _now(),
+        }
+        with self._writing():
+            self._array.update_attributes({**commit, "source_checksum": _source_checksum(commit)})
+            self._store.discard_rump(self._final)
+            published = publish(self._staged, self._final, META)
+        if not published:
+            self._store.require_spelling(self._final.parent.name, self._final.name)
+        return published
 
     def abort(self) -> None:
         """Delete what was written."""

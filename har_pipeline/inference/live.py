@@ -22,9 +22,9 @@ from har_pipeline.inference.load import NetworkRun, load_network
 from har_pipeline.models.convlstm.layer import State
 from har_pipeline.models.convlstm.windows import WEIGHT_POWER, stateful_indices
 from har_pipeline.models.device import pick_device, pick_precision
-from har_pipeline.video.decode import FrameReader
-from har_pipeline.video.depth import CausalDepth, read_depth
+from har_pipeline.video.depth import CausalDepth
 from har_pipeline.video.frame_worker import scale_rgb
+from har_pipeline.video.stream_worker import read_frames
 
 # The longest video that the published training shows the network: 208 frames.
 CAMERA_HORIZON = 26
@@ -222,11 +222,10 @@ def live_scores(
 
 def _whole_video(recogniser: StatefulRecogniser, record: VideoRecord) -> np.ndarray:
     path = file_of(record, recogniser.stream)
-    if recogniser.stream == "depth":
-        frames = read_depth(path, start=record.start_frame, stop=record.end_frame).frames
-    else:
-        reader = FrameReader(path, start=record.start_frame, stop=record.end_frame)
-        frames = np.stack([frame for _, frame in reader])
+    read = list(read_frames(path, recogniser.stream, start=record.start_frame, stop=record.end_frame))
+    if len({frame.shape for frame in read}) > 1:
+        raise VideoError(f"{path}: the frame size changes, which live recognition does not allow")
+    frames = np.stack(read)
     whole = recogniser.run.config.long_videos == "whole"
     recogniser.reset()
     windows = stateful_indices(len(frames), recogniser.run.network.clip_len, whole=whole)

@@ -10,8 +10,7 @@ import numpy as np
 
 from har_pipeline.core.errors import VideoError
 from har_pipeline.core.records import RawStream
-from har_pipeline.video.decode import FrameReader, probe, tail_note
-from har_pipeline.video.depth import read_depth
+from har_pipeline.video.stream_worker import read_frames
 
 
 def live_frames(
@@ -19,7 +18,7 @@ def live_frames(
 ) -> Iterator[np.ndarray]:
     """Return the frames of a file, a depth folder, or a camera's number such as `0`, in order.
 
-    rgb: (H, W, 3) uint8, read frame by frame; depth: (H, W) uint16 mm, read as a whole first.
+    rgb: (H, W, 3) uint8; depth: (H, W) uint16 mm; see `read_frames`, which reads files.
     on_note: called with what is odd about the file, such as a damaged frame that is left out; for RGB at its end.
     Raises: VideoError if it cannot be read, or a camera is asked for depth, for which there is no common driver.
     """
@@ -27,22 +26,7 @@ def live_frames(
         if stream == "depth":
             raise VideoError(f"camera {source} gives colour, this run reads depth: give a depth file or folder")
         return _camera_frames(int(source))
-    path = Path(source).expanduser()
-    if stream == "depth":
-        video = read_depth(path)
-        for text in video.notes:
-            on_note(text)
-        return iter(video.frames)
-    return _rgb_frames(path, on_note)
-
-
-def _rgb_frames(path: Path, on_note: Callable[[str], None]) -> Iterator[np.ndarray]:
-    info = probe(path)
-    reader = FrameReader(path, info=info)
-    for _, frame in reader:
-        yield frame
-    for text in [*reader.notes, *tail_note(info, reader.frames_decoded)]:
-        on_note(text)
+    return read_frames(Path(source).expanduser(), stream, on_note=on_note)
 
 
 def _camera_frames(number: int) -> Iterator[np.ndarray]:

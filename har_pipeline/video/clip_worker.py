@@ -7,9 +7,10 @@ worker starts in a fraction of a second.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import math
 import mmap
 import os
-import signal
 import tempfile
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -18,11 +19,19 @@ from pathlib import Path
 import numpy as np
 
 from har_pipeline.core.errors import ExtractionError, VideoError
+from har_pipeline.core.files import file_sha256
 from har_pipeline.core.records import ClipSpec, Decoder
-from har_pipeline.video.clips import clip_indices, flow_pairs, is_padded, max_frame_needed, resampled_indices
-from har_pipeline.video.decode import FrameReader, VideoInfo, probe, tail_note
-from har_pipeline.video.preprocess import parse_resize, resize_frame, scale_frame
-from har_pipeline.video.process import Failed, Task, Worker, serve
+from har_pipeline.video.clips import (
+    clip_indices,
+    flow_pairs,
+    is_padded,
+    max_frame_needed,
+    num_resampled,
+    resampled_indices,
+)
+from har_pipeline.video.decode import FrameReader, VideoInfo, probe, tail_note, too_many_frames
+from har_pipeline.video.preprocess import parse_resize, resize_frame, scale_frame, scale_to
+from har_pipeline.video.process import Failed, Task, Worker, serve, stopped_clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,8 @@ class DecodeTask(Task):
     fps: float | None  # as in `FeatureSpec`
     views: tuple[View, ...]
     decoder: Decoder
+    max_frames: int  # of the row, also after its frame rate is changed
+    hash_content: bool = False  # whether `ClipPlan.content` is wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +68,9 @@ class ClipPlan:
     num_unique: int  # clips that are sent; the last of them stands for all further ones
     num_frames: int  # of the row's range, in the file
     fps: float
+    clip_times_s: np.ndarray  # (N, 2) float64, when each clip begins and ends, s from the start of the file
     padded: bool  # whether a clip holds frames that stand in for missing ones
+    content: str  # sha256 of the file in hex if the task wants it, else empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +96,7 @@ Message = ClipPlan | Chunk | Done | Failed
 
 
 class _Sender:
-    """Fills free slots with frames and hands them over; waits for a free one with the time limit stopped."""
+    """Fills free slots with frames and hands them over; while it sends or waits for a free one, the time limit stands still."""
 
     def __init__(self, connection: Connection, memory: mmap.mmap, num_slots: int) -> None:
         self.connection = connection
@@ -99,40 +112,56 @@ class _Sender:
             self.free.append(message)
 
     def send(self, lane: int, numbers: np.ndarray, frames: list[np.ndarray], clips: np.ndarray) -> None:
-        while self.connection.poll() or not self.free:
-            remaining = signal.setitimer(signal.ITIMER_REAL, 0)[0]
-            self.free.append(self.connection.recv())
-            signal.setitimer(signal.ITIMER_REAL, remaining)
+        with stopped_clock():
+            while self.connection.poll() or not self.free:
+                self.free.append(self.connection.recv())
         slot = self.free.pop()
         size = frames[0].size
         for i, frame in enumerate(frames):
             self.slots[slot, i * size : (i + 1) * size] = frame.reshape(-1)
-        self.connection.send(Chunk(lane, slot, (len(frames), *frames[0].shape), numbers, clips))
+        with stopped_clock():
+            self.connection.send(Chunk(lane, slot, (len(frames), *frames[0].shape), numbers, clips))
+
+    def announce(self, plan: ClipPlan) -> None:
+        with stopped_clock():
+            self.connection.send(plan)
 
 
 def _decode(task: DecodeTask, sender: _Sender) -> Done:
+    content = file_sha256(task.path) if task.hash_content else ""
     info = probe(task.path)
-    assumed = info.packet_frames or info.container_frames
-    if assumed <= task.start_frame:
-        raise VideoError(f"{task.path}: the row starts at frame {task.start_frame}, the file has {assumed}")
-    num_frames = min(assumed, task.end_frame or assumed) - task.start_frame
+    if info.packet_frames <= task.start_frame:
+        raise VideoError(f"{task.path}: the row starts at frame {task.start_frame}, the file has {info.packet_frames}")
+    num_frames = min(info.packet_frames, task.end_frame or info.packet_frames) - task.start_frame
     # The second pass is for a file that turns out to have another number of frames, where that changes the clips.
-    sent = _send_clips(task, info, num_frames, sender)
-    if isinstance(sent, int):
-        sent = _send_clips(task, info, sent, sender, trusted=True)
-    if isinstance(sent, int):
+    sent = _send_clips(task, info, num_frames, content, sender)
+    if isinstance(sent, _Found):
+        info = dataclasses.replace(info, timing=info.timing_of_frames(sent.ticks))
+        sent = _send_clips(task, info, sent.num_frames, content, sender, trusted=True)
+    if isinstance(sent, _Found):
         raise VideoError(f"{task.path}: decoding twice gave different numbers of frames")
     return sent
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a first pass over a file found, where it had assumed another number of frames."""
+
+    num_frames: int  # of the row
+    ticks: list[int | None]  # time stamps of the file's frames
+
+
 def _send_clips(
-    task: DecodeTask, info: VideoInfo, num_frames: int, sender: _Sender, trusted: bool = False
-) -> Done | int:
+    task: DecodeTask, info: VideoInfo, num_frames: int, content: str, sender: _Sender, trusted: bool = False
+) -> Done | _Found:
     """Decode once and send every view's clips as soon as their frames are there.
 
-    Returns the true number of frames instead if that changes the clips. trusted: `num_frames` was counted in a first pass.
+    Returns what was found instead if that changes the clips. trusted: `num_frames` was counted in a first pass.
     """
-    cutters = [_plan(task, view, info, num_frames, sender) for view in task.views]
+    timing = info.timing.part(task.start_frame, task.start_frame + num_frames)
+    if max(num_frames, num_resampled(num_frames, timing, task.fps)) > task.max_frames:
+        raise VideoError(too_many_frames(task.path, task.max_frames, task.fps))
+    cutters = [_plan(task, view, info, num_frames, content, sender) for view in task.views]
     needed = _frames_needed(task)
     # Reading to the end tells the true number of frames; the first n clips do not depend on it once they are full.
     reads_all = needed is None or num_frames < needed
@@ -147,10 +176,17 @@ def _send_clips(
     if found <= 0:
         raise VideoError(f"{task.path}: no frame could be decoded from frame {task.start_frame} on")
     if (reads_all and found != num_frames and not trusted) or any(cutter.unsent for cutter in cutters):
-        return found
+        return _Found(found, reader.ticks)
     # What was not read is judged by its packets.
     frames = task.start_frame + found if reads_all else info.packet_frames or task.start_frame + found
-    notes = [*reader.notes, *tail_note(info, frames, task.end_frame)]
+    mixed = [note for note in (cutter.note() for cutter in cutters) if note]
+    notes = [
+        *info.notes,
+        *reader.notes,
+        *info.timing.notes,
+        *dict.fromkeys(mixed),
+        *tail_note(info, frames, task.end_frame),
+    ]
     return Done(tuple(notes), reader.decoder_used)
 
 
@@ -162,9 +198,10 @@ def _frames_needed(task: DecodeTask) -> int | None:
     return max(count + view.flow for count, view in zip(needed, task.views, strict=True) if count is not None)
 
 
-def _plan(task: DecodeTask, view: View, info: VideoInfo, num_frames: int, sender: _Sender) -> _ClipCutter:
+def _plan(task: DecodeTask, view: View, info: VideoInfo, num_frames: int, content: str, sender: _Sender) -> _ClipCutter:
     """Announce the clips of a view, and return what cuts them."""
-    source = resampled_indices(num_frames, info.fps, task.fps) + task.start_frame
+    timing = info.timing.part(task.start_frame, task.start_frame + num_frames)
+    source = resampled_indices(num_frames, timing, task.fps) + task.start_frame
     indices = clip_indices(len(source), view.clips)
     bounds = np.stack([source[indices[:, 0]], source[indices.max(axis=1)] + 1], axis=1)
     clips = source[flow_pairs(indices, len(source)) if view.flow else indices]
@@ -173,12 +210,17 @@ def _plan(task: DecodeTask, view: View, info: VideoInfo, num_frames: int, sender
         repeats += 1
     unique = clips[: len(clips) - repeats]
     padded = is_padded(len(source), view.clips)
-    sender.connection.send(ClipPlan(view.lane, bounds, len(unique), num_frames, info.fps, padded))
+    times_s = info.timing.begin_s(bounds)
+    sender.announce(ClipPlan(view.lane, bounds, len(unique), num_frames, info.fps, times_s, padded, content))
     return _ClipCutter(task.path, view, unique, sender)
 
 
 class _ClipCutter:
-    """Collects a view's frames, and sends the clips of which all frames are there, a slot full at a time."""
+    """Collects a view's frames, and sends the clips of which all frames are there, a slot full at a time.
+
+    All frames of a slot have one shape. Where the scaled frames of a clip differ in shape, because the file's frames change
+    their size, those that differ from the clip's first one are stretched to its shape.
+    """
 
     def __init__(self, path: Path, view: View, clips: np.ndarray, sender: _Sender) -> None:
         self.path, self.view, self.clips, self.sender = path, view, clips, sender
@@ -190,6 +232,7 @@ class _ClipCutter:
         self.oldest = np.minimum.accumulate(clips.min(axis=1)[::-1])[::-1]
         self.ready_at = np.maximum.accumulate(clips.max(axis=1))
         self.longest = max(len(np.unique(clip)) for clip in clips)
+        self.mixed = 0  # clips with stretched frames
 
     @property
     def unsent(self) -> bool:
@@ -203,7 +246,7 @@ class _ClipCutter:
         """Take a decoded frame (H, W, 3). Raises: VideoError if a clip of such frames does not fit into a slot."""
         frame = scale_frame(frame, self.resize) if self.view.whole else resize_frame(frame, self.resize)
         self.frames[index] = frame
-        capacity = self.sender.slots.shape[1] // frame.size
+        capacity = self._capacity(frame.size)
         if capacity < self.longest:
             height, width = frame.shape[:2]
             raise VideoError(
@@ -214,21 +257,47 @@ class _ClipCutter:
             return
         ready = int(np.searchsorted(self.ready_at, index, side="right"))
         while self.next < ready:
-            end = self._fitting(ready, capacity)
+            shape = self._shape(self.next)
+            end = self._fitting(ready, shape)
             rows, inverse = np.unique(self.clips[self.next : end], return_inverse=True)
-            frames = [self.frames[int(i)] for i in rows]
+            frames = [_stretched(self.frames[int(i)], shape) for i in rows]
+            differ = [self.frames[int(i)].shape != shape for i in rows]
+            if any(differ):
+                self.mixed += int(np.isin(self.clips[self.next : end], rows[differ]).any(axis=1).sum())
             self.sender.send(self.view.lane, rows, frames, inverse.reshape(end - self.next, -1))
             self.next = end
         keep = self.oldest[self.next] if self.unsent else index + 1
         self.frames = {i: f for i, f in self.frames.items() if i >= keep}
 
-    def _fitting(self, ready: int, capacity: int) -> int:
-        """Return the end of the longest run of clips from `next` on whose frames fit into one slot."""
+    def note(self) -> str:
+        """Return what is to be said of clips whose frames differ in size."""
+        return (
+            f"{self.mixed} clips with frames of different sizes: stretched to the size of the first"
+            if self.mixed
+            else ""
+        )
+
+    def _capacity(self, frame_size: int) -> int:
+        return int(self.sender.slots.shape[1] // frame_size)
+
+    def _shape(self, clip: int) -> tuple[int, ...]:
+        """Return the shape that the frames of a clip are sent in."""
+        return self.frames[int(self.clips[clip, 0])].shape
+
+    def _fitting(self, ready: int, shape: tuple[int, ...]) -> int:
+        """Return the end of the longest run of clips from `next` on, all of this shape, whose frames fit into one slot."""
+        capacity = self._capacity(math.prod(shape))
         end = self.next + 1
         seen = set(self.clips[self.next].tolist())
-        while end < ready and len(seen := seen | set(self.clips[end].tolist())) <= capacity:
+        while (
+            end < ready and self._shape(end) == shape and len(seen := seen | set(self.clips[end].tolist())) <= capacity
+        ):
             end += 1
         return end
+
+
+def _stretched(frame: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return frame if frame.shape == shape else scale_to(frame, shape[0], shape[1])
 
 
 def main(socket_fd: int, memory_fd: int, num_slots: int) -> None:

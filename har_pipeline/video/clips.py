@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from har_pipeline.core.records import ClipSpec
+from har_pipeline.video.timing import Timing
 
 _SLACK = 1e-3  # frames
 
@@ -73,24 +74,36 @@ def flow_pairs(indices: np.ndarray, num_frames: int) -> np.ndarray:
     return np.concatenate([first, np.minimum(first + 1, num_frames - 1)], axis=1)
 
 
-def resampled_indices(num_frames: int, source_fps: float, target_fps: float | None) -> np.ndarray:
+def resampled_indices(num_frames: int, source: Timing, target_fps: float | None) -> np.ndarray:
     """Return (F',) int64 source frame numbers that play at `target_fps`: output frame k shows time k / target_fps.
 
     The frame on screen at that time is taken (the last one that began by then), so frames are dropped or repeated, never
-    mixed, and F' = ceil(num_frames * target_fps / source_fps). Times are compared with a slack of a thousandth of a
-    source frame, because rates are often rounded (29.97 for 30000/1001). None keeps every frame.
+    mixed, and F' = ceil(duration * target_fps). Times are compared with a slack of a thousandth of a source frame, because
+    rates are often rounded (29.97 for 30000/1001). None keeps every frame.
     Raises: ValueError if num_frames is below 1 or a rate is not above 0.
     """
     if num_frames < 1:
         raise ValueError(f"a video needs at least one frame, not {num_frames}")
     if target_fps is None:
         return np.arange(num_frames, dtype=np.int64)
-    if not source_fps > 0 or not target_fps > 0:
-        raise ValueError(f"frame rates must be above 0: source {source_fps:g}, target {target_fps:g} frames/s")
-    step = source_fps / target_fps
-    count = max(1, int(np.ceil((num_frames - _SLACK) / step)))
-    indices = np.floor(np.arange(count) * step + _SLACK).astype(np.int64)
+    count = num_resampled(num_frames, source, target_fps)
+    if source.times_s is not None:
+        shown = np.arange(count) / target_fps + source.slack_s
+        return np.asarray(np.searchsorted(source.times_s[:num_frames], shown, side="right") - 1, np.int64)
+    indices = np.floor(np.arange(count) * (source.fps / target_fps) + _SLACK).astype(np.int64)
     return np.minimum(indices, num_frames - 1)
+
+
+def num_resampled(num_frames: int, source: Timing, target_fps: float | None) -> int:
+    """Return F' of `resampled_indices`, which may be far more than memory holds. Raises: ValueError as that."""
+    if target_fps is None:
+        return num_frames
+    if not source.fps > 0 or not target_fps > 0:
+        raise ValueError(f"frame rates must be above 0: source {source.fps:g}, target {target_fps:g} frames/s")
+    if source.times_s is None:
+        return max(1, int(np.ceil((num_frames - _SLACK) / (source.fps / target_fps))))
+    duration_s = float(source.begin_s(np.array(num_frames)))
+    return max(1, int(np.ceil((duration_s - source.slack_s) * target_fps)))
 
 
 def max_frame_needed(spec: ClipSpec) -> int | None:

@@ -4,6 +4,10 @@
 patched up from a damaged stream, which decord shows as good ones. decord also misnumbers some MPEG-1 files, and repeats the
 last decodable frame. So decord is a cross-check: it delivers pixels after PyAV has found the file sound.
 Frames are numbered in the order of display, as the decoder delivers them; a frame that cannot be decoded has no number.
+
+As the ffmpeg program does, the best video stream is read, pictures attached to the file (covers) never are, and the display
+matrix is applied. Only the named file is opened: formats that name further files, such as playlists, are refused, and so is
+every network.
 """
 
 from __future__ import annotations
@@ -19,106 +23,199 @@ import av
 import av.error
 import av.logging
 import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import VideoReformatter
 
 from har_pipeline.core.errors import VideoError
 from har_pipeline.core.records import Decoder
+from har_pipeline.video.timing import Timing, display_ticks, joined_ticks, timing_of
 
 DECORD_BLOCK = 16
+# Containers and raw streams that hold their own frames. Not listed are playlists and what else names further files (hls,
+# dash, concat, sdp, imf, webm_dash_manifest), devices, numbered pictures, and formats that merely guess.
+_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "live_flv", "asf", "mpeg", "mpegts", "mpegvideo", "ogg", "mxf",
+    "gxf", "nut", "nuv", "rm", "swf", "dv", "wtv", "ivf", "obu", "av1", "gif", "apng", "h261", "h263", "h264", "hevc", "vvc",
+    "m4v", "mjpeg", "vc1", "vc1test", "cavsvideo", "dirac", "dnxhd", "yuv4mpegpipe", "4xm", "bink", "smk", "roq", "flic", "nsv",
+    "pva", "pmp", "mlv", "webp_pipe", "vmd", "film_cpk", "idcin", "cine", "smjpeg", "moflex", "ipmovie", "c93", "dxa", "thp",
+)  # fmt: skip
+# PyAV reads metadata that is not UTF-8, as some HMDB-51 files hold it, only when told to, or from version 19 on always.
+_OPENING: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 # Containers in which decord's frame numbers were found to be wrong.
 _NOT_FOR_DECORD = ("mpeg", "mpegvideo", "mpegts")
 # Headers that announce one frame too many are too common to note.
 _MISCOUNT = 1
-# Matroska has no frame count; its duration gives one, but only roughly where the frame rate varies.
+# Containers whose header says the duration but not the number of frames. A file whose streams all end before this share of
+# it was cut off.
 _DURATION_SHARE = 0.9
+_DURATION_IN_HEADER = ("matroska,webm", "flv", "asf", "mov,mp4,m4a,3gp,3g2,mj2")
+# Codecs whose arithmetic coders take any bytes for pictures, and never write so many zero bytes in a row.
+_NO_ZEROS = ("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "vvc")
+_HOLE = bytes(1024)
+# Sine of one degree, the turn that ffmpeg takes for none.
+_ANGLE_SLACK = 0.0175
+# The ffmpeg program prefers a stream that the file marks as the default one to others with this many px more.
+_DEFAULT_STREAM_PX = 5_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """The header of a file's first video stream."""
+    """The header of a file's video stream, and what its packets say."""
 
     path: Path
     width: int  # px as stored, before the turn that the file may ask for
     height: int
-    fps: float  # mean frames/s; 25 where the file does not say
-    duration_s: float  # 0 if unknown
+    timing: Timing = field(compare=False)
+    header_fps: float  # 0 if the header does not say
+    tick_s: float  # unit of the time stamps
+    expected_s: float  # duration by the header or its index, 0 if unknown or an estimate
+    end_s: float  # by the last packet of any stream
     container_frames: int  # the header's count, 0 if it has none
     packet_frames: int  # packets with a picture to be shown, nearly always the number of decodable frames
     hidden_packets: int  # packets without one
+    filled: bool  # some of them are fillers, whose places in time no frame takes
     codec: str
     container: str
     pixel_format: str
+    notes: tuple[str, ...] = ()  # on the choice of the stream
+
+    @property
+    def fps(self) -> float:
+        """Frames/s, the mean where the rate varies; 25 where the file does not say."""
+        return self.timing.fps
 
     @property
     def announced_frames(self) -> int:
-        """How many frames the file should have: the header's count less the hidden packets, else the packets."""
-        return self.container_frames - self.hidden_packets if self.container_frames else self.packet_frames
+        """How many frames the file should have.
+
+        The header's count less the hidden packets; without a count, by the duration if the file was cut off, else the packets.
+        """
+        if self.container_frames:
+            return self.container_frames - self.hidden_packets
+        if self.end_s < self.expected_s * _DURATION_SHARE - _MISCOUNT / self.fps:
+            return max(self.packet_frames, round(self.expected_s * self.fps))
+        return self.packet_frames
+
+    def timing_of_frames(self, ticks: list[int | None]) -> Timing:
+        """Return the timing of the frames that could be decoded, by their time stamps in the order of display."""
+        if self.filled:
+            return Timing(self.fps)  # see `probe`
+        found = joined_ticks(ticks, self.container, self.tick_s)
+        return timing_of(found, self.tick_s, self.header_fps)
 
 
 def probe(path: Path) -> VideoInfo:
-    """Return the header of the file's first video stream; packets are counted, nothing is decoded.
+    """Return the header of the file's video stream; packets are counted and their time stamps read, nothing is decoded.
 
-    Raises: VideoError if the file is missing, empty, a folder, no video, or has no video stream.
+    Raises: VideoError if the file is missing, empty, a folder, no video, holds no frame, or has no video stream.
     """
-    with _open(path) as container:
-        stream = container.streams.video[0]
-        rate = stream.average_rate or stream.guessed_rate
+    with _open(path) as (container, stream, notes):
+        rate = float(stream.average_rate or stream.guessed_rate or 0)
         context = stream.codec_context
-        packets = hidden = 0
+        name = container.format.name
+        tick_s = float(stream.time_base or 0)
+        counted, says_duration = stream.frames > 0, name in _DURATION_IN_HEADER
+        expected_s = (container.duration or 0) / 1e6 if says_duration else 0.0
+        # A Matroska file may have its index (cues) before its frames.
+        for entry in getattr(stream, "index_entries", None) or ():
+            expected_s = max(expected_s, entry.timestamp * tick_s) if says_duration else 0.0
+        end_s, hidden, fillers = 0.0, 0, 0
+        pts: list[int | None] = []
+        dts: list[int | None] = []
         try:
-            for packet in container.demux(stream):
-                if _is_hidden(packet, context.name):
+            # All streams where their ends matter: sound may last longer than the pictures.
+            for packet in container.demux(stream) if counted else container.demux():
+                if not counted and packet.pts is not None and packet.time_base is not None:
+                    end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                if packet.stream.index != stream.index:
+                    continue
+                if _is_filler(packet, context.name):
+                    fillers += 1
+                elif packet.size and packet.is_discard:  # by an MP4's edit list
                     hidden += 1
                 elif packet.size:
-                    packets += 1
+                    pts.append(packet.pts)
+                    dts.append(packet.dts)
+        except av.error.MemoryError:
+            raise
         except av.error.FFmpegError:
             pass  # a damaged tail: what follows cannot be read, and is reported when frames are missing
+        if not pts:
+            raise VideoError(f"{path}: the video stream holds no frame")
+        # Fillers leave gaps in the time stamps that are none on the screen.
+        ticks = [] if fillers else display_ticks(pts, dts, name, tick_s)
         return VideoInfo(
             path=path,
             width=context.width,
             height=context.height,
-            fps=float(rate) if rate else 25.0,
-            duration_s=(container.duration or 0) / 1e6,
+            timing=timing_of(ticks, tick_s, rate),
+            header_fps=rate,
+            tick_s=tick_s,
+            expected_s=expected_s,
+            end_s=end_s,
             container_frames=stream.frames,
-            packet_frames=packets,
-            hidden_packets=hidden,
+            packet_frames=len(pts),
+            hidden_packets=hidden + fillers,
+            filled=fillers > 0,
             codec=context.name,
-            container=container.format.name,
+            container=name,
             pixel_format=str(context.pix_fmt),
+            notes=notes,
         )
 
 
-def _is_hidden(packet: Any, codec: str) -> bool:
-    """Whether a packet yields no frame by design.
+def _is_filler(packet: Any, codec: str) -> bool:
+    """Whether a packet is the one byte that MPEG-4 in AVI stores for a frame moved into an earlier packet.
 
-    MPEG-4 in AVI stores a one-byte filler for each frame moved into an earlier packet (as in all of UT-Interaction), and an
-    MP4's edit list can hide frames.
+    All of UT-Interaction has them.
     """
-    return (codec == "mpeg4" and packet.size == 1) or (packet.size > 0 and packet.is_discard)
+    return codec == "mpeg4" and packet.size == 1
 
 
-def _open(path: Path) -> Any:
-    """Return an open container that has a video stream."""
+@contextmanager
+def _open(path: Path) -> Iterator[tuple[Any, Any, tuple[str, ...]]]:
+    """Give an open container, the video stream to read, and a note where there was a choice."""
     if not path.exists():
         raise VideoError(f"{path}: the file does not exist")
     if path.is_dir():
         raise VideoError(f"{path}: is a folder, not a video file")
+    if not path.is_file():
+        raise VideoError(f"{path}: is no regular file")
     if path.stat().st_size == 0:
         raise VideoError(f"{path}: the file is empty")
+    options = {"protocol_whitelist": "file", "format_whitelist": ",".join(_FORMATS)}
     try:
-        # Some HMDB-51 files hold metadata that is not UTF-8.
-        container = av.open(str(path), metadata_errors="ignore")
+        container = av.open(f"file:{path.absolute()}", container_options=options, **_OPENING)
+    except av.error.MemoryError:
+        raise
     except (av.error.FFmpegError, OSError) as error:
         raise VideoError(f"{path}: is not a readable video ({error.strerror or error})") from error
-    if not container.streams.video:
-        kinds = sorted({stream.type for stream in container.streams})
-        container.close()
-        raise VideoError(f"{path}: has no video stream (only {', '.join(kinds) or 'nothing'})")
-    context = container.streams.video[0].codec_context
-    if context is None or not context.width:
-        container.close()
-        raise VideoError(f"{path}: the video stream cannot be decoded (unknown codec or size)")
-    return container
+    with container:
+        found = [stream for stream in container.streams.video if not _is_picture(stream)]
+        if not found:
+            kinds = sorted({"picture" if _is_picture(stream) else stream.type for stream in container.streams})
+            raise VideoError(f"{path}: has no video stream (only {', '.join(kinds) or 'nothing'})")
+        best = max(found, key=_rank)
+        context = best.codec_context
+        if context is None or not context.width:
+            raise VideoError(f"{path}: the video stream cannot be decoded (unknown codec or size)")
+        sizes = (
+            f"{len(found)} video streams: the one of {context.width}x{context.height} px is read (stream {best.index})"
+        )
+        yield container, best, (sizes,) if len(found) > 1 else ()
+
+
+def _is_picture(stream: Any) -> bool:
+    """Whether a stream is a picture attached to the file, such as a cover."""
+    return stream.type == "video" and bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _rank(stream: Any) -> tuple[int, int]:
+    """Return what the best stream has most of, as the ffmpeg program chooses it; of equals the first."""
+    context = stream.codec_context
+    area = context.width * context.height if context is not None else 0
+    default = bool(stream.disposition & av.stream.Disposition.default)
+    return area + _DEFAULT_STREAM_PX * (default and area > 0), -stream.index
 
 
 @dataclass(slots=True)
@@ -126,8 +223,15 @@ class _Decoding:
     """How the decoding of a file went so far: the frames met, and the frame numbers of problems."""
 
     frames: int = 0
+    ticks: list[int | None] = field(default_factory=list)  # time stamp of each frame
     broken: list[int] = field(default_factory=list)
     patched: list[int] = field(default_factory=list)
+    reported: list[int] = field(default_factory=list)
+    report: str = ""  # the first thing that the decoder or the container reader complained of
+    torn: list[int] = field(default_factory=list)
+    holes: list[int] = field(default_factory=list)
+    sizes: dict[tuple[int, int], int] = field(default_factory=dict)  # (width, height) px -> first frame
+    matrix: str = ""  # what is odd about the display matrix
     stopped: str = ""
 
     def notes(self) -> list[str]:
@@ -136,89 +240,155 @@ class _Decoding:
             count = f"{len(self.broken)} packet{'s' if len(self.broken) > 1 else ''} could not be decoded"
             notes.append(f"{count}, the first near frame {self.broken[0]}; frames that build on them may be wrong")
         if self.patched:
-            listed = ", ".join(map(str, self.patched[:10])) + (" ..." if len(self.patched) > 10 else "")
-            notes.append(f"frames patched up by the decoder, their data is damaged: {listed}")
+            notes.append(f"frames patched up by the decoder, their data is damaged: {_listed(self.patched)}")
+        if self.torn:
+            notes.append(f"packets that are damaged or follow a gap in the stream, near frames {_listed(self.torn)}")
+        if self.holes:
+            notes.append(
+                f"packets with a hole of zero bytes, as of a block never written, near frames {_listed(self.holes)}"
+            )
+        if self.reported:
+            notes.append(f"frames near which the decoder reported errors: {_listed(self.reported)} ({self.report})")
+        if len(self.sizes) > 1:
+            named = ", ".join(
+                f"{width}x{height} px from frame {n}" for (width, height), n in list(self.sizes.items())[:4]
+            )
+            notes.append(f"the frame size changes: {named}{' ...' if len(self.sizes) > 4 else ''}")
+        if self.matrix:
+            notes.append(self.matrix)
         if self.stopped:
             notes.append(f"reading stopped after {self.frames} frames ({self.stopped})")
         return notes
 
 
+def _listed(numbers: list[int]) -> str:
+    distinct = list(dict.fromkeys(numbers))
+    return ", ".join(map(str, distinct[:10])) + (" ..." if len(distinct) > 10 else "")
+
+
 def _decode(path: Path, state: _Decoding) -> Generator[Any, None, None]:
     """Yield PyAV's frames, not converted, and keep `state` up to date: `state.frames` includes the frame yielded."""
-    with _open(path) as container:
-        stream = container.streams.video[0]
+    with _open(path) as (container, stream, _):
         stream.thread_type = "NONE"  # a worker has one core
+        packets = container.demux(stream)
         try:
-            for packet in container.demux(stream):
-                if packet.size == 0 and packet.dts is not None:
-                    continue  # an AVI's dropped frame: given to the decoder it would end the stream
-                try:
-                    frames = packet.decode()
-                except av.error.FFmpegError:
-                    state.broken.append(state.frames)
-                    continue
+            while True:
+                with _complaints() as messages:
+                    packet = next(packets, None)
+                    if packet is None:
+                        return
+                    if packet.is_corrupt:
+                        state.torn.append(state.frames)
+                    if stream.codec_context.name in _NO_ZEROS and _HOLE in bytes(packet).rstrip(b"\0"):
+                        state.holes.append(state.frames)
+                    if packet.size == 0 and packet.dts is not None:
+                        continue  # an AVI's dropped frame: given to the decoder it would end the stream
+                    try:
+                        frames = packet.decode()
+                    except av.error.MemoryError:  # says nothing about the file
+                        raise
+                    except av.error.FFmpegError:
+                        state.broken.append(state.frames)
+                        continue
+                if messages:
+                    state.reported.append(state.frames)
+                    state.report = state.report or " ".join(str(messages[0][2]).split())[:120]
                 for frame in frames:
                     if frame.is_corrupt:
                         state.patched.append(state.frames)
+                    state.sizes.setdefault((frame.width, frame.height), state.frames)
+                    state.ticks.append(frame.pts)
                     state.frames += 1
                     yield frame
+        except av.error.MemoryError:
+            raise
         except av.error.FFmpegError as error:
             state.stopped = error.strerror or type(error).__name__
 
 
-def _to_rgb(frame: Any, reformatter: VideoReformatter) -> np.ndarray:
-    """Return (H, W, 3) uint8 RGB, turned as the file's display matrix says.
+@contextmanager
+def _complaints() -> Iterator[list[Any]]:
+    """Collect the errors that FFmpeg logs: of some codecs the only sign of damage, such as FFV1's checksums."""
+    level, skips = av.logging.get_level(), av.logging.get_skip_repeated()
+    av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)
+    try:
+        with av.logging.Capture() as messages:
+            yield messages
+    finally:
+        av.logging.set_skip_repeated(skips)
+        av.logging.set_level(level)
+
+
+def _to_rgb(frame: Any, reformatter: VideoReformatter, state: _Decoding) -> np.ndarray:
+    """Return (H, W, 3) uint8 RGB, turned and mirrored as the file's display matrix says.
 
     FFmpeg's scaler gives the pixels that decord and OpenCV's reader give; kept from frame to frame it is as fast as OpenCV's
     colour conversion, which differs by about a level.
     """
     rgb = reformatter.reformat(frame, format="rgb24").to_ndarray()
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(rgb, turns))
+    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    return np.ascontiguousarray(rgb) if matrix is None else _displayed(rgb, bytes(matrix), state)
 
 
-@contextmanager
-def _decoder_errors() -> Iterator[list[Any]]:
-    """Collect the errors that the decoder logs: the only sign of an FFV1 frame that fails its checksum."""
-    level = av.logging.get_level()
-    av.logging.set_level(av.logging.ERROR)
-    try:
-        with av.logging.Capture() as messages:
-            yield messages
-    finally:
-        av.logging.set_level(level)
+def _displayed(rgb: np.ndarray, matrix: bytes, state: _Decoding) -> np.ndarray:
+    """Return the picture as a display matrix shows it, if that is a quarter turn, a reflection, or both; else as it is.
+
+    matrix: 3x3 int32, row vectors: x' = a x + c y, y' = b x + d y with the matrix (a b u; c d v; x y w), fixed point.
+    """
+    values = np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].astype(float)
+    values /= max(1.0, np.abs(values).max())
+    whole = np.rint(values)
+    if np.abs(values - whole).max() > _ANGLE_SLACK:
+        whole[:] = 0
+    a, b, c, d = whole
+    if (abs(a), abs(b), abs(c), abs(d)) == (1, 0, 0, 1):
+        across, down = a, d
+    elif (abs(a), abs(b), abs(c), abs(d)) == (0, 1, 1, 0):
+        rgb, across, down = rgb.swapaxes(0, 1), c, b
+    else:
+        state.matrix = "the display matrix is no quarter turn or reflection, and is left out"
+        return rgb
+    return np.ascontiguousarray(rgb[:: int(down), :: int(across)])
 
 
-def read_gray16(path: Path, *, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, float, list[str]]:
-    """Return the frames `[start, stop)` of a 16-bit gray video (FFV1, PNG ...), (F, H, W) uint16, its frames/s, and notes.
+def read_gray16(
+    path: Path, *, start: int = 0, stop: int | None = None, max_frames: int
+) -> tuple[np.ndarray, Timing, list[str]]:
+    """Return the frames `[start, stop)` of a 16-bit gray video (FFV1, PNG ...), (F, H, W) uint16, their timing, and notes.
 
-    Raises: VideoError if the file cannot be opened, is not 16-bit gray, or fewer than half of its frames can be decoded.
+    Raises: VideoError if the file cannot be opened, is not 16-bit gray, has frames of several sizes or more than max_frames,
+    or fewer than half of its frames can be decoded.
     """
     info = probe(path)
     if not info.pixel_format.startswith("gray16"):
         raise VideoError(
             f"{path}: the frames are {info.pixel_format}; depth must be 16-bit gray (gray16le), such as FFV1"
         )
-    state, images = _Decoding(), []
-    with _decoder_errors() as errors, closing(_decode(path, state)) as frames:
+    state, images = _Decoding(), list[np.ndarray]()
+    with closing(_decode(path, state)) as frames:
         for frame in islice(frames, stop):
-            if errors and not frame.is_corrupt:
-                state.patched.append(state.frames - 1)
-            errors.clear()
+            if len(state.sizes) > 1:
+                raise VideoError(f"{path}: {state.notes()[-1]}; depth frames must have one size")
+            if len(images) == max_frames:
+                raise VideoError(too_many_frames(path, max_frames))
             if state.frames > start:
                 images.append(frame.to_ndarray(format="gray16le"))
     if not images:
         raise VideoError("; ".join([f"{path}: no frame could be decoded from frame {start} on", *state.notes()]))
-    notes = [*state.notes(), *tail_note(info, state.frames, stop)]
-    return np.stack(images), info.fps, notes
+    whole = stop is None and state.frames != info.packet_frames
+    timing = info.timing_of_frames(state.ticks) if whole else info.timing
+    notes = [*info.notes, *state.notes(), *timing.notes, *tail_note(info, state.frames, stop)]
+    return np.stack(images), timing, notes
 
 
 class FrameReader:
     """Iterates over (number, frame) of the file's frames `[start, stop)`; frame is (H, W, 3) uint8 RGB as displayed.
 
     Reading is sequential from the first frame, since seeking is inexact in many files; memory does not grow with the video.
-    Turns in steps of 90 degrees are applied; pixel aspect ratios are not. After the iteration `notes` says what was odd,
-    `decoder_used` who decoded, and `frames_decoded` how many frames were met, skipped ones included.
+    A frame is (H, W) px as displayed, which may change within a file: quarter turns and reflections of the display matrix are
+    applied, pixel aspect ratios are not. After the iteration `notes` says what was odd, `decoder_used` who decoded,
+    `frames_decoded` how many frames were met, skipped ones included, and `ticks` their time stamps.
     With `decord`, PyAV takes over wherever decord would be wrong or fails, with a note.
     Raises: ValueError if the range is empty; on iteration, VideoError if the file cannot be opened or holds no frame.
     """
@@ -237,6 +407,7 @@ class FrameReader:
         self.path, self.start, self.stop, self.info = path, start, stop, info
         self.decoder_used = "decord" if decoder == "decord" else "pyav"
         self.notes: list[str] = []
+        self.ticks: list[int | None] = []
         self.frames_decoded = 0
         self._wants_decord = decoder == "decord"
 
@@ -253,12 +424,13 @@ class FrameReader:
     def _read_pyav(self, first: int) -> Generator[tuple[int, np.ndarray], None, None]:
         """Yield the frames from number `first` on. Raises: VideoError if the file holds no frame at all."""
         state, reformatter = _Decoding(), VideoReformatter()
+        self.ticks = state.ticks
         with closing(_decode(self.path, state)) as frames:
             try:
                 for frame in islice(frames, self.stop):
                     self.frames_decoded = state.frames
                     if state.frames > first:
-                        yield state.frames - 1, _to_rgb(frame, reformatter)
+                        yield state.frames - 1, _to_rgb(frame, reformatter, state)
             finally:
                 self.notes += state.notes()
         if not state.frames:
@@ -279,10 +451,18 @@ class FrameReader:
             return f"decord misnumbers the frames of {info.container} files"
         if info.width % 2 or info.height % 2 or info.pixel_format.endswith(("le", "be")):
             return f"decord's colours are off for {info.pixel_format} frames of {info.width}x{info.height} px"
+        if info.notes:
+            return "decord chooses among several video streams by another rule"
         state = _Decoding()
+        self.ticks = state.ticks
+        turned = False
         with closing(_decode(self.path, state)) as frames:
-            for _ in islice(frames, self.stop):
-                pass
+            for frame in islice(frames, self.stop):
+                turned |= frame.side_data.get(SideDataType.DISPLAYMATRIX) is not None
+        if len(state.sizes) > 1:
+            return "decord scales frames of other sizes to the first one's"
+        if turned:
+            return "decord does not know reflections"
         if state.notes():
             return "decord shows damaged frames as good ones"
         try:
@@ -300,6 +480,15 @@ class FrameReader:
         return ""
 
 
+def too_many_frames(path: Path, max_frames: int, fps: float | None = None) -> str:
+    """Return why a video is not read that has more frames than a job allows, perhaps only after resampling to `fps`."""
+    rate = f" at {fps:g} frames/s" if fps else ""
+    return (
+        f"{path}: has more than {max_frames} frames{rate}, the most for one video; raise it with --max-frames, or give the "
+        "row an end_frame"
+    )
+
+
 def tail_note(info: VideoInfo, frames_found: int, end_frame: int | None = None) -> list[str]:
     """Return the notes on a file whose reading ended after `frames_found` frames, counted from the file's first.
 
@@ -312,11 +501,6 @@ def tail_note(info: VideoInfo, frames_found: int, end_frame: int | None = None) 
         if frames_found * 2 < announced - _MISCOUNT:
             raise VideoError(f"{info.path}: {text}: the file is truncated or damaged")
         return [text]
-    if end_frame is not None:
-        if frames_found < end_frame - _MISCOUNT:
-            return [f"frames up to {end_frame} are wanted, the file has {frames_found}"]
-        return []
-    by_duration = round(info.duration_s * info.fps)
-    if info.container.startswith("matroska") and frames_found < by_duration * _DURATION_SHARE - _MISCOUNT:
-        return [f"{frames_found} frames could be decoded, {info.duration_s:.1f} s suggest about {by_duration}"]
+    if end_frame is not None and frames_found < end_frame - _MISCOUNT:
+        return [f"frames up to {end_frame} are wanted, the file has {frames_found}"]
     return []

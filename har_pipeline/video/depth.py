@@ -19,8 +19,9 @@ import cv2
 import numpy as np
 
 from har_pipeline.core.errors import VideoError
-from har_pipeline.core.records import Aspect
-from har_pipeline.video.decode import read_gray16
+from har_pipeline.core.records import MAX_FRAMES, Aspect
+from har_pipeline.video.decode import read_gray16, too_many_frames
+from har_pipeline.video.timing import Timing
 
 KINECT_FPS = 30.0
 # A patch of fewer than this share of a frame's foreground does not widen the box; see `movement_box`.
@@ -38,8 +39,13 @@ class DepthVideo:
 
     frames: np.ndarray  # (F, H, W) uint16, mm; 0 = no measurement or masked background
     numbers: np.ndarray  # (F,) int64, 0-based in the file, with gaps where frames are missing
-    fps: float  # frames/s
+    timing: Timing
     notes: tuple[str, ...] = ()  # what was odd
+
+    @property
+    def fps(self) -> float:
+        """Frames/s, the mean where the rate varies."""
+        return self.timing.fps
 
 
 class Box(NamedTuple):
@@ -59,31 +65,38 @@ class DepthRange:
     far: int
 
 
-def read_depth(path: Path, *, start: int = 0, stop: int | None = None, fps: float = KINECT_FPS) -> DepthVideo:
+def read_depth(
+    path: Path,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    fps: float = KINECT_FPS,
+    max_frames: int = MAX_FRAMES,
+) -> DepthVideo:
     """Read the frames `[start, stop)` of a depth video.
 
     path: a folder of 16-bit PNGs `MDepth-00000001.png` ... (NTU RGB+D; numbered from 1, or from 0), a `.mat` file with
     `d_depth` (H, W, T) uint16 (UTD-MHAD), or a 16-bit gray video such as FFV1 in Matroska. fps: of the first two, which
     do not say; both data sets were recorded at 30. A missing or damaged PNG is left out with a note, as an undecodable
     frame of a video is.
-    Raises: VideoError naming the file if there is nothing to read, the depth is not 16-bit gray, frames differ in size, or
-    fewer than half of the frames can be read.
+    Raises: VideoError naming the file if there is nothing to read, the depth is not 16-bit gray, frames differ in size,
+    there are more than max_frames, or fewer than half of the frames can be read.
     """
     if not path.exists():
         raise VideoError(f"{path}: does not exist")
     if path.is_dir():
-        video = _read_folder(path, start, stop, fps)
+        video = _read_folder(path, start, stop, Timing(fps), max_frames)
     elif path.suffix.lower() == ".mat":
-        video = _read_mat(path, start, stop, fps)
+        video = _read_mat(path, start, stop, Timing(fps), max_frames)
     else:
-        frames, file_fps, notes = read_gray16(path, start=start, stop=stop)
-        video = DepthVideo(frames, start + np.arange(len(frames)), file_fps, tuple(notes))
+        frames, timing, notes = read_gray16(path, start=start, stop=stop, max_frames=max_frames)
+        video = DepthVideo(frames, start + np.arange(len(frames)), timing, tuple(notes))
     if not len(video.frames):
         raise VideoError(f"{path}: has no frame in [{start}, {'end' if stop is None else stop})")
     return video
 
 
-def _read_folder(path: Path, start: int, stop: int | None, fps: float) -> DepthVideo:
+def _read_folder(path: Path, start: int, stop: int | None, timing: Timing, max_frames: int) -> DepthVideo:
     files = {int(match[1]): name for name in os.listdir(path) if (match := _PNG_NAME.fullmatch(name))}
     if not files:
         raise VideoError(f"{path}: the folder holds no depth frames (MDepth-00000001.png ...)")
@@ -92,6 +105,14 @@ def _read_folder(path: Path, start: int, stop: int | None, fps: float) -> DepthV
     wanted = range(first + start, last + 1)
     if not wanted:
         raise VideoError(f"{path}: the row starts at frame {start}, the folder ends before it, at {max(files) - first}")
+    present = [number for number in files if number in wanted]
+    if 2 * len(present) < len(wanted):
+        raise VideoError(
+            f"{path}: only {len(present)} of {len(wanted)} frames are there: PNGs are missing in the numbering from "
+            f"{wanted[0]} to {wanted[-1]}"
+        )
+    if len(present) > max_frames:
+        raise VideoError(too_many_frames(path, max_frames))
     frames: np.ndarray | None = None
     good: list[int] = []
     missing: list[str] = []
@@ -107,7 +128,7 @@ def _read_folder(path: Path, start: int, stop: int | None, fps: float) -> DepthV
             broken.append(f"{png.name} {error}")
             continue
         if frames is None:
-            frames = np.empty((len(wanted), *image.shape), np.uint16)
+            frames = np.empty((len(present), *image.shape), np.uint16)
         if image.shape != frames.shape[1:]:
             raise VideoError(
                 f"{path}: frames differ in size (height, width): {files[first + good[0]]} has {frames.shape[1:]}, {png.name} "
@@ -125,7 +146,7 @@ def _read_folder(path: Path, start: int, stop: int | None, fps: float) -> DepthV
     ]
     if frames is None or 2 * len(good) < len(wanted):
         raise VideoError(f"{path}: only {len(good)} of {len(wanted)} frames can be read: {'; '.join(notes)}")
-    return DepthVideo(frames[: len(good)], np.array(good, np.int64), fps, tuple(notes))
+    return DepthVideo(frames[: len(good)], np.array(good, np.int64), timing, tuple(notes))
 
 
 class _BrokenPng(Exception):
@@ -160,13 +181,19 @@ def _decode_png(path: Path) -> np.ndarray:
     return image
 
 
-def _read_mat(path: Path, start: int, stop: int | None, fps: float) -> DepthVideo:
-    from scipy.io import loadmat
+def _read_mat(path: Path, start: int, stop: int | None, timing: Timing, max_frames: int) -> DepthVideo:
+    from scipy.io import loadmat, whosmat
 
     if not path.stat().st_size:
         raise VideoError(f"{path}: the file is empty")
     try:
+        # The headers alone, before anything large is read.
+        for name, shape, _ in whosmat(path):
+            if name == "d_depth" and len(shape) == 3 and shape[2] > max_frames:
+                raise VideoError(too_many_frames(path, max_frames))
         arrays = loadmat(path, variable_names=["d_depth"])
+    except (VideoError, MemoryError):
+        raise
     except NotImplementedError as error:
         raise VideoError(f"{path}: is a MATLAB 7.3 file; save it with `save -v7`") from error
     except Exception as error:  # the reader raises whatever a damaged byte leads it to
@@ -180,7 +207,7 @@ def _read_mat(path: Path, start: int, stop: int | None, fps: float) -> DepthVide
     if not depth.size:
         raise VideoError(f"{path}: d_depth {depth.shape} holds no frame")
     frames = np.ascontiguousarray(np.moveaxis(depth, 2, 0)[start:stop], dtype=np.uint16)
-    return DepthVideo(frames, start + np.arange(len(frames)), fps)
+    return DepthVideo(frames, start + np.arange(len(frames)), timing)
 
 
 def movement_box(frames: np.ndarray) -> Box | None:

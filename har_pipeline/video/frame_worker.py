@@ -13,10 +13,11 @@ import numpy as np
 
 from har_pipeline.core.errors import VideoError
 from har_pipeline.core.records import Aspect, RawStream
-from har_pipeline.video.decode import FrameReader, probe, tail_note
+from har_pipeline.video.decode import FrameReader, probe, tail_note, too_many_frames
 from har_pipeline.video.depth import CausalDepth, prepare_depth, read_depth
 from har_pipeline.video.preprocess import Resize, resize_frame
 from har_pipeline.video.process import Failed, Task, Worker, serve
+from har_pipeline.video.timing import Timing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,7 @@ class RawTask(Task):
     aspect: Aspect
     causal: bool
     fps: float
+    max_frames: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class RawVideo:
     frames: np.ndarray  # (F, S, S) depth or (F, S, S, 3) RGB, uint8
     numbers: np.ndarray  # numbers, fps, notes: as in `DepthVideo`
     fps: float
+    times_s: np.ndarray  # (F, 2) float64, when each frame begins and ends, s from the start of the file
     notes: tuple[str, ...]
 
 
@@ -44,27 +47,36 @@ def prepare_video(task: RawTask) -> RawVideo:
     """Return the frames of one video as a network sees them. Raises: VideoError naming the file if there are none."""
     if task.stream == "rgb":
         return _prepare_rgb(task)
-    video = read_depth(task.path, start=task.start_frame, stop=task.end_frame, fps=task.fps)
+    video = read_depth(task.path, start=task.start_frame, stop=task.end_frame, fps=task.fps, max_frames=task.max_frames)
     try:
         frames = prepare_depth(video.frames, task.size, task.aspect)
     except VideoError as error:
         raise VideoError(f"{task.path}: {error}") from error
     if task.causal:
         frames = CausalDepth(task.size, task.aspect).push(video.frames)
-    return RawVideo(frames, video.numbers, video.fps, video.notes)
+    return RawVideo(frames, video.numbers, video.fps, _times_s(video.timing, video.numbers), video.notes)
 
 
 def _prepare_rgb(task: RawTask) -> RawVideo:
     info = probe(task.path)
     reader = FrameReader(task.path, start=task.start_frame, stop=task.end_frame, info=info)
-    numbers, frames = [], []
+    numbers, frames = list[int](), list[np.ndarray]()
     for number, frame in reader:
+        if len(frames) == task.max_frames:
+            raise VideoError(too_many_frames(task.path, task.max_frames))
         numbers.append(number)
         frames.append(scale_rgb(frame, task.size, task.aspect))
     if not frames:
         raise VideoError(f"{task.path}: no frame could be decoded from frame {task.start_frame} on")
-    notes = [*reader.notes, *tail_note(info, numbers[-1] + 1, task.end_frame)]
-    return RawVideo(np.stack(frames), np.array(numbers, np.int64), info.fps, tuple(notes))
+    whole = task.end_frame is None and reader.frames_decoded != info.packet_frames
+    timing = info.timing_of_frames(reader.ticks) if whole else info.timing
+    notes = [*info.notes, *reader.notes, *timing.notes, *tail_note(info, numbers[-1] + 1, task.end_frame)]
+    found = np.array(numbers, np.int64)
+    return RawVideo(np.stack(frames), found, timing.fps, _times_s(timing, found), tuple(notes))
+
+
+def _times_s(timing: Timing, numbers: np.ndarray) -> np.ndarray:
+    return np.stack([timing.begin_s(numbers), timing.begin_s(numbers + 1)], axis=1)
 
 
 def scale_rgb(frame: np.ndarray, size: int, aspect: Aspect) -> np.ndarray:

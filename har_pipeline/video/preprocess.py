@@ -108,10 +108,11 @@ def scale_frame(frame: np.ndarray, resize: Resize) -> np.ndarray:
         height, width = (max(resize.scaled, round(side * factor)) for side in frame.shape[:2])
     else:
         width, height = resize.scaled
-    return _scale(frame, height, width)
+    return scale_to(frame, height, width)
 
 
-def _scale(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+def scale_to(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return the frame (H, W, 3) uint8 stretched to height x width px, as `scale_frame` interpolates."""
     # OpenCV takes one method for both sides, so a frame that shrinks along one and grows along the other goes twice.
     for size, method in (
         ((min(height, frame.shape[0]), min(width, frame.shape[1])), cv2.INTER_AREA),

@@ -3,7 +3,9 @@
 The child is a fresh interpreter that calls `main` of one module; tasks and messages travel through a socket. It confirms a
 task before it works on it, so a death can be blamed: after the confirmation the video fails with the cause of death; before
 it (the process could not start, or died idle) no video is lost, and a fresh process gets the task. The time limit of a
-video is a kernel timer with the default action: SIGALRM ends the process even while a decoder hangs inside C code.
+video is a kernel timer with the default action: SIGALRM ends the process even while a decoder hangs inside C code. It counts
+the reading of the file only. The memory limit is the kernel's too (Linux): what a file makes a decoder ask for beyond it is
+refused, and the video fails.
 """
 
 from __future__ import annotations
@@ -11,13 +13,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -30,6 +33,9 @@ MAX_STARTS = 3
 # A process that closed its socket is gone at once; one that sent nonsense has to be ended.
 EXIT_WAIT_S = 5.0
 STDERR_TAIL_BYTES = 4096
+# Limits above these are none: the system's calls do not take infinity.
+_LONGEST_S = 1e8
+_LARGEST_GB = 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +46,8 @@ class Task:
     path: Path
     start_frame: int  # as in `VideoRecord`
     end_frame: int | None
-    time_limit_s: float
+    time_limit_s: float  # of reading; inf: none
+    memory_limit_gb: float  # of the whole process, in GB (10^9 bytes); inf: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +83,44 @@ def serve(connection: Connection, work: Callable[[Any], Any], receive: Callable[
         while True:
             task = (receive or connection.recv)()
             connection.send(None)
-            signal.setitimer(signal.ITIMER_REAL, task.time_limit_s)
+            _limit_memory(task.memory_limit_gb)
+            signal.setitimer(signal.ITIMER_REAL, task.time_limit_s if task.time_limit_s < _LONGEST_S else 0)
             try:
                 result = work(task)
             except VideoError as error:
                 result = Failed(str(error))
             except Exception as error:
-                result = Failed(f"{task.path}: {type(error).__name__}: {error}")
+                result = Failed(f"{task.path}: {_reason(error, task)}")
             signal.setitimer(signal.ITIMER_REAL, 0)
             connection.send(_Last(result))
+
+
+def _reason(error: Exception, task: Task) -> str:
+    if isinstance(error, MemoryError) or "Insufficient memory" in str(error):  # the latter is OpenCV's
+        return f"reading needs more memory than the limit of {task.memory_limit_gb:g} GB; raise it with --memory-limit"
+    if isinstance(error, OSError):
+        return f"cannot be read ({error.strerror or error})"
+    return f"{type(error).__name__}: {error}"
+
+
+def _limit_memory(limit_gb: float) -> None:
+    """Let this process allocate no more. Only Linux counts all memory that is allocated."""
+    if sys.platform == "linux":
+        most = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        limit = round(limit_gb * 1e9) if limit_gb < _LARGEST_GB else resource.RLIM_INFINITY
+        if most != resource.RLIM_INFINITY and (limit == resource.RLIM_INFINITY or limit > most):
+            limit = most
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
+
+
+@contextlib.contextmanager
+def stopped_clock() -> Iterator[None]:
+    """Stop a task's time limit while its process waits for the parent or sends to it, so that no message is cut in two."""
+    remaining = signal.setitimer(signal.ITIMER_REAL, 0)[0]
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, remaining)
 
 
 class Worker(Generic[T, M]):

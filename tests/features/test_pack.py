@@ -371,7 +371,7 @@ def test_what_is_no_pack(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="not a feature store"):
         open_features(tmp_path)
     (tmp_path / "pack.json").write_text('{"har_pipeline_pack": 1}')
-    with pytest.raises(StoreError, match="format 1, not 2: delete it and run `har features pack` again"):
+    with pytest.raises(StoreError, match="format 1, not 3: run `har features pack` again, which replaces it"):
         open_features(tmp_path)
     (tmp_path / "pack.json").write_text("[")
     with pytest.raises(StoreError, match="not valid JSON"):

@@ -8,16 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from video_files import damage_packets, make_video, read_number
+from decode_tasks import FRAME_BYTES, cut, numbers, receive, run, task_for
+from video_files import damage_packets, make_video
 
 from har_pipeline.core.records import ClipSpec
-from har_pipeline.video.clip_worker import Chunk, ClipPlan, DecodeTask, DecodeWorker, Done, View, _ClipCutter
+from har_pipeline.video.clip_worker import Chunk, ClipPlan, DecodeWorker, Done, View, _ClipCutter
 from har_pipeline.video.clips import clip_indices
 from har_pipeline.video.decode import FrameReader
 from har_pipeline.video.preprocess import parse_resize, resize_frame
 from har_pipeline.video.process import Failed
-
-FRAME_BYTES = 160 * 160 * 3
 
 
 @pytest.fixture(scope="module")
@@ -31,57 +30,8 @@ def damaged(tmp_path_factory, video) -> Path:
     return damage_packets(video, tmp_path_factory.mktemp("worker") / "damaged.avi", [10, 11])
 
 
-def task_for(path: Path, clips: ClipSpec, **changes) -> DecodeTask:
-    fields = {
-        "video_id": path.stem,
-        "path": path,
-        "start_frame": 0,
-        "end_frame": None,
-        "fps": None,
-        "views": (View(0, clips, "stretch-160"),),
-        "decoder": "pyav",
-        "time_limit_s": 60.0,
-    }
-    return DecodeTask(**{**fields, **changes})
-
-
-def receive(worker: DecodeWorker):
-    while (message := worker.receive()) is None:
-        pass
-    return message
-
-
-def run(worker: DecodeWorker, task: DecodeTask):
-    """Return (plans, clips, end): all plans, the last plan's clips as a list of (T, 160, 160, 3), the last message."""
-    plans, clips = [], []
-    worker.start(task)
-    while True:
-        message = receive(worker)
-        if isinstance(message, ClipPlan):
-            plans.append(message)
-            clips = []
-        elif isinstance(message, Chunk):
-            assert np.prod(message.shape) <= worker.slots.shape[1]
-            clips += list(worker.frames(message)[message.clips])
-            worker.release(message.slot)
-        else:
-            return plans, clips, message
-
-
 def bounds(clips) -> list[list[int]]:
     return np.stack([clips[:, 0], clips.max(axis=1) + 1], axis=1).tolist()
-
-
-def numbers(clips) -> list[list[int]]:
-    return [[read_number(frame) for frame in clip] for clip in clips]
-
-
-def cut(task: DecodeTask, frames_per_slot: int = 5):
-    worker = DecodeWorker(FRAME_BYTES * frames_per_slot)
-    try:
-        return run(worker, task)
-    finally:
-        worker.close()
 
 
 @pytest.mark.parametrize("frames_per_slot", [4, 5, 64])

@@ -16,6 +16,7 @@ from har_pipeline.video.clips import (
     resampled_indices,
     sparse_clip_indices,
 )
+from har_pipeline.video.timing import Timing
 
 
 def spec(
@@ -117,7 +118,7 @@ def test_a_video_without_frames_is_refused(num_frames: int) -> None:
     with pytest.raises(ValueError, match="at least one frame"):
         clip_indices(num_frames, ClipSpec())
     with pytest.raises(ValueError, match="at least one frame"):
-        resampled_indices(num_frames, 25, None)
+        resampled_indices(num_frames, Timing(25), None)
 
 
 sizes = st.integers(1, 12)
@@ -191,19 +192,19 @@ def test_the_leading_frames_suffice_for_clips_of_a_longer_video(num_frames: int,
     ],
 )
 def test_resampled_indices(num_frames: int, source: float, target: float | None, expected: list[int]) -> None:
-    found = resampled_indices(num_frames, source, target)
+    found = resampled_indices(num_frames, Timing(source), target)
     assert found.dtype == np.int64
     assert found.tolist() == expected
 
 
 @pytest.mark.parametrize("rates", [(29.97, 30000 / 1001), (30000 / 1001, 29.97)])
 def test_a_rounded_rate_is_the_same_rate(rates: tuple[float, float]) -> None:
-    assert resampled_indices(300, *rates).tolist() == list(range(300))
+    assert resampled_indices(300, Timing(rates[0]), rates[1]).tolist() == list(range(300))
 
 
 @given(st.integers(1, 3000), st.fractions(1, 120, max_denominator=1001), st.fractions(1, 120, max_denominator=1001))
 def test_resampling_shows_the_frame_on_screen_at_each_time(num_frames: int, source, target) -> None:
-    found = resampled_indices(num_frames, float(source), float(target))
+    found = resampled_indices(num_frames, Timing(float(source)), float(target))
     assert found[0] == 0
     assert (np.diff(found) >= 0).all()
     assert found[-1] < num_frames
@@ -217,4 +218,4 @@ def test_resampling_shows_the_frame_on_screen_at_each_time(num_frames: int, sour
 @pytest.mark.parametrize("rates", [(0.0, 10.0), (25.0, 0.0), (25.0, -1.0), (float("nan"), 10.0)])
 def test_a_rate_that_is_none_is_refused(rates: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="above 0"):
-        resampled_indices(10, *rates)
+        resampled_indices(10, Timing(rates[0]), rates[1])

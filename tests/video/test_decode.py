@@ -11,6 +11,7 @@ from video_files import damage_packets, make_audio, make_video, numbered_frame, 
 
 from har_pipeline.core.errors import VideoError
 from har_pipeline.video.decode import FrameReader, VideoInfo, probe, tail_note
+from har_pipeline.video.timing import Timing
 
 DECODERS = ["pyav", "decord"]
 KINDS = {
@@ -126,7 +127,8 @@ def test_probe(videos) -> None:
     info = probe(videos["mpeg4_b_frames.avi"])
     assert (info.width, info.height, info.fps, info.codec, info.container) == (160, 120, 25.0, "mpeg4", "avi")
     assert info.packet_frames == info.announced_frames == 30
-    assert info.duration_s == pytest.approx(1.2, abs=0.1)
+    info = probe(videos["h264_b_frames.mkv"])
+    assert (info.expected_s, info.end_s) == (pytest.approx(1.2, abs=0.01), pytest.approx(1.2, abs=0.01))
     for path in videos.values():
         assert probe(path).packet_frames == 30, path
 
@@ -229,11 +231,15 @@ def info_of(**changes: object) -> VideoInfo:
         "path": Path("v.avi"),
         "width": 320,
         "height": 240,
-        "fps": 25.0,
-        "duration_s": 4.0,
+        "timing": Timing(25.0),
+        "header_fps": 25.0,
+        "tick_s": 0.04,
+        "expected_s": 0.0,
+        "end_s": 4.0,
         "container_frames": 100,
         "packet_frames": 100,
         "hidden_packets": 0,
+        "filled": False,
         "codec": "mpeg4",
         "container": "avi",
         "pixel_format": "yuv420p",
@@ -252,13 +258,9 @@ def info_of(**changes: object) -> VideoInfo:
         ({}, 60, 60, []),
         ({}, 60, 80, ["80 frames are announced, 60 could be decoded"]),
         ({}, 100, 120, ["frames up to 120 are wanted, the file has 100"]),
-        (
-            {"container": "matroska,webm", "duration_s": 8.0},
-            100,
-            None,
-            ["100 frames could be decoded, 8.0 s suggest about 200"],
-        ),
-        ({"container": "matroska,webm", "duration_s": 4.2}, 100, None, []),
+        ({"container_frames": 0, "expected_s": 6.0}, 100, None, ["150 frames are announced, 100 could be decoded"]),
+        ({"container_frames": 0, "expected_s": 6.0, "end_s": 5.9}, 100, None, []),  # sound that lasts longer
+        ({"container_frames": 0, "expected_s": 4.2}, 100, None, []),
     ],
 )
 def test_tail_note(changes, found, end_frame, expected) -> None:

@@ -17,8 +17,8 @@ from har_pipeline.video.process import Failed, Worker, run_tasks
 
 def task(path: Path) -> RawTask:
     return RawTask(
-        video_id=path.stem, path=path, start_frame=0, end_frame=None, time_limit_s=60.0, stream="rgb", size=16,
-        aspect="stretch", causal=False, fps=30.0,
+        video_id=path.stem, path=path, start_frame=0, end_frame=None, time_limit_s=60.0, memory_limit_gb=4.0,
+        max_frames=1000, stream="rgb", size=16, aspect="stretch", causal=False, fps=30.0,
     )  # fmt: skip
 
 

@@ -20,11 +20,13 @@ class FlowCache:
     """A folder with one file per frame pair: a float16 `.npy` (H, W, 2) followed by its CRC-32.
 
     The name is a hash of all that the flow depends on, so nothing is ever stale. Files are written atomically, so any
-    number of processes may share the folder.
+    number of processes may share the folder. A folder that cannot be written, or is full, costs nothing but the reuse:
+    `problem` then says why, and no more is stored.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
+        self.problem = ""
 
     def path(self, content: str, frames: tuple[int, int], spec: FlowSpec, size: tuple[int, int]) -> Path:
         """Return the file of one pair.
@@ -58,6 +60,8 @@ class FlowCache:
 
         Raises: ValueError if the flow has another size, or values that are not float16's.
         """
+        if self.problem:
+            return
         rounded = flow.astype(np.float16)
         if flow.shape != (*size, 2) or not np.array_equal(rounded, flow):
             raise ValueError(f"flow {flow.shape} does not fit frames of {size}, or is not rounded to float16")
@@ -65,6 +69,9 @@ class FlowCache:
         body = io.BytesIO()
         np.save(body, rounded, allow_pickle=False)
         checksum = zlib.crc32(body.getvalue()).to_bytes(_CHECKSUM_BYTES, "little")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with new_file(path) as partial:
-            partial.write_bytes(body.getvalue() + checksum)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with new_file(path, sync=False) as partial:
+                partial.write_bytes(body.getvalue() + checksum)
+        except OSError as error:
+            self.problem = f"{self.folder}: flow is not kept any more ({error.strerror or error})"

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from har_pipeline.core.errors import VideoError
-from har_pipeline.video.decode import FrameReader, probe
 from har_pipeline.video.encode import write_video
 from har_pipeline.video.flow.compute import compute_flow
 from har_pipeline.video.flow.picture import flow_to_rgb
 from har_pipeline.video.flow.spec import FlowSpec
-from har_pipeline.video.preprocess import Resize, scale_frame
+from har_pipeline.video.preprocess import Resize, scale_frame, scale_to
+from har_pipeline.video.stream_worker import read_frames
 
 FRAMES_PER_BLOCK = 16
 BIT_RATE = 4_000_000
@@ -28,17 +28,27 @@ def write_flow_video(
     device: str = "cpu",
     short_side: int | None = None,
     max_px: float = 10.0,
+    on_note: Callable[[str], None] = lambda text: None,
 ) -> int:
-    """Write the flow of a video as pictures, one per frame pair at the source's rate; returns their number.
+    """Write the flow of a video as pictures, one per frame pair at the source's mean rate; returns their number.
 
-    short_side: px to which frames are scaled first, keeping the aspect ratio; max_px: flow of full saturation.
+    short_side: px to which frames are scaled first, keeping the aspect ratio; max_px: flow of full saturation. Where the
+    frame size changes, frames are stretched to the first one's. on_note: called with what is odd about the source.
     Memory does not grow with the video. Raises: VideoError if the source cannot be read or has fewer than two frames.
     """
-    info = probe(source)
+    rates: list[float] = []
+    read = read_frames(source, on_open=rates.append, on_note=on_note)
+    first = next(read)
 
     def pictures() -> Iterator[np.ndarray]:
-        frames = (_even(_scaled(frame, short_side)) for _, frame in FrameReader(source, info=info))
-        last = next(frames)
+        last = _even(_scaled(first, short_side))
+        height, width = last.shape[:2]
+        frames = (
+            scale_to(_scaled(frame, short_side), height, width)
+            if frame.shape != first.shape
+            else _even(_scaled(frame, short_side))
+            for frame in read
+        )
         while block := list(islice(frames, FRAMES_PER_BLOCK)):
             stack = np.stack([last, *block])
             for flow in compute_flow(stack[:-1], stack[1:], spec, device).cpu().numpy():
@@ -46,7 +56,7 @@ def write_flow_video(
             last = block[-1]
 
     try:
-        return write_video(target, pictures(), fps=info.fps, bit_rate=BIT_RATE)
+        return write_video(target, pictures(), fps=rates[0], bit_rate=BIT_RATE)
     except ValueError as error:
         raise VideoError(f"{source}: {error}") from error
 
