@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types imports spelling clean
+.PHONY: demo test lint types imports spelling wheel compat clean
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "har_pipeline needs Python 3.11 or newer: make PYTHON=python3.12 demo")'
@@ -35,6 +35,13 @@ imports: .venv/installed-dev
 
 spelling: .venv/installed-dev
 	$(BIN)/codespell
+
+# The wheel beside this environment; in fresh ones of each Python, with the oldest and the newest versions.
+wheel: .venv/installed-dev
+	.ci/wheel
+
+compat: .venv/installed-dev
+	$(BIN)/python benchmarks/compat.py --write docs/compatibility.md
 
 clean:
 	rm -rf .venv demo_out build *.egg-info

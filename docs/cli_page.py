@@ -83,7 +83,7 @@ def _parameters(callback: Callable[..., Any]) -> Iterator[Parameter]:
 
 def _name(name: str, kind: Any, info: ParameterInfo) -> str:
     if isinstance(info, ArgumentInfo):
-        return name.upper()
+        return name.upper() + "..." * (get_origin(kind) is list)
     # Typer keeps the first of an option's own names as its default.
     own = [text for text in (info.default, *(info.param_decls or ())) if isinstance(text, str)]
     option = f"--{name.replace('_', '-')}"

@@ -35,8 +35,8 @@ def tree(root: Path, *names: str) -> Path:
     return root.resolve()
 
 
-def link_videos(paths: Sequence[Path], *, frames: int, codec: str = "mpeg4", different: int = 16) -> None:
-    """Make `different` videos and link each path to one of them, in turn."""
+def fill_videos(paths: Sequence[Path], *, frames: int, codec: str = "mpeg4", different: int = 16) -> None:
+    """Make `different` videos and write one of them, in turn, to each path, with zeros at its end that tell it from others."""
     source = paths[0].parent.parent / ".videos"
     made = [
         make_video(source / f"{k}{paths[0].suffix}", frames, width=48, height=32, codec=codec, seed=k)
@@ -44,7 +44,7 @@ def link_videos(paths: Sequence[Path], *, frames: int, codec: str = "mpeg4", dif
     ]
     for number, path in enumerate(paths):
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.link(made[number % len(made)], path)
+        path.write_bytes(made[number % len(made)].read_bytes() + bytes(number))
     for video in made:
         video.unlink()
     source.rmdir()
@@ -56,7 +56,7 @@ def ucf101_tree(root: Path, lists: Path, *, num_classes: int = 101, frames: int 
     # One class's files are spelled otherwise than the class.
     stems = {label: label.replace("Handstand", "HandStand") for label in labels}
     groups = (1, 8, 15)
-    link_videos(
+    fill_videos(
         [root / label / f"v_{stems[label]}_g{group:02d}_c01.avi" for label in labels for group in groups],
         frames=frames,
     )
@@ -87,7 +87,7 @@ def hmdb51_tree(root: Path, lists: Path, *, num_classes: int = 51, frames: int =
             flags = ["0" if i == 3 else "2" if i == number - 1 else "1" for i in range(len(names))]
             lines = [f"{name} {flag} " for name, flag in zip(names, flags, strict=True)]
             (lists / f"{label}_test_split{number}.txt").write_text("\n".join(lines) + "\n")
-    link_videos(paths, frames=frames)
+    fill_videos(paths, frames=frames)
 
 
 def kth_tree(root: Path, sequences: Path, *, frames: int = 12) -> None:
@@ -99,7 +99,7 @@ def kth_tree(root: Path, sequences: Path, *, frames: int = 12) -> None:
         for scenario in (1, 2, 3, 4)
     ]
     present = [name for name in names if name != KTH_MISSING]
-    link_videos([root / name.split("_")[1] / f"{name}_uncomp.avi" for name in present], frames=frames)
+    fill_videos([root / name.split("_")[1] / f"{name}_uncomp.avi" for name in present], frames=frames)
     lines = []
     for number, name in enumerate(names):
         ranges = ["1-3", "4-6", "7-9", "10-12"][: 3 if number % 120 == 7 else 4]
@@ -114,7 +114,7 @@ def ucf11_tree(root: Path, *, frames: int = 6) -> None:
         for label in UCF11_CLASSES
         for group in range(1, 26)
     ]
-    link_videos(paths, frames=frames, codec="mpeg1video")
+    fill_videos(paths, frames=frames, codec="mpeg1video")
 
 
 def ntu_tree(root: Path, *, actions: int = 60) -> None:

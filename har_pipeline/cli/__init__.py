@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 from typing import Annotated
 
 import typer
@@ -22,9 +24,11 @@ from har_pipeline.cli import (
     train,
     train_video,
 )
+from har_pipeline.cli.options import App
 from har_pipeline.core.errors import errors_as_lines
+from har_pipeline.core.text import printable
 
-app = typer.Typer(
+app = App(
     name="har",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -63,10 +67,24 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Lines("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+class _Lines(logging.Formatter):
+    """Shows the control characters of file names, as `output.note` does."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def main() -> None:
     """Run the command line; what the user can mend becomes one line on stderr and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a label is shown even where the terminal's encoding lacks it
     with errors_as_lines():
         app()

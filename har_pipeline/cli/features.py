@@ -10,7 +10,7 @@ import typer
 
 from har_pipeline.cli import options
 from har_pipeline.cli.options import AsJson, Shown, Store, StoreOrPack, with_options
-from har_pipeline.cli.output import note, print_json, print_rows
+from har_pipeline.cli.output import note, print_json, print_rows, say
 from har_pipeline.cli.progress import video_bar
 from har_pipeline.cli.split_options import chosen_splits
 from har_pipeline.datasets.splits import SplitChoice
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from har_pipeline.features.pack import PackedStore
     from har_pipeline.features.store import Damage, FeatureStore
 
-features_app = typer.Typer(
+features_app = options.App(
     no_args_is_help=True, help="List, show, verify, pack and reduce the feature sets of a store."
 )
 
@@ -109,9 +109,9 @@ def _print_description(result: dict[str, object]) -> None:
         if isinstance(value, dict):
             typer.echo(f"{key}:")
             for inner, text in value.items():
-                typer.echo(f"  {inner}: {text}")
+                say(f"  {inner}: {text}")
         else:
-            typer.echo(f"{key}: {value}")
+            say(f"{key}: {value}")
 
 
 @features_app.command()

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 import typer
 
 from har_pipeline.cli import options
-from har_pipeline.cli.output import note, print_json
+from har_pipeline.cli.output import note, print_json, say
 
-manifest_app = typer.Typer(no_args_is_help=True, help="Build manifests from data set folders, and check them.")
+manifest_app = options.App(no_args_is_help=True, help="Build manifests from data set folders, and check them.")
 LISTED_AT_MOST = 10
 Layout = Literal["folder", "kth", "ucf11", "ucf101", "hmdb51", "ntu", "ut_interaction", "utd_mhad"]
 
@@ -39,6 +39,11 @@ def build(
 
     records = build_manifest(dataset, root, sequences=sequences, splits=splits, split_index=split_index)
     write_manifest(out, records, root=root)
+    if dataset == "folder" and (parts := sorted({record.split for record in records if record.split})):
+        note(
+            f"folders named after parts ({', '.join(parts)}) fill the column split, the folders below them are the "
+            "classes; --protocol column trains and tests on these parts"
+        )
     labels = {record.label for record in records}
     others = left_out(root, records, known=(out, sequences, splits))
     for path in others[:LISTED_AT_MOST]:
@@ -51,7 +56,7 @@ def build(
         print_json({**summary, "left_out": [str(path) for path in others]})
     else:
         step = "extract" if any(record.path for record in records) else "frames"
-        typer.echo(f"{out}: {len(records)} rows, {len(labels)} classes; next: har {step} {out} store.zarr")
+        say(f"{out}: {len(records)} rows, {len(labels)} classes; next: har {step} {out} store.zarr")
 
 
 @manifest_app.command()
@@ -68,4 +73,4 @@ def check(
         print_json(dataclasses.asdict(summary))
     else:
         for key, value in dataclasses.asdict(summary).items():
-            typer.echo(f"{key}: {value}")
+            say(f"{key}: {value}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from har_pipeline.core.errors import HarError
 from har_pipeline.core.options import Option, options_of
@@ -33,6 +34,30 @@ StoreOrPack = Annotated[
     Path, typer.Argument(help="Feature store of `har extract`, or its pack of `har features pack`.")
 ]
 Workers = Annotated[int | None, typer.Option(help="Worker processes. Default: from the CPU count.", min=1)]
+
+
+class Command(TyperCommand):
+    """A command whose help names its arguments as docs/cli.md does, whatever Typer's way: MANIFEST, [VIDEOS...]."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for parameter in self.params:
+            if parameter.param_type_name == "argument":
+                name = parameter.name.upper() + "..." * (parameter.nargs != 1)
+                parameter.metavar = name if parameter.required else f"[{name}]"
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the words of the usage line after the command's name."""
+        arguments = [one.metavar or "" for one in self.params if one.param_type_name == "argument"]
+        return [self.options_metavar or "", *arguments]
+
+
+class App(typer.Typer):
+    """A Typer app or group of `Command`s."""
+
+    def command(self, name: str | None = None, *, cls: Any = Command, **settings: Any) -> Callable[[Any], Any]:
+        """Return the decorator that adds a function as a command."""
+        return super().command(name, cls=cls, **settings)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from har_pipeline.core.text import printable
+
 if TYPE_CHECKING:
     from har_pipeline.training.jobs import Outcome
 
@@ -18,14 +20,19 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, default=str))
 
 
+def say(text: str) -> None:
+    """Print a line of a result on stdout. Control characters of labels and names are shown, here and in all that follows."""
+    typer.echo(printable(text))
+
+
 def note(text: str) -> None:
     """Print a line for people on stderr, out of the way of machine output."""
-    typer.echo(text, err=True)
+    typer.echo(printable(text), err=True)
 
 
 def print_table(header: list[str], rows: list[list[Any]]) -> None:
     """Print an aligned table on stdout."""
-    cells = [header, *[["" if c is None else str(c) for c in row] for row in rows]]
+    cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     for number, row in enumerate(cells):
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -40,7 +47,7 @@ def print_rows(rows: list[dict[str, Any]], as_json: bool, *, empty: str = "") ->
     elif rows:
         print_table(list(rows[0]), [list(row.values()) for row in rows])
     else:
-        typer.echo(empty)
+        say(empty)
 
 
 def describe(outcome: Outcome) -> str:
@@ -62,8 +69,8 @@ def print_outcomes(outcomes: Sequence[Outcome], out: Path, model: str, as_json: 
         print_json([outcome.summary.to_dict() for outcome in outcomes])
         return
     for outcome in outcomes:
-        typer.echo(f"{outcome.run.folder}: {model}, {describe(outcome)}")
-    typer.echo(f"next: har evaluate {out}")
+        say(f"{outcome.run.folder}: {model}, {describe(outcome)}")
+    say(f"next: har evaluate {out}")
 
 
 def print_failures(notes: dict[str, tuple[str, ...]], failed: dict[str, str], failed_before: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from har_pipeline.cli.options import AsJson, Device, Workers
-from har_pipeline.cli.output import note, print_json
+from har_pipeline.cli.output import note, print_json, say
 from har_pipeline.cli.progress import video_bar
 from har_pipeline.core.errors import RunError, VideoError
 
@@ -106,9 +106,9 @@ def _report(predictions: Sequence[Prediction], classes: Sequence[str], picture: 
         width = max(len(label) for label in classes)
         for prediction in predictions:
             if prediction.error is None:
-                typer.echo(str(prediction.path))
+                say(str(prediction.path))
                 for label, probability in prediction.top:
-                    typer.echo(f"  {label.ljust(width)}  {probability:6.1%}  {'█' * round(30 * probability)}")
+                    say(f"  {label.ljust(width)}  {probability:6.1%}  {'█' * round(30 * probability)}")
     if picture is not None:
         from har_pipeline.inference.predict import save_picture
 
@@ -162,7 +162,7 @@ def _print_decision(decision: Decision, classes: Sequence[str], top: int, notes:
     elif known:
         width = max(len(label) for label in classes)
         shown = "   ".join(f"{label.ljust(width)} {probability:6.1%}" for label, probability in best)
-        typer.echo(f"frame {decision.frames:5d}  so far: {shown}   this window: {now[0][0]} {now[0][1]:.1%}")
+        say(f"frame {decision.frames:5d}  so far: {shown}   this window: {now[0][0]} {now[0][1]:.1%}")
     else:
         typer.echo(f"frame {decision.frames:5d}  no foreground yet, all depth values are 0: no class")
 

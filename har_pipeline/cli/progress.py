@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from har_pipeline.cli.output import describe, note
+from har_pipeline.core.text import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.table import Table
+    from rich.text import Text
 
     from har_pipeline.features.engine import Progress
     from har_pipeline.training.history import Epoch
@@ -39,14 +41,14 @@ def _bar(unit: str, *, silent: bool = False) -> Bar:
     )
 
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
         console=Console(stderr=True),
         disable=silent or not sys.stderr.isatty(),
     )
@@ -103,7 +105,7 @@ def training_bar(
                 f"{name_of(job)}epoch {epoch.epoch}/{epochs}: loss {epoch.train_loss:.3f}, {epoch.train_accuracy:.1%}{val}"
                 f"; rate {epoch.learning_rate:.1e}; {epoch.seconds:.1f} s"
             )
-            bar.console.print(text, highlight=False, soft_wrap=True)
+            bar.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
         def on_batch(job: PlannedRun, now: BatchProgress) -> None:
             bar.update(
@@ -231,8 +233,8 @@ def sweep_table(
         shown = _new_table((*names, "runs", "of them kept", "test"), f"{finished()} of {of_all} runs finished")
         for point, own in made.items():
             kept = sum(outcome.kept for outcome in own)
-            values = [str(value) for _, value in point.values]
-            shown.add_row(*values, f"{len(own)}/{runs_each}", str(kept or ""), _mean(own) if own else "")
+            values = [value for _, value in point.values]
+            shown.add_row(*map(_text, values), f"{len(own)}/{runs_each}", str(kept or ""), _mean(own) if own else "")
         return shown
 
     with _live(table) as refresh:
@@ -256,6 +258,13 @@ def _live(table: Callable[[], Table]) -> Iterator[Callable[[], None]]:
 
     with Live(table(), console=Console(stderr=True), refresh_per_second=4) as view:
         yield lambda: view.update(table())
+
+
+def _text(value: object) -> Text:
+    """Return a cell of a value of the user's: text, whatever brackets it has."""
+    from rich.text import Text
+
+    return Text(printable(str(value)))
 
 
 def _new_table(names: Sequence[str], caption: str) -> Table:

@@ -14,7 +14,7 @@ from har_pipeline.cli.split_options import note_unread
 from har_pipeline.datasets.protocols import PROTOCOLS
 from har_pipeline.datasets.splits import SplitChoice
 
-splits_app = typer.Typer(no_args_is_help=True, help="Show and write the splits of a protocol.")
+splits_app = options.App(no_args_is_help=True, help="Show and write the splits of a protocol.")
 OfProtocol = Annotated[SplitChoice, Shown(without=("split", "split_file"))]
 LISTED = "\n\n".join(f"{name}: {protocol.help}" for name, protocol in PROTOCOLS.items())
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from har_pipeline.cli import options
-from har_pipeline.cli.output import print_json
+from har_pipeline.cli.output import print_json, say
 from har_pipeline.cli.progress import video_bar
 
 
@@ -59,4 +59,4 @@ def synth(
         print_json({"manifest": str(manifest), "videos": videos, "seed": seed})
     else:
         follow = f", or har frames {manifest} store.zarr --fps 25" if depth else ""
-        typer.echo(f"{videos} videos; next: har extract {manifest} store.zarr{follow}")
+        say(f"{videos} videos; next: har extract {manifest} store.zarr{follow}")

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
+
+from har_pipeline.core.text import printable
+
+# What `files.partial_path` calls the file or folder `stem` + suffix while it is not complete.
+_PARTIAL = re.compile(r"(?<![^/\s'\"])\.([^/]+?)\.partial-[^/\s]+?\.[0-9a-f]{12,32}(?![0-9a-f])(\.[^/\s.:'\"]+)?")
 
 
 class HarError(Exception):
@@ -61,7 +67,7 @@ def errors_as_lines() -> Iterator[None]:
         yield
         print(end="", flush=True)
     except HarError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(_line(str(error)))
     except OSError as error:
         _end(error)
     except SystemExit as end:
@@ -86,12 +92,21 @@ def _end(error: OSError) -> NoReturn:
     if isinstance(error, BrokenPipeError) and _stdout_is_broken():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
         sys.exit(1)
-    where = "" if error.filename is None else f"{error.filename}: "
-    sys.exit(f"error: {where}{error.strerror or str(error) or type(error).__name__}")
+    # Of a renaming that failed the user knows the new name; the old one is a temporary one.
+    name = error.filename if error.filename2 is None else error.filename2
+    where = "" if name is None else f"{os.fsdecode(name) if isinstance(name, str | bytes) else name}: "
+    sys.exit(_line(f"{where}{error.strerror or str(error) or type(error).__name__}"))
+
+
+def _line(text: str) -> str:
+    """Return the line of an error, with the user's names in the place of temporary ones."""
+    return printable(f"error: {_PARTIAL.sub(lambda found: found[1] + (found[2] or ''), text)}")
 
 
 def _stdout_is_broken() -> bool:
-    """Whether stdout is a pipe or socket that nobody reads any more."""
+    """Whether stdout is a pipe or socket that nobody reads any more; where the system cannot tell, it is taken to be."""
+    if not hasattr(select, "poll"):
+        return True
     poll = select.poll()
     try:
         poll.register(sys.stdout, select.POLLOUT)

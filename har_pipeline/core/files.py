@@ -29,7 +29,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from har_pipeline.core.errors import HarError
+from har_pipeline.core.errors import HarError, WeightsError
 
 LEASE_DAYS = 7
 
@@ -329,8 +329,42 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+_OTHER_CACHE = "set HAR_CACHE to a folder that can be written, or give the file with --weights FILE"
+
+
 def weights_cache() -> Path:
-    """Return the folder of downloaded weights, in the user's cache folder; HAR_CACHE moves it."""
+    """Return the folder of downloaded weights, in the user's cache folder; HAR_CACHE moves it.
+
+    Raises: WeightsError naming HAR_CACHE if the user has no home folder.
+    """
+    if folder := os.environ.get("HAR_CACHE"):
+        return Path(folder) / "weights"
     import platformdirs
 
-    return Path(os.environ.get("HAR_CACHE") or platformdirs.user_cache_dir("har_pipeline")) / "weights"
+    try:
+        folder = platformdirs.user_cache_dir("har_pipeline")
+    except RuntimeError:  # older ones return a path that begins with ~
+        folder = ""
+    if not os.path.isabs(folder):
+        raise WeightsError(f"the user has no home folder to keep weights in; {_OTHER_CACHE}")
+    return Path(folder) / "weights"
+
+
+def cached_weights(name: str) -> Path:
+    """Return where a downloaded weights file is, or where it is to be written: in the folder `weights_cache`.
+
+    Raises: WeightsError naming HAR_CACHE if the file is not there and cannot be written there.
+    """
+    path = weights_cache() / name
+    try:
+        try:
+            path.stat()
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not os.access(path.parent, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
+    except OSError as error:
+        raise WeightsError(
+            f"{path.parent}: cannot be used as the cache of weights ({error.strerror}); {_OTHER_CACHE}"
+        ) from error
+    return path

@@ -18,6 +18,9 @@ if TYPE_CHECKING:  # `har --help` waits for no numpy
 
 
 VIDEO_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+# Names of the store's own metadata, and of devices on Windows (nul, nul.txt), which some mounted file systems refuse; no
+# such system can hold a name that ends in a dot either.
+RESERVED_ID_PATTERN = re.compile(r"zarr\.json|(?:con|prn|aux|nul|(?:com|lpt)[0-9])(?:\..*)?|.*\.", re.IGNORECASE)
 Sampling = Literal["first", "uniform", "dense", "sparse", "segments"]
 Padding = Literal["repeat_last", "loop"]
 Stream = Literal["rgb", "flow", "depth"]
@@ -40,12 +43,16 @@ FeatureType = Literal["float16", "float32"]
 
 
 def check_video_id(video_id: str) -> str:
-    """Return `video_id` if it is a legal one: letters, digits, `.`, `_`, `-`, at most 200 characters.
+    """Return `video_id` if it is a legal one: letters, digits, `.`, `_`, `-`, at most 200 characters, and not reserved.
 
     Raises: ValueError otherwise.
     """
     if not VIDEO_ID_PATTERN.fullmatch(video_id):
         raise ValueError(f"video_id {video_id!r} must match [A-Za-z0-9][A-Za-z0-9._-]* and have at most 200 characters")
+    if RESERVED_ID_PATTERN.fullmatch(video_id):
+        raise ValueError(
+            f"video_id {video_id!r} is reserved: zarr.json, names of devices such as con and nul, and a dot at the end"
+        )
     return video_id
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from har_pipeline.core.errors import ManifestError
-from har_pipeline.core.records import VideoRecord
+from har_pipeline.core.records import RESERVED_ID_PATTERN, VideoRecord
 from har_pipeline.datasets.folders import VIDEO_SUFFIXES, videos_below, walk
 from har_pipeline.datasets.official_lists import read_hmdb51_lists, read_kth_sequences, read_ucf101_lists
 from har_pipeline.datasets.protocols import KTH_TEST_PERSONS
@@ -24,6 +24,12 @@ UTD_MHAD_LABELS = (
     *("baseball_swing", "tennis_swing", "arm_curl", "tennis_serve", "push", "knock", "catch", "pickup_throw"),
     *("jog", "walk", "sit_to_stand", "stand_to_sit", "lunge", "squat"),
 )
+
+_PART_OF_FOLDER = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 
 _KTH = re.compile(r"(person\d\d)_([a-z]+)_(d[1-4])(?:_uncomp)?")
 _UCF11 = re.compile(r"v_(.+)_(\d\d)_(\d\d)")
@@ -60,14 +66,15 @@ def escape_id(text: str) -> str:
     """Return a legal video_id for a relative path: `/` becomes `__`, other illegal characters `-xHH` per UTF-8 byte.
 
     Names that look escaped (`-x41`) are escaped too, so that two names never get one id; an id that would not begin with
-    a letter or digit is prefixed with `v`. Raises: ManifestError if the id is longer than 200 characters.
+    a letter or digit, or that is reserved (`nul`), is prefixed with `v`. Raises: ManifestError if the id is longer than
+    200 characters.
     """
 
     def escaped(match: re.Match[str]) -> str:
         return "".join(f"-x{byte:02X}" for byte in os.fsencode(match[0]))
 
-    name = re.sub(r"[^A-Za-z0-9._-]|-(?=x[0-9A-F]{2})", escaped, text.replace("/", "__"))
-    if not name[:1].isalnum():
+    name = re.sub(r"[^A-Za-z0-9._-]|-(?=x[0-9A-F]{2})|\.$", escaped, text.replace("/", "__"))
+    if not name[:1].isalnum() or RESERVED_ID_PATTERN.fullmatch(name):
         name = f"v{name}"
     if len(name) > 200:
         raise ManifestError(
@@ -87,19 +94,36 @@ def _matching(
 
 
 def _folder(root: Path, options: BuildOptions) -> list[VideoRecord]:
-    """Return one record per video file; its class is the first folder below `root`."""
+    """Return one record per video file; its class is the first folder below `root`.
+
+    Where all first folders are named after parts, as in Kinetics' `train/CLASS` and mmaction2's `videos_train/CLASS`, they
+    give `split`, and the class is the folder below.
+    """
     root = root.expanduser().resolve()
+    paths = videos_below(root)
+    relatives = [path.relative_to(root) for path in paths]
+    tops = {relative.parts[0] for relative in relatives if len(relative.parts) > 1}
+    # A single folder without classes below is a class: there may be one called train, for trains.
+    by_part = all(map(_part_of_folder, tops)) and (
+        len(tops) > 1 or any(len(relative.parts) > 2 for relative in relatives)
+    )
     records = []
-    for path in videos_below(root):
-        relative = path.relative_to(root)
-        if len(relative.parts) < 2:
+    for path, relative in zip(paths, relatives, strict=True):
+        *folders, _ = relative.parts
+        part = _part_of_folder(folders.pop(0)) if by_part and folders else None
+        if not folders:
             raise ManifestError(
-                f"{path}: is not in a class folder; put each class's videos into a folder named after the class "
-                "(`har predict` needs no manifest)"
+                f"{path}: is not in a class folder; put each class's videos into a folder named after the class"
+                + (f", below {relative.parts[0]}/" if part else " (`har predict` needs no manifest)")
             )
         name = escape_id(relative.with_suffix("").as_posix())
-        records.append(VideoRecord(video_id=name, label=relative.parts[0], path=path))
+        records.append(VideoRecord(video_id=name, label=folders[0], path=path, split=part))
     return records
+
+
+def _part_of_folder(name: str) -> str | None:
+    """Return `train`, `val` or `test` for a folder named after a part of a split, else None."""
+    return _PART_OF_FOLDER.get(name.lower().removeprefix("videos_"))
 
 
 def _kth(root: Path, options: BuildOptions) -> list[VideoRecord]:
@@ -329,10 +353,11 @@ def build_manifest(
         raise ManifestError(f"{root}: no video files below it (known suffixes: {', '.join(sorted(VIDEO_SUFFIXES))})")
     owner: dict[str, VideoRecord] = {}
     for record in records:
-        other = owner.setdefault(record.video_id, record)
+        other = owner.setdefault(record.video_id.casefold(), record)
         if other is not record:
             first, second = (one.path or one.depth_path for one in (other, record))
-            raise ManifestError(f"{first} and {second} both get the id {record.video_id!r}; rename or move one")
+            same = "" if other.video_id == record.video_id else ", but for upper and lower case"
+            raise ManifestError(f"{first} and {second} both get the id {record.video_id!r}{same}; rename or move one")
     return sorted(records, key=lambda record: record.video_id)
 
 

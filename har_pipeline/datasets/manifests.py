@@ -75,16 +75,18 @@ def read_manifest(
         raise ManifestError(f"{path}: no rows below the header")
     records: list[VideoRecord] = []
     problems: list[str] = []
-    first_seen: dict[str, int] = {}
+    first_seen: dict[str, tuple[str, int]] = {}  # id without case -> id, row
+    texts = dict(lines)
     for number, row in rows:
         try:
             record = _record(row, base, check_files)
-            if record.video_id in first_seen:
-                raise ValueError(f"duplicate video_id {record.video_id!r} (first in row {first_seen[record.video_id]})")
-            first_seen[record.video_id] = number
+            first, row_of_first = first_seen.setdefault(record.video_id.casefold(), (record.video_id, number))
+            if row_of_first != number:
+                raise ValueError(_duplicate(first, record.video_id, f"row {row_of_first}"))
             records.append(record)
         except ValueError as error:
-            problems.append(f"  {path.name}:row {number}: {error}")
+            commented = "; comments stand above the header only" if texts[number].startswith("#") else ""
+            problems.append(f"  {path.name}:row {number}: {error}{commented}")
     if problems:
         more = f"\n  and {len(problems) - max_errors} more" if len(problems) > max_errors else ""
         listed = "\n".join(problems[:max_errors])
@@ -92,8 +94,21 @@ def read_manifest(
     return records
 
 
+def _duplicate(first: str, second: str, where: str) -> str:
+    """Return what is wrong with two ids that are equal, or that file systems may take for equal.
+
+    Ids are ASCII, so that they have a single Unicode form.
+    """
+    if first == second:
+        return f"duplicate video_id {second!r} (first in {where})"
+    return (
+        f"video_id {second!r} differs from {first!r} ({where}) in upper and lower case only; some file systems give both "
+        "one folder: rename one"
+    )
+
+
 def _read_lines(path: Path) -> tuple[list[tuple[int, str]], Path | None]:
-    """Return (line number, text) of all lines except comments and blank lines, and the root named in a comment."""
+    """Return (line number, text) of all lines from the header on but blank ones, and the root named in a comment above it."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -101,13 +116,14 @@ def _read_lines(path: Path) -> tuple[list[tuple[int, str]], Path | None]:
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: not a readable UTF-8 text file ({type(error).__name__})") from error
     root = None
-    lines = []
+    lines: list[tuple[int, str]] = []
     # Not splitlines, which also cuts at form feeds and Unicode separators and would shift the row numbers.
     for number, line in enumerate(re.split(r"\r\n|\n|\r", text), 1):
-        if line.startswith(_ROOT_LINE):
+        if lines or not line.startswith("#"):
+            if line.strip():
+                lines.append((number, line + "\n"))
+        elif line.startswith(_ROOT_LINE):
             root = path.parent / Path(line.removeprefix(_ROOT_LINE).strip()).expanduser()
-        elif line.strip() and not line.startswith("#"):
-            lines.append((number, line + "\n"))
     if not lines:
         raise ManifestError(f"{path}: empty file")
     return lines, root
@@ -185,8 +201,11 @@ def write_manifest(path: Path, records: Sequence[VideoRecord], *, root: Path | N
     """
     if not records:
         raise ManifestError(f"{path}: no videos to write")
-    if repeated := [name for name, count in Counter(record.video_id for record in records).items() if count > 1]:
-        raise ManifestError(f"{path}: duplicate video_id {repeated[0]!r}")
+    known: dict[str, str] = {}
+    for record in records:
+        if first := known.get(record.video_id.casefold()):
+            raise ManifestError(f"{path}: {_duplicate(first, record.video_id, 'an earlier record')}")
+        known[record.video_id.casefold()] = record.video_id
     own = sorted({name for record in records for name in record.extra})
     if wrong := [name for name in own if not name.startswith(OWN_PREFIX)]:
         raise ManifestError(f"{path}: own column {wrong[0]!r} must start with {OWN_PREFIX!r}")

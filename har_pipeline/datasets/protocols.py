@@ -55,6 +55,8 @@ class Protocol:
     test_apart: tuple[Source, ...] = SOURCES
     # Sources that training and validation videos do not share.
     val_apart: tuple[Source, ...] = SOURCES
+    # Whether copies and links of one file are kept apart like the file itself; published lists are taken as they are.
+    copies_apart: bool = True
 
     @property
     def help(self) -> str:
@@ -213,22 +215,26 @@ def _column(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]
         raise SplitError(f"the protocol column reads column split or one that starts with x_, not {options.column!r}")
     values = {cell(r, options.column) for r in records}
     if not {"train", "test"} <= values:
-        raise SplitError(f"column {options.column!r} must contain train and test; found: {sorted(values)[:6]}")
+        way_out = "; write test in the place of val to test on those videos" if {"train", "val"} <= values else ""
+        raise SplitError(f"column {options.column!r} must contain train and test; found: {sorted(values)[:6]}{way_out}")
     train, test, val = ([r for r in records if cell(r, options.column) == part] for part in ("train", "test", "val"))
     return [Fold(train, test, val)]
 
 
 PROTOCOLS: dict[str, Protocol] = {
-    "kth_original": Protocol(_kth_original),
-    "kth_random5": Protocol(_kth_random5),
-    "ucf101": Protocol(_ucf101),
+    "kth_original": Protocol(_kth_original, copies_apart=False),
+    "kth_random5": Protocol(_kth_random5, copies_apart=False),
+    "ucf101": Protocol(_ucf101, copies_apart=False),
     # Its lists keep the clips of one film together within a class, but not from one class to another.
     "hmdb51": Protocol(
-        _hmdb51, test_apart=("subject", "group of class", "file"), val_apart=("subject", "group of class", "file")
+        _hmdb51,
+        test_apart=("subject", "group of class", "file"),
+        val_apart=("subject", "group of class", "file"),
+        copies_apart=False,
     ),
-    "xsub": Protocol(_xsub),
+    "xsub": Protocol(_xsub, copies_apart=False),
     # All cameras film the same performances.
-    "xview": Protocol(_xview, test_apart=("file",)),
+    "xview": Protocol(_xview, test_apart=("file",), copies_apart=False),
     # One person may act in several groups, so groups are all that can be kept apart.
     "leave_one_group_out": Protocol(_leave_one_group_out, test_apart=("group", "file"), val_apart=("group", "file")),
     "leave_one_subject_out": Protocol(_leave_one_subject_out),

@@ -1,6 +1,7 @@
 """Splits: made by a protocol, checked, described, written to a file and read back.
 
-No subject, group or file is in two parts of a split, except where the protocol's entry in `PROTOCOLS` allows it.
+No subject, group or file is in two parts of a split, except where the protocol's entry in `PROTOCOLS` allows it. A file
+is the same under all of its names, links and copies; where the files are absent, each name is taken for a file.
 Validation videos are taken from the training side by whole subjects or groups. A class that is tested but never trained
 on is an error: no head could recognise it.
 """
@@ -17,7 +18,8 @@ from har_pipeline.core.errors import SplitError
 from har_pipeline.core.files import write_text
 from har_pipeline.core.options import check_options, option, seed_option
 from har_pipeline.core.records import Split, VideoRecord
-from har_pipeline.datasets.protocols import PROTOCOLS, SplitOptions, cell
+from har_pipeline.datasets.identity import one_name_per_file
+from har_pipeline.datasets.protocols import PROTOCOLS, Protocol, SplitOptions, cell
 from har_pipeline.datasets.units import source_of, take_share
 
 PARTS = ("train", "val", "test")
@@ -92,6 +94,8 @@ def choose_splits(
         notes += odd_validation_share(chosen, choice.val_fraction or 0.0)
     if choice.protocol != "column":
         notes += unread_column(splits, records)
+    if not PROTOCOLS[choice.protocol].copies_apart:
+        notes += copied_videos(chosen, records)
     if choice.protocol == "holdout" and not any(record.subject or record.group for record in records):
         notes.append(
             "the manifest has no subject or group: one person or scene may appear in both training and test videos, which "
@@ -130,12 +134,14 @@ def make_splits(
     val_fraction: share of the training side's videos kept for validation, by whole subjects or groups, at least one of
     them unless 0; not read where the protocol `column` finds validation videos. num_folds, test_fraction, column: see
     `SplitOptions`.
-    Raises: SplitError if the protocol is unknown or its columns are missing, a part is empty, a subject or group is on
-    both sides, or a class is tested but not trained.
+    Raises: SplitError if the protocol is unknown or its columns are missing, a part is empty, a subject, group or file is
+    on both sides, or a class is tested but not trained.
     """
     if protocol not in PROTOCOLS:
         raise SplitError(f"unknown protocol {protocol!r}; choose from: {', '.join(PROTOCOLS)}")
     rule = PROTOCOLS[protocol]
+    if rule.copies_apart:
+        records = one_name_per_file(records)
     options = SplitOptions(seed=seed, num_folds=num_folds, test_fraction=test_fraction, column=column)
     splits = []
     for index, fold in enumerate(rule.split(records, options)):
@@ -157,7 +163,7 @@ def make_splits(
             seed=seed,
             manifest_sha256=manifest_sha256,
         )
-        check_split(split, records)
+        _check_split(split, records, rule)
         splits.append(split)
     return splits
 
@@ -168,7 +174,16 @@ def names_validation(records: Sequence[VideoRecord], column: str) -> bool:
 
 
 def check_split(split: Split, records: Sequence[VideoRecord]) -> None:
-    """Raise SplitError if the split leaks a subject or group, names unknown videos, or cannot be trained and tested."""
+    """Raise SplitError if the split leaks a subject, group or file, names unknown videos, or cannot be trained and tested.
+
+    A split of the user's own is held to the rule of most protocols: nothing is shared.
+    """
+    rule = PROTOCOLS.get(split.protocol, PROTOCOLS["holdout"])
+    _check_split(split, one_name_per_file(records) if rule.copies_apart else records, rule)
+
+
+def _check_split(split: Split, records: Sequence[VideoRecord], rule: Protocol) -> None:
+    """Check a split as `check_split` does. records: with one name per file where the rule keeps copies apart."""
     by_id = {record.video_id: record for record in records}
     where = f"{split.protocol} split {split.index}"
     parts: dict[str, list[VideoRecord]] = {}
@@ -182,17 +197,17 @@ def check_split(split: Split, records: Sequence[VideoRecord]) -> None:
     for part in ("train", "test"):
         if not parts[part]:
             raise SplitError(f"{where}: no {part} videos")
-    # A split of the user's own is held to the rule of most protocols: nothing is shared.
-    rule = PROTOCOLS.get(split.protocol, PROTOCOLS["holdout"])
     for first, second, sources in (
         ("train", "test", rule.test_apart),
         ("val", "test", rule.test_apart),
         ("train", "val", rule.val_apart),
     ):
         for source in sources:
-            shared = {source_of(r, source) for r in parts[first]} & {source_of(r, source) for r in parts[second]}
-            if found := sorted(name for name in shared if name is not None):
-                raise SplitError(f"{where}: {source} {', '.join(found[:3])} is in both {first} and {second}")
+            sides = [{source_of(r, source): r.video_id for r in reversed(parts[part])} for part in (first, second)]
+            if found := sorted(name for name in sides[0].keys() & sides[1].keys() if name is not None):
+                # A file may stand in the manifest under other names, which only the ids tell.
+                ids = f", as {sides[0][found[0]]} and {sides[1][found[0]]}" if source == "file" else ""
+                raise SplitError(f"{where}: {source} {', '.join(found[:3])} is in both {first} and {second}{ids}")
     if untrained := {r.label for r in (*parts["test"], *parts["val"])} - {r.label for r in parts["train"]}:
         names = ", ".join(sorted(untrained)[:5])
         raise SplitError(f"{where}: class {names} has test but no training videos; remove it from the manifest")
@@ -280,8 +295,28 @@ def odd_validation_share(splits: Sequence[Split], fraction: float) -> list[str]:
 
 
 def unread_column(splits: Sequence[Split], records: Sequence[VideoRecord]) -> list[str]:
-    """Return a note if the manifest's column `split` names test videos that none of a protocol's splits tests."""
-    train, test = ({record.video_id for record in records if record.split == part} for part in ("train", "test"))
-    if not train or not test or any(set(split.test) == test for split in splits):
+    """Return a note if the manifest's column `split` names test videos that none of a protocol's splits tests.
+
+    Where it names no test videos, as in Kinetics, its validation videos count as such.
+    """
+    ids = {part: {record.video_id for record in records if record.split == part} for part in PARTS}
+    tested = "test" if ids["test"] else "val"
+    if not ids["train"] or not ids[tested] or any(set(split.test) == ids[tested] for split in splits):
         return []
-    return ["the manifest's column split names train and test videos; --protocol column uses them"]
+    return [f"the manifest's column split names train and {tested} videos; --protocol column uses them"]
+
+
+def copied_videos(splits: Sequence[Split], records: Sequence[VideoRecord]) -> list[str]:
+    """Return a note if test videos of a split are links to, or copies of, its training or validation videos."""
+    file_of = {record.video_id: source_of(record, "file") for record in one_name_per_file(records)}
+    copies: dict[str, str] = {}
+    for split in splits:
+        known = {file_of[video_id]: video_id for video_id in (*split.train, *split.val)}
+        copies |= {video_id: known[file_of[video_id]] for video_id in split.test if file_of[video_id] in known}
+    if not copies:
+        return []
+    listed = ", ".join(f"{test} = {train}" for test, train in sorted(copies.items())[:LISTED_AT_MOST])
+    return [
+        f"{len(copies)} test videos of {splits[0].protocol} are copies of training or validation videos (the same content "
+        f"under another name), which makes the accuracy too high: {listed}{', ...' * (len(copies) > LISTED_AT_MOST)}"
+    ]

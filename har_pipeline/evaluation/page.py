@@ -10,6 +10,8 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from har_pipeline.core.text import printable
+
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title><style>
@@ -53,11 +55,14 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[Section], w
     def encode(picture: Path) -> str:
         return base64.b64encode(picture.read_bytes()).decode()
 
+    def plain(value: object) -> object:
+        return printable(value) if isinstance(value, str) else value
+
     def kind(value: object) -> str:
         text = str(value)
         return "number" if text[:1].isdigit() or text[:1] in "+-" else ""
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=plain)
     environment.globals.update(encode=encode, kind=kind)
     html = environment.from_string(_TEMPLATE).render(title=title, lead=lead, sections=sections, warnings=warnings)
     path.parent.mkdir(parents=True, exist_ok=True)

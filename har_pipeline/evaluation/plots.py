@@ -6,11 +6,15 @@ matplotlib is imported where a figure is made, so that reading results does not 
 from __future__ import annotations
 
 import itertools
+import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from har_pipeline.core.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
 CELL_TEXT_CLASSES = 20
 DPI = 120
 BEST, OTHER, LOSS, INK = "#1f5fa8", "#a9c4e4", "#c8501e", "#222222"
+LONGEST_TEXT = 90
 MARKERS = "osD^vPX*<>"
 
 # A name and its points: (value on the axis, mean, deviation or None).
@@ -27,6 +32,8 @@ Line = tuple[str, Sequence[tuple[int | float | str | bool | None, float, float |
 
 
 def _figure(width: float, height: float) -> Figure:
+    # It warns where its cache folder cannot be written, and then does without.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -37,8 +44,19 @@ def _figure(width: float, height: float) -> Figure:
 
 def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Tight, because the constrained layout alone cuts labels beside axes of a fixed aspect.
-    figure.savefig(path, bbox_inches="tight")
+    with warnings.catch_warnings():
+        # Characters that matplotlib's font lacks are drawn as boxes, each with a warning.
+        warnings.filterwarnings("ignore", r"Glyph .* missing from")
+        # Tight, because the constrained layout alone cuts labels beside axes of a fixed aspect.
+        figure.savefig(path, bbox_inches="tight")
+
+
+def _plain(text: str) -> str:
+    """Return a text of the user's for a picture: no mathematics, no control characters, not too long to be drawn."""
+    text = printable(text)
+    if len(text) > LONGEST_TEXT:
+        text = f"{text[: 2 * LONGEST_TEXT // 3]}…{text[-(LONGEST_TEXT // 3) :]}"
+    return text.replace("$", r"\$")
 
 
 def _percent(axis: Axis, decimals: int | None = None) -> None:
@@ -100,10 +118,10 @@ def save_class_gains(
             fontsize=7,
         )
     axes.axvline(0, color=INK, linewidth=0.8)
-    axes.set_yticks(range(len(order)), [classes[k] for k in order], fontsize=8)
+    axes.set_yticks(range(len(order)), [_plain(classes[k]) for k in order], fontsize=8)
     axes.set_ylim(len(order) - 0.4, -0.6)
     axes.margins(x=0.12)
-    axes.set_xlabel(label)
+    axes.set_xlabel(_plain(label))
     axes.set_axisbelow(True)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
@@ -122,19 +140,18 @@ def _save_matrix(
     dark: float,
 ) -> None:
     """Save a (K, K) matrix with the texts of its cells. label, colours, limits: of the colour bar; dark: needs white text."""
+    classes = [_plain(label) for label in classes]
     count = len(classes)
     few = count <= CELL_TEXT_CLASSES
     side = float(np.clip(2.5 + 0.55 * count, 4.5, 11)) if few else 6 + 0.12 * count
     size = 9 if few else 7
     figure = _figure(side + (0.8 if not spans else 2.6), side)
     axes = figure.add_subplot()
-    axes.set_xticks(
-        range(count), list(classes), rotation=90 if count > 8 else 45, ha="center" if count > 8 else "right"
-    )
+    axes.set_xticks(range(count), classes, rotation=90 if count > 8 else 45, ha="center" if count > 8 else "right")
     if count <= 8:
         for tick in axes.get_xticklabels():
             tick.set_rotation_mode("anchor")
-    axes.set_yticks(range(count), list(classes))
+    axes.set_yticks(range(count), classes)
     axes.tick_params(labelsize=size, length=2)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
@@ -143,14 +160,14 @@ def _save_matrix(
         axes.axvline(first - 0.5, color=INK, linewidth=0.8)
     if spans:
         right = axes.secondary_yaxis("right")
-        right.set_yticks([(first + end - 1) / 2 for _, first, end in spans], [name for name, _, _ in spans])
+        right.set_yticks([(first + end - 1) / 2 for _, first, end in spans], [_plain(name) for name, _, _ in spans])
         right.tick_params(labelsize=9 if few else 11, length=0)
     image = axes.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1])
     for (true, said), text in texts.items() if few else ():
         colour = "white" if abs(values[true, said]) > dark else INK
         axes.text(said, true, text, ha="center", va="center", color=colour, fontsize=size)
     bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02)
-    bar.set_label(label)
+    bar.set_label(_plain(label))
     _percent(bar.ax.yaxis)
     _save(figure, path)
 
@@ -166,7 +183,7 @@ def save_topk_bars(path: Path, predictions: Sequence[tuple[np.ndarray, Sequence[
     figure = _figure(4.2 * columns, 3.9 * rows)
     cells = figure.subfigures(rows, columns, squeeze=False).ravel()
     for cell, (frames, best, title) in zip(cells, predictions, strict=False):
-        cell.suptitle(title if len(title) <= 44 else f"{title[:28]}…{title[-15:]}", fontsize=10)
+        cell.suptitle(_plain(title if len(title) <= 44 else f"{title[:28]}…{title[-15:]}"), fontsize=10)
         grid = cell.add_gridspec(2, 1, height_ratios=(1.15, 1))
         _draw_frames(cell.add_subplot(grid[0]), frames)
         draw_topk(cell.add_subplot(grid[1]), best)
@@ -191,7 +208,7 @@ def draw_topk(axes: Axes, best: Sequence[tuple[str, float]]) -> None:
     """Draw horizontal bars of (class, probability), best on top, each with its percentage."""
     places = np.arange(len(best))
     axes.barh(places, [value for _, value in best], height=0.62, color=[BEST, *[OTHER] * (len(best) - 1)])
-    axes.set_yticks(places, [label for label, _ in best], fontsize=9)
+    axes.set_yticks(places, [_plain(label) for label, _ in best], fontsize=9)
     axes.invert_yaxis()
     # Room to the right of a bar of 100 % for its text.
     axes.set_xlim(0, 1.16)
@@ -234,21 +251,22 @@ def save_sweep_curves(
             capsize=3,
             markersize=5,
             linewidth=1.4,
-            label=name,
+            label=_plain(name),
         )
-    axes.set_xticks(list(place.values()), [str(value) for value in values])
+    axes.set_xticks(list(place.values()), [_plain(str(value)) for value in values])
     if any(len(str(value)) > 8 for value in values):
         axes.tick_params(axis="x", labelrotation=25)
     axes.margins(x=0.06, y=0.12)
     low, high = axes.get_ylim()
     # A little margin, or the marker of an accuracy of 100 % would be cut in half.
     axes.set_ylim(max(low, -0.02 * (high - low)), min(high, 1 + 0.02 * (high - low)))
-    axes.set_xlabel(x_label)
+    axes.set_xlabel(_plain(x_label))
     has_bars = any(deviation is not None for _, points in lines for _, _, deviation in points)
+    y_label = _plain(y_label)
     axes.set_ylabel(f"{y_label}, mean ± sd over runs" if has_bars else y_label)
     _percent(axes.yaxis, 1)
     axes.grid(alpha=0.3)
-    axes.set_title(title, fontsize=11)
+    axes.set_title(_plain(title), fontsize=11)
     if len(lines) > 1:
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
     _save(figure, path)
@@ -321,7 +339,7 @@ def save_length_histogram(path: Path, lengths: Mapping[str, Sequence[int]], edge
     Source: Sanchez-Caballero 2020, figure 9.
     """
     names, counts = length_counts(lengths, edges)
-    classes = list(lengths)
+    classes = [_plain(label) for label in lengths]
     figure = _figure(2.4 + 0.62 * len(names), 2.6 + 0.19 * len(classes))
     above, axes = figure.subplots(2, 1, height_ratios=(1.1, 0.6 + 0.19 * len(classes)), sharex=True)
     total = counts.sum(axis=0)

@@ -23,7 +23,7 @@ def write_scores(path: Path, scores: Scores) -> None:
     """
     rows = zip(scores.video_ids, scores.labels, scores.part, scores.fold, scores.seed, strict=True)
     cells = ([*row, *map(repr, own.tolist())] for row, own in zip(rows, scores.probabilities, strict=True))
-    write_csv(path, [*COLUMNS, *scores.classes], cells)
+    write_csv(path, [*COLUMNS, *scores.classes], cells, exact=True)
 
 
 def read_scores(path: Path) -> Scores:

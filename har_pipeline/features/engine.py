@@ -224,6 +224,7 @@ class Engine:
             clip_ends=plan.clip_bounds[:, 1],
             num_frames=plan.num_frames,
             fps=plan.fps,
+            clip_times_s=plan.clip_times_s,
             padded=plan.padded,
             decode_notes=done.notes,
             provenance={**lane.provenance, "decoder": done.decoder},

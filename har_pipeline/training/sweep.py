@@ -13,7 +13,7 @@ import os
 import threading
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from har_pipeline.core.errors import ExtractionError, HarError, RunError
+from har_pipeline.core.processes import working_on
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.features.job import num_cores
 from har_pipeline.features.reader import FeatureReader
@@ -263,20 +264,16 @@ def _finished_tasks(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task,
         for task in tasks:
             yield task, _work(task)
         return
-    context = multiprocessing.get_context("spawn")
     threads = max(1, num_cores() // workers)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(threads,))
     try:
-        futures: dict[Future[Made], Task] = {pool.submit(_work, task): task for task in tasks}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        with working_on(tasks, _work, workers, _start_worker, threads) as futures:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
     except BrokenProcessPool as error:
         raise RunError(
             "a worker process died, perhaps out of memory: finished runs are kept; run the same command again with fewer "
             f"than {workers} --workers"
         ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _work(task: Task) -> Made:

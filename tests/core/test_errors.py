@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from paths import python_path
 
 from har_pipeline.core.errors import StoreError, errors_as_lines
+from har_pipeline.core.files import new_file, write_text
 
 
 @pytest.mark.parametrize(
@@ -20,12 +22,35 @@ from har_pipeline.core.errors import StoreError, errors_as_lines
         (OSError(28, "No space left on device"), "error: No space left on device"),
         (BrokenPipeError(32, "Broken pipe"), "error: Broken pipe"),
         (ConnectionResetError(), "error: ConnectionResetError"),
+        (
+            FileNotFoundError(2, "No such file or directory", "a\x1b[2Jb\nc"),
+            r"error: a\x1b[2Jb\nc: No such file or directory",
+        ),
+        (StoreError("2 are wrong:\n  one\n  \x9btwo"), "error: 2 are wrong:\n  one\n  \\x9btwo"),
+        (
+            FileNotFoundError(2, "No such file or directory", b"\xff.csv"),
+            r"error: \udcff.csv: No such file or directory",
+        ),
     ],
 )
 def test_errors_become_lines(error: Exception, line: str) -> None:
     with pytest.raises(SystemExit) as end, errors_as_lines():
         raise error
     assert end.value.code == line
+
+
+@pytest.mark.parametrize("name", ["m.csv", "no_suffix", "a.tar.gz", "my clip.mp4"])
+def test_lines_name_the_users_file_and_no_temporary_one(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(SystemExit) as end, errors_as_lines():
+        write_text(tmp_path / name, "text")
+    assert end.value.code == f"error: {tmp_path / name}: Is a directory"
+    with pytest.raises(SystemExit) as end, errors_as_lines():
+        write_text(tmp_path / "none" / name, "text")
+    assert end.value.code == f"error: {tmp_path / 'none' / name}: No such file or directory"
+    with pytest.raises(SystemExit) as end, errors_as_lines(), new_file(tmp_path / name) as partial:
+        raise StoreError(f"cannot write {partial}: no space")
+    assert end.value.code == f"error: cannot write {tmp_path / name}: no space"
 
 
 def test_other_exits_stay_as_they_are() -> None:
@@ -78,6 +103,11 @@ HELP = "import sys; from har_pipeline.cli import main; sys.argv = ['har', 'train
 )
 def test_a_reader_that_goes_away_is_no_error(code: str) -> None:
     assert run(code, read=False) == (1, "", "")
+
+
+def test_where_the_system_cannot_tell_a_broken_pipe_ends_in_silence() -> None:
+    """Not every Python has `select.poll`."""
+    assert run("import select; del select.poll\n" + PRINT.replace("LINES", "99999"), read=False) == (1, "", "")
 
 
 def test_ctrl_c_ends_with_a_line() -> None:

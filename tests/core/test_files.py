@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from paths import python_path
 
-from har_pipeline.core.errors import RunError
+from har_pipeline.core.errors import RunError, WeightsError
 from har_pipeline.core.files import (
     LEASE_DAYS,
+    cached_weights,
     lock_owner,
     locked,
     new_file,
@@ -232,6 +233,41 @@ def test_the_cache_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert weights_cache() == tmp_path / "weights"
     monkeypatch.delenv("HAR_CACHE")
     assert weights_cache().parent.name == "har_pipeline"
+
+
+@pytest.mark.parametrize("kind", ["a file", "below a file", "read-only"])
+def test_an_unusable_cache_names_the_variable_that_moves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    (tmp_path / "taken").touch()
+    cache = {"a file": tmp_path / "taken", "below a file": tmp_path / "taken/cache", "read-only": tmp_path / "cache"}[
+        kind
+    ]
+    if kind == "read-only":
+        monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere else
+    monkeypatch.setenv("HAR_CACHE", str(cache))
+    with pytest.raises(WeightsError, match=rf"^{cache}/weights: cannot be used .*set HAR_CACHE to a folder") as caught:
+        cached_weights("net.pth")
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_in_a_read_only_cache_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HAR_CACHE", str(tmp_path))
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights/net.pth").touch()
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert cached_weights("net.pth") == tmp_path / "weights/net.pth"
+
+
+def test_a_user_without_a_home_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No folder called ~ is made in the current one."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("HAR_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where the password file has no such user
+    with pytest.raises(WeightsError, match=r"no home folder.*set HAR_CACHE"):
+        cached_weights("net.pth")
+    assert names(tmp_path) == set()
 
 
 def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path) -> None:

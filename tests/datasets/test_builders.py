@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from har_pipeline.cli import app
 from har_pipeline.core.errors import ManifestError
-from har_pipeline.core.records import VIDEO_ID_PATTERN, VideoRecord
+from har_pipeline.core.records import VideoRecord, check_video_id
 from har_pipeline.datasets.builders import (
     BUILDERS,
     UTD_MHAD_LABELS,
@@ -35,8 +35,11 @@ def table(records: list[VideoRecord], *columns: str) -> list[tuple[object, ...]]
 @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=16))
 @example("-x41")
 @example("Chanta!____THAT")
+@example("con")
+@example("nul.a/b")
+@example("run/a.")
 def test_ids_are_legal(text: str) -> None:
-    assert VIDEO_ID_PATTERN.fullmatch(escape_id(text))
+    assert check_video_id(escape_id(text))
 
 
 @given(st.from_regex(r"[A-Za-z0-9][^/]{0,15}", fullmatch=True))
@@ -58,6 +61,8 @@ def test_ids_without_folders_can_be_turned_back(text: str) -> None:
         ("ü", "v-xC3-xBC"),
         ("_run/a", "v_run__a"),
         ("a\udcff", "a-xFF"),
+        ("nul.d/a", "vnul.d__a"),
+        ("run/a..", "run__a.-x2E"),
     ],
 )
 def test_ids_by_example(text: str, expected: str) -> None:
@@ -78,6 +83,72 @@ def test_folder(tmp_path: Path) -> None:
         ("run__a", "run", root / "run/a.avi", None, None),
         ("run__day-x201__a", "run", root / "run/day 1/a.MP4", None, None),
     ]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "val", "test"),
+        ("training", "validation", "testing"),
+        ("Train", "valid", "TEST"),
+        ("videos_train", "videos_val", "videos_test"),
+    ],
+)
+def test_folders_of_parts(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    """As Kinetics and mmaction2 lay them out."""
+    train, val, test = names
+    root = tree(tmp_path, f"{train}/run/a.avi", f"{val}/run/a.avi", f"{test}/jump/deep/b.avi", "lists/readme.txt")
+    assert sorted(table(build_manifest("folder", root), "video_id", "label", "split")) == sorted(
+        [
+            (f"{train}__run__a", "run", "train"),
+            (f"{val}__run__a", "run", "val"),
+            (f"{test}__jump__deep__b", "jump", "test"),
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (("train/a.avi",), ["train"]),  # of trains
+        (("train/a.avi", "plane/b.avi"), ["plane", "train"]),
+        (("train/old/a.avi", "plane/new/b.avi"), ["plane", "train"]),
+        (("videos/run/a.avi",), ["videos"]),
+    ],
+)
+def test_folders_that_are_no_parts(tmp_path: Path, names: tuple[str, ...], labels: list[str]) -> None:
+    records = build_manifest("folder", tree(tmp_path, *names))
+    assert sorted(record.label for record in records) == labels
+    assert {record.split for record in records} == {None}
+
+
+def test_a_part_without_class_folders_is_an_error(tmp_path: Path) -> None:
+    root = tree(tmp_path, "train/run/a.avi", "test/b.avi")
+    with pytest.raises(ManifestError, match=r"b\.avi: is not in a class folder; .* named after the class, below test/"):
+        build_manifest("folder", root)
+
+
+def test_parts_are_told_on_the_command_line_and_drive_the_protocol_column(tmp_path: Path) -> None:
+    names = [f"{part}/{label}/{n}.avi" for part in ("train", "test") for label in ("run", "jump") for n in (1, 2)]
+    root = tree(tmp_path / "data", *names)
+    manifest = tmp_path / "m.csv"
+    done = CliRunner().invoke(app, ["manifest", "build", "folder", str(root), "-o", str(manifest)])
+    assert done.exit_code == 0, done.output
+    assert done.stderr == (
+        "folders named after parts (test, train) fill the column split, the folders below them are the classes; "
+        "--protocol column trains and tests on these parts\n"
+    )
+    shown = CliRunner().invoke(
+        app, ["splits", "show", str(manifest), "--protocol", "column", "--val-fraction", "0", "--json"]
+    )
+    (split,) = json.loads(shown.stdout)
+    assert (split["train"], split["test"], split["classes"]) == (4, 4, 2)
+
+
+def test_names_that_differ_in_case_only_get_no_ids(tmp_path: Path) -> None:
+    root = tree(tmp_path, "run/a.avi", "run/A.avi")
+    with pytest.raises(ManifestError, match=r"both get the id 'run__a', but for upper and lower case"):
+        build_manifest("folder", root)
 
 
 def test_folder_follows_links_once_and_lists_dead_ones(tmp_path: Path) -> None:

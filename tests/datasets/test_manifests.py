@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from har_pipeline.core.errors import ManifestError
-from har_pipeline.core.records import VideoRecord
+from har_pipeline.core.records import RESERVED_ID_PATTERN, VideoRecord
 from har_pipeline.datasets.manifests import check_manifest, manifest_sha256, read_manifest, write_manifest
 
 HEADER = "video_id,path,label\n"
@@ -59,7 +59,7 @@ def test_all_columns_are_read(data: Path) -> None:
         b"\xef\xbb\xbfvideo_id,path,label\na,run/a.avi,run\n",
         b"video_id,path,label\r\na,run/a.avi,run\r\n",
         b"video_id,path,label\ra,run/a.avi,run",
-        b"# made by hand\n\nvideo_id,path,label\n\n# a, run/x.avi\na, run/a.avi , run \n\n",
+        b"# made by hand\n\nvideo_id,path,label\n\n\na, run/a.avi , run \n\n",
         b'video_id,path,label\na,"run/a.avi","run"\n',
     ],
     ids=["bom", "crlf", "cr", "comments and blanks", "quotes"],
@@ -120,6 +120,42 @@ def test_bad_ranges(data: Path, start: str, end: str, message: str) -> None:
 def test_duplicate_ids_name_both_rows(data: Path) -> None:
     with pytest.raises(ManifestError, match=r"row 4: duplicate video_id 'a' \(first in row 2\)"):
         read_manifest(written(data, f"{HEADER}a,run/a.avi,run\nb,run/b.avi,run\na,run/b.avi,run\n"))
+
+
+@pytest.mark.parametrize("second", ["Clip-1", "CLIP-1"])
+def test_ids_that_differ_in_case_only_are_refused(data: Path, second: str) -> None:
+    """File systems that fold case would give both one folder of the store, and each other's features."""
+    manifest = written(data, f"video_id,path,label\nclip-1,run/a.avi,run\n{second},run/a.avi,run\n")
+    with pytest.raises(
+        ManifestError, match=rf"row 3: video_id '{second}' differs from 'clip-1' \(row 2\) in upper and"
+    ):
+        read_manifest(manifest)
+    records = [VideoRecord(video_id=one, label="run", path=data / "run/a.avi") for one in ("clip-1", second)]
+    with pytest.raises(ManifestError, match=rf"'{second}' differs from 'clip-1'"):
+        write_manifest(data / "m.csv", records)
+
+
+@pytest.mark.parametrize("reserved", ["zarr.json", "ZARR.json", "con", "NUL.avi", "com1", "Lpt9.x.y", "clip."])
+def test_reserved_ids_are_refused(data: Path, reserved: str) -> None:
+    with pytest.raises(ManifestError, match=f"row 2: video_id '{reserved}' is reserved"):
+        read_manifest(written(data, f"video_id,path,label\n{reserved},run/a.avi,run\n"))
+
+
+@pytest.mark.parametrize("free", ["zarr", "zarr.json2", "console", "nullify.avi", "com", "a.con", "com1_x"])
+def test_ids_like_reserved_ones_are_free(free: str) -> None:
+    assert VideoRecord(video_id=free, label="run", path=Path("a")).video_id == free
+
+
+def test_a_row_may_begin_with_a_hash(data: Path) -> None:
+    """44 files of HMDB-51 do, when the path is the first column."""
+    (data / "#a.avi").touch()
+    (record,) = read_manifest(written(data, "# a comment\npath,video_id,label\n#a.avi,a,run\n"))
+    assert record.path == data.resolve() / "#a.avi"
+
+
+def test_a_comment_below_the_header_is_named(data: Path) -> None:
+    with pytest.raises(ManifestError, match=r"row 2: number of cells .*; comments stand above the header only"):
+        read_manifest(written(data, "video_id,path,label\n# was wrong\na,run/a.avi,run\n"))
 
 
 def test_all_problems_are_counted_and_the_first_listed(data: Path) -> None:
@@ -261,7 +297,9 @@ OPTIONAL = CELLS.map(lambda text: text or None)
 
 @st.composite
 def records_of(draw: st.DrawFn) -> list[VideoRecord]:
-    ids = draw(st.lists(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,9}", fullmatch=True), min_size=1, unique=True))
+    legal = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,8}[A-Za-z0-9_-])?", fullmatch=True)
+    free = legal.filter(lambda text: not RESERVED_ID_PATTERN.fullmatch(text))
+    ids = draw(st.lists(free, min_size=1, unique_by=str.casefold))
     records = []
     for video_id in ids:
         start = draw(st.integers(0, 99))

@@ -11,7 +11,7 @@ import pooch
 import torch
 
 from har_pipeline.core.errors import WeightsError
-from har_pipeline.core.files import file_sha256, weights_cache
+from har_pipeline.core.files import cached_weights, file_sha256
 from har_pipeline.core.records import Stream
 from har_pipeline.models.extractors.base import Net, Preprocess, Weights
 
@@ -56,7 +56,7 @@ def _published_file(net: Net, name: str, weights: Weights) -> Path:
     if weights.packaged is not None:
         path = weights.packaged()
     else:
-        path = weights_cache() / weights.url.rsplit("/", 1)[1]
+        path = cached_weights(weights.url.rsplit("/", 1)[1])
         if not path.exists():
             _download(net, name, weights, path)
     found = file_sha256(path)
@@ -70,7 +70,6 @@ def _published_file(net: Net, name: str, weights: Weights) -> Path:
 
 def _download(net: Net, name: str, weights: Weights, path: Path) -> None:
     log.warning("downloading %s weights %r from %s to %s", net.name, name, weights.url, path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     pooch.get_logger().setLevel("ERROR")
     try:
         # pooch writes to a temporary file and renames it; the hash is checked by the caller, against the published digits.
@@ -78,7 +77,7 @@ def _download(net: Net, name: str, weights: Weights, path: Path) -> None:
     except Exception as error:
         raise WeightsError(
             f"{net.name}: cannot download {weights.url} ({type(error).__name__}: {error}). Download it on another "
-            f"machine and give the file with `--weights PATH`, or put it at {path}"
+            f"machine and give the file with `--weights PATH`, or put it at {path} (HAR_CACHE moves that folder)"
         ) from error
     if not weights.sha256:
         log.warning("no hash is published for %s; this file's sha256 is %s", weights.url, file_sha256(path))

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torchvision.models.optical_flow import raft_large, raft_small
 
 from har_pipeline.core.errors import WeightsError
-from har_pipeline.core.files import file_sha256, weights_cache
+from har_pipeline.core.files import cached_weights, file_sha256
 from har_pipeline.video.flow.spec import RAFT_URLS, published_digits
 
 # The feature maps are an eighth of the frame, and their correlation is halved three times: to no less than 2 px.
@@ -44,9 +44,8 @@ def load_raft(method: str, weights: str | None, device: torch.device) -> nn.Modu
 def _published_file(method: str) -> Path:
     """Return torchvision's weights file, downloaded if it is not in the cache. Raises: WeightsError."""
     url, digits = RAFT_URLS[method], published_digits(method)
-    path = weights_cache() / url.rsplit("/", 1)[1]
+    path = cached_weights(url.rsplit("/", 1)[1])
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             # Writes to another name, checks the hash, then renames.
             torch.hub.download_url_to_file(url, str(path), hash_prefix=digits, progress=False)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from har_pipeline.core.errors import WeightsError
+from har_pipeline.core.files import cached_weights
 from har_pipeline.models.extractors import build_extractor
 from har_pipeline.models.extractors import weights as weights_module
 from har_pipeline.models.extractors.vgg16 import VGG16
@@ -48,10 +49,18 @@ def test_a_file_with_another_hash_than_the_published_one_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HAR_CACHE", str(tmp_path))
-    cached = weights_module.weights_cache() / "vgg16-397923af.pth"
-    cached.parent.mkdir(parents=True)
+    cached = cached_weights("vgg16-397923af.pth")
     cached.write_bytes(b"tampered")
     with pytest.raises(WeightsError, match="is not the published 397923af"):
+        build_extractor("vgg16", device="cpu")
+
+
+def test_an_unusable_cache_ends_in_a_line_that_names_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "taken").touch()
+    monkeypatch.setenv("HAR_CACHE", str(tmp_path / "taken"))
+    with pytest.raises(WeightsError, match=r"cannot be used as the cache of weights .* set HAR_CACHE"):
         build_extractor("vgg16", device="cpu")
 
 

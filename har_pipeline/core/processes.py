@@ -1,0 +1,67 @@
+"""Child processes, and what Ctrl-C and the termination signal do to a command that has some: it ends with one line."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+TERMINATED = 128 + signal.SIGTERM
+Task = TypeVar("Task")
+Made = TypeVar("Made")
+
+
+@contextlib.contextmanager
+def interrupts_kept_back() -> Iterator[None]:
+    """Start child processes in this context, and Ctrl-C in a terminal does not reach them, not even while they import.
+
+    Else each would print a traceback of its own. The parent ends them. A Ctrl-C meanwhile comes when the context ends.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def working_on(
+    tasks: Sequence[Task],
+    work: Callable[[Task], Made],
+    workers: int,
+    initializer: Callable[..., None],
+    *arguments: Any,
+) -> Iterator[dict[Future[Made], Task]]:
+    """Give the futures of all tasks, worked on in fresh processes; after an error no task goes on, running ones included.
+
+    initializer: called with `arguments` in each process.
+    """
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=initializer, initargs=arguments)
+    try:
+        with interrupts_kept_back():
+            futures = {pool.submit(work, task): task for task in tasks}
+        yield futures
+    except BaseException:
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def end_in_order_when_terminated() -> None:
+    """Let SIGTERM, as `kill` or a batch system sends it, end this program as Ctrl-C does, with exit code 143."""
+    signal.signal(signal.SIGTERM, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(TERMINATED)
