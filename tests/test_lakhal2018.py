@@ -91,7 +91,7 @@ def test_every_cell(
 def test_the_papers_own_net_and_crops(tmp_path: Path) -> None:
     """C3D, ten crops and all splits on two classes; without IDT the page says so, and a second start trains nothing."""
     root, lists, out = tmp_path / "data", tmp_path / "lists", tmp_path / "out"
-    hmdb51_tree(root, lists, num_classes=2, frames=24)
+    hmdb51_tree(root, lists, num_classes=2, frames=34)
     pipeline = load("lakhal2018")
     command = ["hmdb51", str(root), "--lists", str(lists), "--out", str(out), "--splits", "all", *SMALL]
     command += ["--clip-layer", "pool5", "--weights-clip", "random", "--tsn", "tsn_efficientnet_lite0"]
