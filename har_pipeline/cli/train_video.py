@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -108,28 +109,30 @@ def train_video(
     path = frames.path(out)
 
     from har_pipeline.training.jobs import plan_jobs, run_jobs
+    from har_pipeline.training.lock import training_lock
     from har_pipeline.training.networks.distributed import joined_world
 
     with joined_world(config.device) as (world, device):
         config = dataclasses.replace(config, device=device)
         jobs = plan_jobs(chosen, out, seed=config.seed, repeats=repeats, folds=split.every)
-        opened, name = frames.prepare(records, chosen, path, world)
-        with (
-            training_bar(jobs, config.num_epochs, silent=not world.first) as (on_epoch, on_batch, on_done),
-        ):
-            outcomes = run_jobs(
-                opened,
-                [name],
-                records,
-                jobs,
-                config,
-                overwrite=overwrite,
-                allow_missing=frames.allow_missing,
-                world=world,
-                on_epoch=on_epoch,
-                on_batch=on_batch,
-                on_done=on_done,
-            )
+        # Before the frames are prepared, which may take hours.
+        with training_lock(out) if world.first else nullcontext():
+            opened, name = frames.prepare(records, chosen, path, world)
+            with training_bar(jobs, config.num_epochs, silent=not world.first) as (on_epoch, on_batch, on_done):
+                outcomes = run_jobs(
+                    opened,
+                    [name],
+                    records,
+                    jobs,
+                    config,
+                    overwrite=overwrite,
+                    allow_missing=frames.allow_missing,
+                    locked=True,
+                    world=world,
+                    on_epoch=on_epoch,
+                    on_batch=on_batch,
+                    on_done=on_done,
+                )
         if world.first:
             print_outcomes(outcomes, out, config.model, as_json)
 
@@ -170,32 +173,34 @@ def lr_range(
     from har_pipeline.features.frames import frame_shape
     from har_pipeline.features.table import FeatureStreams, load_features
     from har_pipeline.training.data import split_classes
+    from har_pipeline.training.lock import training_lock
     from har_pipeline.training.networks.distributed import ALONE
     from har_pipeline.training.networks.lr_range import range_test, write_range
 
-    opened, name = frames.prepare(records, chosen, path, ALONE)
-    classes = split_classes(records, chosen[0])
-    table = load_features(
-        FeatureStreams(opened, [name]),
-        records,
-        chosen[0].train,
-        classes,
-        allow_missing=frames.allow_missing,
-        spill_dir=path.parent,
-    )
-    with step_bar(steps) as on_step:
-        result = range_test(
-            table,
-            frame_shape(opened.spec(name)),
-            table.rows_of(chosen[0].train),
-            len(classes),
-            config,
-            lowest=lowest,
-            highest=highest,
-            steps=steps,
-            on_step=on_step,
+    with training_lock(out):
+        opened, name = frames.prepare(records, chosen, path, ALONE)
+        classes = split_classes(records, chosen[0])
+        table = load_features(
+            FeatureStreams(opened, [name]),
+            records,
+            chosen[0].train,
+            classes,
+            allow_missing=frames.allow_missing,
+            spill_dir=path.parent,
         )
-    write_range(result, out)
+        with step_bar(steps) as on_step:
+            result = range_test(
+                table,
+                frame_shape(opened.spec(name)),
+                table.rows_of(chosen[0].train),
+                len(classes),
+                config,
+                lowest=lowest,
+                highest=highest,
+                steps=steps,
+                on_step=on_step,
+            )
+        write_range(result, out)
     if as_json:
         print_json(result.to_dict())
         return

@@ -16,6 +16,7 @@ import shutil
 import socket
 import uuid
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -134,16 +135,51 @@ def process_lives(pid: int) -> bool:
 def locked(path: Path) -> Iterator[bool]:
     """Hold the lock file `path`, created if missing; gives False at once if another process holds it.
 
-    The lock ends with the process, however that ends.
+    The lock ends with the process, however that ends. The holder may delete the file before it lets go.
     """
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            held = False
-        else:
-            held = True
+    with contextlib.ExitStack() as stack:
+        held, linked = True, False
+        while held and not linked:
+            file = stack.enter_context(open(path, "a+", encoding="utf-8"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                held = False
+            # The holder before may have deleted the file after it was opened here.
+            linked = os.fstat(file.fileno()).st_nlink > 0
+        if held:
+            file.truncate(0)
+            file.write(
+                f"pid {os.getpid()} on {socket.gethostname()} since {datetime.now().astimezone():%Y-%m-%d %H:%M}"
+            )
+            file.flush()
         yield held
+
+
+def lock_owner(path: Path) -> str:
+    """Return who holds the lock file `path`: process, host and since when, in words."""
+    with contextlib.suppress(OSError, ValueError):
+        if text := path.read_text(encoding="utf-8").strip():
+            return text
+    return "another process"
+
+
+def recover_folder(path: Path, marker: str) -> bool:
+    """Give `path` its folder back where a process of this host was killed between the two renames of `replace_folder`.
+
+    marker: the file that a finished folder holds; of the old folder and the new one the newer is taken. Returns whether
+    there was one.
+    """
+    if path.exists() or not path.parent.is_dir():
+        return False
+    start = re.escape(f".{path.stem}.partial-{socket.gethostname()}")
+    named = re.compile(rf"{start}\.(\d+)\.[0-9a-f]{{12,32}}{re.escape(path.suffix)}")
+    found = [(named.fullmatch(node.name), node / marker) for node in path.parent.iterdir()]
+    whole = [file for match, file in found if match and not process_lives(int(match[1])) and file.is_file()]
+    if not whole:
+        return False
+    max(whole, key=lambda file: file.stat().st_mtime_ns).parent.rename(path)
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from raw_runs import DepthSet, make_depth_set
+from run_files import change_info
 from typer.testing import CliRunner
 
 from har_pipeline.cli import app
@@ -62,6 +63,7 @@ def test_the_sides_are_not_swapped(depth_set: DepthSet, run: Path, tmp_path: Pat
     for path in run.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
     (copy / "scores.csv").write_text("\n".join([header, *rows]) + "\n")
+    change_info(copy)
     cost = measure_live_cost(copy, depth_set.records, device="cpu")
     live, _ = live_scores(copy, depth_set.records, device="cpu")
     wrong = int((~right(live.probabilities, live.classes, live.labels)).sum())

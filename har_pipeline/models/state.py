@@ -1,0 +1,27 @@
+"""What a module's state dict holds against what a file holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+SHOWN = 5
+
+
+def key_differences(wanted: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]]) -> str:
+    """Return which keys are missing, unknown, or of another shape, some of each by name; empty if none is.
+
+    wanted, found: key -> shape.
+    """
+    missing = [key for key in wanted if key not in found]
+    unknown = [key for key in found if key not in wanted]
+    reshaped = [
+        f"{key}: {tuple(found[key])}, not {tuple(shape)}"
+        for key, shape in wanted.items()
+        if key in found and tuple(found[key]) != tuple(shape)
+    ]
+    named = (("missing", missing), ("unknown", unknown), ("of another shape", reshaped))
+    return "; ".join(f"{len(keys)} {word} ({_first(keys)})" for word, keys in named if keys)
+
+
+def _first(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:SHOWN]) + ", ..." * (len(keys) > SHOWN)
