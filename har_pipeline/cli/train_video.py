@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from har_pipeline.cli import options
-from har_pipeline.cli.options import Shown, with_options
+from har_pipeline.cli.options import Shown, given_options, with_options
 from har_pipeline.cli.output import note, print_json, print_outcomes
 from har_pipeline.cli.progress import step_bar, training_bar, video_bar
 from har_pipeline.cli.split_options import chosen_splits
+from har_pipeline.core.errors import ManifestError, SplitError
 from har_pipeline.core.options import option
 from har_pipeline.core.records import RawStream
 from har_pipeline.datasets.splits import SplitChoice
@@ -80,6 +81,18 @@ class FrameSource:
         return open_frames(path, self.stream, self.features)
 
 
+def _splits(ctx: typer.Context, manifest: Path, records: list[VideoRecord], split: SplitChoice) -> list[Split]:
+    """Return the chosen splits; an error about the default protocol says that it is the default."""
+    try:
+        return chosen_splits(ctx, manifest, records, split)
+    except (ManifestError, SplitError) as error:
+        if split.split_file is not None or given_options(ctx, ["protocol"]):
+            raise
+        raise type(error)(
+            f"{error} (the default protocol here is {split.protocol}, of NTU RGB+D: name another, such as --protocol holdout)"
+        ) from error
+
+
 @with_options
 def train_video(
     *,
@@ -105,7 +118,7 @@ def train_video(
 
     options.check_folder(out)
     records = read_manifest(manifest, root=root, check_files=False)
-    chosen = chosen_splits(ctx, manifest, records, split)
+    chosen = _splits(ctx, manifest, records, split)
     path = frames.path(out)
 
     from har_pipeline.training.jobs import plan_jobs, run_jobs
@@ -167,7 +180,7 @@ def lr_range(
         raise typer.BadParameter("--lowest must be above 0 and below --highest")
     options.check_folder(out)
     records = read_manifest(manifest, root=root, check_files=False)
-    chosen = chosen_splits(ctx, manifest, records, split)
+    chosen = _splits(ctx, manifest, records, split)
     path = frames.path(out)
 
     from har_pipeline.features.frames import frame_shape

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from har_pipeline.core.errors import RunError
+from har_pipeline.core.errors import RunError, first_few
 from har_pipeline.core.records import Scores
 from har_pipeline.evaluation.plan import merge_notes, no_run_error, require_one_job
 from har_pipeline.evaluation.run_folder import RUN_JSON, SCORES, read_run, recover_run
@@ -130,8 +130,9 @@ def load_member(path: Path, name: str) -> Member:
         learned[run.split.index] = learned.get(run.split.index, frozenset()) | ids
     # A run of mid fusion has a joint one, such as `rgb+flow`.
     streams = {"+".join(stream.spec.stream for stream in run.streams) for run in runs}
+    found = [run.scores() for run in runs]
     try:
-        scores = stack_scores([run.scores() for run in runs])
+        scores = stack_scores(found)
     except RunError as error:
         raise RunError(f"{path}: {error}") from error
     stream = min(streams) if len(streams) == 1 else ""
@@ -238,7 +239,8 @@ def _target_seeds(members: Sequence[Member]) -> tuple[tuple[int, ...], list[str]
         return tuple(sorted(own[members[0].name])), []
     shared = set.intersection(*several.values())
     notes = [
-        f"{name}: the repeats of the seeds {', '.join(map(str, sorted(seeds - shared)))} are left out, as other runs lack them"
+        f"{name}: the repeats of the seeds {first_few(list(map(str, sorted(seeds - shared))))} are left out, as other runs "
+        "lack them"
         for name, seeds in several.items()
         if shared and seeds - shared
     ]

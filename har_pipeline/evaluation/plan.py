@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from har_pipeline.core.errors import RunError
+from har_pipeline.core.errors import RunError, first_few
 from har_pipeline.core.files import write_json
 from har_pipeline.core.records import FeatureSpec, Split
 from har_pipeline.evaluation.run_folder import (
@@ -93,7 +93,7 @@ def require_one_job(runs: Sequence[RunRecord]) -> None:
             differing.append("the splits of its job")
         if differing:
             raise RunError(
-                f"{run.path} and {first.path} are not runs of one job: the first differs in {'; '.join(differing[:5])}. Move "
+                f"{run.path} and {first.path} are not runs of one job: the first differs in {first_few(differing, '; ')}. Move "
                 "one of them to a folder of its own, or train it again with --overwrite"
             )
 
@@ -107,7 +107,7 @@ def write_plan(plan: Plan, job: str = "") -> None:
         raise RunError(f"{plan.folder} holds a single run: choose another --out, or move it away")
     if others := [name for name in finished_runs(plan.folder) if name not in plan.runs]:
         raise RunError(
-            f"{plan.folder} holds runs that are not of this job ({', '.join(others[:5])}{' ...' * (len(others) > 5)}): choose "
+            f"{plan.folder} holds runs that are not of this job ({first_few(others)}): choose "
             "another --out, or move them away"
         )
     plan.folder.mkdir(parents=True, exist_ok=True)
@@ -147,10 +147,9 @@ def unfinished_runs(folder: Path) -> list[str]:
     missing = [name for name in runs if not (folder / name / RUN_JSON).is_file()]
     if not missing:
         return []
-    shown = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
     return [
-        f"{len(missing)} of {len(runs)} runs are missing ({shown}): the job was interrupted or still runs; run the same "
-        "training command again"
+        f"{len(missing)} of {len(runs)} runs are missing ({first_few(missing)}): the job was interrupted or still runs; run "
+        "the same training command again"
     ]
 
 

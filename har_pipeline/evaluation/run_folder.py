@@ -28,7 +28,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from har_pipeline.core.errors import RunError
+from har_pipeline.core.errors import RunError, first_few
 from har_pipeline.core.files import (
     file_sha256,
     lock_owner,
@@ -182,14 +182,14 @@ def lasting_run_folder(path: Path, job: Mapping[str, Any], *, overwrite: bool) -
             file.unlink()
         wanted, before = json.loads(json.dumps(job)), _read_json(partial / JOB) if (partial / JOB).exists() else None
         differing = sorted(
-            ", ".join(differing_options(value, wanted["options"])) if key == "options" else key
+            first_few(differing_options(value, wanted["options"])) if key == "options" else key
             for key, value in (before or {}).items()
             if value != wanted.get(key)
         )
         if differing:
             if not overwrite:
                 raise RunError(
-                    f"{partial} is an unfinished run that differs in {', '.join(differing)}: give the same options, manifest "
+                    f"{partial} is an unfinished run that differs in {first_few(differing)}: give the same options, manifest "
                     "and features to finish it, or --overwrite to start again"
                 )
             for file in partial.iterdir():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-SHOWN = 5
+from har_pipeline.core.errors import first_few
 
 
 def key_differences(wanted: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]]) -> str:
@@ -20,8 +20,4 @@ def key_differences(wanted: Mapping[str, Sequence[int]], found: Mapping[str, Seq
         if key in found and tuple(found[key]) != tuple(shape)
     ]
     named = (("missing", missing), ("unknown", unknown), ("of another shape", reshaped))
-    return "; ".join(f"{len(keys)} {word} ({_first(keys)})" for word, keys in named if keys)
-
-
-def _first(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:SHOWN]) + ", ..." * (len(keys) > SHOWN)
+    return "; ".join(f"{len(keys)} {word} ({first_few(keys)})" for word, keys in named if keys)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from har_pipeline.core.errors import RunError
+from har_pipeline.core.errors import RunError, first_few
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.evaluation.plan import Plan, job_sha256, join_job, splits_sha256, write_plan
 from har_pipeline.evaluation.run_folder import (
@@ -100,6 +100,10 @@ def finished_run(
         raise RunError(f"{run.folder} holds a run of another command: choose another --out")
     try:
         before = type(config)(**{**info["options"], "device": config.device}).to_dict()
+        ids, summary = info["split"]["ids_sha256"], {**info["summary"], "path": run.folder}
+        for name in ("missing", "notes"):
+            summary[name] = tuple(summary[name])
+        kept = RunSummary(**summary)
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(
             f"{run.folder}: {RUN_JSON} is malformed ({error!r}); replace the run with --overwrite"
@@ -109,7 +113,7 @@ def finished_run(
     names = tuple(stream.feature_set for stream in found.streams)
     if names != streams.names:
         differing.append(f"features: {', '.join(names)} != {', '.join(streams.names)}")
-    if info["split"]["ids_sha256"] != split_info(run.split)["ids_sha256"]:
+    if ids != split_info(run.split)["ids_sha256"]:
         differing.append("the videos of the split")
     else:
         hashes = {"labels": labels_sha256(records, run.split)}
@@ -120,13 +124,10 @@ def finished_run(
                 differing.append(f"the {what} of the videos")
     if differing:
         raise RunError(
-            f"{run.folder} was trained differently ({'; '.join(differing)}): replace it with --overwrite, or choose "
+            f"{run.folder} was trained differently ({first_few(differing, '; ')}): replace it with --overwrite, or choose "
             "another --out"
         )
-    summary = {**info["summary"], "path": run.folder}
-    for name in ("missing", "notes"):
-        summary[name] = tuple(summary[name])
-    return RunSummary(**summary)
+    return kept
 
 
 def run_jobs(
@@ -208,8 +209,20 @@ def run_jobs(
 
         outcomes = []
         for run, kept in finished.items():
-            summary = kept or train(run)
+            with _naming(run.folder):
+                summary = kept or train(run)
             if summary is not None:
                 outcomes.append(Outcome(run, summary, kept is not None))
                 on_done(outcomes[-1])
         return outcomes
+
+
+@contextlib.contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """Give an error of the system that names no file, as that of a full disk, the name of a folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(folder)) from error

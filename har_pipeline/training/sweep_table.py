@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from safetensors import safe_open
 
-from har_pipeline.core.errors import RunError
+from har_pipeline.core.errors import RunError, first_few
 from har_pipeline.core.files import write_json
 from har_pipeline.evaluation.metrics import confusion_matrix
 from har_pipeline.evaluation.plots import Line, save_sweep_curves
@@ -161,7 +161,7 @@ def write_sweep(
     """
     cells = cells_of(result)
     if not cells:
-        failed = "; ".join(f"{name}: {why}" for name, why in result.failed.items())
+        failed = first_few([f"{name}: {why}" for name, why in result.failed.items()], "; ")
         raise RunError(f"no run of the sweep was finished: {failed}")
     out.mkdir(parents=True, exist_ok=True)
     names = [name for name, _ in cells[0].values]

@@ -126,6 +126,7 @@ def with_repeats(source: Path, target: Path) -> Path:
         rows = list(csv.reader(path.read_text().splitlines()))
         changed = [[*row[:4], "1", row[6], row[5], *row[7:]] for row in rows[1:]]
         path.write_text("\n".join(",".join(row) for row in [rows[0], *changed]) + "\n")
+        change_info(path.parent)
     return target
 
 
@@ -192,6 +193,7 @@ def test_a_missing_video_is_named(work: Path, tmp_path: Path) -> None:
     kept = [line for line in lines if not line.startswith("b-1,")]
     assert len(kept) == len(lines) - 1
     (tmp_path / "part/scores.csv").write_text("".join(kept))
+    change_info(tmp_path / "part")
     result = har("fuse", work / "rgb/split0", tmp_path / "part", "-o", tmp_path / "out", "--json")
     assert json.loads(result.stdout)["missing"] == {"split0": [], "part": ["b-1"]}
     assert "part: no scores for 1 test video that other runs have, left out: b-1" in result.stderr
@@ -349,7 +351,7 @@ def test_comparison_by_hand(tmp_path: Path) -> None:
         assert [float(row["gain"]) for row in csv.DictReader(file)] == [row.gain for row in comparison.per_class]
     for name in ("difference.png", "class_gains.png"):
         assert cv2.imread(str(tmp_path / name)).std() > 5
-    with pytest.raises(RunError, match="no val video in common"):
+    with pytest.raises(RunError, match="no val video is in the same fold of all runs"):
         compare_members(member("rgb", "aabbbbbc"), member("both", "aaabbbcc"), part="val")
 
 
