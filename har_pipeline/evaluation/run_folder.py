@@ -31,9 +31,8 @@ from typing import Any
 from har_pipeline.core.errors import RunError, first_few
 from har_pipeline.core.files import (
     file_sha256,
-    lock_owner,
-    locked,
     new_folder,
+    partial_path,
     read_json,
     recover_folder,
     replace_folder,
@@ -45,7 +44,7 @@ from har_pipeline.evaluation.scores import read_scores
 RUN_JSON, SPLIT_JSON, WEIGHTS = "run.json", "split.json", "head.safetensors"
 HISTORY, SCORES, TENSORBOARD = "history.csv", "scores.csv", "tensorboard"
 HEAD, VIDEO = "head", "video"
-JOB, LOCK = "job.json", "lock"
+JOB, OLD_LOCK = "job.json", "lock"  # older versions left a lock file as well
 # 1 had no hashes.
 FORMATS = (1, 2)
 PACKAGES = ("har-pipeline", "torch", "numpy", "scikit-learn", "safetensors")
@@ -167,54 +166,56 @@ def lasting_run_folder(path: Path, job: Mapping[str, Any], *, overwrite: bool) -
     """Give a folder to write a run into; it survives a kill or an error, and the same training gets it again.
 
     job: what identifies the run, ready for JSON; entries that an older version did not write are not compared. On success
-    the folder becomes `path`; by then the caller must have removed everything but the run from it.
-    Raises: RunError as `free_run_path`, if another process trains there, or if what is there is of another job (with
-    `overwrite` it is removed).
+    the folder becomes `path`; by then the caller must have removed everything but the run from it. Nobody else may write
+    there meanwhile.
+    Raises: RunError as `free_run_path`, or if what is there is of another job (with `overwrite` it is removed).
     """
     path = free_run_path(path, overwrite=overwrite)
     partial = path.with_name(f".{path.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
-    with locked(partial / LOCK) as held:
-        if not held:
-            raise RunError(f"{path}: another process is training this run ({lock_owner(partial / LOCK)})")
-        # Nobody else writes here now: such files are of a process that was killed.
-        for file in partial.glob(".*.partial-*"):
+    # Such files are of a process that was killed.
+    for file in partial.glob(".*.partial-*"):
+        file.unlink()
+    wanted, before = json.loads(json.dumps(job)), _read_json(partial / JOB) if (partial / JOB).exists() else None
+    differing = sorted(
+        first_few(differing_options(value, wanted["options"])) if key == "options" else key
+        for key, value in (before or {}).items()
+        if value != wanted.get(key)
+    )
+    if differing:
+        if not overwrite:
+            raise RunError(
+                f"{partial} is an unfinished run that differs in {first_few(differing)}: give the same options, manifest and "
+                "features to finish it, or --overwrite to start again"
+            )
+        for file in partial.iterdir():
             file.unlink()
-        wanted, before = json.loads(json.dumps(job)), _read_json(partial / JOB) if (partial / JOB).exists() else None
-        differing = sorted(
-            first_few(differing_options(value, wanted["options"])) if key == "options" else key
-            for key, value in (before or {}).items()
-            if value != wanted.get(key)
-        )
-        if differing:
-            if not overwrite:
-                raise RunError(
-                    f"{partial} is an unfinished run that differs in {first_few(differing)}: give the same options, manifest "
-                    "and features to finish it, or --overwrite to start again"
-                )
-            for file in partial.iterdir():
-                if file.name != LOCK:
-                    file.unlink()
-        write_json(partial / JOB, wanted)
-        try:
-            yield partial
-        except BaseException:
-            if {file.name for file in partial.iterdir()} == {JOB, LOCK}:
-                shutil.rmtree(partial)
-            raise
-        free_run_path(path, overwrite=overwrite)
-        (partial / JOB).unlink()
-        (partial / LOCK).unlink()
-        replace_folder(partial, path)
+    write_json(partial / JOB, wanted)
+    try:
+        yield partial
+    except BaseException:
+        if {file.name for file in partial.iterdir()} <= {JOB, OLD_LOCK}:
+            shutil.rmtree(partial)
+        raise
+    free_run_path(path, overwrite=overwrite)
+    # A name that tells whose it is, so that after a kill it is known to be finished.
+    staged = partial_path(path)
+    partial.rename(staged)
+    _remove_job(staged)
+    replace_folder(staged, path)
+
+
+def _remove_job(folder: Path) -> None:
+    for name in (JOB, OLD_LOCK):
+        (folder / name).unlink(missing_ok=True)
 
 
 def recover_run(path: Path) -> None:
     """Give a run its name back if the process that finished or replaced it was killed in between."""
     path = path.absolute()
-    lasting = path.with_name(f".{path.name}.partial") if path.name else path
-    if not path.exists() and (lasting / RUN_JSON).is_file() and not (lasting / JOB).exists():
-        lasting.rename(path)
-    recover_folder(path, RUN_JSON)
+    with contextlib.suppress(OSError):  # nothing can be moved here, or another process was faster
+        if recover_folder(path, RUN_JSON):
+            _remove_job(path)
 
 
 def differing_options(before: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

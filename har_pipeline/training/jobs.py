@@ -151,16 +151,16 @@ def run_jobs(
     config: of heads, or of networks on raw frames; its seed is that of each run. feature_sets: names or unique starts of
     names; several are the streams of mid fusion. Runs that are finished are kept unless `overwrite`, so that an
     interrupted job resumes at the unfinished fold. The features are read once for all folds of the same classes; each run
-    is what `train_head` or `train_network` alone would make. tensorboard: of heads. locked: the caller
-    holds the `training_lock` of the job's folder, or of one above. world, on_batch: of networks; all processes but the
-    first return the runs that were kept only.
+    is what `train_head` or `train_network` alone would make. tensorboard: of heads. Several processes
+    may each make a part of the planned runs at the same time. locked: the caller holds the `training_lock` of the job's
+    folder, or of one above. world, on_batch: of networks; all processes but the first return the runs that were kept only.
     Raises: RunError if another process trains there, and as `train_head`, `train_network`, `finished_run` and
     `load_training_data`; FeatureMismatchError before anything is trained if features were reduced on other training videos
     than those of any run.
     """
     with contextlib.ExitStack() as stack:
         if world.first and not locked:
-            for folder in dict.fromkeys(run.plan.folder if run.plan else run.folder for run in runs):
+            for folder in _folders_to_lock(runs):
                 stack.enter_context(training_lock(folder))
         streams = FeatureStreams(store, feature_sets)
         pick_device(config.device)
@@ -199,6 +199,7 @@ def run_jobs(
                     run.folder,
                     overwrite=overwrite,
                     job=job,
+                    locked=True,
                     world=world,
                     on_epoch=tell,
                     on_batch=progress,
@@ -215,6 +216,12 @@ def run_jobs(
                 outcomes.append(Outcome(run, summary, kept is not None))
                 on_done(outcomes[-1])
         return outcomes
+
+
+def _folders_to_lock(runs: Sequence[PlannedRun]) -> list[Path]:
+    """Return the folder of a whole job, but of a part of one those of its runs: other processes may make the others."""
+    whole = bool(runs) and runs[0].plan is not None and len(runs) == len(runs[0].plan.runs)
+    return [runs[0].plan.folder] if whole and runs[0].plan else [run.folder for run in runs]
 
 
 @contextlib.contextmanager

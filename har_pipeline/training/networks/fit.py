@@ -24,6 +24,7 @@ from har_pipeline.training.batches import Frames
 from har_pipeline.training.checkpoint import CHECKPOINT, damaged, load_checkpoint, save_checkpoint
 from har_pipeline.training.data import TrainingData
 from har_pipeline.training.history import Epoch, OnEpoch, loss_and_accuracy
+from har_pipeline.training.memory import network_need, require_memory
 from har_pipeline.training.networks.distributed import ALONE, World
 from har_pipeline.training.networks.loop import Learner, arrange
 from har_pipeline.training.options import VideoTrainConfig
@@ -67,11 +68,14 @@ def make_learner(
 ) -> Learner:
     """Return a learner with fresh weights drawn from the seed.
 
-    Raises: RunError if the device is absent, or the frames are smaller than 48x48 px.
+    Raises: RunError if the frames are smaller than 48x48 px, or the memory is; DeviceError if the device is absent.
     """
     if min(shape[1:]) < SMALLEST_FRAME:
         raise RunError(f"the networks need frames of at least {SMALLEST_FRAME} px, not {shape[1]}; the paper's have 64")
     device = pick_device(config.device)
+    need = network_need(config, shape, num_classes, len(table.lengths), int(table.lengths.max()))
+    # The frames are there already.
+    require_memory(dataclasses.replace(need, features=0), config, [table.feature_dim])
     torch.manual_seed(config.seed)
     network = build_network(config.model, num_classes, channels=shape[0], width=config.width)
     if config.memory_frames is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -10,12 +9,11 @@ from pathlib import Path
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.evaluation.run_folder import VIDEO, RunSummary, lasting_run_folder, split_info
-from har_pipeline.features.frames import frame_shape
 from har_pipeline.models.convlstm.windows import BIN_EDGES
 from har_pipeline.training.checkpoint import CHECKPOINT, load_checkpoint
 from har_pipeline.training.data import TrainingData, held_out_scores
 from har_pipeline.training.history import OnEpoch
-from har_pipeline.training.memory import network_need, require_memory
+from har_pipeline.training.lock import training_lock
 from har_pipeline.training.networks.distributed import ALONE, World
 from har_pipeline.training.networks.fit import OnBatch, fit_network
 from har_pipeline.training.options import VideoTrainConfig
@@ -31,6 +29,7 @@ def train_network(
     *,
     overwrite: bool = False,
     job: str = "",
+    locked: bool = False,
     world: World = ALONE,
     on_epoch: OnEpoch = lambda epoch: None,
     on_batch: OnBatch = lambda progress: None,
@@ -38,16 +37,16 @@ def train_network(
     """Train a network on a split's training videos, score its validation and test videos, and write the run folder.
 
     A killed training resumes at the epoch it had reached when the same call is made again. job: of which the run is a
-    part, see `write_run`. world: the processes that train together; all make the same call, the first one writes, and the
-    others return None. On one CPU machine the same call gives the same weights, bit for bit, interrupted or not; GPUs add
-    in varying order. The summary's train_accuracy is that of the best epoch while the weights moved; its seconds include
-    the epochs of earlier, interrupted processes.
+    part, see `write_run`. locked: as `jobs.run_jobs`. world: the processes that train together; all make the same call,
+    the first one writes, and the others return None. On one CPU machine the same call gives the same weights, bit for
+    bit, interrupted or not; GPUs add in varying order. The summary's train_accuracy is that of the best epoch while the
+    weights moved; its seconds include the epochs of earlier, interrupted processes.
     Raises: RunError if `run_dir` is taken or of an unfinished run with other options or data, or the loss is not finite;
     FeatureMismatchError if the data are not raw frames.
     """
     start = time.perf_counter()
-    _check_memory(data, config)
-    with _run_folder(data, config, run_dir, world, overwrite) as folder:
+    lock = training_lock(run_dir) if world.first and not locked else nullcontext()
+    with lock, _run_folder(data, config, run_dir, world, overwrite) as folder:
         checkpoint = folder and folder / CHECKPOINT
         if checkpoint and overwrite:
             _remove_damaged(checkpoint)
@@ -79,13 +78,6 @@ def train_network(
         summary = write_run(folder, run_dir, NETWORK, data, config, trained, job)
         (folder / CHECKPOINT).unlink(missing_ok=True)
     return summary
-
-
-def _check_memory(data: TrainingData, config: VideoTrainConfig) -> None:
-    """Raise RunError if a batch of the longest videos does not fit into memory; their frames are there already."""
-    shape, lengths = frame_shape(data.specs[0]), data.table.lengths
-    need = network_need(config, shape, len(data.classes), len(lengths), int(lengths.max()))
-    require_memory(dataclasses.replace(need, features=0), config, [data.specs[0].feature_dim])
 
 
 def _remove_damaged(checkpoint: Path) -> None:
