@@ -19,14 +19,15 @@ Made = TypeVar("Made")
 
 @contextlib.contextmanager
 def interrupts_kept_back() -> Iterator[None]:
-    """Start child processes in this context, and Ctrl-C in a terminal does not reach them, not even while they import.
+    """Start child processes in this context, and neither Ctrl-C nor SIGTERM does anything to them: their parent ends them.
 
-    Else each would print a traceback of its own. The parent ends them. A Ctrl-C meanwhile comes when the context ends.
+    Else each would print a traceback of its own, even while it imports. A signal that comes meanwhile is handled when the
+    context ends: a child that has read only half of what it needs would print one too.
     """
     if sys.platform == "win32":
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
@@ -53,7 +54,7 @@ def working_on(
         yield futures
     except BaseException:
         for child in multiprocessing.active_children():
-            child.terminate()
+            child.kill()
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
