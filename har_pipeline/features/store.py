@@ -58,7 +58,7 @@ DTYPES = ("float16", "float32", "float64", "uint8")
 ZSTD_RATIO, MAX_UNSEEN_BYTES = 2**15, 2**30
 MAX_META_BYTES = 2**28
 STOP_S = 60.0
-FAILURE_ATTEMPTS = 100
+FAILURE_ATTEMPTS, SPELLING_ATTEMPTS = 100, 5
 _DAMAGED = "its metadata is damaged"
 _SET_NAME = re.compile(r".+-[0-9a-f]{10}")
 _AGAIN = "delete it with `har features verify --delete` and extract again"
@@ -320,18 +320,17 @@ class FeatureStore:
             raise StoreError(f"{self.path}: {names[-1]!r} is no name in a store")
         node = self.path.joinpath(*names)
         folder = node.parent
-        try:
+        for _ in range(SPELLING_ATTEMPTS):  # other processes may remove and write the node meanwhile
             if not is_there(node / META):
                 return None
-            if node.name not in self._spelled.get(folder, ()):
+            if node.name in self._spelled.get(folder, ()):
+                return node
+            try:
                 self._spelled[folder] = entries(folder)
-        except OSError as error:
-            raise UnreadableError(f"{node}: cannot be read ({error.strerror})") from error
-        if node.name in self._spelled[folder]:
-            return node
-        other = next((name for name in sorted(self._spelled[folder]) if _folded(name) == _folded(node.name)), None)
-        if other is None:  # removed meanwhile
-            return None
+            except OSError as error:
+                raise UnreadableError(f"{node}: cannot be read ({error.strerror})") from error
+        there = sorted(self._spelled[folder])
+        other = next((name for name in there if _folded(name) == _folded(node.name)), "another name")
         raise StoreError(
             f"{folder} has {other!r}, and this file system takes {node.name!r} for the same name: give one of the two "
             "another video_id, or use another store"

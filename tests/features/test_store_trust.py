@@ -335,6 +335,15 @@ def test_nor_does_a_commit_pass_for_that_of_another_spelling(
         writer.commit(source)
 
 
+def test_nor_does_any_name_that_the_file_system_takes_for_another(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its rule is: Windows, for one, drops a dot at the end."""
+    folding(store, store.path / SPEC.name, "v", "v.", monkeypatch)
+    with pytest.raises(StoreError, match=r"this file system takes 'v\.' for the same name"):
+        store.read(SPEC.name, "v.")
+
+
 def test_nor_a_failure_or_a_feature_set(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     folding(store, store.path / "_failures" / SPEC.name, "x", "X", monkeypatch)
     with pytest.raises(StoreError, match=r"'x'.*'X'"):
