@@ -11,7 +11,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
-TERMINATED = 128 + signal.SIGTERM
+from har_pipeline.core.errors import TERMINATED
+
 Task = TypeVar("Task")
 Made = TypeVar("Made")
 
