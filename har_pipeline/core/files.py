@@ -291,8 +291,10 @@ def locked(path: Path) -> Iterator[bool]:
     try:
         since = datetime.now(UTC).isoformat(timespec="seconds")
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-        if not path.stat().st_size:  # else it is how filelock locks where the system cannot
-            path.write_text(json.dumps(owner), encoding="utf-8")
+        with contextlib.suppress(OSError):  # the lock holds all the same
+            # Empty, or of the owner before; other content is how filelock locks where the system cannot.
+            if path.read_bytes()[:1] in (b"", b"{"):
+                path.write_text(json.dumps(owner), encoding="utf-8")
         yield True
     finally:
         lock.release()

@@ -55,10 +55,10 @@ CHUNK_BYTES = 64 * 2**20
 DTYPES = ("float16", "float32", "float64", "uint8")
 
 # A block of zstd holds at most 128 KiB and takes at least 4 bytes. Chunks that hold the fill value only are not written.
-ZSTD_RATIO, MAX_UNSEEN_BYTES = 2**15, 2**30
+ZSTD_RATIO, MAX_UNSEEN_BYTES, ZSTD_HEADER_BYTES = 2**15, 2**30, 18
 MAX_META_BYTES = 2**28
 STOP_S = 60.0
-FAILURE_ATTEMPTS = 100
+FAILURE_ATTEMPTS, SPELLING_ATTEMPTS = 100, 5
 _DAMAGED = "its metadata is damaged"
 _SET_NAME = re.compile(r".+-[0-9a-f]{10}")
 _AGAIN = "delete it with `har features verify --delete` and extract again"
@@ -232,12 +232,28 @@ def _check_array(node: Path, values: Mapping[str, Any], dtypes: Sequence[str]) -
     stored = 0
     for folder, _, names in os.walk(node / "c"):
         for name in names:
-            status = os.stat(os.path.join(folder, name))
+            path = Path(folder, name)
+            status = os.stat(path)
             if not stat.S_ISREG(status.st_mode):
-                raise ValueError(f"{os.path.relpath(folder, node)}/{name} is no file")
+                raise ValueError(f"{path.relative_to(node)} is no file")
+            with open(path, "rb") as file:
+                if _zstd_size(file.read(ZSTD_HEADER_BYTES)) != chunks[0] * row_bytes:  # the decoder takes memory for it
+                    raise ValueError(f"{path.relative_to(node)} is not of the chunks' size")
             stored += status.st_size
     if shape[0] * row_bytes > MAX_UNSEEN_BYTES + ZSTD_RATIO * stored:
         raise ValueError(f"shape {shape} is more than its chunks can hold")
+
+
+def _zstd_size(start: bytes) -> int | None:
+    """Return the size in bytes that a zstd frame says it decodes to, None if it does not say so. Source: RFC 8878, 3.1.1."""
+    if start[:4] != b"\x28\xb5\x2f\xfd" or len(start) < 5:
+        return None
+    flags = start[4]
+    single_segment = flags >> 5 & 1
+    place = 5 + (not single_segment) + (0, 1, 2, 4)[flags & 3]
+    size = (single_segment, 2, 4, 8)[flags >> 6]
+    field = start[place : place + size]
+    return int.from_bytes(field, "little") + 256 * (size == 2) if size and len(field) == size else None
 
 
 def _array_of(node: Path, values: Mapping[str, Any]) -> np.ndarray:
@@ -320,18 +336,17 @@ class FeatureStore:
             raise StoreError(f"{self.path}: {names[-1]!r} is no name in a store")
         node = self.path.joinpath(*names)
         folder = node.parent
-        try:
+        for _ in range(SPELLING_ATTEMPTS):  # other processes may remove and write the node meanwhile
             if not is_there(node / META):
                 return None
-            if node.name not in self._spelled.get(folder, ()):
+            if node.name in self._spelled.get(folder, ()):
+                return node
+            try:
                 self._spelled[folder] = entries(folder)
-        except OSError as error:
-            raise UnreadableError(f"{node}: cannot be read ({error.strerror})") from error
-        if node.name in self._spelled[folder]:
-            return node
-        other = next((name for name in sorted(self._spelled[folder]) if _folded(name) == _folded(node.name)), None)
-        if other is None:  # removed meanwhile
-            return None
+            except OSError as error:
+                raise UnreadableError(f"{node}: cannot be read ({error.strerror})") from error
+        there = sorted(self._spelled[folder])
+        other = next((name for name in there if _folded(name) == _folded(node.name)), "another name")
         raise StoreError(
             f"{folder} has {other!r}, and this file system takes {node.name!r} for the same name: give one of the two "
             "another video_id, or use another store"

@@ -239,6 +239,7 @@ def test_a_lock_is_held_by_one_process_and_ends_with_it(tmp_path: Path) -> None:
         process.wait()
         with locked(tmp_path / "lock") as held:
             assert held
+            assert f"process {os.getpid()} on" in lock_owner(tmp_path / "lock")
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
