@@ -26,7 +26,8 @@ from har_pipeline.training.lock import training_lock
 from har_pipeline.training.options import TrainConfig
 from har_pipeline.training.sweep import plan_points, run_sweep
 
-TAKEN = rf"another process is training there \(process \d+ on {socket.gethostname()} since .*\): wait for it, or choose another --out"
+HOST = socket.gethostname()
+TAKEN = rf"another process is training there \(process \d+ on {HOST} since .*\): wait for it, or choose another --out"
 HOLDER = """
 import sys, time
 from pathlib import Path
