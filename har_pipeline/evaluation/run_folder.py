@@ -45,6 +45,8 @@ RUN_JSON, SPLIT_JSON, WEIGHTS = "run.json", "split.json", "head.safetensors"
 HISTORY, SCORES, TENSORBOARD = "history.csv", "scores.csv", "tensorboard"
 HEAD, VIDEO = "head", "video"
 JOB, OLD_LOCK = "job.json", "lock"  # older versions left a lock file as well
+# Columns of the history that are drawn.
+CURVES = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
 # 1 had no hashes.
 FORMATS = (1, 2)
 PACKAGES = ("har-pipeline", "torch", "numpy", "scikit-learn", "safetensors")
@@ -247,7 +249,8 @@ def read_history(run_dir: Path) -> dict[str, list[float | None]]:
     try:
         with open(run_dir / HISTORY, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        return {name: [float(row[name]) if row[name] else None for row in rows] for name in rows[0]}
+        names = dict.fromkeys((*CURVES, *rows[0]))
+        return {name: [float(row[name]) if row[name] else None for row in rows] for name in names}
     except (OSError, ValueError, TypeError, LookupError, csv.Error) as error:
         raise RunError(f"{run_dir / HISTORY}: cannot be read ({error}); train the run again") from error
 
@@ -349,8 +352,8 @@ def read_run(path: Path | str) -> RunRecord:
             RunStream(feature_set=str(one["feature_set"]), spec=FeatureSpec.from_dict(one["feature_spec"]))
             for one in info.get("streams", [info])
         ]
-        _check_types(info, streams)
         parts = _read_json(path / SPLIT_JSON)
+        _check_types(info, parts, streams)
         ids = {part: tuple(parts[part]) for part in ("train", "val", "test")}
         split = Split(**{**parts, **ids})
         return RunRecord(path=path, streams=tuple(streams), classes=tuple(info["classes"]), split=split, info=info)
@@ -360,20 +363,28 @@ def read_run(path: Path | str) -> RunRecord:
         raise RunError(f"{path / RUN_JSON} or {SPLIT_JSON} is malformed ({error!r}); train it again") from error
 
 
-def _check_types(info: Mapping[str, Any], streams: Sequence[RunStream]) -> None:
-    """Raise ValueError or TypeError if an entry of run.json that others build on is not of its type."""
-    classes = info["classes"]
-    if not isinstance(classes, list) or not all(isinstance(label, str) for label in classes) or len(classes) < 2:
-        raise ValueError("classes must be two labels or more")
-    if len(set(classes)) < len(classes):
-        raise ValueError("duplicate class")
-    if not streams or not all(type(one.spec.feature_dim) is int and one.spec.feature_dim > 0 for one in streams):
-        raise ValueError("feature_dim must be a whole number above 0")
-    if not isinstance(info["options"], dict) or not isinstance(info.get("summary", {}), dict):
-        raise TypeError("options and summary must be objects")
-    notes = info.get("summary", {}).get("notes", [])
-    if not isinstance(notes, list) or not all(isinstance(text, str) for text in notes):
-        raise TypeError("notes must be a list of text")
+def _check_types(info: Mapping[str, Any], parts: Mapping[str, Any], streams: Sequence[RunStream]) -> None:
+    """Raise ValueError or TypeError if an entry of run.json or split.json that others build on is not of its type."""
+    for values in (info["options"], info.get("summary", {})):
+        if not isinstance(values, dict):
+            raise TypeError("options and summary must be objects")
+    lists = {"classes": info["classes"], **{part: parts[part] for part in ("train", "val", "test")}}
+    lists |= {name: info.get("summary", {}).get(name, []) for name in ("missing", "notes")}
+    for name, values in lists.items():
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise TypeError(f"{name} must be a list of text")
+    if len(info["classes"]) < 2 or len(set(info["classes"])) < len(info["classes"]):
+        raise ValueError("classes must be two different labels or more")
+    if type(parts["index"]) is not int or not isinstance(parts["protocol"], str):
+        raise TypeError("the split needs a protocol and a number")
+    words = ("extractor", "weights", "layer", "stream", "resize", "flow", "preprocess", "precision", "dtype")
+    for spec in (one.spec for one in streams):
+        if odd := [name for name in words if not isinstance(getattr(spec, name), str)]:
+            raise TypeError(f"{odd[0]} must be text")
+        if type(spec.feature_dim) is not int or spec.feature_dim < 1:
+            raise ValueError("feature_dim must be a whole number above 0")
+    if not streams:
+        raise ValueError("it has no stream")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -166,13 +166,13 @@ def _without_wrappers(state: Mapping[str, torch.Tensor], path: Path) -> dict[str
 def load_strictly(module: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
     """Copy a state dict into a module; counters of batches, which older files lack and no forward pass reads, may be missing.
 
-    Raises: WeightsError naming some of the keys that are missing, unknown, of another shape or type, or not finite.
+    Raises: WeightsError naming some of the keys that are missing, unexpected, of another shape or type, or not finite.
     """
     wanted = module.state_dict()
     state = {**{key: value for key, value in wanted.items() if key.endswith(".num_batches_tracked")}, **state}
     shapes = ({key: value.shape for key, value in values.items()} for values in (wanted, state))
     if differing := key_differences(*shapes):
-        raise WeightsError(f"{path}: does not fit the net, its keys differ: {differing}")
+        raise WeightsError(f"{path}: does not fit the net: {differing}")
     for key, value in state.items():
         if value.dtype not in (FLOATS if wanted[key].is_floating_point() else INTEGERS):
             raise WeightsError(f"{path}: {key} is of type {str(value.dtype).removeprefix('torch.')}")

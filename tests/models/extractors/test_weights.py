@@ -169,8 +169,8 @@ def test_keys_that_differ_are_named_and_counted(tmp_path: Path) -> None:
     with pytest.raises(WeightsError) as caught:
         load_strictly(Net(), many, tmp_path / "net.pt")
     text = str(caught.value)
-    assert "net.pt: does not fit the net, its keys differ: 6 missing (conv.weight, conv.bias, norm.weight" in text
-    assert "30 unknown (layer0.weight, layer1.weight, layer2.weight, layer3.weight, layer4.weight, ...)" in text
+    assert "net.pt: does not fit the net: 6 missing (conv.weight, conv.bias, norm.weight" in text
+    assert "30 unexpected (layer0.weight, layer1.weight, layer2.weight, layer3.weight, layer4.weight, ...)" in text
     reshaped = {**STATE, "conv.weight": torch.zeros(4, 2, 1, 1)}
     with pytest.raises(WeightsError, match=r"1 of another shape \(conv.weight: \(4, 2, 1, 1\), not \(4, 3, 1, 1\)\)"):
         load_strictly(Net(), reshaped, tmp_path / "net.pt")
