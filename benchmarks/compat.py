@@ -37,7 +37,7 @@ STEPS = {
     "train": "train data/manifest.csv store.zarr --features eff --head lstm --units 16 --epochs 5 --device cpu -o run",
     "train a support vector machine": "train data/manifest.csv store.zarr --features eff --head svm --device cpu -o svm",
     "reduce": "features reduce store.zarr --manifest data/manifest.csv --features eff --dim 4",
-    "frames": "frames data/manifest.csv frames.zarr --fps 3 --size 32",
+    "frames": "frames data/manifest.csv frames.zarr --fps 3 --size 48",
     "train on raw depth": "train-video data/manifest.csv --store frames.zarr --epochs 1 --width 0.25 --device cpu -o raw",
     "evaluate": "evaluate run",
     "fuse": "fuse run svm -o fused",
@@ -84,6 +84,8 @@ def main() -> None:
         sys.exit("needs uv: pip install uv")
     hidden = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "HAR_CACHE")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    environment.setdefault("OMP_NUM_THREADS", "1")  # processes that share cores lose more to waiting threads than they gain
+    environment["PATH"] = os.pathsep.join([*pyenv_folders(), environment["PATH"]])
     with tempfile.TemporaryDirectory(prefix="har-compat-") as folder:
         work = Path(folder)
         call([uv, "build", "--quiet", "--out-dir", work / "dist", ROOT], work, environment)
@@ -110,6 +112,14 @@ def main() -> None:
     ran = [job for job in jobs if not job.result.startswith("not run")]
     if not ran or any(job.result != "passed" for job in ran):
         sys.exit(1)
+
+
+def pyenv_folders() -> list[str]:
+    """Return the folders of pyenv's interpreters, of which its own `python3.12` finds only those in use."""
+    if not shutil.which("pyenv"):
+        return []
+    root = subprocess.run(["pyenv", "root"], capture_output=True, text=True, check=False).stdout.strip()
+    return [str(path) for path in sorted(Path(root, "versions").glob("3.*/bin"))]
 
 
 def name_of(job: Job) -> str:

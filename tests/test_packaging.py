@@ -42,6 +42,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     (copy / "dist").mkdir()
     done = subprocess.run([sys.executable, "-c", BUILD], cwd=copy, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert "absent from the `packages` configuration" not in done.stderr
     sdist, wheel = done.stdout.split()[-2:]
     return copy / "dist" / sdist, copy / "dist" / wheel
 

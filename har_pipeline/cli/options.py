@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -14,6 +15,7 @@ from typer.core import TyperCommand
 
 from har_pipeline.core.errors import HarError
 from har_pipeline.core.options import Option, options_of
+from har_pipeline.core.text import printable
 
 AllowMissing = Annotated[bool, typer.Option(help="Leave out videos that have no features.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
@@ -50,6 +52,25 @@ class Command(TyperCommand):
         """Return the words of the usage line after the command's name."""
         arguments = [one.metavar or "" for one in self.params if one.param_type_name == "argument"]
         return [self.options_metavar or "", *arguments]
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse the arguments; control characters of one that is refused are shown."""
+        with _shown_errors():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; control characters of an argument that it refuses are shown."""
+        with _shown_errors():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _shown_errors() -> Iterator[None]:
+    try:
+        yield
+    except typer.BadParameter as error:
+        error.message = printable(error.message)
+        raise
 
 
 class App(typer.Typer):

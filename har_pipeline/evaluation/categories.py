@@ -73,7 +73,7 @@ def read_groups(source: str | Path) -> Grouping:
     complex classes: Lakhal 2018, table 3.
     """
     name = str(source)
-    built_in = files("har_pipeline.evaluation") / "data" / f"{name}_groups.csv"
+    built_in = files("har_pipeline.evaluation.data") / f"{name}_groups.csv"
     try:
         text = (built_in if name in BUILT_IN else Path(source)).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -251,7 +251,8 @@ def save_sweep_curves(
             capsize=3,
             markersize=5,
             linewidth=1.4,
-            label=_plain(name),
+            # The blank, because a legend leaves out names that begin with an underscore.
+            label=" " * name.startswith("_") + _plain(name),
         )
     axes.set_xticks(list(place.values()), [_plain(str(value)) for value in values])
     if any(len(str(value)) > 8 for value in values):

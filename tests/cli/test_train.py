@@ -13,12 +13,14 @@ from feature_sets import blobs, feature_store
 from typer.testing import CliRunner
 
 from har_pipeline.cli import app
-from har_pipeline.cli.progress import SHOWN_AT_MOST, training_table
+from har_pipeline.cli.progress import SHOWN_AT_MOST, sweep_table, training_table
 from har_pipeline.core.records import Split, VideoSource
 from har_pipeline.evaluation.run_folder import RunSummary
 from har_pipeline.inference.load import load_run
 from har_pipeline.training.history import Epoch
 from har_pipeline.training.jobs import Outcome, PlannedRun, plan_jobs
+from har_pipeline.training.options import TrainConfig
+from har_pipeline.training.sweep import Point
 
 FAST = ("--units", "4", "--epochs", "2", "--device", "cpu", "--protocol", "group_kfold", "--num-folds", "2")
 
@@ -190,6 +192,14 @@ def test_a_terminal_gets_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "2 of 3 runs finished" in shown
     for text in ("kept", "done", "training", "2/4", "62.5%", "75.0%", "87.5%"):
         assert text in shown, text
+
+
+def test_values_of_a_sweep_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    values = (("column", "[bold]x_a[/] \x1b[31m"),)
+    point = Point(values=values, config=TrainConfig(), feature_set="", pca=None, folder=Path("out"))
+    with sweep_table([point], 1, live=True):
+        pass
+    assert "[bold]x_a[/] \\x1b[31m" in capsys.readouterr().err
 
 
 def test_a_long_table_shows_the_runs_around_the_one_that_trains(capsys: pytest.CaptureFixture[str]) -> None:

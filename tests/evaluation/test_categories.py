@@ -2,16 +2,12 @@ from __future__ import annotations
 
 import csv
 import re
-import subprocess
-import sys
-import zipfile
 from collections import Counter
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from paths import ROOT
 
 from har_pipeline.core.errors import ManifestError
 from har_pipeline.core.records import Scores
@@ -142,27 +138,3 @@ def test_an_evaluation_writes_its_groups(tmp_path: Path) -> None:
     assert [(row["group"], row["correct"], row["videos"]) for row in table][:2] == [("x", "1", "2"), ("y", "1", "2")]
     assert table[0]["in_group"] == "1.0"
     assert cv2.imread(str(tmp_path / "confusion_groups.png")).std() > 5
-
-
-def test_the_wheel_holds_the_group_files(tmp_path: Path) -> None:
-    pytest.importorskip("setuptools", minversion="77")
-    root = ROOT
-    source = tmp_path / "source"
-    (source / "har_pipeline/evaluation/data").mkdir(parents=True)
-    for name in (
-        "pyproject.toml",
-        "README.md",
-        "LICENSE",
-        "har_pipeline/__init__.py",
-        "har_pipeline/evaluation/__init__.py",
-    ):
-        (source / name).write_bytes((root / name).read_bytes())
-    for path in (root / "har_pipeline/evaluation/data").iterdir():
-        (source / "har_pipeline/evaluation/data" / path.name).write_bytes(path.read_bytes())
-    code = "import setuptools.build_meta as b, sys; b.build_wheel(sys.argv[1])"
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=source, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
-    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
-    assert {"har_pipeline/evaluation/data/ucf101_groups.csv", "har_pipeline/evaluation/data/hmdb51_groups.csv"} <= set(
-        names
-    )

@@ -157,6 +157,33 @@ def test_training_curves(tmp_path: Path) -> None:
     picture(tmp_path / "training.png")
 
 
+@pytest.mark.parametrize(
+    "odd",
+    ["$x^2$", "$x^{2$ and \\frac$", "a$b", "_hidden", "<b>[red]", "\x1b[31m\n\x00\udcff", "开门 \u202e", "long " * 999],
+)
+def test_texts_of_users_are_drawn_as_texts(tmp_path: Path, odd: str) -> None:
+    """matplotlib takes $...$ for mathematics, dies of what is none, and draws pictures as wide as their texts."""
+    classes, matrix = [odd, f"{odd}2"], np.eye(2, dtype=np.int64)
+    save_confusion_matrix(tmp_path / "confusion.png", matrix, classes, [(odd, 0, 2)])
+    save_confusion_difference(tmp_path / "difference.png", matrix / 2, classes, label=odd)
+    save_class_gains(tmp_path / "gains.png", classes, [0.1, -0.1], label=odd)
+    save_sweep_curves(tmp_path / "sweep.png", [(odd, [(odd, 0.5, None)])] * 2, x_label=odd, y_label=odd, title=odd)
+    save_topk_bars(tmp_path / "top.png", [(np.zeros((1, 8, 8, 3), np.uint8), [(odd, 0.9)], odd)])
+    save_length_histogram(tmp_path / "lengths.png", {odd: [3]}, (1, 2, 4))
+    for path in tmp_path.iterdir():
+        height, width, _ = picture(path).shape
+        assert max(height, width) < 3000, path
+
+
+def test_mathematics_is_drawn_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr("har_pipeline.evaluation.plots._save", lambda figure, path: drawn.append(figure))
+    save_class_gains(tmp_path / "x.png", ["$x^2$", "a$b"], [0.2, 0.1])
+    for label in drawn[0].axes[0].get_yticklabels():
+        shown, is_mathematics = label._preprocess_math(label.get_text())
+        assert (shown in ("$x^2$", "a$b"), is_mathematics) == (True, False)
+
+
 def test_plots_leave_no_global_figure(tmp_path: Path) -> None:
     save_sweep_curves(tmp_path / "one.png", [("", [(40, 0.7, None)])], x_label="recurrent units")
     assert matplotlib._pylab_helpers.Gcf.get_all_fig_managers() == []

@@ -1,0 +1,1 @@
+"""Coarse categories of published classes: class, group, and which are `complex`."""
