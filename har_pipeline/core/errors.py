@@ -6,7 +6,7 @@ import os
 import re
 import select
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -57,6 +57,11 @@ class DeviceError(HarError, ValueError):
 
 class RunError(HarError, ValueError):
     """A run folder is missing, incomplete, or does not fit the data it is used on."""
+
+
+def first_few(texts: Sequence[str], between: str = ", ") -> str:
+    """Return a list for a message: at most five of its texts, then an ellipsis."""
+    return between.join([*texts[:5], *["..."] * (len(texts) > 5)])
 
 
 @contextmanager

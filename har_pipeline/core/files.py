@@ -69,6 +69,11 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f".{path.stem}.partial-{staging_name()}{path.suffix}")
 
 
+def finished_path(path: Path) -> Path:
+    """Return a path of this writer's own beside `path` for a whole folder, which `recover_folder` finds after a kill."""
+    return path.with_name(f".{path.name}.finished-{staging_name()}")
+
+
 @contextlib.contextmanager
 def new_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """Give a path to write a file to; on success it replaces `path`, after an error nothing of it is left.
@@ -141,8 +146,8 @@ def replace_folder(staged: Path, path: Path) -> None:
 def recover_folder(path: Path, marker: str) -> bool:
     """Bring back the folder that a killed `replace_folder` took away and put nothing in the place of.
 
-    marker: the file that a whole folder holds. Returns whether `path` was missing and is there again. Nothing happens while
-    the process that replaces it lives.
+    marker: the file that a whole folder holds. Of the old folder and one of a `finished_path` the newer is taken. Returns
+    whether `path` was missing and is there again. Nothing happens while the process that replaces it lives.
     """
     if path.exists():
         return False
@@ -158,8 +163,8 @@ def recover_folder(path: Path, marker: str) -> bool:
 
 
 def _replaced(path: Path) -> list[Path]:
-    """Return what `path` was before replacements whose process no longer lives here."""
-    named = re.compile(rf"{re.escape(f'.{path.name}.replaced-')}{_OWNER}")
+    """Return what `path` was before replacements, or was about to become, of processes that no longer live here."""
+    named = re.compile(rf"{re.escape(f'.{path.name}.')}(?:replaced|finished)-{_OWNER}")
     found = [(node, named.fullmatch(node.name)) for node in path.parent.iterdir()] if path.parent.is_dir() else []
     return [node for node, match in found if match and not _lives_here(match)]
 

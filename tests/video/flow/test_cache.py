@@ -83,6 +83,8 @@ def test_a_kill_while_writing_leaves_nothing_that_counts(tmp_path: Path) -> None
     found = cache.get("video", (0, 1), FlowSpec(), (6, 8))
     assert found is not None
     assert found.min() == 1
+    # The first writing of a process into a folder removes what dead ones left there.
+    assert not list(tmp_path.rglob("*.partial-*"))
 
 
 def test_a_cache_that_cannot_be_written_costs_the_reuse_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,5 +102,3 @@ def test_a_cache_that_cannot_be_written_costs_the_reuse_only(tmp_path: Path, mon
         assert cache.problem.startswith(f"{folder}: flow is not kept any more (")
         assert cache.get(*place) is None
         cache.put(*place, flow)  # not tried again
-    # The first writing of a process into a folder removes what dead ones left there.
-    assert not list(tmp_path.rglob("*.partial-*"))
