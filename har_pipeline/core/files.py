@@ -327,7 +327,7 @@ def read_json(path: Path, error: type[HarError], hint: str) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as reason:
         raise error(f"{path}: cannot be read ({reason.strerror}); {hint}") from reason
-    except ValueError as reason:
+    except (ValueError, RecursionError) as reason:  # the latter where arrays are nested too deep
         raise error(f"{path}: not valid JSON ({reason}); {hint}") from reason
     if not isinstance(values, dict):
         raise error(f"{path}: not a JSON object; {hint}")

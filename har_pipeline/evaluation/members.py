@@ -146,7 +146,7 @@ def _read_learned(path: Path) -> dict[int, frozenset[str]]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         return {int(fold): frozenset(ids) for fold, ids in values.items()}
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(f"{path}: malformed ({error}); fuse again") from error
 
 

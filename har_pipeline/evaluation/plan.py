@@ -131,9 +131,11 @@ def planned_runs(folder: Path) -> tuple[str, ...] | None:
         path = base / PLAN_JSON
         try:
             runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+            if not isinstance(runs, list) or not all(isinstance(name, str) for name in runs):
+                raise ValueError("runs must be a list of folders")
         except (FileNotFoundError, NotADirectoryError):
             continue
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunError(
                 f"{path} cannot be read ({error}); run the same training command again to replace it"
             ) from error

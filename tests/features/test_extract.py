@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from har_command import har_starts
+from experiments import BENCHMARKS, load
 from paths import python_path
 from pixel_nets import pixel_extractor
 from video_files import make_audio, make_video
@@ -234,8 +234,8 @@ def test_killed_at_random_moments_nothing_is_lost_or_wrong(tmp_path: Path) -> No
     records = videos(tmp_path / "videos", 60, frames=12)
     manifest = tmp_path / "manifest.csv"
     write_manifest(manifest, records)
-    with har_starts(tmp_path) as start:
-        reference = start(*_command(manifest, tmp_path / "whole.zarr"))
+    with load("copies", BENCHMARKS).started_copies(tmp_path / "out") as copies:
+        reference = copies.start(*_command(manifest, tmp_path / "whole.zarr"))
         assert reference.wait() == 0
         name = json.loads(reference.out.read_text())["feature_set"]
         whole = all_features(FeatureStore(tmp_path / "whole.zarr"), name)
@@ -244,11 +244,11 @@ def test_killed_at_random_moments_nothing_is_lost_or_wrong(tmp_path: Path) -> No
         committed_at_kill: list[int] = []
         while len(committed_at_kill) < 20:
             before = len(list((path / name).glob("v*"))) if path.exists() else 0
-            process = start(*_command(manifest, path))
+            process = copies.start(*_command(manifest, path))
             # Wait for progress, so that the twenty kills spread over the job, then kill at a random moment.
             deadline = time.monotonic() + 60
             wanted = before + 1 if committed_at_kill else 0
-            while time.monotonic() < deadline and process.running():
+            while time.monotonic() < deadline and process.code() is None:
                 if path.exists() and len(list((path / name).glob("v*"))) >= wanted:
                     break
                 time.sleep(0.005)
@@ -259,7 +259,7 @@ def test_killed_at_random_moments_nothing_is_lost_or_wrong(tmp_path: Path) -> No
         assert sum(0 < count < len(records) for count in committed_at_kill) >= 15
         store = FeatureStore(path)
         assert all(damage is None for damage in store.verify(name))
-        assert start(*_command(manifest, path)).wait() == 0
+        assert copies.start(*_command(manifest, path)).wait() == 0
     resumed = all_features(store, name)
     assert resumed.keys() == whole.keys()
     for video_id, features in whole.items():
@@ -272,8 +272,8 @@ def test_two_processes_extract_one_manifest_into_one_store(tmp_path: Path) -> No
     manifest = tmp_path / "manifest.csv"
     write_manifest(manifest, records)
     path = tmp_path / "store.zarr"
-    with har_starts(tmp_path) as start:
-        both = [start(*_command(manifest, path)) for _ in range(2)]
+    with load("copies", BENCHMARKS).started_copies(tmp_path / "out") as copies:
+        both = [copies.start(*_command(manifest, path)) for _ in range(2)]
         assert [process.wait() for process in both] == [0, 0]
     name = json.loads(both[0].out.read_text())["feature_set"]
     store = FeatureStore(path)
