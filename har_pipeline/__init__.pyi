@@ -84,6 +84,7 @@ from .models.heads.classifier import SequenceClassifier as SequenceClassifier
 from .synthetic.dataset import GENERATOR_VERSION as GENERATOR_VERSION
 from .synthetic.dataset import render_video as render_video
 from .synthetic.dataset import write_dataset as write_dataset
+from .training.axes import Axis as Axis
 from .training.batches import FeatureBatch as FeatureBatch
 from .training.batches import FeatureBatches as FeatureBatches
 from .training.data import TrainingData as TrainingData
@@ -104,7 +105,6 @@ from .training.options import StateGradient as StateGradient
 from .training.options import TrainConfig as TrainConfig
 from .training.options import VideoPrecision as VideoPrecision
 from .training.options import VideoTrainConfig as VideoTrainConfig
-from .training.sweep import Axis as Axis
 from .training.sweep import plan_points as plan_points
 from .training.sweep import run_sweep as run_sweep
 from .training.sweep_table import Measure as Measure

@@ -42,6 +42,12 @@ def test_live(tmp_path: Path) -> None:
     assert result["peak_mib_last_minute"] >= result["peak_mib_first_minute"] > 0
 
 
+def test_durability() -> None:
+    result = run("benchmarks/durability.py", "--videos", "3", "--clips", "2", "--dim", "8", "--rounds", "1")
+    assert set(result["commit_ms"]) == {"fsync", "none"}
+    assert abs(result["commit_ratio"] - result["commit_ms"]["fsync"] / result["commit_ms"]["none"]) < 0.01
+
+
 def test_record_tells_its_usage() -> None:
     command = [sys.executable, "benchmarks/record.py"]
     told = subprocess.run([*command, "--help"], check=True, capture_output=True, text=True, cwd=ROOT).stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from dataset_trees import hmdb51_tree, kth_tree, ucf11_tree
 from experiments import PIPELINES, load
+from pixel_nets import build_pixel_extractor
 
 from har_pipeline.inference.load import load_run
 
@@ -44,10 +46,18 @@ def hmdb51_data(folder: Path) -> list[str]:
     ],
 )
 def test_orozco2020(
-    dataset: str, data: Callable[[Path], list[str]], videos: int, classes: int, folds: int, tmp_path: Path
+    dataset: str,
+    data: Callable[[Path], list[str]],
+    videos: int,
+    classes: int,
+    folds: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Every class, fold and official list; one frame of each video is enough for that."""
+    """Every class, fold and official list; one frame of each video is enough for that, and one data set with a real net."""
     pipeline = load("orozco2020")
+    if dataset != "hmdb51":
+        monkeypatch.setattr(pipeline, "build_extractor", build_pixel_extractor)
     more = data(tmp_path)
     _, published, accuracy, _ = pipeline.PAPER[dataset]
     command = [dataset, str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--extractor", "efficientnet_lite0"]
@@ -79,8 +89,12 @@ def test_papers_numbers_stand_once() -> None:
 
 
 @pytest.mark.slow
-def test_synthetic_demo(tmp_path: Path) -> None:
-    result = load("synthetic_demo").run(tmp_path / "out", 2, 0.0, "cpu")
+def test_synthetic_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two people, and with fewer epochs than `make demo`."""
+    pipeline = load("synthetic_demo")
+    short = {name: (stream, dataclasses.replace(config, epochs=3)) for name, (stream, config) in pipeline.RUNS.items()}
+    monkeypatch.setattr(pipeline, "RUNS", short)
+    result = pipeline.run(tmp_path / "out", 2, 0.0, "cpu")
     assert set(result["accuracy"]) == {"mean_pool", "lstm", "lstm_flow", "product"}
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2

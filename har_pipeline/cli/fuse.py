@@ -10,6 +10,7 @@ import typer
 
 from har_pipeline.cli.options import AsJson, check_folder
 from har_pipeline.cli.output import note, print_json, print_table
+from har_pipeline.core.errors import first_few
 
 if TYPE_CHECKING:
     from har_pipeline.evaluation.compare import Comparison
@@ -86,7 +87,7 @@ def _note_all(missing: Mapping[str, Sequence[str]], text: str, notes: Sequence[s
 
     for name, ids in missing.items():
         if ids:
-            note(f"{name}: {text.format(counted(len(ids), noun))}: {', '.join(ids[:5])}")
+            note(f"{name}: {text.format(counted(len(ids), noun))}: {first_few(ids)}")
     for line in notes:
         note(f"NOTE: {line}")
 

@@ -19,7 +19,7 @@ from har_pipeline.core.text import printable
 
 AllowMissing = Annotated[bool, typer.Option(help="Leave out videos that have no features.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto uses a GPU if there is one.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps; auto uses a GPU if there is one.")]
 Manifest = Annotated[Path, typer.Argument(help="Manifest CSV; make one with `har manifest build`.")]
 Overwrite = Annotated[bool, typer.Option(help="Replace runs that exist, finished or not.")]
 Repeats = Annotated[

@@ -17,6 +17,7 @@ from har_pipeline.cli.progress import sweep_table
 from har_pipeline.cli.split_options import chosen_splits
 from har_pipeline.core.options import option
 from har_pipeline.datasets.splits import SplitChoice
+from har_pipeline.training.axes import parse_axis
 from har_pipeline.training.options import TrainConfig
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def sweep(
     from har_pipeline.datasets.manifests import read_manifest
 
     options.check_folder(out)
-    given = swept.given(others or ())
+    axes = [parse_axis(name, values) for name, values in swept.given(others or ())]
     records = read_manifest(manifest, root=root, check_files=False)
     from har_pipeline.features.pack import open_features
 
@@ -109,10 +110,9 @@ def sweep(
         opened.resolve(prefix.strip())
     chosen = chosen_splits(ctx, manifest, records, split)
 
-    from har_pipeline.training.sweep import parse_axis, plan_points, run_sweep
+    from har_pipeline.training.sweep import plan_points, run_sweep
     from har_pipeline.training.sweep_table import SUMMARY, write_sweep
 
-    axes = [parse_axis(name, values) for name, values in given]
     points = plan_points(axes, TrainConfig(seed=split.seed, device=device), "", out)
     with sweep_table(points, len(chosen) * repeats) as on_done:
         result = run_sweep(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from har_pipeline.cli import options
-from har_pipeline.cli.options import Shown, with_options
+from har_pipeline.cli.options import Shown, given_options, with_options
 from har_pipeline.cli.output import note, print_json, print_outcomes
 from har_pipeline.cli.progress import step_bar, training_bar, video_bar
 from har_pipeline.cli.split_options import chosen_splits
+from har_pipeline.core.errors import ManifestError, SplitError
 from har_pipeline.core.options import option
 from har_pipeline.core.records import RawStream
 from har_pipeline.datasets.splits import SplitChoice
@@ -79,6 +81,18 @@ class FrameSource:
         return open_frames(path, self.stream, self.features)
 
 
+def _splits(ctx: typer.Context, manifest: Path, records: list[VideoRecord], split: SplitChoice) -> list[Split]:
+    """Return the chosen splits; an error about the default protocol says that it is the default."""
+    try:
+        return chosen_splits(ctx, manifest, records, split)
+    except (ManifestError, SplitError) as error:
+        if split.split_file is not None or given_options(ctx, ["protocol"]):
+            raise
+        raise type(error)(
+            f"{error} (the default protocol here is {split.protocol}, of NTU RGB+D: name another, such as --protocol holdout)"
+        ) from error
+
+
 @with_options
 def train_video(
     *,
@@ -104,32 +118,34 @@ def train_video(
 
     options.check_folder(out)
     records = read_manifest(manifest, root=root, check_files=False)
-    chosen = chosen_splits(ctx, manifest, records, split)
+    chosen = _splits(ctx, manifest, records, split)
     path = frames.path(out)
 
     from har_pipeline.training.jobs import plan_jobs, run_jobs
+    from har_pipeline.training.lock import training_lock
     from har_pipeline.training.networks.distributed import joined_world
 
     with joined_world(config.device) as (world, device):
         config = dataclasses.replace(config, device=device)
         jobs = plan_jobs(chosen, out, seed=config.seed, repeats=repeats, folds=split.every)
-        opened, name = frames.prepare(records, chosen, path, world)
-        with (
-            training_bar(jobs, config.num_epochs, silent=not world.first) as (on_epoch, on_batch, on_done),
-        ):
-            outcomes = run_jobs(
-                opened,
-                [name],
-                records,
-                jobs,
-                config,
-                overwrite=overwrite,
-                allow_missing=frames.allow_missing,
-                world=world,
-                on_epoch=on_epoch,
-                on_batch=on_batch,
-                on_done=on_done,
-            )
+        # Before the frames are prepared, which may take hours.
+        with training_lock(out) if world.first else nullcontext():
+            opened, name = frames.prepare(records, chosen, path, world)
+            with training_bar(jobs, config.num_epochs, silent=not world.first) as (on_epoch, on_batch, on_done):
+                outcomes = run_jobs(
+                    opened,
+                    [name],
+                    records,
+                    jobs,
+                    config,
+                    overwrite=overwrite,
+                    allow_missing=frames.allow_missing,
+                    locked=True,
+                    world=world,
+                    on_epoch=on_epoch,
+                    on_batch=on_batch,
+                    on_done=on_done,
+                )
         if world.first:
             print_outcomes(outcomes, out, config.model, as_json)
 
@@ -164,38 +180,40 @@ def lr_range(
         raise typer.BadParameter("--lowest must be above 0 and below --highest")
     options.check_folder(out)
     records = read_manifest(manifest, root=root, check_files=False)
-    chosen = chosen_splits(ctx, manifest, records, split)
+    chosen = _splits(ctx, manifest, records, split)
     path = frames.path(out)
 
     from har_pipeline.features.frames import frame_shape
     from har_pipeline.features.table import FeatureStreams, load_features
     from har_pipeline.training.data import split_classes
+    from har_pipeline.training.lock import training_lock
     from har_pipeline.training.networks.distributed import ALONE
     from har_pipeline.training.networks.lr_range import range_test, write_range
 
-    opened, name = frames.prepare(records, chosen, path, ALONE)
-    classes = split_classes(records, chosen[0])
-    table = load_features(
-        FeatureStreams(opened, [name]),
-        records,
-        chosen[0].train,
-        classes,
-        allow_missing=frames.allow_missing,
-        spill_dir=path.parent,
-    )
-    with step_bar(steps) as on_step:
-        result = range_test(
-            table,
-            frame_shape(opened.spec(name)),
-            table.rows_of(chosen[0].train),
-            len(classes),
-            config,
-            lowest=lowest,
-            highest=highest,
-            steps=steps,
-            on_step=on_step,
+    with training_lock(out):
+        opened, name = frames.prepare(records, chosen, path, ALONE)
+        classes = split_classes(records, chosen[0])
+        table = load_features(
+            FeatureStreams(opened, [name]),
+            records,
+            chosen[0].train,
+            classes,
+            allow_missing=frames.allow_missing,
+            spill_dir=path.parent,
         )
-    write_range(result, out)
+        with step_bar(steps) as on_step:
+            result = range_test(
+                table,
+                frame_shape(opened.spec(name)),
+                table.rows_of(chosen[0].train),
+                len(classes),
+                config,
+                lowest=lowest,
+                highest=highest,
+                steps=steps,
+                on_step=on_step,
+            )
+        write_range(result, out)
     if as_json:
         print_json(result.to_dict())
         return

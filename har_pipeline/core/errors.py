@@ -6,7 +6,7 @@ import os
 import re
 import select
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -14,6 +14,9 @@ from har_pipeline.core.text import printable
 
 # What `files.partial_path` calls the file or folder `stem` + suffix while it is not complete.
 _PARTIAL = re.compile(r"(?<![^/\s'\"])\.([^/]+?)\.partial-[^/\s]+?\.[0-9a-f]{12,32}(?![0-9a-f])(\.[^/\s.:'\"]+)?")
+
+# Exit code of a program that ends because of SIGTERM.
+TERMINATED = 143
 
 
 class HarError(Exception):
@@ -56,6 +59,11 @@ class RunError(HarError, ValueError):
     """A run folder is missing, incomplete, or does not fit the data it is used on."""
 
 
+def first_few(texts: Sequence[str], between: str = ", ") -> str:
+    """Return a list for a message: at most five of its texts, then an ellipsis."""
+    return between.join([*texts[:5], *["..."] * (len(texts) > 5)])
+
+
 @contextmanager
 def errors_as_lines() -> Iterator[None]:
     """End the program with one line on stderr and exit code 1 at a `HarError` or an error of the operating system.
@@ -74,9 +82,12 @@ def errors_as_lines() -> Iterator[None]:
         # Typer ends silently at any broken pipe, whoever's it is; Rich only at ours, which it has then replaced.
         if isinstance(end.__context__, BrokenPipeError) and _open_file(1) == stdout:
             _end(end.__context__)
-        if end.code == 130:  # Typer's for Ctrl-C
-            print("interrupted: finished work is kept; run the same command again to continue", file=sys.stderr)
+        if end.code in (130, TERMINATED):  # the former is Typer's for Ctrl-C
+            word = "interrupted" if end.code == 130 else "terminated"
+            print(f"{word}: finished work is kept; run the same command again to continue", file=sys.stderr)
         raise
+    except MemoryError as error:
+        sys.exit(_line(f"not enough memory ({error})" if str(error) else "not enough memory"))
 
 
 def _open_file(number: int) -> tuple[int, int] | None:

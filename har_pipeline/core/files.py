@@ -36,6 +36,9 @@ LEASE_DAYS = 7
 # Owners as `staging_name` writes them; older versions wrote no machine. A suffix may follow.
 _OWNER = r"(?P<host>[^./][^/]*?)\.(?:m(?P<machine>[0-9a-f]{8})\.)?(?P<pid>\d+)\.(?P<token>[0-9a-f]{12,32})(?:\.[^.]*)?"
 
+# Files whose names tell no owner: Zarr's, and those of older versions. They go by their age alone.
+_UNOWNED = re.compile(r"(?:\..+\.\d+|zarr\.[0-9a-f]+)\.partial(?:\.npy)?")
+
 # Where folders cannot be flushed, as on some network file systems, there is nothing to wait for.
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.ENOSYS}
 
@@ -64,6 +67,11 @@ def staging_name() -> str:
 def partial_path(path: Path) -> Path:
     """Return a path of this writer's own beside `path`, hidden and with the same suffix, for what is not complete yet."""
     return path.with_name(f".{path.stem}.partial-{staging_name()}{path.suffix}")
+
+
+def finished_path(path: Path) -> Path:
+    """Return a path of this writer's own beside `path` for a whole folder, which `recover_folder` finds after a kill."""
+    return path.with_name(f".{path.name}.finished-{staging_name()}")
 
 
 @contextlib.contextmanager
@@ -138,8 +146,8 @@ def replace_folder(staged: Path, path: Path) -> None:
 def recover_folder(path: Path, marker: str) -> bool:
     """Bring back the folder that a killed `replace_folder` took away and put nothing in the place of.
 
-    marker: the file that a whole folder holds. Returns whether `path` was missing and is there again. Nothing happens while
-    the process that replaces it lives.
+    marker: the file that a whole folder holds. Of the old folder and one of a `finished_path` the newer is taken. Returns
+    whether `path` was missing and is there again. Nothing happens while the process that replaces it lives.
     """
     if path.exists():
         return False
@@ -155,8 +163,8 @@ def recover_folder(path: Path, marker: str) -> bool:
 
 
 def _replaced(path: Path) -> list[Path]:
-    """Return what `path` was before replacements whose process no longer lives here."""
-    named = re.compile(rf"{re.escape(f'.{path.name}.replaced-')}{_OWNER}")
+    """Return what `path` was before replacements, or was about to become, of processes that no longer live here."""
+    named = re.compile(rf"{re.escape(f'.{path.name}.')}(?:replaced|finished)-{_OWNER}")
     found = [(node, named.fullmatch(node.name)) for node in path.parent.iterdir()] if path.parent.is_dir() else []
     return [node for node, match in found if match and not _lives_here(match)]
 
@@ -219,7 +227,8 @@ def remove_debris(folder: Path, stem: str = "") -> int:
     removed = 0
     for node in folder.iterdir() if folder.is_dir() else ():
         match = named.fullmatch(node.name)
-        if match and (_ended_here(match) or lease_is_over(node)):
+        unowned = stem == "*" and _UNOWNED.fullmatch(node.name) and not node.is_dir()
+        if (match and _ended_here(match)) or ((match or unowned) and _lease_is_over(node)):
             remove(node)
             removed += 1
     return removed
@@ -241,7 +250,7 @@ def _ended_here(owner: re.Match[str]) -> bool:
     return not owner["token"].startswith(_process_token(pid)) if pid == os.getpid() else not process_lives(pid)
 
 
-def lease_is_over(node: Path) -> bool:
+def _lease_is_over(node: Path) -> bool:
     """Return whether nothing in a file or folder was written for `LEASE_DAYS`."""
     newest = 0.0
     with contextlib.suppress(OSError):  # what vanishes meanwhile
@@ -282,8 +291,10 @@ def locked(path: Path) -> Iterator[bool]:
     try:
         since = datetime.now(UTC).isoformat(timespec="seconds")
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-        if not path.stat().st_size:  # else it is how filelock locks where the system cannot
-            path.write_text(json.dumps(owner), encoding="utf-8")
+        with contextlib.suppress(OSError):  # the lock holds all the same
+            # Empty, or of the owner before; other content is how filelock locks where the system cannot.
+            if path.read_bytes()[:1] in (b"", b"{"):
+                path.write_text(json.dumps(owner), encoding="utf-8")
         yield True
     finally:
         lock.release()
@@ -316,7 +327,7 @@ def read_json(path: Path, error: type[HarError], hint: str) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as reason:
         raise error(f"{path}: cannot be read ({reason.strerror}); {hint}") from reason
-    except ValueError as reason:
+    except (ValueError, RecursionError) as reason:  # the latter where arrays are nested too deep
         raise error(f"{path}: not valid JSON ({reason}); {hint}") from reason
     if not isinstance(values, dict):
         raise error(f"{path}: not a JSON object; {hint}")

@@ -65,7 +65,7 @@ def seed_option() -> Any:
 
 def device_option() -> Any:
     """Return the field `device`."""
-    return option("auto", "auto, cpu, cuda or cuda:N; auto uses a GPU if there is one.")
+    return option("auto", "auto, cpu, cuda, cuda:N or mps; auto uses a GPU if there is one.")
 
 
 @functools.cache

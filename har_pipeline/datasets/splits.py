@@ -253,7 +253,7 @@ def read_split_file(path: Path) -> Split:
         return Split(**{"index": 0, **values, **parts})
     except FileNotFoundError as error:
         raise SplitError(f"{path}: no such split file; create one with `har splits write`") from error
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise SplitError(f"{path}: not a split file: {error}") from error
 
 

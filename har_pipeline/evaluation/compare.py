@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from har_pipeline.core.errors import RunError
 from har_pipeline.core.files import write_json
 from har_pipeline.evaluation.categories import Grouping, group_results
 from har_pipeline.evaluation.members import Member, join
@@ -66,13 +65,11 @@ def compare_members(
 ) -> Comparison:
     """Return the comparison of two runs, joined by video id, fold and repeat as for a fusion.
 
-    Raises: RunError as `members.join` does, or if no row of the part is common; ManifestError if a class has no group.
+    Raises: RunError as `members.join` does; ManifestError if a class has no group.
     Source: Lakhal 2018, section 4.2 and figure 6.
     """
-    joined = join([first, second])
+    joined = join([first, second], part)
     rows = joined.rows(part)
-    if not len(rows):
-        raise RunError(f"{first.name} and {second.name} have no {part} video in common")
     order = grouping.order(joined.classes) if grouping else list(range(len(joined.classes)))
     classes = tuple(joined.classes[k] for k in order)
     labels = joined.labels[rows]

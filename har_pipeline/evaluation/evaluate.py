@@ -25,12 +25,13 @@ from har_pipeline.evaluation.plan import (
     no_run_error,
     planned_runs,
     repeat_folders,
+    require_one_job,
     unfinished,
     unfinished_folds,
     unfinished_runs,
 )
 from har_pipeline.evaluation.plots import save_training_curves
-from har_pipeline.evaluation.run_folder import RUN_JSON, SCORES, RunRecord, read_history, read_run
+from har_pipeline.evaluation.run_folder import RUN_JSON, SCORES, RunRecord, read_run, recover_run
 from har_pipeline.evaluation.scores import concat_scores, read_scores, select_part
 from har_pipeline.evaluation.statistics import Interval, mean_and_sd, mean_interval
 
@@ -78,9 +79,11 @@ def evaluate(path: Path | str, *, part: str = "test", grouping: Grouping | None 
     A run gets the files of `write_measures` (of the validation part in its folder `val`), and training.png if it has
     several epochs; a folder of folds those of the pooled videos, and folds.json; a folder of repeats repeats.json.
     Folds are pooled if they have the same classes and test no video twice.
-    Raises: RunError if there is no run, a run is incomplete, no repeat is finished, or there are no scores of that part.
+    Raises: RunError if there is no run, a run is incomplete or damaged, runs are not of one job, no repeat is finished, or
+    there are no scores of that part.
     """
     path = Path(path)
+    recover_run(path)
     if (path / RUN_JSON).exists():
         return _evaluate_run(read_run(path), part, grouping)[0]
     if (path / FUSION_JSON).exists():
@@ -127,14 +130,16 @@ def _evaluate_run(run: RunRecord, part: str, grouping: Grouping | None) -> tuple
     measures = measure_scores(scores, notes=notes, grouping=grouping)
     folder = _folder(run.path, part)
     write_measures(measures, folder)
-    history = read_history(run.path)
+    history = run.history()
     if len(history["epoch"]) > 1:
         save_training_curves(folder / "training.png", history)
     return _of_run(measures), scores
 
 
 def _evaluate_folds(path: Path, part: str, grouping: Grouping | None) -> Evaluation:
-    found = {number: _evaluate_run(read_run(fold), part, grouping) for number, fold in fold_folders(path).items()}
+    runs = {number: read_run(fold) for number, fold in fold_folders(path).items()}
+    require_one_job(list(runs.values()))
+    found = {number: _evaluate_run(run, part, grouping) for number, run in runs.items()}
     folds, scores = {i: one for i, (one, _) in found.items()}, [own for _, own in found.values()]
     ids = [video_id for own in scores for video_id in own.video_ids]
     notes = [*unfinished_folds(path), *merge_notes({f"split{i}": fold.notes for i, fold in folds.items()})]
@@ -155,6 +160,8 @@ def _evaluate_repeats(path: Path, found: Mapping[int, Path], part: str, grouping
     for name, own_folds in folds.items():
         if own_folds != folds[first]:
             raise RunError(f"{path}: {first} has the folds {folds[first]}, {name} {own_folds}; finish the job first")
+    members = [fold for own in whole.values() for fold in (fold_folders(own).values() or [own])]
+    require_one_job([read_run(member) for member in members])
     repeats = {
         seed: _evaluate_folds(own, part, grouping)
         if folds[own.name]

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from har_pipeline.core.errors import RunError
+from har_pipeline.core.errors import RunError, first_few
 from har_pipeline.core.records import Scores
-from har_pipeline.evaluation.plan import merge_notes, no_run_error
-from har_pipeline.evaluation.run_folder import RUN_JSON, SCORES, read_run
+from har_pipeline.evaluation.plan import merge_notes, no_run_error, require_one_job
+from har_pipeline.evaluation.run_folder import RUN_JSON, SCORES, read_run, recover_run
 from har_pipeline.evaluation.scores import read_scores, stack_scores
 
 # Written by `fusion_table.write_fusion`.
@@ -95,6 +95,7 @@ def load_members(paths: Sequence[Path]) -> list[Member]:
     if len(set(resolved)) < len(resolved):
         raise RunError("the same run is given twice")
     for path in paths:
+        recover_run(path)
         if not run_folders(path) and not (path / SCORES).is_file():
             raise no_run_error(path)
     return [load_member(path, _name(own, resolved)) for path, own in zip(paths, resolved, strict=True)]
@@ -114,10 +115,12 @@ def load_member(path: Path, name: str) -> Member:
     """Return a run with all its folds and repeats.
 
     path: a run folder, a folder of folds or repeats, a result of `har fuse`, or any folder with a scores.csv.
-    Raises: RunError if it is none of these, or the classes differ between folds.
+    Raises: RunError if it is none of these, its runs are not of one job, or the classes differ between folds.
     """
     runs = [read_run(folder) for folder in run_folders(path)]
-    if not runs:
+    if runs:
+        require_one_job(runs)
+    else:
         if not (path / SCORES).is_file():
             raise no_run_error(path)
         return Member(name=name, scores=read_scores(path / SCORES), learned_from=_read_learned(path / LEARNED_JSON))
@@ -127,8 +130,9 @@ def load_member(path: Path, name: str) -> Member:
         learned[run.split.index] = learned.get(run.split.index, frozenset()) | ids
     # A run of mid fusion has a joint one, such as `rgb+flow`.
     streams = {"+".join(stream.spec.stream for stream in run.streams) for run in runs}
+    found = [run.scores() for run in runs]
     try:
-        scores = stack_scores([run.scores() for run in runs])
+        scores = stack_scores(found)
     except RunError as error:
         raise RunError(f"{path}: {error}") from error
     stream = min(streams) if len(streams) == 1 else ""
@@ -142,17 +146,17 @@ def _read_learned(path: Path) -> dict[int, frozenset[str]]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         return {int(fold): frozenset(ids) for fold, ids in values.items()}
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(f"{path}: malformed ({error}); fuse again") from error
 
 
-def join(members: Sequence[Member]) -> Joined:
+def join(members: Sequence[Member], part: str = "test") -> Joined:
     """Return the validation and test rows that all members have, matched by part, video id, fold and repeat.
 
     A member with one repeat pairs with every repeat of the others; if none has several, seeds need not agree and the
     result has the first member's. Repeats and videos that a member lacks are left out (see `Joined`).
     Raises: RunError if there are fewer than two members or two of one name, class sets or labels differ, a row is
-    duplicate, scores are not probabilities, one run learned from another's test videos, or no test row is common to all.
+    duplicate, scores are not probabilities, one run learned from another's test videos, or no row of `part` is common to all.
     """
     if len(members) < 2:
         raise RunError("give two runs or more")
@@ -166,8 +170,9 @@ def join(members: Sequence[Member]) -> Joined:
     seeds, left_out = _target_seeds(members)
     tables = [_rows_by_key(member, seeds) for member in members]
     common = _common_keys(tables)
-    if not any(key[0] == "test" for key in common):
-        raise RunError(f"no test video is in the same fold of all runs: {'; '.join(map(_extent, members))}")
+    if not any(key[0] == part for key in common):
+        extents = "; ".join(_extent(member, part) for member in members)
+        raise RunError(f"no {part} video is in the same fold of all runs: {extents}")
     labels = _common_labels(members, tables, common)
     aligned = [
         member.scores.probabilities[[table[key] for key in common]][:, list(map(member.scores.classes.index, classes))]
@@ -176,8 +181,8 @@ def join(members: Sequence[Member]) -> Joined:
     number = {label: k for k, label in enumerate(classes)}
     every = set().union(*tables)
 
-    def lacking(part: str, table: Mapping[Key, int]) -> tuple[str, ...]:
-        return tuple(sorted({key[3] for key in every - table.keys() if key[0] == part}))
+    def lacking(own: str, table: Mapping[Key, int]) -> tuple[str, ...]:
+        return tuple(sorted({key[3] for key in every - table.keys() if key[0] == own}))
 
     return Joined(
         names=names,
@@ -185,9 +190,7 @@ def join(members: Sequence[Member]) -> Joined:
         keys=tuple(common),
         labels=np.array([number[label] for label in labels], np.int64),
         probabilities=np.stack(aligned),
-        missing={
-            part: {name: lacking(part, table) for name, table in zip(names, tables, strict=True)} for part in PARTS
-        },
+        missing={own: {name: lacking(own, table) for name, table in zip(names, tables, strict=True)} for own in PARTS},
         notes=(*left_out, *(f"{member.name}: {text}" for member in members for text in member.notes)),
     )
 
@@ -236,7 +239,8 @@ def _target_seeds(members: Sequence[Member]) -> tuple[tuple[int, ...], list[str]
         return tuple(sorted(own[members[0].name])), []
     shared = set.intersection(*several.values())
     notes = [
-        f"{name}: the repeats of the seeds {', '.join(map(str, sorted(seeds - shared)))} are left out, as other runs lack them"
+        f"{name}: the repeats of the seeds {first_few(list(map(str, sorted(seeds - shared))))} are left out, as other runs "
+        "lack them"
         for name, seeds in several.items()
         if shared and seeds - shared
     ]
@@ -284,8 +288,8 @@ def _common_labels(members: Sequence[Member], tables: Sequence[Mapping[Key, int]
     return first
 
 
-def _extent(member: Member) -> str:
-    tests = [row for row, part in enumerate(member.scores.part) if part == "test"]
-    folds = sorted({member.scores.fold[row] for row in tests})
-    seeds = sorted({member.scores.seed[row] for row in tests})
-    return f"{member.name} has {len(tests)} test rows of folds {folds[:8]} and seeds {seeds[:8]}"
+def _extent(member: Member, part: str) -> str:
+    rows = [row for row, own in enumerate(member.scores.part) if own == part]
+    folds = sorted({member.scores.fold[row] for row in rows})
+    seeds = sorted({member.scores.seed[row] for row in rows})
+    return f"{member.name} has {len(rows)} {part} rows of folds {folds[:5]} and seeds {seeds[:5]}"

@@ -1,17 +1,32 @@
-"""The runs of a job: which were planned (plan.json), which are there, and which are missing."""
+"""The runs of a job: which were planned (plan.json), which are there, which are missing, and whether they are of one job."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from har_pipeline.core.errors import RunError
+from har_pipeline.core.errors import RunError, first_few
 from har_pipeline.core.files import write_json
-from har_pipeline.evaluation.run_folder import RUN_JSON, read_run
+from har_pipeline.core.records import FeatureSpec, Split
+from har_pipeline.evaluation.run_folder import (
+    RUN_JSON,
+    RunRecord,
+    differing_options,
+    json_sha256,
+    read_run,
+    recover_run,
+    sealed,
+    split_info,
+)
 
 PLAN_JSON = "plan.json"
+
+# Options that a job's runs need not share, and what the PCA of a fold has of its split.
+OF_ONE_RUN = ("seed", "device")
+OF_ONE_SPLIT = ("protocol", "split", "train_ids_sha256")
 
 # Protocols whose folds test every video once: a video that none tests means that a fold is missing.
 PARTITIONS = ("leave_one_group_out", "leave_one_subject_out", "group_kfold")
@@ -23,10 +38,68 @@ class Plan:
 
     folder: Path  # of the job
     runs: tuple[str, ...]  # folders of its runs, relative to it, such as `seed0/split1`
+    splits_sha256: str = ""  # of its splits, see the function
 
 
-def write_plan(plan: Plan) -> None:
-    """Write plan.json atomically.
+def splits_sha256(splits: Iterable[Split]) -> str:
+    """Return one hash over the ids of several splits; a split that is given again does not count again."""
+    hashes = {(split.protocol, split.index, split_info(split)["ids_sha256"]) for split in splits}
+    return json_sha256(sorted(hashes))
+
+
+def _shared_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that all runs of a job share."""
+    return {name: value for name, value in options.items() if name not in OF_ONE_RUN}
+
+
+def _shared_specs(specs: Sequence[FeatureSpec]) -> list[dict[str, Any]]:
+    """Return what all runs of a job share of their features' specs: each fold of a sweep has a PCA of its own."""
+    found = []
+    for values in (spec.to_dict() for spec in specs):
+        if reduction := values.get("reduction"):
+            values["reduction"] = {name: value for name, value in reduction.items() if name not in OF_ONE_SPLIT}
+        found.append(values)
+    return found
+
+
+def job_sha256(options: Mapping[str, Any], specs: Sequence[FeatureSpec], splits: str) -> str:
+    """Return what identifies a job: one hash over what its runs share, and over its splits (as `splits_sha256` has it)."""
+    return json_sha256([_shared_options(options), _shared_specs(specs), splits])
+
+
+def join_job(run: RunRecord, job: str) -> None:
+    """Note in run.json that a finished run is one of a job, which would have made the same."""
+    if run.job != job:
+        info = {**run.info, "job": job}
+        write_json(run.path / RUN_JSON, sealed(info) if "sha256" in info else info)
+
+
+def require_one_job(runs: Sequence[RunRecord]) -> None:
+    """Check that runs are folds or repeats of one job. Those of older versions do not tell: their options are compared.
+
+    Raises: RunError naming two runs and what differs.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        differing = [] if run.kind == first.kind else [f"kind ({run.kind}, not {first.kind})"]
+        found, wanted = (_shared_options(one.info.get("options", {})) for one in (run, first))
+        # An option that one of them does not know had no effect on it.
+        known = found.keys() & wanted.keys()
+        differing += differing_options({name: found[name] for name in known}, {name: wanted[name] for name in known})
+        if _shared_specs([one.spec for one in run.streams]) != _shared_specs([one.spec for one in first.streams]):
+            names = (", ".join(stream.feature_set for stream in one.streams) for one in (run, first))
+            differing.append("features ({}, not {})".format(*names))
+        if not differing and run.job and first.job and run.job != first.job:
+            differing.append("the splits of its job")
+        if differing:
+            raise RunError(
+                f"{run.path} and {first.path} are not runs of one job: the first differs in {first_few(differing, '; ')}. Move "
+                "one of them to a folder of its own, or train it again with --overwrite"
+            )
+
+
+def write_plan(plan: Plan, job: str = "") -> None:
+    """Write plan.json atomically. job: as `job_sha256` returns it.
 
     Raises: RunError if the folder holds unplanned folds or repeats, or is a run itself: results would mix.
     """
@@ -34,11 +107,11 @@ def write_plan(plan: Plan) -> None:
         raise RunError(f"{plan.folder} holds a single run: choose another --out, or move it away")
     if others := [name for name in finished_runs(plan.folder) if name not in plan.runs]:
         raise RunError(
-            f"{plan.folder} holds runs that are not of this job ({', '.join(others[:5])}{' ...' * (len(others) > 5)}): choose "
+            f"{plan.folder} holds runs that are not of this job ({first_few(others)}): choose "
             "another --out, or move them away"
         )
     plan.folder.mkdir(parents=True, exist_ok=True)
-    write_json(plan.folder / PLAN_JSON, {"runs": list(plan.runs)})
+    write_json(plan.folder / PLAN_JSON, {"job": job, "runs": list(plan.runs)})
 
 
 def finished_runs(folder: Path) -> list[str]:
@@ -58,9 +131,11 @@ def planned_runs(folder: Path) -> tuple[str, ...] | None:
         path = base / PLAN_JSON
         try:
             runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+            if not isinstance(runs, list) or not all(isinstance(name, str) for name in runs):
+                raise ValueError("runs must be a list of folders")
         except (FileNotFoundError, NotADirectoryError):
             continue
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunError(
                 f"{path} cannot be read ({error}); run the same training command again to replace it"
             ) from error
@@ -74,10 +149,9 @@ def unfinished_runs(folder: Path) -> list[str]:
     missing = [name for name in runs if not (folder / name / RUN_JSON).is_file()]
     if not missing:
         return []
-    shown = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
     return [
-        f"{len(missing)} of {len(runs)} runs are missing ({shown}): the job was interrupted or still runs; run the same "
-        "training command again"
+        f"{len(missing)} of {len(runs)} runs are missing ({first_few(missing)}): the job was interrupted or still runs; run "
+        "the same training command again"
     ]
 
 
@@ -137,6 +211,7 @@ def no_run_error(path: Path) -> RunError:
 
 def require_single_run(folder: Path, use: str) -> None:
     """Check that a folder is a single run. use: what needs one. Raises: RunError, which names a run of a job."""
+    recover_run(folder)
     if (folder / RUN_JSON).exists():
         return
     if runs := finished_runs(folder):

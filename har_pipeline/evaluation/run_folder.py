@@ -9,7 +9,8 @@
     tensorboard/       event files, where asked for
 
 A run is written in a hidden sibling folder and renamed, so that a folder under its own name is complete. Long trainings
-use `.<name>.partial`, which outlives a kill, so that the same command resumes in it.
+use `.<name>.partial`, which outlives a kill, so that the same command resumes in it. run.json holds the sha256 of the
+other files and of itself; runs of older versions have none.
 """
 
 from __future__ import annotations
@@ -27,16 +28,27 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from har_pipeline.core.errors import RunError
-from har_pipeline.core.files import locked, new_folder, read_json, replace_folder, write_json
+from har_pipeline.core.errors import RunError, first_few
+from har_pipeline.core.files import (
+    file_sha256,
+    finished_path,
+    new_folder,
+    read_json,
+    recover_folder,
+    replace_folder,
+    write_json,
+)
 from har_pipeline.core.records import FeatureSpec, Scores, Split, VideoRecord
 from har_pipeline.evaluation.scores import read_scores
 
 RUN_JSON, SPLIT_JSON, WEIGHTS = "run.json", "split.json", "head.safetensors"
 HISTORY, SCORES, TENSORBOARD = "history.csv", "scores.csv", "tensorboard"
 HEAD, VIDEO = "head", "video"
-JOB, LOCK = "job.json", "lock"
-FORMAT_VERSION = 1
+JOB, OLD_LOCK = "job.json", "lock"  # older versions left a lock file as well
+# Columns of the history that are drawn.
+CURVES = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
+# 1 had no hashes.
+FORMATS = (1, 2)
 PACKAGES = ("har-pipeline", "torch", "numpy", "scikit-learn", "safetensors")
 
 
@@ -105,9 +117,24 @@ class RunRecord:
         """Whether features came from a net with random weights, so that the results mean nothing."""
         return any(stream.spec.weights.startswith("random") for stream in self.streams)
 
+    @property
+    def job(self) -> str:
+        """What identifies the job it is a fold or repeat of, see `job_sha256`; empty of a single run or an older one."""
+        return str(self.info.get("job", ""))
+
     def scores(self) -> Scores:
-        """Read the run's scores file."""
+        """Read the run's scores file. Raises: RunError if it is missing, malformed or not the one that was written."""
+        self.check_file(SCORES)
         return read_scores(self.path / SCORES)
+
+    def history(self) -> dict[str, list[float | None]]:
+        """Read the run's history. Raises: RunError if it is not the one that was written."""
+        self.check_file(HISTORY)
+        return read_history(self.path)
+
+    def check_file(self, name: str) -> None:
+        """Compare a file with its sha256 in run.json, if it has one there. Raises: RunError if they differ."""
+        _check_file(self.path, self.info, name)
 
 
 def reduction_file(stream: int) -> str:
@@ -130,8 +157,10 @@ def new_run_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
 
     Raises: RunError as `free_run_path`.
     """
-    with new_folder(free_run_path(path, overwrite=overwrite)) as partial:
+    path = free_run_path(path, overwrite=overwrite)
+    with new_folder(path) as partial:
         yield partial
+        free_run_path(path, overwrite=overwrite)
 
 
 @contextlib.contextmanager
@@ -139,49 +168,62 @@ def lasting_run_folder(path: Path, job: Mapping[str, Any], *, overwrite: bool) -
     """Give a folder to write a run into; it survives a kill or an error, and the same training gets it again.
 
     job: what identifies the run, ready for JSON; entries that an older version did not write are not compared. On success
-    the folder becomes `path`; by then the caller must have removed everything but the run from it.
-    Raises: RunError as `free_run_path`, if another process trains there, or if what is there is of another job (with
-    `overwrite` it is removed).
+    the folder becomes `path`; by then the caller must have removed everything but the run from it. Nobody else may write
+    there meanwhile.
+    Raises: RunError as `free_run_path`, or if what is there is of another job (with `overwrite` it is removed).
     """
     path = free_run_path(path, overwrite=overwrite)
     partial = path.with_name(f".{path.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
-    with locked(partial / LOCK) as held:
-        if not held:
-            raise RunError(f"{partial}: another process is training this run")
-        # Nobody else writes here now: such files are of a process that was killed.
-        for file in partial.glob(".*.partial-*"):
+    # Such files are of a process that was killed.
+    for file in partial.glob(".*.partial-*"):
+        file.unlink()
+    wanted, before = json.loads(json.dumps(job)), _read_json(partial / JOB) if (partial / JOB).exists() else None
+    differing = sorted(
+        first_few(differing_options(value, wanted["options"])) if key == "options" else key
+        for key, value in (before or {}).items()
+        if value != wanted.get(key)
+    )
+    if differing:
+        if not overwrite:
+            raise RunError(
+                f"{partial} is an unfinished run that differs in {first_few(differing)}: give the same options, manifest and "
+                "features to finish it, or --overwrite to start again"
+            )
+        for file in partial.iterdir():
             file.unlink()
-        wanted, before = json.loads(json.dumps(job)), _read_json(partial / JOB) if (partial / JOB).exists() else None
-        differing = sorted(
-            _differing_options(value, wanted["options"]) if key == "options" else key
-            for key, value in (before or {}).items()
-            if value != wanted.get(key)
-        )
-        if differing:
-            if not overwrite:
-                raise RunError(
-                    f"{partial} is an unfinished run that differs in {', '.join(differing)}: give the same options, manifest "
-                    "and features to finish it, or --overwrite to start again"
-                )
-            for file in partial.iterdir():
-                if file.name != LOCK:
-                    file.unlink()
-        write_json(partial / JOB, wanted)
-        try:
-            yield partial
-        except BaseException:
-            if {file.name for file in partial.iterdir()} == {JOB, LOCK}:
-                shutil.rmtree(partial)
-            raise
-        (partial / JOB).unlink()
-        (partial / LOCK).unlink()
-        replace_folder(partial, path)
+    write_json(partial / JOB, wanted)
+    try:
+        yield partial
+    except BaseException:
+        if {file.name for file in partial.iterdir()} <= {JOB, OLD_LOCK}:
+            shutil.rmtree(partial)
+        raise
+    free_run_path(path, overwrite=overwrite)
+    # A name that tells whose it is, so that after a kill it is known to be finished.
+    staged = finished_path(path)
+    partial.rename(staged)
+    _remove_job(staged)
+    replace_folder(staged, path)
 
 
-def _differing_options(before: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+def _remove_job(folder: Path) -> None:
+    for name in (JOB, OLD_LOCK):
+        (folder / name).unlink(missing_ok=True)
+
+
+def recover_run(path: Path) -> None:
+    """Give a run its name back if the process that finished or replaced it was killed in between."""
+    path = path.absolute()
+    with contextlib.suppress(OSError):  # nothing can be moved here, or another process was faster
+        if recover_folder(path, RUN_JSON):
+            _remove_job(path)
+
+
+def differing_options(before: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Return `name (value before, not value wanted)` of the options that differ, sorted by name."""
     names = sorted(name for name in {*before, *wanted} if before.get(name) != wanted.get(name))
-    return ", ".join(f"{name} ({before.get(name)}, not {wanted.get(name)})" for name in names)
+    return [f"{name} ({before.get(name)}, not {wanted.get(name)})" for name in names]
 
 
 def free_run_path(path: Path, *, overwrite: bool) -> Path:
@@ -190,6 +232,7 @@ def free_run_path(path: Path, *, overwrite: bool) -> Path:
     Raises: RunError if `path` exists and `overwrite` is not set, or it is neither a run nor an empty folder.
     """
     path = path.absolute()
+    recover_run(path)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         if not (path / RUN_JSON).is_file():
             raise RunError(
@@ -202,10 +245,14 @@ def free_run_path(path: Path, *, overwrite: bool) -> Path:
 
 
 def read_history(run_dir: Path) -> dict[str, list[float | None]]:
-    """Return the columns of history.csv; an empty cell is None."""
-    with open(run_dir / HISTORY, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return {name: [float(row[name]) if row[name] else None for row in rows] for name in rows[0]}
+    """Return the columns of history.csv; an empty cell is None. Raises: RunError if it is missing or malformed."""
+    try:
+        with open(run_dir / HISTORY, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        names = dict.fromkeys((*CURVES, *rows[0]))
+        return {name: [float(row[name]) if row[name] else None for row in rows] for name in names}
+    except (OSError, ValueError, TypeError, LookupError, csv.Error) as error:
+        raise RunError(f"{run_dir / HISTORY}: cannot be read ({error}); train the run again") from error
 
 
 def split_info(split: Split) -> dict[str, Any]:
@@ -237,6 +284,47 @@ def features_sha256(checksums: Mapping[str, str], split: Split) -> str:
     return hashlib.sha256(json.dumps([[video_id, checksums[video_id]] for video_id in ids]).encode()).hexdigest()
 
 
+def json_sha256(values: Any) -> str:
+    """Return the sha256 of values that are ready for JSON."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def write_info(folder: Path, info: Mapping[str, Any]) -> None:
+    """Write run.json, with the sha256 of itself and of the run's other files, which are in the folder."""
+    files = sorted(file for file in folder.iterdir() if file.suffix == ".safetensors")
+    written = [*files, *(folder / name for name in (SPLIT_JSON, SCORES, HISTORY))]
+    write_json(folder / RUN_JSON, sealed({**info, "sha256": {file.name: file_sha256(file) for file in written}}))
+
+
+def sealed(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of run.json with their own sha256 among the hashes that they hold."""
+    return {**info, "sha256": {RUN_JSON: _info_sha256(info), **_other_hashes(info)}}
+
+
+def _info_sha256(info: Mapping[str, Any]) -> str:
+    return json_sha256({**info, "sha256": _other_hashes(info)})
+
+
+def _other_hashes(info: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in info["sha256"].items() if name != RUN_JSON}
+
+
+def _check_file(path: Path, info: Mapping[str, Any], name: str) -> None:
+    """Raise RunError if a file is not the one that run.json tells of; runs of older versions tell of none."""
+    if "sha256" not in info:
+        return
+    try:
+        wanted = info["sha256"][name]
+        found = _info_sha256(info) if name == RUN_JSON else file_sha256(path / name)
+    except (OSError, LookupError, TypeError, AttributeError) as error:
+        raise RunError(f"{path / name}: cannot be read ({error!r}); train the run again with --overwrite") from error
+    if found != wanted:
+        raise RunError(
+            f"{path / name}: damaged, or changed after the training (its sha256 is not the one in {RUN_JSON}): train the run "
+            "again with --overwrite"
+        )
+
+
 def package_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that affect the numbers."""
     found = {"python": platform.python_version()}
@@ -247,24 +335,56 @@ def package_versions() -> dict[str, str]:
 
 
 def read_run(path: Path | str) -> RunRecord:
-    """Read a finished run of any kind. Raises: RunError if a file is missing or malformed."""
+    """Read a finished run of any kind. Raises: RunError if a file is missing, malformed or not the one that was written."""
     path = Path(path)
     info = _read_json(path / RUN_JSON)
+    for name in (RUN_JSON, SPLIT_JSON):
+        _check_file(path, info, name)
     try:
-        if info["format"] != FORMAT_VERSION:
-            raise RunError(f"{path}: run format {info['format']}, this version reads {FORMAT_VERSION}; train it again")
+        if info["format"] not in FORMATS:
+            raise RunError(
+                f"{path / RUN_JSON}: run format {info['format']}, this version reads {', '.join(map(str, FORMATS))}; train it "
+                "again"
+            )
+        if info["format"] > 1 and "sha256" not in info:
+            raise KeyError("sha256")
         streams = [
             RunStream(feature_set=str(one["feature_set"]), spec=FeatureSpec.from_dict(one["feature_spec"]))
             for one in info.get("streams", [info])
         ]
         parts = _read_json(path / SPLIT_JSON)
+        _check_types(info, parts, streams)
         ids = {part: tuple(parts[part]) for part in ("train", "val", "test")}
         split = Split(**{**parts, **ids})
         return RunRecord(path=path, streams=tuple(streams), classes=tuple(info["classes"]), split=split, info=info)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, RunError):
             raise
-        raise RunError(f"{path}: {RUN_JSON} or {SPLIT_JSON} is malformed ({error!r}); train it again") from error
+        raise RunError(f"{path / RUN_JSON} or {SPLIT_JSON} is malformed ({error!r}); train it again") from error
+
+
+def _check_types(info: Mapping[str, Any], parts: Mapping[str, Any], streams: Sequence[RunStream]) -> None:
+    """Raise ValueError or TypeError if an entry of run.json or split.json that others build on is not of its type."""
+    for values in (info["options"], info.get("summary", {})):
+        if not isinstance(values, dict):
+            raise TypeError("options and summary must be objects")
+    lists = {"classes": info["classes"], **{part: parts[part] for part in ("train", "val", "test")}}
+    lists |= {name: info.get("summary", {}).get(name, []) for name in ("missing", "notes")}
+    for name, values in lists.items():
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise TypeError(f"{name} must be a list of text")
+    if len(info["classes"]) < 2 or len(set(info["classes"])) < len(info["classes"]):
+        raise ValueError("classes must be two different labels or more")
+    if type(parts["index"]) is not int or not isinstance(parts["protocol"], str):
+        raise TypeError("the split needs a protocol and a number")
+    words = ("extractor", "weights", "layer", "stream", "resize", "flow", "preprocess", "precision", "dtype")
+    for spec in (one.spec for one in streams):
+        if odd := [name for name in words if not isinstance(getattr(spec, name), str)]:
+            raise TypeError(f"{odd[0]} must be text")
+        if type(spec.feature_dim) is not int or spec.feature_dim < 1:
+            raise ValueError("feature_dim must be a whole number above 0")
+    if not streams:
+        raise ValueError("it has no stream")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -33,6 +33,8 @@ def read_scores(path: Path) -> Scores:
             rows = list(csv.reader(file))
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror}); is the run complete?") from error
+    except (ValueError, csv.Error) as error:
+        raise RunError(f"{path}: not a table of scores ({error}); train the run again") from error
     if not rows or tuple(rows[0][: len(COLUMNS)]) != COLUMNS:
         raise RunError(f"{path}: the first columns must be {', '.join(COLUMNS)}")
     classes, body = tuple(rows[0][len(COLUMNS) :]), rows[1:]

@@ -147,8 +147,9 @@ class Engine:
         first, second = np.split(chunk.clips, 2, axis=1)
         pairs, rows = np.unique(np.stack([first.ravel(), second.ravel()], axis=1), axis=0, return_inverse=True)
         keys = [(int(chunk.numbers[a]), int(chunk.numbers[b])) for a, b in pairs]
-        known = {key: attempt.flows[key] for key in keys if key in attempt.flows}
         size = (chunk.shape[1], chunk.shape[2])
+        # Where a file's frames change their size, the last chunk may have had another.
+        known = {key: flow for key in keys if (flow := attempt.flows.get(key)) is not None and flow.shape[:2] == size}
         if lane.cache is not None:
             for key in keys:
                 if key not in known and (stored := lane.cache.get(attempt.content, key, lane.flow, size)) is not None:
@@ -224,6 +225,7 @@ class Engine:
             clip_ends=plan.clip_bounds[:, 1],
             num_frames=plan.num_frames,
             fps=plan.fps,
+            clip_times_s=plan.clip_times_s,
             padded=plan.padded,
             decode_notes=done.notes,
             provenance={**lane.provenance, "decoder": done.decoder},

@@ -129,6 +129,7 @@ def store_raw_frames(
                     clip_ends=result.numbers + 1,
                     num_frames=len(result.frames),
                     fps=result.fps,
+                    clip_times_s=result.times_s,
                     decode_notes=result.notes,
                     provenance=made_with,
                     file=file_of(task),

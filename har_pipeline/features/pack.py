@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ from har_pipeline.features.store import Damage, FeatureStore, UnreadableError, c
 
 FORMAT_VERSION = 3
 READABLE = (2, 3)
+MAX_HEADER_BYTES = 10**8  # as the library limits it
 PACK_JSON, SUFFIX, METADATA, REDUCTION = "pack.json", ".safetensors", "har_pipeline_pack", "reduction."
 DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(dtype)
@@ -54,6 +56,16 @@ DTYPES: dict[str, np.dtype[Any]] = {
 # Clock ticks are up to 10 ms long: two changes further apart than this have different times.
 TICK_S = 0.05
 _AGAIN = "run `har features pack` again"
+
+# What the header's metadata holds beside the spec.
+_INFO: dict[str, type | tuple[type, ...]] = {
+    "videos": int,
+    "clips": int,
+    "store": str,
+    "store_changed_ns": int,
+    "packed": str,
+    "reduction": (dict, NoneType),
+}
 
 # Called with what is being done, the videos done and their total.
 OnVideo = Callable[[str, int, int], None]
@@ -86,7 +98,7 @@ class _PackedSet:
             # Not kept as an np.memmap, whose class makes each slice slow.
             content = np.asarray(np.memmap(path, np.uint8, "r"))
             body_start = 8 + int.from_bytes(content[:8].tobytes(), "little")
-            if body_start > len(content):
+            if body_start > min(len(content), MAX_HEADER_BYTES):
                 raise ValueError(f"a header of {body_start} bytes in a file of {len(content)}")
             header = json.loads(content[8:body_start].tobytes())
             metadata, body = header.pop("__metadata__"), content[body_start:]
@@ -102,6 +114,9 @@ class _PackedSet:
             ):
                 raise ValueError("the header is not of this feature set")
             self._sha256 = dict(self.info["sha256"])
+            told = [(self.info[key], kind) for key, kind in _INFO.items()]
+            if not all(isinstance(value, kind) for value, kind in told) or Path(self.info["store"]).is_absolute():
+                raise ValueError("the header says what no pack says")
         except OSError as error:
             raise UnreadableError(f"{path}: cannot be read ({error.strerror})") from error
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:

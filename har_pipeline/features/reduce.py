@@ -19,7 +19,7 @@ from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, Stor
 from har_pipeline.core.records import FeatureSpec, ReductionSpec, Split
 from har_pipeline.features.pca import Fit, Projection, check_dim, fit_exact, fit_randomised, in_blocks
 from har_pipeline.features.reader import FeatureReader
-from har_pipeline.features.store import FeatureStore
+from har_pipeline.features.store import FeatureStore, writing_to
 
 # Called with what is being done (`fit` or `project`), the videos done and their total.
 OnProgress = Callable[[str, int, int], None]
@@ -174,20 +174,26 @@ def reduce_features(
     projection = read_projection(store, spec.name, spec.reduction)
     store.create_feature_set(spec)
     total, missing = _project(store, source, spec, projection, on_progress)
-    return ReduceSummary(
-        feature_set=spec.name,
-        source=source,
-        dim=spec.feature_dim,
-        explained=facts["explained"],
-        fitted=fitted,
-        num_train=facts["num_train"],
-        num_rows=facts["num_rows"],
-        missing=tuple(facts["missing"]),
-        total=total,
-        already=total - missing,
-        done=missing,
-        seconds=round(time.perf_counter() - started, 3),
-    )
+    try:
+        return ReduceSummary(
+            feature_set=spec.name,
+            source=source,
+            dim=spec.feature_dim,
+            explained=float(facts["explained"]),
+            fitted=fitted,
+            num_train=int(facts["num_train"]),
+            num_rows=int(facts["num_rows"]),
+            missing=tuple(facts["missing"]),
+            total=total,
+            already=total - missing,
+            done=missing,
+            seconds=round(time.perf_counter() - started, 3),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(
+            f"{store.path}: what was written beside the reduction of {spec.name} is damaged ({error!r}); delete it with "
+            "the feature set of that name, and reduce again"
+        ) from error
 
 
 def _fit(
@@ -215,7 +221,8 @@ def _fit(
         return in_blocks(_training_features(store, source, ids, on_progress))
 
     if options.seed is None:
-        fit = fit_exact(blocks, options.dim, num_rows, feature_dim, spill_dir=store.path)
+        with writing_to(store.path):
+            fit = fit_exact(blocks, options.dim, num_rows, feature_dim, spill_dir=store.path)
     else:
         fit = fit_randomised(blocks, options.dim, num_rows, feature_dim, options.seed)
     facts = {

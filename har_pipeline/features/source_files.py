@@ -73,12 +73,17 @@ def changed_videos(
 def known_failures(
     store: FeatureStore, feature_set: str, records: Sequence[VideoRecord], paths: Sequence[Path | None]
 ) -> dict[str, str]:
-    """Return video_id -> reason of the records whose very files failed before; a file in their place may do better."""
+    """Return video_id -> reason of the records whose very files failed before.
+
+    A file in their place may do better, and so may one that was absent then.
+    """
     reasons, files = store.failures(feature_set), store.failed_files(feature_set)
-    return {
-        record.video_id: reasons[record.video_id]
-        for record, path in zip(records, paths, strict=True)
-        if path is not None
-        and record.video_id in reasons
-        and not differ(files[record.video_id], describe_file(path, record.start_frame, record.end_frame))
-    }
+    known = {}
+    for record, path in zip(records, paths, strict=True):
+        if path is None or record.video_id not in reasons:
+            continue
+        before, now = files[record.video_id], describe_file(path, record.start_frame, record.end_frame)
+        came = "size" in now and bool(before) and "size" not in before
+        if not came and not differ(before, now):
+            known[record.video_id] = reasons[record.video_id]
+    return known

@@ -27,6 +27,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from har_pipeline.core.errors import FeatureMismatchError, StoreError
-from har_pipeline.core.files import lease_is_over, publish, remove, remove_debris, staging_name, write_text
+from har_pipeline.core.files import publish, remove, remove_debris, staging_name, write_text
 from har_pipeline.core.records import VIDEO_ID_PATTERN, FeatureRecord, FeatureSpec, VideoSource, check_video_id
 
 if TYPE_CHECKING:
@@ -54,9 +55,10 @@ CHUNK_BYTES = 64 * 2**20
 DTYPES = ("float16", "float32", "float64", "uint8")
 
 # A block of zstd holds at most 128 KiB and takes at least 4 bytes. Chunks that hold the fill value only are not written.
-ZSTD_RATIO, MAX_UNSEEN_BYTES = 2**15, 2**30
+ZSTD_RATIO, MAX_UNSEEN_BYTES, ZSTD_HEADER_BYTES = 2**15, 2**30, 18
+MAX_META_BYTES = 2**28
 STOP_S = 60.0
-FAILURE_ATTEMPTS = 100
+FAILURE_ATTEMPTS, SPELLING_ATTEMPTS = 100, 5
 _DAMAGED = "its metadata is damaged"
 _SET_NAME = re.compile(r".+-[0-9a-f]{10}")
 _AGAIN = "delete it with `har features verify --delete` and extract again"
@@ -135,7 +137,9 @@ def system_error(error: BaseException) -> OSError | None:
 
 
 @contextlib.contextmanager
-def writing_to(path: Path, way_out: str = "what is done is kept: run the same command again then") -> Iterator[None]:
+def writing_to(
+    path: Path, way_out: str = "what is done is kept: mend that, then run the same command again"
+) -> Iterator[None]:
     """Turn errors of the disk into a `StoreError` that names the store or pack at `path`, and the way out."""
     try:
         yield
@@ -165,8 +169,11 @@ def _read_metadata(node: Path, kind: Literal["array", "group"]) -> dict[str, Any
     """Return the zarr.json of a group or an array. Raises: UnreadableError; ValueError if it is not one of Zarr v3."""
     path = node / META
     try:
-        if not path.is_file():  # a folder of this name makes Zarr look for other formats
+        status = os.stat(path)  # not Path.is_file, which calls a file that it may not look at absent
+        if not stat.S_ISREG(status.st_mode):  # a folder of this name makes Zarr look for other formats
             raise ValueError(f"no file {META}")
+        if status.st_size > MAX_META_BYTES:
+            raise ValueError(f"{META} has {status.st_size:,} bytes")
         values = json.loads(path.read_bytes())
     except (OSError, MemoryError) as error:
         raise _unreadable(node, error) or ValueError(str(error)) from error
@@ -222,16 +229,38 @@ def _check_array(node: Path, values: Mapping[str, Any], dtypes: Sequence[str]) -
     known = {"shape", "data_type", "fill_value", "attributes", "zarr_format", "node_type", "dimension_names", *expected}
     if others := {key for key, value in values.items() if key not in known and value not in ([], None)}:
         raise ValueError(f"unknown {', '.join(sorted(others))}")
-    chunk_files = [path for path in (node / "c").rglob("*") if not path.is_dir()]
-    if strange := [path for path in chunk_files if not path.is_file()]:
-        raise ValueError(f"{strange[0].relative_to(node)} is no file")
-    if shape[0] * row_bytes > MAX_UNSEEN_BYTES + ZSTD_RATIO * sum(path.stat().st_size for path in chunk_files):
+    stored = 0
+    for folder, _, names in os.walk(node / "c"):
+        for name in names:
+            path = Path(folder, name)
+            status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError(f"{path.relative_to(node)} is no file")
+            with open(path, "rb") as file:
+                if _zstd_size(file.read(ZSTD_HEADER_BYTES)) != chunks[0] * row_bytes:  # the decoder takes memory for it
+                    raise ValueError(f"{path.relative_to(node)} is not of the chunks' size")
+            stored += status.st_size
+    if shape[0] * row_bytes > MAX_UNSEEN_BYTES + ZSTD_RATIO * stored:
         raise ValueError(f"shape {shape} is more than its chunks can hold")
 
 
-def _array_of(node: Path) -> np.ndarray:
-    """Return the content of an array whose metadata was checked."""
-    return np.asarray(_zarr().open_array(node, mode="r", zarr_format=3)[...])
+def _zstd_size(start: bytes) -> int | None:
+    """Return the size in bytes that a zstd frame says it decodes to, None if it does not say so. Source: RFC 8878, 3.1.1."""
+    if start[:4] != b"\x28\xb5\x2f\xfd" or len(start) < 5:
+        return None
+    flags = start[4]
+    single_segment = flags >> 5 & 1
+    place = 5 + (not single_segment) + (0, 1, 2, 4)[flags & 3]
+    size = (single_segment, 2, 4, 8)[flags >> 6]
+    field = start[place : place + size]
+    return int.from_bytes(field, "little") + 256 * (size == 2) if size and len(field) == size else None
+
+
+def _array_of(node: Path, values: Mapping[str, Any]) -> np.ndarray:
+    """Return the content of an array, given its metadata, which were checked: Zarr does not read them again."""
+    zarr = _zarr()
+    place = zarr.storage.StorePath(zarr.storage.LocalStore(node, read_only=True))
+    return np.asarray(zarr.Array.from_dict(place, {**values, "attributes": {}})[...])
 
 
 def _source_checksum(commit: Mapping[str, Any]) -> str:
@@ -245,6 +274,17 @@ def spec_hash(values: Mapping[str, Any]) -> str:
     """Return the hash that a set of this spec, of any version, has at the end of its name."""
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+
+
+def is_there(path: Path) -> bool:
+    """Return whether a path exists, or may: one that cannot be looked at now counts."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def entries(folder: Path) -> set[str]:
@@ -296,18 +336,17 @@ class FeatureStore:
             raise StoreError(f"{self.path}: {names[-1]!r} is no name in a store")
         node = self.path.joinpath(*names)
         folder = node.parent
-        try:
-            if not (node / META).exists():
+        for _ in range(SPELLING_ATTEMPTS):  # other processes may remove and write the node meanwhile
+            if not is_there(node / META):
                 return None
-            if node.name not in self._spelled.get(folder, ()):
+            if node.name in self._spelled.get(folder, ()):
+                return node
+            try:
                 self._spelled[folder] = entries(folder)
-        except OSError as error:
-            raise UnreadableError(f"{node}: cannot be read ({error.strerror})") from error
-        if node.name in self._spelled[folder]:
-            return node
-        other = next((name for name in sorted(self._spelled[folder]) if _folded(name) == _folded(node.name)), None)
-        if other is None:  # removed meanwhile
-            return None
+            except OSError as error:
+                raise UnreadableError(f"{node}: cannot be read ({error.strerror})") from error
+        there = sorted(self._spelled[folder])
+        other = next((name for name in there if _folded(name) == _folded(node.name)), "another name")
         raise StoreError(
             f"{folder} has {other!r}, and this file system takes {node.name!r} for the same name: give one of the two "
             "another video_id, or use another store"
@@ -411,7 +450,7 @@ class FeatureStore:
         self.spec(feature_set)
         try:
             nodes = (self.path / feature_set).iterdir()
-            return sorted(node.name for node in nodes if node.is_dir() and (node / META).exists())
+            return sorted(node.name for node in nodes if node.is_dir() and is_there(node / META))
         except OSError as error:
             raise StoreError(f"{self.path / feature_set}: cannot be read ({error.strerror})") from error
 
@@ -493,7 +532,7 @@ class FeatureStore:
             _check_array(node, values, (spec.dtype,))
             if values["shape"] != [commit["num_clips"], spec.feature_dim]:
                 raise ValueError(f"shape {values['shape']}, not {[commit['num_clips'], spec.feature_dim]}")
-            features = _array_of(node)
+            features = _array_of(node, values)
             starts, ends = (np.asarray(commit[name], np.int64) for name in ("clip_starts", "clip_ends"))
             times = np.asarray(commit["clip_times_s"], np.float64) if "clip_times_s" in commit else None
         except UnreadableError:
@@ -545,7 +584,7 @@ class FeatureStore:
 
     def reductions(self) -> list[str]:
         """Return the names of the feature sets of which a reduction is stored, sorted; the sets need not exist yet."""
-        return sorted(name for name in entries(self.path / REDUCTION) if (self.path / REDUCTION / name / META).exists())
+        return sorted(name for name in entries(self.path / REDUCTION) if is_there(self.path / REDUCTION / name / META))
 
     def delete(self, feature_set: str, video_id: str) -> None:
         """Remove one video's features, so that the next extraction computes them again."""
@@ -569,7 +608,7 @@ class FeatureStore:
 
     def discard_rump(self, node: Path) -> None:
         """Remove a folder that has lost its metadata, and so holds nothing."""
-        if node.is_dir() and not (node / META).exists():
+        if node.is_dir() and not is_there(node / META):
             self._discard(node)
 
     def _discard(self, node: Path | None) -> None:
@@ -626,8 +665,9 @@ class FeatureStore:
             checksum = _read_metadata(node, "group")["attributes"].get("checksum")
             arrays = {}
             for name in sorted(one for one in entries(node) if (node / one).is_dir()):
-                _check_array(node / name, _read_metadata(node / name, "array"), DTYPES)
-                arrays[name] = _array_of(node / name)
+                values = _read_metadata(node / name, "array")
+                _check_array(node / name, values, DTYPES)
+                arrays[name] = _array_of(node / name, values)
         except UnreadableError:
             raise
         except Exception as error:
@@ -685,7 +725,7 @@ class FeatureStore:
         done = set(self.video_ids(feature_set)) if folder.is_dir() else set()
         for name in sorted(entries(folder) - done):
             node = folder / name
-            if not (node / META).exists():
+            if not is_there(node / META):
                 continue
             try:
                 attributes = _read_metadata(node, "group")["attributes"]
@@ -702,16 +742,11 @@ class FeatureStore:
 
     def remove_debris(self) -> int:
         """Delete what dead writers left in the store, see core/files.py; returns how many arrays and files."""
-        removed = remove_debris(self.path / STAGING) if (self.path / STAGING).is_dir() else 0
+        removed = remove_debris(self.path / STAGING)
         sets = [node for node in self.path.iterdir() if node.is_dir() and not node.name.startswith(".")]
-        failures = (self.path / FAILURES).iterdir() if (self.path / FAILURES).is_dir() else ()
-        for folder in (self.path, *sets, *failures):
-            removed += remove_debris(folder, "zarr") if folder.is_dir() else 0
-            # As Zarr names them, without an owner.
-            for node in folder.glob("zarr.*.partial"):
-                if lease_is_over(node):
-                    remove(node)
-                    removed += 1
+        failures = [self.path / FAILURES / name for name in entries(self.path / FAILURES)]
+        for folder in (self.path, *sets, *(node for node in failures if node.is_dir())):
+            removed += remove_debris(folder, "*")
         return removed
 
 

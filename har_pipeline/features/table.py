@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
 from har_pipeline.features.reader import FeatureReader
 from har_pipeline.features.source_files import differ, frames_read, words
+from har_pipeline.features.store import writing_to
 from har_pipeline.video.clips import sparse_clip_indices
 
 MEMORY_FRACTION = 0.4
@@ -196,21 +196,30 @@ class _Rows:
         self._count += len(features)
         self._bytes += features.nbytes
         if self._file is None and self._bytes > self._budget:
-            if self._spill_dir is not None:
-                self._spill_dir.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=self._spill_dir)  # noqa: SIM115 - see close
-            for part in self._parts:
-                self._file.write(np.ascontiguousarray(part).data)
+            with self._spilling():
+                if self._spill_dir is not None:
+                    self._spill_dir.mkdir(parents=True, exist_ok=True)
+                self._file = tempfile.TemporaryFile(dir=self._spill_dir)  # noqa: SIM115 - see close
+                for part in self._parts:
+                    self._file.write(np.ascontiguousarray(part).data)
             self._parts.clear()
         if self._file is None:
             self._parts.append(features)
         else:
-            self._file.write(np.ascontiguousarray(features).data)
+            with self._spilling():
+                self._file.write(np.ascontiguousarray(features).data)
+
+    def _spilling(self) -> contextlib.AbstractContextManager[None]:
+        way_out = (
+            "the features do not fit into memory and go there: make room, or reduce them with `har features reduce`"
+        )
+        return writing_to(self._spill_dir or Path(tempfile.gettempdir()), way_out)
 
     def join(self) -> np.ndarray:
         if self._file is None or self._first is None:
             return np.concatenate(self._parts)
-        self._file.flush()
+        with self._spilling():
+            self._file.flush()
         # r+ because torch wants a writable array; the file has no name, nothing else can be overwritten.
         return np.memmap(self._file, self._first[1], "r+", shape=(self._count, self._first[0]))
 
@@ -221,14 +230,10 @@ class _Rows:
 
 
 def available_memory() -> int:
-    """Return the available memory in bytes, as Linux estimates it; elsewhere a quarter of all memory."""
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+    """Return the memory in bytes that can be had without swapping, as the system estimates it."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
 
 
 def feature_statistics(table: FeatureTable, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,7 @@ from har_pipeline.features.frames import options_of, raw_task
 from har_pipeline.inference.live import file_of, live_scores
 from har_pipeline.inference.load import NetworkRun, load_network
 from har_pipeline.inference.predict import predict_scores
-from har_pipeline.models.device import pick_device, pick_precision
+from har_pipeline.models.device import device_name, pick_device, pick_precision
 from har_pipeline.video.frame_worker import prepare_video
 
 DRAWN = 100
@@ -38,7 +38,7 @@ class VideoTimes:
     whole_median_s: float
     network_s: float  # mean of frames to the device, and the network
     network_median_s: float
-    device: str  # `cpu`, or the name of the GPU
+    device: str  # as `device_name` says it
     threads: int  # CPU threads of torch
     precision: str
     failed: Mapping[str, str] = field(default_factory=dict)  # video_id -> why it cannot be read
@@ -91,7 +91,7 @@ def time_videos(
         whole_median_s=statistics.median(whole),
         network_s=statistics.fmean(network),
         network_median_s=statistics.median(network),
-        device=torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu",
+        device=device_name(where),
         threads=torch.get_num_threads(),
         precision=pick_precision(run.config.precision, where),
         failed=dict(sorted(failed.items())),

@@ -20,17 +20,18 @@ units, standardised features, input dropout 0.5 (in brackets: none), 40 epochs o
 from __future__ import annotations
 
 import csv
+import functools
 import io
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from har_pipeline.core.files import new_file, write_json, write_text
+from har_pipeline.core.processes import working_on
 from har_pipeline.synthetic import motion, scene
 from har_pipeline.synthetic.acts import EARLY_MAX_FRAMES, EARLY_MIN_FRAMES, MAX_FRAMES, MIN_FRAMES, act, act_early
 from har_pipeline.synthetic.motion import ACTIONS, FPS
@@ -268,6 +269,10 @@ def _write_video_files(wanted: _Wanted, subject: int, action: str, scenario: str
             np.save(partial, video.flow.astype(np.float16))
 
 
+def _write_job(wanted: _Wanted, job: tuple[int, str, str]) -> None:
+    _write_video_files(wanted, *job)
+
+
 def _write_all(wanted: _Wanted, jobs: list[tuple[int, str, str]], workers: int) -> Iterator[None]:
     """Write the files of all jobs; yields after each."""
     if workers == 1:
@@ -275,9 +280,7 @@ def _write_all(wanted: _Wanted, jobs: list[tuple[int, str, str]], workers: int) 
             _write_video_files(wanted, *job)
             yield
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=use_one_thread) as pool:
-        futures = [pool.submit(_write_video_files, wanted, *job) for job in jobs]
+    with working_on(jobs, functools.partial(_write_job, wanted), workers, use_one_thread) as futures:
         for future in as_completed(futures):
             future.result()
             yield

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from har_pipeline.features.table import MEMORY_FRACTION, FeatureTable
+from har_pipeline.models.device import in_float64
 from har_pipeline.models.heads.classifier import SequenceClassifier
 
 # Batches of a shuffled set hold videos of similar length, sorted within pools of this many batches.
@@ -134,5 +135,5 @@ def _kept_clips(lengths: torch.Tensor, jitter: float, generator: torch.Generator
 def class_probabilities(head: SequenceClassifier, batches: Iterable[FeatureBatch]) -> np.ndarray:
     """Return (V, K) float64 probabilities, rows summing to 1, in the batches' order; the head is put in eval mode."""
     head.eval()
-    parts = [head(batch.features, batch.lengths).double().softmax(dim=1).cpu().numpy() for batch in batches]
+    parts = [in_float64(head(batch.features, batch.lengths)).softmax(dim=1).cpu().numpy() for batch in batches]
     return np.concatenate(parts) if parts else np.zeros((0, head.classifier.out_features))

@@ -5,15 +5,16 @@ One split, one seed: the run folder itself. Folds: `split<i>`. Repeats: `seed<k>
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from har_pipeline.core.errors import RunError
+from har_pipeline.core.errors import RunError, first_few
 from har_pipeline.core.records import Split, VideoRecord
-from har_pipeline.evaluation.plan import Plan, write_plan
+from har_pipeline.evaluation.plan import Plan, job_sha256, join_job, splits_sha256, write_plan
 from har_pipeline.evaluation.run_folder import (
     HEAD,
     RUN_JSON,
@@ -23,15 +24,18 @@ from har_pipeline.evaluation.run_folder import (
     free_run_path,
     labels_sha256,
     read_run,
+    recover_run,
     split_info,
 )
 from har_pipeline.features.frames import frame_shape
 from har_pipeline.features.reader import FeatureReader
 from har_pipeline.features.table import FeatureStreams
 from har_pipeline.models.device import pick_device
-from har_pipeline.training.data import load_training_data
+from har_pipeline.training.data import load_training_data, split_classes
 from har_pipeline.training.heads.train import check_validation, train_head
 from har_pipeline.training.history import Epoch
+from har_pipeline.training.lock import training_lock
+from har_pipeline.training.memory import planned_need, require_memory
 from har_pipeline.training.networks.distributed import ALONE, World
 from har_pipeline.training.networks.fit import BatchProgress
 from har_pipeline.training.networks.train import train_network
@@ -73,7 +77,7 @@ def plan_jobs(
     for number in range(seed, seed + repeats):
         base = out / f"seed{number}" if repeats > 1 else out
         found += [(split, number, base / f"split{split.index}" if several else base) for split in splits]
-    plan = Plan(out, tuple(folder.relative_to(out).as_posix() for _, _, folder in found))
+    plan = Plan(out, tuple(folder.relative_to(out).as_posix() for _, _, folder in found), splits_sha256(splits))
     alone = not several and repeats == 1
     return [PlannedRun(split, number, folder, None if alone else plan) for split, number, folder in found]
 
@@ -87,6 +91,7 @@ def finished_run(
     Raises: RunError if it was trained with other options, features, videos or labels: a job must not mix the two; or if
     it is damaged.
     """
+    recover_run(run.folder)
     if not (run.folder / RUN_JSON).exists():
         return None
     found = read_run(run.folder)
@@ -95,6 +100,10 @@ def finished_run(
         raise RunError(f"{run.folder} holds a run of another command: choose another --out")
     try:
         before = type(config)(**{**info["options"], "device": config.device}).to_dict()
+        ids, summary = info["split"]["ids_sha256"], {**info["summary"], "path": run.folder}
+        for name in ("missing", "notes"):
+            summary[name] = tuple(summary[name])
+        kept = RunSummary(**summary)
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(
             f"{run.folder}: {RUN_JSON} is malformed ({error!r}); replace the run with --overwrite"
@@ -104,7 +113,7 @@ def finished_run(
     names = tuple(stream.feature_set for stream in found.streams)
     if names != streams.names:
         differing.append(f"features: {', '.join(names)} != {', '.join(streams.names)}")
-    if info["split"]["ids_sha256"] != split_info(run.split)["ids_sha256"]:
+    if ids != split_info(run.split)["ids_sha256"]:
         differing.append("the videos of the split")
     else:
         hashes = {"labels": labels_sha256(records, run.split)}
@@ -115,13 +124,10 @@ def finished_run(
                 differing.append(f"the {what} of the videos")
     if differing:
         raise RunError(
-            f"{run.folder} was trained differently ({'; '.join(differing)}): replace it with --overwrite, or choose "
+            f"{run.folder} was trained differently ({first_few(differing, '; ')}): replace it with --overwrite, or choose "
             "another --out"
         )
-    summary = {**info["summary"], "path": run.folder}
-    for name in ("missing", "notes"):
-        summary[name] = tuple(summary[name])
-    return RunSummary(**summary)
+    return kept
 
 
 def run_jobs(
@@ -134,6 +140,7 @@ def run_jobs(
     overwrite: bool = False,
     allow_missing: bool = False,
     tensorboard: bool = False,
+    locked: bool = False,
     world: World = ALONE,
     on_epoch: Callable[[PlannedRun, Epoch], None] = lambda run, epoch: None,
     on_batch: Callable[[PlannedRun, BatchProgress], None] = lambda run, progress: None,
@@ -144,41 +151,85 @@ def run_jobs(
     config: of heads, or of networks on raw frames; its seed is that of each run. feature_sets: names or unique starts of
     names; several are the streams of mid fusion. Runs that are finished are kept unless `overwrite`, so that an
     interrupted job resumes at the unfinished fold. The features are read once for all folds of the same classes; each run
-    is what `train_head` or `train_network` alone would make. tensorboard: of heads. world, on_batch: of networks; all
-    processes but the first return the runs that were kept only.
-    Raises: RunError as `train_head`, `train_network`, `finished_run` and `load_training_data`; FeatureMismatchError before
-    anything is trained if features were reduced on other training videos than those of any run.
+    is what `train_head` or `train_network` alone would make. tensorboard: of heads. Several processes
+    may each make a part of the planned runs at the same time. locked: the caller holds the `training_lock` of the job's
+    folder, or of one above. world, on_batch: of networks; all processes but the first return the runs that were kept only.
+    Raises: RunError if another process trains there, and as `train_head`, `train_network`, `finished_run` and
+    `load_training_data`; FeatureMismatchError before anything is trained if features were reduced on other training videos
+    than those of any run.
     """
-    streams = FeatureStreams(store, feature_sets)
-    pick_device(config.device)
-    if isinstance(config, VideoTrainConfig):
-        frame_shape(streams.specs[0])
-    finished = {run: None if overwrite else finished_run(run, config, streams, records) for run in runs}
-    pending = [run for run in runs if finished[run] is None]
-    for run in pending:
-        free_run_path(run.folder, overwrite=overwrite)
-        if isinstance(config, TrainConfig):
-            check_validation(run.split, config)
-    splits = [run.split for run in pending]
-    spill_dir = pending[0].folder.parent if pending else None
-    folds = load_training_data(streams, records, splits, allow_missing=allow_missing, spill_dir=spill_dir)
-    for plan in {run.plan for run in runs if run.plan is not None}:
-        write_plan(plan)
+    with contextlib.ExitStack() as stack:
+        if world.first and not locked:
+            for folder in _folders_to_lock(runs):
+                stack.enter_context(training_lock(folder))
+        streams = FeatureStreams(store, feature_sets)
+        pick_device(config.device)
+        if isinstance(config, VideoTrainConfig):
+            frame_shape(streams.specs[0])
+        finished = {run: None if overwrite else finished_run(run, config, streams, records) for run in runs}
+        pending = [run for run in runs if finished[run] is None]
+        for run in pending:
+            free_run_path(run.folder, overwrite=overwrite)
+            if isinstance(config, TrainConfig):
+                check_validation(run.split, config)
+            classes = split_classes(records, run.split)
+            need = planned_need(config, streams.specs, run.split, len(classes))
+            require_memory(need, config, [spec.feature_dim for spec in streams.specs])
+        splits = [run.split for run in pending]
+        spill_dir = pending[0].folder.parent if pending else None
+        folds = load_training_data(streams, records, splits, allow_missing=allow_missing, spill_dir=spill_dir)
+        jobs = {
+            run.plan: job_sha256(config.to_dict(), streams.specs, run.plan.splits_sha256) for run in runs if run.plan
+        }
+        for plan, job in jobs.items():
+            write_plan(plan, job)
+        for run, kept in finished.items():
+            if kept is not None and run.plan is not None:
+                join_job(read_run(run.folder), jobs[run.plan])
 
-    def train(run: PlannedRun) -> RunSummary | None:
-        own, tell = dataclasses.replace(config, seed=run.seed), functools.partial(on_epoch, run)
-        # The data of a fold are not bound here: they are freed before those of the next fold are read.
-        if isinstance(own, VideoTrainConfig):
-            progress = functools.partial(on_batch, run)
-            return train_network(
-                next(folds), own, run.folder, overwrite=overwrite, world=world, on_epoch=tell, on_batch=progress
+        def train(run: PlannedRun) -> RunSummary | None:
+            own, tell = dataclasses.replace(config, seed=run.seed), functools.partial(on_epoch, run)
+            job = jobs[run.plan] if run.plan is not None else ""
+            # The data of a fold are not bound here: they are freed before those of the next fold are read.
+            if isinstance(own, VideoTrainConfig):
+                progress = functools.partial(on_batch, run)
+                return train_network(
+                    next(folds),
+                    own,
+                    run.folder,
+                    overwrite=overwrite,
+                    job=job,
+                    locked=True,
+                    world=world,
+                    on_epoch=tell,
+                    on_batch=progress,
+                )
+            return train_head(
+                next(folds), own, run.folder, overwrite=overwrite, tensorboard=tensorboard, job=job, on_epoch=tell
             )
-        return train_head(next(folds), own, run.folder, overwrite=overwrite, tensorboard=tensorboard, on_epoch=tell)
 
-    outcomes = []
-    for run, kept in finished.items():
-        summary = kept or train(run)
-        if summary is not None:
-            outcomes.append(Outcome(run, summary, kept is not None))
-            on_done(outcomes[-1])
-    return outcomes
+        outcomes = []
+        for run, kept in finished.items():
+            with _naming(run.folder):
+                summary = kept or train(run)
+            if summary is not None:
+                outcomes.append(Outcome(run, summary, kept is not None))
+                on_done(outcomes[-1])
+        return outcomes
+
+
+def _folders_to_lock(runs: Sequence[PlannedRun]) -> list[Path]:
+    """Return the folder of a whole job, but of a part of one those of its runs: other processes may make the others."""
+    whole = bool(runs) and runs[0].plan is not None and len(runs) == len(runs[0].plan.runs)
+    return [runs[0].plan.folder] if whole and runs[0].plan else [run.folder for run in runs]
+
+
+@contextlib.contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """Give an error of the system that names no file, as that of a full disk, the name of a folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(folder)) from error

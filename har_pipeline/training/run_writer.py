@@ -14,9 +14,8 @@ import torch
 from har_pipeline.core.files import write_json
 from har_pipeline.core.records import Scores
 from har_pipeline.evaluation.run_folder import (
-    FORMAT_VERSION,
+    FORMATS,
     HISTORY,
-    RUN_JSON,
     SCORES,
     SPLIT_JSON,
     RunSummary,
@@ -24,10 +23,12 @@ from har_pipeline.evaluation.run_folder import (
     reduction_file,
     split_info,
     stream_info,
+    write_info,
 )
 from har_pipeline.evaluation.scores import write_scores
 from har_pipeline.evaluation.tables import write_csv
 from har_pipeline.features.reduce import projection_arrays
+from har_pipeline.models.device import device_name
 from har_pipeline.training.checkpoint import write_tensors
 from har_pipeline.training.data import TrainingData
 from har_pipeline.training.history import Epoch
@@ -68,10 +69,12 @@ def write_run(
     data: TrainingData,
     config: TrainConfig | VideoTrainConfig,
     trained: Trained,
+    job: str = "",
 ) -> RunSummary:
     """Write the files of a run into `folder`, run.json last, and return its summary.
 
-    run_dir: what the folder will be called. weights: name of the file with the model's weights.
+    run_dir: what the folder will be called. weights: name of the file with the model's weights. job: of which the run is a
+    part, as `plan.job_sha256` returns it; empty for a run that stands alone.
     """
     test_accuracy = part_accuracy(trained.scores, "test")
     assert test_accuracy is not None
@@ -97,22 +100,22 @@ def write_run(
     write_csv(folder / HISTORY, names, [dataclasses.astuple(epoch) for epoch in trained.history])
     write_scores(folder / SCORES, trained.scores)
     write_json(folder / SPLIT_JSON, dataclasses.asdict(data.split))
-    gpu = trained.device.type == "cuda"
     info = {
-        "format": FORMAT_VERSION,
+        "format": FORMATS[-1],
         "options": config.to_dict(),
         "classes": list(data.classes),
         "split": split_info(data.split),
         # Without its path: the folder may be moved.
         "summary": {key: value for key, value in summary.to_dict().items() if key != "path"},
-        "device": torch.cuda.get_device_name(trained.device) if gpu else "cpu",
+        "device": device_name(trained.device),
         "versions": package_versions(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         **stream_info(data.feature_sets, data.specs),
         "labels_sha256": data.labels_sha256,
         "features_sha256": data.features_sha256,
         "manifest_sha256": data.split.manifest_sha256,
+        **({"job": job} if job else {}),
         **trained.details,
     }
-    write_json(folder / RUN_JSON, info)
+    write_info(folder, info)
     return summary

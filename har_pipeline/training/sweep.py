@@ -7,48 +7,37 @@ command resumes an interrupted sweep. Workers share the threads; a run is bit-eq
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import multiprocessing
 import os
 import threading
-import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args, get_origin, get_type_hints
 
 import torch
 from threadpoolctl import threadpool_limits
 
 from har_pipeline.core.errors import ExtractionError, HarError, RunError
+from har_pipeline.core.processes import working_on
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.features.job import num_cores
 from har_pipeline.features.reader import FeatureReader
 from har_pipeline.features.reduce import ReduceOptions, reduce_features
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.features.table import FeatureStreams
+from har_pipeline.features.table import FeatureStreams, available_memory
+from har_pipeline.training.axes import FEATURES, PCA, Axis, Value
+from har_pipeline.training.data import split_classes
 from har_pipeline.training.jobs import Outcome, PlannedRun, finished_run, plan_jobs, run_jobs
+from har_pipeline.training.lock import training_lock
+from har_pipeline.training.memory import planned_need, require_memory
 from har_pipeline.training.options import TrainConfig
 
-Value = int | float | str | bool | None
-FEATURES, PCA = "features", "pca"
-
-# Seeds are repeats, the device is no property of a result, and streams of one run are no values of an axis.
-NOT_SWEPT = ("seed", "device", "mid_fusion", "fusion_op")
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """An option and the values it takes.
-
-    A single value is fixed, several are swept; if all axes have one, all are swept: a sweep of one point.
-    """
-
-    # A field of `TrainConfig`, `features` (names of feature sets), or `pca` (dimensions).
-    name: str
-    values: tuple[Value, ...]
+# What a full disk, a used-up quota and a file system that became read-only say.
+NO_MORE_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,39 +79,6 @@ class SweepRuns:
 # What a worker finished, and what stopped it, if anything did.
 Made = tuple[list[Outcome], str | None]
 OnDone = Callable[[Point, Sequence[Outcome]], None]
-
-
-def parse_axis(name: str, text: str) -> Axis:
-    """Return the axis of an option from its comma-separated values, such as `0,0.5`; `none` where an option may be None.
-
-    Raises: RunError if the option is unknown or cannot be swept, or a value is not of its type.
-    """
-    hints = get_type_hints(TrainConfig)
-    kind = {FEATURES: str, PCA: int}.get(name) or hints.get(name)
-    if kind is None or name in NOT_SWEPT:
-        possible = [option for option in (*hints, FEATURES, PCA) if option not in NOT_SWEPT]
-        raise RunError(f"{name!r} cannot be swept; these can: {', '.join(possible)}")
-    return Axis(name, tuple(_parse(name, part.strip(), kind) for part in text.split(",")))
-
-
-def _parse(name: str, text: str, kind: object) -> Value:
-    kinds = get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if text.lower() == "none" and type(None) in kinds:
-        return None
-    kind = kinds[0]
-    if get_origin(kind) is Literal and text in get_args(kind):
-        return text
-    if kind is bool and text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    if kind is str and text:
-        return text
-    if kind in (int, float):
-        try:
-            return int(text) if kind is int else float(text)
-        except ValueError:
-            pass
-    wanted = f"one of {get_args(kind)}" if get_origin(kind) is Literal else getattr(kind, "__name__", str(kind))
-    raise RunError(f"{name}: {text!r} is not {wanted}")
 
 
 def plan_points(axes: Sequence[Axis], base: TrainConfig, feature_set: str, out: Path) -> list[Point]:
@@ -189,43 +145,44 @@ def run_sweep(
     With `pca` the features are first reduced for each split (`reduce.reduce_features`); the results stay in the store.
     workers: processes, None = one per core on a CPU, one with a GPU; each holds the features of its runs in memory. A
     failed run is reported in `failed` and does not stop the others. folds: as `jobs.plan_jobs`.
-    Raises: RunError if a finished run was trained differently, or a worker dies; HarError if the features cannot be
-    reduced.
+    Raises: RunError if another process trains there, a finished run was trained differently, or a worker dies; HarError if
+    the features cannot be reduced.
     """
-    made: dict[Point, list[Outcome]] = {}
-    tasks: list[Task] = []
-    sets = _feature_sets(store, points, splits, allow_missing)
-    streams = {name: FeatureStreams(store, [name]) for name in set(sets.values())}
-    order: dict[PlannedRun, int] = {}
-    for point in points:
-        runs = plan_jobs(splits, point.folder, seed=point.config.seed, repeats=repeats, folds=folds)
-        order |= {run: number for number, run in enumerate(runs, start=len(order))}
-        made[point] = []
-        pending: dict[tuple[int, str], list[PlannedRun]] = {}
-        for run in runs:
-            name = sets[point.feature_set, point.pca, run.split.index]
-            summary = None if overwrite else finished_run(run, point.config, streams[name], records)
-            if summary is None:
-                pending.setdefault((run.seed, name), []).append(run)
-            else:
-                made[point].append(Outcome(run, summary, True))
-        if made[point]:
-            on_done(point, made[point])
-        for (_, name), group in pending.items():
-            tasks.append(Task(point, store, name, records, group, overwrite, allow_missing))
-    workers = workers or _usual_workers(points[0].config.device)
-    if len(tasks) < workers:
-        tasks = [dataclasses.replace(task, runs=[run]) for task in tasks for run in task.runs]
-    failed: dict[str, str] = {}
-    for task, (outcomes, error) in _finished_tasks(tasks, min(workers, len(tasks))):
-        made[task.point] += outcomes
-        if error is not None:
-            failed[point_name(task.point.values)] = error
-        if outcomes:
-            on_done(task.point, outcomes)
-    return SweepRuns(
-        {point: sorted(one, key=lambda outcome: order[outcome.run]) for point, one in made.items()}, failed
-    )
+    with training_lock(points[0].folder.parent):
+        made: dict[Point, list[Outcome]] = {}
+        tasks: list[Task] = []
+        sets = _feature_sets(store, points, splits, allow_missing)
+        streams = {name: FeatureStreams(store, [name]) for name in set(sets.values())}
+        order: dict[PlannedRun, int] = {}
+        for point in points:
+            runs = plan_jobs(splits, point.folder, seed=point.config.seed, repeats=repeats, folds=folds)
+            order |= {run: number for number, run in enumerate(runs, start=len(order))}
+            made[point] = []
+            pending: dict[tuple[int, str], list[PlannedRun]] = {}
+            for run in runs:
+                name = sets[point.feature_set, point.pca, run.split.index]
+                summary = None if overwrite else finished_run(run, point.config, streams[name], records)
+                if summary is None:
+                    pending.setdefault((run.seed, name), []).append(run)
+                else:
+                    made[point].append(Outcome(run, summary, True))
+            if made[point]:
+                on_done(point, made[point])
+            for (_, name), group in pending.items():
+                tasks.append(Task(point, store, name, records, group, overwrite, allow_missing))
+        workers = _affordable_workers(tasks, streams, workers)
+        if len(tasks) < workers:
+            tasks = [dataclasses.replace(task, runs=[run]) for task in tasks for run in task.runs]
+        failed: dict[str, str] = {}
+        for task, (outcomes, error) in _finished_tasks(tasks, min(workers, len(tasks))):
+            made[task.point] += outcomes
+            if error is not None:
+                failed[point_name(task.point.values)] = error
+            if outcomes:
+                on_done(task.point, outcomes)
+        return SweepRuns(
+            {point: sorted(one, key=lambda outcome: order[outcome.run]) for point, one in made.items()}, failed
+        )
 
 
 def _feature_sets(
@@ -251,6 +208,26 @@ def _feature_sets(
     return found
 
 
+def _affordable_workers(tasks: Sequence[Task], streams: Mapping[str, FeatureStreams], asked: int | None) -> int:
+    """Return how many processes train at once: as many as asked for, else as many as the memory allows.
+
+    Raises: RunError if a single run, or as many as asked for, do not fit into it.
+    """
+    usual = 1
+    for task in tasks:
+        config, specs = task.point.config, streams[task.feature_set].specs
+        split = task.runs[0].split
+        need = planned_need(config, specs, split, len(split_classes(task.records, split)))
+        try:
+            require_memory(need, config, [spec.feature_dim for spec in specs], min(asked or 1, len(tasks)))
+        except RunError as error:
+            raise RunError(f"{point_name(task.point.values)}: {error}") from error
+        usual = max(usual, need.total)
+    return (
+        asked or min(_usual_workers(tasks[0].point.config.device), max(1, available_memory() // usual)) if tasks else 1
+    )
+
+
 def _usual_workers(device: str) -> int:
     if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
         return 1
@@ -263,24 +240,23 @@ def _finished_tasks(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task,
         for task in tasks:
             yield task, _work(task)
         return
-    context = multiprocessing.get_context("spawn")
     threads = max(1, num_cores() // workers)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(threads,))
     try:
-        futures: dict[Future[Made], Task] = {pool.submit(_work, task): task for task in tasks}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        with working_on(tasks, _work, workers, _start_worker, threads) as futures:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
     except BrokenProcessPool as error:
         raise RunError(
             "a worker process died, perhaps out of memory: finished runs are kept; run the same command again with fewer "
             f"than {workers} --workers"
         ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _work(task: Task) -> Made:
-    """Train the runs of a task; a HarError is returned as text beside the finished runs, so that other tasks go on."""
+    """Train the runs of a task; what stops it is returned as text beside the finished runs, so that other tasks go on.
+
+    Raises: OSError if nothing can be written any more: that would stop the others as well.
+    """
     finished: list[Outcome] = []
     try:
         run_jobs(
@@ -291,10 +267,16 @@ def _work(task: Task) -> Made:
             task.point.config,
             overwrite=task.overwrite,
             allow_missing=task.allow_missing,
+            locked=True,
             on_done=finished.append,
         )
     except HarError as error:
         return finished, str(error)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_MORE_WRITES:
+            raise
+        first = (str(error).splitlines() or [""])[0]
+        return finished, f"{type(error).__name__}: {first}"
     return finished, None
 
 

@@ -12,12 +12,12 @@ from typing import Literal
 import numpy as np
 from safetensors import safe_open
 
-from har_pipeline.core.errors import RunError
+from har_pipeline.core.errors import RunError, first_few
 from har_pipeline.core.files import write_json
 from har_pipeline.evaluation.metrics import confusion_matrix
 from har_pipeline.evaluation.plots import Line, save_sweep_curves
-from har_pipeline.evaluation.run_folder import SCORES, WEIGHTS
-from har_pipeline.evaluation.scores import read_scores, select_part
+from har_pipeline.evaluation.run_folder import WEIGHTS, read_run
+from har_pipeline.evaluation.scores import select_part
 from har_pipeline.evaluation.statistics import mean_and_sd, mean_class_accuracy
 from har_pipeline.evaluation.tables import write_csv
 from har_pipeline.training.jobs import Outcome
@@ -85,7 +85,7 @@ def cells_of(result: SweepRuns) -> list[Cell]:
 
 def _cell(values: Values, outcome: Outcome) -> Cell:
     folder, summary = outcome.run.folder, outcome.summary
-    scores = select_part(read_scores(folder / SCORES), "test")
+    scores = select_part(read_run(folder).scores(), "test")
     number = {label: k for k, label in enumerate(scores.classes)}
     labels = np.array([number[label] for label in scores.labels], np.int64)
     confusion = confusion_matrix(labels, scores.probabilities.argmax(axis=1), len(number))
@@ -161,7 +161,7 @@ def write_sweep(
     """
     cells = cells_of(result)
     if not cells:
-        failed = "; ".join(f"{name}: {why}" for name, why in result.failed.items())
+        failed = first_few([f"{name}: {why}" for name, why in result.failed.items()], "; ")
         raise RunError(f"no run of the sweep was finished: {failed}")
     out.mkdir(parents=True, exist_ok=True)
     names = [name for name, _ in cells[0].values]

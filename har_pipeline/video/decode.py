@@ -37,7 +37,8 @@ _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "live_flv", "asf", "mpeg", "mpegts", "mpegvideo", "ogg", "mxf",
     "gxf", "nut", "nuv", "rm", "swf", "dv", "wtv", "ivf", "obu", "av1", "gif", "apng", "h261", "h263", "h264", "hevc", "vvc",
     "m4v", "mjpeg", "vc1", "vc1test", "cavsvideo", "dirac", "dnxhd", "yuv4mpegpipe", "4xm", "bink", "smk", "roq", "flic", "nsv",
-    "pva", "pmp", "mlv", "webp_pipe", "vmd", "film_cpk", "idcin", "cine", "smjpeg", "moflex", "ipmovie", "c93", "dxa", "thp",
+    "pva", "pmp", "mlv", "dhav", "kux", "ivr", "xmv", "avs2", "avs3", "evc", "webp_pipe",
+    "vmd", "film_cpk", "idcin", "cine", "smjpeg", "moflex", "ipmovie", "c93", "dxa", "thp",
 )  # fmt: skip
 # PyAV reads metadata that is not UTF-8, as some HMDB-51 files hold it, only when told to, or from version 19 on always.
 _OPENING: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from har_pipeline.core.errors import ExtractionError, VideoError
+from har_pipeline.core.processes import interrupts_kept_back
 
 # Processes that may die in a row before they begin a task; then the job ends.
 MAX_STARTS = 3
@@ -77,7 +78,6 @@ def serve(connection: Connection, work: Callable[[Any], Any], receive: Callable[
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphan outlives a killed job
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
         while True:
@@ -151,14 +151,15 @@ class Worker(Generic[T, M]):
                 call = ", ".join(map(str, (theirs.fileno(), *self._arguments)))
                 path = [entry for entry in sys.path if isinstance(entry, str)]  # Python ignores others too
                 code = f"import sys; sys.path[:] = {path!r}; from {self._module} import main; main({call})"
-                self.process = subprocess.Popen(
-                    [sys.executable, "-P", "-c", code],
-                    pass_fds=(theirs.fileno(), *self._fds),
-                    stdin=subprocess.DEVNULL,
-                    stdout=self._stderr,
-                    stderr=self._stderr,
-                    env={**os.environ, "OMP_NUM_THREADS": "1"},
-                )
+                with interrupts_kept_back():
+                    self.process = subprocess.Popen(
+                        [sys.executable, "-P", "-c", code],
+                        pass_fds=(theirs.fileno(), *self._fds),
+                        stdin=subprocess.DEVNULL,
+                        stdout=self._stderr,
+                        stderr=self._stderr,
+                        env={**os.environ, "OMP_NUM_THREADS": "1"},
+                    )
                 self.connection = Connection(ours.detach())
         except OSError as error:
             self._stderr.close()

@@ -8,16 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from har_command import har, har_process
 from video_files import make_video
-
-HAR = [sys.executable, "-c", "from har_pipeline.cli import main; main()"]
-
-
-def har(*arguments: object, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*HAR, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False)
-    assert done.returncode == code, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +20,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in range(4):
             make_video(folder / "videos" / label / f"{label}{i}.avi", 8, seed=seed + i)
     har("manifest", "build", "folder", "videos", "-o", "manifest.csv", cwd=folder)
-    har("extract", "manifest.csv", "store.zarr", "--num-clips", 4, "--device", "cpu", cwd=folder)
+    har_process("extract", "manifest.csv", "store.zarr", "--num-clips", 4, "--device", "cpu", cwd=folder)
     return folder
 
 
@@ -43,7 +35,8 @@ def test_the_main_path(work: Path) -> None:
     assert set(result["classes"]) == {"left", "right"}
     assert (work / "run" / "confusion.png").stat().st_size > 1000
     video = work / "videos" / "left" / "left0.avi"
-    answer = json.loads(har("predict", video, "--run", "run", "--picture", "top.png", "--json", cwd=work).stdout)
+    predict = ("predict", video, "--run", "run", "--picture", "top.png", "--json")
+    answer = json.loads(har_process(*predict, cwd=work).stdout)
     assert [row["label"] for row in answer[0]["top"]] in (["left", "right"], ["right", "left"])
     assert sum(row["probability"] for row in answer[0]["top"]) == pytest.approx(1)
     assert (work / "top.png").stat().st_size > 1000

@@ -72,6 +72,15 @@ WRONG = [
     ("sweep m.csv nowhere.zarr --units 2,4", 1, "not a feature store"),
     ("sweep m.csv s.zarr --units 2,4 --features vgg", 1, "starts with 'vgg'"),
     ("sweep m.csv s.zarr --set units", 2, "write NAME=VALUE"),
+    ("sweep m.csv s.zarr --set unit=2,4", 1, "'unit' cannot be swept"),
+    ("sweep m.csv s.zarr --set dropout=much", 1, "'much' is not float"),
+    ("sweep m.csv s.zarr --head lstm,telepathy", 1, "'telepathy' is not one of"),
+    (
+        "train-video m.csv",
+        1,
+        "the default protocol here is xsub, of NTU RGB+D: name another, such as --protocol holdout",
+    ),
+    ("lr-range m.csv", 1, "the default protocol here is xsub, of NTU RGB+D: name another, such as --protocol holdout"),
 ]
 LIGHT = [
     "features list s.zarr",

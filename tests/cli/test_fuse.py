@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from drawn_scores import fused
 from feature_sets import blobs, feature_store, manifest, split_of
+from run_files import change_info
 from train_split import train_split
 from typer.testing import CliRunner, Result
 
@@ -125,6 +126,7 @@ def with_repeats(source: Path, target: Path) -> Path:
         rows = list(csv.reader(path.read_text().splitlines()))
         changed = [[*row[:4], "1", row[6], row[5], *row[7:]] for row in rows[1:]]
         path.write_text("\n".join(",".join(row) for row in [rows[0], *changed]) + "\n")
+        change_info(path.parent)
     return target
 
 
@@ -179,8 +181,7 @@ def test_the_rule_named_in_advance_is_the_one_written(work: Path, tmp_path: Path
 def test_flow_counts_more_than_rgb_without_being_told(work: Path, tmp_path: Path) -> None:
     shutil.copytree(work / "flow/split0", tmp_path / "flow")
     info = json.loads((tmp_path / "flow/run.json").read_text())
-    info["feature_spec"]["stream"] = "flow"
-    (tmp_path / "flow/run.json").write_text(json.dumps(info))
+    change_info(tmp_path / "flow", feature_spec={**info["feature_spec"], "stream": "flow"})
     result = har("fuse", tmp_path / "flow", work / "rgb/split0", "-o", tmp_path / "out", "--json")
     assert json.loads(result.stdout)["weights"] == [1.5, 1.0]
     assert "flow counts 1.5 and RGB 1" in result.stderr
@@ -192,6 +193,7 @@ def test_a_missing_video_is_named(work: Path, tmp_path: Path) -> None:
     kept = [line for line in lines if not line.startswith("b-1,")]
     assert len(kept) == len(lines) - 1
     (tmp_path / "part/scores.csv").write_text("".join(kept))
+    change_info(tmp_path / "part")
     result = har("fuse", work / "rgb/split0", tmp_path / "part", "-o", tmp_path / "out", "--json")
     assert json.loads(result.stdout)["missing"] == {"split0": [], "part": ["b-1"]}
     assert "part: no scores for 1 test video that other runs have, left out: b-1" in result.stderr
@@ -258,10 +260,9 @@ def test_a_fusion_of_an_interrupted_job_says_so(work: Path, tmp_path: Path) -> N
 def test_what_must_be_known_of_a_run_stands_beside_its_fusion(work: Path, tmp_path: Path) -> None:
     shutil.copytree(work / "rgb", tmp_path / "narrow")
     for fold, notes in (("split0", ["half the filters", "no test video of c"]), ("split1", ["half the filters"])):
-        path = tmp_path / "narrow" / fold / "run.json"
-        info = json.loads(path.read_text())
-        info["summary"]["notes"] = notes
-        path.write_text(json.dumps(info))
+        folder = tmp_path / "narrow" / fold
+        summary = json.loads((folder / "run.json").read_text())["summary"]
+        change_info(folder, summary={**summary, "notes": notes})
     for command in ("fuse", "compare"):
         result = har(command, tmp_path / "narrow", work / "flow", "-o", tmp_path / command)
         assert "NOTE: narrow: half the filters\n" in result.stderr
@@ -350,7 +351,7 @@ def test_comparison_by_hand(tmp_path: Path) -> None:
         assert [float(row["gain"]) for row in csv.DictReader(file)] == [row.gain for row in comparison.per_class]
     for name in ("difference.png", "class_gains.png"):
         assert cv2.imread(str(tmp_path / name)).std() > 5
-    with pytest.raises(RunError, match="no val video in common"):
+    with pytest.raises(RunError, match="no val video is in the same fold of all runs"):
         compare_members(member("rgb", "aabbbbbc"), member("both", "aaabbbcc"), part="val")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -147,6 +148,28 @@ def test_debris_of_other_machines_goes_when_its_lease_is_over(tmp_path: Path) ->
     assert names(tmp_path) == {owner_elsewhere()}
 
 
+def test_a_container_of_the_same_host_name_is_another_machine(tmp_path: Path) -> None:
+    """A process in a namespace of its own, whose number there may be any process's here."""
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from har_pipeline.core.files import remove_debris, staging_name\n"
+        "Path(sys.argv[1], staging_name()).mkdir()\n"
+        "print(remove_debris(Path(sys.argv[1])))\n"
+    )
+    if not shutil.which("unshare"):
+        pytest.skip("no command for namespaces here")
+    ours, theirs = tmp_path / dead_owner(), ["unshare", "--pid", "--fork", "--mount-proc", sys.executable]
+    ours.mkdir()
+    done = subprocess.run([*theirs, "-c", code, str(tmp_path)], check=False, capture_output=True, env=python_path())
+    if done.returncode:
+        pytest.skip("no namespaces of process numbers here")
+    assert done.stdout.split() == [b"0"]
+    assert len(names(tmp_path)) == 2
+    assert remove_debris(tmp_path) == 1
+    assert ours.name not in names(tmp_path)
+
+
 @pytest.mark.parametrize("hidden", [".plan.partial-{}.json", ".run.partial-{}"])
 def test_the_next_job_in_a_folder_removes_what_dead_writers_left_there(tmp_path: Path, hidden: str) -> None:
     (tmp_path / hidden.format(dead_owner())).write_text("half")
@@ -154,6 +177,19 @@ def test_the_next_job_in_a_folder_removes_what_dead_writers_left_there(tmp_path:
     living.touch()
     write_json(tmp_path / "other.json", {})
     assert names(tmp_path) == {"other.json", living.name}
+
+
+def test_what_tells_no_owner_goes_by_its_age_and_unfinished_trainings_stay(tmp_path: Path) -> None:
+    debris = {".plan.json.123.partial", "zarr.0a1b.partial", ".f00.123.partial.npy", ".f00.123.456.partial"}
+    kept = {".run.partial", ".run.7.partial", "notes.partial", "zarr.json"}
+    for name in debris:
+        (tmp_path / name).touch()
+    fill(tmp_path, *kept)
+    assert remove_debris(tmp_path, "*") == 0
+    for name in debris | kept:
+        age(tmp_path / name, LEASE_DAYS + 1)
+    assert remove_debris(tmp_path, "*") == 4
+    assert names(tmp_path) == kept
 
 
 def test_a_fork_is_another_owner() -> None:
@@ -203,6 +239,7 @@ def test_a_lock_is_held_by_one_process_and_ends_with_it(tmp_path: Path) -> None:
         process.wait()
         with locked(tmp_path / "lock") as held:
             assert held
+            assert f"process {os.getpid()} on" in lock_owner(tmp_path / "lock")
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])

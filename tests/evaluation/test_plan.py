@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from feature_sets import blobs, feature_store, manifest, split_of
+from run_files import change_info
 from typer.testing import CliRunner, Result
 
 from har_pipeline.cli import app
 from har_pipeline.core.errors import RunError
 from har_pipeline.evaluation.evaluate import evaluate
+from har_pipeline.evaluation.members import load_members
 from har_pipeline.evaluation.plan import Plan, merge_notes, planned_runs, unfinished_runs, write_plan
 from har_pipeline.training.jobs import plan_jobs, run_jobs
 from har_pipeline.training.options import TrainConfig
@@ -148,6 +151,7 @@ def test_folds_without_a_plan_lack_videos(job: Path, tmp_path: Path) -> None:
             shutil.copytree(job / f"seed{seed}/split{fold}", tmp_path / f"job/seed{seed}/split{fold}")
     assert "missing" not in har("evaluate", tmp_path / "job").stderr
     for path in (tmp_path / "job").rglob("split.json"):
+        change_info(path.parent)
         path.write_text(json.dumps({**json.loads(path.read_text()), "protocol": "leave_one_group_out"}))
     lacking = "folds are missing: 6 of 18 videos are tested by none of the 2 folds"
     whole = har("evaluate", tmp_path / "job")
@@ -176,3 +180,56 @@ def test_the_validation_part_of_a_job_leaves_its_tests_alone(tmp_path: Path) -> 
     evaluate(tmp_path / "job", part="val")
     assert (tmp_path / "job/folds.json").read_bytes() == before
     assert json.loads((tmp_path / "job/val/folds.json").read_text())["mean_top1"] is not None
+
+
+def svm_job(folder: Path, splits: int = 3, head: str = "svm", shift: int = 0) -> Path:
+    """Another job with folds of the same names: its head is another one, or its splits are."""
+    features, labels = blobs(CLASSES, 6)
+    store, name = feature_store(folder / "store.zarr", features)
+    parts = [[v for v in labels if (int(v[-1]) // (1 + shift)) % 3 == k] for k in range(splits)]
+    folds = [split_of([v for v in labels if v not in part], part, index=k) for k, part in enumerate(parts)]
+    run_jobs(store, [name], manifest(labels), plan_jobs(folds, folder / "job"), TrainConfig(head=head, device="cpu"))
+    return folder / "job"
+
+
+@pytest.mark.parametrize(
+    ("options", "told", "message"),
+    [
+        ({}, True, r"split2 .*are not runs of one job: the first differs in head \(svm, not mean_pool\)"),
+        ({}, False, r"split2 .*are not runs of one job: the first differs in head \(svm, not mean_pool\)"),
+        ({"head": "mean_pool", "shift": 1}, True, "the first differs in the splits of its job"),
+    ],
+)
+def test_folds_of_two_jobs_are_never_pooled(
+    job: Path, tmp_path: Path, options: dict[str, Any], told: bool, message: str
+) -> None:
+    other = svm_job(tmp_path / "other", **options)
+    shutil.copytree(job / "seed0", tmp_path / "mixed")
+    shutil.rmtree(tmp_path / "mixed/split2")
+    shutil.copytree(other / "split2", tmp_path / "mixed/split2")
+    if not told:  # runs of older versions
+        for path in (tmp_path / "mixed").glob("split*"):
+            change_info(path, job="")
+    with pytest.raises(RunError, match=message):
+        evaluate(tmp_path / "mixed")
+    with pytest.raises(RunError, match=message):
+        load_members([tmp_path / "mixed", job / "seed1"])
+    shutil.copytree(job / "seed0", tmp_path / "repeats/seed0")
+    shutil.copytree(other, tmp_path / "repeats/seed1")
+    with pytest.raises(RunError, match=message.replace("split2", "split0")):
+        evaluate(tmp_path / "repeats")
+
+
+def test_folds_of_an_older_version_are_pooled_and_join_the_job_that_goes_on(tmp_path: Path) -> None:
+    job = svm_job(tmp_path)
+    wanted = evaluate(job).mean_top1
+    identity = json.loads((job / "plan.json").read_text())["job"]
+    for name in ("split0", "split1"):
+        info = json.loads((job / name / "run.json").read_text())
+        assert info["job"] == identity
+        change_info(job / name, job="")
+    assert evaluate(job).mean_top1 == wanted
+    shutil.rmtree(job / "split2")
+    svm_job(tmp_path)
+    assert [json.loads((job / f"split{k}/run.json").read_text())["job"] for k in range(3)] == [identity] * 3
+    assert evaluate(job).mean_top1 == wanted

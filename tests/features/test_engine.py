@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from video_files import make_video
+from video_files import join, make_video
 
 from har_pipeline.core.errors import ExtractionError
 from har_pipeline.core.records import ClipSpec, Stream, VideoRecord
@@ -188,6 +188,27 @@ def test_flow_features_are_those_of_the_flow_between_the_clips_frames(records, s
         for start, found in zip(features.clip_starts, features.features, strict=True):
             numbers = np.minimum(np.arange(start, start + 3), len(flow) - 1)
             np.testing.assert_allclose(found, net(flow[numbers][None])[0].numpy(), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("stream", ["rgb", "flow"])
+def test_features_of_a_size_that_changes_are_those_of_the_parts(tmp_path: Path, store, stream: Stream) -> None:
+    parts = [
+        make_video(tmp_path / "wide.ts", 12, codec="libx264", width=160, height=120),
+        make_video(tmp_path / "tall.ts", 12, codec="libx264", width=120, height=160, seed=1),
+    ]
+    both = join(parts, tmp_path / "both.ts")
+    records = [VideoRecord(video_id=path.stem, label="a", path=path) for path in (*parts, both)]
+    clips = ClipSpec(sampling="dense", clip_len=3, num_clips=None)
+    net = grid("grid", 3, stream, resize="short40-three32" if stream == "rgb" else "short40-center32")
+    options = ExtractOptions(clips=clips, flow=FAST if stream == "flow" else None, dtype="float32", workers=1)
+    summary = extract(records, store, net, options)
+    assert not summary.failed
+    found = read(store, summary.feature_set)
+    # Clips that lie within one part; the last flow of the first part leads to the second.
+    wide = 10 if stream == "rgb" else 9
+    assert np.array_equal(found["both"][:wide], found["wide"][:wide])
+    assert np.array_equal(found["both"][12:], found["tall"])
+    assert "2 clips with frames of different sizes" in "; ".join(summary.notes["both"]) or stream == "flow"
 
 
 def test_cached_flow_gives_the_same_features_and_is_not_computed_again(

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -12,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from experiments import BENCHMARKS, load
 from paths import python_path
-from torch import nn
+from pixel_nets import pixel_extractor
 from video_files import make_audio, make_video
 
 from har_pipeline.core.errors import ExtractionError
@@ -24,36 +23,6 @@ from har_pipeline.features.extract import extract, feature_spec
 from har_pipeline.features.options import ExtractOptions
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.models.extractors import build_extractor
-from har_pipeline.models.extractors.base import Extractor, Input, Net, Preprocess
-
-IDENTITY = Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-
-
-class _Pixels(nn.Module):
-    """Features that tell which frames came: 4x4 means of the last frame of a clip, then of its first."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        pooled = nn.functional.adaptive_avg_pool2d(x[:, :1].flatten(1, 2)[:, [-1, 0]], 4)
-        return pooled.flatten(1)
-
-
-def pixel_extractor(scale: float = 1.0) -> Extractor:
-    net = Net(
-        name="pixels",
-        source="this test",
-        input_size=32,
-        inputs={"rgb": Input(clips=ClipSpec(), clip_lens=(1, 99), resize="stretch-32", weights="")},
-        layers={"mean": 32},
-        default_layer="mean",
-        gmacs=0.0,
-        weights={},
-        build=lambda layer, stream: _Pixels(),
-        load=lambda module, path: None,
-        file_preprocess=lambda path, stream: IDENTITY,
-        bf16_is_close=False,
-    )
-    preprocess = Preprocess(mean=IDENTITY.mean, std=(1 / scale,) * 3)
-    return Extractor(net, "mean", "rgb", "random:0", preprocess, _Pixels(), torch.device("cpu"), "fp32")
 
 
 def videos(folder: Path, count: int, frames: int = 20) -> list[VideoRecord]:
@@ -253,57 +222,44 @@ def test_speed_options_do_not_change_the_spec() -> None:
     assert plain.name != feature_spec(pixel_extractor(), ExtractOptions(fps=5.0)).name
 
 
-def _command(manifest: Path, store: Path, *more: str) -> list[str]:
-    tail = ["--num-clips", "12", "--batch-size", "4", "--device", "cpu", "--weights", "random", "--json", *more]
-    return [
-        sys.executable,
-        "-c",
-        "from har_pipeline.cli import main; main()",
-        "extract",
-        str(manifest),
-        str(store),
-        *tail,
-    ]
+def _command(manifest: Path, store: Path) -> list[str]:
+    options = ["--num-clips", "6", "--batch-size", "4", "--device", "cpu", "--weights", "random", "--json"]
+    return ["extract", str(manifest), str(store), *options]
 
 
 @pytest.mark.slow
 def test_killed_at_random_moments_nothing_is_lost_or_wrong(tmp_path: Path) -> None:
     """kill -9 twenty times, at least fifteen between the first and the last commit; the store then equals an
     uninterrupted one bit for bit."""
-    folder = tmp_path / "videos"
-    records = videos(folder, 60, frames=12)
+    records = videos(tmp_path / "videos", 60, frames=12)
     manifest = tmp_path / "manifest.csv"
     write_manifest(manifest, records)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    reference = subprocess.run(
-        _command(manifest, tmp_path / "whole.zarr"), capture_output=True, text=True, check=True, env=environment
-    )
-    name = json.loads(reference.stdout)["feature_set"]
-    whole = all_features(FeatureStore(tmp_path / "whole.zarr"), name)
-    path = tmp_path / "killed.zarr"
-    rng = random.Random(0)
-    committed_at_kill = []
-    while len(committed_at_kill) < 20:
-        before = len(list((path / name).glob("v*"))) if path.exists() else 0
-        process = subprocess.Popen(
-            _command(manifest, path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
-        )
-        # Wait for progress, so that the twenty kills spread over the job, then kill at a random moment.
-        deadline = time.monotonic() + 60
-        wanted = before + 1 if committed_at_kill else 0
-        while time.monotonic() < deadline and process.poll() is None:
-            if path.exists() and len(list((path / name).glob("v*"))) >= wanted:
-                break
-            time.sleep(0.005)
-        time.sleep(rng.uniform(0, 0.25))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        committed_at_kill.append(len(list((path / name).glob("v*"))) if path.exists() else 0)
-    print("videos committed at each kill:", committed_at_kill)
-    assert sum(0 < count < len(records) for count in committed_at_kill) >= 15
-    store = FeatureStore(path)
-    assert all(damage is None for damage in store.verify(name))
-    subprocess.run(_command(manifest, path), capture_output=True, check=True, env=environment)
+    with load("copies", BENCHMARKS).started_copies(tmp_path / "out") as copies:
+        reference = copies.start(*_command(manifest, tmp_path / "whole.zarr"))
+        assert reference.wait() == 0
+        name = json.loads(reference.out.read_text())["feature_set"]
+        whole = all_features(FeatureStore(tmp_path / "whole.zarr"), name)
+        path = tmp_path / "killed.zarr"
+        rng = random.Random(0)
+        committed_at_kill: list[int] = []
+        while len(committed_at_kill) < 20:
+            before = len(list((path / name).glob("v*"))) if path.exists() else 0
+            process = copies.start(*_command(manifest, path))
+            # Wait for progress, so that the twenty kills spread over the job, then kill at a random moment.
+            deadline = time.monotonic() + 60
+            wanted = before + 1 if committed_at_kill else 0
+            while time.monotonic() < deadline and process.code() is None:
+                if path.exists() and len(list((path / name).glob("v*"))) >= wanted:
+                    break
+                time.sleep(0.005)
+            time.sleep(rng.uniform(0, 0.15))
+            process.kill()
+            committed_at_kill.append(len(list((path / name).glob("v*"))) if path.exists() else 0)
+        print("videos committed at each kill:", committed_at_kill)
+        assert sum(0 < count < len(records) for count in committed_at_kill) >= 15
+        store = FeatureStore(path)
+        assert all(damage is None for damage in store.verify(name))
+        assert copies.start(*_command(manifest, path)).wait() == 0
     resumed = all_features(store, name)
     assert resumed.keys() == whole.keys()
     for video_id, features in whole.items():
@@ -316,14 +272,10 @@ def test_two_processes_extract_one_manifest_into_one_store(tmp_path: Path) -> No
     manifest = tmp_path / "manifest.csv"
     write_manifest(manifest, records)
     path = tmp_path / "store.zarr"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    both = [
-        subprocess.Popen(_command(manifest, path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
-        for _ in range(2)
-    ]
-    outputs = [process.communicate() for process in both]
-    assert [process.returncode for process in both] == [0, 0], outputs
-    name = json.loads(outputs[0][0])["feature_set"]
+    with load("copies", BENCHMARKS).started_copies(tmp_path / "out") as copies:
+        both = [copies.start(*_command(manifest, path)) for _ in range(2)]
+        assert [process.wait() for process in both] == [0, 0]
+    name = json.loads(both[0].out.read_text())["feature_set"]
     store = FeatureStore(path)
     assert store.video_ids(name) == [record.video_id for record in records]
     assert all(damage is None for damage in store.verify(name))

@@ -363,7 +363,7 @@ def test_a_run_projects_as_training_did(task: Task, tmp_path: Path, whiten: bool
         "explained_variance": ((4,), "float64"),
     }
     (tmp_path / "run/reduction.safetensors").write_bytes(b"nothing")
-    with pytest.raises(RunError, match=r"reduction.safetensors: missing or not of this run"):
+    with pytest.raises(RunError, match=r"reduction.safetensors: damaged, or changed after the training"):
         run.projection()
 
 

@@ -120,3 +120,16 @@ def test_what_was_wrong_with_files_stays_known(tmp_path: Path, store: FeatureSto
     assert np.array_equal(table.features, store.read(name, "a").features)
     pack_features(store, name, tmp_path / "s.pack")
     assert PackedStore(tmp_path / "s.pack").decode_notes(name) == store.decode_notes(name)
+
+
+def test_a_file_that_was_absent_is_tried_again_when_it_is_there(
+    records: list[VideoRecord], store: FeatureStore
+) -> None:
+    path = records[0].depth_path
+    assert path is not None
+    away = path.rename(path.with_name("away"))
+    assert "does not exist" in frames(store, records).failed["a"]
+    assert set(frames(store, records).failed_before) == {"a"}
+    away.rename(path)
+    summary = frames(store, records)
+    assert (summary.done, summary.failed, summary.failed_before) == (1, {}, {})

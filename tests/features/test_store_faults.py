@@ -10,8 +10,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +31,9 @@ from har_pipeline.features.reduce import ReduceOptions, reduce_features
 from har_pipeline.features.store import FeatureStore, UnreadableError
 
 SPEC = FeatureSpec(extractor="net", weights="random:0", layer="pool", feature_dim=6)
+
+
+KEPT = "what is done is kept: mend that, then run the same command again"
 
 
 def write(store: FeatureStore, video_id: str, rows: int = 5) -> bool:
@@ -210,9 +214,9 @@ def test_what_cannot_be_read_now_is_not_deleted(
     chunk.write_bytes(chunk.read_bytes()[:-1])
     array_of = store_module._array_of
 
-    def fail(node: Path) -> np.ndarray:
+    def fail(node: Path, values: Mapping[str, object]) -> np.ndarray:
         if node.name != "unread":
-            return array_of(node)
+            return array_of(node, values)
         error = OSError(number, os.strerror(number))
         raise ExceptionGroup("while reading", [error]) if wrapped else error
 
@@ -248,6 +252,28 @@ def test_metadata_that_cannot_be_read_now_is_no_damage(store: FeatureStore, monk
     assert store.failures(SPEC.name) == {"w": "empty"}
 
 
+def test_what_cannot_be_looked_at_is_neither_absent_nor_damaged(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that this user may not enter: its video is listed, not read, not deleted, not replaced."""
+    write(store, "v")
+    real = os.stat
+
+    def fail(path: str | Path, **options: Any) -> os.stat_result:
+        if "/v/" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(os, "stat", fail)
+    assert FeatureStore(store.path).video_ids(SPEC.name) == ["v"]
+    code, found = verify(store, "--delete")
+    assert (code, found["damaged"], [row["video_id"] for row in found["unreadable"]]) == (1, [], ["v"])
+    with pytest.raises(StoreError, match="cannot be written"):
+        write(store, "v")
+    monkeypatch.undo()
+    assert store.read(SPEC.name, "v", check=True)
+
+
 # Disks
 
 
@@ -270,7 +296,7 @@ def test_a_disk_that_is_full_ends_in_one_line_and_leaves_no_half_commit(
 ) -> None:
     write(store, "done")
     monkeypatch.setattr(what, fail)
-    line = rf"^{store.path}: cannot be written \({says}[^)]*\); what is done is kept: run the same command again then$"
+    line = rf"^{store.path}: cannot be written \({says}[^)]*\); {KEPT}$"
     with pytest.raises(StoreError, match=line):
         write(store, "v")
     with pytest.raises(StoreError, match=line):
@@ -325,9 +351,7 @@ def test_a_real_limit_of_the_file_size(tmp_path: Path, store: FeatureStore) -> N
     command = [sys.executable, "-c", code, str(store.path), SPEC.name]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=python_path())
     assert done.returncode == 1
-    assert done.stderr.splitlines() == [
-        f"error: {store.path}: cannot be written (File too large); what is done is kept: run the same command again then"
-    ]
+    assert done.stderr.splitlines() == [f"error: {store.path}: cannot be written (File too large); {KEPT}"]
     assert staged(store) == []
     assert store.video_ids(SPEC.name) == ["done"]
 

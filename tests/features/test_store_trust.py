@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numcodecs.zstd
 import numpy as np
 import pytest
 import zarr
@@ -98,7 +99,7 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], None]] = {
 def nothing_is_opened(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Zarr is not even asked, where a test says so."""
     if "hostile" in request.fixturenames:
-        monkeypatch.setattr(store_module, "_array_of", lambda node: pytest.fail("opened"))
+        monkeypatch.setattr(store_module, "_array_of", lambda *_: pytest.fail("opened"))
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
@@ -335,6 +336,15 @@ def test_nor_does_a_commit_pass_for_that_of_another_spelling(
         writer.commit(source)
 
 
+def test_nor_does_any_name_that_the_file_system_takes_for_another(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its rule is: Windows, for one, drops a dot at the end."""
+    folding(store, store.path / SPEC.name, "v", "v.", monkeypatch)
+    with pytest.raises(StoreError, match=r"this file system takes 'v\.' for the same name"):
+        store.read(SPEC.name, "v.")
+
+
 def test_nor_a_failure_or_a_feature_set(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     folding(store, store.path / "_failures" / SPEC.name, "x", "X", monkeypatch)
     with pytest.raises(StoreError, match=r"'x'.*'X'"):
@@ -369,6 +379,23 @@ def test_a_fifo_in_the_place_of_a_chunk_is_not_waited_for(store: FeatureStore) -
     chunk.unlink()
     os.mkfifo(chunk)
     with pytest.raises(StoreError, match="is no file"):
+        store.read(SPEC.name, "v")
+
+
+@pytest.mark.parametrize("num_bytes", [1, 255, 256, 257, 65791, 65792, 2**20])
+def test_what_a_chunk_says_of_its_size_is_read_as_the_decoder_does(num_bytes: int) -> None:
+    encoded = numcodecs.zstd.compress(b"x" * num_bytes, 1, True)
+    assert store_module._zstd_size(bytes(encoded)[:18]) == num_bytes
+
+
+def test_a_chunk_that_would_take_more_memory_is_not_decoded(store: FeatureStore) -> None:
+    """4 GB of zeros in a few kB, as the chunk of a video of 60 bytes."""
+    chunk = next(p for p in (store.path / SPEC.name / "v").rglob("*") if p.is_file() and p.name != "zarr.json")
+    block = (128 * 1024 << 3 | 1 << 1).to_bytes(3, "little") + b"\0"
+    last = (128 * 1024 << 3 | 1 << 1 | 1).to_bytes(3, "little") + b"\0"
+    size = (2**32).to_bytes(8, "little")
+    chunk.write_bytes(b"\x28\xb5\x2f\xfd\xe0" + size + block * (2**15 - 1) + last)
+    with pytest.raises(StoreError, match="is not of the chunks' size"):
         store.read(SPEC.name, "v")
 
 

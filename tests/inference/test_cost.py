@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from feature_sets import split_of
 from raw_runs import DepthSet, make_depth_set
+from run_files import change_info
+from train_split import train_split
 from typer.testing import CliRunner
 
 from har_pipeline.cli import app
@@ -16,8 +19,12 @@ from har_pipeline.core.records import VideoRecord
 from har_pipeline.datasets.manifests import write_manifest
 from har_pipeline.evaluation.scores import read_scores
 from har_pipeline.evaluation.statistics import mcnemar, wilson_interval
+from har_pipeline.features.frames import store_raw_frames
+from har_pipeline.features.options import RawOptions
+from har_pipeline.features.store import FeatureStore
 from har_pipeline.inference.cost import measure_live_cost
 from har_pipeline.inference.live import live_scores
+from har_pipeline.training.options import VideoTrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +69,7 @@ def test_the_sides_are_not_swapped(depth_set: DepthSet, run: Path, tmp_path: Pat
     for path in run.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
     (copy / "scores.csv").write_text("\n".join([header, *rows]) + "\n")
+    change_info(copy)
     cost = measure_live_cost(copy, depth_set.records, device="cpu")
     live, _ = live_scores(copy, depth_set.records, device="cpu")
     wrong = int((~right(live.probabilities, live.classes, live.labels)).sum())
@@ -124,6 +132,21 @@ def test_on_the_command_line(depth_set: DepthSet, run: Path, tmp_path: Path) -> 
         assert f"{job} is not a single run: {option} measures one, such as {job}/seed0/split1" in err
     _, err = har("evaluate", str(tmp_path / "none"), "--live", "--manifest", str(manifest), code=1)
     assert "none does not exist" in err
+
+
+def test_the_validation_part_alone(depth_set: DepthSet, tmp_path: Path) -> None:
+    """Live scores are of one part: that the others have none is no error."""
+    store = FeatureStore(tmp_path / "store.zarr", create=True)
+    name = store_raw_frames(depth_set.records, store, RawOptions(size=48, workers=1)).feature_set
+    ids = [record.video_id for record in depth_set.records]
+    config = VideoTrainConfig(width=0.05, schedule="constant", epochs=1, device="cpu", precision="fp32")
+    train_split(store, name, depth_set.records, split_of(ids[:4], ids[4:7], ids[7:]), config, tmp_path / "run")
+    manifest = depth_set.folder / "manifest.csv"
+    write_manifest(manifest, depth_set.records)
+    command = ("evaluate", str(tmp_path / "run"), "--part", "val", "--live", "--device", "cpu")
+    out, _ = har(*command, "--manifest", str(manifest))
+    assert "live decisions on 3 videos" in out
+    assert (tmp_path / "run/val/live.json").is_file()
 
 
 def test_a_file_that_cannot_be_read_costs_its_video_and_the_exit_code(tmp_path: Path) -> None:

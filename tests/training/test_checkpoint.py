@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from malice import Malice, malicious_pickle
 from safetensors.torch import load_file
 
 from har_pipeline.core.errors import RunError
@@ -73,3 +74,37 @@ def test_the_umask_says_who_may_read_it(tmp_path: Path, umask: int) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "file.safetensors").stat().st_mode) == 0o666 & ~umask
+
+
+def test_a_flipped_byte_is_noticed_and_the_way_out_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    parameter = torch.nn.Parameter(torch.ones(50))
+    optimizer = torch.optim.Adam([parameter])
+    parameter.sum().backward()
+    optimizer.step()
+    save_checkpoint(path, {"weights": {"a": parameter.detach()}, "optimizer": optimizer.state_dict()})
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 37):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(RunError, match=r"checkpoint\.pt: damaged .*delete it, or give --overwrite"):
+            load_checkpoint(path)
+
+
+def test_one_of_an_older_version_is_read(tmp_path: Path) -> None:
+    torch.save({"epoch": 3}, tmp_path / "checkpoint.pt")
+    assert load_checkpoint(tmp_path / "checkpoint.pt") == {"epoch": 3}
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch", "sealed"])
+def test_no_code_of_one_is_run(tmp_path: Path, kind: str) -> None:
+    path, marker = tmp_path / "checkpoint.pt", tmp_path / "ran"
+    if kind == "pickle":
+        path.write_bytes(malicious_pickle(marker))
+    elif kind == "torch":
+        torch.save({"epoch": Malice(marker)}, path)
+    else:
+        save_checkpoint(path, {"epoch": Malice(marker)})
+    with pytest.raises(RunError, match=r"checkpoint\.pt: damaged") as caught:
+        load_checkpoint(path)
+    assert "weights_only" not in str(caught.value)
+    assert not marker.exists()

@@ -28,8 +28,9 @@ from har_pipeline.evaluation.scores import read_scores
 from har_pipeline.features.pack import open_features, pack_features
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.inference.load import load_run
+from har_pipeline.training.axes import Axis, parse_axis
 from har_pipeline.training.options import TrainConfig
-from har_pipeline.training.sweep import Axis, Point, SweepRuns, parse_axis, plan_points, point_name, run_sweep
+from har_pipeline.training.sweep import Point, SweepRuns, plan_points, point_name, run_sweep
 from har_pipeline.training.sweep_table import Cell, cells_of, choose, curves, summarise, write_sweep
 
 CLASSES = ("boxing", "running", "walking")

@@ -104,8 +104,9 @@ def read_mean_cube(path: Path) -> np.ndarray:
     Source: Tran et al. 2015, the authors' code (sport1m_train16_128_mean).
     """
     try:
-        cube = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        # Mapped, so that a header cannot ask for more memory than the file has.
+        cube = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # bytes that are no array can break the reader anywhere
         raise WeightsError(
             f"{path}: not a readable .npy array ({(str(error).splitlines() or [type(error).__name__])[0]})"
         ) from error

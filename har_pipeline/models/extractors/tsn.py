@@ -99,7 +99,7 @@ def _build(frame_net: _FrameNet, layer: str, stream: Stream) -> nn.Module:
 
 
 def _rename(key: str, classifier: str) -> str:
-    key = key.removeprefix("module.").removeprefix("base_model.")
+    key = key.removeprefix("base_model.")
     part, _, parameter = key.rpartition(".")
     return f"{classifier}.{parameter}" if part in _CLASSIFIERS else key
 

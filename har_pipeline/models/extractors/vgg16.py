@@ -8,6 +8,7 @@ ReLU. Keras flattens pool5 channel last; a head learns the same from either orde
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -47,8 +48,6 @@ def _load(module: nn.Module, path: Path) -> None:
     # Parts after the layer are ignored; nothing before it may be missing.
     wanted = module.state_dict().keys()
     load_strictly(module, {key: value for key, value in state.items() if key in wanted}, path)
-    if any(not torch.isfinite(value).all() for value in module.state_dict().values()):
-        raise WeightsError(f"{path}: contains non-finite values before the chosen layer")
 
 
 def _read_keras(path: Path) -> dict[str, torch.Tensor]:
@@ -57,31 +56,71 @@ def _read_keras(path: Path) -> dict[str, torch.Tensor]:
         import h5py
     except ImportError as error:
         raise WeightsError(f"{path}: reading Keras files needs h5py: pip install 'har-pipeline[keras]'") from error
-    convolutions = [i for i, m in enumerate(vgg16(weights=None).features) if isinstance(m, nn.Conv2d)]
+    with torch.device("meta"):
+        layers = vgg16(weights=None).features
+    convolutions = {i: tuple(m.weight.shape) for i, m in enumerate(layers) if isinstance(m, nn.Conv2d)}
     names = [f"block{block}_conv{i}" for block, n in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, n + 1)]
     state: dict[str, torch.Tensor] = {}
-    with h5py.File(path, "r") as file:
-        groups = file.get("model_weights", file)
-
-        def tensors(name: str) -> tuple[torch.Tensor, torch.Tensor]:
-            found: list[h5py.Dataset] = []
-            groups[name].visititems(lambda _, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
-            kernel, bias = sorted(found, key=lambda item: -item.ndim)
-            return torch.from_numpy(kernel[...]), torch.from_numpy(bias[...])
-
-        for index, name in zip(convolutions, names, strict=True):
-            kernel, bias = tensors(name)
-            state |= {
-                f"features.{index}.weight": kernel.permute(3, 2, 0, 1).contiguous(),
-                f"features.{index}.bias": bias,
-            }
-        for index, name in ((0, "fc1"), (3, "fc2")):
-            if name in groups:
-                kernel, bias = tensors(name)
-                if index == 0:  # Keras flattens (7, 7, 512), torchvision (512, 7, 7).
-                    kernel = kernel.view(7, 7, 512, -1).permute(2, 0, 1, 3).reshape(25088, -1)
-                state |= {f"classifier.{index}.weight": kernel.T.contiguous(), f"classifier.{index}.bias": bias}
+    try:
+        with h5py.File(path, "r") as file:
+            groups = _own(file, "model_weights") if "model_weights" in file else file
+            for (index, (outputs, inputs, *size)), name in zip(convolutions.items(), names, strict=True):
+                kernel, bias = _keras_tensors(_own(groups, name), (*size, inputs, outputs))
+                state |= {
+                    f"features.{index}.weight": kernel.permute(3, 2, 0, 1).contiguous(),
+                    f"features.{index}.bias": bias,
+                }
+            for index, name, inputs in ((0, "fc1", 25088), (3, "fc2", 4096)):
+                if name in groups:
+                    kernel, bias = _keras_tensors(_own(groups, name), (inputs, 4096))
+                    if index == 0:  # Keras flattens (7, 7, 512), torchvision (512, 7, 7).
+                        kernel = kernel.view(7, 7, 512, -1).permute(2, 0, 1, 3).reshape(25088, -1)
+                    state |= {f"classifier.{index}.weight": kernel.T.contiguous(), f"classifier.{index}.bias": bias}
+    except WeightsError:
+        raise
+    except Exception as error:  # a file of another kind or a damaged one can break the reader anywhere
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"{path}: not a readable Keras file of VGG16 ({first})") from error
     return state
+
+
+def _own(group: Any, name: str) -> Any:
+    """Return a part of a HDF5 group. Raises: ValueError if it is in another file, as links and datasets may say."""
+    import h5py
+
+    if not isinstance(group, h5py.Group) or name not in group:
+        raise ValueError(f"it has no {name}")
+    link, found = group.get(name, getlink=True), None
+    if isinstance(link, h5py.HardLink):
+        found = group[name]
+    if found is None or (isinstance(found, h5py.Dataset) and (found.is_virtual or found.external)):
+        raise ValueError(f"{name} is not in the file itself")
+    return found
+
+
+def _keras_tensors(group: Any, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the kernel of a shape and the bias of its last dimension that a layer's group holds; nothing else is read."""
+    import h5py
+
+    found: list[Any] = []
+
+    def collect(group: Any, depth: int) -> None:
+        if not isinstance(group, h5py.Group) or len(group) > 4 or depth > 4:
+            raise ValueError(f"{group.name} is not as Keras writes a layer")
+        for name in group:
+            part = _own(group, name)
+            if isinstance(part, h5py.Dataset):
+                found.append(part)
+            else:
+                collect(part, depth + 1)
+
+    collect(group, 0)
+    found.sort(key=lambda part: -part.ndim)
+    if [part.shape for part in found] != [shape, shape[-1:]] or any(part.dtype.kind != "f" for part in found):
+        shapes = ", ".join(f"{part.dtype} {part.shape}" for part in found[:5])
+        raise ValueError(f"{group.name} must hold a kernel {shape} and a bias {shape[-1:]} of floats, not [{shapes}]")
+    kernel, bias = (torch.from_numpy(part[...]) for part in found)
+    return kernel, bias
 
 
 NET = Net(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import pickle
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pooch
 import torch
@@ -14,8 +17,17 @@ from har_pipeline.core.errors import WeightsError
 from har_pipeline.core.files import cached_weights, file_sha256
 from har_pipeline.core.records import Stream
 from har_pipeline.models.extractors.base import Net, Preprocess, Weights
+from har_pipeline.models.state import key_differences
 
 log = logging.getLogger(__name__)
+
+# Under what a training's checkpoint has the state dict, and what modules that hold a net put before all of its keys.
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net")
+PREFIXES = ("model.", "net.")
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.int64, torch.int32)
+VIEWS_BYTES = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +98,18 @@ def _download(net: Net, name: str, weights: Weights, path: Path) -> None:
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a `.safetensors`, `.pt` or `.pth` file; no pickled code is ever run.
 
-    Raises: WeightsError if the file is not a state dict of tensors.
+    The dict may stand under a name of `WRAPPERS`, as in the checkpoint of a training, and its keys may have what
+    DataParallel and other wrappers put into them.
+    Raises: WeightsError if the file is not a state dict of plain tensors.
     """
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
-        values = torch.load(path, map_location="cpu", weights_only=True)
+            values: Any = load_file(path)
+        else:
+            _check_archive(path)
+            values = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # The library's own text would suggest to run the code.
         raise WeightsError(
@@ -103,30 +119,69 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # bytes that are no weights can break the reader anywhere
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"{path}: not a readable weights file ({first})") from error
-    for key in ("state_dict", "model_state"):  # a checkpoint of a training run
-        if isinstance(values, dict) and isinstance(values.get(key), dict):
-            values = values[key]
-    if not isinstance(values, dict) or not all(isinstance(v, torch.Tensor) for v in values.values()):
-        raise WeightsError(f"{path}: holds no state dict of tensors")
-    return values
+    while isinstance(values, dict) and (inner := [k for k in WRAPPERS if isinstance(values.get(k), dict)]):
+        values = values[inner[0]]
+    if not isinstance(values, dict) or not values:
+        raise WeightsError(f"{path}: holds no state dict of tensors, but {_described(values)}")
+    for key, value in values.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor) or not _is_plain(value):
+            raise WeightsError(f"{path}: holds no state dict of tensors: {str(key)[:80]!r} is {_described(value)}")
+    # A view may claim to be larger than its data.
+    if sum(value.numel() * value.element_size() for value in values.values()) > path.stat().st_size + VIEWS_BYTES:
+        raise WeightsError(f"{path}: holds tensors that are larger than their data")
+    return _without_wrappers(values, path)
 
 
-def load_strictly(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
-    """Copy a state dict into a module.
+def _check_archive(path: Path) -> None:
+    """Raise ValueError if a zip file would unpack to more than it holds; torch's never do."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("a compressed archive")
+        if sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ValueError("its parts are larger than the file")
 
-    Raises: WeightsError naming keys that are missing, unknown, of another shape or not finite.
+
+def _is_plain(value: torch.Tensor) -> bool:
+    return value.layout == torch.strided and not value.is_quantized and not value.is_meta
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"a {str(value.layout).removeprefix('torch.')} tensor of {str(value.dtype).removeprefix('torch.')}"
+    return "an empty dict" if value == {} else f"a {type(value).__name__}"
+
+
+def _without_wrappers(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+    """Return a state dict without the `module.` of DataParallel anywhere, and without a wrapper's name before all keys."""
+    names = {key: ".".join(part for part in key.split(".") if part != "module") for key in state}
+    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in names.values())), None):
+        names = {key: name.removeprefix(prefix) for key, name in names.items()}
+    if len(set(names.values())) < len(names):
+        raise WeightsError(f"{path}: holds the same part twice, with and without `module.` in its name")
+    return {names[key]: value for key, value in state.items()}
+
+
+def load_strictly(module: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Copy a state dict into a module; counters of batches, which older files lack and no forward pass reads, may be missing.
+
+    Raises: WeightsError naming some of the keys that are missing, unexpected, of another shape or type, or not finite.
     """
+    wanted = module.state_dict()
+    state = {**{key: value for key, value in wanted.items() if key.endswith(".num_batches_tracked")}, **state}
+    shapes = ({key: value.shape for key, value in values.items()} for values in (wanted, state))
+    if differing := key_differences(*shapes):
+        raise WeightsError(f"{path}: does not fit the net: {differing}")
     for key, value in state.items():
+        if value.dtype not in (FLOATS if wanted[key].is_floating_point() else INTEGERS):
+            raise WeightsError(f"{path}: {key} is of type {str(value.dtype).removeprefix('torch.')}")
         if not torch.isfinite(value).all():
             raise WeightsError(f"{path}: {key} holds non-finite values")
-    try:
-        module.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:4]]
-        raise WeightsError(f"{path}: does not fit the net: {' '.join(lines)[:400]}") from error
+    module.load_state_dict(state, strict=True)
 
 
-def load_cut(module: torch.nn.Module, classifier: str, state: dict[str, torch.Tensor], path: Path) -> None:
+def load_cut(module: torch.nn.Module, classifier: str, state: Mapping[str, torch.Tensor], path: Path) -> None:
     """Copy a state dict into a module, strictly, but without its classifier where the module was cut before it.
 
     classifier: the dotted name of the layer that maps features to classes; a module that was cut has an Identity there.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from har_pipeline.models.device import pick_device
 from har_pipeline.training.data import TrainingData, held_out_scores
 from har_pipeline.training.heads.fit import fit_head, probabilities_of
 from har_pipeline.training.history import OnEpoch, epoch_writer, loss_and_accuracy
+from har_pipeline.training.memory import head_need, require_memory
 from har_pipeline.training.options import TrainConfig
 from har_pipeline.training.run_writer import Trained, part_accuracy, write_run
 
@@ -24,17 +26,20 @@ def train_head(
     *,
     overwrite: bool = False,
     tensorboard: bool = False,
+    job: str = "",
     on_epoch: OnEpoch = lambda epoch: None,
 ) -> RunSummary:
     """Train a head on a split's training videos, score its validation and test videos, and write the run folder.
 
     Several streams are joined by mid fusion. On one CPU machine the same arguments give the same weights, bit for bit;
     torch's global random state is left as it was. tensorboard: also write its event files.
+    job: of which the run is a part, see `write_run`.
     Raises: RunError if `run_dir` is taken, validation videos are needed and there are none, streams cannot be joined, the
     device is absent, or the loss becomes NaN.
     """
     start = time.perf_counter()
     check_validation(data.split, config)
+    _check_memory(data, config)
     with new_run_folder(run_dir, overwrite=overwrite) as folder:
         with epoch_writer(folder / TENSORBOARD if tensorboard else None, on_epoch) as report:
             dims, train = [spec.feature_dim for spec in data.specs], data.parts.train
@@ -52,7 +57,16 @@ def train_head(
             device=pick_device(config.device),
             seconds=time.perf_counter() - start,
         )
-        return write_run(folder, run_dir, WEIGHTS, data, config, trained)
+        return write_run(folder, run_dir, WEIGHTS, data, config, trained, job)
+
+
+def _check_memory(data: TrainingData, config: TrainConfig) -> None:
+    """Raise RunError if the longest videos in a batch do not fit into memory; the features are there already."""
+    dims, lengths = [spec.feature_dim for spec in data.specs], data.table.lengths
+    need = head_need(config, dims, len(data.classes), len(lengths), int(lengths.max()))
+    if config.num_steps is None:
+        need = dataclasses.replace(need, features=0)
+    require_memory(need, config, dims)
 
 
 def check_validation(split: Split, config: TrainConfig) -> None:

@@ -19,11 +19,12 @@ from har_pipeline.core.errors import RunError
 from har_pipeline.features.frames import frame_shape
 from har_pipeline.features.table import FeatureTable
 from har_pipeline.models.convlstm.networks import build_network, set_memory
-from har_pipeline.models.device import keep_freed_memory, pick_device, pick_precision
+from har_pipeline.models.device import in_float64, keep_freed_memory, pick_device, pick_precision
 from har_pipeline.training.batches import Frames
-from har_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
+from har_pipeline.training.checkpoint import CHECKPOINT, damaged, load_checkpoint, save_checkpoint
 from har_pipeline.training.data import TrainingData
 from har_pipeline.training.history import Epoch, OnEpoch, loss_and_accuracy
+from har_pipeline.training.memory import network_need, require_memory
 from har_pipeline.training.networks.distributed import ALONE, World
 from har_pipeline.training.networks.loop import Learner, arrange
 from har_pipeline.training.options import VideoTrainConfig
@@ -67,11 +68,14 @@ def make_learner(
 ) -> Learner:
     """Return a learner with fresh weights drawn from the seed.
 
-    Raises: RunError if the device is absent, or the frames are smaller than 48x48 px.
+    Raises: RunError if the frames are smaller than 48x48 px, or the memory is; DeviceError if the device is absent.
     """
     if min(shape[1:]) < SMALLEST_FRAME:
         raise RunError(f"the networks need frames of at least {SMALLEST_FRAME} px, not {shape[1]}; the paper's have 64")
     device = pick_device(config.device)
+    need = network_need(config, shape, num_classes, len(table.lengths), int(table.lengths.max()))
+    # The frames are there already.
+    require_memory(dataclasses.replace(need, features=0), config, [table.feature_dim])
     torch.manual_seed(config.seed)
     network = build_network(config.model, num_classes, channels=shape[0], width=config.width)
     if config.memory_frames is not None:
@@ -114,7 +118,12 @@ def fit_network(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         learner = make_learner(data.table, frame_shape(spec), len(data.classes), config, world)
         state = _Progress(learner, config)
-        state.resume(world.share(load_checkpoint(checkpoint) if checkpoint and world.first else None))
+        found = world.share(load_checkpoint(checkpoint) if checkpoint and world.first else None)
+        if found is not None:
+            try:
+                state.resume(found)
+            except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                raise damaged(checkpoint or Path(CHECKPOINT), error) from error
         seconds_before = sum(epoch.seconds for epoch in state.history)
         while len(state.history) < config.num_epochs:
             start = time.perf_counter()
@@ -139,11 +148,12 @@ class _Progress:
         self.history: list[Epoch] = []
         self.best_weights = copy.deepcopy(learner.network.state_dict())
 
-    def resume(self, state: dict[str, Any] | None) -> None:
-        if state is None:
-            return
-        self.history = [Epoch(**row) for row in state["history"]]
+    def resume(self, state: dict[str, Any]) -> None:
+        self.history = [Epoch(**row) for row in list(state["history"])]
+        if not self.history:
+            raise ValueError("it holds no epoch")
         self.best_weights = state["best_weights"]
+        self.learner.network.load_state_dict(self.best_weights)  # which fails now rather than after the last epoch
         self.learner.network.load_state_dict(state["weights"])
         self.learner.optimizer.load_state_dict(state["optimizer"])
 
@@ -211,11 +221,11 @@ def _train_epoch(state: _Progress, rows: np.ndarray, on_batch: OnBatch) -> tuple
         )
     )
     # sums: loss and correct videos of this process; counts: predictions and videos of all processes.
-    sums, counts, reported = torch.zeros(2, dtype=torch.float64, device=learner.frames.device), [0, 0], 0.0
+    sums, counts, reported = in_float64(torch.zeros(2, device=learner.frames.device)), [0, 0], 0.0
     for place, batch in enumerate(batches):
         rate = state.rate(place / len(batches))
         result = learner.train_batch(batch, itertools.repeat(rate))
-        sums += torch.stack([torch.stack(result.losses).sum().double(), result.correct.double()])
+        sums += torch.stack([in_float64(torch.stack(result.losses).sum()), in_float64(result.correct)])
         counts = [counts[0] + len(result.losses) * len(batch.rows), counts[1] + len(batch.rows)]
         # Reading a number waits for the device, so not every batch is reported.
         if time.perf_counter() - reported > REPORT_SECONDS or place + 1 == len(batches):

@@ -25,6 +25,7 @@ from har_pipeline.models.convlstm.windows import (
     stateless_indices,
     window_weights,
 )
+from har_pipeline.models.device import in_float64
 from har_pipeline.training.batches import Frames
 from har_pipeline.training.networks.distributed import ALONE, World
 from har_pipeline.training.options import StateGradient
@@ -200,6 +201,8 @@ class Learner:
         found = video_probabilities(
             self.network, self.frames, rows, self.num_classes, precision=self.precision, whole=whole, world=self.world
         )
+        if self.world.size == 1:
+            return found
         return self.world.total(torch.from_numpy(found).to(self.frames.device)).cpu().numpy()
 
 
@@ -238,5 +241,6 @@ def clip_probabilities(
         enabled = precision == "bf16"
         with torch.inference_mode(), torch.autocast(frames.device.type, torch.bfloat16, enabled=enabled):
             logits, state = network(frames.clips(rows, indices[:, window]), state)
-            votes = votes.to(logits.device) + weight * logits.double().softmax(dim=1)
+            logits = in_float64(logits)
+            votes = votes.to(logits.device) + weight * logits.softmax(dim=1)
     return votes.cpu().numpy()

@@ -7,11 +7,13 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from har_pipeline.core.errors import RunError
 from har_pipeline.evaluation.run_folder import VIDEO, RunSummary, lasting_run_folder, split_info
 from har_pipeline.models.convlstm.windows import BIN_EDGES
-from har_pipeline.training.checkpoint import CHECKPOINT
+from har_pipeline.training.checkpoint import CHECKPOINT, load_checkpoint
 from har_pipeline.training.data import TrainingData, held_out_scores
 from har_pipeline.training.history import OnEpoch
+from har_pipeline.training.lock import training_lock
 from har_pipeline.training.networks.distributed import ALONE, World
 from har_pipeline.training.networks.fit import OnBatch, fit_network
 from har_pipeline.training.options import VideoTrainConfig
@@ -26,22 +28,28 @@ def train_network(
     run_dir: Path,
     *,
     overwrite: bool = False,
+    job: str = "",
+    locked: bool = False,
     world: World = ALONE,
     on_epoch: OnEpoch = lambda epoch: None,
     on_batch: OnBatch = lambda progress: None,
 ) -> RunSummary | None:
     """Train a network on a split's training videos, score its validation and test videos, and write the run folder.
 
-    A killed training resumes at the epoch it had reached when the same call is made again. world: the processes that
-    train together; all make the same call, the first one writes, and the others return None. On one CPU machine the same
-    call gives the same weights, bit for bit, interrupted or not; GPUs add in varying order. The summary's train_accuracy
-    is that of the best epoch while the weights moved; its seconds include the epochs of earlier, interrupted processes.
+    A killed training resumes at the epoch it had reached when the same call is made again. job: of which the run is a
+    part, see `write_run`. locked: as `jobs.run_jobs`. world: the processes that train together; all make the same call,
+    the first one writes, and the others return None. On one CPU machine the same call gives the same weights, bit for
+    bit, interrupted or not; GPUs add in varying order. The summary's train_accuracy is that of the best epoch while the
+    weights moved; its seconds include the epochs of earlier, interrupted processes.
     Raises: RunError if `run_dir` is taken or of an unfinished run with other options or data, or the loss is not finite;
     FeatureMismatchError if the data are not raw frames.
     """
     start = time.perf_counter()
-    with _run_folder(data, config, run_dir, world, overwrite) as folder:
+    lock = training_lock(run_dir) if world.first and not locked else nullcontext()
+    with lock, _run_folder(data, config, run_dir, world, overwrite) as folder:
         checkpoint = folder and folder / CHECKPOINT
+        if checkpoint and overwrite:
+            _remove_damaged(checkpoint)
         fitted = fit_network(data, config, checkpoint=checkpoint, world=world, on_epoch=on_epoch, on_batch=on_batch)
         score = functools.partial(fitted.learner.probabilities, whole=config.long_videos == "whole")
         # All processes have a share of the videos to score.
@@ -67,9 +75,16 @@ def train_network(
                 "files_sha256": data.files_sha256,
             },
         )
-        summary = write_run(folder, run_dir, NETWORK, data, config, trained)
+        summary = write_run(folder, run_dir, NETWORK, data, config, trained, job)
         (folder / CHECKPOINT).unlink(missing_ok=True)
     return summary
+
+
+def _remove_damaged(checkpoint: Path) -> None:
+    try:
+        load_checkpoint(checkpoint)
+    except RunError:
+        checkpoint.unlink()
 
 
 def _run_folder(

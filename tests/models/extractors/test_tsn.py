@@ -251,10 +251,10 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
     path = tmp_path / "bn.pth"
     state = bn_inception_state()
     torch.save({k: v for k, v in state.items() if k != "inception_4c_3x3.bias"}, path)
-    with pytest.raises(WeightsError, match=r"bn\.pth: does not fit the net: Missing key.*inception_4c_3x3\.bias"):
+    with pytest.raises(WeightsError, match=r"bn\.pth: does not fit the net: .*missing.*inception_4c_3x3\.bias"):
         load("tsn_bninception", path)
     torch.save({**state, "inception_6a_3x3.bias": torch.zeros(3)}, path)
-    with pytest.raises(WeightsError, match=r"Unexpected key.*inception_6a_3x3\.bias"):
+    with pytest.raises(WeightsError, match=r"unexpected.*inception_6a_3x3\.bias"):
         load("tsn_bninception", path)
     torch.save(state, path)
     with pytest.raises(WeightsError, match="does not fit the net"):
@@ -263,10 +263,10 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="not a readable weights file"):
         load("tsn_bninception", path)
     torch.save(bn_inception_state(channels=10), path)
-    with pytest.raises(WeightsError, match=r"size mismatch for conv1_7x7_s2\.weight"):
+    with pytest.raises(WeightsError, match=r"of another shape.*conv1_7x7_s2\.weight"):
         load("tsn_bninception", path)
     torch.save(bn_inception_state(classes=400), path)
-    with pytest.raises(WeightsError, match=r"size mismatch for fc\.weight"):
+    with pytest.raises(WeightsError, match=r"of another shape.*fc\.weight"):
         load("tsn_bninception", path, layer="logits")
 
 

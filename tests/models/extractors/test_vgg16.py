@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -67,3 +69,63 @@ def test_vgg16_loads_a_keras_file_with_its_own_preprocessing(tmp_path: Path) -> 
     with torch.inference_mode():
         expected = wanted(bgr.permute(0, 3, 1, 2)[:, :, None])
     torch.testing.assert_close(extractor(clips), expected, rtol=1e-3, atol=1e-3)
+
+
+def write_keras(path: Path, change: Callable[[Any], None]) -> None:
+    """Write a file as Keras does, of zeros, and change it."""
+    h5py = pytest.importorskip("h5py")
+    convolutions = [m for m in VGG16("pool5").features if isinstance(m, nn.Conv2d)]
+    names = [f"block{b}_conv{i}" for b, n in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, n + 1)]
+    with h5py.File(path, "w") as file:
+        for name, conv in zip(names, convolutions, strict=True):
+            outputs, inputs, *size = conv.weight.shape
+            file.create_dataset(f"{name}/{name}_W_1:0", (*size, inputs, outputs), "f4")
+            file.create_dataset(f"{name}/{name}_b_1:0", (outputs,), "f4")
+        change(file)
+
+
+def replaced(name: str, shape: tuple[int, ...], dtype: str = "f4", **options: Any) -> Callable[[Any], None]:
+    def change(file: Any) -> None:
+        del file[f"block1_conv1/block1_conv1_{name}_1:0"]
+        file.create_dataset(f"block1_conv1/block1_conv1_{name}_1:0", shape, dtype, **options)
+
+    return change
+
+
+def link_elsewhere(file: Any) -> None:
+    import h5py
+
+    del file["block1_conv1"]
+    file["block1_conv1"] = h5py.ExternalLink("/etc/hostname", "/a")
+
+
+def keep_elsewhere(file: Any) -> None:
+    replaced("b", (64,), external=[("/etc/hostname", 0, 256)])(file)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        replaced("W", (10**6, 10**6), chunks=(100, 100)),
+        replaced("b", (65,)),
+        replaced("b", (64,), "i8"),
+        replaced("b", ()),
+        link_elsewhere,
+        keep_elsewhere,
+        lambda file: file.pop("block3_conv2"),
+        lambda file: file["block1_conv1"].pop("block1_conv1_b_1:0"),
+    ],
+)
+def test_odd_keras_files_are_one_line_and_nothing_else_is_read(tmp_path: Path, change: Callable[[Any], None]) -> None:
+    write_keras(tmp_path / "vgg.h5", change)
+    with pytest.raises(WeightsError, match=r"vgg\.h5: not a readable Keras file") as caught:
+        build_extractor("vgg16", layer="pool5", weights=str(tmp_path / "vgg.h5"), device="cpu")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x89HDF\r\n\x1a\n" + bytes(100)])
+def test_files_that_are_no_hdf5(tmp_path: Path, content: bytes) -> None:
+    pytest.importorskip("h5py")
+    (tmp_path / "vgg.h5").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"vgg\.h5: not a readable Keras file"):
+        build_extractor("vgg16", weights=str(tmp_path / "vgg.h5"), device="cpu")

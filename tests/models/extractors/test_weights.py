@@ -1,16 +1,24 @@
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from malice import Malice, malicious_pickle
+from safetensors.torch import save_file
+from torch import nn
 
-from har_pipeline.core.errors import WeightsError
+from har_pipeline.core.errors import ExtractionError, WeightsError
 from har_pipeline.core.files import cached_weights
 from har_pipeline.models.extractors import build_extractor
 from har_pipeline.models.extractors import weights as weights_module
+from har_pipeline.models.extractors.nets import all_nets
+from har_pipeline.models.extractors.tsn import SegmentNet
 from har_pipeline.models.extractors.vgg16 import VGG16
-from har_pipeline.models.extractors.weights import read_state_dict
+from har_pipeline.models.extractors.weights import PREFIXES, load_strictly, read_state_dict
 
 
 def test_bad_weights_give_clear_errors(tmp_path: Path) -> None:
@@ -90,3 +98,144 @@ def test_files_of_another_kind_are_no_weights(tmp_path: Path, content: bytes) ->
     path.write_bytes(content)
     with pytest.raises(WeightsError, match=r"names\.txt: not a readable weights file"):
         read_state_dict(path)
+
+
+class Net(nn.Module):
+    """A small net with a batch normalisation, whose names have all that wrappers add."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.norm = nn.BatchNorm2d(4)
+
+
+def prefixed(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {f"{prefix}{key}": value.clone() for key, value in state.items()}
+
+
+STATE = Net().state_dict()
+WRAPPED: dict[str, Any] = {
+    "plain": STATE,
+    "DataParallel": prefixed(STATE, "module."),
+    "compiled twice": prefixed(STATE, "model.module."),
+    "inside": {key.replace("conv.", "conv.module."): value for key, value in STATE.items()},
+    "lightning": {"state_dict": prefixed(STATE, "model."), "epoch": 3, "optimizer": {"lr": 0.1}},
+    "model": {"model": STATE, "args": None},
+    "model_state": {"model_state": prefixed(STATE, "module."), "epoch": 1},
+    "net": {"net": prefixed(STATE, "net."), "acc": 0.5},
+    "nested": {"model": {"state_dict": prefixed(STATE, "module.model.")}},
+    "without counters": {key: value for key, value in STATE.items() if "batches" not in key},
+    "parameters": dict(Net().named_parameters()) | dict(Net().named_buffers()),
+    "half": {key: value.half() if value.is_floating_point() else value for key, value in STATE.items()},
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".bin"])
+def test_wrapped_state_dicts_load(tmp_path: Path, kind: str, suffix: str) -> None:
+    path = tmp_path / f"net{suffix}"
+    if suffix == ".safetensors":
+        if not all(isinstance(value, torch.Tensor) for value in WRAPPED[kind].values()):
+            pytest.skip("safetensors holds tensors only")
+        save_file({key: value.detach().clone() for key, value in WRAPPED[kind].items()}, path)
+    else:
+        torch.save(WRAPPED[kind], path)
+    net = Net()
+    load_strictly(net, read_state_dict(path), path)
+    for name in ("conv.weight", "norm.running_var"):
+        assert net.state_dict()[name].shape == STATE[name].shape
+    if kind not in ("half", "parameters"):
+        assert torch.equal(net.conv.weight, STATE["conv.weight"])
+
+
+def test_no_net_has_names_that_are_taken_for_a_wrappers() -> None:
+    for net in all_nets().values():
+        for stream in net.inputs:
+            if net.name.startswith("mvit"):
+                continue  # cannot be built without memory; its keys are blocks.<n>. ... as those of its family
+            with torch.device("meta"):
+                try:
+                    module = net.build(net.default_layer, stream)
+                except ExtractionError:
+                    continue  # its package is not installed
+            inner = module.net if isinstance(module, SegmentNet) else module
+            keys = list(inner.state_dict())
+            assert not any("module" in key.split(".") for key in keys), net.name
+            assert not any(all(key.startswith(prefix) for key in keys) for prefix in PREFIXES), net.name
+
+
+def test_keys_that_differ_are_named_and_counted(tmp_path: Path) -> None:
+    many = {f"layer{number}.weight": torch.zeros(2) for number in range(30)}
+    with pytest.raises(WeightsError) as caught:
+        load_strictly(Net(), many, tmp_path / "net.pt")
+    text = str(caught.value)
+    assert "net.pt: does not fit the net: 6 missing (conv.weight, conv.bias, norm.weight" in text
+    assert "30 unexpected (layer0.weight, layer1.weight, layer2.weight, layer3.weight, layer4.weight, ...)" in text
+    reshaped = {**STATE, "conv.weight": torch.zeros(4, 2, 1, 1)}
+    with pytest.raises(WeightsError, match=r"1 of another shape \(conv.weight: \(4, 2, 1, 1\), not \(4, 3, 1, 1\)\)"):
+        load_strictly(Net(), reshaped, tmp_path / "net.pt")
+
+
+def compressed(path: Path) -> None:
+    torch.save(STATE, path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+
+
+def other_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "no weights")
+
+
+ODD: dict[str, Any] = {
+    "a tensor": torch.zeros(2, 2),
+    "a 0-d tensor": torch.tensor(1.0),
+    "a list": [torch.zeros(2)],
+    "a number": 3,
+    "nothing": {},
+    "an empty state": {"state_dict": {}},
+    "another entry": {**STATE, "epoch": 3},
+    "a nested dict": {"conv": {"weight": torch.zeros(2)}},
+    "numbered": {0: torch.zeros(2)},
+    "sparse": {**STATE, "conv.bias": torch.zeros(4).to_sparse()},
+    "infinite": {**STATE, "conv.bias": torch.full((4,), torch.inf)},
+    "complex": {**STATE, "conv.bias": torch.zeros(4, dtype=torch.complex64)},
+    "whole numbers": {**STATE, "conv.bias": torch.zeros(4, dtype=torch.int8)},
+    "0-d": {**STATE, "conv.bias": torch.tensor(1.0)},
+    "lying views": {"conv.weight": torch.zeros(1).expand(10**6, 10**6)},
+    "twice": {**STATE, **prefixed(STATE, "module.")},
+}
+
+
+@pytest.mark.parametrize("kind", [*ODD, "compressed", "other zip", "header", "folder"])
+def test_odd_contents_are_one_line_that_names_the_file(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / ("net.safetensors" if kind == "header" else "net.pt")
+    if kind in ODD:
+        torch.save(ODD[kind], path)
+    elif kind == "header":
+        path.write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        {"compressed": compressed, "other zip": other_zip}[kind](path)
+    with pytest.raises(WeightsError, match=r"net\.(pt|safetensors): ") as caught:
+        load_strictly(Net(), read_state_dict(path), path)
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("net", ["vgg16", "i3d", "c3d", "tsn_bninception", "r3d_18", "efficientnet_lite0"])
+@pytest.mark.parametrize("name", ["evil.pth", "evil.pt", "evil.h5", "evil.safetensors", "evil.bin"])
+def test_no_door_runs_a_pickle(tmp_path: Path, net: str, name: str) -> None:
+    marker = tmp_path / "ran"
+    for content in (malicious_pickle(marker), None):
+        if content is None:
+            torch.save({"state_dict": {"conv1.weight": Malice(marker)}}, tmp_path / name)
+        else:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(WeightsError, match=name):
+            build_extractor(net, weights=str(tmp_path / name), device="cpu")
+    assert not marker.exists()

@@ -222,17 +222,17 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
     path = tmp_path / "mc3.pth"
     state = video.mc3_18(weights=None).state_dict()
     torch.save({k: v for k, v in state.items() if k != "layer4.1.conv2.1.bias"}, path)
-    with pytest.raises(WeightsError, match=r"mc3\.pth: does not fit the net: Missing key.*layer4\.1\.conv2\.1\.bias"):
+    with pytest.raises(WeightsError, match=r"mc3\.pth: does not fit the net: .*missing.*layer4\.1\.conv2\.1\.bias"):
         load("mc3_18", path)
     torch.save(state | {"layer5.bias": torch.zeros(2)}, path)
-    with pytest.raises(WeightsError, match=r"Unexpected key.*layer5\.bias"):
+    with pytest.raises(WeightsError, match=r"unexpected.*layer5\.bias"):
         load("mc3_18", path)
     torch.save(state, path)
     with pytest.raises(WeightsError, match="does not fit the net"):
         load("r3d_18", path)
     torch.save(state | {"fc.weight": torch.zeros(101, 512), "fc.bias": torch.zeros(101)}, path)
     assert load("mc3_18", path).feature_dim == 512
-    with pytest.raises(WeightsError, match=r"size mismatch for fc\.weight"):
+    with pytest.raises(WeightsError, match=r"of another shape.*fc\.weight"):
         load("mc3_18", path, layer="logits")
     path.write_bytes(path.read_bytes()[:1_000_000])
     with pytest.raises(WeightsError, match="not a readable weights file"):

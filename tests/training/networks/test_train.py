@@ -272,7 +272,7 @@ def test_an_unfinished_run_does_not_go_on_with_other_labels(task: Task, tmp_path
 
 def test_two_processes_do_not_train_one_run(task: Task, tmp_path: Path) -> None:
     def again(progress: BatchProgress) -> None:
-        with pytest.raises(RunError, match="another process is training this run"):
+        with pytest.raises(RunError, match=r"another process is training there \(pid"):
             task.train(FAST, tmp_path / "run")
         raise Stop
 
@@ -390,3 +390,30 @@ def test_a_gpu_trains_as_the_cpu_and_goes_on_after_a_stop(task: Task, tmp_path: 
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
     task.train(dataclasses.replace(config, precision="auto"), tmp_path / "bf16")
     assert json.loads((tmp_path / "bf16/run.json").read_text())["precision"] in ("bf16", "fp32")
+
+
+def test_a_damaged_checkpoint_is_an_error_and_overwrite_starts_again(task: Task, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        task.train(FAST, tmp_path / "run", on_batch=stop)
+    checkpoint = tmp_path / ".run.partial" / CHECKPOINT
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1
+    checkpoint.write_bytes(content)
+    with pytest.raises(RunError, match=r"checkpoint\.pt: damaged .*--overwrite"):
+        task.train(FAST, tmp_path / "run")
+    epochs: list[Epoch] = []
+    task.train(FAST, tmp_path / "run", overwrite=True, on_epoch=epochs.append)
+    assert epochs[0].epoch == 1
+
+
+@pytest.mark.parametrize("change", ["history", "weights", "optimizer", "best_weights"])
+def test_a_checkpoint_of_something_else_is_an_error(task: Task, tmp_path: Path, change: str) -> None:
+    with pytest.raises(Stop):
+        task.train(FAST, tmp_path / "run", on_batch=stop)
+    checkpoint = tmp_path / ".run.partial" / CHECKPOINT
+    state = load_checkpoint(checkpoint)
+    assert state is not None
+    for wrong in ({}, {"nonsense": [1]}, 7, None):
+        save_checkpoint(checkpoint, {**state, change: wrong})
+        with pytest.raises(RunError, match=r"checkpoint\.pt: damaged"):
+            task.train(FAST, tmp_path / "run")

@@ -83,3 +83,22 @@ def test_a_kill_while_writing_leaves_nothing_that_counts(tmp_path: Path) -> None
     found = cache.get("video", (0, 1), FlowSpec(), (6, 8))
     assert found is not None
     assert found.min() == 1
+    # The first writing of a process into a folder removes what dead ones left there.
+    assert not list(tmp_path.rglob("*.partial-*"))
+
+
+def test_a_cache_that_cannot_be_written_costs_the_reuse_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flow, place = np.zeros((6, 8, 2), np.float32), ("video", (0, 1), FlowSpec(), (6, 8))
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "full"):
+        cache = FlowCache(folder)
+        if folder.name == "full":
+
+            def full(self: Path, data: bytes) -> int:
+                raise OSError(28, "No space left on device")
+
+            monkeypatch.setattr(Path, "write_bytes", full)
+        cache.put(*place, flow)
+        assert cache.problem.startswith(f"{folder}: flow is not kept any more (")
+        assert cache.get(*place) is None
+        cache.put(*place, flow)  # not tried again
