@@ -151,10 +151,12 @@ def test_one_bad_video_costs_itself_only(tmp_path: Path) -> None:
 
 def test_what_failed_is_tried_again_only_when_asked(tmp_path: Path) -> None:
     records = depth_records(tmp_path, 2)
-    moved = (tmp_path / "v0").rename(tmp_path / "elsewhere")
+    for file in (tmp_path / "v0").iterdir():
+        file.rename(file.with_suffix(".hidden"))
     store, first = run(records, tmp_path)
     assert list(first.failed) == ["v0"]
-    moved.rename(tmp_path / "v0")
+    for file in (tmp_path / "v0").iterdir():
+        file.rename(file.with_suffix(".png"))
     _, second = run(records, tmp_path)
     assert (second.done, second.already, list(second.failed_before)) == (0, 1, ["v0"])
     _, third = run(records, tmp_path, retry_failed=True)
@@ -163,7 +165,7 @@ def test_what_failed_is_tried_again_only_when_asked(tmp_path: Path) -> None:
 
 def test_a_video_that_hangs_or_kills_its_process_costs_itself_only(tmp_path: Path) -> None:
     records = depth_records(tmp_path)
-    os.mkfifo(tmp_path / "v1" / "MDepth-00000099.png")  # reading it waits for ever
+    os.mkfifo(tmp_path / "v1" / "MDepth-00000014.png")  # reading it waits for ever
     _, summary = run(records, tmp_path, time_limit_s=1.5)
     assert (summary.done, list(summary.failed)) == (2, ["v1"])
     assert "took longer than the limit of 1.5 s" in summary.failed["v1"]
