@@ -84,7 +84,9 @@ def main() -> None:
         sys.exit("needs uv: pip install uv")
     hidden = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "HAR_CACHE")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    environment.setdefault("OMP_NUM_THREADS", "1")  # processes that share cores lose more to waiting threads than they gain
+    environment.setdefault(
+        "OMP_NUM_THREADS", "1"
+    )  # processes that share cores lose more to waiting threads than they gain
     environment["PATH"] = os.pathsep.join([*pyenv_folders(), environment["PATH"]])
     with tempfile.TemporaryDirectory(prefix="har-compat-") as folder:
         work = Path(folder)

@@ -3,9 +3,9 @@
 The embedded data set is rendered, and every command is run undisturbed. Then, each with the same command again afterwards:
 `kills`: SIGKILL at random moments, up to three before the command may end; `writers`: three processes at once on one store,
 two broken files among its videos; `full_disk`: the disk is full half-way, later it is not; `failed_reads`: the disk gives an
-error for some files; `hanging_reads`: FIFOs that nobody writes to; `broken_files`: cut, zeroed, flipped, empty or of another
-kind than they say. Every result is compared with the undisturbed one: features, frames, packs, reductions, weights and
-scores bit for bit. Of each it counts
+error for some files; `hanging_reads`: FIFOs that nobody writes to; `broken_files`: cut, zeroed, empty or of another kind
+than they say, pictures of depth also with flipped bits. Every result is compared with the undisturbed one: features,
+frames, packs, reductions, weights and scores bit for bit. Of each it counts
     lost        results that are not there in the end, and videos of a broken file's neighbours
     wrong       results that differ
     silent      commands that ended with exit code 0 though something was missing, and broken files that are not named
@@ -198,8 +198,9 @@ class Bench:
         self.ways: dict[str, str] = {}
         self.records = self.render()
         self.manifest = self.write_manifest("manifest.csv", self.records)
-        clips = ("--num-clips", 2 if quick else 4, "--device", "cpu")
-        extract = Job("extract", lambda out: ("extract", self.manifest, out / "store.zarr", *clips, "--batch-size", 4))
+        # Spread over the whole video, so that all of a file is read.
+        self.options = ("--sampling", "uniform", "--num-clips", 2 if quick else 4, "--device", "cpu", "--batch-size", 4)
+        extract = Job("extract", lambda out: ("extract", self.manifest, out / "store.zarr", *self.options))
         frames = Job("frames", lambda out: ("frames", self.manifest, out / "frames.zarr", "--size", 48))
         self.jobs = {job.name: job for job in (extract, frames)}
         store, raw = (self.undisturbed(job) for job in (extract, frames))
@@ -439,8 +440,8 @@ class Bench:
         for options in ((), (*by_flow, *cached)) if flow else ((),):
             folder = self.new("broken")
             folder.mkdir()
-            arguments = ("extract", manifest, folder / "store.zarr", "--num-clips", 2 if self.quick else 4)
-            copy = self.copies.start(*arguments, "--batch-size", 4, "--device", "cpu", "--json", *options, *more)
+            arguments = ("extract", manifest, folder / "store.zarr", *self.options, "--json", *options, *more)
+            copy = self.copies.start(*arguments)
             counts.tried += len(bad)
             counts.ended(copy, (1,))
             for record in bad:
@@ -461,8 +462,7 @@ class Bench:
         """Make broken copies of videos and depth folders; each fails by name, or has a note, or the whole file's values."""
         counts = Counts()
         broken = [self.break_video(number) for number in range(videos)]
-        clips = ("--num-clips", 2 if self.quick else 4, "--device", "cpu", "--batch-size", 4, "--json")
-        self.judge(broken, "extract", clips, counts)
+        self.judge(broken, "extract", (*self.options, "--json"), counts)
         broken = [self.break_depth(number) for number in range(depths)]
         self.judge(broken, "frames", ("--size", 48, "--json"), counts)
         return counts
@@ -496,7 +496,8 @@ class Bench:
         record = self.records[number % len(self.records)]
         assert record.path is not None
         data = bytearray(record.path.read_bytes())
-        how = ("cut", "zeroed", "flipped", "empty", "text", "suffix")[number % 6]
+        # No flipped bits: a codec without checksums takes most of them for a picture, see docs/video-files.md.
+        how = ("cut", "zeroed", "empty", "text", "suffix")[number % 5]
         suffix = self.rng.choice((".mp4", ".mkv", ".txt", "")) if how == "suffix" else record.path.suffix
         path = self.folder / f"video{number}_{how}{suffix}"
         path.write_bytes(self.damage(data, how))
@@ -556,7 +557,7 @@ def run(folder: Path, quick: bool, seed: int) -> dict[str, Any]:
         note("full_disk", bench.full_disk(("extract", "train") if quick else tuple(KILLS)))
         note("failed_reads", bench.failed_reads())
         note("hanging_reads", bench.hanging_reads())
-        note("broken_files", bench.broken_files(*((6, 3) if quick else (48, 12))))
+        note("broken_files", bench.broken_files(*((5, 3) if quick else (48, 12))))
     return {
         "benchmark": "faults",
         "seed": seed,

@@ -116,7 +116,7 @@ def change_json(values: Any, changes: list[tuple[float, int]]) -> bytes:
             break
         holder, key = places[min(int(share * len(places)), len(places) - 1)]
         if number < len(VALUES):
-            holder[key] = VALUES[number]
+            holder[key] = copy.deepcopy(VALUES[number])
         else:
             del holder[key]
     return json.dumps(values).replace('"@deep"', "[" * 50_000 + "]" * 50_000).encode()
@@ -477,4 +477,4 @@ def test_a_few_changed_files(name: str, made: Callable[[str], tuple[Path, list[P
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DOORS)
 def test_many_changed_files(name: str, made: Callable[[str], tuple[Path, list[Path]]]) -> None:
-    fuzz(name, *made(name), 60)
+    fuzz(name, *made(name), 100)

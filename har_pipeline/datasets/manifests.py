@@ -123,7 +123,15 @@ def _read_lines(path: Path) -> tuple[list[tuple[int, str]], Path | None]:
             if line.strip():
                 lines.append((number, line + "\n"))
         elif line.startswith(_ROOT_LINE):
-            root = path.parent / Path(line.removeprefix(_ROOT_LINE).strip()).expanduser()
+            stated = line.removeprefix(_ROOT_LINE).strip()
+            try:
+                if _CONTROL.search(stated):
+                    raise ValueError("it contains a control character")
+                root = path.parent / Path(stated).expanduser()
+            except (ValueError, RuntimeError) as error:  # the latter for the home of a user who does not exist
+                raise ManifestError(
+                    f"{path}: root {stated!r} in line {number}: {error}; give it with --root"
+                ) from error
     if not lines:
         raise ManifestError(f"{path}: empty file")
     return lines, root

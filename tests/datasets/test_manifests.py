@@ -238,6 +238,13 @@ def test_manifest_outside_the_data_names_its_root(data: Path, tmp_path_factory: 
     assert inside.read_text() == "video_id,path,label\na,run/a.avi,run\n"
 
 
+@pytest.mark.parametrize("root", ["da\0ta", "~nobody-of-this-name/data", "a\x1bb"])
+def test_a_root_that_is_no_folder_name_is_refused(tmp_path: Path, root: str) -> None:
+    path = written(tmp_path, f"# root: {root}\n{HEADER}a,run/a.avi,run\n")
+    with pytest.raises(ManifestError, match=r"in line 1: .*give it with --root"):
+        read_manifest(path, check_files=False)
+
+
 def test_root_argument_goes_before_the_stated_root_and_row_numbers_stay(data: Path, tmp_path: Path) -> None:
     path = written(tmp_path, f"# root: /gone\n{HEADER}a,run/a.avi,run\nb,run/c.avi,run\n")
     with pytest.raises(ManifestError, match="root /gone is not a folder; give the data's folder with --root"):
