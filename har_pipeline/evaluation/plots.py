@@ -47,6 +47,8 @@ def _save(figure: Figure, path: Path) -> None:
     with warnings.catch_warnings():
         # Characters that matplotlib's font lacks are drawn as boxes, each with a warning.
         warnings.filterwarnings("ignore", r"Glyph .* missing from")
+        # Texts that are longer than the axes are wide: they are drawn all the same, the picture grows.
+        warnings.filterwarnings("ignore", "constrained_layout not applied")
         # Tight, because the constrained layout alone cuts labels beside axes of a fixed aspect.
         figure.savefig(path, bbox_inches="tight")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from run_files import change_info
 from train_split import train_split
 from video_files import make_video
 
@@ -129,6 +130,7 @@ def test_other_weights_than_the_runs_are_refused(tmp_path: Path, records) -> Non
     text = spec_path.read_text(encoding="utf-8")
     assert '"random:3"' in text
     spec_path.write_text(text.replace('"random:3"', '"sha256:' + "0" * 64 + '"'), encoding="utf-8")
+    change_info(tmp_path / "run")
     with pytest.raises(FeatureMismatchError, match="--weights PATH"):
         predict([records[4].path], tmp_path / "run", device="cpu")
 
