@@ -34,7 +34,7 @@ def build(
     as_json: options.AsJson = False,
 ) -> None:
     """Write a manifest from the folder and file names of a data set. Files and folders that do not fit are listed."""
-    from har_pipeline.datasets.builders import build_manifest, left_out
+    from har_pipeline.datasets.builders import build_manifest, left_out, parts_taken_for_classes
     from har_pipeline.datasets.manifests import write_manifest
 
     records = build_manifest(dataset, root, sequences=sequences, splits=splits, split_index=split_index)
@@ -43,6 +43,11 @@ def build(
         note(
             f"folders named after parts ({', '.join(parts)}) fill the column split, the folders below them are the "
             "classes; --protocol column trains and tests on these parts"
+        )
+    if dataset == "folder" and (parts := parts_taken_for_classes(root, records)):
+        note(
+            f"NOTE: the folders {', '.join(parts)} look like parts of a split, but other folders stand beside them, so all of "
+            "them are taken for classes; move the others away if that is wrong"
         )
     labels = {record.label for record in records}
     others = left_out(root, records, known=(out, sequences, splits))

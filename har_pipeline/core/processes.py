@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +36,20 @@ def interrupts_kept_back() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _isolated() -> Iterator[None]:
+    """Start interpreters in this context, and files in the current folder do not stand in for installed modules there."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
+@contextlib.contextmanager
 def working_on(
     tasks: Sequence[Task],
     work: Callable[[Task], Made],
@@ -47,9 +62,10 @@ def working_on(
     initializer: called with `arguments` in each process.
     """
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=initializer, initargs=arguments)
+    with _isolated():  # it starts a process of its own
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=initializer, initargs=arguments)
     try:
-        with interrupts_kept_back():
+        with interrupts_kept_back(), _isolated():
             futures = {pool.submit(work, task): task for task in tasks}
         yield futures
     except BaseException:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +61,8 @@ def check_video_id(video_id: str) -> str:
 class VideoRecord:
     """One row of a manifest: the frames `[start_frame, end_frame)` of a file, numbered from 0.
 
+    Names of classes, people and so on are kept in Unicode's composed form (NFC): typed names and those of a Mac's folders
+    differ in nothing that can be seen.
     Raises: ValueError if the id is illegal, the range is empty or negative, or no path is given.
     """
 
@@ -78,6 +81,10 @@ class VideoRecord:
 
     def __post_init__(self) -> None:
         check_video_id(self.video_id)
+        for name in ("label", "subject", "group", "camera", "scenario", "split"):
+            text = getattr(self, name)
+            if text and not text.isascii():
+                object.__setattr__(self, name, unicodedata.normalize("NFC", text))
         if not self.label:
             raise ValueError(f"{self.video_id}: label is empty")
         if self.path is None and self.depth_path is None:

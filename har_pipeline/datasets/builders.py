@@ -25,11 +25,13 @@ UTD_MHAD_LABELS = (
     *("jog", "walk", "sit_to_stand", "stand_to_sit", "lunge", "squat"),
 )
 
-_PART_OF_FOLDER = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
+_PARTS = {
+    **dict.fromkeys(("train", "training", "trainval"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+# As in `videos_train`, `train_256`, `training_set`.
+_PART_FOLDER = re.compile(rf"(?:videos?[_-])?({'|'.join(_PARTS)})(?:[_-]?(?:set|split|data|videos?|\d+))?")
 
 _KTH = re.compile(r"(person\d\d)_([a-z]+)_(d[1-4])(?:_uncomp)?")
 _UCF11 = re.compile(r"v_(.+)_(\d\d)_(\d\d)")
@@ -123,7 +125,15 @@ def _folder(root: Path, options: BuildOptions) -> list[VideoRecord]:
 
 def _part_of_folder(name: str) -> str | None:
     """Return `train`, `val` or `test` for a folder named after a part of a split, else None."""
-    return _PART_OF_FOLDER.get(name.lower().removeprefix("videos_"))
+    match = _PART_FOLDER.fullmatch(name.lower())
+    return _PARTS[match[1]] if match else None
+
+
+def parts_taken_for_classes(root: Path, records: Sequence[VideoRecord]) -> list[str]:
+    """Return the classes that are named after parts of a split and have folders below, as parts would; of `folder`'s rule."""
+    base = root.expanduser().resolve()
+    deep = {record.label for record in records if record.path and len(record.path.relative_to(base).parts) > 2}
+    return sorted(label for label in deep if _part_of_folder(label)) if not any(r.split for r in records) else []
 
 
 def _kth(root: Path, options: BuildOptions) -> list[VideoRecord]:

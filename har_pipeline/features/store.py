@@ -266,7 +266,8 @@ def _array_of(node: Path, values: Mapping[str, Any]) -> np.ndarray:
 def _source_checksum(commit: Mapping[str, Any]) -> str:
     """Return the checksum of what numbers depend on beside the features themselves."""
     names = ("clip_starts", "clip_ends", "clip_times_s", "num_frames", "fps", "padded")
-    text = json.dumps({name: commit[name] for name in names}, sort_keys=True, separators=(",", ":"))
+    known = {**{name: commit[name] for name in names}, **({"id": commit["id"]} if "id" in commit else {})}
+    text = json.dumps(known, sort_keys=True, separators=(",", ":"))
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
@@ -305,7 +306,7 @@ class FeatureStore:
         self.path = Path(path)
         meta = self.path / META
         if create and not (meta.exists() and meta.stat().st_size):
-            if self.path.exists() and not (self.path.is_dir() and all(map(_is_unborn, self.path.iterdir()))):
+            if self.path.exists() and not (self.path.is_dir() and all(map(_is_own, self.path.iterdir()))):
                 raise StoreError(f"{self.path} exists and is not a feature store: choose another path")
             with writing_to(self.path):
                 # Two processes may get here together: both write the same bytes.
@@ -762,6 +763,12 @@ def _is_unborn(node: Path) -> bool:
     return partial or (node.name == META and node.is_file() and not node.stat().st_size)
 
 
+def _is_own(node: Path) -> bool:
+    """Whether a file or folder may stand in a store whose own metadata is missing or empty: they are then written again."""
+    own = node.name in (STAGING, FAILURES, REDUCTION) or _SET_NAME.fullmatch(node.name) is not None
+    return _is_unborn(node) or (own and node.is_dir())
+
+
 def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
@@ -802,6 +809,8 @@ def _read_commit(node: Path, values: Mapping[str, Any]) -> dict[str, Any]:
         _source_checksum(commit) if "clip_times_s" in commit else None
     ):
         raise ValueError("its clips, times or frame rate differ from their checksum")
+    if commit.get("id", node.name) != node.name:
+        raise ValueError(f"these are the features of {commit['id']!r}")
     return commit
 
 
@@ -883,6 +892,7 @@ class FeatureWriter:
             raise StoreError(f"{self._final.name}: {len(source.clip_starts)} clips are described, not {self._written}")
         commit = {
             "complete": True,
+            "id": self._final.name,
             "checksum": f"sha256:{self._hash.hexdigest()}",
             "num_clips": self._written,
             "num_frames": int(source.num_frames),

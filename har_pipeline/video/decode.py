@@ -12,6 +12,7 @@ every network.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -52,7 +53,10 @@ _DURATION_SHARE = 0.9
 _DURATION_IN_HEADER = ("matroska,webm", "flv", "asf", "mov,mp4,m4a,3gp,3g2,mj2")
 # Codecs whose arithmetic coders take any bytes for pictures, and never write so many zero bytes in a row.
 _NO_ZEROS = ("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "vvc")
-_HOLE = bytes(1024)
+_HOLE = bytes(256)
+# The name (GUID) of an ASF file's properties, which stand near its start.
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_ASF_HEAD_BYTES = 2**16
 # Sine of one degree, the turn that ffmpeg takes for none.
 _ANGLE_SLACK = 0.0175
 # The ffmpeg program prefers a stream that the file marks as the default one to others with this many px more.
@@ -74,6 +78,7 @@ class VideoInfo:
     container_frames: int  # the header's count, 0 if it has none
     packet_frames: int  # packets with a picture to be shown, nearly always the number of decodable frames
     hidden_packets: int  # packets without one
+    share_read: float  # of the file's bytes, of a format that says nothing else of its length (GIF)
     filled: bool  # some of them are fillers, whose places in time no frame takes
     codec: str
     container: str
@@ -89,12 +94,15 @@ class VideoInfo:
     def announced_frames(self) -> int:
         """How many frames the file should have.
 
-        The header's count less the hidden packets; without a count, by the duration if the file was cut off, else the packets.
+        The header's count less the hidden packets; without a count, by the duration or the size of the file if reading ended
+        early, else the packets.
         """
         if self.container_frames:
             return self.container_frames - self.hidden_packets
         if self.end_s < self.expected_s * _DURATION_SHARE - _MISCOUNT / self.fps:
             return max(self.packet_frames, round(self.expected_s * self.fps))
+        if self.share_read < _DURATION_SHARE:  # the rest could not be read
+            return round(self.packet_frames / self.share_read)
         return self.packet_frames
 
     def timing_of_frames(self, ticks: list[int | None]) -> Timing:
@@ -115,12 +123,16 @@ def probe(path: Path) -> VideoInfo:
         context = stream.codec_context
         name = container.format.name
         tick_s = float(stream.time_base or 0)
-        counted, says_duration = stream.frames > 0, name in _DURATION_IN_HEADER
+        # The frames of a GIF are counted by FFmpeg, as far as it comes.
+        counted, says_duration = stream.frames > 0 and name != "gif", name in _DURATION_IN_HEADER
         expected_s = (container.duration or 0) / 1e6 if says_duration else 0.0
+        if name == "asf":  # FFmpeg does not believe the header of a file that was cut off
+            expected_s = max(expected_s, _asf_duration_s(path))
         # A Matroska file may have its index (cues) before its frames.
         for entry in getattr(stream, "index_entries", None) or ():
             expected_s = max(expected_s, entry.timestamp * tick_s) if says_duration else 0.0
         end_s, hidden, fillers = 0.0, 0, 0
+        end_byte = 0
         pts: list[int | None] = []
         dts: list[int | None] = []
         try:
@@ -135,6 +147,8 @@ def probe(path: Path) -> VideoInfo:
                 elif packet.size and packet.is_discard:  # by an MP4's edit list
                     hidden += 1
                 elif packet.size:
+                    if name == "gif":  # of which the last packet takes in what follows
+                        end_byte = (packet.pos or 0) + len(bytes(packet).rstrip(b"\0"))
                     pts.append(packet.pts)
                     dts.append(packet.dts)
         except av.error.MemoryError:
@@ -154,8 +168,9 @@ def probe(path: Path) -> VideoInfo:
             tick_s=tick_s,
             expected_s=expected_s,
             end_s=end_s,
-            container_frames=stream.frames,
+            container_frames=stream.frames if counted else 0,
             packet_frames=len(pts),
+            share_read=min(1.0, end_byte / path.stat().st_size) if end_byte else 1.0,
             hidden_packets=hidden + fillers,
             filled=fillers > 0,
             codec=context.name,
@@ -163,6 +178,18 @@ def probe(path: Path) -> VideoInfo:
             pixel_format=str(context.pix_fmt),
             notes=notes,
         )
+
+
+def _asf_duration_s(path: Path) -> float:
+    """Return the duration in the header of an ASF or WMV file, 0 if it is not found."""
+    with path.open("rb") as file:
+        head = file.read(_ASF_HEAD_BYTES)
+    start = head.find(_ASF_PROPERTIES)
+    fields = head[start + 24 : start + 88]  # after the object's name and size
+    if start < 0 or len(fields) < 64:
+        return 0.0
+    duration, _, preroll_ms = struct.unpack("<QQQ", fields[40:64])
+    return max(0.0, duration / 1e7 - preroll_ms / 1e3)
 
 
 def _is_filler(packet: Any, codec: str) -> bool:
@@ -185,6 +212,8 @@ def _open(path: Path) -> Iterator[tuple[Any, Any, tuple[str, ...]]]:
     if path.stat().st_size == 0:
         raise VideoError(f"{path}: the file is empty")
     options = {"protocol_whitelist": "file", "format_whitelist": ",".join(_FORMATS)}
+    if names_other_files(path):
+        raise VideoError(f"{path}: is a playlist or description that names other files; only video files are read")
     try:
         container = av.open(f"file:{path.absolute()}", container_options=options, **_OPENING)
     except av.error.MemoryError:
@@ -204,6 +233,13 @@ def _open(path: Path) -> Iterator[tuple[Any, Any, tuple[str, ...]]]:
             f"{len(found)} video streams: the one of {context.width}x{context.height} px is read (stream {best.index})"
         )
         yield container, best, (sizes,) if len(found) > 1 else ()
+
+
+def names_other_files(path: Path) -> bool:
+    """Whether a file begins as a playlist, a session description or the like does."""
+    with path.open("rb") as file:
+        head = file.read(256).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return head.startswith((b"#extm3u", b"ffconcat", b"v=0", b"<?xml", b"<mpd", b"<asx", b"[playlist]", b"[reference]"))
 
 
 def _is_picture(stream: Any) -> bool:

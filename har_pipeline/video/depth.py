@@ -188,8 +188,10 @@ def _read_mat(path: Path, start: int, stop: int | None, timing: Timing, max_fram
         raise VideoError(f"{path}: the file is empty")
     try:
         # The headers alone, before anything large is read.
-        for name, shape, _ in whosmat(path):
-            if name == "d_depth" and len(shape) == 3 and shape[2] > max_frames:
+        for name, shape, kind in whosmat(path):
+            if name == "d_depth" and (len(shape) != 3 or kind != "uint16"):
+                raise VideoError(f"{path}: d_depth is {kind} {shape}, not uint16 (height, width, frames)")
+            if name == "d_depth" and shape[2] > max_frames:
                 raise VideoError(too_many_frames(path, max_frames))
         arrays = loadmat(path, variable_names=["d_depth"])
     except (VideoError, MemoryError):

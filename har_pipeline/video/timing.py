@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 DEFAULT_FPS = 25.0
+# No file plays faster; high-speed cameras record faster.
+_HIGHEST_FPS = 10_000.0
 # How far, in frames, a frame of constant rate may be from its place: time stamps are rounded to ticks, and some cameras
 # jitter; by number and by time such a frame is on screen within the same interval.
 _JITTER = 0.25
@@ -58,23 +60,23 @@ def timing_of(ticks: Sequence[int | None], tick_s: float, header_fps: float) -> 
     the header is believed. header_fps: 0 if it does not say.
     A constant rate is the header's if the time stamps allow it, else a usual rate, else the fitted one.
     """
+    said = f"the header says {header_fps:.6g} frames/s" if header_fps > 0 else "the header says no frame rate"
+    if header_fps > _HIGHEST_FPS:
+        header_fps = 0.0
     if len(ticks) < 2 or None in ticks or tick_s <= 0:
-        if header_fps > 0:
-            return Timing(header_fps)
-        return Timing(
-            DEFAULT_FPS, notes=(f"the file does not say its frame rate: {DEFAULT_FPS:g} frames/s are assumed",)
-        )
+        return Timing(header_fps) if header_fps > 0 else _assumed(said)
     times = (np.array(ticks, np.int64) - int(ticks[0] or 0)) * tick_s
     if header_fps > 0 and _deviation(times, header_fps, fixed=True) <= _allowed(header_fps, tick_s):
         return Timing(header_fps)
     if times[-1] <= 0:
-        return timing_of((), tick_s, header_fps)
+        return Timing(header_fps) if header_fps > 0 else _assumed(said)
     if header_fps > 0 and (skipped := _skipped(times, header_fps)):
         text = f"the time stamps skip {skipped} frames at {header_fps:.6g} frames/s; times follow the time stamps"
         return Timing(header_fps, times, min(tick_s, _MOST_SLACK / header_fps), (text,))
-    said = f"the header says {header_fps:.6g} frames/s" if header_fps > 0 else "the header says no frame rate"
     numbers = np.arange(len(times))
     fitted = 1 / float(np.polyfit(numbers, times, 1)[0])
+    if not fitted < _HIGHEST_FPS:
+        return _assumed(said)
     near = [rate for rate in _USUAL_RATES if abs(rate / fitted - 1) < _NEAR]
     fps = min(near, key=lambda rate: _deviation(times, rate), default=fitted)
     # Over a short clip, coarse time stamps do not tell 29.97 from 30 frames/s: then it is what cameras have used for longer.
@@ -90,6 +92,10 @@ def timing_of(ticks: Sequence[int | None], tick_s: float, header_fps: float) -> 
         f"({said}); times follow the time stamps"
     )
     return Timing(mean, times, min(tick_s, _MOST_SLACK / mean), (text,))
+
+
+def _assumed(said: str) -> Timing:
+    return Timing(DEFAULT_FPS, notes=(f"{said}: {DEFAULT_FPS:g} frames/s are assumed",))
 
 
 def _allowed(fps: float, tick_s: float) -> float:

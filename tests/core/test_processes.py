@@ -71,3 +71,27 @@ def test_decode_workers_end_with_the_command(tmp_path: Path) -> None:
     assert process.returncode in (130, 0), errors  # it may have been done
     assert "Traceback" not in errors
     assert not psutil.wait_procs(children, timeout=10)[1]
+
+
+def test_files_in_the_current_folder_are_not_run(tmp_path: Path) -> None:
+    for name in ("signal", "random", "struct", "numpy", "av", "cv2", "selectors", "tempfile"):
+        (tmp_path / f"{name}.py").write_text("open('RUN', 'w').close()\nraise SystemExit(3)\n")
+    # -P: the script `har` has its own folder, not the current one, on the path.
+    code = "from har_pipeline.cli import main; main()"
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        code,
+        "synth",
+        "out",
+        "--subjects",
+        "1",
+        "--scenario",
+        "d1",
+        "--workers",
+        "2",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, env=python_path(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "RUN").exists()

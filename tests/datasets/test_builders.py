@@ -122,6 +122,13 @@ def test_folders_that_are_no_parts(tmp_path: Path, names: tuple[str, ...], label
     assert {record.split for record in records} == {None}
 
 
+def test_parts_beside_other_folders_are_told_of(tmp_path: Path) -> None:
+    root = tree(tmp_path / "data", "train/a/x.mp4", "test/a/y.mp4", "other/a/z.mp4")
+    done = CliRunner().invoke(app, ["manifest", "build", "folder", str(root), "-o", str(tmp_path / "m.csv")])
+    assert done.exit_code == 0, done.output
+    assert "the folders test, train look like parts of a split, but other folders stand beside them" in done.stderr
+
+
 def test_a_part_without_class_folders_is_an_error(tmp_path: Path) -> None:
     root = tree(tmp_path, "train/run/a.avi", "test/b.avi")
     with pytest.raises(ManifestError, match=r"b\.avi: is not in a class folder; .* named after the class, below test/"):

@@ -362,3 +362,14 @@ def test_summary_counts(data: Path) -> None:
     assert summary.splits == {"test": 1, "train": 1}
     with pytest.raises(ManifestError, match="row 2"):
         check_manifest(written(data, f"{HEADER}a,run/none.avi,run\n"))
+
+
+def test_names_that_look_alike_are_alike(tmp_path: Path) -> None:
+    """A Mac writes an accent as a character of its own."""
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    (tmp_path / "m.csv").write_text(
+        f"video_id,path,label,subject\na,a.avi,{composed},{decomposed}\nb,b.avi,{decomposed},{composed}\n",
+        encoding="utf-8",
+    )
+    records = read_manifest(tmp_path / "m.csv", check_files=False)
+    assert {record.label for record in records} == {record.subject for record in records} == {composed}

@@ -486,3 +486,25 @@ def test_nor_if_it_never_stops(store: FeatureStore) -> None:
     command = [sys.executable, "-c", code, str(store.path), SPEC.name]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=python_path(), timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "30.0\n", "")
+
+
+def test_a_full_store_whose_own_metadata_are_lost_is_mended(store: FeatureStore) -> None:
+    assert write(store, "v0")
+    for content in (b"", None):
+        meta = store.path / "zarr.json"
+        meta.unlink() if content is None else meta.write_bytes(content)
+        again = FeatureStore(store.path, create=True)
+        assert again.video_ids(again.feature_sets()[0]) == ["v0"]
+
+
+def test_features_in_the_folder_of_another_video_are_damage(store: FeatureStore) -> None:
+    assert write(store, "v0")
+    assert write(store, "v1")
+    name = store.feature_sets()[0]
+    folder = store.path / name
+    (folder / "v0").rename(folder / "x")
+    (folder / "v1").rename(folder / "v0")
+    (folder / "x").rename(folder / "v1")
+    found = [one for one in FeatureStore(store.path).verify(name) if one]
+    assert [one.video_id for one in found] == ["v0", "v1"]
+    assert "these are the features of 'v1'" in found[0].reason

@@ -283,7 +283,7 @@ def test_no_other_file_is_opened(tmp_path: Path, name: str, text: str, decoder: 
     make_video(tmp_path / "secret.ts", 10, codec="libx264")
     path = tmp_path / name
     path.write_text(text)
-    with pytest.raises(VideoError, match="is not a readable video"):
+    with pytest.raises(VideoError, match=r"is not a readable video|names other files"):
         list(FrameReader(path, decoder=decoder))
 
 
@@ -371,3 +371,37 @@ def test_real_odd_files(real_data: Path, decoder: str) -> None:
     expected = [resize_frame(frame, Resize(160, (160, 160))) for frame in turned]
     assert [frame.shape[:2] for frame in turned] == [(120, 160)] * 25 + [(160, 120)] * 25
     assert same([clip[0] for clip in clips("turned_midstream.ts")], expected)
+
+
+def test_a_wmv_that_was_cut_off_fails(tmp_path: Path) -> None:
+    for name, codec in (("a.wmv", "wmv2"), ("a.asf", "mjpeg")):
+        fields = {"pixel_format": "yuvj420p"} if codec == "mjpeg" else {}
+        whole = make_video(tmp_path / name, 60, codec=codec, **fields)
+        assert frames_of(whole)[1] == []
+        assert tail_note(probe(whole), 60) == []
+        for share in (0.2, 0.4):
+            _, _, end = cut(task_for(truncate(whole, tmp_path / f"cut_{name}", share), ALL))
+            assert isinstance(end, Failed), (name, share)
+        info = probe(truncate(whole, tmp_path / f"most_{name}", 0.75))
+        assert "frames are announced" in tail_note(info, info.packet_frames)[0]
+
+
+def test_a_gif_that_cannot_be_read_to_its_end_fails_or_is_noted(tmp_path: Path) -> None:
+    whole = make_video(tmp_path / "a.gif", 30, codec="gif", pixel_format="rgb8", fps=10)
+    found = len(frames_of(whole)[0])
+    assert tail_note(probe(whole), found) == []
+    for share, fails in ((0.25, True), (0.8, False)):
+        path = truncate(whole, tmp_path / "cut.gif", share)
+        path.write_bytes(path.read_bytes() + bytes(whole.stat().st_size - path.stat().st_size))
+        _, _, end = cut(task_for(path, ALL))
+        assert isinstance(end, Failed) if fails else "frames are announced" in "; ".join(end.notes)
+
+
+def test_an_impossible_rate_is_not_believed(tmp_path: Path) -> None:
+    data = bytearray(make_video(tmp_path / "a.avi", 10).read_bytes())
+    header = data.index(b"strh") + 8
+    data[header + 20 : header + 28] = struct.pack("<II", 1, 2**31 - 1)
+    (tmp_path / "fast.avi").write_bytes(data)
+    timing = probe(tmp_path / "fast.avi").timing
+    assert timing.fps == 25.0
+    assert "25 frames/s are assumed" in timing.notes[0]
