@@ -239,6 +239,7 @@ def info_of(**changes: object) -> VideoInfo:
         "container_frames": 100,
         "packet_frames": 100,
         "hidden_packets": 0,
+        "share_read": 1.0,
         "filled": False,
         "codec": "mpeg4",
         "container": "avi",
