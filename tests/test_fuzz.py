@@ -475,6 +475,7 @@ def test_a_few_changed_files(name: str, made: Callable[[str], tuple[Path, list[P
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", DOORS)
 def test_many_changed_files(name: str, made: Callable[[str], tuple[Path, list[Path]]]) -> None:
     fuzz(name, *made(name), 100)

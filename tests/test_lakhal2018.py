@@ -63,7 +63,10 @@ def check_cells(result: dict[str, Any], dataset: str, groups: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("dataset", "tree", "classes", "groups"),
-    [("ucf101", ucf101_tree, 101, 5 + 5), ("hmdb51", hmdb51_tree, 51, 5)],
+    [
+        pytest.param("ucf101", ucf101_tree, 101, 5 + 5, marks=pytest.mark.exhaustive),
+        ("hmdb51", hmdb51_tree, 51, 5),
+    ],
 )
 def test_every_cell(
     dataset: str, tree: Any, classes: int, groups: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -88,6 +91,7 @@ def test_every_cell(
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_papers_own_net_and_crops(tmp_path: Path) -> None:
     """C3D, ten crops and all splits on two classes; without IDT the page says so, and a second start trains nothing."""
     root, lists, out = tmp_path / "data", tmp_path / "lists", tmp_path / "out"

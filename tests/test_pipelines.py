@@ -40,7 +40,7 @@ def hmdb51_data(folder: Path) -> list[str]:
     ("dataset", "data", "videos", "classes", "folds"),
     [
         ("kth", kth_data, 599, 6, 1),
-        ("kth", kth_sequence_data, 2391, 6, 1),
+        pytest.param("kth", kth_sequence_data, 2391, 6, 1, marks=pytest.mark.exhaustive),
         ("ucf11", ucf11_data, 11 * 25, 11, 25),
         ("hmdb51", hmdb51_data, 51 * 3 + 1, 51, 3),
     ],

@@ -272,7 +272,7 @@ def test_an_unfinished_run_does_not_go_on_with_other_labels(task: Task, tmp_path
 
 def test_two_processes_do_not_train_one_run(task: Task, tmp_path: Path) -> None:
     def again(progress: BatchProgress) -> None:
-        with pytest.raises(RunError, match=r"another process is training there \(pid"):
+        with pytest.raises(RunError, match=r"another process is training there \(process"):
             task.train(FAST, tmp_path / "run")
         raise Stop
 
