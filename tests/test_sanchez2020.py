@@ -49,6 +49,7 @@ def check_tables(result: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_cell(tmp_path: Path) -> None:
     root, out = tmp_path / "nturgb+d_depth_masked", tmp_path / "out"
     ntu_tree(root, actions=ACTIONS)

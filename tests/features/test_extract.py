@@ -228,6 +228,7 @@ def _command(manifest: Path, store: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # `test_faults.py` has a kill of each command
 def test_killed_at_random_moments_nothing_is_lost_or_wrong(tmp_path: Path) -> None:
     """kill -9 twenty times, at least fifteen between the first and the last commit; the store then equals an
     uninterrupted one bit for bit."""

@@ -193,7 +193,7 @@ def test_memory_does_not_hold_the_rows(
     assert peak < 0.4 * n * d * 8
 
 
-@pytest.mark.parametrize("dim", [256, 512, 1024, 2048])
+@pytest.mark.parametrize("dim", [256, 512, 1024, pytest.param(2048, marks=pytest.mark.exhaustive)])
 def test_the_dimensions_of_the_paper(dim: int) -> None:
     """Few directions more than dim, as cheap as it gets: rows on the axes, whose variances are known."""
     scales = np.linspace(9, 1, 2049)
