@@ -35,6 +35,7 @@ def add_features(store: FeatureStore, records: list[VideoRecord], stream: Stream
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_cell_has_a_number(tmp_path: Path) -> None:
     records = [
         VideoRecord(video_id=f"{label}{group}", label=label, path=tmp_path / f"{label}{group}.avi", group=f"g{group}")

@@ -28,6 +28,7 @@ def har(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_commands_that_need_no_cache_do_not_notice(tmp_path: Path) -> None:
     features, labels = blobs(["x", "y"], 4)
     store, name = feature_store(tmp_path / "store.zarr", features)

@@ -68,6 +68,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_results_show_labels_as_text(work: Path) -> None:
     har("manifest", "check", "m.csv", cwd=work)
     har("splits", "show", "m.csv", "--protocol", "column", cwd=work)
@@ -81,12 +82,14 @@ def test_results_show_labels_as_text(work: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_terminal_that_lacks_a_character_gets_its_escape(work: Path) -> None:
     shown, _ = har("evaluate", "run", cwd=work, env={"PYTHONIOENCODING": "latin-1"})
     assert "\\u5f00" in shown
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_tables_for_people_hold_no_formulas_and_tables_for_machines_the_labels(work: Path) -> None:
     har("evaluate", "run", cwd=work)
     with (work / "run/scores.csv").open(encoding="utf-8", newline="") as file:
@@ -100,6 +103,7 @@ def test_tables_for_people_hold_no_formulas_and_tables_for_machines_the_labels(w
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_predictions_show_labels_and_names_as_text(work: Path) -> None:
     odd = work / "odd\x1b[31m\n$x$\udcff.avi"
     odd.write_bytes((work / "videos" / "$a_0$ [b] <i>\x9b0\u202e.avi").read_bytes())

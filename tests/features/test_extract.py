@@ -268,6 +268,7 @@ def test_killed_at_random_moments_nothing_is_lost_or_wrong(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_processes_extract_one_manifest_into_one_store(tmp_path: Path) -> None:
     records = videos(tmp_path / "videos", 12, frames=10)
     manifest = tmp_path / "manifest.csv"
@@ -283,6 +284,7 @@ def test_two_processes_extract_one_manifest_into_one_store(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path: Path) -> None:
     """Peak memory of a dense extraction of 3,000 frames is within 40 MB of that of 300 frames."""
     code = (

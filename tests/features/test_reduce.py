@@ -243,6 +243,7 @@ reduce_features(store, source, split_of(ids[:200], ids[200:]), ReduceOptions(dim
 """
 
 
+@pytest.mark.exhaustive  # `test_faults.py` has a kill of each command
 @pytest.mark.parametrize("done_before", [0, 20])
 def test_a_killed_process_leaves_whole_videos_only(tmp_path: Path, done_before: int) -> None:
     rng = np.random.default_rng(0)

@@ -362,6 +362,7 @@ def test_a_terminal_shows_a_table(task: Task, tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_killed_sweep_goes_on_and_leaves_no_worker(work: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     more = ["--units", "2,3,4,5,6,7", "--epochs", "60", "--repeats", "2", "--workers", "2"]

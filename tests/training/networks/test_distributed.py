@@ -129,6 +129,7 @@ def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("state_gradient", ["window", "video"])
 def test_two_processes_train_one_run(tmp_path: Path, state_gradient: str) -> None:
     lengths = {f"{k}-{i}": 16 + 4 * i for k in range(2) for i in range(6)}
