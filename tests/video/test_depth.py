@@ -172,7 +172,7 @@ def test_folders_and_files_with_nothing_to_read(tmp_path: Path) -> None:
     ("arrays", "message"),
     [
         ({"depth": np.zeros((4, 4, 2), np.uint16)}, "has no array d_depth"),
-        ({"d_depth": np.zeros((4, 4, 2))}, r"d_depth is float64 \(4, 4, 2\), not uint16"),
+        ({"d_depth": np.zeros((4, 4, 2))}, r"d_depth is double \(4, 4, 2\), not uint16"),
         ({"d_depth": np.zeros((4, 4, 2), np.uint8)}, r"d_depth is uint8 \(4, 4, 2\), not uint16"),
         ({"d_depth": np.zeros((4, 4), np.uint16)}, r"d_depth is uint16 \(4, 4\), not uint16 \(height, width, frames\)"),
         ({"d_depth": np.zeros((4, 4, 0), np.uint16)}, "not uint16|holds no frame"),
