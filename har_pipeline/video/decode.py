@@ -124,15 +124,9 @@ def probe(path: Path) -> VideoInfo:
         name = container.format.name
         tick_s = float(stream.time_base or 0)
         # The frames of a GIF are counted by FFmpeg, as far as it comes.
-        counted, says_duration = stream.frames > 0 and name != "gif", name in _DURATION_IN_HEADER
-        expected_s = (container.duration or 0) / 1e6 if says_duration else 0.0
-        if name == "asf":  # FFmpeg does not believe the header of a file that was cut off
-            expected_s = max(expected_s, _asf_duration_s(path))
-        # A Matroska file may have its index (cues) before its frames.
-        for entry in getattr(stream, "index_entries", None) or ():
-            expected_s = max(expected_s, entry.timestamp * tick_s) if says_duration else 0.0
-        end_s, hidden, fillers = 0.0, 0, 0
-        end_byte = 0
+        counted = stream.frames > 0 and name != "gif"
+        expected_s = _expected_s(path, container, stream) if name in _DURATION_IN_HEADER else 0.0
+        end_s, end_byte, hidden, fillers = 0.0, 0, 0, 0
         pts: list[int | None] = []
         dts: list[int | None] = []
         try:
@@ -180,6 +174,16 @@ def probe(path: Path) -> VideoInfo:
         )
 
 
+def _expected_s(path: Path, container: Any, stream: Any) -> float:
+    """Return how long the file says that it lasts; read before its packets, which add to the index."""
+    found = (container.duration or 0) / 1e6
+    if container.format.name == "asf":  # FFmpeg does not believe the header of a file that was cut off
+        found = max(found, _asf_duration_s(path))
+    # A Matroska file may have its index (cues) before its frames; older versions of PyAV do not give it.
+    entries = getattr(stream, "index_entries", None) or ()
+    return max([found, *(float(entry.timestamp * stream.time_base) for entry in entries)])
+
+
 def _asf_duration_s(path: Path) -> float:
     """Return the duration in the header of an ASF or WMV file, 0 if it is not found."""
     with path.open("rb") as file:
@@ -212,7 +216,7 @@ def _open(path: Path) -> Iterator[tuple[Any, Any, tuple[str, ...]]]:
     if path.stat().st_size == 0:
         raise VideoError(f"{path}: the file is empty")
     options = {"protocol_whitelist": "file", "format_whitelist": ",".join(_FORMATS)}
-    if names_other_files(path):
+    if _names_other_files(path):
         raise VideoError(f"{path}: is a playlist or description that names other files; only video files are read")
     try:
         container = av.open(f"file:{path.absolute()}", container_options=options, **_OPENING)
@@ -235,7 +239,7 @@ def _open(path: Path) -> Iterator[tuple[Any, Any, tuple[str, ...]]]:
         yield container, best, (sizes,) if len(found) > 1 else ()
 
 
-def names_other_files(path: Path) -> bool:
+def _names_other_files(path: Path) -> bool:
     """Whether a file begins as a playlist, a session description or the like does."""
     with path.open("rb") as file:
         head = file.read(256).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
