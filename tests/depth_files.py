@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+from io import BytesIO
 from pathlib import Path
 
 import av
@@ -32,9 +35,16 @@ def write_folder(folder: Path, frames: np.ndarray, first: int = 1) -> Path:
 
 
 def write_mat(path: Path, frames: np.ndarray) -> Path:
-    """Write frames as UTD-MHAD does."""
+    """Write frames as UTD-MHAD does: an array of MATLAB's class double, whose whole numbers are stored as uint16."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    savemat(path, {"d_depth": np.moveaxis(frames, 0, 2)}, do_compression=True)
+    plain = BytesIO()
+    savemat(plain, {"d_depth": np.moveaxis(frames, 0, 2)})
+    header, matrix = plain.getvalue()[:128], bytearray(plain.getvalue()[128:])
+    # The tag of the matrix and the tag of its flags, 8 bytes each, stand before the flags, whose low byte is the class.
+    assert matrix[16] == 11, "uint16"
+    matrix[16] = 6
+    packed = zlib.compress(matrix)
+    path.write_bytes(header + struct.pack("<II", 15, len(packed)) + packed)
     return path
 
 

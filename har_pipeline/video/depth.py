@@ -187,9 +187,10 @@ def _read_mat(path: Path, start: int, stop: int | None, timing: Timing, max_fram
     if not path.stat().st_size:
         raise VideoError(f"{path}: the file is empty")
     try:
-        # The headers alone, before anything large is read.
+        # The headers alone, before anything large is read. MATLAB may store whole numbers of class double as uint16, as
+        # UTD-MHAD's files do; scipy then reads uint16, which is checked below.
         for name, shape, kind in whosmat(path):
-            if name == "d_depth" and (len(shape) != 3 or kind != "uint16"):
+            if name == "d_depth" and (len(shape) != 3 or kind not in ("uint16", "double")):
                 raise VideoError(f"{path}: d_depth is {kind} {shape}, not uint16 (height, width, frames)")
             if name == "d_depth" and shape[2] > max_frames:
                 raise VideoError(too_many_frames(path, max_frames))

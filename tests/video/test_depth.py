@@ -57,6 +57,8 @@ def test_a_mat_array_and_a_video_file_are_read_as_written(tmp_path: Path) -> Non
     mat = read_depth(write_mat(tmp_path / "a.mat", frames))
     assert np.array_equal(mat.frames, frames)
     assert mat.frames.flags["C_CONTIGUOUS"]
+    savemat(tmp_path / "b.mat", {"d_depth": np.moveaxis(frames, 0, 2)})  # of class uint16
+    assert np.array_equal(read_depth(tmp_path / "b.mat").frames, frames)
     file = read_depth(write_ffv1(tmp_path / "a.mkv", frames, fps=20))
     assert np.array_equal(file.frames, frames)
     assert (file.fps, file.notes) == (20.0, ())
@@ -172,7 +174,7 @@ def test_folders_and_files_with_nothing_to_read(tmp_path: Path) -> None:
     ("arrays", "message"),
     [
         ({"depth": np.zeros((4, 4, 2), np.uint16)}, "has no array d_depth"),
-        ({"d_depth": np.zeros((4, 4, 2))}, r"d_depth is double \(4, 4, 2\), not uint16"),
+        ({"d_depth": np.zeros((4, 4, 2))}, r"d_depth is float64 \(4, 4, 2\), not uint16"),
         ({"d_depth": np.zeros((4, 4, 2), np.uint8)}, r"d_depth is uint8 \(4, 4, 2\), not uint16"),
         ({"d_depth": np.zeros((4, 4), np.uint16)}, r"d_depth is uint16 \(4, 4\), not uint16 \(height, width, frames\)"),
         ({"d_depth": np.zeros((4, 4, 0), np.uint16)}, "not uint16|holds no frame"),
