@@ -25,7 +25,7 @@ test: .venv/installed-dev
 
 # Every test, and the share of the code that they reach, which may not fall below the floor in pyproject.toml.
 test-all: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --hypothesis-profile=exhaustive --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Time limits per example would fail on a busy machine.
-settings.register_profile("har", deadline=None)
-settings.load_profile("har")
+# Time limits per example would fail on a busy machine. `make test-all` takes the second profile.
+settings.register_profile("short", deadline=None, max_examples=30)
+settings.register_profile("exhaustive", deadline=None, max_examples=100)
+settings.load_profile("short")
 
 # Nothing here outlives a power cut; the tests of durability set it anew.
 os.environ.setdefault("HAR_FSYNC", "0")

@@ -331,7 +331,7 @@ def records_of(draw: st.DrawFn) -> list[VideoRecord]:
     return records
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(records_of())
 def test_round_trip(tmp_path: Path, records: list[VideoRecord]) -> None:
     path = tmp_path / "manifest.csv"

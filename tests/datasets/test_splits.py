@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, reject, settings
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from har_pipeline.core.errors import SplitError
@@ -322,7 +322,6 @@ def manifests(draw: st.DrawFn) -> list[VideoRecord]:
     ]
 
 
-@settings(max_examples=150, deadline=None)
 @given(manifests(), st.sampled_from(["holdout", "group_kfold"]), st.sampled_from([0.0, 0.2, 0.5]), st.integers(0, 9))
 def test_splits_never_leak(records: list[VideoRecord], protocol: str, val_fraction: float, seed: int) -> None:
     """The parts are disjoint, complete, pure in subject, group and file, and trainable, unless a protocol refuses."""

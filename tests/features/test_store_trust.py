@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import zarr
 from feature_sets import feature_store
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from paths import ROOT
 from safetensors.numpy import save_file
@@ -180,7 +180,6 @@ def test_zarr_v2_beside_a_sound_array_is_not_looked_at(store: FeatureStore) -> N
     assert store.read(SPEC.name, "v", check=True).features.shape == (5, 6)
 
 
-@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_any_change_of_the_metadata_ends_in_one_line_or_in_the_same_numbers(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

@@ -169,7 +169,7 @@ def test_pytorchvideo_rows_are_its_own(name: str) -> None:
     "name",
     [
         *("i3d_r50", "x3d_m", "mvit_base_16x4"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("slow_r50", "r2plus1d_r50", "csn_r101")),
+        *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("slow_r50", "r2plus1d_r50", "csn_r101")),
     ],
 )
 def test_pytorchvideo_nets_agree_with_pytorchvideo(name: str, tmp_path: Path) -> None:

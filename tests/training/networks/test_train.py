@@ -177,7 +177,14 @@ task.train(dataclasses.replace(FAST, **eval(sys.argv[4])), Path(sys.argv[2]), on
 
 @pytest.mark.parametrize(
     ("changes", "epoch"),
-    [({}, 2), ({"model": "convlstm-stateless", "schedule": "published", "learning_rate": None, "epochs": 4}, 4)],
+    [
+        ({}, 2),
+        pytest.param(
+            {"model": "convlstm-stateless", "schedule": "published", "learning_rate": None, "epochs": 4},
+            4,
+            marks=pytest.mark.exhaustive,
+        ),
+    ],
 )
 def test_a_kill_in_mid_epoch_and_the_same_call_give_the_same_history(
     task: Task, tmp_path: Path, changes: dict[str, Any], epoch: int
