@@ -36,3 +36,6 @@ class HeadConfig:
 
 
 NetworkName = Literal["convlstm-stateless", "convlstm-stateful"]
+
+# Activation of a ConvLSTM's gates, see `models.convlstm.layer.ConvLSTM`.
+Gates = Literal["sigmoid", "hard-sigmoid"]

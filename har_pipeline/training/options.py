@@ -15,6 +15,7 @@ from har_pipeline.models.config import (
     UNITS_HEADS,
     Fusion,
     FusionOp,
+    Gates,
     HeadConfig,
     HeadName,
     NetworkName,
@@ -210,6 +211,10 @@ class VideoTrainConfig:
     )
     # Any width but 1 is another network, and every report says so.
     width: float = option(1.0, "Channel multiplier; 1.0 = as published.", above=0, max=8, panel="Network")
+    # The paper does not say; Keras 3 and PyTorch users have sigmoids, Keras 2, of the paper's time, the other.
+    gates: Gates = option(
+        "sigmoid", "Gates of the ConvLSTMs: sigmoid, or hard-sigmoid = clip(0.2 x + 0.5, 0, 1).", panel="Network"
+    )
     # Ours, see `models.convlstm.layer.ConvLSTM.remember`.
     memory_frames: int | None = option(
         None,
@@ -227,7 +232,7 @@ class VideoTrainConfig:
     # mean loss of all windows of the batch; it keeps the activations of whole videos in memory.
     state_gradient: StateGradient = option(
         "window",
-        "Stateful: window: no gradient passes from window to window (published); video: the gradient goes back to the "
+        "Stateful: window: no gradient passes from window to window (our reading of the paper); video: it goes back to the "
         "video's start, one update per batch.",
         panel="Training",
     )

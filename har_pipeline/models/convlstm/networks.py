@@ -10,7 +10,9 @@ Where the paper contradicts itself, the output sizes of its tables 1 and 2 decid
   the 13x13 convolution of the main branch neither before the addition.
 Layers that keep their size (64x64, 31x31 at stride 1) are padded, all others are not: only then do the sizes agree.
 
-Where it is silent: gates are sigmoids, h and c start at zero, the forget gate's bias at 1 (as in Keras). Batch
+Where it is silent: gates are sigmoids by default, h and c start at zero, the forget gate's bias at 1. The paper names no
+library. Its words (ConvLSTM, stateful, LeakyReLU with 0.3, Global Average Pooling 2D) and its sizes, channels last, are those
+of Keras, so Keras's defaults are a guess with some ground; nothing shows which version, and so which gates (`ConvLSTM`). Batch
 normalisation has Keras's epsilon 1e-3 but torch's momentum of 0.1, not Keras's 0.99 (0.01 in torch's terms): with that,
 running averages are still half their initial values after 70 updates, which take several epochs of a small data set, and
 validation would mean nothing until then.
@@ -25,7 +27,7 @@ from typing import get_args
 import torch
 from torch import nn
 
-from har_pipeline.models.config import NetworkName
+from har_pipeline.models.config import Gates, NetworkName
 from har_pipeline.models.convlstm.layer import ConvLSTM, State
 
 NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
@@ -79,22 +81,22 @@ class StatelessNetwork(RawNetwork):
 
     clip_len, stateful = STATELESS_CLIP_LEN, False
 
-    def __init__(self, num_classes: int, *, channels: int = 1, width: float = 1.0) -> None:
+    def __init__(self, num_classes: int, *, channels: int = 1, width: float = 1.0, gates: Gates = "sigmoid") -> None:
         super().__init__()
         c8, c16, c32, c128, c256 = (_filters(n, width) for n in (8, 16, 32, 128, 256))
         self.support = nn.ModuleList(
             [
-                Recurrent(ConvLSTM(channels, c8, 7, stride=2), leak=None),
-                Recurrent(ConvLSTM(c8, c16, 5, stride=2, return_sequences=False), leak=None),
+                Recurrent(ConvLSTM(channels, c8, 7, stride=2, gates=gates), leak=None),
+                Recurrent(ConvLSTM(c8, c16, 5, stride=2, return_sequences=False, gates=gates), leak=None),
             ]
         )
         self.support_conv = nn.Conv2d(c16, c128, 1)
         self.main = nn.ModuleList(
             [
-                Recurrent(ConvLSTM(channels, c32, 3, padding="same"), leak=LEAK),
-                Recurrent(ConvLSTM(c32, c32, 3, stride=2), leak=LEAK),
-                Recurrent(ConvLSTM(c32, c128, 3, padding="same"), leak=LEAK),
-                Recurrent(ConvLSTM(c128, c256, 3, stride=2, return_sequences=False), leak=LEAK),
+                Recurrent(ConvLSTM(channels, c32, 3, padding="same", gates=gates), leak=LEAK),
+                Recurrent(ConvLSTM(c32, c32, 3, stride=2, gates=gates), leak=LEAK),
+                Recurrent(ConvLSTM(c32, c128, 3, padding="same", gates=gates), leak=LEAK),
+                Recurrent(ConvLSTM(c128, c256, 3, stride=2, return_sequences=False, gates=gates), leak=LEAK),
             ]
         )
         self.main_conv = nn.Conv2d(c256, c128, 3)
@@ -129,15 +131,15 @@ class StatefulNetwork(RawNetwork):
 
     clip_len, stateful = STATEFUL_CLIP_LEN, True
 
-    def __init__(self, num_classes: int, *, channels: int = 1, width: float = 1.0) -> None:
+    def __init__(self, num_classes: int, *, channels: int = 1, width: float = 1.0, gates: Gates = "sigmoid") -> None:
         super().__init__()
         c32, c64, c128, c256 = (_filters(n, width) for n in (32, 64, 128, 256))
         self.recurrent = nn.ModuleList(
             [
-                Recurrent(ConvLSTM(channels, c32, 3, padding="same"), leak=None),
-                Recurrent(ConvLSTM(c32, c64, 3, stride=2), leak=None),
-                Recurrent(ConvLSTM(c64, c128, 3, padding="same"), leak=None),
-                Recurrent(ConvLSTM(c128, c256, 3, stride=2, return_sequences=False), leak=None),
+                Recurrent(ConvLSTM(channels, c32, 3, padding="same", gates=gates), leak=None),
+                Recurrent(ConvLSTM(c32, c64, 3, stride=2, gates=gates), leak=None),
+                Recurrent(ConvLSTM(c64, c128, 3, padding="same", gates=gates), leak=None),
+                Recurrent(ConvLSTM(c128, c256, 3, stride=2, return_sequences=False, gates=gates), leak=None),
             ]
         )
         self.decision = nn.Sequential(
@@ -164,17 +166,21 @@ class StatefulNetwork(RawNetwork):
         return _run(self.recurrent, _time_first(clips), state)[1]
 
 
-def build_network(name: NetworkName, num_classes: int, *, channels: int = 1, width: float = 1.0) -> RawNetwork:
+def build_network(
+    name: NetworkName, num_classes: int, *, channels: int = 1, width: float = 1.0, gates: Gates = "sigmoid"
+) -> RawNetwork:
     """Return a newly initialised network for frames of 64x64 px, 1 channel (depth) or 3.
+
+    gates: see `ConvLSTM`.
 
     Raises: ValueError if the name is unknown or a number too small.
     """
     if num_classes < 2 or channels < 1 or width <= 0:
         raise ValueError(f"need 2 classes, 1 channel and a width above 0, not {num_classes}, {channels}, {width}")
     if name == "convlstm-stateless":
-        return StatelessNetwork(num_classes, channels=channels, width=width)
+        return StatelessNetwork(num_classes, channels=channels, width=width, gates=gates)
     if name == "convlstm-stateful":
-        return StatefulNetwork(num_classes, channels=channels, width=width)
+        return StatefulNetwork(num_classes, channels=channels, width=width, gates=gates)
     raise ValueError(f"unknown network {name!r}; choose from: {', '.join(NETWORKS)}")
 
 

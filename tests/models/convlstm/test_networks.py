@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import nn
 
-from har_pipeline.models.config import NetworkName
+from har_pipeline.models.config import Gates, NetworkName
 from har_pipeline.models.convlstm.layer import ConvLSTM
 from har_pipeline.models.convlstm.networks import NETWORKS, RawNetwork, Recurrent, build_network, detach_state
 
@@ -144,6 +146,14 @@ def test_advance_leaves_out_the_decision_block_only() -> None:
     for ours, expected in zip(advanced, state, strict=True):
         assert torch.equal(ours[0], expected[0])
         assert torch.equal(ours[1], expected[1])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_convlstm_has_the_gates_that_were_asked_for(name: NetworkName) -> None:
+    for gates in get_args(Gates):
+        network = build_network(name, 3, width=SMALL, gates=gates)
+        found = [module.convlstm.gates for module in network.modules() if isinstance(module, Recurrent)]
+        assert found == [gates] * (6 if name == "convlstm-stateless" else 4)
 
 
 def test_stateless_network_ignores_a_state() -> None:
