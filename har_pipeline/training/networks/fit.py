@@ -77,7 +77,7 @@ def make_learner(
     # The frames are there already.
     require_memory(dataclasses.replace(need, features=0), config, [table.feature_dim])
     torch.manual_seed(config.seed)
-    network = build_network(config.model, num_classes, channels=shape[0], width=config.width)
+    network = build_network(config.model, num_classes, channels=shape[0], width=config.width, gates=config.gates)
     if config.memory_frames is not None:
         set_memory(network, config.memory_frames)
     precision = pick_precision(config.precision, device)
@@ -103,7 +103,8 @@ def fit_network(
     """Train a network on the training rows; the validation rows choose the epoch whose weights are kept.
 
     The best epoch has the highest validation accuracy, of equals the lowest loss; without validation videos it is the
-    last one. The paper seems to choose by the test videos: it shows validation curves, but describes only a training and
+    last one. So the restart of the published stateless schedule goes on from its best epoch, or from the one before it; and
+    its rate falls by validation accuracy, or by training accuracy. The paper seems to choose by the test videos: it shows validation curves, but describes only a training and
     a test part. Here validation videos come from the training subjects, and the test rows are never looked at.
     checkpoint: a file written at the end of each epoch; if it exists, training resumes from it, and the
     history is that of a training which was never interrupted. All that is random in an epoch (order, clips, dropout) is

@@ -34,7 +34,7 @@ from har_pipeline.training.options import StateGradient
 # 0.75 GB in fp32.
 EVAL_FRAMES = 360
 
-# Keras's, which the paper used; torch's is 1e-8.
+# Keras's default, torch's is 1e-8; the paper does not say.
 ADAM_EPSILON = 1e-7
 
 
