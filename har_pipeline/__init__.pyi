@@ -34,7 +34,9 @@ from .evaluation.metrics import measure_scores as measure_scores
 from .evaluation.metrics import write_measures as write_measures
 from .evaluation.page import Section as Section
 from .evaluation.page import write_page as write_page
+from .evaluation.plots import save_depth_crop as save_depth_crop
 from .evaluation.plots import save_length_histogram as save_length_histogram
+from .evaluation.plots import save_lengths as save_lengths
 from .evaluation.run_folder import read_history as read_history
 from .evaluation.run_folder import read_run as read_run
 from .evaluation.scores import concat_scores as concat_scores
@@ -67,6 +69,7 @@ from .inference.predict import predict as predict
 from .inference.predict import save_picture as save_picture
 from .models.config import RECURRENT_HEADS as RECURRENT_HEADS
 from .models.config import RESIDUAL_HEADS as RESIDUAL_HEADS
+from .models.config import Gates as Gates
 from .models.config import HeadName as HeadName
 from .models.config import NetworkName as NetworkName
 from .models.convlstm.layer import ConvLSTM as ConvLSTM
@@ -110,6 +113,8 @@ from .training.sweep import run_sweep as run_sweep
 from .training.sweep_table import Measure as Measure
 from .training.sweep_table import write_sweep as write_sweep
 from .video.decode import FrameReader as FrameReader
+from .video.depth import movement_box as movement_box
+from .video.depth import read_depth as read_depth
 from .video.flow.compute import compute_flow as compute_flow
 from .video.flow.compute import opencv_method as opencv_method
 from .video.flow.spec import FlowSpec as FlowSpec

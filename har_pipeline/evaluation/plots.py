@@ -334,6 +334,46 @@ def save_lr_range(
     _save(figure, path)
 
 
+def save_depth_crop(path: Path, frame: np.ndarray, box: tuple[int, int, int, int], crop: np.ndarray) -> None:
+    """Save a depth frame (H, W) uint16 mm, 0 = background, with the box of its crop, beside the crop (S, S) uint8.
+
+    box: rows `[top, bottom)` and columns `[left, right)`, as top, bottom, left, right. Source: Sanchez-Caballero 2020,
+    figure 3.
+    """
+    from matplotlib.patches import Rectangle
+
+    figure = _figure(9.6, 3.9)
+    whole, seen = figure.subplots(1, 2, width_ratios=(1.7, 1))
+    image = whole.imshow(np.ma.masked_equal(frame, 0), cmap="viridis_r", interpolation="nearest")
+    figure.colorbar(image, ax=whole, fraction=0.045, pad=0.02).set_label("depth / mm")
+    top, bottom, left, right = box
+    corner, size = (left - 0.5, top - 0.5), (right - left, bottom - top)
+    whole.add_patch(Rectangle(corner, *size, fill=False, edgecolor=LOSS, linewidth=1.5))
+    whole.set_title(f"frame, {frame.shape[1]}x{frame.shape[0]} px", fontsize=10)
+    seen.imshow(crop, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    seen.set_title(f"crop, {crop.shape[1]}x{crop.shape[0]} px", fontsize=10)
+    for axes in (whole, seen):
+        axes.set_xticks([])
+        axes.set_yticks([])
+    _save(figure, path)
+
+
+def save_lengths(path: Path, lengths: Sequence[int], edges: Sequence[int]) -> None:
+    """Save a histogram of the frames of videos, in bins of 8 frames, with a line at each of `edges`.
+
+    Source: Sanchez-Caballero 2020, figure 8; its bins are not in the text, 8 is a window of its stateful network.
+    """
+    figure = _figure(8.4, 3.4)
+    axes = figure.add_subplot()
+    axes.hist(lengths, bins=np.arange(min(lengths) // 8 * 8, max(lengths) + 9, 8).tolist(), color=OTHER)
+    for edge in edges:
+        axes.axvline(edge, color=LOSS, linewidth=0.8, alpha=0.6)
+    axes.set_xlabel("frames")
+    axes.set_ylabel("videos")
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
 def save_length_histogram(path: Path, lengths: Mapping[str, Sequence[int]], edges: Sequence[int]) -> None:
     """Save a histogram of video lengths: classes in rows, frames in columns, the sum over the classes above.
 

@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from har_pipeline.evaluation.plots import (
     draw_topk,
@@ -14,7 +15,9 @@ from har_pipeline.evaluation.plots import (
     save_class_gains,
     save_confusion_difference,
     save_confusion_matrix,
+    save_depth_crop,
     save_length_histogram,
+    save_lengths,
     save_sweep_curves,
     save_topk_bars,
     save_training_curves,
@@ -187,6 +190,48 @@ def test_mathematics_is_drawn_as_it_is_written(tmp_path: Path, monkeypatch: pyte
 def test_plots_leave_no_global_figure(tmp_path: Path) -> None:
     save_sweep_curves(tmp_path / "one.png", [("", [(40, 0.7, None)])], x_label="recurrent units")
     assert matplotlib._pylab_helpers.Gcf.get_all_fig_managers() == []
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Return a list that gets each figure that is saved."""
+    figures: list[Figure] = []
+    monkeypatch.setattr("har_pipeline.evaluation.plots._save", lambda figure, path: figures.append(figure))
+    return figures
+
+
+def test_a_frame_stands_beside_its_crop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame, crop = np.zeros((40, 60), np.uint16), np.zeros((64, 64), np.uint8)
+    frame[10:20, 30:36], crop[8:20] = 2000, 200
+    save_depth_crop(tmp_path / "crop.png", frame, (10, 20, 30, 36), crop)
+    height, width, _ = picture(tmp_path / "crop.png").shape
+    assert width > 2 * height
+    figures = drawn(monkeypatch)
+    save_depth_crop(tmp_path / "crop.png", frame, (10, 20, 30, 36), crop)
+    whole, seen, bar = figures[0].axes
+    assert (whole.get_title(), seen.get_title()) == ("frame, 60x40 px", "crop, 64x64 px")
+    assert bar.get_ylabel() == "depth / mm"
+    (box,) = whole.patches
+    assert isinstance(box, Rectangle)
+    assert (box.get_xy(), box.get_width(), box.get_height()) == ((29.5, 9.5), 6, 10)
+    shown = whole.images[0].get_array()
+    assert (np.ma.count(shown), shown.max()) == (60, 2000)  # the background is no depth
+    assert np.array_equal(seen.images[0].get_array(), crop)
+
+
+def test_every_length_is_in_a_bar_of_eight_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = [26, 31, 32, 300, 47, 47, 48]
+    save_lengths(tmp_path / "lengths.png", lengths, (24, 32, 300))
+    assert picture(tmp_path / "lengths.png").shape[1] > 600
+    figures = drawn(monkeypatch)
+    for values in (lengths, [24], [31, 31]):
+        save_lengths(tmp_path / "lengths.png", values, (24, 32, 300))
+    bars = [
+        {int(bar.get_x()): int(bar.get_height()) for bar in figure.axes[0].patches if isinstance(bar, Rectangle)}
+        for figure in figures
+    ]
+    kept = [{left: height for left, height in one.items() if height} for one in bars]
+    assert kept == [{24: 2, 32: 1, 40: 2, 48: 1, 296: 1}, {24: 1}, {24: 2}]
+    assert sorted(line.get_xdata()[0] for line in figures[0].axes[0].lines) == [24, 32, 300]
 
 
 def test_lengths_fall_into_the_published_bins(tmp_path: Path) -> None:
