@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from dataset_trees import ntu_tree
-from depth_files import moving_body, write_folder
+from depth_files import moving_body, write_folder, write_mat
 from experiments import PIPELINES, load
 from feature_sets import split_of
 
@@ -103,6 +103,31 @@ def test_every_cell(tmp_path: Path) -> None:
     del runs[unfinished / "run.json"]
     assert pipeline.run(options) == result
     assert {path: path.stat().st_mtime_ns for path in (*runs, *timing)} == runs | timing
+
+
+@pytest.mark.slow
+def test_utd_mhad_has_one_protocol_and_the_papers_numbers_are_of_another_set(tmp_path: Path) -> None:
+    root, out = tmp_path / "UTD-MHAD", tmp_path / "out"
+    for action in range(1, 5):
+        for subject in (1, 2):
+            write_mat(root / f"a{action}_s{subject}_t1_depth.mat", moving_body(8 + 2 * subject, seed=action))
+    pipeline = load("sanchez2020")
+    arguments = ["--dataset", "utd_mhad", "--width", "0.04", "--epochs", "1", "1", "--device", "cpu", *QUICK]
+    result = pipeline.run(pipeline.parse([str(root), "--out", str(out), *arguments]))
+    told = " ".join(result["differs"])
+    assert "UTD-MHAD instead of NTU RGB+D" in told
+    assert "column: 4 training and 4 test videos; the paper has 40,320 and 16,560" in told
+    row = next(row for row in result["table 4"] if row["method"] == "Stateful ConvLSTM")
+    assert list(row) == [
+        *("method", "CS, paper (NTU RGB+D)", "CV, paper (NTU RGB+D)"),
+        "odd subjects train, even ones test, ours, reduced",
+    ]
+    assert row["CS, paper (NTU RGB+D)"] == "80.43 %"
+    assert [len(rows) for rows in result["table 3"].values()] == [2 + 1, 2 + 1]
+    assert [row["videos"] for row in result["table 5"][5:]] == [3, 3]
+    page = (out / "report.html").read_text()
+    assert "<title>Sanchez-Caballero 2020 on UTD-MHAD" in page
+    assert page.count("data:image/png;base64,") == 1 + 3  # one epoch makes no curve
 
 
 def full_data(pipeline: ModuleType) -> Any:
