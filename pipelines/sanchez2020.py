@@ -22,7 +22,7 @@ import csv
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -379,6 +379,18 @@ def share(text: str) -> float:
     return float(text)
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """Return a function that reads a whole number."""
+
+    def read(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, not {text}")
+        return int(text)
+
+    read.__name__ = "whole number"  # as argparse calls what it cannot read
+    return read
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -400,11 +412,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--val-fraction", type=share, default=0.0, help="of the training subjects, held out to choose the epoch"
     )
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--range-steps", type=int, default=200, help="batches of the range test")
-    parser.add_argument("--time-videos", type=int, default=TIMED_VIDEOS, help="for Table 5; the paper's 10,000")
+    parser.add_argument("--range-steps", type=at_least(2), default=200, help="batches of the range test")
+    parser.add_argument("--time-videos", type=at_least(1), default=TIMED_VIDEOS, help="for Table 5; the paper's 10,000")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--workers", type=int, help="processes that read files")
-    return parser.parse_args(arguments)
+    parser.add_argument("--workers", type=at_least(1), help="processes that read files")
+    options = parser.parse_args(arguments)
+    try:
+        make_configs(options)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
 
 
 if __name__ == "__main__":
