@@ -111,7 +111,7 @@ def papers_block() -> str:
     printed: dict[tuple[str, str, str], list[str]] = {}
     for row in own:
         numbers = printed.setdefault((row["paper"], row["table"], row["dataset"]), [])
-        numbers.append(f"{row['row']}: {row['seconds'] + ' s' if row['seconds'] else row['percent'] + ' %'}")
+        numbers.append(f"{row['row']}: {row['percent']} {row['unit'] or '%'}")
     lines = ["| table | paper's number | ours | on what |", "|---|---|---|---|"]
     for (paper, table, dataset), numbers in printed.items():
         what = "HMDB-51, three splits" if (paper, dataset) == ("orozco2020", "hmdb51") else DATASETS[dataset]

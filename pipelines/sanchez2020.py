@@ -99,7 +99,7 @@ class Data(NamedTuple):
 
 def read_table(name: str) -> list[dict[str, str]]:
     with open(HERE / name, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        return list(csv.DictReader(file, restval=""))
 
 
 def paper_rows(table: str) -> list[dict[str, str]]:
@@ -232,7 +232,7 @@ def table5(options: argparse.Namespace, data: Data, folders: dict[str, dict[str,
     """Table 5: seconds per video, one at a time, on test videos of the first protocol, and the methods compared with."""
     rows = []
     for cell in paper_rows("5"):
-        row = {"method": cell["row"], "paper": cell["seconds"]}
+        row = {"method": cell["row"], "paper": cell["percent"]}
         row |= dict.fromkeys((f"{ours}, from files", f"{ours}, network alone", "videos", "device", "precision"), "")
         if cell["row"] in folders:
             folder = next(iter(folders[cell["row"]].values()))
@@ -245,6 +245,25 @@ def table5(options: argparse.Namespace, data: Data, folders: dict[str, dict[str,
             row |= {key: times[key] for key in ("videos", "device", "precision")}
         rows.append(row)
     return rows
+
+
+def gains(found: dict[tuple[str, str], Measures], protocol: str, ours: str) -> list[Row]:
+    """Section 5.1: what the stateful network gains over the stateless one, in points."""
+    stateless, stateful = (extremes(found[name, protocol]) for name in NETWORKS)
+    assert stateless is not None
+    assert stateful is not None
+    own = {
+        "stateful - stateless, ten best": stateful.best_mean - stateless.best_mean,
+        "stateful - stateless, ten worst": stateful.worst_mean - stateless.worst_mean,
+    }
+    return [
+        {
+            "gain": cell["row"],
+            "paper": f"{cell['note'].split(';')[0]} {cell['percent']} {cell['unit']}",
+            ours: f"{100 * own[cell['row']]:+.2f} points" if cell["row"] in own else "",
+        }
+        for cell in paper_rows("text")
+    ]
 
 
 def departures(options: argparse.Namespace, data: Data, configs: dict[str, VideoTrainConfig]) -> list[str]:
@@ -317,6 +336,7 @@ def report(
             title="Table 4: accuracy", text=f"95 % intervals in brackets. {result['epoch']}", rows=result["table 4"]
         ),
         *(Section(title=f"Table 3: {name}, {first}", rows=rows) for name, rows in result["table 3"].items()),
+        Section(title=f"Section 5 in words, {first}", rows=result["gains"]),
         Section(title="Table 5: seconds per video", text=timed, rows=result["table 5"]),
         Section(title="Figures 6, 7, 10 and 11: training", text=drawn, pictures=curves),
         Section(title=f"Figure 5: learning-rate range test, {last}", text=bounds, pictures=[out / "lr_range.png"]),
@@ -365,6 +385,7 @@ def run(options: argparse.Namespace) -> Row:
         "range test": rates,
         "table 3": {name: table3(name, found[name, first], ours, on) for name in NETWORKS},
         "table 4": table4(found, data_set.protocols, ours, on),
+        "gains": gains(found, first, ours),
         "table 5": table5(options, data, folders, ours),
     }
     write_json(options.out / "results.json", result)

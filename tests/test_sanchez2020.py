@@ -44,6 +44,10 @@ def check_tables(result: dict[str, Any]) -> None:
         assert all(" % (" in table4[name][f"{short}, ours, reduced"] for short in ("CS", "CV"))
     assert table4["Unsupervised ConvLSTM (2017), depth"]["CV, paper"] == ""
     assert len(table4) == 9
+    assert [row["paper"] for row in result["gains"]] == [
+        *("more than 4 points", "almost 5 points", "around 7 points", "approximately 100 times")
+    ]
+    assert [row["ours, reduced"].endswith(" points") for row in result["gains"]] == [True, True, False, False]
     assert [(row["method"], row["paper"], row["videos"]) for row in result["table 5"]] == [
         ("MSFK+DeepID", "41.00", ""),
         ("SFAM", "6.33", ""),
