@@ -265,6 +265,7 @@ BASES = [
     VideoTrainConfig(model="convlstm-stateful", precision="fp32"),
     VideoTrainConfig(model="convlstm-stateless", precision="fp32", schedule="one-cycle"),
     VideoTrainConfig(model="convlstm-stateful", precision="fp32", schedule="constant"),
+    VideoTrainConfig(model="convlstm-stateful", precision="fp32", state_gradient="video"),
 ]
 # Which of the two networks, on what machine, and which of its draws: nothing that the paper fixes.
 NO_DEPARTURE = {"model", "seed", "device"}
@@ -280,7 +281,7 @@ def other_values(name: str, value: Any) -> list[Any]:
         found = [False, True]
     else:
         bounds = [bound for bound in (made.min, made.max, made.above, made.below) if bound is not None]
-        found = [kind(number) for number in (0, 0.5, 1, 3, 30, 208, *bounds) if number != math.inf]
+        found = [kind(number) for number in (0, 0.25, 0.5, 1, 3, 30, 208, *bounds) if number != math.inf]
     return [other for other in dict.fromkeys([*found, *[None] * optional]) if other != value]
 
 
