@@ -49,7 +49,9 @@ from .features.extract import extract_many as extract_many
 from .features.frames import frame_shape as frame_shape
 from .features.frames import open_frames as open_frames
 from .features.frames import store_raw_frames as store_raw_frames
+from .features.motion import motion_features as motion_features
 from .features.options import ExtractOptions as ExtractOptions
+from .features.options import MotionOptions as MotionOptions
 from .features.options import RawOptions as RawOptions
 from .features.pack import open_features as open_features
 from .features.pack import pack_features as pack_features
@@ -104,8 +106,10 @@ from .training.networks.lr_range import range_test as range_test
 from .training.networks.lr_range import write_range as write_range
 from .training.networks.train import config_notes as config_notes
 from .training.networks.train import train_network as train_network
+from .training.options import NormOver as NormOver
 from .training.options import StateGradient as StateGradient
 from .training.options import TrainConfig as TrainConfig
+from .training.options import VideoClip as VideoClip
 from .training.options import VideoPrecision as VideoPrecision
 from .training.options import VideoTrainConfig as VideoTrainConfig
 from .training.sweep import plan_points as plan_points

@@ -146,6 +146,7 @@ def train_video(
                     on_epoch=on_epoch,
                     on_batch=on_batch,
                     on_done=on_done,
+                    on_threads=lambda threads: note(threads.describe()),
                 )
         if world.first:
             print_outcomes(outcomes, out, config.model, as_json)

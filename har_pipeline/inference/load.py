@@ -96,7 +96,9 @@ def load_run(path: Path | str) -> HeadRun | NetworkRun:
         path / NETWORK,
         {"channels": channels, "classes": classes},
         1,
-        lambda: build_network(config.model, classes, channels=channels, width=config.width, gates=config.gates),
+        lambda: build_network(
+            config.model, classes, channels=channels, width=config.width, gates=config.gates, motion=config.motion
+        ),
     )
     return NetworkRun(**common, config=config, network=network, frame_shape=(channels, height, width))
 

@@ -17,16 +17,18 @@ from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
 from har_pipeline.evaluation.plots import save_topk_bars
 from har_pipeline.features.extract import extract_many, feature_spec
 from har_pipeline.features.frames import options_of, store_raw_frames
+from har_pipeline.features.motion import MOTION, motion_features, motion_options
 from har_pipeline.features.options import ExtractOptions
 from har_pipeline.features.reduce import source_spec
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureTable, joined_features
 from har_pipeline.inference.load import HeadRun, NetworkRun, load_run
+from har_pipeline.models.convlstm.windows import stepped_length
 from har_pipeline.models.device import pick_device, pick_precision
 from har_pipeline.models.extractors import build_extractor, find_net
 from har_pipeline.models.extractors.base import Extractor
 from har_pipeline.training.batches import FeatureBatch, Frames, class_probabilities
-from har_pipeline.training.networks.loop import video_probabilities
+from har_pipeline.training.networks.loop import sampling_of, video_probabilities
 from har_pipeline.video.clips import sparse_clip_indices
 from har_pipeline.video.decode import FrameReader, probe
 from har_pipeline.video.flow.spec import parse_flow
@@ -120,15 +122,19 @@ def _store_features(
         raise RunError(f"{run.path} has {len(specs)} streams: give --weights once for each, in the order of the run")
     # By name: two streams may have been reduced from the same feature set.
     wanted: dict[str, tuple[Extractor, ExtractOptions]] = {}
+    failed: dict[str, str] = {}
     for spec, file in zip(specs, files, strict=True):
-        if spec.name not in wanted:
+        if spec.extractor == MOTION:
+            if file is not None:
+                raise RunError(f"{run.path} reads motion maps, which no network makes: omit --weights")
+            failed |= _store_motion_maps(spec, records, store, workers, on_progress)
+        elif spec.name not in wanted:
             cube = mean_cube if len(specs) == 1 or "cube" in spec.preprocess else None
             extractor = extractor_for(spec, weights=file, mean_cube=cube, device=device)
             flow = parse_flow(spec.flow) if spec.flow else None
             same = {name: getattr(spec, name) for name in ("clips", "fps", "resize", "dtype")}
             wanted[spec.name] = extractor, ExtractOptions(**same, flow=flow, workers=workers)
             feature_spec(*wanted[spec.name]).require_equal(spec, str(run.path))
-    failed: dict[str, str] = {}
     for rate in {options.fps: None for _, options in wanted.values()}:
         one_pass = [one for one in wanted.values() if one[1].fps == rate]
         made = extract_many(records, store, one_pass, lambda now: on_progress(now.done + now.failed, now.total))
@@ -149,6 +155,21 @@ def _store_features(
     return failed, read
 
 
+def _store_motion_maps(
+    spec: FeatureSpec,
+    records: Sequence[VideoRecord],
+    store: FeatureStore,
+    workers: int | None,
+    on_progress: OnProgress,
+) -> dict[str, str]:
+    """Prepare raw frames and make the motion maps of `spec` of them; return video_id -> why it failed."""
+    frames, how = motion_options(spec)
+    options = dataclasses.replace(options_of(frames), workers=workers)
+    summary = store_raw_frames(records, store, options, lambda state: on_progress(state.finished, state.total))
+    motion_features(store, summary.feature_set, how)
+    return summary.failed
+
+
 def _store_frames(
     run: NetworkRun,
     records: Sequence[VideoRecord],
@@ -164,7 +185,7 @@ def _store_frames(
 
     def read(video_id: str) -> FeatureRecord:
         stored = store.read(summary.feature_set, video_id)
-        notes = (*stored.decode_notes, *_repeated(len(stored.features), run.network.clip_len))
+        notes = (*stored.decode_notes, *_repeated(run, len(stored.features)))
         return dataclasses.replace(stored, decode_notes=notes)
 
     return summary.failed, read
@@ -220,9 +241,9 @@ def predict_scores(run: HeadRun | NetworkRun, features: np.ndarray) -> np.ndarra
     if isinstance(run, NetworkRun):
         device, first = next(run.network.parameters()).device, np.zeros(1, np.int64)
         table = FeatureTable(("video",), first, features, np.array([0, len(features)], np.int64))
-        precision, whole = pick_precision(run.config.precision, device), run.config.long_videos == "whole"
+        precision, sampling = pick_precision(run.config.precision, device), sampling_of(run.config)
         frames, classes = Frames(table, run.frame_shape, device), len(run.classes)
-        return video_probabilities(run.network, frames, first, classes, precision=precision, whole=whole)[0]
+        return video_probabilities(run.network, frames, first, classes, precision=precision, sampling=sampling)[0]
     if not np.isfinite(features).all():
         raise RunError(f"{run.path}: a feature of the video is not finite")
     if run.config.num_steps is not None:
@@ -241,12 +262,15 @@ def top_k(classes: Sequence[str], probabilities: np.ndarray, k: int = 3) -> list
     return [(classes[number], float(probabilities[number])) for number in order]
 
 
-def _repeated(num_frames: int, clip_len: int) -> list[str]:
+def _repeated(run: NetworkRun, num_frames: int) -> list[str]:
     """Return a note on a video that is shorter than a clip, or a stateful network's window."""
-    if num_frames >= clip_len:
+    sampling, clip_len = sampling_of(run.config), run.network.clip_len
+    if stepped_length(num_frames, sampling.step) >= clip_len:
         return []
     if num_frames == 1:
         return [f"1 frame: shown {clip_len} times, so nothing moves"]
+    if sampling.spread:
+        return [f"{num_frames} frames: some shown repeatedly to fill the {clip_len} that the network sees at once"]
     return [f"{num_frames} frames: played backwards and forwards to fill the {clip_len} that the network sees at once"]
 
 

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 HeadName = Literal[
-    "lstm", "gru", "bilstm", "res_lstm", "stacked_lstm", "attention", "mean_pool", "linear", "svm", "vote"
+    "lstm", "gru", "bilstm", "res_lstm", "stacked_lstm", "attention", "mean_pool", "linear", "svm", "ridge", "vote"
 ]
 
 Output = Literal["softmax", "sigmoid"]
 Vote = Literal["soft", "majority"]
 Fusion = Literal["input", "hidden"]
 FusionOp = Literal["sum", "product", "concat"]
-SCIKIT_HEADS = ("mean_pool", "linear", "svm")
+SCIKIT_HEADS = ("mean_pool", "linear", "svm", "ridge")
+# What scikit-learn fits for them.
+LinearKind = Literal["logistic", "svm", "ridge"]
 RESIDUAL_HEADS = ("res_lstm", "stacked_lstm")
 UNITS_HEADS = ("lstm", "gru", "bilstm", "attention")
 RECURRENT_HEADS = (*UNITS_HEADS, *RESIDUAL_HEADS)

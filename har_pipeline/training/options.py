@@ -47,7 +47,8 @@ class TrainConfig:
         "lstm",
         "lstm, gru, bilstm; attention: weighted mean of an LSTM's states; res_lstm: residual stack as wide as its input "
         "(Lakhal 2018), stacked_lstm: the same without skips; mean_pool (= linear): mean over time + logistic regression; "
-        "svm: mean over time + linear SVM; vote: a dense layer on each clip.",
+        "svm, ridge: mean over time + linear SVM, or least squares; their probabilities are a softmax of the decision values, "
+        "not calibrated; vote: a dense layer on each clip.",
         panel="Head",
     )
     # Orozco's n_u, best at 360 (KTH), 320 (UCF-11), 400 (HMDB-51).
@@ -130,7 +131,10 @@ class TrainConfig:
         panel="Training",
     )
     logistic_c: float = option(
-        1.0, "Inverse strength of the L2 penalty of mean_pool, linear and svm.", above=0, panel="Training"
+        1.0,
+        "Inverse strength C of the L2 penalty of mean_pool, linear, svm and ridge (whose lambda is 1 / 2C).",
+        above=0,
+        panel="Training",
     )
     max_iterations: int = option(1000, "Solver iterations of mean_pool, linear and svm.", min=1, panel="Training")
     precision: HeadPrecision = option(
@@ -163,7 +167,8 @@ class TrainConfig:
     def reads(self, option: str) -> bool:
         """Return whether an option of one stream's run changes anything beside these other options."""
         if self.head in SCIKIT_HEADS:
-            return option == "head" or option in SCIKIT_OPTIONS
+            # The ridge classifier is solved in closed form.
+            return option == "head" or (option in SCIKIT_OPTIONS and (self.head, option) != ("ridge", "max_iterations"))
         drops = self.schedule in ("step", "plateau")
         conditions = {
             "units": self.head in UNITS_HEADS,
@@ -191,8 +196,10 @@ class TrainConfig:
 
 VideoSchedule = Literal["published", "one-cycle", "constant"]
 LongVideos = Literal["cut", "whole"]
+VideoClip = Literal["published", "whole"]
 VideoPrecision = Literal["auto", "fp32", "bf16"]
 StateGradient = Literal["window", "video"]
+NormOver = Literal["window", "video"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +229,26 @@ class VideoTrainConfig:
         min=2,
         panel="Network",
     )
+    # Ours, see `models.convlstm.networks.RawNetwork`.
+    motion: bool = option(
+        False,
+        "Beside each frame, show the network how much each pixel differs from the frame before; not in the paper.",
+        panel="Network",
+    )
+    # Ours, see `models.convlstm.windows.stateless_indices`.
+    clip: VideoClip = option(
+        "published",
+        "Stateless: published: 30 frames in a row, or every second one; whole: 30 frames evenly over the whole video.",
+        panel="Videos",
+    )
+    # Ours: the paper's windows hold 8 frames in a row.
+    frame_step: int = option(
+        1,
+        "Stateful: see every n-th frame only, so that a window of 8 frames takes n times as long.",
+        min=1,
+        max=100,
+        panel="Videos",
+    )
     # 208: NTU RGB+D's longest group of lengths, see `models.convlstm.windows`.
     long_videos: LongVideos = option(
         "cut",
@@ -236,12 +263,27 @@ class VideoTrainConfig:
         "video's start, one update per batch.",
         panel="Training",
     )
+    # Ours, see `models.convlstm.networks.StatefulNetwork.forward`.
+    norm_over: NormOver = option(
+        "window",
+        "Stateful with --state-gradient video: where batch normalisation takes its statistics from in training: each window, "
+        "or all windows of a video together, as tests do.",
+        panel="Training",
+    )
     # Ours; all frames of a video are moved and scaled alike, by up to 1 + augment, each time it is seen.
     augment: float = option(
         0.0,
         "Shift and scale training videos at random by up to this share, such as 0.15; 0: as published.",
         min=0,
         below=1,
+        panel="Training",
+    )
+    # Ours, see `models.convlstm.windows.draw_times`.
+    tempo: float = option(
+        0.0,
+        "Cut training videos at random by up to this share at either end and vary their speed, such as 0.15; 0: as published.",
+        min=0,
+        below=0.5,
         panel="Training",
     )
     # one-cycle (up, then down to 1 % of the peak) and constant are ours, for sets that the published rates are too small
@@ -295,9 +337,17 @@ class VideoTrainConfig:
         later = (self.cycle_epochs, self.patience) != (schedules.CYCLE_EPOCHS, schedules.FINE_TUNE_PATIENCE)
         if later and (self.stateful or self.schedule != "published"):
             raise ValueError("cycle_epochs and patience belong to the published schedule of convlstm-stateless")
+        if self.frame_step != 1 and not self.stateful:
+            raise ValueError("frame_step belongs to convlstm-stateful: the other network sees one clip of a video")
+        if self.clip != "published" and self.stateful:
+            raise ValueError("clip belongs to convlstm-stateless: the other network sees a video's windows one by one")
         if self.state_gradient == "video" and not self.stateful:
             raise ValueError(
                 "state_gradient belongs to convlstm-stateful: the other network has no state to go back through"
+            )
+        if self.norm_over == "video" and self.state_gradient != "video":
+            raise ValueError(
+                "norm_over=video needs state_gradient=video: otherwise each window is an update of its own"
             )
         if self.schedule == "published" and self.learning_rate is not None:
             raise ValueError(

@@ -221,7 +221,7 @@ def _fit_scikit(
         pooled,
         labels[parts.train],
         num_classes=head.classifier.out_features,
-        kind="svm" if config.head == "svm" else "logistic",
+        kind=config.head if config.head in ("svm", "ridge") else "logistic",
         c=config.logistic_c,
         max_iterations=config.max_iterations,
         balanced=config.class_weights == "balanced",

@@ -20,6 +20,7 @@ from har_pipeline.training.history import OnEpoch
 from har_pipeline.training.lock import training_lock
 from har_pipeline.training.networks.distributed import ALONE, World
 from har_pipeline.training.networks.fit import OnBatch, fit_network
+from har_pipeline.training.networks.loop import sampling_of
 from har_pipeline.training.options import VideoPrecision, VideoTrainConfig
 from har_pipeline.training.run_writer import Trained, write_run
 from har_pipeline.training.schedules import CYCLE_EPOCHS, FINE_TUNE_PATIENCE
@@ -56,7 +57,7 @@ def train_network(
         if checkpoint and overwrite:
             _remove_damaged(checkpoint)
         fitted = fit_network(data, config, checkpoint=checkpoint, world=world, on_epoch=on_epoch, on_batch=on_batch)
-        score = functools.partial(fitted.learner.probabilities, whole=config.long_videos == "whole")
+        score = functools.partial(fitted.learner.probabilities, sampling=sampling_of(config))
         # All processes have a share of the videos to score.
         scores = held_out_scores(data, config.seed, score)
         if folder is None:
@@ -134,18 +135,42 @@ def config_notes(config: VideoTrainConfig, *, processes: int = 1) -> list[str]:
         )
     if config.memory_frames is not None:
         notes.append(f"the cells began with a memory of up to {config.memory_frames} frames, which is ours")
+    if config.motion:
+        notes.append(
+            "beside each frame the network saw how much it differs from the one before; the paper's sees frames only"
+        )
+    return [*notes, *_video_notes(config), *_schedule_notes(config), *_batch_notes(config, processes)]
+
+
+def _video_notes(config: VideoTrainConfig) -> list[str]:
+    notes = []
     if config.long_videos != "cut":
         notes.append(
             f"videos of more than {BIN_EDGES[-1]} frames, which the paper does not have, were seen whole, not to frame "
             f"{BIN_EDGES[-2]}"
         )
+    if config.clip == "whole":
+        notes.append(
+            "a clip's 30 frames were spread over the whole video; the paper's are in a row, or every second one"
+        )
+    if config.frame_step != 1:
+        notes.append(f"windows held one frame in {config.frame_step}; the paper's hold frames in a row")
     if config.state_gradient != "window":
         notes.append(
             "the gradient went through the state of whole videos; as we read the paper, it is cut off at each window"
         )
+    if config.norm_over != "window":
+        notes.append(
+            "batch normalisation took its statistics from all windows of a batch together; the paper's from each"
+        )
+    if config.tempo:
+        notes.append(
+            f"training videos were cut by up to {100 * config.tempo:g} % at either end and played at other speeds; the "
+            "paper's are not"
+        )
     if config.augment:
         notes.append(f"training frames were moved and scaled by up to {100 * config.augment:g} %; the paper's are not")
-    return [*notes, *_schedule_notes(config), *_batch_notes(config, processes)]
+    return notes
 
 
 def _schedule_notes(config: VideoTrainConfig) -> list[str]:

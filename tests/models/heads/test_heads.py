@@ -311,6 +311,26 @@ def test_the_svm_orders_classes_as_scikit_learn_does(classes: int) -> None:
     assert np.array_equal((features @ weights.T + biases).argmax(axis=1), model.predict(features))
 
 
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("balanced", [False, True])
+def test_the_ridge_classifier_is_scikit_learns(classes: int, balanced: bool) -> None:
+    """Its decision values, also with a penalty so small that single precision would not do."""
+    from sklearn.linear_model import RidgeClassifier
+
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % classes
+    features = (rng.standard_normal((classes, 90))[labels] + rng.standard_normal((60, 90))).astype(np.float32)
+    for c in (0.5, 5e6):
+        weights, biases, converged = fit_linear(
+            features, labels, num_classes=classes, kind="ridge", c=c, max_iterations=1, balanced=balanced
+        )
+        assert converged
+        model = RidgeClassifier(alpha=1 / (2 * c), class_weight="balanced" if balanced else None)
+        wanted = model.fit(features.astype(np.float64), labels).decision_function(features.astype(np.float64))
+        found = features @ weights.T + biases
+        np.testing.assert_allclose(found[:, 1] if classes == 2 else found, wanted, rtol=1e-6, atol=1e-9)
+
+
 def test_a_fit_that_did_not_converge_says_so() -> None:
     rng = np.random.default_rng(0)
     features, labels = 100 * rng.standard_normal((30, 6)), np.arange(30) % 3

@@ -63,7 +63,7 @@ def test_one_seed_gives_the_same_weights_for_every_head(head: HeadName) -> None:
     config = dataclasses.replace(SMALL, head=head, dropout=0.2, temporal_jitter=0.3)
     assert equal(fitted(config), fitted(config))
     if head not in ("mean_pool", "linear"):
-        assert not equal(fitted(config), fitted(dataclasses.replace(config, seed=1))) or head == "svm"
+        assert not equal(fitted(config), fitted(dataclasses.replace(config, seed=1))) or head in ("svm", "ridge")
 
 
 @pytest.mark.parametrize("head", get_args(HeadName))

@@ -181,7 +181,17 @@ task.train(dataclasses.replace(FAST, **eval(sys.argv[4])), Path(sys.argv[2]), on
 
 @pytest.mark.parametrize(
     ("changes", "epoch"),
-    [({}, 2), ({"model": "convlstm-stateless", "schedule": "published", "learning_rate": None, "epochs": 4}, 4)],
+    [
+        ({}, 2),
+        ({"model": "convlstm-stateless", "schedule": "published", "learning_rate": None, "epochs": 4}, 4),
+        (
+            {
+                **{"motion": True, "frame_step": 2, "tempo": 0.2, "augment": 0.1, "epochs": 2},
+                **{"state_gradient": "video", "norm_over": "video"},
+            },
+            2,
+        ),
+    ],
 )
 def test_a_kill_in_mid_epoch_and_the_same_call_give_the_same_history(
     task: Task, tmp_path: Path, changes: dict[str, Any], epoch: int
@@ -354,6 +364,17 @@ def test_other_frames_than_the_papers_are_noted(task: Task, run: Path) -> None:
         assert frame_notes(dataclasses.replace(spec, resize=resize)) == [note]
     rgb = dataclasses.replace(spec, stream="rgb", resize="stretch-64")
     assert frame_notes(rgb) == ["RGB frames, as a whole; the paper's are cropped depth"]
+
+
+def test_options_of_ours_are_noted() -> None:
+    ours = VideoTrainConfig(model="convlstm-stateless", motion=True, clip="whole", tempo=0.15)
+    told = [
+        "beside each frame the network saw how much it differs",
+        "spread over the whole video",
+        "cut by up to 15 % at either end",
+    ]
+    assert [any(text in note for note in config_notes(ours)) for text in told] == [True] * 3
+    assert "one frame in 3" in config_notes(VideoTrainConfig(frame_step=3))[0]
 
 
 def relabelled(records: list[VideoRecord], video_id: str) -> list[VideoRecord]:
