@@ -43,7 +43,9 @@ def check_tables(result: dict[str, Any]) -> None:
     for name in NAMES:
         assert all(" % (" in table4[name][f"{short}, ours, reduced"] for short in ("CS", "CV"))
     assert table4["Unsupervised ConvLSTM (2017), depth"]["CV, paper"] == ""
-    assert len(table4) == 9
+    assert len(table4) == 9 + 1
+    baseline = table4["motion maps + ridge classifier, a baseline of ours"]
+    assert [" % (" in value for value in baseline.values()] == [False, False, False, True, True]
     assert [row["paper"] for row in result["gains"]] == [
         *("more than 4 points", "almost 5 points", "around 7 points", "approximately 100 times")
     ]
