@@ -109,6 +109,14 @@ class TrainConfig:
     temporal_jitter: float = option(
         0.0, "Share of each training video's clips left out at random in every epoch.", min=0, below=1, panel="Training"
     )
+    # Lakhal's first strategy (2018, section 3.3), whose sub-videos begin with each clip; tests and predictions see all.
+    temporal_crop: float = option(
+        0.0,
+        "Share of each training video cut off its ends: a sub-video from a random place in every epoch, before --num-steps.",
+        min=0,
+        below=1,
+        panel="Training",
+    )
     # Lakhal's sigma(t), see `clips.sparse_clip_indices`; in training, tests and predictions.
     num_steps: int | None = option(
         None, "Clips to use of each video, evenly spaced (T in Lakhal 2018). Default: all.", min=1, panel="Training"
@@ -144,6 +152,8 @@ class TrainConfig:
             raise ValueError(
                 "average_last takes the mean over the last epochs, patience keeps the best one: choose one"
             )
+        if self.temporal_jitter and self.temporal_crop:
+            raise ValueError("temporal_jitter and temporal_crop both leave clips of training videos out: choose one")
         recurrent = self.head in RECURRENT_HEADS
         if self.head in SCIKIT_HEADS and self.output != "softmax":
             raise ValueError(f"{self.head} is fitted by scikit-learn as a softmax: its output must be softmax")

@@ -42,6 +42,8 @@ from har_pipeline.training.options import TrainConfig
         {"average_last": 0.5, "patience": 3},
         {"class_weights": "inverse"},
         {"temporal_jitter": -0.1},
+        {"temporal_crop": 1.0},
+        {"temporal_crop": 0.5, "temporal_jitter": 0.5},
         {"precision": "fp8"},
     ],
 )
