@@ -103,10 +103,15 @@ DATASETS = {
 }
 
 
+def printed_rows() -> list[dict[str, str]]:
+    """Return what the papers print."""
+    with open(ROOT / "pipelines" / "papers.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, restval=""))
+
+
 def papers_block() -> str:
     """Return the table of the papers' own systems, one line for each table and data set."""
-    with open(ROOT / "pipelines" / "papers.csv", newline="", encoding="utf-8") as file:
-        own = [row for row in csv.DictReader(file) if row["of"] == "this"]
+    own = [row for row in printed_rows() if row["of"] == "this"]
     printed: dict[tuple[str, str, str], list[str]] = {}
     for row in own:
         numbers = printed.setdefault((row["paper"], row["table"], row["dataset"]), [])
@@ -114,7 +119,8 @@ def papers_block() -> str:
     lines = ["| table | paper's number | ours | on what |", "|---|---|---|---|"]
     for (paper, table, dataset), numbers in printed.items():
         what = "HMDB-51, three splits" if (paper, dataset) == ("orozco2020", "hmdb51") else DATASETS[dataset]
-        lines.append(f"| {PAPERS[paper]}, Table {table} | {'; '.join(numbers)} | *not run on real data* | {what} |")
+        title = f"Table {table}" if table.isdigit() else table
+        lines.append(f"| {PAPERS[paper]}, {title} | {'; '.join(numbers)} | *not run on real data* | {what} |")
     return "\n".join(lines)
 
 

@@ -38,7 +38,8 @@ UT-Interaction set 1 with I3D (Kinetics-400) on RGB and TSN stacks of TV-L1 flow
 never trained on flow (`pipelines/two_stream.py`):"""
 PUBLISHED = """\
 Each pipeline in `pipelines/` reproduces its tables on your copy of the data set. They have been tested on small synthetic trees
-with the same file names, classes and folds, not on the real data."""
+with the same file names, classes and folds, not on the real data. What they do where a paper is silent: [papers.md](papers.md),
+[raw-video.md](raw-video.md#where-the-paper-is-silent)."""
 
 
 def nets_table(measured: dict[tuple[str, str], dict[str, object]]) -> list[str]:

@@ -24,8 +24,10 @@ from .evaluation.categories import read_groups as read_groups
 from .evaluation.compare import compare_members as compare_members
 from .evaluation.compare import write_comparison as write_comparison
 from .evaluation.evaluate import evaluate as evaluate
+from .evaluation.fusion_table import FusionTable as FusionTable
 from .evaluation.fusion_table import fuse as fuse
 from .evaluation.fusion_table import write_fusion as write_fusion
+from .evaluation.members import Member as Member
 from .evaluation.members import load_member as load_member
 from .evaluation.members import load_members as load_members
 from .evaluation.metrics import Measures as Measures
