@@ -71,7 +71,8 @@ def weights_table() -> list[str]:
     ]
     for row in describe_nets():
         url = f"<{row['url']}>" if row["url"].startswith("http") else row["url"]
-        digits = f"`{row['sha256']}`" if row["sha256"] else "not published"
+        md5 = f"md5 `{row['md5']}`" if row["md5"] else "not published"
+        digits = f"`{row['sha256']}`" if row["sha256"] else md5
         cells = [f"`{row['net']}`", row["stream"], f"`{row['weights']}`", row["trained_on"], f"`{row['preprocess']}`"]
         lines.append("| " + " | ".join([*cells, row["licence"], url, digits]) + " |")
     return lines

@@ -62,7 +62,7 @@ PAPER = {
 CAPTION_UNITS = 320
 # Algorithm 2; the paper scales nothing.
 HEAD = TrainConfig(head="lstm", output="sigmoid", standardise=False)
-VGG16, FRAMES, KERAS_WEIGHTS = "vgg16", 40, "oxford"
+VGG16, FRAMES, KERAS_WEIGHTS = "vgg16", 40, "keras"
 
 
 def sweep(

@@ -47,8 +47,9 @@ HEAD, VIDEO = "head", "video"
 JOB, OLD_LOCK = "job.json", "lock"  # older versions left a lock file as well
 # Columns of the history that are drawn.
 CURVES = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
-# 1 had no hashes.
-FORMATS = (1, 2)
+# 1 had no hashes; in 1 and 2 `num_steps` took other clips, see `RunRecord.rounds_steps`.
+FORMATS = (1, 2, 3)
+ROUNDED_STEPS = "trained by an older version, which took other clips for num_steps {}: it rounded their places"
 PACKAGES = ("har-pipeline", "torch", "numpy", "scikit-learn", "safetensors")
 
 
@@ -105,7 +106,13 @@ class RunRecord:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader must know."""
-        return tuple(self.info.get("summary", {}).get("notes", ()))
+        own = tuple(self.info.get("summary", {}).get("notes", ()))
+        return (*own, ROUNDED_STEPS.format(self.info["options"]["num_steps"])) if self.rounds_steps else own
+
+    @property
+    def rounds_steps(self) -> bool:
+        """Whether its `num_steps` clips of a video are not those that this version takes: their places were rounded."""
+        return self.info["format"] < 3 and self.info["options"].get("num_steps") not in (None, 1)
 
     @property
     def kind(self) -> str:

@@ -203,7 +203,11 @@ def extractor_for(
     if extractor.weights != spec.weights:
         raise FeatureMismatchError(f"weights {extractor.weights} differ from the run's, {spec.weights}")
     if extractor.preprocess.describe() != spec.preprocess:
-        way_out = "give its mean cube with --mean-cube" if "cube" in spec.preprocess else "omit --mean-cube"
+        way_out = "extract its features and train it again: an older version prepared them otherwise"
+        if mean_cube is not None:
+            way_out = "omit --mean-cube"
+        if "cube" in spec.preprocess:
+            way_out = "give its mean cube with --mean-cube"
         raise FeatureMismatchError(f"the run's frames were prepared as {spec.preprocess}: {way_out}")
     return extractor
 

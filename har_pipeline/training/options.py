@@ -119,7 +119,10 @@ class TrainConfig:
     )
     # Lakhal's sigma(t), see `clips.sparse_clip_indices`; in training, tests and predictions.
     num_steps: int | None = option(
-        None, "Clips to use of each video, evenly spaced (T in Lakhal 2018). Default: all.", min=1, panel="Training"
+        None,
+        "Clips to use of each video, evenly spaced (T in Lakhal 2018); 1: the middle one. Default: all.",
+        min=1,
+        panel="Training",
     )
     patience: int | None = option(
         None,

@@ -51,6 +51,21 @@ def test_a_run_of_an_older_version_loads_with_the_defaults_of_what_it_lacks(run_
     assert run.streams[0].feature_set == run.feature_set
 
 
+@pytest.mark.parametrize(("num_steps", "differs"), [(None, False), (1, False), (2, True)])
+def test_a_run_of_an_older_version_that_took_other_clips_says_so_and_does_not_predict(
+    run_dir: Path, num_steps: int | None, differs: bool
+) -> None:
+    info = json.loads((run_dir / "run.json").read_text())
+    change_info(run_dir, options={**info["options"], "num_steps": num_steps}, format=2)
+    told = "older version, which took other clips for num_steps 2: it rounded their places"
+    assert any(told in note for note in evaluate(run_dir).notes) == differs
+    with pytest.raises(RunError, match=f"{told}; train it again") if differs else contextlib.nullcontext():
+        load_run(run_dir)
+    change_info(run_dir, format=3)
+    assert not any("older version" in note for note in evaluate(run_dir).notes)
+    load_run(run_dir)
+
+
 def test_options_that_do_not_fit_the_weights_are_an_error(run_dir: Path) -> None:
     options = json.loads((run_dir / "run.json").read_text())["options"]
     change_info(run_dir, options={**options, "head": "gru"})

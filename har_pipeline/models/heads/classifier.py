@@ -66,14 +66,16 @@ class SequenceClassifier(nn.Module):
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Return (B, K) log probabilities for features (B, Nmax, D) float32 and lengths (B,) int64 on the CPU.
 
-        With `output="sigmoid"` they are the sigmoids divided by their sum, as in Keras's categorical cross-entropy. In
+        With `output="sigmoid"` they are the sigmoids divided by their sum, as in Keras's categorical cross-entropy. (Keras
+        then cuts probabilities below 1e-7 off, which stops their gradient and yields NaN where all underflow; we do not.) In
         training a `vote` head returns the mean log probabilities of its clips instead: their negative log likelihood is
         the mean loss of the clips, so that each clip is trained by itself.
         """
-        logits = self.classifier(self.dropout(self.encode(features, lengths)))
+        logits = self.classifier(self.dropout(self.encode(features, lengths))).float()
         if self.output == "sigmoid":
+            # The logarithm of a sigmoid that underflows, or of a sum of such, is exact this way.
             logits = nn.functional.logsigmoid(logits)
-        log_probabilities = nn.functional.log_softmax(logits.float(), dim=-1)
+        log_probabilities = nn.functional.log_softmax(logits, dim=-1)
         if self.vote is None:
             return log_probabilities
         if self.training:
