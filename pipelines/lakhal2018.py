@@ -32,6 +32,7 @@ from har_pipeline import (
     FusionTable,
     Interval,
     Member,
+    ReduceOptions,
     Scores,
     Split,
     Stream,
@@ -52,6 +53,7 @@ from har_pipeline import (
     plan_points,
     read_groups,
     read_manifest,
+    reduce_features,
     right_and_wrong,
     run_jobs,
     run_sweep,
@@ -100,12 +102,11 @@ class Data(NamedTuple):
 
 
 class Streams(NamedTuple):
-    """Feature sets of C3D's clips, and of TSN's RGB and flow; crops: the same of the centre crop, if TSN's are means of ten."""
+    """Feature sets of C3D's clips, and of TSN's RGB and flow; center: of the centre crop, if TSN's are means of ten."""
 
     clips: str
-    rgb: str
-    flow: str
-    crops: tuple[str, str] | None
+    tsn: tuple[str, str]
+    center: tuple[str, str] | None
     missing: list[str]
     weights: dict[str, str]
 
@@ -130,7 +131,7 @@ def extract_streams(options: argparse.Namespace, data: Data, segments: int) -> S
     made = extract_many(data.records, data.store, wanted)
     missing = sorted({video_id for one in made for video_id in (*one.failed, *one.failed_before)})
     names = [one.feature_set for one in made]
-    return Streams(names[0], names[1], names[2], (names[3], names[4]) if names[3:] else None, missing, weights)
+    return Streams(names[0], (names[1], names[2]), (names[3], names[4]) if names[3:] else None, missing, weights)
 
 
 def tested(data: Data) -> int:
@@ -185,47 +186,54 @@ def ablations(
     return rows
 
 
-def train(data: Data, folder: str, features: list[str], base: TrainConfig, **changes: Any) -> Interval:
-    """Train the two-layer Res-LSTM."""
+def train(
+    data: Data, folder: str, features: Sequence[str], base: TrainConfig, pca: int | None, **changes: Any
+) -> Interval:
+    """Train the two-layer Res-LSTM; pca: on so many values of each feature set, fitted on each split's training clips."""
     config = dataclasses.replace(base, head="res_lstm", num_layers=2, **changes)
-    done = run_jobs(
-        data.store,
-        features,
-        data.records,
-        plan_jobs(data.splits, data.out / folder, folds=True),
-        config,
-        allow_missing=True,
-    )
-    return mean_interval([outcome.summary.test_accuracy for outcome in done], tested(data))
+    accuracies = []
+    for job in plan_jobs(data.splits, data.out / folder, folds=True):
+        names = list(features)
+        if pca:
+            options = ReduceOptions(dim=pca, allow_missing=True)
+            names = [reduce_features(data.store, name, job.split, options).feature_set for name in features]
+        (outcome,) = run_jobs(data.store, names, data.records, [job], config, allow_missing=True)
+        accuracies.append(outcome.summary.test_accuracy)
+    return mean_interval(accuracies, tested(data))
 
 
 def two_streams(
-    data: Data, rgb: str, flow: str, base: TrainConfig, within: str = ""
+    data: Data, pair: tuple[str, str], base: TrainConfig, within: str = "", pca: int | None = None
 ) -> tuple[FusionTable, Scores, list[Member]]:
-    """Train each stream, and fuse them late."""
-    for name, features in (("rgb", rgb), ("flow", flow)):
-        train(data, f"{within}{name}", [features], base)
-    streams = [load_member(data.out / f"{within}{name}", name) for name in ("rgb", "flow")]
-    return *fuse(streams, chosen="product"), streams
+    """Train RGB and flow, each by itself, and fuse them late."""
+    names = ("rgb", "flow")
+    for name, features in zip(names, pair, strict=True):
+        train(data, f"{within}{name}", [features], base, pca)
+    members = [load_member(data.out / f"{within}{name}", name) for name in names]
+    return *fuse(members, chosen="product"), members
 
 
-def table_2(data: Data, streams: Streams, base: TrainConfig) -> list[Row]:
-    """Table 2, and single crops against their mean (section 3.3)."""
+def fusion_strategies(data: Data, pair: tuple[str, str], base: TrainConfig, pca: int | None = None) -> list[Row]:
+    """Table 2; the product's scores are kept in the folder res_lstm."""
     rows = []
     for op in ("sum", "product"):
-        features = [streams.rgb, streams.flow]
-        top1 = train(data, f"mid_{op}", features, base, mid_fusion="input", fusion_op=op)
+        top1 = train(data, f"mid_{op}", pair, base, pca, mid_fusion="input", fusion_op=op)
         rows.append(found("2", f"mid fusion, {op}", top1))
-    fusion, scores, members = two_streams(data, streams.rgb, streams.flow, base)
+    fusion, scores, members = two_streams(data, pair, base, pca=pca)
     for rule, words in (("sum", "sum"), ("product", "product"), ("weighted", "1.5 flow + 1 RGB")):
         rows.append(found("2", f"late fusion, {words}", fusion.row(rule).top1))
     write_fusion(data.out / "res_lstm", fusion, scores, members)
-    of_crops = {"mean of ten crops": fusion} if streams.crops else {"centre crop": fusion}
-    if streams.crops:
-        of_crops["centre crop"] = two_streams(data, *streams.crops, base, "center_")[0]
-    for crops, own in of_crops.items():
-        for line in ("rgb", "flow", "product"):
-            rows.append(found("section 3.3", f"{crops}, {line}", own.row(line).top1))
+    return rows
+
+
+def single_crops(
+    data: Data, crops: dict[str, tuple[tuple[str, str], str]], base: TrainConfig, pca: int | None = None
+) -> list[Row]:
+    """Section 3.3: each stream and their product. crops: name -> RGB and flow, and how the names of their folders begin."""
+    rows = []
+    for name, (pair, within) in crops.items():
+        fusion = two_streams(data, pair, base, within, pca)[0]
+        rows += [found("section 3.3", f"{name}, {line}", fusion.row(line).top1) for line in ("rgb", "flow", "product")]
     return rows
 
 
@@ -333,7 +341,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     data = Data(out, FeatureStore(out / "store.zarr", create=True), records, splits)
     base = dataclasses.replace(PLAIN, epochs=options.epochs, device=options.device)
     streams, lines = extract_streams(options, data, sizes["segments"][0]), printed("lakhal2018", options.dataset)
-    own = ablations(data, streams.clips, base, sizes, options.train_workers) + table_2(data, streams, base)
+    crops = {"mean of ten crops" if streams.center else "centre crop": (streams.tsn, "")}
+    if streams.center:
+        crops["centre crop"] = (streams.center, "center_")
+    own = ablations(data, streams.clips, base, sizes, options.train_workers)
+    own += fusion_strategies(data, streams.tsn, base) + single_crops(data, crops, base)
     own += final_model(data, options.dataset, options.idt)
     rows = beside([*own, *gains(own, lines)], lines)
     result = {

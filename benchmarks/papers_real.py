@@ -1,0 +1,119 @@
+"""The experiments of Lakhal 2018 and Orozco 2020 on small real data, with the pipelines' own code. Prints JSON.
+
+    python benchmarks/papers_real.py fc6 DATA --out papers_fc6
+    python benchmarks/papers_real.py ut_interaction UT_INTERACTION --weights i3d.safetensors --out papers_ut
+
+fc6: VGG16 fc6 of six frames of seven UCF-101 classes, official split 1 (DATA as in fc6_heads.py): Lakhal's Table 1, Figure 3
+and strategy 1, Orozco's sweep over units. ut_interaction: set 1, leave-one-sequence-out, I3D on clips of 16 frames, stride 8:
+the same, and Lakhal's Table 2 (RGB: I3D, flow: EfficientNet-Lite0 on stacks of five DIS fields, both at 8 places and reduced to
+64 values by a PCA of each fold's training clips, since mid fusion at the input needs one size) and single crops
+(EfficientNet-Lite0 on both streams).
+
+Sizes, T and Lakhal's epochs are smaller than the papers', for one core; they were set before any test accuracy was seen, and
+nothing is chosen. Plain features, one seed. Finished runs and features in OUT are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from har_pipeline import (
+    ClipSpec,
+    ExtractOptions,
+    FeatureStore,
+    FlowSpec,
+    build_extractor,
+    build_manifest,
+    errors_as_lines,
+    extract_many,
+    make_splits,
+    manifest_sha256,
+    read_manifest,
+    with_crops,
+    write_manifest,
+)
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pipelines"))
+import lakhal2018
+import orozco2020
+from real_features import ucf101_fc6
+
+Row = dict[str, Any]
+EPOCHS, UNITS = 25, (40, 120, 200)
+SIZES: dict[str, tuple[int, ...]] = {"base": (64,), "sizes": (16, 32, 64)}
+PLACES, PCA = 8, 64
+
+
+def both_papers(data: lakhal2018.Data, features: str, time_steps: tuple[int, ...], device: str) -> dict[str, Any]:
+    """Return Lakhal's ablations and Orozco's sweep on one feature set."""
+    base = dataclasses.replace(lakhal2018.PLAIN, epochs=EPOCHS, device=device)
+    lakhal = lakhal2018.ablations(data, features, base, SIZES, 1, time_steps, time_steps[-1])
+    head = dataclasses.replace(orozco2020.HEAD, device=device)
+    swept, failed = orozco2020.sweep(
+        data.store, data.records, data.splits, features, head, UNITS, data.out / "orozco", title="units"
+    )
+    assert not failed, failed
+    return {"lakhal": lakhal, "orozco": swept}
+
+
+def on_fc6(folder: Path, out: Path, device: str) -> dict[str, Any]:
+    store, features, records, split = ucf101_fc6(folder, out / "store.zarr")
+    data = lakhal2018.Data(out, store, records, [split])
+    found = both_papers(data, features, (2, 4, 6), device)
+    return {"what": "fc6", "test videos": len(split.test), "folds": 1, **found}
+
+
+def on_ut_interaction(root: Path, weights: str | None, out: Path, device: str) -> dict[str, Any]:
+    manifest = out / "manifest.csv"
+    write_manifest(manifest, build_manifest("ut_interaction", root), root=root)
+    records, store = read_manifest(manifest), FeatureStore(out / "store.zarr", create=True)
+    i3d = build_extractor("i3d", weights=weights, device=device)
+    dense = dataclasses.replace(i3d.input.clips, sampling="dense", num_clips=None, clip_len=16, clip_stride=8)
+    at_places = dataclasses.replace(i3d.input.clips, sampling="segments", num_clips=PLACES, clip_len=16)
+    wanted = [(i3d, ExtractOptions(clips=dense)), (i3d, ExtractOptions(clips=at_places))]
+    for crops in ("ten", "center"):
+        for stream in ("rgb", "flow"):
+            net = build_extractor("tsn_efficientnet_lite0", stream=stream, device=device)
+            clips = ClipSpec(sampling="segments", num_clips=PLACES, clip_len=net.input.clips.clip_len)
+            flow = FlowSpec(method="dis") if stream == "flow" else None
+            wanted.append((net, ExtractOptions(clips=clips, resize=with_crops(net.input.resize, crops), flow=flow)))
+    made = extract_many(records, store, wanted)
+    if lost := {video_id for one in made for video_id in (*one.failed, *one.failed_before)}:
+        sys.exit(f"without features: {', '.join(sorted(lost))}")
+    clips_of, rgb, ten_rgb, ten_flow, center_rgb, center_flow = (one.feature_set for one in made)
+    splits = make_splits(records, "leave_one_group_out", val_fraction=0.0, manifest_sha256=manifest_sha256(manifest))
+    data = lakhal2018.Data(out, store, records, splits)
+    base = dataclasses.replace(lakhal2018.PLAIN, device=device)
+    rows = lakhal2018.fusion_strategies(data, (rgb, ten_flow), base, PCA)
+    crops_of = {
+        "mean of ten crops": ((ten_rgb, ten_flow), "ten_"),
+        "centre crop": ((center_rgb, center_flow), "center_"),
+    }
+    rows += lakhal2018.single_crops(data, crops_of, base, PCA)
+    found = both_papers(data, clips_of, (5, 15, 25), device)
+    return {
+        **{"what": "ut_interaction", "test videos": len(records), "folds": len(splits)},
+        **{"lakhal": rows + found["lakhal"], "orozco": found["orozco"]},
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("fc6", "ut_interaction"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--weights", help="of I3D on RGB: a name or a file")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    with errors_as_lines():
+        if args.what == "fc6":
+            result = on_fc6(args.folder, args.out, args.device)
+        else:
+            result = on_ut_interaction(args.folder, args.weights, args.out, args.device)
+    print(json.dumps(result, indent=2))
