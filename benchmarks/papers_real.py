@@ -45,8 +45,8 @@ import orozco2020
 from real_features import ucf101_fc6
 
 Row = dict[str, Any]
-EPOCHS, UNITS = 25, (40, 120, 200)
-SIZES: dict[str, tuple[int, ...]] = {"base": (64,), "sizes": (16, 32, 64)}
+EPOCHS, UNITS = 25, (20, 40, 80)
+SIZES: dict[str, tuple[int, ...]] = {"base": (64,), "sizes": (32, 64)}
 PLACES, PCA = 8, 64
 
 
