@@ -47,9 +47,8 @@ HEAD, VIDEO = "head", "video"
 JOB, OLD_LOCK = "job.json", "lock"  # older versions left a lock file as well
 # Columns of the history that are drawn.
 CURVES = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
-# 1 had no hashes; in 1 and 2 `num_steps` took other clips, see `RunRecord.rounds_steps`.
+# 1 had no hashes; 1 and 2 had other rules, see `RunRecord.older_rules`.
 FORMATS = (1, 2, 3)
-ROUNDED_STEPS = "trained by an older version, which took other clips for num_steps {}: it rounded their places"
 PACKAGES = ("har-pipeline", "torch", "numpy", "scikit-learn", "safetensors")
 
 
@@ -106,13 +105,22 @@ class RunRecord:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader must know."""
-        own = tuple(self.info.get("summary", {}).get("notes", ()))
-        return (*own, ROUNDED_STEPS.format(self.info["options"]["num_steps"])) if self.rounds_steps else own
+        return (*self.info.get("summary", {}).get("notes", ()), *self.older_rules)
 
     @property
-    def rounds_steps(self) -> bool:
-        """Whether its `num_steps` clips of a video are not those that this version takes: their places were rounded."""
-        return self.info["format"] < 3 and self.info["options"].get("num_steps") not in (None, 1)
+    def older_rules(self) -> tuple[str, ...]:
+        """What the version that trained it did otherwise with its options than this one does, as sentences."""
+        options, found = self.info["options"], []
+        if self.info["format"] > 2:
+            return ()
+        if options.get("num_steps") not in (None, 1):
+            found.append(f"num_steps {options['num_steps']} took other clips: an older version rounded their places")
+        fusion, op = options.get("mid_fusion"), options.get("fusion_op", "sum")
+        if fusion == "input" or (fusion == "hidden" and op == "product" and options.get("standardise", True)):
+            found.append(
+                f"mid_fusion {fusion} scaled, if at all, each stream: an older version did so before their {op}"
+            )
+        return tuple(found)
 
     @property
     def kind(self) -> str:

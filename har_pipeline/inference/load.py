@@ -14,17 +14,9 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file
 from torch import nn
 
-from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, RunError, StoreError
+from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, RunError, StoreError, first_few
 from har_pipeline.evaluation.plan import require_single_run
-from har_pipeline.evaluation.run_folder import (
-    ROUNDED_STEPS,
-    RUN_JSON,
-    VIDEO,
-    WEIGHTS,
-    RunRecord,
-    read_run,
-    reduction_file,
-)
+from har_pipeline.evaluation.run_folder import RUN_JSON, VIDEO, WEIGHTS, RunRecord, read_run, reduction_file
 from har_pipeline.features.frames import frame_shape, options_of
 from har_pipeline.features.pca import Projection
 from har_pipeline.features.reduce import projection_of
@@ -85,16 +77,16 @@ def load_run(path: Path | str) -> HeadRun | NetworkRun:
         "split": record.split,
         "info": record.info,
     }
+    if record.older_rules:
+        raise RunError(
+            f"{path}: {first_few(record.older_rules, '; ')}; train it again with --overwrite to predict with it"
+        )
     try:
         config = (VideoTrainConfig if record.kind == VIDEO else TrainConfig)(**record.info["options"])
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path}: {RUN_JSON} is malformed ({error!r}); train it again") from error
     classes = len(record.classes)
     if isinstance(config, TrainConfig):
-        if record.rounds_steps:
-            raise RunError(
-                f"{path}: {ROUNDED_STEPS.format(config.num_steps)}; train it again with --overwrite to predict with it"
-            )
         record.check_file(WEIGHTS)
         dims, shape = [one.spec.feature_dim for one in record.streams], config.head_config
         _check_steps(path, config.num_steps, sum(dims))

@@ -218,7 +218,7 @@ def predict_scores(run: HeadRun | NetworkRun, features: np.ndarray) -> np.ndarra
     They are computed on the device of the head or network. Raises: RunError if there is no row, D is not the run's, or a
     feature is not finite.
     """
-    wanted = len(run.head.input_mean) if isinstance(run, HeadRun) else math.prod(run.frame_shape)
+    wanted = sum(run.head.stream_dims) if isinstance(run, HeadRun) else math.prod(run.frame_shape)
     if features.ndim != 2 or not len(features) or features.shape[1] != wanted:
         raise RunError(f"{run.path}: expected features (N >= 1, {wanted}), but got {features.shape}")
     if isinstance(run, NetworkRun):

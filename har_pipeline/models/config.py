@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 HeadName = Literal[
     "lstm", "gru", "bilstm", "res_lstm", "stacked_lstm", "attention", "mean_pool", "linear", "svm", "vote"
@@ -14,6 +14,8 @@ Vote = Literal["soft", "majority"]
 Fusion = Literal["input", "hidden"]
 FusionOp = Literal["sum", "product", "concat"]
 SCIKIT_HEADS = ("mean_pool", "linear", "svm")
+# Which are better with scaled features than with plain ones.
+SCALED_HEADS = get_args(HeadName)
 RESIDUAL_HEADS = ("res_lstm", "stacked_lstm")
 UNITS_HEADS = ("lstm", "gru", "bilstm", "attention")
 RECURRENT_HEADS = (*UNITS_HEADS, *RESIDUAL_HEADS)

@@ -11,6 +11,7 @@ from har_pipeline.core.options import check_options, device_option, option, seed
 from har_pipeline.models.config import (
     RECURRENT_HEADS,
     RESIDUAL_HEADS,
+    SCALED_HEADS,
     SCIKIT_HEADS,
     UNITS_HEADS,
     Fusion,
@@ -73,9 +74,12 @@ class TrainConfig:
     vote: Vote = option(
         "soft", "How the vote head combines clips: soft = mean probability, majority = most votes.", panel="Head"
     )
-    # Ours: the papers feed plain features.
-    standardise: bool = option(
-        True, "Shift and scale each feature by its mean and deviation over the training clips.", panel="Head"
+    # Ours: the papers feed plain features. Which heads do better with scaling was measured by benchmarks/scaling.py.
+    standardise: bool | None = option(
+        None,
+        "Shift and scale each feature by its mean and deviation over the training clips; of streams joined by --mid-fusion "
+        f"input, their sum or product. Default: scaled for {', '.join(SCALED_HEADS)} only.",
+        panel="Head",
     )
     epochs: int = option(50, "Training epochs.", min=1, panel="Training")
     batch_size: int = option(25, "Videos per batch.", min=1, panel="Training")
@@ -166,6 +170,19 @@ class TrainConfig:
             raise ValueError(f"input_projection belongs to recurrent heads {RECURRENT_HEADS}, not to {self.head}")
         if self.mid_fusion == "hidden" and not recurrent:
             raise ValueError(f"mid_fusion=hidden joins the states of recurrent heads; {self.head} has none: use input")
+
+        if self.mid_fusion == "hidden" and self.fusion_op == "product" and self.standardise:
+            raise ValueError(
+                "standardise would scale each stream before the product of their states: mid_fusion=hidden with "
+                "fusion_op=product takes features as they are"
+            )
+
+    @property
+    def scales_features(self) -> bool:
+        """Whether features are scaled: as `standardise` says, by default as the head does best."""
+        if self.standardise is not None:
+            return self.standardise
+        return self.head in SCALED_HEADS and not (self.mid_fusion == "hidden" and self.fusion_op == "product")
 
     @property
     def needs_validation(self) -> bool:

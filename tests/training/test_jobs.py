@@ -254,11 +254,11 @@ def test_a_job_does_not_go_on_with_runs_that_took_other_clips(task: Task, tmp_pa
     task.run(planned, config)
     evaluate(tmp_path / "job")
     change_info(planned[0].folder, format=2)
-    with pytest.raises(
-        RunError, match=r"trained differently \(the clips that num_steps takes: it is of an older version\)"
-    ):
+    with pytest.raises(RunError, match=r"trained differently \(num_steps 2 took other clips: an older version rounded"):
         task.run(planned, config)
-    with pytest.raises(RunError, match=r"not runs of one job.* the clips that num_steps takes \(one is of an older"):
+    with pytest.raises(
+        RunError, match=r"not runs of one job.* the version that trained it: num_steps 2 took other clips"
+    ):
         evaluate(tmp_path / "job")
 
 

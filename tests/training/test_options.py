@@ -30,6 +30,7 @@ from har_pipeline.training.options import TrainConfig
         {"input_projection": 8, "head": "mean_pool"},
         {"mid_fusion": "output"},
         {"mid_fusion": "hidden", "head": "vote"},
+        {"mid_fusion": "hidden", "fusion_op": "product", "standardise": True},
         {"fusion_op": "max"},
         {"vote": "hard"},
         {"schedule": "cyclic"},

@@ -59,8 +59,9 @@ def fit_head(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         head = build_head(config.head_config, stream_dims or [table.feature_dim], num_classes)
-        if config.standardise:
-            head.set_input_scaling(*feature_statistics(table, parts.train))
+        if config.scales_features:
+            joined = feature_statistics(table, parts.train, lambda clips: head.joined(torch.from_numpy(clips)).numpy())
+            head.set_input_scaling(*joined)
         head.to(device)
         data = FeatureBatches(table, device)
         if config.head in SCIKIT_HEADS:

@@ -196,7 +196,7 @@ def test_mid_fusion_by_hand(name: HeadName, op: FusionOp) -> None:
     torch.manual_seed(0)
     fused = build_head(config, [4, 4], 3).eval()
     plain = build_head(dataclasses.replace(config, mid_fusion=None), 8 if op == "concat" else 4, 3).eval()
-    plain.encoder.load_state_dict(fused.encoder.encoder.state_dict())
+    plain.encoder.load_state_dict(fused.encoder.state_dict())
     expected = plain.encode(OPS[op](rgb, flow), LENGTHS)
     torch.testing.assert_close(fused.encode(both, LENGTHS), expected, rtol=0, atol=1e-6)
 
@@ -208,10 +208,29 @@ def test_mid_fusion_by_hand(name: HeadName, op: FusionOp) -> None:
 
 
 def test_each_stream_is_scaled_by_its_own_deviations() -> None:
-    head = build_head(HeadConfig(units=7, mid_fusion="input"), [2, 2], 3)
+    head = build_head(HeadConfig(units=7, mid_fusion="input", fusion_op="concat"), [2, 2], 3)
     # A tenth of the root mean square deviation is the least; of flow alone it is far below that of RGB.
     head.set_input_scaling(np.zeros(4), np.array([100.0, 100.0, 1.0, 0.5]))
     torch.testing.assert_close(head.input_scale, torch.tensor([0.01, 0.01, 1.0, 2.0]))
+
+
+@pytest.mark.parametrize("op", ["sum", "product"])
+def test_scaling_and_dropout_act_on_the_joined_streams_and_never_before(op: FusionOp) -> None:
+    torch.manual_seed(0)
+    config = HeadConfig(units=7, mid_fusion="input", fusion_op=op, input_dropout=0.5)
+    head = build_head(config, [4, 4], 3)
+    read: list[torch.Tensor] = []
+    head.encoder.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
+    rgb, flow = sequences(4), 1 + sequences(4).flip(2)
+    mean, deviation = np.arange(4.0), np.array([1.0, 2.0, 3.0, 4.0])
+    head.set_input_scaling(mean, deviation)
+    scaled = (OPS[op](rgb, flow) - torch.from_numpy(mean)) / torch.from_numpy(deviation)
+    head.eval()(torch.cat([rgb, flow], dim=2), LENGTHS)
+    torch.testing.assert_close(read[0], scaled.float())
+    head.train()(torch.cat([rgb, flow], dim=2), LENGTHS)
+    dropped = ~read[1].any(dim=1, keepdim=True)
+    assert dropped.any()
+    torch.testing.assert_close(read[1], (2 * scaled * ~dropped).float())
 
 
 @pytest.mark.parametrize(

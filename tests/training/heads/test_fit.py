@@ -17,7 +17,7 @@ from har_pipeline.core.errors import RunError
 from har_pipeline.features.table import FeatureTable, take_steps
 from har_pipeline.inference.load import load_run
 from har_pipeline.inference.predict import predict_scores
-from har_pipeline.models.config import HeadName
+from har_pipeline.models.config import FusionOp, HeadName
 from har_pipeline.models.heads import SequenceClassifier, build_head
 from har_pipeline.training.batches import FeatureBatches
 from har_pipeline.training.data import Parts
@@ -284,6 +284,17 @@ def test_mid_fusion_needs_the_sizes_of_the_streams() -> None:
     assert fitted(config, stream_dims=[3, 3]).head.stream_dims == (3, 3)
     with pytest.raises(RunError, match="two or more feature sets"):
         fitted(config)
+
+
+@pytest.mark.parametrize("op", ["sum", "product", "concat"])
+def test_mid_fusion_scales_by_the_joined_features_of_the_training_clips(op: FusionOp) -> None:
+    one = fitted(dataclasses.replace(SMALL, mid_fusion="input", fusion_op=op, standardise=True), stream_dims=[3, 3])
+    table = table_of()
+    clips = np.concatenate([table.features[table.offsets[row] : table.offsets[row + 1]] for row in PARTS.train])
+    rgb, flow = np.split(clips.astype(np.float64), 2, axis=1)
+    joined = {"sum": rgb + flow, "product": rgb * flow, "concat": clips}[op]
+    np.testing.assert_allclose(one.head.input_mean, joined.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(one.head.input_scale, 1 / joined.std(axis=0), rtol=1e-5)
 
 
 def test_epochs_are_told_as_they_end() -> None:
