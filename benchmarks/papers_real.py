@@ -9,7 +9,7 @@ the same, and Lakhal's Table 2 (T = 8; RGB: I3D, flow: EfficientNet-Lite0 on sta
 ten crops; both reduced to 64 values by a PCA of each fold's training clips, since mid fusion at the input needs one size).
 
 Sizes, T and Lakhal's epochs are smaller than the papers', for one core; they were set before any test accuracy was seen, and
-nothing is chosen. Plain features, one seed. Finished runs and features in OUT are kept.
+nothing is chosen. Plain features, one seed. --only makes some of the tables. Finished runs and features in OUT are kept.
 """
 
 from __future__ import annotations
@@ -43,36 +43,42 @@ import lakhal2018
 import orozco2020
 from real_features import ucf101_fc6
 
-Row = dict[str, Any]
+Result = dict[str, Any]
 EPOCHS, UNITS = 25, (10, 20, 40)
 SIZES: dict[str, tuple[int, ...]] = {"base": (64,), "sizes": (32, 64)}
 PLACES, PCA = 8, 64
+FUSION, OROZCO = "2", "orozco"
+PARTS = (*lakhal2018.ABLATIONS, FUSION, OROZCO)
 
 
-def both_papers(data: lakhal2018.Data, features: str, time_steps: tuple[int, ...], device: str) -> dict[str, Any]:
+def both_papers(data: lakhal2018.Data, features: str, time_steps: tuple[int, ...], args: argparse.Namespace) -> Result:
     """Return Lakhal's ablations and Orozco's sweep on one feature set."""
-    base = dataclasses.replace(lakhal2018.PLAIN, epochs=EPOCHS, device=device)
-    lakhal = lakhal2018.ablations(data, features, base, SIZES, 1, time_steps, time_steps[-1])
-    head = dataclasses.replace(orozco2020.HEAD, device=device)
-    swept, failed = orozco2020.sweep(
-        data.store, data.records, data.splits, features, head, UNITS, data.out / "orozco", title="units"
-    )
-    assert not failed, failed
-    return {"lakhal": lakhal, "orozco": swept}
+    base = dataclasses.replace(lakhal2018.PLAIN, epochs=EPOCHS, device=args.device)
+    found: Result = {
+        "lakhal": lakhal2018.ablations(data, features, base, SIZES, 1, time_steps, time_steps[-1], args.only),
+        "orozco": [],
+    }
+    if OROZCO in args.only:
+        head = dataclasses.replace(orozco2020.HEAD, device=args.device)
+        found["orozco"], failed = orozco2020.sweep(
+            data.store, data.records, data.splits, features, head, UNITS, data.out / "orozco", title="units"
+        )
+        assert not failed, failed
+    return found
 
 
-def on_fc6(folder: Path, out: Path, device: str) -> dict[str, Any]:
-    store, features, records, split = ucf101_fc6(folder, out / "store.zarr")
-    data = lakhal2018.Data(out, store, records, [split])
-    found = both_papers(data, features, (2, 4, 6), device)
+def on_fc6(args: argparse.Namespace) -> Result:
+    store, features, records, split = ucf101_fc6(args.folder, args.out / "store.zarr")
+    found = both_papers(lakhal2018.Data(args.out, store, records, [split]), features, (2, 4, 6), args)
     return {"what": "fc6", "test videos": len(split.test), "folds": 1, **found}
 
 
-def on_ut_interaction(root: Path, weights: str | None, out: Path, device: str) -> dict[str, Any]:
+def on_ut_interaction(args: argparse.Namespace) -> Result:
+    root, out, device = args.folder, args.out, args.device
     manifest = out / "manifest.csv"
     write_manifest(manifest, build_manifest("ut_interaction", root), root=root)
     records, store = read_manifest(manifest), FeatureStore(out / "store.zarr", create=True)
-    i3d = build_extractor("i3d", weights=weights, device=device)
+    i3d = build_extractor("i3d", weights=args.weights, device=device)
     dense = dataclasses.replace(i3d.input.clips, sampling="dense", num_clips=None, clip_len=16, clip_stride=8)
     flow = build_extractor("tsn_efficientnet_lite0", stream="flow", device=device)
     at_places = ExtractOptions(
@@ -87,8 +93,8 @@ def on_ut_interaction(root: Path, weights: str | None, out: Path, device: str) -
     splits = make_splits(records, "leave_one_group_out", val_fraction=0.0, manifest_sha256=manifest_sha256(manifest))
     data = lakhal2018.Data(out, store, records, splits)
     base = dataclasses.replace(lakhal2018.PLAIN, num_steps=PLACES, device=device)
-    rows = lakhal2018.fusion_strategies(data, (of_rgb, of_flow), base, PCA)
-    found = both_papers(data, of_rgb, (5, 15, 25), device)
+    rows = lakhal2018.fusion_strategies(data, (of_rgb, of_flow), base, PCA) if FUSION in args.only else []
+    found = both_papers(data, of_rgb, (5, 15, 25), args)
     return {
         **{"what": "ut_interaction", "test videos": len(records), "folds": len(splits)},
         **{"lakhal": rows + found["lakhal"], "orozco": found["orozco"]},
@@ -101,11 +107,11 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--weights", help="of I3D on RGB: a name or a file")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, help="tables of Lakhal 2018, or orozco's sweep"
+    )
     parser.add_argument("--device", default="cpu")
-    args = parser.parse_args()
+    arguments = parser.parse_args()
     with errors_as_lines():
-        if args.what == "fc6":
-            result = on_fc6(args.folder, args.out, args.device)
-        else:
-            result = on_ut_interaction(args.folder, args.weights, args.out, args.device)
+        result = on_fc6(arguments) if arguments.what == "fc6" else on_ut_interaction(arguments)
     print(json.dumps(result, indent=2))

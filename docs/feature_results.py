@@ -155,7 +155,8 @@ def small_block() -> str:
             if own:
                 ours = "; ".join(f"{row['row']}: {_plain_interval(row)}" for row in own)
                 lines.append(f"| {_experiment(table)} | {_in_print(table)} | {ours} | {what} | {name}.json |")
-        depth += _depth_rows([row for row in rows if row["table"] == "figure 3b-c"], what, name)
+        if of_depth := [row for row in rows if row["table"] == "figure 3b-c"]:
+            depth += _depth_rows(of_depth, what, name)
     commands = [f"    {results(name)['command']}" for name in SMALL_REAL]
     return "\n".join([*lines, "", *depth, "", "In %; made by:", "", *commands])
 

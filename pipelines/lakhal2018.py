@@ -71,6 +71,7 @@ TIME_STEPS, DEPTHS, BASE_T = (5, 15, 25, 35), (2, 3, 4), 25
 SIZES: dict[str, tuple[int, ...]] = {"base": (1024,), "sizes": (256, 512, 1024, 2048), "segments": (25,)}
 QUICK: dict[str, tuple[int, ...]] = {"base": (8,), "sizes": (2, 4, 6, 8), "segments": (2,)}
 CURVES = {"1": "steps", "figure 3a": "units", "figure 3b-c": "depth"}
+ABLATIONS = (*CURVES, "section 3.3")
 TABLES = (
     "1",
     "figure 3a",
@@ -147,10 +148,11 @@ def ablations(
     workers: int,
     time_steps: Sequence[int] = TIME_STEPS,
     base_t: int = BASE_T,
+    tables: Sequence[str] = ABLATIONS,
 ) -> list[Row]:
     """Table 1: time steps; Figure 3: hidden size of one LSTM, then depth x PCA dimension with and without skips.
 
-    Section 3.3: sub-videos in training.
+    Section 3.3: sub-videos in training. tables: which of these to make.
     """
     depth = (Axis("head", tuple(SKIPS)), Axis("num_layers", DEPTHS), Axis("pca", sizes["sizes"]))
     of_base = dataclasses.replace(base, units=sizes["base"][0])
@@ -167,6 +169,8 @@ def ablations(
             dataclasses.replace(of_base, num_steps=base_t),
         ),
     ):
+        if table not in tables:
+            continue
         points = plan_points(axes, config, clips, data.out / folder)
         done = run_sweep(data.store, data.records, data.splits, points, folds=True, allow_missing=True, workers=workers)
         for name, why in done.failed.items():
