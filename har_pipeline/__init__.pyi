@@ -24,8 +24,10 @@ from .evaluation.categories import read_groups as read_groups
 from .evaluation.compare import compare_members as compare_members
 from .evaluation.compare import write_comparison as write_comparison
 from .evaluation.evaluate import evaluate as evaluate
+from .evaluation.fusion_table import FusionTable as FusionTable
 from .evaluation.fusion_table import fuse as fuse
 from .evaluation.fusion_table import write_fusion as write_fusion
+from .evaluation.members import Member as Member
 from .evaluation.members import load_member as load_member
 from .evaluation.members import load_members as load_members
 from .evaluation.metrics import Measures as Measures
@@ -44,6 +46,7 @@ from .evaluation.scores import read_scores as read_scores
 from .evaluation.scores import select_part as select_part
 from .evaluation.statistics import Interval as Interval
 from .evaluation.statistics import mcnemar as mcnemar
+from .evaluation.statistics import mean_interval as mean_interval
 from .features.extract import extract as extract
 from .features.extract import extract_many as extract_many
 from .features.frames import frame_shape as frame_shape
@@ -64,6 +67,8 @@ from .features.table import FeatureTable as FeatureTable
 from .features.table import load_features as load_features
 from .inference.cost import measure_live_cost as measure_live_cost
 from .inference.cost import time_videos as time_videos
+from .inference.examples import right_and_wrong as right_and_wrong
+from .inference.examples import save_examples as save_examples
 from .inference.live import CAMERA_HORIZON as CAMERA_HORIZON
 from .inference.live import StatefulRecogniser as StatefulRecogniser
 from .inference.load import load_run as load_run

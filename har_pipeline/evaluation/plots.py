@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -24,11 +24,21 @@ if TYPE_CHECKING:
 CELL_TEXT_CLASSES = 20
 DPI = 120
 BEST, OTHER, LOSS, INK = "#1f5fa8", "#a9c4e4", "#c8501e", "#222222"
+RIGHT, WRONG = "#2e8b57", "#c0392b"
 LONGEST_TEXT = 90
 MARKERS = "osD^vPX*<>"
 
 # A name and its points: (value on the axis, mean, deviation or None).
 Line = tuple[str, Sequence[tuple[int | float | str | bool | None, float, float | None]]]
+
+
+class Example(NamedTuple):
+    """A video of `save_topk_bars`."""
+
+    frames: np.ndarray  # (n, H, W, 3) uint8
+    best: Sequence[tuple[str, float]]  # (class, probability), best first
+    title: str
+    truth: str | None = None  # its true class, if that is to be shown
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -174,21 +184,21 @@ def _save_matrix(
     _save(figure, path)
 
 
-def save_topk_bars(path: Path, predictions: Sequence[tuple[np.ndarray, Sequence[tuple[str, float]], str]]) -> None:
-    """Save, side by side for each video, example frames above and its best classes as bars below.
+def save_topk_bars(path: Path, examples: Sequence[Example]) -> None:
+    """Save, side by side for each video, example frames above and its best classes as bars below; a row of four.
 
-    predictions: (frames (n, H, W, 3) uint8, [(class, probability), ...] best first, title) per video; a row of four.
-    Source: Orozco 2020, figure 7.
+    Source: Orozco 2020, figure 7; with the true classes Lakhal 2018, figure 4.
     """
-    columns = min(4, len(predictions))
-    rows = -(-len(predictions) // columns)
+    columns = min(4, len(examples))
+    rows = -(-len(examples) // columns)
     figure = _figure(4.2 * columns, 3.9 * rows)
     cells = figure.subfigures(rows, columns, squeeze=False).ravel()
-    for cell, (frames, best, title) in zip(cells, predictions, strict=False):
+    for cell, one in zip(cells, examples, strict=False):
+        title = one.title
         cell.suptitle(_plain(title if len(title) <= 44 else f"{title[:28]}…{title[-15:]}"), fontsize=10)
         grid = cell.add_gridspec(2, 1, height_ratios=(1.15, 1))
-        _draw_frames(cell.add_subplot(grid[0]), frames)
-        draw_topk(cell.add_subplot(grid[1]), best)
+        _draw_frames(cell.add_subplot(grid[0]), one.frames)
+        draw_topk(cell.add_subplot(grid[1]), one.best, one.truth)
     _save(figure, path)
 
 
@@ -206,18 +216,28 @@ def _draw_frames(axes: Axes, frames: np.ndarray) -> None:
     axes.set_axis_off()
 
 
-def draw_topk(axes: Axes, best: Sequence[tuple[str, float]]) -> None:
-    """Draw horizontal bars of (class, probability), best on top, each with its percentage."""
-    places = np.arange(len(best))
-    axes.barh(places, [value for _, value in best], height=0.62, color=[BEST, *[OTHER] * (len(best) - 1)])
-    axes.set_yticks(places, [_plain(label) for label, _ in best], fontsize=9)
+def draw_topk(axes: Axes, best: Sequence[tuple[str, float]], truth: str | None = None) -> None:
+    """Draw horizontal bars of (class, probability), best on top, each with its percentage.
+
+    truth: the true class, as a blue bar of full length above them; theirs are then green where they are it, else red.
+    """
+    colours, first = [BEST, *[OTHER] * (len(best) - 1)], 0
+    labels = [label for label, _ in best]
+    if truth is not None:
+        axes.barh([0], [1], height=0.62, color=[BEST])
+        axes.text(0.5, 0, "true class", ha="center", va="center", fontsize=9, color="white")
+        colours, first = [RIGHT if label == truth else WRONG for label in labels], 1
+        labels = [truth, *labels]
+    places = np.arange(first, first + len(best))
+    axes.barh(places, [value for _, value in best], height=0.62, color=colours)
+    axes.set_yticks(range(len(labels)), [_plain(label) for label in labels], fontsize=9)
     axes.invert_yaxis()
     # Room to the right of a bar of 100 % for its text.
     axes.set_xlim(0, 1.16)
     axes.set_xticks([0, 0.5, 1])
     _percent(axes.xaxis, 0)
     axes.tick_params(axis="x", labelsize=8)
-    for place, (_, value) in enumerate(best):
+    for place, (_, value) in zip(places, best, strict=True):
         axes.text(value + 0.015, place, f"{value:.0%}" if value >= 0.005 else "<1%", va="center", fontsize=9, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -14,7 +14,7 @@ import torch
 
 from har_pipeline.core.errors import FeatureMismatchError, RunError
 from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
-from har_pipeline.evaluation.plots import save_topk_bars
+from har_pipeline.evaluation.plots import Example, save_topk_bars
 from har_pipeline.features.extract import extract_many, feature_spec
 from har_pipeline.features.frames import options_of, store_raw_frames
 from har_pipeline.features.motion import MOTION, motion_features, motion_options
@@ -224,7 +224,11 @@ def extractor_for(
     if extractor.weights != spec.weights:
         raise FeatureMismatchError(f"weights {extractor.weights} differ from the run's, {spec.weights}")
     if extractor.preprocess.describe() != spec.preprocess:
-        way_out = "give its mean cube with --mean-cube" if "cube" in spec.preprocess else "omit --mean-cube"
+        way_out = "extract its features and train it again: an older version prepared them otherwise"
+        if mean_cube is not None:
+            way_out = "omit --mean-cube"
+        if "cube" in spec.preprocess:
+            way_out = "give its mean cube with --mean-cube"
         raise FeatureMismatchError(f"the run's frames were prepared as {spec.preprocess}: {way_out}")
     return extractor
 
@@ -235,7 +239,7 @@ def predict_scores(run: HeadRun | NetworkRun, features: np.ndarray) -> np.ndarra
     They are computed on the device of the head or network. Raises: RunError if there is no row, D is not the run's, or a
     feature is not finite.
     """
-    wanted = len(run.head.input_mean) if isinstance(run, HeadRun) else math.prod(run.frame_shape)
+    wanted = sum(run.head.stream_dims) if isinstance(run, HeadRun) else math.prod(run.frame_shape)
     if features.ndim != 2 or not len(features) or features.shape[1] != wanted:
         raise RunError(f"{run.path}: expected features (N >= 1, {wanted}), but got {features.shape}")
     if isinstance(run, NetworkRun):
@@ -281,7 +285,7 @@ def save_picture(path: Path, predictions: Sequence[Prediction], frames_per_video
     """
     read = [one for one in predictions if one.error is None]
     if read:
-        save_topk_bars(path, [(_shown_frames(one, frames_per_video), one.top, one.path.name) for one in read])
+        save_topk_bars(path, [Example(_shown_frames(one, frames_per_video), one.top, one.path.name) for one in read])
 
 
 def _shown_frames(prediction: Prediction, count: int) -> np.ndarray:
@@ -291,9 +295,13 @@ def _shown_frames(prediction: Prediction, count: int) -> np.ndarray:
     return chosen if chosen.shape[-1] == 3 else np.repeat(chosen, 3, axis=-1)
 
 
-def sample_frames(path: Path, count: int) -> np.ndarray:
-    """Return (count, H, W, 3) uint8 RGB frames spread evenly over a video, by reading it once."""
+def sample_frames(path: Path, count: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """Return (count, H, W, 3) uint8 RGB frames spread evenly over the frames [start, stop) of a video, by reading it once.
+
+    Fewer if the file ends before it should.
+    """
     info = probe(path)
-    wanted = set(np.linspace(0, max(0, info.packet_frames - 2), count).round().astype(int).tolist())
-    frames = [frame.copy() for index, frame in FrameReader(path, info=info) if index in wanted]
+    last = max(start, info.packet_frames - 2 if stop is None else stop - 1)
+    wanted = set(np.linspace(start, last, count).round().astype(int).tolist())
+    frames = [frame.copy() for index, frame in FrameReader(path, start=start, stop=stop, info=info) if index in wanted]
     return np.stack(frames)

@@ -111,6 +111,7 @@ def finished_run(
         ) from error
     wanted = dataclasses.replace(config, seed=run.seed).to_dict()
     differing = [f"{name}: {before[name]} != {wanted[name]}" for name in wanted if before[name] != wanted[name]]
+    differing += found.older_rules
     names = tuple(stream.feature_set for stream in found.streams)
     if names != streams.names:
         differing.append(f"features: {', '.join(names)} != {', '.join(streams.names)}")

@@ -11,6 +11,7 @@ from har_pipeline.core.options import check_options, device_option, option, seed
 from har_pipeline.models.config import (
     RECURRENT_HEADS,
     RESIDUAL_HEADS,
+    SCALED_HEADS,
     SCIKIT_HEADS,
     UNITS_HEADS,
     Fusion,
@@ -75,9 +76,12 @@ class TrainConfig:
     vote: Vote = option(
         "soft", "How the vote head combines clips: soft = mean probability, majority = most votes.", panel="Head"
     )
-    # Ours: the papers feed plain features.
-    standardise: bool = option(
-        True, "Shift and scale each feature by its mean and deviation over the training clips.", panel="Head"
+    # Ours: the papers feed plain features. Which heads do better with scaling was measured by benchmarks/scaling.py.
+    standardise: bool | None = option(
+        None,
+        "Shift and scale each feature by its mean and deviation over the training clips; of streams joined by --mid-fusion "
+        f"input, their sum or product. Default: scaled for {', '.join(SCALED_HEADS)} only.",
+        panel="Head",
     )
     epochs: int = option(50, "Training epochs.", min=1, panel="Training")
     batch_size: int = option(25, "Videos per batch.", min=1, panel="Training")
@@ -111,9 +115,20 @@ class TrainConfig:
     temporal_jitter: float = option(
         0.0, "Share of each training video's clips left out at random in every epoch.", min=0, below=1, panel="Training"
     )
+    # Lakhal's first strategy (2018, section 3.3), whose sub-videos begin with each clip; tests and predictions see all.
+    temporal_crop: float = option(
+        0.0,
+        "Share of each training video cut off its ends: a sub-video from a random place in every epoch, before --num-steps.",
+        min=0,
+        below=1,
+        panel="Training",
+    )
     # Lakhal's sigma(t), see `clips.sparse_clip_indices`; in training, tests and predictions.
     num_steps: int | None = option(
-        None, "Clips to use of each video, evenly spaced (T in Lakhal 2018). Default: all.", min=1, panel="Training"
+        None,
+        "Clips to use of each video, evenly spaced (T in Lakhal 2018); 1: the middle one. Default: all.",
+        min=1,
+        panel="Training",
     )
     patience: int | None = option(
         None,
@@ -149,6 +164,8 @@ class TrainConfig:
             raise ValueError(
                 "average_last takes the mean over the last epochs, patience keeps the best one: choose one"
             )
+        if self.temporal_jitter and self.temporal_crop:
+            raise ValueError("temporal_jitter and temporal_crop both leave clips of training videos out: choose one")
         recurrent = self.head in RECURRENT_HEADS
         if self.head in SCIKIT_HEADS and self.output != "softmax":
             raise ValueError(f"{self.head} is fitted by scikit-learn as a softmax: its output must be softmax")
@@ -158,6 +175,19 @@ class TrainConfig:
             raise ValueError(f"input_projection belongs to recurrent heads {RECURRENT_HEADS}, not to {self.head}")
         if self.mid_fusion == "hidden" and not recurrent:
             raise ValueError(f"mid_fusion=hidden joins the states of recurrent heads; {self.head} has none: use input")
+
+        if self.mid_fusion == "hidden" and self.fusion_op == "product" and self.standardise:
+            raise ValueError(
+                "standardise would scale each stream before the product of their states: mid_fusion=hidden with "
+                "fusion_op=product takes features as they are"
+            )
+
+    @property
+    def scales_features(self) -> bool:
+        """Whether features are scaled: as `standardise` says, by default as the head does best."""
+        if self.standardise is not None:
+            return self.standardise
+        return self.head in SCALED_HEADS and not (self.mid_fusion == "hidden" and self.fusion_op == "product")
 
     @property
     def needs_validation(self) -> bool:

@@ -6,10 +6,15 @@ import cv2
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from har_pipeline.evaluation.plots import (
+    BEST,
+    RIGHT,
+    WRONG,
+    Example,
     draw_topk,
     length_counts,
     save_class_gains,
@@ -89,13 +94,26 @@ def test_topk_bars_show_class_and_percentage() -> None:
     assert axes.yaxis_inverted()
 
 
+def test_the_true_class_is_blue_right_answers_green_and_wrong_ones_red() -> None:
+    """Lakhal 2018, figure 4."""
+    axes = Figure().add_subplot()
+    draw_topk(axes, [("boxing", 0.6), ("clapping", 0.3), ("waving", 0.1)], "clapping")
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["clapping", "boxing", "clapping", "waving"]
+    assert [bar.get_width() for bar in axes.patches] == [1, 0.6, 0.3, 0.1]  # type: ignore[attr-defined]
+    colours = [to_hex(bar.get_facecolor()) for bar in axes.patches]
+    assert colours == [BEST, WRONG, RIGHT, WRONG]
+    red, green, blue = (np.argmax(to_rgb(colour)) for colour in (WRONG, RIGHT, BEST))
+    assert (red, green, blue) == (0, 1, 2)
+
+
 @pytest.mark.parametrize("videos", [1, 3, 5])
 def test_topk_picture_takes_frames_of_any_number_and_size(tmp_path: Path, videos: int) -> None:
     rng = np.random.default_rng(0)
     rows = []
     for number in range(videos):
         frames = rng.integers(0, 255, (1 + number, 60 + 40 * number, 160, 3), dtype=np.uint8)
-        rows.append((frames, [("boxing", 0.9), ("running", 0.1)], f"video {number}"))
+        truth = ("boxing", "running", None)[number % 3]
+        rows.append(Example(frames, [("boxing", 0.9), ("running", 0.1)], f"video {number}", truth))
     save_topk_bars(tmp_path / "top.png", rows)
     picture(tmp_path / "top.png")
 
@@ -171,7 +189,7 @@ def test_texts_of_users_are_drawn_as_texts(tmp_path: Path, odd: str) -> None:
     save_confusion_difference(tmp_path / "difference.png", matrix / 2, classes, label=odd)
     save_class_gains(tmp_path / "gains.png", classes, [0.1, -0.1], label=odd)
     save_sweep_curves(tmp_path / "sweep.png", [(odd, [(odd, 0.5, None)])] * 2, x_label=odd, y_label=odd, title=odd)
-    save_topk_bars(tmp_path / "top.png", [(np.zeros((1, 8, 8, 3), np.uint8), [(odd, 0.9)], odd)])
+    save_topk_bars(tmp_path / "top.png", [Example(np.zeros((1, 8, 8, 3), np.uint8), [(odd, 0.9)], odd, odd)])
     save_length_histogram(tmp_path / "lengths.png", {odd: [3]}, (1, 2, 4))
     for path in tmp_path.iterdir():
         height, width, _ = picture(path).shape
