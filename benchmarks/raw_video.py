@@ -1,9 +1,11 @@
-"""Both ConvLSTM networks on one manifest, several seeds each, beside mean pooling over frames. Prints JSON.
+"""Both ConvLSTM networks on one manifest, several seeds each, beside two baselines without a network. Prints JSON.
 
 MANIFEST and STORE are of raw frames (`har frames`). Each network is trained from scratch on the schedule one-cycle without
 validation videos (the last epoch counts), since small sets have too few people to hold some out; nothing is chosen by the
-test videos. `mean_pool` is logistic regression on the mean of a video's frames. Accuracies are of test videos, with 95 %
-intervals of the first seed, mean and deviation over seeds, and McNemar's test between the networks of each seed.
+test videos. `mean_pool` is logistic regression on the mean of a video's frames; `motion_maps` is ridge regression (lambda
+0.01) on where and how much each third of it changes (`har features motion`, written into STORE). Accuracies are of test
+videos, with 95 % intervals of the first seed, mean and deviation over seeds, and McNemar's test between the networks of
+each seed.
 Finished runs in OUT are kept: run again to continue an interrupted job.
 
     python benchmarks/raw_video.py utd.csv utd.zarr --protocol column --width 0.25 --epochs 15 10 --seeds 3 --out out
@@ -24,11 +26,14 @@ import numpy as np
 from har_pipeline import (
     NETWORKS,
     FeatureReader,
+    FeatureStore,
+    NormOver,
     Outcome,
     Scores,
     Split,
     StateGradient,
     TrainConfig,
+    VideoClip,
     VideoRecord,
     VideoTrainConfig,
     concat_scores,
@@ -36,6 +41,7 @@ from har_pipeline import (
     mcnemar,
     measure_live_cost,
     measure_scores,
+    motion_features,
     open_frames,
     plan_jobs,
     read_history,
@@ -111,8 +117,13 @@ def train_network(
         batch_size=args.batch_size[place],
         learning_rate=args.learning_rate[place],
         state_gradient=args.state_gradient if model == "convlstm-stateful" else "window",
-        memory_frames=args.memory_frames if model == "convlstm-stateful" else None,
+        norm_over=args.norm_over if model == "convlstm-stateful" else "window",
+        memory_frames=args.memory_frames if model == "convlstm-stateful" else args.stateless_memory,
         augment=args.augment[place],
+        tempo=args.tempo[place],
+        motion=args.motion,
+        clip=args.clip if model == "convlstm-stateless" else "published",
+        frame_step=args.frame_step if model == "convlstm-stateful" else 1,
     )
     jobs = plan_jobs(splits, args.out / model, repeats=args.seeds)
     outcomes = run_jobs(
@@ -142,8 +153,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--state-gradient", choices=get_args(StateGradient), default="window", help="of the stateful one"
     )
+    parser.add_argument("--norm-over", choices=get_args(NormOver), default="window", help="of the stateful one")
     parser.add_argument("--memory-frames", type=int, help="of the stateful one")
+    parser.add_argument("--stateless-memory", type=int, help="memory frames of the stateless one")
     parser.add_argument("--augment", type=float, nargs=2, default=[0.0, 0.0], metavar=PAIR, help="of each network")
+    parser.add_argument("--tempo", type=float, nargs=2, default=[0.0, 0.0], metavar=PAIR, help="of each network")
+    parser.add_argument(
+        "--motion", action="store_true", help="of both: a second channel, the change since the last frame"
+    )
+    parser.add_argument("--clip", choices=get_args(VideoClip), default="published", help="of the stateless one")
+    parser.add_argument("--frame-step", type=int, default=1, help="of the stateful one")
     parser.add_argument("--live", action="store_true", help="also what deciding live costs the stateful network")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("raw_video_out"))
@@ -161,6 +180,11 @@ def main() -> None:
     jobs = plan_jobs(splits, args.out / "mean_pool")
     pooled = run_jobs(store, [features], records, jobs, TrainConfig(head="mean_pool"), allow_missing=True)
     result["mean_pool"] = describe(scores_of_seeds(pooled), pooled)
+    maps = motion_features(FeatureStore(args.store), features).feature_set
+    jobs = plan_jobs(splits, args.out / "motion_maps")
+    ridge = TrainConfig(head="ridge", logistic_c=50, standardise=False)
+    mapped = run_jobs(store, [maps], records, jobs, ridge, allow_missing=True)
+    result["motion_maps"] = describe(scores_of_seeds(mapped), mapped)
     seeds: list[list[Scores]] = []
     for place, model in enumerate(NETWORKS):
         outcomes, config = train_network(args, place, store, features, records, splits)

@@ -38,7 +38,8 @@ UT-Interaction set 1 with I3D (Kinetics-400) on RGB and TSN stacks of TV-L1 flow
 never trained on flow (`pipelines/two_stream.py`):"""
 PUBLISHED = """\
 Each pipeline in `pipelines/` reproduces its tables on your copy of the data set. They have been tested on small synthetic trees
-with the same file names, classes and folds, not on the real data."""
+with the same file names, classes and folds, not on the real data. What they do where a paper is silent: [papers.md](papers.md),
+[raw-video.md](raw-video.md#where-the-paper-is-silent)."""
 
 
 def nets_table(measured: dict[tuple[str, str], dict[str, object]]) -> list[str]:
@@ -70,7 +71,8 @@ def weights_table() -> list[str]:
     ]
     for row in describe_nets():
         url = f"<{row['url']}>" if row["url"].startswith("http") else row["url"]
-        digits = f"`{row['sha256']}`" if row["sha256"] else "not published"
+        md5 = f"md5 `{row['md5']}`" if row["md5"] else "not published"
+        digits = f"`{row['sha256']}`" if row["sha256"] else md5
         cells = [f"`{row['net']}`", row["stream"], f"`{row['weights']}`", row["trained_on"], f"`{row['preprocess']}`"]
         lines.append("| " + " | ".join([*cells, row["licence"], url, digits]) + " |")
     return lines

@@ -24,8 +24,10 @@ from .evaluation.categories import read_groups as read_groups
 from .evaluation.compare import compare_members as compare_members
 from .evaluation.compare import write_comparison as write_comparison
 from .evaluation.evaluate import evaluate as evaluate
+from .evaluation.fusion_table import FusionTable as FusionTable
 from .evaluation.fusion_table import fuse as fuse
 from .evaluation.fusion_table import write_fusion as write_fusion
+from .evaluation.members import Member as Member
 from .evaluation.members import load_member as load_member
 from .evaluation.members import load_members as load_members
 from .evaluation.metrics import Measures as Measures
@@ -34,7 +36,9 @@ from .evaluation.metrics import measure_scores as measure_scores
 from .evaluation.metrics import write_measures as write_measures
 from .evaluation.page import Section as Section
 from .evaluation.page import write_page as write_page
+from .evaluation.plots import save_depth_crop as save_depth_crop
 from .evaluation.plots import save_length_histogram as save_length_histogram
+from .evaluation.plots import save_lengths as save_lengths
 from .evaluation.run_folder import read_history as read_history
 from .evaluation.run_folder import read_run as read_run
 from .evaluation.scores import concat_scores as concat_scores
@@ -42,12 +46,15 @@ from .evaluation.scores import read_scores as read_scores
 from .evaluation.scores import select_part as select_part
 from .evaluation.statistics import Interval as Interval
 from .evaluation.statistics import mcnemar as mcnemar
+from .evaluation.statistics import mean_interval as mean_interval
 from .features.extract import extract as extract
 from .features.extract import extract_many as extract_many
 from .features.frames import frame_shape as frame_shape
 from .features.frames import open_frames as open_frames
 from .features.frames import store_raw_frames as store_raw_frames
+from .features.motion import motion_features as motion_features
 from .features.options import ExtractOptions as ExtractOptions
+from .features.options import MotionOptions as MotionOptions
 from .features.options import RawOptions as RawOptions
 from .features.pack import open_features as open_features
 from .features.pack import pack_features as pack_features
@@ -60,6 +67,8 @@ from .features.table import FeatureTable as FeatureTable
 from .features.table import load_features as load_features
 from .inference.cost import measure_live_cost as measure_live_cost
 from .inference.cost import time_videos as time_videos
+from .inference.examples import right_and_wrong as right_and_wrong
+from .inference.examples import save_examples as save_examples
 from .inference.live import CAMERA_HORIZON as CAMERA_HORIZON
 from .inference.live import StatefulRecogniser as StatefulRecogniser
 from .inference.load import load_run as load_run
@@ -67,6 +76,7 @@ from .inference.predict import predict as predict
 from .inference.predict import save_picture as save_picture
 from .models.config import RECURRENT_HEADS as RECURRENT_HEADS
 from .models.config import RESIDUAL_HEADS as RESIDUAL_HEADS
+from .models.config import Gates as Gates
 from .models.config import HeadName as HeadName
 from .models.config import NetworkName as NetworkName
 from .models.convlstm.layer import ConvLSTM as ConvLSTM
@@ -101,8 +111,10 @@ from .training.networks.lr_range import range_test as range_test
 from .training.networks.lr_range import write_range as write_range
 from .training.networks.train import config_notes as config_notes
 from .training.networks.train import train_network as train_network
+from .training.options import NormOver as NormOver
 from .training.options import StateGradient as StateGradient
 from .training.options import TrainConfig as TrainConfig
+from .training.options import VideoClip as VideoClip
 from .training.options import VideoPrecision as VideoPrecision
 from .training.options import VideoTrainConfig as VideoTrainConfig
 from .training.sweep import plan_points as plan_points
@@ -110,6 +122,8 @@ from .training.sweep import run_sweep as run_sweep
 from .training.sweep_table import Measure as Measure
 from .training.sweep_table import write_sweep as write_sweep
 from .video.decode import FrameReader as FrameReader
+from .video.depth import movement_box as movement_box
+from .video.depth import read_depth as read_depth
 from .video.flow.compute import compute_flow as compute_flow
 from .video.flow.compute import opencv_method as opencv_method
 from .video.flow.spec import FlowSpec as FlowSpec

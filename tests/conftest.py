@@ -16,6 +16,9 @@ settings.load_profile("short")
 # Nothing here outlives a power cut; the tests of durability set it anew.
 os.environ.setdefault("HAR_FSYNC", "0")
 
+# Trainings choose their threads by what is free, which changes while tests run; two that are compared need the same.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REAL_DATA = Path(os.environ.get("HAR_REAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "real"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from depth_files import write_folder
@@ -31,9 +32,9 @@ class DepthSet:
         """Return the depth folder of a video."""
         return self.folder / video_id
 
-    def train(self, model: NetworkName = "convlstm-stateful") -> Path:
+    def train(self, model: NetworkName = "convlstm-stateful", **options: Any) -> Path:
         """Return the folder of a run of one epoch with a very narrow network."""
-        run = self.folder / model
+        run = self.folder / "-".join([model, *(f"{name}-{value}" for name, value in options.items())])
         if run.exists():
             return run
         store = FeatureStore(self.folder / "store.zarr", create=True)
@@ -41,7 +42,14 @@ class DepthSet:
         ids = [record.video_id for record in self.records]
         split = split_of(ids[:6], ids[6:], [])
         config = VideoTrainConfig(
-            model=model, width=0.05, schedule="constant", learning_rate=1e-3, epochs=1, device="cpu", precision="fp32"
+            model=model,
+            width=0.05,
+            schedule="constant",
+            learning_rate=1e-3,
+            epochs=1,
+            device="cpu",
+            precision="fp32",
+            **options,
         )
         train_split(store, name, self.records, split, config, run)
         return run

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from dataset_trees import hmdb51_tree, ucf101_tree
-from experiments import PIPELINES, load
+from experiments import check_report, lines_of, load
 from pixel_nets import build_pixel_extractor
 
 from har_pipeline.core.records import Scores, VideoRecord
 from har_pipeline.datasets.builders import build_manifest
 from har_pipeline.datasets.splits import make_splits
+from har_pipeline.evaluation.categories import read_groups
 from har_pipeline.evaluation.scores import write_scores
 
 CHEAP = ["--tsn", "tsn_efficientnet_lite0", "--crops", "center"]
@@ -45,19 +46,31 @@ def idt_folder(folder: Path, records: list[VideoRecord], dataset: str) -> Path:
     return folder
 
 
+def classes_of(records: list[VideoRecord]) -> set[str]:
+    return {record.label for record in records}
+
+
 def check_cells(result: dict[str, Any], dataset: str, groups: int) -> None:
-    """Every cell of the paper's tables and of figure 3 was executed: ours is a number wherever the paper has one."""
-    cells: dict[str, dict[str, float]] = {}
-    for row in result["rows"]:
-        if row["ours"] is not None:
-            cells.setdefault(row["table"], {})[row["row"]] = row["ours"]
-    sizes = {table: len(own) for table, own in cells.items()}
-    assert sizes == {"1": 4, "3a": 4, "3b-c": 4 * 3 * 2, "2": 5, "3": groups, "4": 1, "5": 2}
-    assert all(0 <= accuracy <= 1 for own in cells.values() for accuracy in own.values())
-    with open(PIPELINES / "papers.csv", newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if (row["paper"], row["dataset"], row["of"]) == ("lakhal2018", dataset, "this"):
-                assert row["row"] in cells[row["table"]], row
+    """Every cell of the paper's tables and of figure 3 was executed: ours is a number wherever the system's own is printed."""
+    rows = [row for row in result["rows"] if row["of"] == "this" and row["ours"] is not None]
+    sizes = Counter(row["table"] for row in rows)
+    assert sizes == {
+        **{"1": 4, "figure 3a": 4, "figure 3b-c": 4 * 3 * 2, "section 3.3": 2 + 3, "2": 5},
+        **{"3": groups, "4": 1, "5": 2},
+    }
+    assert all(0 <= row["low"] <= row["ours"] <= row["high"] <= 1 for row in rows)
+    ours = {(row["table"], row["row"], row["of"]): row["ours"] for row in result["rows"]}
+    for line in lines_of("lakhal2018", dataset):
+        cited = line["of"] == "cited"
+        assert (ours[line["table"], line["row"], line["of"]] is None) == cited, line
+    for (table, name, of), value in ours.items():
+        if (table, of) == ("3", "gain"):
+            l2stm = [line for line in lines_of("lakhal2018", dataset) if (line["row"], line["of"]) == (name, "cited")]
+            assert value == pytest.approx(ours["3", name, "this"] - float(l2stm[0]["percent"]) / 100)
+    counts = [ours["text", f"classes that IDT {what}", "gain"] for what in ("improves or keeps", "makes worse")]
+    assert sum(counts) == len(result["classes"])
+    pairs = ours["5", "Res-LSTM x IDT", "this"], ours["5", "Res-LSTM", "this"]
+    assert ours["text", "Res-LSTM x IDT over Res-LSTM", "gain"] == pytest.approx(pairs[0] - pairs[1])
 
 
 @pytest.mark.slow
@@ -80,13 +93,21 @@ def test_every_cell(
     pipeline = load("lakhal2018")
     monkeypatch.setattr(pipeline, "build_extractor", build_pixel_extractor)
     result = pipeline.run(pipeline.parse([*command, *CHEAP, *SMALL]))
-    assert (len({record.label for record in records}), result["splits"]) == (classes, 1)
+    assert (len(classes_of(records)), result["splits"]) == (classes, 1)
     assert result["without features"] == []
-    check_cells(result, dataset, groups)
+    check_cells({**result, "classes": classes_of(records)}, dataset, groups)
     assert json.loads((out / "results.json").read_text()) == json.loads(json.dumps(result))
     page = (out / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 3 + 3
+    check_report(page, "lakhal2018", dataset)
+    # Figures 3 (three curves), 4 (videos recognised, if there are any, and mistaken), 5, and 6 (a) to (c).
+    assert (out / "res_lstm" / "wrong.png").stat().st_size > 5000
+    assert page.count("data:image/png;base64,") == 3 + 1 + (out / "res_lstm" / "right.png").exists() + 1 + 3
     assert "these numbers mean nothing" in page
+    assert "TSN&#39;s weights: rgb: random:0; flow: random:0." in page
+    assert not [path for path in out.rglob("run.json") if json.loads(path.read_text())["options"]["standardise"]]
+    matrix = (out / "res_lstm_idt" / "confusion_groups.csv").read_text().splitlines()[0]
+    order = list(dict.fromkeys(read_groups(dataset).group_of[label] for label in matrix.split(",")[1:]))
+    assert order == list(read_groups(dataset).groups)
     assert all(len(list(out.glob(f"{name}/split*/run.json"))) == 1 for name in ("rgb", "flow", "mid_sum"))
 
 
@@ -105,7 +126,13 @@ def test_the_papers_own_net_and_crops(tmp_path: Path) -> None:
     page = (out / "report.html").read_text()
     assert "Random weights of c3d rgb" in page
     assert "No IDT scores" in page
-    assert not [row for row in result["rows"] if row["row"] == "Res-LSTM x IDT"]
+    assert [row["ours"] for row in result["rows"] if row["row"] == "Res-LSTM x IDT"] == [None]
+    # The centre crop alone beside the mean of ten.
+    crops = [row["row"] for row in result["rows"] if row["table"] == "section 3.3" and "crop" in row["row"]]
+    assert crops == [
+        f"{one}, {way}" for one in ("mean of ten crops", "centre crop") for way in ("rgb", "flow", "product")
+    ]
+    assert "efficientnet_lite0" not in page or "ImageNet-1k" in page
     runs = {path: path.stat().st_mtime_ns for path in out.rglob("run.json")}
     assert pipeline.run(pipeline.parse(command)) == result
     assert {path: path.stat().st_mtime_ns for path in out.rglob("run.json")} == runs

@@ -14,13 +14,14 @@ from har_pipeline.cli.output import note, print_json, print_rows, say
 from har_pipeline.cli.progress import video_bar
 from har_pipeline.cli.split_options import chosen_splits
 from har_pipeline.datasets.splits import SplitChoice
+from har_pipeline.features.options import MotionOptions
 
 if TYPE_CHECKING:
     from har_pipeline.features.pack import PackedStore
     from har_pipeline.features.store import Damage, FeatureStore
 
 features_app = options.App(
-    no_args_is_help=True, help="List, show, verify, pack and reduce the feature sets of a store."
+    no_args_is_help=True, help="List, show, verify, pack and reduce the feature sets of a store, or make motion maps."
 )
 
 FeatureSet = Annotated[str | None, typer.Option("--features", help="Feature set, or a prefix of its name.")]
@@ -275,3 +276,46 @@ def reduce(
         print_json(summaries)
     elif len(summaries) == 1:
         typer.echo(f"next: har train {manifest} {store} --features {summaries[0]['feature_set']} ... (the same split)")
+
+
+@features_app.command()
+@with_options
+def motion(
+    *,
+    store: Store,
+    features: Annotated[
+        str | None, typer.Option("--features", help="Raw-frame set, or a prefix of its name, if there are several.")
+    ] = None,
+    how: MotionOptions,
+    as_json: AsJson = False,
+) -> None:
+    """Make motion maps of raw frames: one vector per video, where and how much it changes. The baseline for raw video.
+
+    A new feature set of every video that `har frames` prepared, for any head of `har train`. It reads no labels, so it
+    serves every split. Run again after the frames have changed, or after an interruption.
+
+    Example: har features motion store.zarr, then har train manifest.csv store.zarr --features motion_maps
+    --head ridge --logistic-c 50 --no-standardise
+    """
+    from har_pipeline.core.errors import StoreError
+    from har_pipeline.features.frames import choose_frames
+    from har_pipeline.features.motion import motion_features
+    from har_pipeline.features.store import FeatureStore
+
+    opened = FeatureStore(store)
+    found = [name for stream in ("depth", "rgb") if (name := choose_frames(opened, stream))] if features is None else []
+    if features is None and len(found) != 1:
+        raise StoreError(
+            f"{store}: {len(found) or 'no'} raw-frame sets; "
+            + ("choose with --features" if found else "make one with `har frames`")
+        )
+    source = opened.resolve(features) if features is not None else found[0]
+    with video_bar() as update:
+        summary = motion_features(opened, source, how, lambda done, total: update("motion maps", done, total))
+    if as_json:
+        print_json(dataclasses.asdict(summary))
+    else:
+        typer.echo(
+            f"{summary.feature_set}: {summary.done} videos done, {summary.already} already there, {summary.dim} values each, "
+            f"of {source}, {summary.seconds:.1f} s"
+        )

@@ -145,7 +145,7 @@ def _predict_live(source: str, run: Path, top: int, horizon: int | None, device:
         note("stopped")
         return
     if not recogniser.windows:
-        raise RunError(f"{source}: fewer than the {recogniser.run.network.clip_len} frames of one window: no decision")
+        raise RunError(f"{source}: fewer than the {recogniser.window_frames} frames of one window: no decision")
     if not recogniser.seen_foreground:
         raise VideoError(f"{source}: no window has any foreground: all depth values are 0")
 

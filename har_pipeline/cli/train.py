@@ -79,5 +79,6 @@ def train(
             tensorboard=tensorboard,
             on_epoch=on_epoch,
             on_done=on_done,
+            on_threads=lambda threads: note(threads.describe()),
         )
     print_outcomes(outcomes, out, config.head, as_json)

@@ -109,10 +109,11 @@ def train_video(
 ) -> None:
     """Train a network end to end on raw depth or RGB video and score its test videos. Takes minutes to days.
 
-    Defaults follow Sanchez-Caballero 2020. An interrupted run continues at the epoch it had reached when run again. The
-    epoch with the best validation accuracy is kept; validation videos come from the training subjects. For small data
-    sets: --schedule one-cycle --epochs 30 --learning-rate 1e-3 (see har lr-range). Several GPUs: torchrun
-    --nproc-per-node 4 -m har_pipeline train-video ...
+    Defaults follow Sanchez-Caballero 2020, but for --val-fraction and --precision (published: 0 and fp32). An interrupted
+    run continues at the epoch it had reached when run again. The epoch with the best validation accuracy is kept;
+    validation videos come from the training subjects; without any, the last epoch is kept. For small data sets: --schedule
+    one-cycle --epochs 30 --learning-rate 1e-3 (see har lr-range). Several GPUs: torchrun --nproc-per-node 4 -m har_pipeline
+    train-video ...
     """
     from har_pipeline.datasets.manifests import read_manifest
 
@@ -145,6 +146,7 @@ def train_video(
                     on_epoch=on_epoch,
                     on_batch=on_batch,
                     on_done=on_done,
+                    on_threads=lambda threads: note(threads.describe()),
                 )
         if world.first:
             print_outcomes(outcomes, out, config.model, as_json)

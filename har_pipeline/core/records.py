@@ -23,6 +23,7 @@ VIDEO_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 # such system can hold a name that ends in a dot either.
 RESERVED_ID_PATTERN = re.compile(r"zarr\.json|(?:con|prn|aux|nul|(?:com|lpt)[0-9])(?:\..*)?|.*\.", re.IGNORECASE)
 Sampling = Literal["first", "uniform", "dense", "sparse", "segments"]
+_SPARSE_PLACES = "floor"
 Padding = Literal["repeat_last", "loop"]
 Stream = Literal["rgb", "flow", "depth"]
 Crops = Literal["center", "three", "ten"]
@@ -106,6 +107,7 @@ class ClipSpec:
     # first: clips start at 0, clip_stride, 2 clip_stride ...; uniform: num_clips clips spread evenly, first and last
     # included; dense: as `first`, but all that fit; sparse: num_clips of the dense ones, evenly; segments: one clip in each
     # of num_clips equal parts of the video, around the part's middle or, with a segment_seed, around a frame drawn in it.
+    # Which of the dense ones, says `clips.sparse_clip_indices`.
     sampling: Sampling = "first"
     clip_len: int = 1  # frames
     frame_interval: int = 1  # frames from one frame of a clip to the next
@@ -176,14 +178,21 @@ class FeatureSpec:
         # Left out where there is none, so that feature sets keep the names they had before reductions existed.
         if self.reduction is None:
             del values["reduction"]
+        # Earlier versions rounded the places of sparse clips: their sets have other names.
+        if self.clips.sampling == "sparse":
+            values["clips"]["places"] = _SPARSE_PLACES
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FeatureSpec:
-        """Build a spec from what `to_dict` returned."""
-        reduction = values.get("reduction")
+        """Build a spec from what `to_dict` returned. Raises: ValueError for sparse clips of an older version."""
+        reduction, clips = values.get("reduction"), dict(values["clips"])
+        if clips["sampling"] == "sparse" and clips.pop("places", "rounded") != _SPARSE_PLACES:
+            raise ValueError(
+                "its sparse clips are those of an older version, which rounded their places: extract it again"
+            )
         nested = {
-            "clips": ClipSpec(**values["clips"]),
+            "clips": ClipSpec(**clips),
             "reduction": ReductionSpec(**reduction) if reduction else None,
         }
         return cls(**{**values, **nested})

@@ -86,6 +86,8 @@ def require_one_job(runs: Sequence[RunRecord]) -> None:
         # An option that one of them does not know had no effect on it.
         known = found.keys() & wanted.keys()
         differing += differing_options({name: found[name] for name in known}, {name: wanted[name] for name in known})
+        if run.older_rules != first.older_rules:
+            differing.append(f"the version that trained it: {first_few(run.older_rules or first.older_rules, '; ')}")
         if _shared_specs([one.spec for one in run.streams]) != _shared_specs([one.spec for one in first.streams]):
             names = (", ".join(stream.feature_set for stream in one.streams) for one in (run, first))
             differing.append("features ({}, not {})".format(*names))

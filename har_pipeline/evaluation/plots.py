@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -24,11 +24,21 @@ if TYPE_CHECKING:
 CELL_TEXT_CLASSES = 20
 DPI = 120
 BEST, OTHER, LOSS, INK = "#1f5fa8", "#a9c4e4", "#c8501e", "#222222"
+RIGHT, WRONG = "#2e8b57", "#c0392b"
 LONGEST_TEXT = 90
 MARKERS = "osD^vPX*<>"
 
 # A name and its points: (value on the axis, mean, deviation or None).
 Line = tuple[str, Sequence[tuple[int | float | str | bool | None, float, float | None]]]
+
+
+class Example(NamedTuple):
+    """A video of `save_topk_bars`."""
+
+    frames: np.ndarray  # (n, H, W, 3) uint8
+    best: Sequence[tuple[str, float]]  # (class, probability), best first
+    title: str
+    truth: str | None = None  # its true class, if that is to be shown
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -174,21 +184,21 @@ def _save_matrix(
     _save(figure, path)
 
 
-def save_topk_bars(path: Path, predictions: Sequence[tuple[np.ndarray, Sequence[tuple[str, float]], str]]) -> None:
-    """Save, side by side for each video, example frames above and its best classes as bars below.
+def save_topk_bars(path: Path, examples: Sequence[Example]) -> None:
+    """Save, side by side for each video, example frames above and its best classes as bars below; a row of four.
 
-    predictions: (frames (n, H, W, 3) uint8, [(class, probability), ...] best first, title) per video; a row of four.
-    Source: Orozco 2020, figure 7.
+    Source: Orozco 2020, figure 7; with the true classes Lakhal 2018, figure 4.
     """
-    columns = min(4, len(predictions))
-    rows = -(-len(predictions) // columns)
+    columns = min(4, len(examples))
+    rows = -(-len(examples) // columns)
     figure = _figure(4.2 * columns, 3.9 * rows)
     cells = figure.subfigures(rows, columns, squeeze=False).ravel()
-    for cell, (frames, best, title) in zip(cells, predictions, strict=False):
+    for cell, one in zip(cells, examples, strict=False):
+        title = one.title
         cell.suptitle(_plain(title if len(title) <= 44 else f"{title[:28]}…{title[-15:]}"), fontsize=10)
         grid = cell.add_gridspec(2, 1, height_ratios=(1.15, 1))
-        _draw_frames(cell.add_subplot(grid[0]), frames)
-        draw_topk(cell.add_subplot(grid[1]), best)
+        _draw_frames(cell.add_subplot(grid[0]), one.frames)
+        draw_topk(cell.add_subplot(grid[1]), one.best, one.truth)
     _save(figure, path)
 
 
@@ -206,18 +216,28 @@ def _draw_frames(axes: Axes, frames: np.ndarray) -> None:
     axes.set_axis_off()
 
 
-def draw_topk(axes: Axes, best: Sequence[tuple[str, float]]) -> None:
-    """Draw horizontal bars of (class, probability), best on top, each with its percentage."""
-    places = np.arange(len(best))
-    axes.barh(places, [value for _, value in best], height=0.62, color=[BEST, *[OTHER] * (len(best) - 1)])
-    axes.set_yticks(places, [_plain(label) for label, _ in best], fontsize=9)
+def draw_topk(axes: Axes, best: Sequence[tuple[str, float]], truth: str | None = None) -> None:
+    """Draw horizontal bars of (class, probability), best on top, each with its percentage.
+
+    truth: the true class, as a blue bar of full length above them; theirs are then green where they are it, else red.
+    """
+    colours, first = [BEST, *[OTHER] * (len(best) - 1)], 0
+    labels = [label for label, _ in best]
+    if truth is not None:
+        axes.barh([0], [1], height=0.62, color=[BEST])
+        axes.text(0.5, 0, "true class", ha="center", va="center", fontsize=9, color="white")
+        colours, first = [RIGHT if label == truth else WRONG for label in labels], 1
+        labels = [truth, *labels]
+    places = np.arange(first, first + len(best))
+    axes.barh(places, [value for _, value in best], height=0.62, color=colours)
+    axes.set_yticks(range(len(labels)), [_plain(label) for label in labels], fontsize=9)
     axes.invert_yaxis()
     # Room to the right of a bar of 100 % for its text.
     axes.set_xlim(0, 1.16)
     axes.set_xticks([0, 0.5, 1])
     _percent(axes.xaxis, 0)
     axes.tick_params(axis="x", labelsize=8)
-    for place, (_, value) in enumerate(best):
+    for place, (_, value) in zip(places, best, strict=True):
         axes.text(value + 0.015, place, f"{value:.0%}" if value >= 0.005 else "<1%", va="center", fontsize=9, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -331,6 +351,46 @@ def save_lr_range(
     axes.set_ylabel("cross-entropy / nats")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=9)
+    _save(figure, path)
+
+
+def save_depth_crop(path: Path, frame: np.ndarray, box: tuple[int, int, int, int], crop: np.ndarray) -> None:
+    """Save a depth frame (H, W) uint16 mm, 0 = background, with the box of its crop, beside the crop (S, S) uint8.
+
+    box: rows `[top, bottom)` and columns `[left, right)`, as top, bottom, left, right. Source: Sanchez-Caballero 2020,
+    figure 3.
+    """
+    from matplotlib.patches import Rectangle
+
+    figure = _figure(9.6, 3.9)
+    whole, seen = figure.subplots(1, 2, width_ratios=(1.7, 1))
+    image = whole.imshow(np.ma.masked_equal(frame, 0), cmap="viridis_r", interpolation="nearest")
+    figure.colorbar(image, ax=whole, fraction=0.045, pad=0.02).set_label("depth / mm")
+    top, bottom, left, right = box
+    corner, size = (left - 0.5, top - 0.5), (right - left, bottom - top)
+    whole.add_patch(Rectangle(corner, *size, fill=False, edgecolor=LOSS, linewidth=1.5))
+    whole.set_title(f"frame, {frame.shape[1]}x{frame.shape[0]} px", fontsize=10)
+    seen.imshow(crop, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    seen.set_title(f"crop, {crop.shape[1]}x{crop.shape[0]} px", fontsize=10)
+    for axes in (whole, seen):
+        axes.set_xticks([])
+        axes.set_yticks([])
+    _save(figure, path)
+
+
+def save_lengths(path: Path, lengths: Sequence[int], edges: Sequence[int]) -> None:
+    """Save a histogram of the frames of videos, in bins of 8 frames, with a line at each of `edges`.
+
+    Source: Sanchez-Caballero 2020, figure 8; its bins are not in the text, 8 is a window of its stateful network.
+    """
+    figure = _figure(8.4, 3.4)
+    axes = figure.add_subplot()
+    axes.hist(lengths, bins=np.arange(min(lengths) // 8 * 8, max(lengths) + 9, 8).tolist(), color=OTHER)
+    for edge in edges:
+        axes.axvline(edge, color=LOSS, linewidth=0.8, alpha=0.6)
+    axes.set_xlabel("frames")
+    axes.set_ylabel("videos")
+    axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 
 

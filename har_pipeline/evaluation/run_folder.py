@@ -47,8 +47,8 @@ HEAD, VIDEO = "head", "video"
 JOB, OLD_LOCK = "job.json", "lock"  # older versions left a lock file as well
 # Columns of the history that are drawn.
 CURVES = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
-# 1 had no hashes.
-FORMATS = (1, 2)
+# 1 had no hashes; 1 and 2 had other rules, see `RunRecord.older_rules`.
+FORMATS = (1, 2, 3)
 PACKAGES = ("har-pipeline", "torch", "numpy", "scikit-learn", "safetensors")
 
 
@@ -105,7 +105,22 @@ class RunRecord:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader must know."""
-        return tuple(self.info.get("summary", {}).get("notes", ()))
+        return (*self.info.get("summary", {}).get("notes", ()), *self.older_rules)
+
+    @property
+    def older_rules(self) -> tuple[str, ...]:
+        """What the version that trained it did otherwise with its options than this one does, as sentences."""
+        options, found = self.info["options"], []
+        if self.info["format"] > 2:
+            return ()
+        if options.get("num_steps") not in (None, 1):
+            found.append(f"num_steps {options['num_steps']} took other clips: an older version rounded their places")
+        fusion, op = options.get("mid_fusion"), options.get("fusion_op", "sum")
+        if fusion == "input" or (fusion == "hidden" and op == "product" and options.get("standardise", True)):
+            found.append(
+                f"mid_fusion {fusion} scaled, if at all, each stream: an older version did so before their {op}"
+            )
+        return tuple(found)
 
     @property
     def kind(self) -> str:

@@ -122,3 +122,14 @@ class RawOptions(JobOptions):
             precision="exact",
             dtype="uint8",
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MotionOptions:
+    """How motion maps are made of raw frames. Raises: ExtractionError if a value is out of range."""
+
+    size: int = option(32, "Width and height of a map, in pixels.", min=1, max=1024)
+    parts: int = option(3, "Equal parts of the video, a map for each.", min=1, max=100)
+
+    def __post_init__(self) -> None:
+        check_options(self, ExtractionError)

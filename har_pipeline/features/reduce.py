@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, StoreError
-from har_pipeline.core.records import FeatureSpec, ReductionSpec, Split
+from har_pipeline.core.records import FeatureRecord, FeatureSpec, ReductionSpec, Split, VideoSource
+from har_pipeline.features.derived import derive_videos
 from har_pipeline.features.pca import Fit, Projection, check_dim, fit_exact, fit_randomised, in_blocks
 from har_pipeline.features.reader import FeatureReader
 from har_pipeline.features.store import FeatureStore, writing_to
@@ -173,7 +174,13 @@ def reduce_features(
     assert spec.reduction is not None
     projection = read_projection(store, spec.name, spec.reduction)
     store.create_feature_set(spec)
-    total, missing = _project(store, source, spec, projection, on_progress)
+    total, missing = derive_videos(
+        store,
+        source,
+        spec.name,
+        lambda record: _projected(record, projection, spec.dtype),
+        lambda done, total: on_progress("project", done, total),
+    )
     try:
         return ReduceSummary(
             feature_set=spec.name,
@@ -253,26 +260,5 @@ def _training_features(
     on_progress("fit", len(ids), len(ids))
 
 
-def _project(
-    store: FeatureStore, source: str, spec: FeatureSpec, projection: Projection, on_progress: OnProgress
-) -> tuple[int, int]:
-    """Write the videos that the reduced set lacks; returns how many the source has and how many were written."""
-    ids, files, done = store.video_ids(source), store.files(source), store.files(spec.name)
-    for video_id in [one for one in ids if one in done and files[one] != done[one]]:
-        store.delete(spec.name, video_id)  # the source was extracted again, from another file
-        del done[video_id]
-    wanted = [video_id for video_id in ids if video_id not in done]
-    failed = store.failed_files(source)
-    for video_id, reason in store.failures(source).items():
-        store.record_failure(spec.name, video_id, reason, failed[video_id])
-    for number, video_id in enumerate(wanted):
-        on_progress("project", len(ids) - len(wanted) + number, len(ids))
-        record = store.read(source, video_id)
-        try:
-            projected = projection.apply(record.features, spec.dtype)
-        except ExtractionError as error:
-            raise ExtractionError(f"{source}: {video_id}: {error}") from error
-        store.write(spec.name, video_id, projected, record)
-        store.clear_failure(spec.name, video_id)
-    on_progress("project", len(ids), len(ids))
-    return len(ids), len(wanted)
+def _projected(record: FeatureRecord, projection: Projection, dtype: str) -> tuple[np.ndarray, VideoSource]:
+    return projection.apply(record.features, dtype), record

@@ -416,7 +416,7 @@ class FeatureStore:
             return FeatureSpec.from_dict(values)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _ForeignError(
-                f"{group}: a feature set of a newer version, or of another program ({error})"
+                f"{group}: a feature set of another version, or of another program ({error})"
             ) from error
 
     def create_feature_set(self, spec: FeatureSpec) -> str:

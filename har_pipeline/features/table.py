@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -236,18 +236,23 @@ def available_memory() -> int:
     return int(psutil.virtual_memory().available)
 
 
-def feature_statistics(table: FeatureTable, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation (D,) float64 of each feature over all clips of the videos `rows`."""
-    count, total, squares = 0, np.zeros(table.feature_dim), np.zeros(table.feature_dim)
+def feature_statistics(
+    table: FeatureTable, rows: np.ndarray, join: Callable[[np.ndarray], np.ndarray] = lambda clips: clips
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation (D',) float64 of each feature over all clips of the videos `rows`.
+
+    join: makes of the table's features (N, D) float64 of a video those that are meant (N, D').
+    """
+    count, total, squares = 0, 0.0, 0.0
     shift: np.ndarray | None = None
     for row in rows:
-        clips = table.features[table.offsets[row] : table.offsets[row + 1]].astype(np.float64)
+        clips = join(table.features[table.offsets[row] : table.offsets[row + 1]].astype(np.float64))
         # Sums around the first video's mean: the naive formula loses a constant feature's zero deviation.
         shift = clips.mean(axis=0) if shift is None else shift
-        clips -= shift
+        clips = clips - shift
         count += len(clips)
-        total += clips.sum(axis=0)
-        squares += np.square(clips).sum(axis=0)
+        total = total + clips.sum(axis=0)
+        squares = squares + np.square(clips).sum(axis=0)
     if shift is None:
         raise RunError("feature statistics need at least one training video")
     mean = total / count

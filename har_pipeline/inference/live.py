@@ -19,9 +19,10 @@ from har_pipeline.core.errors import RunError, VideoError
 from har_pipeline.core.records import RawStream, Scores, VideoRecord
 from har_pipeline.features.frames import options_of
 from har_pipeline.inference.load import NetworkRun, load_network
-from har_pipeline.models.convlstm.layer import State
+from har_pipeline.models.convlstm.networks import NetworkState
 from har_pipeline.models.convlstm.windows import WEIGHT_POWER, stateful_indices
 from har_pipeline.models.device import pick_device, pick_precision
+from har_pipeline.training.networks.loop import sampling_of
 from har_pipeline.video.depth import CausalDepth
 from har_pipeline.video.frame_worker import scale_rgb
 from har_pipeline.video.stream_worker import read_frames
@@ -66,14 +67,20 @@ class StatefulRecogniser:
         self.reset()
 
     @property
+    def window_frames(self) -> int:
+        """Frames from the first to the last one of a window, those included that the network does not see."""
+        return (self._network.clip_len - 1) * self.run.config.frame_step + 1
+
+    @property
     def stream(self) -> RawStream:
         """`depth` or `rgb`: the frames that `push` takes."""
         return self._options.stream
 
     def reset(self) -> None:
         """Forget all frames, before another video or action."""
-        self._state: Sequence[State] | None = None
+        self._state: NetworkState | None = None
         self._waiting: list[np.ndarray] = []
+        self._arrived = 0
         self.windows = 0
         self._frame_size: tuple[int, ...] | None = None
         self._foreground = False
@@ -111,7 +118,7 @@ class StatefulRecogniser:
         return np.full(len(self.run.classes), 1 / len(self.run.classes))
 
     def push(self, frames: np.ndarray) -> np.ndarray:
-        """Take the next frames and return `probabilities`.
+        """Take the next frames and return `probabilities`. A run with a `frame_step` n shows its network every n-th of them.
 
         frames: depth (n, H, W) uint16 mm, 0 = background, or RGB (n, H, W, 3) uint8; n may be 0. Frames that do not fill a
         window wait for the next call. Raises: RunError if shape or dtype do not fit, or the size changes without a `reset`.
@@ -127,10 +134,14 @@ class StatefulRecogniser:
                 "before another video"
             )
         self._frame_size = frames.shape[1:3]
+        step = self.run.config.frame_step
+        seen = slice(-self._arrived % step, None, step)
+        self._arrived += len(frames)
         if self._causal is not None:
-            self._waiting += list(self._causal.push(frames)[..., None])
+            # The crop knows every frame.
+            self._waiting += list(self._causal.push(frames)[seen, ..., None])
         else:
-            self._waiting += [scale_rgb(frame, self._options.size, self._options.aspect) for frame in frames]
+            self._waiting += [scale_rgb(frame, self._options.size, self._options.aspect) for frame in frames[seen]]
         length = self._network.clip_len
         while len(self._waiting) >= length:
             self._decide(np.stack(self._waiting[:length]))
@@ -226,10 +237,13 @@ def _whole_video(recogniser: StatefulRecogniser, record: VideoRecord) -> np.ndar
     if len({frame.shape for frame in read}) > 1:
         raise VideoError(f"{path}: the frame size changes, which live recognition does not allow")
     frames = np.stack(read)
-    whole = recogniser.run.config.long_videos == "whole"
     recogniser.reset()
-    windows = stateful_indices(len(frames), recogniser.run.network.clip_len, whole=whole)
-    probabilities = recogniser.push(frames[windows.flatten()])
+    sampling = sampling_of(recogniser.run.config)
+    windows = stateful_indices(len(frames), recogniser.run.network.clip_len, whole=sampling.whole, step=sampling.step)
+    # Every frame up to the last one of the windows; a video that is too short for a window is played backwards too.
+    seen = windows.flatten()
+    forwards = bool((np.diff(seen) == sampling.step).all())
+    probabilities = recogniser.push(frames[: seen[-1] + 1] if forwards else frames[np.repeat(seen, sampling.step)])
     if not recogniser.seen_foreground:
         raise VideoError(f"{path}: no window has any foreground: all depth values are 0")
     return probabilities

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file
 from torch import nn
 
-from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, RunError, StoreError
+from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, RunError, StoreError, first_few
 from har_pipeline.evaluation.plan import require_single_run
 from har_pipeline.evaluation.run_folder import RUN_JSON, VIDEO, WEIGHTS, RunRecord, read_run, reduction_file
 from har_pipeline.features.frames import frame_shape, options_of
@@ -77,6 +77,10 @@ def load_run(path: Path | str) -> HeadRun | NetworkRun:
         "split": record.split,
         "info": record.info,
     }
+    if record.older_rules:
+        raise RunError(
+            f"{path}: {first_few(record.older_rules, '; ')}; train it again with --overwrite to predict with it"
+        )
     try:
         config = (VideoTrainConfig if record.kind == VIDEO else TrainConfig)(**record.info["options"])
     except (KeyError, TypeError, ValueError) as error:
@@ -96,7 +100,9 @@ def load_run(path: Path | str) -> HeadRun | NetworkRun:
         path / NETWORK,
         {"channels": channels, "classes": classes},
         1,
-        lambda: build_network(config.model, classes, channels=channels, width=config.width),
+        lambda: build_network(
+            config.model, classes, channels=channels, width=config.width, gates=config.gates, motion=config.motion
+        ),
     )
     return NetworkRun(**common, config=config, network=network, frame_shape=(channels, height, width))
 

@@ -14,19 +14,21 @@ import torch
 
 from har_pipeline.core.errors import FeatureMismatchError, RunError
 from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
-from har_pipeline.evaluation.plots import save_topk_bars
+from har_pipeline.evaluation.plots import Example, save_topk_bars
 from har_pipeline.features.extract import extract_many, feature_spec
 from har_pipeline.features.frames import options_of, store_raw_frames
+from har_pipeline.features.motion import MOTION, motion_features, motion_options
 from har_pipeline.features.options import ExtractOptions
 from har_pipeline.features.reduce import source_spec
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureTable, joined_features
 from har_pipeline.inference.load import HeadRun, NetworkRun, load_run
+from har_pipeline.models.convlstm.windows import stepped_length
 from har_pipeline.models.device import pick_device, pick_precision
 from har_pipeline.models.extractors import build_extractor, find_net
 from har_pipeline.models.extractors.base import Extractor
 from har_pipeline.training.batches import FeatureBatch, Frames, class_probabilities
-from har_pipeline.training.networks.loop import video_probabilities
+from har_pipeline.training.networks.loop import sampling_of, video_probabilities
 from har_pipeline.video.clips import sparse_clip_indices
 from har_pipeline.video.decode import FrameReader, probe
 from har_pipeline.video.flow.spec import parse_flow
@@ -120,15 +122,19 @@ def _store_features(
         raise RunError(f"{run.path} has {len(specs)} streams: give --weights once for each, in the order of the run")
     # By name: two streams may have been reduced from the same feature set.
     wanted: dict[str, tuple[Extractor, ExtractOptions]] = {}
+    failed: dict[str, str] = {}
     for spec, file in zip(specs, files, strict=True):
-        if spec.name not in wanted:
+        if spec.extractor == MOTION:
+            if file is not None:
+                raise RunError(f"{run.path} reads motion maps, which no network makes: omit --weights")
+            failed |= _store_motion_maps(spec, records, store, workers, on_progress)
+        elif spec.name not in wanted:
             cube = mean_cube if len(specs) == 1 or "cube" in spec.preprocess else None
             extractor = extractor_for(spec, weights=file, mean_cube=cube, device=device)
             flow = parse_flow(spec.flow) if spec.flow else None
             same = {name: getattr(spec, name) for name in ("clips", "fps", "resize", "dtype")}
             wanted[spec.name] = extractor, ExtractOptions(**same, flow=flow, workers=workers)
             feature_spec(*wanted[spec.name]).require_equal(spec, str(run.path))
-    failed: dict[str, str] = {}
     for rate in {options.fps: None for _, options in wanted.values()}:
         one_pass = [one for one in wanted.values() if one[1].fps == rate]
         made = extract_many(records, store, one_pass, lambda now: on_progress(now.done + now.failed, now.total))
@@ -149,6 +155,21 @@ def _store_features(
     return failed, read
 
 
+def _store_motion_maps(
+    spec: FeatureSpec,
+    records: Sequence[VideoRecord],
+    store: FeatureStore,
+    workers: int | None,
+    on_progress: OnProgress,
+) -> dict[str, str]:
+    """Prepare raw frames and make the motion maps of `spec` of them; return video_id -> why it failed."""
+    frames, how = motion_options(spec)
+    options = dataclasses.replace(options_of(frames), workers=workers)
+    summary = store_raw_frames(records, store, options, lambda state: on_progress(state.finished, state.total))
+    motion_features(store, summary.feature_set, how)
+    return summary.failed
+
+
 def _store_frames(
     run: NetworkRun,
     records: Sequence[VideoRecord],
@@ -164,7 +185,7 @@ def _store_frames(
 
     def read(video_id: str) -> FeatureRecord:
         stored = store.read(summary.feature_set, video_id)
-        notes = (*stored.decode_notes, *_repeated(len(stored.features), run.network.clip_len))
+        notes = (*stored.decode_notes, *_repeated(run, len(stored.features)))
         return dataclasses.replace(stored, decode_notes=notes)
 
     return summary.failed, read
@@ -203,7 +224,11 @@ def extractor_for(
     if extractor.weights != spec.weights:
         raise FeatureMismatchError(f"weights {extractor.weights} differ from the run's, {spec.weights}")
     if extractor.preprocess.describe() != spec.preprocess:
-        way_out = "give its mean cube with --mean-cube" if "cube" in spec.preprocess else "omit --mean-cube"
+        way_out = "extract its features and train it again: an older version prepared them otherwise"
+        if mean_cube is not None:
+            way_out = "omit --mean-cube"
+        if "cube" in spec.preprocess:
+            way_out = "give its mean cube with --mean-cube"
         raise FeatureMismatchError(f"the run's frames were prepared as {spec.preprocess}: {way_out}")
     return extractor
 
@@ -214,15 +239,15 @@ def predict_scores(run: HeadRun | NetworkRun, features: np.ndarray) -> np.ndarra
     They are computed on the device of the head or network. Raises: RunError if there is no row, D is not the run's, or a
     feature is not finite.
     """
-    wanted = len(run.head.input_mean) if isinstance(run, HeadRun) else math.prod(run.frame_shape)
+    wanted = sum(run.head.stream_dims) if isinstance(run, HeadRun) else math.prod(run.frame_shape)
     if features.ndim != 2 or not len(features) or features.shape[1] != wanted:
         raise RunError(f"{run.path}: expected features (N >= 1, {wanted}), but got {features.shape}")
     if isinstance(run, NetworkRun):
         device, first = next(run.network.parameters()).device, np.zeros(1, np.int64)
         table = FeatureTable(("video",), first, features, np.array([0, len(features)], np.int64))
-        precision, whole = pick_precision(run.config.precision, device), run.config.long_videos == "whole"
+        precision, sampling = pick_precision(run.config.precision, device), sampling_of(run.config)
         frames, classes = Frames(table, run.frame_shape, device), len(run.classes)
-        return video_probabilities(run.network, frames, first, classes, precision=precision, whole=whole)[0]
+        return video_probabilities(run.network, frames, first, classes, precision=precision, sampling=sampling)[0]
     if not np.isfinite(features).all():
         raise RunError(f"{run.path}: a feature of the video is not finite")
     if run.config.num_steps is not None:
@@ -241,12 +266,15 @@ def top_k(classes: Sequence[str], probabilities: np.ndarray, k: int = 3) -> list
     return [(classes[number], float(probabilities[number])) for number in order]
 
 
-def _repeated(num_frames: int, clip_len: int) -> list[str]:
+def _repeated(run: NetworkRun, num_frames: int) -> list[str]:
     """Return a note on a video that is shorter than a clip, or a stateful network's window."""
-    if num_frames >= clip_len:
+    sampling, clip_len = sampling_of(run.config), run.network.clip_len
+    if stepped_length(num_frames, sampling.step) >= clip_len:
         return []
     if num_frames == 1:
         return [f"1 frame: shown {clip_len} times, so nothing moves"]
+    if sampling.spread:
+        return [f"{num_frames} frames: some shown repeatedly to fill the {clip_len} that the network sees at once"]
     return [f"{num_frames} frames: played backwards and forwards to fill the {clip_len} that the network sees at once"]
 
 
@@ -257,7 +285,7 @@ def save_picture(path: Path, predictions: Sequence[Prediction], frames_per_video
     """
     read = [one for one in predictions if one.error is None]
     if read:
-        save_topk_bars(path, [(_shown_frames(one, frames_per_video), one.top, one.path.name) for one in read])
+        save_topk_bars(path, [Example(_shown_frames(one, frames_per_video), one.top, one.path.name) for one in read])
 
 
 def _shown_frames(prediction: Prediction, count: int) -> np.ndarray:
@@ -267,9 +295,13 @@ def _shown_frames(prediction: Prediction, count: int) -> np.ndarray:
     return chosen if chosen.shape[-1] == 3 else np.repeat(chosen, 3, axis=-1)
 
 
-def sample_frames(path: Path, count: int) -> np.ndarray:
-    """Return (count, H, W, 3) uint8 RGB frames spread evenly over a video, by reading it once."""
+def sample_frames(path: Path, count: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """Return (count, H, W, 3) uint8 RGB frames spread evenly over the frames [start, stop) of a video, by reading it once.
+
+    Fewer if the file ends before it should.
+    """
     info = probe(path)
-    wanted = set(np.linspace(0, max(0, info.packet_frames - 2), count).round().astype(int).tolist())
-    frames = [frame.copy() for index, frame in FrameReader(path, info=info) if index in wanted]
+    last = max(start, info.packet_frames - 2 if stop is None else stop - 1)
+    wanted = set(np.linspace(start, last, count).round().astype(int).tolist())
+    frames = [frame.copy() for index, frame in FrameReader(path, start=start, stop=stop, info=info) if index in wanted]
     return np.stack(frames)

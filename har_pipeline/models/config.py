@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 HeadName = Literal[
-    "lstm", "gru", "bilstm", "res_lstm", "stacked_lstm", "attention", "mean_pool", "linear", "svm", "vote"
+    "lstm", "gru", "bilstm", "res_lstm", "stacked_lstm", "attention", "mean_pool", "linear", "svm", "ridge", "vote"
 ]
 
 Output = Literal["softmax", "sigmoid"]
 Vote = Literal["soft", "majority"]
 Fusion = Literal["input", "hidden"]
 FusionOp = Literal["sum", "product", "concat"]
-SCIKIT_HEADS = ("mean_pool", "linear", "svm")
+SCIKIT_HEADS = ("mean_pool", "linear", "svm", "ridge")
+# What scikit-learn fits for them.
+LinearKind = Literal["logistic", "svm", "ridge"]
+# Which are better with scaled features than with plain ones.
+SCALED_HEADS = get_args(HeadName)
 RESIDUAL_HEADS = ("res_lstm", "stacked_lstm")
 UNITS_HEADS = ("lstm", "gru", "bilstm", "attention")
 RECURRENT_HEADS = (*UNITS_HEADS, *RESIDUAL_HEADS)
@@ -36,3 +40,6 @@ class HeadConfig:
 
 
 NetworkName = Literal["convlstm-stateless", "convlstm-stateful"]
+
+# Activation of a ConvLSTM's gates, see `models.convlstm.layer.ConvLSTM`.
+Gates = Literal["sigmoid", "hard-sigmoid"]

@@ -11,6 +11,7 @@ import torch
 from har_pipeline.features.table import MEMORY_FRACTION, FeatureTable
 from har_pipeline.models.device import in_float64
 from har_pipeline.models.heads.classifier import SequenceClassifier
+from har_pipeline.video.clips import sparse_clip_indices
 
 # Batches of a shuffled set hold videos of similar length, sorted within pools of this many batches.
 POOLED_BATCHES = 8
@@ -82,18 +83,23 @@ class FeatureBatches:
         rows: np.ndarray | None = None,
         generator: torch.Generator | None = None,
         jitter: float = 0.0,
+        crop: float = 0.0,
+        num_steps: int | None = None,
     ) -> Iterator[FeatureBatch]:
         """Yield the videos `rows` (default: all) in batches; shuffled when a generator is given, in order otherwise.
 
         Features become float32 after they were gathered. With jitter, which needs a generator, each video keeps
-        ceil((1 - jitter) N) of its clips, drawn at random and left in order. Large sets are shuffled so that videos of like
-        length share a batch: less of it is padding.
+        ceil((1 - jitter) N) of its clips, drawn at random and left in order. With crop, which needs one too, it keeps
+        ceil((1 - crop) N) clips in a row from a random place, and of these `num_steps` evenly spaced ones. Large sets are
+        shuffled so that videos of like length share a batch: less of it is padding.
         """
         chosen = torch.arange(len(self._labels)) if rows is None else torch.from_numpy(np.asarray(rows, np.int64))
         for batch in _batch_rows(chosen, self._lengths, batch_size, generator):
             lengths = self._lengths[batch]
             if jitter and generator is not None:
                 step, lengths = _kept_clips(lengths, jitter, generator)
+            elif crop and generator is not None:
+                step, lengths = _sub_videos(lengths, crop, num_steps, generator)
             else:
                 step = torch.arange(int(lengths.max())).expand(len(batch), -1)
             valid = torch.arange(step.shape[1]) < lengths[:, None]
@@ -123,12 +129,28 @@ def _batch_rows(
 def _kept_clips(lengths: torch.Tensor, jitter: float, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (B, Nmax') the numbers of the clips that are kept, in order, and how many each video keeps."""
     longest = int(lengths.max())
-    kept = ((1 - jitter) * lengths.double() - 1e-9).ceil().long().clamp(min=1)
+    kept = _share(lengths, 1 - jitter)
     keys = torch.rand(len(lengths), longest, generator=generator)
     keys[torch.arange(longest) >= lengths[:, None]] = 2.0
     drawn = keys.argsort(dim=1)[:, : int(kept.max())]
     drawn[torch.arange(drawn.shape[1]) >= kept[:, None]] = longest
     return drawn.sort(dim=1).values, kept
+
+
+def _sub_videos(
+    lengths: torch.Tensor, crop: float, num_steps: int | None, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (B, Nmax') the numbers of the clips of a sub-video of each video, and how many each has."""
+    kept = _share(lengths, 1 - crop)
+    starts = (torch.rand(len(lengths), generator=generator, dtype=torch.float64) * (lengths - kept + 1)).long()
+    if num_steps is None:
+        return starts[:, None] + torch.arange(int(kept.max())), kept
+    taken = [torch.from_numpy(sparse_clip_indices(number, num_steps)) for number in kept.tolist()]
+    return starts[:, None] + torch.stack(taken), torch.full_like(kept, num_steps)
+
+
+def _share(lengths: torch.Tensor, share: float) -> torch.Tensor:
+    return (share * lengths.double() - 1e-9).ceil().long().clamp(min=1)
 
 
 @torch.inference_mode()

@@ -40,6 +40,7 @@ from har_pipeline.training.networks.distributed import ALONE, World
 from har_pipeline.training.networks.fit import BatchProgress
 from har_pipeline.training.networks.train import train_network
 from har_pipeline.training.options import TrainConfig, VideoTrainConfig
+from har_pipeline.training.threads import Threads, training_threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,7 @@ def finished_run(
         ) from error
     wanted = dataclasses.replace(config, seed=run.seed).to_dict()
     differing = [f"{name}: {before[name]} != {wanted[name]}" for name in wanted if before[name] != wanted[name]]
+    differing += found.older_rules
     names = tuple(stream.feature_set for stream in found.streams)
     if names != streams.names:
         differing.append(f"features: {', '.join(names)} != {', '.join(streams.names)}")
@@ -145,6 +147,7 @@ def run_jobs(
     on_epoch: Callable[[PlannedRun, Epoch], None] = lambda run, epoch: None,
     on_batch: Callable[[PlannedRun, BatchProgress], None] = lambda run, progress: None,
     on_done: Callable[[Outcome], None] = lambda outcome: None,
+    on_threads: Callable[[Threads], None] = lambda threads: None,
 ) -> list[Outcome]:
     """Train the runs of `plan_jobs` one after the other and return what became of each, in their order.
 
@@ -154,6 +157,8 @@ def run_jobs(
     is what `train_head` or `train_network` alone would make. tensorboard: of heads. Several processes
     may each make a part of the planned runs at the same time. locked: the caller holds the `training_lock` of the job's
     folder, or of one above. world, on_batch: of networks; all processes but the first return the runs that were kept only.
+    On a CPU, where the caller has not chosen, they take as many threads as there are free cores, see `threads`; on_threads:
+    called with them.
     Raises: RunError if another process trains there, and as `train_head`, `train_network`, `finished_run` and
     `load_training_data`; FeatureMismatchError before anything is trained if features were reduced on other training videos
     than those of any run.
@@ -163,7 +168,7 @@ def run_jobs(
             for folder in _folders_to_lock(runs):
                 stack.enter_context(training_lock(folder))
         streams = FeatureStreams(store, feature_sets)
-        pick_device(config.device)
+        device = pick_device(config.device)
         if isinstance(config, VideoTrainConfig):
             frame_shape(streams.specs[0])
         finished = {run: None if overwrite else finished_run(run, config, streams, records) for run in runs}
@@ -208,6 +213,8 @@ def run_jobs(
                 next(folds), own, run.folder, overwrite=overwrite, tensorboard=tensorboard, job=job, on_epoch=tell
             )
 
+        if pending and (threads := stack.enter_context(training_threads(device))) is not None:
+            on_threads(threads)
         outcomes = []
         for run, kept in finished.items():
             with _naming(run.folder):

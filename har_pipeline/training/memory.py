@@ -124,7 +124,9 @@ def network_need(
 ) -> MemoryNeed:
     """Return what a network takes that is trained on so many videos of up to so many frames of `shape` (C, H, W)."""
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        network = build_network(config.model, num_classes, channels=shape[0], width=config.width)
+        network = build_network(
+            config.model, num_classes, channels=shape[0], width=config.width, gates=config.gates, motion=config.motion
+        )
     parameters = _parameters(network)
     windows = 1
     if config.state_gradient == "video":

@@ -11,10 +11,12 @@ from har_pipeline.core.options import check_options, device_option, option, seed
 from har_pipeline.models.config import (
     RECURRENT_HEADS,
     RESIDUAL_HEADS,
+    SCALED_HEADS,
     SCIKIT_HEADS,
     UNITS_HEADS,
     Fusion,
     FusionOp,
+    Gates,
     HeadConfig,
     HeadName,
     NetworkName,
@@ -46,7 +48,8 @@ class TrainConfig:
         "lstm",
         "lstm, gru, bilstm; attention: weighted mean of an LSTM's states; res_lstm: residual stack as wide as its input "
         "(Lakhal 2018), stacked_lstm: the same without skips; mean_pool (= linear): mean over time + logistic regression; "
-        "svm: mean over time + linear SVM; vote: a dense layer on each clip.",
+        "svm, ridge: mean over time + linear SVM, or least squares; their probabilities are a softmax of the decision values, "
+        "not calibrated; vote: a dense layer on each clip.",
         panel="Head",
     )
     # Orozco's n_u, best at 360 (KTH), 320 (UCF-11), 400 (HMDB-51).
@@ -73,9 +76,12 @@ class TrainConfig:
     vote: Vote = option(
         "soft", "How the vote head combines clips: soft = mean probability, majority = most votes.", panel="Head"
     )
-    # Ours: the papers feed plain features.
-    standardise: bool = option(
-        True, "Shift and scale each feature by its mean and deviation over the training clips.", panel="Head"
+    # Ours: the papers feed plain features. Which heads do better with scaling was measured by benchmarks/scaling.py.
+    standardise: bool | None = option(
+        None,
+        "Shift and scale each feature by its mean and deviation over the training clips; of streams joined by --mid-fusion "
+        f"input, their sum or product. Default: scaled for {', '.join(SCALED_HEADS)} only.",
+        panel="Head",
     )
     epochs: int = option(50, "Training epochs.", min=1, panel="Training")
     batch_size: int = option(25, "Videos per batch.", min=1, panel="Training")
@@ -109,9 +115,20 @@ class TrainConfig:
     temporal_jitter: float = option(
         0.0, "Share of each training video's clips left out at random in every epoch.", min=0, below=1, panel="Training"
     )
+    # Lakhal's first strategy (2018, section 3.3), whose sub-videos begin with each clip; tests and predictions see all.
+    temporal_crop: float = option(
+        0.0,
+        "Share of each training video cut off its ends: a sub-video from a random place in every epoch, before --num-steps.",
+        min=0,
+        below=1,
+        panel="Training",
+    )
     # Lakhal's sigma(t), see `clips.sparse_clip_indices`; in training, tests and predictions.
     num_steps: int | None = option(
-        None, "Clips to use of each video, evenly spaced (T in Lakhal 2018). Default: all.", min=1, panel="Training"
+        None,
+        "Clips to use of each video, evenly spaced (T in Lakhal 2018); 1: the middle one. Default: all.",
+        min=1,
+        panel="Training",
     )
     patience: int | None = option(
         None,
@@ -129,7 +146,10 @@ class TrainConfig:
         panel="Training",
     )
     logistic_c: float = option(
-        1.0, "Inverse strength of the L2 penalty of mean_pool, linear and svm.", above=0, panel="Training"
+        1.0,
+        "Inverse strength C of the L2 penalty of mean_pool, linear, svm and ridge (whose lambda is 1 / 2C).",
+        above=0,
+        panel="Training",
     )
     max_iterations: int = option(1000, "Solver iterations of mean_pool, linear and svm.", min=1, panel="Training")
     precision: HeadPrecision = option(
@@ -144,6 +164,8 @@ class TrainConfig:
             raise ValueError(
                 "average_last takes the mean over the last epochs, patience keeps the best one: choose one"
             )
+        if self.temporal_jitter and self.temporal_crop:
+            raise ValueError("temporal_jitter and temporal_crop both leave clips of training videos out: choose one")
         recurrent = self.head in RECURRENT_HEADS
         if self.head in SCIKIT_HEADS and self.output != "softmax":
             raise ValueError(f"{self.head} is fitted by scikit-learn as a softmax: its output must be softmax")
@@ -154,6 +176,19 @@ class TrainConfig:
         if self.mid_fusion == "hidden" and not recurrent:
             raise ValueError(f"mid_fusion=hidden joins the states of recurrent heads; {self.head} has none: use input")
 
+        if self.mid_fusion == "hidden" and self.fusion_op == "product" and self.standardise:
+            raise ValueError(
+                "standardise would scale each stream before the product of their states: mid_fusion=hidden with "
+                "fusion_op=product takes features as they are"
+            )
+
+    @property
+    def scales_features(self) -> bool:
+        """Whether features are scaled: as `standardise` says, by default as the head does best."""
+        if self.standardise is not None:
+            return self.standardise
+        return self.head in SCALED_HEADS and not (self.mid_fusion == "hidden" and self.fusion_op == "product")
+
     @property
     def needs_validation(self) -> bool:
         """Whether training reads the validation loss."""
@@ -162,7 +197,8 @@ class TrainConfig:
     def reads(self, option: str) -> bool:
         """Return whether an option of one stream's run changes anything beside these other options."""
         if self.head in SCIKIT_HEADS:
-            return option == "head" or option in SCIKIT_OPTIONS
+            # The ridge classifier is solved in closed form.
+            return option == "head" or (option in SCIKIT_OPTIONS and (self.head, option) != ("ridge", "max_iterations"))
         drops = self.schedule in ("step", "plateau")
         conditions = {
             "units": self.head in UNITS_HEADS,
@@ -190,8 +226,10 @@ class TrainConfig:
 
 VideoSchedule = Literal["published", "one-cycle", "constant"]
 LongVideos = Literal["cut", "whole"]
+VideoClip = Literal["published", "whole"]
 VideoPrecision = Literal["auto", "fp32", "bf16"]
 StateGradient = Literal["window", "video"]
+NormOver = Literal["window", "video"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,12 +248,36 @@ class VideoTrainConfig:
     )
     # Any width but 1 is another network, and every report says so.
     width: float = option(1.0, "Channel multiplier; 1.0 = as published.", above=0, max=8, panel="Network")
+    # The paper does not say; Keras 3 and PyTorch users have sigmoids, Keras 2, of the paper's time, the other.
+    gates: Gates = option(
+        "sigmoid", "Gates of the ConvLSTMs: sigmoid, or hard-sigmoid = clip(0.2 x + 0.5, 0, 1).", panel="Network"
+    )
     # Ours, see `models.convlstm.layer.ConvLSTM.remember`.
     memory_frames: int | None = option(
         None,
         "Initialise the cells to remember up to this many frames, such as 208. Default: a few, as in Keras.",
         min=2,
         panel="Network",
+    )
+    # Ours, see `models.convlstm.networks.RawNetwork`.
+    motion: bool = option(
+        False,
+        "Beside each frame, show the network how much each pixel differs from the frame before; not in the paper.",
+        panel="Network",
+    )
+    # Ours, see `models.convlstm.windows.stateless_indices`.
+    clip: VideoClip = option(
+        "published",
+        "Stateless: published: 30 frames in a row, or every second one; whole: 30 frames evenly over the whole video.",
+        panel="Videos",
+    )
+    # Ours: the paper's windows hold 8 frames in a row.
+    frame_step: int = option(
+        1,
+        "Stateful: see every n-th frame only, so that a window of 8 frames takes n times as long.",
+        min=1,
+        max=100,
+        panel="Videos",
     )
     # 208: NTU RGB+D's longest group of lengths, see `models.convlstm.windows`.
     long_videos: LongVideos = option(
@@ -227,8 +289,15 @@ class VideoTrainConfig:
     # mean loss of all windows of the batch; it keeps the activations of whole videos in memory.
     state_gradient: StateGradient = option(
         "window",
-        "Stateful: window: no gradient passes from window to window (published); video: the gradient goes back to the "
+        "Stateful: window: no gradient passes from window to window (our reading of the paper); video: it goes back to the "
         "video's start, one update per batch.",
+        panel="Training",
+    )
+    # Ours, see `models.convlstm.networks.StatefulNetwork.forward`.
+    norm_over: NormOver = option(
+        "window",
+        "Stateful with --state-gradient video: where batch normalisation takes its statistics from in training: each window, "
+        "or all windows of a video together, as tests do.",
         panel="Training",
     )
     # Ours; all frames of a video are moved and scaled alike, by up to 1 + augment, each time it is seen.
@@ -237,6 +306,14 @@ class VideoTrainConfig:
         "Shift and scale training videos at random by up to this share, such as 0.15; 0: as published.",
         min=0,
         below=1,
+        panel="Training",
+    )
+    # Ours, see `models.convlstm.windows.draw_times`.
+    tempo: float = option(
+        0.0,
+        "Cut training videos at random by up to this share at either end and vary their speed, such as 0.15; 0: as published.",
+        min=0,
+        below=0.5,
         panel="Training",
     )
     # one-cycle (up, then down to 1 % of the peak) and constant are ours, for sets that the published rates are too small
@@ -290,9 +367,17 @@ class VideoTrainConfig:
         later = (self.cycle_epochs, self.patience) != (schedules.CYCLE_EPOCHS, schedules.FINE_TUNE_PATIENCE)
         if later and (self.stateful or self.schedule != "published"):
             raise ValueError("cycle_epochs and patience belong to the published schedule of convlstm-stateless")
+        if self.frame_step != 1 and not self.stateful:
+            raise ValueError("frame_step belongs to convlstm-stateful: the other network sees one clip of a video")
+        if self.clip != "published" and self.stateful:
+            raise ValueError("clip belongs to convlstm-stateless: the other network sees a video's windows one by one")
         if self.state_gradient == "video" and not self.stateful:
             raise ValueError(
                 "state_gradient belongs to convlstm-stateful: the other network has no state to go back through"
+            )
+        if self.norm_over == "video" and self.state_gradient != "video":
+            raise ValueError(
+                "norm_over=video needs state_gradient=video: otherwise each window is an update of its own"
             )
         if self.schedule == "published" and self.learning_rate is not None:
             raise ValueError(

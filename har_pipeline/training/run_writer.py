@@ -108,6 +108,7 @@ def write_run(
         # Without its path: the folder may be moved.
         "summary": {key: value for key, value in summary.to_dict().items() if key != "path"},
         "device": device_name(trained.device),
+        "threads": torch.get_num_threads(),
         "versions": package_versions(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         **stream_info(data.feature_sets, data.specs),

@@ -41,14 +41,16 @@ def clip_indices(num_frames: int, spec: ClipSpec) -> np.ndarray:
 def sparse_clip_indices(num_clips: int, num_samples: int) -> np.ndarray:
     """Return which `num_samples` of `num_clips` clips to take: evenly spread, first and last included.
 
-    (num_samples,) int64 clip numbers, non-decreasing; clips repeat where num_clips < num_samples; a single sample is the
-    middle clip. Raises: ValueError if either is below 1. Source: Lakhal 2018, section 3.1, sigma(t).
+    (num_samples,) int64 clip numbers from 0, non-decreasing; clips repeat where num_clips < num_samples.
+    Raises: ValueError if either is below 1.
+    Source: Lakhal 2018, section 3.1: sigma(t) = 1 + floor((t - 1)(K - 1) / (T - 1)), counted from 1. It is not defined for
+    T = 1, where we take the middle clip, of an even number the earlier one.
     """
     if num_clips < 1 or num_samples < 1:
         raise ValueError(f"cannot take {num_samples} of {num_clips} clips: both must be at least 1")
     if num_samples == 1:
         return np.array([(num_clips - 1) // 2], np.int64)
-    return np.asarray(np.round(np.linspace(0, num_clips - 1, num_samples)), dtype=np.int64)
+    return np.arange(num_samples, dtype=np.int64) * (num_clips - 1) // (num_samples - 1)
 
 
 def segment_centers(num_frames: int, num_segments: int, seed: int | None = None) -> np.ndarray:

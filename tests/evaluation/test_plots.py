@@ -6,15 +6,23 @@ import cv2
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from har_pipeline.evaluation.plots import (
+    BEST,
+    RIGHT,
+    WRONG,
+    Example,
     draw_topk,
     length_counts,
     save_class_gains,
     save_confusion_difference,
     save_confusion_matrix,
+    save_depth_crop,
     save_length_histogram,
+    save_lengths,
     save_sweep_curves,
     save_topk_bars,
     save_training_curves,
@@ -86,13 +94,26 @@ def test_topk_bars_show_class_and_percentage() -> None:
     assert axes.yaxis_inverted()
 
 
+def test_the_true_class_is_blue_right_answers_green_and_wrong_ones_red() -> None:
+    """Lakhal 2018, figure 4."""
+    axes = Figure().add_subplot()
+    draw_topk(axes, [("boxing", 0.6), ("clapping", 0.3), ("waving", 0.1)], "clapping")
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["clapping", "boxing", "clapping", "waving"]
+    assert [bar.get_width() for bar in axes.patches] == [1, 0.6, 0.3, 0.1]  # type: ignore[attr-defined]
+    colours = [to_hex(bar.get_facecolor()) for bar in axes.patches]
+    assert colours == [BEST, WRONG, RIGHT, WRONG]
+    red, green, blue = (np.argmax(to_rgb(colour)) for colour in (WRONG, RIGHT, BEST))
+    assert (red, green, blue) == (0, 1, 2)
+
+
 @pytest.mark.parametrize("videos", [1, 3, 5])
 def test_topk_picture_takes_frames_of_any_number_and_size(tmp_path: Path, videos: int) -> None:
     rng = np.random.default_rng(0)
     rows = []
     for number in range(videos):
         frames = rng.integers(0, 255, (1 + number, 60 + 40 * number, 160, 3), dtype=np.uint8)
-        rows.append((frames, [("boxing", 0.9), ("running", 0.1)], f"video {number}"))
+        truth = ("boxing", "running", None)[number % 3]
+        rows.append(Example(frames, [("boxing", 0.9), ("running", 0.1)], f"video {number}", truth))
     save_topk_bars(tmp_path / "top.png", rows)
     picture(tmp_path / "top.png")
 
@@ -168,7 +189,7 @@ def test_texts_of_users_are_drawn_as_texts(tmp_path: Path, odd: str) -> None:
     save_confusion_difference(tmp_path / "difference.png", matrix / 2, classes, label=odd)
     save_class_gains(tmp_path / "gains.png", classes, [0.1, -0.1], label=odd)
     save_sweep_curves(tmp_path / "sweep.png", [(odd, [(odd, 0.5, None)])] * 2, x_label=odd, y_label=odd, title=odd)
-    save_topk_bars(tmp_path / "top.png", [(np.zeros((1, 8, 8, 3), np.uint8), [(odd, 0.9)], odd)])
+    save_topk_bars(tmp_path / "top.png", [Example(np.zeros((1, 8, 8, 3), np.uint8), [(odd, 0.9)], odd, odd)])
     save_length_histogram(tmp_path / "lengths.png", {odd: [3]}, (1, 2, 4))
     for path in tmp_path.iterdir():
         height, width, _ = picture(path).shape
@@ -187,6 +208,48 @@ def test_mathematics_is_drawn_as_it_is_written(tmp_path: Path, monkeypatch: pyte
 def test_plots_leave_no_global_figure(tmp_path: Path) -> None:
     save_sweep_curves(tmp_path / "one.png", [("", [(40, 0.7, None)])], x_label="recurrent units")
     assert matplotlib._pylab_helpers.Gcf.get_all_fig_managers() == []
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Return a list that gets each figure that is saved."""
+    figures: list[Figure] = []
+    monkeypatch.setattr("har_pipeline.evaluation.plots._save", lambda figure, path: figures.append(figure))
+    return figures
+
+
+def test_a_frame_stands_beside_its_crop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame, crop = np.zeros((40, 60), np.uint16), np.zeros((64, 64), np.uint8)
+    frame[10:20, 30:36], crop[8:20] = 2000, 200
+    save_depth_crop(tmp_path / "crop.png", frame, (10, 20, 30, 36), crop)
+    height, width, _ = picture(tmp_path / "crop.png").shape
+    assert width > 2 * height
+    figures = drawn(monkeypatch)
+    save_depth_crop(tmp_path / "crop.png", frame, (10, 20, 30, 36), crop)
+    whole, seen, bar = figures[0].axes
+    assert (whole.get_title(), seen.get_title()) == ("frame, 60x40 px", "crop, 64x64 px")
+    assert bar.get_ylabel() == "depth / mm"
+    (box,) = whole.patches
+    assert isinstance(box, Rectangle)
+    assert (box.get_xy(), box.get_width(), box.get_height()) == ((29.5, 9.5), 6, 10)
+    shown = whole.images[0].get_array()
+    assert (np.ma.count(shown), shown.max()) == (60, 2000)  # the background is no depth
+    assert np.array_equal(seen.images[0].get_array(), crop)
+
+
+def test_every_length_is_in_a_bar_of_eight_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = [26, 31, 32, 300, 47, 47, 48]
+    save_lengths(tmp_path / "lengths.png", lengths, (24, 32, 300))
+    assert picture(tmp_path / "lengths.png").shape[1] > 600
+    figures = drawn(monkeypatch)
+    for values in (lengths, [24], [31, 31]):
+        save_lengths(tmp_path / "lengths.png", values, (24, 32, 300))
+    bars = [
+        {int(bar.get_x()): int(bar.get_height()) for bar in figure.axes[0].patches if isinstance(bar, Rectangle)}
+        for figure in figures
+    ]
+    kept = [{left: height for left, height in one.items() if height} for one in bars]
+    assert kept == [{24: 2, 32: 1, 40: 2, 48: 1, 296: 1}, {24: 1}, {24: 2}]
+    assert sorted(line.get_xdata()[0] for line in figures[0].axes[0].lines) == [24, 32, 300]
 
 
 def test_lengths_fall_into_the_published_bins(tmp_path: Path) -> None:

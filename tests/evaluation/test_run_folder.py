@@ -51,12 +51,44 @@ def test_a_run_of_an_older_version_loads_with_the_defaults_of_what_it_lacks(run_
     assert run.streams[0].feature_set == run.feature_set
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"num_steps": None}, ""),
+        ({"num_steps": 1}, ""),
+        ({"num_steps": 2}, "num_steps 2 took other clips: an older version rounded their places"),
+        ({"mid_fusion": "hidden", "standardise": True}, ""),
+        (
+            {"mid_fusion": "input", "fusion_op": "product"},
+            "scaled, if at all, each stream: an older .* before their product",
+        ),
+        (
+            {"mid_fusion": "hidden", "fusion_op": "product", "standardise": True},
+            "each stream: an older version did so before",
+        ),
+    ],
+)
+def test_a_run_of_an_older_version_with_other_rules_says_so_and_does_not_predict(
+    run_dir: Path, changes: dict[str, Any], told: str
+) -> None:
+    info = json.loads((run_dir / "run.json").read_text())
+    change_info(run_dir, options={**info["options"], **changes}, format=2)
+    assert any("older version" in note for note in evaluate(run_dir).notes) == bool(told)
+    # Such weights are not of two streams, whatever is said of them.
+    says = f"{told}.*; train it again" if told else "two or more feature sets|2 streams|mid fusion needs"
+    with pytest.raises(RunError, match=says) if told or "mid_fusion" in changes else contextlib.nullcontext():
+        load_run(run_dir)
+    change_info(run_dir, options=info["options"], format=3)
+    assert not any("older version" in note for note in evaluate(run_dir).notes)
+    load_run(run_dir)
+
+
 def test_options_that_do_not_fit_the_weights_are_an_error(run_dir: Path) -> None:
     options = json.loads((run_dir / "run.json").read_text())["options"]
     change_info(run_dir, options={**options, "head": "gru"})
     with pytest.raises(RunError, match="not the weights of this run"):
         load_run(run_dir)
-    change_info(run_dir, options={**options, "mid_fusion": "input"})
+    change_info(run_dir, options={**options, "mid_fusion": "input"}, format=3)
     with pytest.raises(RunError, match="two or more feature sets"):
         load_run(run_dir)
     change_info(run_dir, options={**options, "head": "telepathy"})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import multiprocessing
 import os
@@ -14,9 +15,9 @@ import pytest
 import zarr
 
 from har_pipeline.core.errors import FeatureMismatchError, StoreError
-from har_pipeline.core.records import FeatureSpec, VideoSource
+from har_pipeline.core.records import ClipSpec, FeatureSpec, VideoSource
 from har_pipeline.features import store as store_module
-from har_pipeline.features.store import FeatureStore
+from har_pipeline.features.store import FeatureStore, spec_hash
 
 SPEC = FeatureSpec(extractor="net", weights="random:0", layer="pool", feature_dim=6)
 
@@ -237,3 +238,14 @@ def test_spec_name_is_stable() -> None:
     assert SPEC.name == "net-rgb-" + SPEC.name[-10:]
     assert FeatureSpec.from_dict(SPEC.to_dict()) == SPEC
     assert FeatureSpec(extractor="net", weights="random:0", layer="pool", feature_dim=6, fps=5.0).name != SPEC.name
+
+
+def test_sparse_clips_of_older_versions_are_another_set_and_are_not_read() -> None:
+    spec = dataclasses.replace(SPEC, clips=ClipSpec(sampling="sparse", num_clips=4))
+    assert FeatureSpec.from_dict(spec.to_dict()) == spec
+    of_old = {**dataclasses.asdict(spec), "clips": dataclasses.asdict(spec.clips)}
+    del of_old["reduction"]
+    assert spec_hash(of_old) not in spec.name
+    with pytest.raises(ValueError, match="of an older version, which rounded their places: extract it again"):
+        FeatureSpec.from_dict(of_old)
+    assert spec_hash(SPEC.to_dict()) in SPEC.name

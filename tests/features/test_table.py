@@ -13,6 +13,7 @@ from har_pipeline.core.errors import RunError, StoreError
 from har_pipeline.features import table as feature_table
 from har_pipeline.features.table import FeatureStreams, FeatureTable, feature_statistics, load_features, take_steps
 from har_pipeline.training.batches import FeatureBatch, FeatureBatches
+from har_pipeline.video.clips import sparse_clip_indices
 
 LENGTHS = (3, 1, 5, 2)
 
@@ -217,9 +218,33 @@ def test_jitter_keeps_a_share_of_the_clips_in_order_and_others_each_time() -> No
     assert len(kept) > 0.97 * table.lengths[long].sum()
 
 
+@pytest.mark.parametrize("num_steps", [None, 3, 20])
+def test_crop_keeps_a_sub_video_from_another_place_each_time(num_steps: int | None) -> None:
+    """Lakhal 2018, section 3.3, first strategy: clips in a row, then sigma(t) on them."""
+    table = ragged(30)
+    starts: dict[int, set[float]] = {video: set() for video in range(30)}
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        for batch in FeatureBatches(table).batches(7, generator=generator, crop=0.4, num_steps=num_steps):
+            for features, length, video in zip(
+                batch.features, batch.lengths.tolist(), batch.labels.tolist(), strict=True
+            ):
+                clips = features[:length, 0].tolist()
+                kept = max(1, math.ceil(round(0.6 * table.lengths[video], 9)))
+                taken = range(kept) if num_steps is None else sparse_clip_indices(kept, num_steps)
+                first = clips[0] - taken[0]
+                assert clips == [first + step for step in taken]
+                assert table.offsets[video] <= first <= first + kept - 1 < table.offsets[video + 1]
+                assert not features[length:].any()
+                starts[video].add(first)
+    for video, own in starts.items():
+        places = table.lengths[video] - math.ceil(round(0.6 * table.lengths[video], 9)) + 1
+        assert len(own) == places
+
+
 def test_without_a_generator_there_is_no_jitter() -> None:
     table = ragged(9)
-    for batch in FeatureBatches(table).batches(3, jitter=0.5):
+    for batch in FeatureBatches(table).batches(3, jitter=0.5, crop=0.5, num_steps=2):
         assert batch.lengths.tolist() == table.lengths[batch.labels.tolist()].tolist()
 
 

@@ -12,7 +12,7 @@ from raw_runs import SIZE, DepthSet, make_depth_set, walking_body
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import VideoRecord
 from har_pipeline.inference.live import StatefulRecogniser, decide_live, live_scores
-from har_pipeline.models.convlstm.windows import window_weights
+from har_pipeline.models.convlstm.windows import stateful_indices, window_weights
 from har_pipeline.video.depth import CausalDepth, read_depth
 
 LONG = 44
@@ -52,6 +52,44 @@ def test_probabilities_so_far_are_the_weighted_mean_of_the_windows(run: Path) ->
         np.testing.assert_allclose(found, window_weights(done) @ windows[:done], atol=1e-6)
         np.testing.assert_allclose(recogniser.latest, windows[done - 1], atol=1e-6)
     assert np.abs(windows - windows[0]).max() > 1e-5
+
+
+@pytest.mark.parametrize(("motion", "step"), [(True, 1), (True, 2), (False, 3)])
+def test_motion_and_steps_live_are_those_of_the_run(depth_set: DepthSet, motion: bool, step: int) -> None:
+    """By hand, and however the frames are grouped; the crop knows the frames between the steps."""
+    run = depth_set.train(motion=motion, frame_step=step)
+    frames = walking_body(0, 18 * step, 1)
+    prepared = CausalDepth(SIZE).push(frames)[::step]
+    recogniser = StatefulRecogniser(run)
+    clips = torch.from_numpy(prepared[:16])[None, :, None].float() / 255
+    rows, state = [], None
+    for clip in clips.split(8, dim=1):
+        with torch.inference_mode():
+            logits, state = recogniser.run.network(clip, state)
+        rows.append(logits.double().softmax(1)[0].numpy())
+    # The motion of a window's first frame is that against the last frame of the window before.
+    recogniser.push(frames[: 7 * step + 1])
+    assert recogniser.windows == 1
+    assert np.array_equal(recogniser.latest, rows[0])
+    grouped = [recogniser.push(frames[first : first + 5]) for first in range(7 * step + 1, len(frames), 5)][-1]
+    assert recogniser.windows == 2
+    np.testing.assert_allclose(grouped, window_weights(2) @ np.stack(rows), atol=1e-12)
+    recogniser.reset()
+    assert np.array_equal(recogniser.push(frames), grouped)
+    assert np.array_equal(recogniser.latest, rows[1])
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_live_scores_see_the_windows_of_the_run(depth_set: DepthSet, step: int) -> None:
+    """Also of a video that is too short for a window, which is played backwards: 20 to 29 frames are 5 to 8 steps of 4."""
+    run = depth_set.train(motion=True, frame_step=step)
+    scores, failed = live_scores(run, depth_set.records)
+    assert failed == {}
+    for video_id, row in zip(scores.video_ids, scores.probabilities, strict=True):
+        frames = read_depth(depth_set.path(video_id)).frames
+        numbers = stateful_indices(len(frames), step=step).ravel()
+        played = range(numbers[-1] + 1) if len(frames) > 7 * step else numbers.repeat(step)
+        assert np.array_equal(row, StatefulRecogniser(run).push(frames[played]))
 
 
 def test_grouping_of_frames_does_not_matter(run: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,9 +25,19 @@ def depth_set(tmp_path_factory: pytest.TempPathFactory) -> DepthSet:
     return make_depth_set(tmp_path_factory.mktemp("depth"))
 
 
-@pytest.mark.parametrize("model", ["convlstm-stateful", "convlstm-stateless"])
-def test_files_get_the_probabilities_of_the_runs_own_test(depth_set: DepthSet, model: NetworkName) -> None:
-    run = depth_set.train(model)
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("convlstm-stateful", {}),
+        ("convlstm-stateless", {}),
+        ("convlstm-stateful", {"motion": True, "frame_step": 2}),
+        ("convlstm-stateless", {"motion": True, "clip": "whole", "tempo": 0.1}),
+    ],
+)
+def test_files_get_the_probabilities_of_the_runs_own_test(
+    depth_set: DepthSet, model: NetworkName, options: dict[str, Any]
+) -> None:
+    run = depth_set.train(model, **options)
     own = select_part(read_scores(run / "scores.csv"), "test")
     paths = [*(depth_set.path(video_id) for video_id in own.video_ids), depth_set.folder / "gone"]
     predictions = predict(paths, run, workers=1)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from feature_sets import blobs, feature_store, manifest, split_of
+from run_files import change_info
 from train_split import train_split
 
 from har_pipeline.core.errors import FeatureMismatchError, RunError
@@ -245,6 +246,20 @@ def test_runs_of_older_versions_that_do_not_tell_their_labels_are_kept(task: Tas
     without(planned[0].folder / "run.json", "labels_sha256")
     other = dataclasses.replace(task, records=relabelled(task.records, task.splits[0].train[0]))
     assert other.run(planned)[0].kept
+
+
+def test_a_job_does_not_go_on_with_runs_that_took_other_clips(task: Task, tmp_path: Path) -> None:
+    planned = plan_jobs(task.splits[:2], tmp_path / "job", folds=True)
+    config = dataclasses.replace(SMALL, num_steps=2)
+    task.run(planned, config)
+    evaluate(tmp_path / "job")
+    change_info(planned[0].folder, format=2)
+    with pytest.raises(RunError, match=r"trained differently \(num_steps 2 took other clips: an older version rounded"):
+        task.run(planned, config)
+    with pytest.raises(
+        RunError, match=r"not runs of one job.* the version that trained it: num_steps 2 took other clips"
+    ):
+        evaluate(tmp_path / "job")
 
 
 def test_a_single_run_is_kept_as_those_of_a_job(task: Task, tmp_path: Path) -> None:

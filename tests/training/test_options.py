@@ -30,6 +30,7 @@ from har_pipeline.training.options import TrainConfig
         {"input_projection": 8, "head": "mean_pool"},
         {"mid_fusion": "output"},
         {"mid_fusion": "hidden", "head": "vote"},
+        {"mid_fusion": "hidden", "fusion_op": "product", "standardise": True},
         {"fusion_op": "max"},
         {"vote": "hard"},
         {"schedule": "cyclic"},
@@ -42,6 +43,8 @@ from har_pipeline.training.options import TrainConfig
         {"average_last": 0.5, "patience": 3},
         {"class_weights": "inverse"},
         {"temporal_jitter": -0.1},
+        {"temporal_crop": 1.0},
+        {"temporal_crop": 0.5, "temporal_jitter": 0.5},
         {"precision": "fp8"},
     ],
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,6 +17,7 @@ from har_pipeline.video.clips import (
     is_padded,
     max_frame_needed,
     resampled_indices,
+    segment_centers,
     sparse_clip_indices,
 )
 from har_pipeline.video.timing import Timing
@@ -82,10 +86,35 @@ def test_dense_clips_of_lakhal(num_frames: int) -> None:
 
 @pytest.mark.parametrize(
     ("num_clips", "num_samples", "expected"),
-    [(10, 4, [0, 3, 6, 9]), (3, 3, [0, 1, 2]), (2, 5, [0, 0, 0, 1, 1]), (1, 3, [0, 0, 0]), (7, 1, [3])],
+    [
+        (10, 4, [0, 3, 6, 9]),
+        (9, 4, [0, 2, 5, 8]),
+        (3, 3, [0, 1, 2]),
+        (2, 5, [0, 0, 0, 0, 1]),
+        (1, 3, [0, 0, 0]),
+        (7, 1, [3]),
+    ],
 )
 def test_sparse_clip_indices(num_clips: int, num_samples: int, expected: list[int]) -> None:
     assert sparse_clip_indices(num_clips, num_samples).tolist() == expected
+
+
+@given(st.integers(1, 2000), st.integers(2, 300))
+def test_sparse_clips_are_lakhals_sigma(num_clips: int, num_samples: int) -> None:
+    """sigma(t) = 1 + floor((t - 1)(K - 1) / (T - 1)) for t = 1 ... T, counted from 1."""
+    sigma = [1 + math.floor((t - 1) * Fraction(num_clips - 1, num_samples - 1)) for t in range(1, num_samples + 1)]
+    assert sparse_clip_indices(num_clips, num_samples).tolist() == [place - 1 for place in sigma]
+
+
+@given(st.integers(1, 400), st.integers(1, 60), st.none() | st.integers(0, 9))
+def test_segments_are_equal_parts_of_the_video(num_frames: int, num_segments: int, seed: int | None) -> None:
+    """Of part i, which begins at i F / N, the middle frame, or with a seed any frame that lies in it."""
+    found = segment_centers(num_frames, num_segments, seed).tolist()
+    part = Fraction(num_frames, num_segments)
+    if seed is None:
+        assert found == [math.floor((i + Fraction(1, 2)) * part) for i in range(num_segments)]
+    for i, frame in enumerate(found):
+        assert math.floor(i * part) <= frame < (i + 1) * part
 
 
 def test_random_segments_stay_in_their_parts_and_depend_on_the_seed() -> None:

@@ -11,30 +11,34 @@ and bfloat16's 8 bits would lose what a step adds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from har_pipeline.models.config import Gates
 from har_pipeline.models.padding import same_padding
 
-Gate = Literal["sigmoid", "hard_sigmoid"]
 Padding = Literal["valid", "same"]
 State = tuple[torch.Tensor, torch.Tensor]
 CHUNK = 8
+
+# Of the hard sigmoid. Keras 3's function of that name, and PyTorch's, has a slope of 1 / 6.
+HARD_SLOPE = 0.2
 
 
 class ConvLSTM(nn.Module):
     """Shi et al.'s convolutional LSTM: gates from a convolution of the input plus one of the last hidden state.
 
-    i, f, o = gate(W_x * x_t + W_h * h_(t-1) + b), g = tanh(the same), c_t = f c_(t-1) + i g, h_t = o tanh(c_t), each with
+    i, f, o = gates(W_x * x_t + W_h * h_(t-1) + b), g = tanh(the same), c_t = f c_(t-1) + i g, h_t = o tanh(c_t), each with
     its own kernels; their channels are in the order i, f, g, o.
 
     kernel_size, stride, padding: of the input convolution (`same` as in TensorFlow); the recurrent one has kernel
-    recurrent_kernel_size (default kernel_size; odd), stride 1, and keeps the size. gate: `sigmoid`, or `hard_sigmoid` =
-    relu6(x + 3) / 6. peephole_size: (H', W') of the hidden state for Shi's peepholes, W_c o c, one weight per place and
-    channel; None, as in Keras, for none. return_sequences: return h of all steps, or only of the last.
+    recurrent_kernel_size (default kernel_size; odd), stride 1, and keeps the size. gates: `sigmoid`, the default of Keras 3,
+    or `hard-sigmoid` = clip(0.2 x + 0.5, 0, 1), that of Keras 2. peephole_size: (H', W') of the hidden state for Shi's
+    peepholes, W_c o c, one weight per place and channel; None, as in Keras, for none. return_sequences: return h of all
+    steps, or only of the last.
 
     Initial values as in Keras: Glorot-uniform input kernels, orthogonal recurrent ones, biases 0 except the forget gate's
     1, so that a cell starts by remembering; peepholes 0.
@@ -50,7 +54,7 @@ class ConvLSTM(nn.Module):
         stride: int = 1,
         padding: Padding = "valid",
         recurrent_kernel_size: int | None = None,
-        gate: Gate = "sigmoid",
+        gates: Gates = "sigmoid",
         peephole_size: tuple[int, int] | None = None,
         return_sequences: bool = True,
     ) -> None:
@@ -58,9 +62,9 @@ class ConvLSTM(nn.Module):
         recurrent_kernel_size = recurrent_kernel_size or kernel_size
         if recurrent_kernel_size % 2 == 0:
             raise ValueError(f"the recurrent kernel must be odd to keep the size, not {recurrent_kernel_size}")
-        if padding not in ("valid", "same") or gate not in ("sigmoid", "hard_sigmoid"):
-            raise ValueError(f"padding must be valid or same, gate sigmoid or hard_sigmoid, not {padding}, {gate}")
-        self.hidden_channels, self.stride, self.padding, self.gate = hidden_channels, stride, padding, gate
+        if padding not in get_args(Padding) or gates not in get_args(Gates):
+            raise ValueError(f"padding must be valid or same, gates sigmoid or hard-sigmoid, not {padding}, {gates}")
+        self.hidden_channels, self.stride, self.padding, self.gates = hidden_channels, stride, padding, gates
         self.return_sequences = return_sequences
         shape = (4 * hidden_channels, in_channels, kernel_size, kernel_size)
         self.input_kernel = nn.Parameter(torch.empty(shape))
@@ -91,8 +95,9 @@ class ConvLSTM(nn.Module):
         """
         if steps < 2:
             raise ValueError(f"a memory needs at least 2 steps, not {steps}")
-        hidden = self.hidden_channels
-        forget = torch.log1p((steps - 2) * torch.rand(hidden))
+        hidden, more = self.hidden_channels, (steps - 2) * torch.rand(self.hidden_channels)
+        # Where the gate is 1 - 1 / t for t = 2 + more.
+        forget = torch.log1p(more) if self.gates == "sigmoid" else (0.5 - 1 / (2 + more)) / HARD_SLOPE
         with torch.no_grad():
             self.bias[:hidden] = -forget
             self.bias[hidden : 2 * hidden] = forget
@@ -136,7 +141,7 @@ class ConvLSTM(nn.Module):
             for k in (self.input_kernel, self.recurrent_kernel)
         )
         peepholes = self.peepholes.to(cell_dtype) if self.peepholes is not None else None
-        frames, hard = _in_channels_last(frames.to(dtype)), self.gate == "hard_sigmoid"
+        frames, hard = _in_channels_last(frames.to(dtype)), self.gates == "hard-sigmoid"
         given = (frames, hidden, cell, kernel, recurrent, self.bias.to(dtype), peepholes, self.stride, hard, fresh)
         with torch.autocast(device, enabled=False):
             if torch.is_grad_enabled():
@@ -218,7 +223,7 @@ def _squash_(values: torch.Tensor, hard: bool) -> torch.Tensor:
     """Replace a slice of channels by its gate activation."""
     dense = _dense_if_narrow(values)
     if hard:
-        F.hardsigmoid(dense, inplace=True)
+        dense.mul_(HARD_SLOPE).add_(0.5).clamp_(0, 1)
     else:
         dense.sigmoid_()
     return values if dense is values else values.copy_(dense)
@@ -227,7 +232,7 @@ def _squash_(values: torch.Tensor, hard: bool) -> torch.Tensor:
 def _squash_back(gradient: torch.Tensor, gate: torch.Tensor, hard: bool, out: torch.Tensor) -> None:
     """Write the gradient before a gate's activation into `out`, given that after it and the gate's value."""
     if hard:
-        torch.mul(gradient / 6, (gate > 0) & (gate < 1), out=out)
+        torch.mul(gradient * HARD_SLOPE, (gate > 0) & (gate < 1), out=out)
     else:
         torch.ops.aten.sigmoid_backward.grad_input(gradient, gate, grad_input=out)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,6 +21,39 @@ def bounced_indices(num_frames: int, count: int) -> np.ndarray:
     period = max(1, 2 * (num_frames - 1))
     place = np.arange(count, dtype=np.int64) % period
     return np.minimum(place, period - place) if num_frames > 1 else place
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which frames of a video a network sees; the defaults are the published ones."""
+
+    # Stateful: all windows of videos of more than 300 frames, see `stateful_length`.
+    whole: bool = False
+    # Stateful: every step-th frame only, as if the others had not been filmed. Ours.
+    step: int = 1
+    # Stateless: the clip's frames are spread evenly over the whole video. Ours.
+    spread: bool = False
+
+
+PUBLISHED = Sampling()
+
+
+def spread_indices(num_frames: int, count: int) -> np.ndarray:
+    """Return (count,) int64 frame numbers from the first to the last frame, evenly; repeated where there are fewer frames."""
+    return np.rint(np.linspace(0, num_frames - 1, count)).astype(np.int64)
+
+
+def draw_times(num_frames: int, amount: float, rng: np.random.Generator) -> np.ndarray:
+    """Return (L',) int64 frame numbers, not falling: a part of a video of `num_frames` frames at another, uneven speed.
+
+    Up to `amount` of the video is cut off at either end; the rest is played exp(u) times slower, and at v^exp(w), 0 <= v <=
+    1, of its length after v of its time: u and w are uniform between -2 `amount` and 2 `amount`. Ours.
+    """
+    first, last = rng.uniform(0, amount, 2) * [1, -1] + [0, 1]
+    slower, bend = np.exp(2 * amount * rng.uniform(-1, 1, 2))
+    length = max(1, round(num_frames * (last - first) * slower))
+    places = first + (last - first) * np.linspace(0, 1, length) ** bend
+    return np.rint(places * (num_frames - 1)).astype(np.int64)
 
 
 def stateless_indices(num_frames: int, clip_len: int, rng: np.random.Generator | None = None) -> np.ndarray:
@@ -58,10 +92,19 @@ def stateful_length(num_frames: int, window: int = 8, *, whole: bool = False) ->
     return max(window, kept // window * window)
 
 
-def stateful_indices(num_frames: int, window: int = 8, *, whole: bool = False) -> np.ndarray:
-    """Return (n, window) int64 frame numbers of the windows of a video, in order; see `stateful_length`."""
-    kept = stateful_length(num_frames, window, whole=whole)
-    return bounced_indices(num_frames, kept).reshape(-1, window)
+def stateful_indices(num_frames: int, window: int = 8, *, whole: bool = False, step: int = 1) -> np.ndarray:
+    """Return (n, window) int64 frame numbers of the windows of a video, in order; see `stateful_length`.
+
+    step: only the frames 0, step, 2 step ... count.
+    """
+    there = stepped_length(num_frames, step)
+    kept = stateful_length(there, window, whole=whole)
+    return step * bounced_indices(there, kept).reshape(-1, window)
+
+
+def stepped_length(num_frames: int, step: int) -> int:
+    """Return how many frames are left of `num_frames` if only every step-th one counts, from the first."""
+    return -(-num_frames // step)
 
 
 def window_weights(num_windows: int) -> np.ndarray:

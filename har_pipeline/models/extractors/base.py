@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +49,11 @@ class Preprocess:
         return torch.addcmul(shift.view(1, -1, 1, 1, 1), x.float(), scale).to(dtype)
 
 
+def of_unit_range(mean: Sequence[float], std: Sequence[float]) -> Preprocess:
+    """Return the preprocessing of RGB in 0-255 units that a source gives for RGB in [0, 1], as torchvision does."""
+    return Preprocess(mean=tuple(255 * value for value in mean), std=tuple(255 * value for value in std))
+
+
 IMAGENET_RGB = Preprocess(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
 
 
@@ -62,6 +67,8 @@ class Weights:
     licence: str
     trained_on: str
     preprocess: Preprocess
+    # The published md5 where no sha256 is published.
+    md5: str = ""
     # What the weights were trained on.
     stream: Stream = "rgb"
     # Finds the file inside an installed Python package.

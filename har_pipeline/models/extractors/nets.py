@@ -55,6 +55,7 @@ def describe_nets() -> list[dict[str, Any]]:
                     "licence": weights.licence,
                     "url": weights.url,
                     "sha256": weights.sha256,
+                    "md5": weights.md5,
                     "preprocess": weights.preprocess.describe(),
                     "source": net.source,
                 }

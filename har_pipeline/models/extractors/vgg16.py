@@ -3,6 +3,10 @@
 Input 224x224. Layers: `pool5` 7x7x512 flattened channel first to 25,088 (the paper's "layer 10" must be this one, Keras's
 block5_pool: section 3 gives 7x7x512 = 25088), `pool5_avg` its mean over space (512), `fc6` and `fc7` 4,096 after
 ReLU. Keras flattens pool5 channel last; a head learns the same from either order.
+
+Weights: `keras` are those that Keras ships and Orozco used, the authors' own Caffe weights: BGR minus (103.939, 116.779,
+123.68). `oxford` is torchvision's port of the base net of amdegroot/ssd.pytorch, trained with the authors' scaling of pixels;
+whether its convolutions are the authors' own is not said there. `imagenet` is torchvision's own training.
 """
 
 from __future__ import annotations
@@ -16,11 +20,12 @@ from torchvision.models import VGG16_Weights, vgg16
 
 from har_pipeline.core.errors import WeightsError
 from har_pipeline.core.records import ClipSpec
-from har_pipeline.models.extractors.base import IMAGENET_RGB, Input, Net, Preprocess, Weights
+from har_pipeline.models.extractors.base import IMAGENET_RGB, Input, Net, Preprocess, Weights, of_unit_range
 from har_pipeline.models.extractors.weights import load_strictly, read_state_dict
 
-OXFORD_MEAN_BGR = (103.939, 116.779, 123.68)
-KERAS_BGR = Preprocess(mean=OXFORD_MEAN_BGR, std=(1.0, 1.0, 1.0), bgr=True)
+# Keras's mode "caffe"; the authors' own means.
+KERAS_BGR = Preprocess(mean=(103.939, 116.779, 123.68), std=(1.0, 1.0, 1.0), bgr=True)
+_SCALED_AS_AUTHORS = VGG16_Weights.IMAGENET1K_FEATURES.transforms()
 _CONV_LAYERS = ("pool5", "pool5_avg")
 
 
@@ -143,8 +148,18 @@ NET = Net(
             url=VGG16_Weights.IMAGENET1K_FEATURES.url,
             sha256="88682ab5",
             licence="CC-BY-4.0 (Oxford VGG)",
-            trained_on="ImageNet-1k, the authors' Caffe weights (the ones that Keras ships), convolutions only",
-            preprocess=Preprocess(mean=(123.00, 115.99, 104.00), std=(1.0, 1.0, 1.0)),
+            trained_on="ImageNet-1k with the authors' scaling, torchvision's port from ssd.pytorch, convolutions only",
+            preprocess=of_unit_range(_SCALED_AS_AUTHORS.mean, _SCALED_AS_AUTHORS.std),
+            layers=_CONV_LAYERS,
+        ),
+        "keras": Weights(
+            url="https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
+            "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            sha256="",
+            md5="6d6bbae143d832006294945121d1f1fc",
+            licence="CC-BY-4.0 (Oxford VGG)",
+            trained_on="ImageNet-1k, the authors' Caffe weights as Keras ships them, convolutions only",
+            preprocess=KERAS_BGR,
             layers=_CONV_LAYERS,
         ),
     },

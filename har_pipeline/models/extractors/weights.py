@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import pickle
 import zipfile
@@ -77,7 +78,16 @@ def _published_file(net: Net, name: str, weights: Weights) -> Path:
             f"{path}: sha256 {found[:16]}... is not the published {weights.sha256[:16]}...: "
             f"the file is damaged or was changed; delete it and try again"
         )
+    if weights.md5 and _md5(path) != weights.md5:
+        raise WeightsError(
+            f"{path}: its md5 is not the published one: it is damaged or was changed; delete it and try again"
+        )
     return path
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _download(net: Net, name: str, weights: Weights, path: Path) -> None:
@@ -91,7 +101,7 @@ def _download(net: Net, name: str, weights: Weights, path: Path) -> None:
             f"{net.name}: cannot download {weights.url} ({type(error).__name__}: {error}). Download it on another "
             f"machine and give the file with `--weights PATH`, or put it at {path} (HAR_CACHE moves that folder)"
         ) from error
-    if not weights.sha256:
+    if not weights.sha256 and not weights.md5:
         log.warning("no hash is published for %s; this file's sha256 is %s", weights.url, file_sha256(path))
 
 

@@ -10,7 +10,7 @@ from har_pipeline.core.errors import RunError
 from har_pipeline.models.config import RESIDUAL_HEADS, HeadConfig
 from har_pipeline.models.heads.classifier import SequenceClassifier
 from har_pipeline.models.heads.encoder import Encoder
-from har_pipeline.models.heads.fusion import HiddenFusion, InputFusion
+from har_pipeline.models.heads.fusion import HiddenFusion
 from har_pipeline.models.heads.pooling import MeanPool, PerClip, fit_linear
 from har_pipeline.models.heads.recurrent import AttentionEncoder, ProjectedEncoder, RecurrentEncoder, StackedEncoder
 
@@ -43,7 +43,7 @@ def _fused_encoder(config: HeadConfig, dims: Sequence[int]) -> Encoder:
                 f"streams of sizes {dims} have no {op}: use --fusion-op concat, --mid-fusion hidden, or reduce them to "
                 "one size with `har features reduce`"
             )
-        return InputFusion(dims, op, _encoder(config, sum(dims) if op == "concat" else dims[0]))
+        return _encoder(config, sum(dims) if op == "concat" else dims[0])
     encoders = [_encoder(config, dim) for dim in dims]
     sizes = [encoder.out_dim for encoder in encoders]
     if op != "concat" and len(set(sizes)) > 1:

@@ -1,6 +1,7 @@
 """Mid fusion: several streams of the same clips, joined before one encoder or after an encoder each.
 
-The streams' features are concatenated in one (B, N, D1 + D2 + ...) tensor, aligned by clip time.
+The streams' features are concatenated in one (B, N, D1 + D2 + ...) tensor, aligned by clip time. `SequenceClassifier` joins
+them for one encoder.
 """
 
 from __future__ import annotations
@@ -11,23 +12,19 @@ import torch
 from torch import nn
 
 from har_pipeline.models.heads.encoder import Encoder
-from har_pipeline.models.heads.recurrent import join
 
 
-class InputFusion(Encoder):
-    """One encoder on x_t = x_t^1 o x_t^2 o ..., o being the sum, the product or the concatenation.
+def join(streams: Sequence[torch.Tensor], op: str) -> torch.Tensor:
+    """Return the sum, the product or the concatenation (`concat`, over the last axis) of tensors.
 
     Source: Lakhal 2018, section 3.2 (sum and product); the concatenation is ours.
     """
-
-    def __init__(self, stream_dims: Sequence[int], op: str, encoder: Encoder) -> None:
-        super().__init__()
-        self.stream_dims, self.op, self.out_dim = list(stream_dims), op, encoder.out_dim
-        self.encoder = encoder
-
-    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Return the encoder's output for the joined streams; features: (B, Nmax, sum D), lengths: (B,) on the CPU."""
-        return self.encoder(join(features.split(self.stream_dims, dim=-1), self.op), lengths)
+    if op == "concat":
+        return torch.cat(list(streams), dim=-1)
+    result = streams[0]
+    for other in streams[1:]:
+        result = result + other if op == "sum" else result * other
+    return result
 
 
 class HiddenFusion(Encoder):

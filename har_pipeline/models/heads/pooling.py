@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from har_pipeline.models.config import LinearKind
 from har_pipeline.models.heads.encoder import Encoder
 
 
@@ -67,33 +68,39 @@ def fit_linear(
     labels: np.ndarray,
     *,
     num_classes: int,
-    kind: Literal["logistic", "svm"] = "logistic",
+    kind: LinearKind = "logistic",
     c: float,
     max_iterations: int,
     balanced: bool = False,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Fit scikit-learn's logistic regression or linear SVM; returns weights (K, D), biases (K,), whether it converged.
+    """Fit a linear classifier of scikit-learn; returns weights (K, D), biases (K,), whether it converged.
 
     features: (V, D); labels: (V,) class numbers, each of the K >= 2 classes at least once. The softmax of
-    `features @ weights.T + biases` is the logistic regression's probability, for two classes too. An SVM has no
-    probabilities: the softmax of its margins orders the classes as the SVM does, but is not calibrated.
+    `features @ weights.T + biases` is the logistic regression's probability, for two classes too. The linear SVM and the
+    ridge classifier (least squares on targets -1 and 1) have no probabilities: the softmax of their decision values orders
+    the classes as they do, but is not calibrated. c: inverse strength of the L2 penalty; ridge: alpha = 1 / (2 c).
     """
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model import LogisticRegression, RidgeClassifier
     from sklearn.svm import LinearSVC
 
     weighting = "balanced" if balanced else None
-    model: LinearSVC | LogisticRegression
+    model: LinearSVC | LogisticRegression | RidgeClassifier
     if kind == "svm":
         model = LinearSVC(C=c, max_iter=max_iterations, class_weight=weighting, random_state=seed)
+    elif kind == "ridge":
+        # In closed form. In float32 the solver would find a small penalty's matrix singular.
+        model = RidgeClassifier(alpha=1 / (2 * c), class_weight=weighting)
+        features = features.astype(np.float64)
     else:
         model = LogisticRegression(C=c, max_iter=max_iterations, class_weight=weighting)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         model.fit(features, labels)
     converged = not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
-    weights, biases = model.coef_, model.intercept_
+    # Of two classes a ridge classifier may keep a vector.
+    weights, biases = np.atleast_2d(model.coef_), np.atleast_1d(model.intercept_)
     if num_classes == 2:
         # scikit-learn keeps one row, whose sigmoid is the second class: the softmax of (0, z) is that sigmoid.
         weights, biases = np.concatenate([np.zeros_like(weights), weights]), np.array([0.0, biases[0]])

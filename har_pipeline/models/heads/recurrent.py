@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
@@ -146,13 +144,3 @@ class ProjectedEncoder(Encoder):
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Return (B, E) for features (B, Nmax, D) and lengths (B,) on the CPU."""
         return self.encoder(self.projection(features), lengths)
-
-
-def join(streams: Sequence[torch.Tensor], op: str) -> torch.Tensor:
-    """Return the sum, the product or the concatenation (`concat`, over the last axis) of tensors."""
-    if op == "concat":
-        return torch.cat(list(streams), dim=-1)
-    result = streams[0]
-    for other in streams[1:]:
-        result = result + other if op == "sum" else result * other
-    return result

@@ -54,16 +54,21 @@ def fit_head(
     stream_dims: with mid fusion the feature_dim of each stream. torch's global random state is restored.
     Raises: RunError if the device is absent, the streams cannot be joined, or the loss becomes NaN.
     """
-    device, table = pick_device(config.device), take_steps(table, config.num_steps)
+    device, whole = pick_device(config.device), table
+    table = take_steps(whole, config.num_steps)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         head = build_head(config.head_config, stream_dims or [table.feature_dim], num_classes)
-        if config.standardise:
-            head.set_input_scaling(*feature_statistics(table, parts.train))
+        if config.scales_features:
+            joined = feature_statistics(table, parts.train, lambda clips: head.joined(torch.from_numpy(clips)).numpy())
+            head.set_input_scaling(*joined)
         head.to(device)
         data = FeatureBatches(table, device)
-        fit = _fit_scikit if config.head in SCIKIT_HEADS else _fit_by_gradient
-        return Fitted(head, data, *fit(head, data, table.labels, parts, config, on_epoch))
+        if config.head in SCIKIT_HEADS:
+            return Fitted(head, data, *_fit_scikit(head, data, table.labels, parts, config, on_epoch))
+        # The steps of a sub-video are taken when it is drawn.
+        seen = FeatureBatches(whole, device) if config.temporal_crop else data
+        return Fitted(head, data, *_fit_by_gradient(head, seen, data, table.labels, parts, config, on_epoch))
 
 
 def _optimizer(head: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -88,13 +93,14 @@ def learning_rate(config: TrainConfig, done: float, drops: int = 0) -> float:
 
 def _fit_by_gradient(
     head: SequenceClassifier,
+    seen: FeatureBatches,
     data: FeatureBatches,
     labels: np.ndarray,
     parts: Parts,
     config: TrainConfig,
     on_epoch: OnEpoch,
 ) -> tuple[list[Epoch], int, list[str]]:
-    """Train `head` in place; returns the history, the epoch whose weights it has, and notes."""
+    """Train `head` in place on `seen`, with validation on `data`; returns history, the epoch of its weights, and notes."""
     optimizer = _optimizer(head, config)
     generator = torch.Generator().manual_seed(config.seed)
     weights = _class_weights(head, labels[parts.train], config)
@@ -106,7 +112,7 @@ def _fit_by_gradient(
         start = time.perf_counter()
         rate = learning_rate(config, number - 1, drops)
         train_loss, train_accuracy = train_epoch(
-            head, optimizer, data, parts.train, config, generator, number - 1, drops, weights
+            head, optimizer, seen, parts.train, config, generator, number - 1, drops, weights
         )
         if not np.isfinite(train_loss):
             raise RunError(f"the loss became {train_loss} in epoch {number}; lower --learning-rate, or standardise")
@@ -176,7 +182,14 @@ def train_epoch(
     total_loss = torch.zeros((), device=data.device)
     correct = torch.zeros((), dtype=torch.int64, device=data.device)
     steps = math.ceil(len(rows) / config.batch_size)
-    batches = data.batches(config.batch_size, rows=rows, generator=generator, jitter=config.temporal_jitter)
+    batches = data.batches(
+        config.batch_size,
+        rows=rows,
+        generator=generator,
+        jitter=config.temporal_jitter,
+        crop=config.temporal_crop,
+        num_steps=config.num_steps,
+    )
     for step, batch in enumerate(batches):
         rate = learning_rate(config, epochs_done + step / steps, drops)
         with torch.autocast(data.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
@@ -221,7 +234,7 @@ def _fit_scikit(
         pooled,
         labels[parts.train],
         num_classes=head.classifier.out_features,
-        kind="svm" if config.head == "svm" else "logistic",
+        kind=config.head if config.head in ("svm", "ridge") else "logistic",
         c=config.logistic_c,
         max_iterations=config.max_iterations,
         balanced=config.class_weights == "balanced",

@@ -26,9 +26,10 @@ from har_pipeline.training.data import TrainingData
 from har_pipeline.training.history import Epoch, OnEpoch, loss_and_accuracy
 from har_pipeline.training.memory import network_need, require_memory
 from har_pipeline.training.networks.distributed import ALONE, World
-from har_pipeline.training.networks.loop import Learner, arrange
+from har_pipeline.training.networks.loop import Learner, arrange, sampling_of
 from har_pipeline.training.options import VideoTrainConfig
 from har_pipeline.training.schedules import halvings
+from har_pipeline.training.threads import continue_with
 
 REPORT_SECONDS = 0.5
 
@@ -77,7 +78,9 @@ def make_learner(
     # The frames are there already.
     require_memory(dataclasses.replace(need, features=0), config, [table.feature_dim])
     torch.manual_seed(config.seed)
-    network = build_network(config.model, num_classes, channels=shape[0], width=config.width)
+    network = build_network(
+        config.model, num_classes, channels=shape[0], width=config.width, gates=config.gates, motion=config.motion
+    )
     if config.memory_frames is not None:
         set_memory(network, config.memory_frames)
     precision = pick_precision(config.precision, device)
@@ -87,6 +90,7 @@ def make_learner(
         num_classes,
         precision=precision,
         state_gradient=config.state_gradient,
+        norm_over=config.norm_over,
         world=world,
     )
 
@@ -103,10 +107,12 @@ def fit_network(
     """Train a network on the training rows; the validation rows choose the epoch whose weights are kept.
 
     The best epoch has the highest validation accuracy, of equals the lowest loss; without validation videos it is the
-    last one. The paper seems to choose by the test videos: it shows validation curves, but describes only a training and
-    a test part. Here validation videos come from the training subjects, and the test rows are never looked at.
-    checkpoint: a file written at the end of each epoch; if it exists, training resumes from it, and the
-    history is that of a training which was never interrupted. All that is random in an epoch (order, clips, dropout) is
+    last one. So the restart of the published stateless schedule goes on from its best epoch, or from the one before it; and
+    its rate falls by validation accuracy, or by training accuracy. The paper seems to choose by the test videos: it shows
+    validation curves, but describes only a training and a test part. Here validation videos come from the training subjects,
+    and the test rows are never looked at.
+    checkpoint: a file written at the end of each epoch; if it exists, training resumes from it, and the history is that of a
+    training which was never interrupted. All that is random in an epoch (order, clips, dropout) is
     drawn from (seed, epoch, process), so no random state has to be stored. torch's global random state is left as it was.
     Raises: RunError if the device is absent, the checkpoint is damaged, or the loss is not finite; FeatureMismatchError
     if the data are not raw frames.
@@ -156,12 +162,14 @@ class _Progress:
         self.learner.network.load_state_dict(self.best_weights)  # which fails now rather than after the last epoch
         self.learner.network.load_state_dict(state["weights"])
         self.learner.optimizer.load_state_dict(state["optimizer"])
+        continue_with(int(state.get("threads", torch.get_num_threads())))
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "history": [dataclasses.asdict(epoch) for epoch in self.history],
             "weights": self.learner.network.state_dict(),
             "optimizer": self.learner.optimizer.state_dict(),
+            "threads": torch.get_num_threads(),
             "best_weights": self.best_weights,
         }
 
@@ -215,9 +223,10 @@ def _train_epoch(state: _Progress, rows: np.ndarray, on_batch: OnBatch) -> tuple
             learner.frames.lengths,
             rows,
             config.videos_per_batch * learner.world.size,
-            whole=config.long_videos == "whole",
+            sampling=sampling_of(config),
             rng=rng,
             augment=config.augment,
+            tempo=config.tempo,
         )
     )
     # sums: loss and correct videos of this process; counts: predictions and videos of all processes.
@@ -244,4 +253,4 @@ def _val_measures(
     rows = data.parts.val
     if not len(rows):
         return None, None
-    return loss_and_accuracy(learner.probabilities(rows, whole=config.long_videos == "whole"), data.table.labels[rows])
+    return loss_and_accuracy(learner.probabilities(rows, sampling=sampling_of(config)), data.table.labels[rows])

@@ -7,7 +7,7 @@ state starts at zero with every batch and is passed from window to window, by de
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,26 +15,31 @@ import torch
 from torch import nn
 
 from har_pipeline.models.convlstm.augment import draw_views, take_views
-from har_pipeline.models.convlstm.networks import RawNetwork, detach_state
+from har_pipeline.models.convlstm.networks import NetworkState, RawNetwork, detach_state
 from har_pipeline.models.convlstm.windows import (
+    PUBLISHED,
+    Sampling,
+    draw_times,
     length_batches,
     plain_batches,
     silent_windows,
+    spread_indices,
     stateful_indices,
     stateful_length,
     stateless_indices,
+    stepped_length,
     window_weights,
 )
 from har_pipeline.models.device import in_float64
 from har_pipeline.training.batches import Frames
 from har_pipeline.training.networks.distributed import ALONE, World
-from har_pipeline.training.options import StateGradient
+from har_pipeline.training.options import NormOver, StateGradient, VideoTrainConfig
 
 # Frames of an evaluation batch: 12 clips of 30, or 45 windows of 8. The first layer's gates of 360 frames at 64x64 px take
 # 0.75 GB in fp32.
 EVAL_FRAMES = 360
 
-# Keras's, which the paper used; torch's is 1e-8.
+# Keras's default, torch's is 1e-8; the paper does not say.
 ADAM_EPSILON = 1e-7
 
 
@@ -66,34 +71,55 @@ def arrange(
     rows: np.ndarray,
     batch_size: int,
     *,
-    whole: bool = False,
+    sampling: Sampling = PUBLISHED,
     rng: np.random.Generator | None = None,
     augment: float = 0.0,
+    tempo: float = 0.0,
 ) -> Iterator[VideoBatch]:
     """Yield the videos `rows` in batches with the frames that the network sees of each; see `models.convlstm.windows`.
 
     lengths: frames of every video of the table. rng: shuffles and draws a stateless network's clips; None = evaluation.
-    whole: all windows of videos of more than 300 frames. augment: how far `rng` moves and scales the frames of a video.
+    augment: how far `rng` moves and scales the frames of a video; tempo: how far it cuts and warps its time.
     """
+    played: dict[int, np.ndarray] = {}
+    if tempo and rng is not None:
+        played = {int(row): draw_times(int(lengths[row]), tempo, rng) for row in rows}
+        lengths = np.array([len(played.get(row, ())) for row in range(len(lengths))])
     if network.stateful:
-        kept = [stateful_length(int(lengths[row]), network.clip_len, whole=whole) for row in rows]
+        there = [stepped_length(int(lengths[row]), sampling.step) for row in rows]
+        kept = [stateful_length(length, network.clip_len, whole=sampling.whole) for length in there]
         batches = length_batches(rows, kept, batch_size, rng)
     else:
         batches = plain_batches(rows, batch_size, rng)
     for batch in batches:
-        if network.stateful:
-            indices = np.stack([stateful_indices(int(lengths[v]), network.clip_len, whole=whole) for v in batch])
-        else:
-            indices = np.stack([stateless_indices(int(lengths[v]), network.clip_len, rng) for v in batch])[:, None]
+        seen = [_windows(network, int(lengths[row]), sampling, rng) for row in batch]
+        if played:
+            seen = [played[int(row)][numbers] for row, numbers in zip(batch, seen, strict=True)]
+        indices = np.stack(seen)
         views = draw_views(len(batch), augment, rng) if augment and rng is not None else None
         yield VideoBatch(batch, indices, views)
+
+
+def _windows(network: RawNetwork, length: int, sampling: Sampling, rng: np.random.Generator | None) -> np.ndarray:
+    """Return (n, T) frame numbers of a video of `length` frames."""
+    if network.stateful:
+        return stateful_indices(length, network.clip_len, whole=sampling.whole, step=sampling.step)
+    if sampling.spread:
+        return spread_indices(length, network.clip_len)[None]
+    return stateless_indices(length, network.clip_len, rng)[None]
+
+
+def sampling_of(config: VideoTrainConfig) -> Sampling:
+    """Return which frames a network sees that is trained with these options."""
+    return Sampling(whole=config.long_videos == "whole", step=config.frame_step, spread=config.clip == "whole")
 
 
 class Learner:
     """A network with its optimiser, frames and arithmetic.
 
     precision: fp32, or bf16: autocast in forward passes. state_gradient: `window` = the gradient stops at each window,
-    `video` = it goes back through the state to the video's start. With several processes gradients are averaged (DDP).
+    `video` = it goes back through the state to the video's start. norm_over, with the latter: whether batch normalisation
+    takes its statistics from each `window` or from all of a `video`'s. With several processes gradients are averaged (DDP).
     Batch normalisation is not synchronised: each process normalises with its own batch of the published size, so the
     statistics do not depend on the number of processes; the running averages are those of the first process.
     """
@@ -106,11 +132,12 @@ class Learner:
         *,
         precision: str,
         state_gradient: StateGradient = "window",
+        norm_over: NormOver = "window",
         world: World = ALONE,
     ) -> None:
         self.network = network.to(frames.device)
         self.frames, self.num_classes, self.precision, self.world = frames, num_classes, precision, world
-        self.state_gradient = state_gradient
+        self.state_gradient, self.norm_over = state_gradient, norm_over
         self.restart()
         self._forward: nn.Module = self.network
         if world.size > 1:
@@ -170,15 +197,26 @@ class Learner:
         self, part: VideoBatch, labels: torch.Tensor, share: float, rate: float
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Update once, by the mean loss of all windows; return as `_train_apart`."""
-        state, losses, votes = None, [], torch.zeros((), device=labels.device)
+        losses, votes = [], torch.zeros((), device=labels.device)
         with self._autocast():
-            for window, weight in enumerate(window_weights(part.indices.shape[1])):
-                logits, state = self._forward(self._clips(part, window), state)
-                logits = logits.float()
-                losses.append(nn.functional.cross_entropy(logits, labels) * share)
-                votes = votes + weight * logits.detach().softmax(dim=1)
+            answers = self._window_logits(part)
+            for logits, weight in zip(answers, window_weights(len(answers)), strict=True):
+                losses.append(nn.functional.cross_entropy(logits.float(), labels) * share)
+                votes = votes + weight * logits.detach().float().softmax(dim=1)
         self._update(torch.stack(losses).mean(), rate)
         return losses, votes
+
+    def _window_logits(self, part: VideoBatch) -> list[torch.Tensor]:
+        """Return the logits (B, K) of each window, with the graph of the windows before it."""
+        windows = range(part.indices.shape[1])
+        if self.norm_over == "video":
+            clips = torch.stack([self._clips(part, window) for window in windows], dim=1)
+            return list(self._forward(clips, None)[0])
+        state, found = None, []
+        for window in windows:
+            logits, state = self._forward(self._clips(part, window), state)
+            found.append(logits)
+        return found
 
     def _clips(self, batch: VideoBatch, window: int) -> torch.Tensor:
         clips = self.frames.clips(batch.rows, batch.indices[:, window])
@@ -194,12 +232,18 @@ class Learner:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.frames.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def probabilities(self, rows: np.ndarray, *, whole: bool = False) -> np.ndarray:
+    def probabilities(self, rows: np.ndarray, *, sampling: Sampling = PUBLISHED) -> np.ndarray:
         """Return (len(rows), K) float64 class probabilities; all processes must call this, each does its share."""
         for buffer in self.network.buffers() if self.world.size > 1 else ():
             torch.distributed.broadcast(buffer, src=0)
         found = video_probabilities(
-            self.network, self.frames, rows, self.num_classes, precision=self.precision, whole=whole, world=self.world
+            self.network,
+            self.frames,
+            rows,
+            self.num_classes,
+            precision=self.precision,
+            sampling=sampling,
+            world=self.world,
         )
         if self.world.size == 1:
             return found
@@ -213,7 +257,7 @@ def video_probabilities(
     num_classes: int,
     *,
     precision: str,
-    whole: bool = False,
+    sampling: Sampling = PUBLISHED,
     world: World = ALONE,
 ) -> np.ndarray:
     """Return (len(rows), K) float64 class probabilities of the videos; zeros in other processes' rows.
@@ -225,7 +269,7 @@ def video_probabilities(
     places = np.arange(len(rows))
     result = np.zeros((len(rows), num_classes))
     batch_size = max(1, EVAL_FRAMES // network.clip_len)
-    batches = arrange(network, frames.lengths[rows], places, batch_size, whole=whole)
+    batches = arrange(network, frames.lengths[rows], places, batch_size, sampling=sampling)
     for batch in itertools.islice(batches, world.rank, None, world.size):
         result[batch.rows] = clip_probabilities(network, frames, rows[batch.rows], batch.indices, precision=precision)
     return result
@@ -235,7 +279,7 @@ def clip_probabilities(
     network: RawNetwork, frames: Frames, rows: np.ndarray, indices: np.ndarray, *, precision: str
 ) -> np.ndarray:
     """Return (B, K) float64: the windows' probabilities of one batch, weighted; see `video_probabilities`."""
-    state: Sequence[tuple[torch.Tensor, torch.Tensor]] | None = None
+    state: NetworkState | None = None
     votes = torch.zeros(())
     for window, weight in enumerate(window_weights(indices.shape[1])):
         enabled = precision == "bf16"

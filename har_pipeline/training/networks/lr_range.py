@@ -19,7 +19,7 @@ from har_pipeline.features.table import FeatureTable
 from har_pipeline.models.convlstm.networks import RawNetwork
 from har_pipeline.models.device import pick_device
 from har_pipeline.training.networks.fit import make_learner
-from har_pipeline.training.networks.loop import VideoBatch, arrange
+from har_pipeline.training.networks.loop import VideoBatch, arrange, sampling_of
 from har_pipeline.training.options import VideoTrainConfig
 
 LOWEST, HIGHEST, STEPS = 1e-6, 1e-1, 200
@@ -135,8 +135,18 @@ def _endless(
 ) -> Iterator[VideoBatch]:
     rng, size = np.random.default_rng(config.seed), config.videos_per_batch
     while True:
-        whole = config.long_videos == "whole"
-        batches = list(arrange(network, lengths, rows, size, whole=whole, rng=rng, augment=config.augment))
+        batches = list(
+            arrange(
+                network,
+                lengths,
+                rows,
+                size,
+                sampling=sampling_of(config),
+                rng=rng,
+                augment=config.augment,
+                tempo=config.tempo,
+            )
+        )
         full = [batch for batch in batches if len(batch.rows) == size]
         yield from full or batches
 

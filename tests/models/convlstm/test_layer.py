@@ -13,6 +13,9 @@ from torch import nn
 from har_pipeline.models.convlstm.layer import ConvLSTM, State
 
 STEPS = 8
+GATES = ("sigmoid", "hard-sigmoid")
+# What Keras 3 is told to do; its own hard sigmoid has another slope.
+KERAS_2 = {"sigmoid": "sigmoid", "hard-sigmoid": lambda x: (0.2 * x + 0.5).clamp(0, 1)}
 # in_channels, hidden_channels, kernel, stride, padding, size: every ConvLSTM of tables 1 and 2, and what they leave out.
 TABLE_LAYERS = (
     (1, 8, 7, 2, "valid", 64),
@@ -37,15 +40,15 @@ def random_state(layer: ConvLSTM, batch: int, size: int, dtype: torch.dtype = to
     return torch.randn(shape, dtype=dtype) * 0.5, torch.randn(shape, dtype=dtype)
 
 
-@pytest.mark.parametrize("gate", ["sigmoid", "hard_sigmoid"])
+@pytest.mark.parametrize("gates", GATES)
 @pytest.mark.parametrize("case", TABLE_LAYERS + OTHER_LAYERS)
-def test_equals_keras(case: tuple[int, int, int, int, str, int], gate: str) -> None:
+def test_equals_keras(case: tuple[int, int, int, int, str, int], gates: str) -> None:
     os.environ.setdefault("KERAS_BACKEND", "torch")
     import keras
 
     in_channels, hidden, kernel, stride, padding, size = case
     torch.manual_seed(sum(case[:4]))
-    ours = ConvLSTM(in_channels, hidden, kernel, stride=stride, padding=padding, gate=gate)  # type: ignore[arg-type]
+    ours = ConvLSTM(in_channels, hidden, kernel, stride=stride, padding=padding, gates=gates)  # type: ignore[arg-type]
     nn.init.normal_(ours.bias, std=0.3)
     frames = torch.rand(STEPS, 2, in_channels, size, size)
     state = random_state(ours, 2, size)
@@ -54,7 +57,7 @@ def test_equals_keras(case: tuple[int, int, int, int, str, int], gate: str) -> N
         kernel,
         strides=stride,
         padding=padding,
-        recurrent_activation=gate,
+        recurrent_activation=KERAS_2[gates],
         return_sequences=True,
         return_state=True,
         data_format="channels_last",
@@ -94,13 +97,13 @@ def test_one_pixel_is_an_lstm() -> None:
     torch.testing.assert_close(last_cell[..., 0, 0], cell[0])
 
 
-@pytest.mark.parametrize("gate", ["sigmoid", "hard_sigmoid"])
+@pytest.mark.parametrize("gates", GATES)
 @pytest.mark.parametrize("peepholes", [False, True])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_gradients_are_those_of_finite_differences(gate: str, peepholes: bool, stride: int) -> None:
+def test_gradients_are_those_of_finite_differences(gates: str, peepholes: bool, stride: int) -> None:
     torch.manual_seed(1)
     size = (3, 3) if stride == 2 else (5, 5)
-    layer = ConvLSTM(2, 3, 3, stride=stride, gate=gate, peephole_size=size if peepholes else None)  # type: ignore[arg-type]
+    layer = ConvLSTM(2, 3, 3, stride=stride, gates=gates, peephole_size=size if peepholes else None)  # type: ignore[arg-type]
     layer.double()
     if layer.peepholes is not None:
         nn.init.normal_(layer.peepholes)
@@ -119,6 +122,7 @@ def test_gradients_are_those_of_finite_differences(gate: str, peepholes: bool, s
 def slow_steps(layer: ConvLSTM, frames: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
     """Equation 3 of Shi 2015 step by step, through autograd alone."""
     hidden, cell = state
+    gate = torch.sigmoid if layer.gates == "sigmoid" else lambda x: (0.2 * x + 0.5).clamp(0, 1)
     outputs = []
     for frame in frames:
         one = nn.functional.conv2d(frame, layer.input_kernel, layer.bias, layer.stride)
@@ -126,18 +130,20 @@ def slow_steps(layer: ConvLSTM, frames: torch.Tensor, state: State) -> tuple[tor
         i, f, g, o = one.chunk(4, 1)
         if layer.peepholes is not None:
             i, f = i + layer.peepholes[0] * cell, f + layer.peepholes[1] * cell
-        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+        cell = gate(f) * cell + gate(i) * g.tanh()
         if layer.peepholes is not None:
             o = o + layer.peepholes[2] * cell
-        hidden = o.sigmoid() * cell.tanh()
+        hidden = gate(o) * cell.tanh()
         outputs.append(hidden)
     return torch.stack(outputs), (hidden, cell)
 
 
+@pytest.mark.parametrize("gates", GATES)
 @pytest.mark.parametrize("peepholes", [False, True])
-def test_equals_steps_through_autograd(peepholes: bool) -> None:
+def test_equals_steps_through_autograd(gates: str, peepholes: bool) -> None:
     torch.manual_seed(2)
-    layer = ConvLSTM(3, 8, 3, stride=2, peephole_size=(5, 5) if peepholes else None)
+    layer = ConvLSTM(3, 8, 3, stride=2, gates=gates, peephole_size=(5, 5) if peepholes else None)  # type: ignore[arg-type]
+    nn.init.normal_(layer.bias, std=1.5)  # some hard gates are at 0 and at 1
     if layer.peepholes is not None:
         nn.init.normal_(layer.peepholes)
     frames = torch.randn(6, 2, 3, 11, 11)
@@ -244,14 +250,18 @@ def test_initial_values() -> None:
     assert not layer.peepholes.any()
 
 
-def test_cells_remember_from_the_start_on_for_as_long_as_they_were_told() -> None:
+@pytest.mark.parametrize("gates", GATES)
+def test_cells_remember_from_the_start_on_for_as_long_as_they_were_told(gates: str) -> None:
     torch.manual_seed(0)
-    layer = ConvLSTM(1, 200, kernel_size=3, padding="same")
+    layer = ConvLSTM(1, 200, kernel_size=3, padding="same", gates=gates)  # type: ignore[arg-type]
     layer.remember(208)
     in_gate, forget, rest = layer.bias.detach().split([200, 200, 400])
     assert torch.equal(in_gate, -forget)
     assert not rest.any()
-    lasts = 1 + forget.exp()  # steps until a resting gate has let 1 / e go, or nearly so
+    # From a gate of 1 - 1 / t.
+    lasts = (
+        1 + forget.exp() if gates == "sigmoid" else 1 / (0.5 - 0.2 * forget)
+    )  # steps until a resting gate has let 1 / e go, or nearly so
     assert (lasts.min() >= 2, lasts.max() <= 208, 80 < lasts.mean() < 130) == (True, True, True)
     # Nothing comes in: the cell falls as its gate says.
     for kernel in (layer.input_kernel, layer.recurrent_kernel):
@@ -272,3 +282,5 @@ def test_wrong_shapes_and_options() -> None:
         ConvLSTM(1, 2, 4)
     with pytest.raises(ValueError, match="valid or same"):
         ConvLSTM(1, 2, 3, padding="full")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="gates sigmoid or hard-sigmoid, not same, hard_sigmoid"):
+        ConvLSTM(1, 2, 3, padding="same", gates="hard_sigmoid")  # type: ignore[arg-type]

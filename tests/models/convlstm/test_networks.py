@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import get_args
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from har_pipeline.models.config import NetworkName
+from har_pipeline.models.config import Gates, NetworkName
 from har_pipeline.models.convlstm.layer import ConvLSTM
 from har_pipeline.models.convlstm.networks import NETWORKS, RawNetwork, Recurrent, build_network, detach_state
 
@@ -115,10 +118,10 @@ def test_every_parameter_learns_and_logits_fit(name: NetworkName) -> None:
     assert still == []
 
 
-@pytest.mark.parametrize("split_at", [8, 16])
-def test_windows_with_carried_state_are_the_whole_video(split_at: int) -> None:
+@pytest.mark.parametrize(("split_at", "motion"), [(8, False), (16, False), (8, True)])
+def test_windows_with_carried_state_are_the_whole_video(split_at: int, motion: bool) -> None:
     torch.manual_seed(0)
-    network = build_network("convlstm-stateful", 4, width=SMALL).double().eval()
+    network = build_network("convlstm-stateful", 4, width=SMALL, motion=motion).double().eval()
     video = torch.rand(2, 24, 1, 64, 64, dtype=torch.double)
     with torch.no_grad():
         whole, end = network(video)
@@ -129,6 +132,58 @@ def test_windows_with_carried_state_are_the_whole_video(split_at: int) -> None:
     for ours, expected in zip(carried, end, strict=True):
         torch.testing.assert_close(ours, expected)
     assert (fresh - whole).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_motion_by_hand(name: NetworkName, channels: int) -> None:
+    """Each channel, then how much it differs from the frame before: over the windows too, 0 in a video's first frame."""
+    torch.manual_seed(0)
+    network = build_network(name, 4, channels=channels, width=SMALL, motion=True).eval()
+    video = torch.randint(0, 256, (2, 2 * network.clip_len, channels, 48, 48)).float() / 255
+    expected = np.abs(np.diff(video.numpy(), axis=1, prepend=video[:, :1].numpy()))
+    first, second = video.split(network.clip_len, dim=1)
+    state = network.advance(first)
+    found = torch.cat([network.seen(first), network.seen(second, state or None)]).transpose(0, 1).numpy()
+    if not network.stateful:  # whose clips are videos of their own
+        expected[:, network.clip_len] = 0
+    assert np.array_equal(found[:, :, :channels], video.numpy())
+    assert np.array_equal(found[:, :, channels:], expected)
+    plain = build_network(name, 4, channels=2 * channels, width=SMALL).eval()
+    plain.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        assert torch.equal(plain(network.seen(first).transpose(0, 1))[0], network(first)[0])
+        assert torch.equal(network(first)[0], network(first, network(second)[1])[0]) == (not network.stateful)
+
+
+@pytest.mark.parametrize("motion", [False, True])
+def test_all_windows_at_once_are_the_windows_one_by_one(motion: bool) -> None:
+    torch.manual_seed(0)
+    network = build_network("convlstm-stateful", 4, width=SMALL, motion=motion).double().eval()
+    windows = torch.rand(2, 3, 8, 1, 48, 48, dtype=torch.double)
+    with torch.no_grad():
+        together, end = network(windows[:, 1:], network.advance(windows[:, 0]))
+        state, apart = None, []
+        for window in windows.unbind(1):
+            logits, state = network(window, state)
+            apart.append(logits)
+    assert together.shape == (2, 2, 4)
+    torch.testing.assert_close(together, torch.stack(apart[1:]))
+    assert state is not None
+    for ours, expected in zip(end, state, strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+def test_all_windows_at_once_are_normalised_together() -> None:
+    """In training: the first layer's statistics are those of all its frames, so that the running averages are, too."""
+    torch.manual_seed(0)
+    network = build_network("convlstm-stateful", 4, width=SMALL).train()
+    # Each window brighter than the one before.
+    windows = torch.rand(2, 3, 8, 1, 48, 48) * torch.tensor([0.1, 0.5, 1.0])[:, None, None, None, None]
+    first = next(layer for layer in network.modules() if isinstance(layer, Recurrent))
+    hidden, _ = first.convlstm(windows.flatten(1, 2).transpose(0, 1))
+    network(windows)
+    torch.testing.assert_close(first.norm.running_mean, 0.1 * hidden.mean((0, 1, 3, 4)).detach())
 
 
 def test_advance_leaves_out_the_decision_block_only() -> None:
@@ -146,6 +201,14 @@ def test_advance_leaves_out_the_decision_block_only() -> None:
         assert torch.equal(ours[1], expected[1])
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_convlstm_has_the_gates_that_were_asked_for(name: NetworkName) -> None:
+    for gates in get_args(Gates):
+        network = build_network(name, 3, width=SMALL, gates=gates)
+        found = [module.convlstm.gates for module in network.modules() if isinstance(module, Recurrent)]
+        assert found == [gates] * (6 if name == "convlstm-stateless" else 4)
+
+
 def test_stateless_network_ignores_a_state() -> None:
     network = build_network("convlstm-stateless", 3, width=SMALL).eval()
     clips = torch.rand(1, 30, 1, 64, 64)
@@ -159,6 +222,8 @@ def test_stateless_network_ignores_a_state() -> None:
 def test_a_detached_state_has_no_graph() -> None:
     network = build_network("convlstm-stateful", 3, width=SMALL)
     _, state = network(torch.rand(1, 8, 1, 64, 64))
+    moving = build_network("convlstm-stateful", 3, width=SMALL, motion=True)
+    assert len(detach_state(moving(torch.rand(1, 8, 1, 64, 64))[1])) == 5
     assert all(part.requires_grad for pair in state for part in pair)
     assert not any(part.requires_grad for pair in detach_state(state) for part in pair)
 

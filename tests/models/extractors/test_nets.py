@@ -30,7 +30,7 @@ def with_a_new_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("with_a_new_module")
 def test_a_module_that_defines_a_net_is_enough() -> None:
     assert find_net("vgg_new").layers == find_net("vgg16").layers
-    assert [row["weights"] for row in describe_nets() if row["net"] == "vgg_new"] == ["imagenet", "oxford"]
+    assert [row["weights"] for row in describe_nets() if row["net"] == "vgg_new"] == ["imagenet", "oxford", "keras"]
 
 
 def test_single_nets_come_before_families() -> None:

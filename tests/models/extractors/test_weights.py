@@ -26,7 +26,7 @@ def test_bad_weights_give_clear_errors(tmp_path: Path) -> None:
     text.write_text("not a weights file")
     with pytest.raises(WeightsError, match=r"weights\.pth: not a readable weights file"):
         build_extractor("vgg16", weights=str(text), device="cpu")
-    with pytest.raises(WeightsError, match="neither a file nor one of imagenet, oxford, random"):
+    with pytest.raises(WeightsError, match="neither a file nor one of imagenet, oxford, keras, random"):
         build_extractor("vgg16", weights="imagnet", device="cpu")
     with pytest.raises(WeightsError, match="end before layer fc6"):
         build_extractor("vgg16", layer="fc6", weights="oxford", device="cpu")
@@ -61,6 +61,9 @@ def test_a_file_with_another_hash_than_the_published_one_is_refused(
     cached.write_bytes(b"tampered")
     with pytest.raises(WeightsError, match="is not the published 397923af"):
         build_extractor("vgg16", device="cpu")
+    cached_weights("vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5").write_bytes(b"tampered")
+    with pytest.raises(WeightsError, match=r"notop\.h5: its md5 is not the published one"):
+        build_extractor("vgg16", weights="keras", device="cpu")
 
 
 def test_an_unusable_cache_ends_in_a_line_that_names_the_variable(

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import get_args
+import os
+from decimal import Decimal, localcontext
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from har_pipeline.models.config import FusionOp, HeadName
 from har_pipeline.models.heads import HeadConfig, SequenceClassifier, build_head, fit_linear
 from har_pipeline.models.heads.pooling import vote
 from har_pipeline.training.batches import FeatureBatch, class_probabilities
+from har_pipeline.training.heads.fit import classification_loss
 
 LENGTHS = torch.tensor([4, 1, 6, 3])
 
@@ -193,7 +196,7 @@ def test_mid_fusion_by_hand(name: HeadName, op: FusionOp) -> None:
     torch.manual_seed(0)
     fused = build_head(config, [4, 4], 3).eval()
     plain = build_head(dataclasses.replace(config, mid_fusion=None), 8 if op == "concat" else 4, 3).eval()
-    plain.encoder.load_state_dict(fused.encoder.encoder.state_dict())
+    plain.encoder.load_state_dict(fused.encoder.state_dict())
     expected = plain.encode(OPS[op](rgb, flow), LENGTHS)
     torch.testing.assert_close(fused.encode(both, LENGTHS), expected, rtol=0, atol=1e-6)
 
@@ -205,10 +208,29 @@ def test_mid_fusion_by_hand(name: HeadName, op: FusionOp) -> None:
 
 
 def test_each_stream_is_scaled_by_its_own_deviations() -> None:
-    head = build_head(HeadConfig(units=7, mid_fusion="input"), [2, 2], 3)
+    head = build_head(HeadConfig(units=7, mid_fusion="input", fusion_op="concat"), [2, 2], 3)
     # A tenth of the root mean square deviation is the least; of flow alone it is far below that of RGB.
     head.set_input_scaling(np.zeros(4), np.array([100.0, 100.0, 1.0, 0.5]))
     torch.testing.assert_close(head.input_scale, torch.tensor([0.01, 0.01, 1.0, 2.0]))
+
+
+@pytest.mark.parametrize("op", ["sum", "product"])
+def test_scaling_and_dropout_act_on_the_joined_streams_and_never_before(op: FusionOp) -> None:
+    torch.manual_seed(0)
+    config = HeadConfig(units=7, mid_fusion="input", fusion_op=op, input_dropout=0.5)
+    head = build_head(config, [4, 4], 3)
+    read: list[torch.Tensor] = []
+    head.encoder.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
+    rgb, flow = sequences(4), 1 + sequences(4).flip(2)
+    mean, deviation = np.arange(4.0), np.array([1.0, 2.0, 3.0, 4.0])
+    head.set_input_scaling(mean, deviation)
+    scaled = (OPS[op](rgb, flow) - torch.from_numpy(mean)) / torch.from_numpy(deviation)
+    head.eval()(torch.cat([rgb, flow], dim=2), LENGTHS)
+    torch.testing.assert_close(read[0], scaled.float())
+    head.train()(torch.cat([rgb, flow], dim=2), LENGTHS)
+    dropped = ~read[1].any(dim=1, keepdim=True)
+    assert dropped.any()
+    torch.testing.assert_close(read[1], (2 * scaled * ~dropped).float())
 
 
 @pytest.mark.parametrize(
@@ -311,6 +333,26 @@ def test_the_svm_orders_classes_as_scikit_learn_does(classes: int) -> None:
     assert np.array_equal((features @ weights.T + biases).argmax(axis=1), model.predict(features))
 
 
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("balanced", [False, True])
+def test_the_ridge_classifier_is_scikit_learns(classes: int, balanced: bool) -> None:
+    """Its decision values, also with a penalty so small that single precision would not do."""
+    from sklearn.linear_model import RidgeClassifier
+
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % classes
+    features = (rng.standard_normal((classes, 90))[labels] + rng.standard_normal((60, 90))).astype(np.float32)
+    for c in (0.5, 5e6):
+        weights, biases, converged = fit_linear(
+            features, labels, num_classes=classes, kind="ridge", c=c, max_iterations=1, balanced=balanced
+        )
+        assert converged
+        model = RidgeClassifier(alpha=1 / (2 * c), class_weight="balanced" if balanced else None)
+        wanted = model.fit(features.astype(np.float64), labels).decision_function(features.astype(np.float64))
+        found = features @ weights.T + biases
+        np.testing.assert_allclose(found[:, 1] if classes == 2 else found, wanted, rtol=1e-6, atol=1e-9)
+
+
 def test_a_fit_that_did_not_converge_says_so() -> None:
     rng = np.random.default_rng(0)
     features, labels = 100 * rng.standard_normal((30, 6)), np.arange(30) % 3
@@ -331,6 +373,39 @@ def test_the_output_is_a_distribution_as_keras_makes_it(output: str) -> None:
     assert probabilities.dtype == np.float64
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-14)
     np.testing.assert_allclose(probabilities, expected.detach().numpy(), rtol=1e-5)
+
+
+def sigmoid_head(classes: int) -> Any:
+    """A head whose logits are the features."""
+    head = build_head(HeadConfig(name="mean_pool", output="sigmoid"), classes, classes)
+    nn.init.eye_(head.classifier.weight)
+    return head
+
+
+def test_the_sigmoid_output_has_the_loss_and_gradient_of_keras() -> None:
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    keras = pytest.importorskip("keras")
+    logits = (3 * torch.randn(6, 4, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    labels = torch.arange(6) % 4
+    loss = classification_loss(sigmoid_head(4)(logits[:, None], torch.ones(6, dtype=torch.int64)), labels)
+    wanted = keras.ops.categorical_crossentropy(nn.functional.one_hot(labels, 4).float(), logits.sigmoid()).mean()
+    torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=1e-6)
+    ours, theirs = (torch.autograd.grad(value, logits)[0] for value in (loss, wanted))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "logits", [[0, 1, -2], [50, 60, -700], [-200, -300, -400], [-90, -90, -90], [800, -800, 0], [-5000, -5001, -5000]]
+)
+def test_the_sigmoid_output_is_right_where_sigmoids_underflow(logits: list[int]) -> None:
+    with localcontext(prec=60):
+        sigmoids = [1 / (1 + (-Decimal(value)).exp()) for value in logits]
+        expected = torch.tensor([[float((one / sum(sigmoids)).ln()) for one in sigmoids]])
+    for precision in (torch.float32, torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision is torch.bfloat16):
+            found = sigmoid_head(3)(torch.tensor([[logits]], dtype=torch.float32), torch.ones(1, dtype=torch.int64))
+        rounded = torch.tensor(logits).to(precision).float() - torch.tensor(logits)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6 + 2 * float(rounded.abs().max()))
 
 
 def test_input_scaling_is_applied_saved_and_bounded_for_rare_features() -> None:

@@ -13,11 +13,13 @@ from raw_sets import SIZE, drawn_videos, table_of
 from torch import nn
 
 from har_pipeline.features.table import FeatureTable
+from har_pipeline.models.config import NetworkName
 from har_pipeline.models.convlstm.augment import take_views
-from har_pipeline.models.convlstm.layer import State
-from har_pipeline.models.convlstm.networks import RawNetwork
+from har_pipeline.models.convlstm.networks import NetworkState, RawNetwork
+from har_pipeline.models.convlstm.windows import Sampling, stateful_indices
 from har_pipeline.training.batches import Frames
 from har_pipeline.training.networks.loop import arrange, video_probabilities
+from har_pipeline.training.options import NormOver
 
 CPU = torch.device("cpu")
 SHAPE = (1, SIZE, SIZE)
@@ -115,7 +117,7 @@ def test_a_gradient_ends_at_its_window(monkeypatch: pytest.MonkeyPatch) -> None:
     states: list[object] = []
     forward = learner.network.forward
 
-    def watched(clips: torch.Tensor, state: Sequence[State] | None = None) -> object:
+    def watched(clips: torch.Tensor, state: NetworkState | None = None) -> object:
         states.append(state)
         assert state is None or not any(part.requires_grad for layer in state for part in layer)
         return forward(clips, state)
@@ -126,9 +128,12 @@ def test_a_gradient_ends_at_its_window(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(state is not None for state in states)
 
 
-def test_the_state_gradient_of_a_video_is_that_of_one_long_window(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("norm_over", ["window", "video"])
+def test_the_state_gradient_of_a_video_is_that_of_one_long_window(
+    monkeypatch: pytest.MonkeyPatch, norm_over: NormOver
+) -> None:
     learner = learner_on({"0-1": 24, "1-1": 24})
-    learner.state_gradient = "video"
+    learner.state_gradient, learner.norm_over = "video", norm_over
     network, batch = learner.network, only_batch(learner)
     # Without normalisation by the batch and dropout, three windows of 8 frames are one of 24 but for the answers between.
     network.eval()
@@ -171,14 +176,12 @@ class Counting(RawNetwork):
     clip_len, stateful = 8, True
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [-1.0, 1.0]])
 
-    def forward(
-        self, clips: torch.Tensor, state: Sequence[State] | None = None
-    ) -> tuple[torch.Tensor, tuple[State, ...]]:
+    def forward(self, clips: torch.Tensor, state: NetworkState | None = None) -> tuple[torch.Tensor, NetworkState]:
         window = int(state[0][0]) if state else 0
         count = torch.tensor(window + 1)
         return self.logits[window].expand(len(clips), 2), ((count, count),)
 
-    def advance(self, clips: torch.Tensor, state: Sequence[State] | None = None) -> tuple[State, ...]:
+    def advance(self, clips: torch.Tensor, state: NetworkState | None = None) -> NetworkState:
         return self(clips, state)[1]
 
 
@@ -195,8 +198,47 @@ def test_videos_of_more_than_300_frames_are_cut_or_taken_whole() -> None:
     learner = learner_on({"0-1": 330})
     lengths, rows = learner.frames.lengths, np.array([0])
     (cut,) = arrange(learner.network, lengths, rows, 6)
-    (whole,) = arrange(learner.network, lengths, rows, 6, whole=True)
+    (whole,) = arrange(learner.network, lengths, rows, 6, sampling=Sampling(whole=True))
     assert (cut.indices.shape[1], whole.indices.shape[1]) == (26, 41)
+
+
+def test_a_step_takes_windows_of_every_nth_frame() -> None:
+    learner = learner_on({"0-1": 49, "1-1": 50})
+    (batch,) = arrange(learner.network, learner.frames.lengths, np.arange(2), 6, sampling=Sampling(step=2))
+    assert np.array_equal(batch.indices, 2 * np.arange(24).reshape(1, 3, 8).repeat(2, axis=0))
+
+
+def test_a_spread_clip_covers_the_video_in_training_and_tests() -> None:
+    learner = learner_on({"0-1": 100, "1-1": 20}, "convlstm-stateless")
+    for rng in (None, np.random.default_rng(0)):
+        batches = arrange(
+            learner.network, learner.frames.lengths, np.arange(2), 12, sampling=Sampling(spread=True), rng=rng
+        )
+        for batch in batches:
+            assert batch.indices.shape[1:] == (1, 30)
+            assert batch.indices[:, 0, [0, -1]].tolist() == [[0, (99, 19)[row]] for row in batch.rows]
+
+
+@pytest.mark.parametrize("model", ["convlstm-stateful", "convlstm-stateless"])
+def test_tempo_plays_other_frames_in_each_epoch_and_none_in_tests(model: NetworkName) -> None:
+    lengths = {f"{k}-{i}": 24 + 9 * i for k in range(2) for i in range(6)}
+    learner = learner_on(lengths, model)
+    counts, rows = learner.frames.lengths, np.arange(12)
+
+    def frames_seen(seed: int | None, tempo: float) -> list[list[int]]:
+        rng = None if seed is None else np.random.default_rng(seed)
+        seen: list[list[int]] = [[] for _ in rows]
+        for batch in arrange(learner.network, counts, rows, 4, rng=rng, tempo=tempo):
+            for row, numbers in zip(batch.rows, batch.indices, strict=True):
+                seen[row] = numbers.ravel().tolist()
+        assert all(0 <= min(numbers) <= max(numbers) < counts[row] for row, numbers in enumerate(seen))
+        return seen
+
+    assert frames_seen(None, 0.2) == frames_seen(None, 0)
+    assert frames_seen(1, 0.2) == frames_seen(1, 0.2)
+    assert all(one != other for one, other in zip(frames_seen(1, 0.2), frames_seen(2, 0.2), strict=True))
+    if model == "convlstm-stateful":
+        assert frames_seen(1, 0) == [stateful_indices(int(count)).ravel().tolist() for count in counts]
 
 
 def test_stateless_clips_are_drawn_in_training_and_the_middle_in_tests() -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import json
+import math
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from raw_sets import SIZE, drawn_videos, raw_store
 from train_split import train_split
 
 from har_pipeline.core.errors import FeatureMismatchError, RunError
+from har_pipeline.core.options import options_of, value_type
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.evaluation.compare import compare_members
 from har_pipeline.evaluation.evaluate import evaluate
@@ -28,13 +31,14 @@ from har_pipeline.evaluation.members import load_members
 from har_pipeline.evaluation.run_folder import RunSummary, read_history, read_run
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.inference.load import load_network, load_run
+from har_pipeline.inference.predict import predict_scores
 from har_pipeline.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from har_pipeline.training.history import Epoch
 from har_pipeline.training.jobs import plan_jobs, run_jobs
 from har_pipeline.training.networks import fit as video_fit
 from har_pipeline.training.networks.fit import BatchProgress, best_epoch
 from har_pipeline.training.networks.loop import Learner
-from har_pipeline.training.networks.train import config_notes
+from har_pipeline.training.networks.train import config_notes, frame_notes
 from har_pipeline.training.options import TrainConfig, VideoTrainConfig
 
 LENGTHS = {f"{k}-{i}": 10 + 7 * ((i + 3 * k) % 5) for k in range(2) for i in range(8)}
@@ -184,6 +188,13 @@ task.train(dataclasses.replace(FAST, **eval(sys.argv[4])), Path(sys.argv[2]), on
             4,
             marks=pytest.mark.exhaustive,
         ),
+        (
+            {
+                **{"motion": True, "frame_step": 2, "tempo": 0.2, "augment": 0.1, "epochs": 2},
+                **{"state_gradient": "video", "norm_over": "video"},
+            },
+            2,
+        ),
     ],
 )
 def test_a_kill_in_mid_epoch_and_the_same_call_give_the_same_history(
@@ -245,12 +256,129 @@ def test_seconds_count_the_epochs_of_all_processes(task: Task, tmp_path: Path) -
     assert json.loads((tmp_path / "run/run.json").read_text())["summary"]["seconds"] == summary.seconds
 
 
+def test_a_run_with_hard_gates_is_read_with_them(task: Task, tmp_path: Path) -> None:
+    hard = dataclasses.replace(FAST, gates="hard-sigmoid", epochs=1)
+    task.train(hard, tmp_path / "run")
+    loaded, scores = load_network(tmp_path / "run"), read_run(tmp_path / "run").scores()
+    frames = task.store.read(task.name, scores.video_ids[0]).features
+    np.testing.assert_allclose(predict_scores(loaded, frames), scores.probabilities[0], atol=1e-5)
+
+
 def test_another_schedule_is_noted() -> None:
-    own = VideoTrainConfig(model="convlstm-stateless", schedule="one-cycle", epochs=30)
+    own = VideoTrainConfig(model="convlstm-stateless", schedule="one-cycle", epochs=30, precision="fp32")
     short = "learning rate: the published schedule run through in 1 epoch; the paper's schedule has 25 epochs"
-    assert config_notes(VideoTrainConfig()) == []
-    assert config_notes(VideoTrainConfig(epochs=1)) == [short]
-    assert config_notes(own) == ["learning rate: one-cycle for 30 epochs; the paper's schedule has 75 epochs"]
+    assert config_notes(VideoTrainConfig(epochs=1, precision="fp32")) == [short]
+    assert config_notes(own) == [
+        "learning rate: one-cycle, at most 0.00098, for 30 epochs; the paper's schedule has 75 epochs"
+    ]
+
+
+# Trainings that each option is changed in by itself; the first two are the published ones.
+BASES = [
+    VideoTrainConfig(model="convlstm-stateless", precision="fp32"),
+    VideoTrainConfig(model="convlstm-stateful", precision="fp32"),
+    VideoTrainConfig(model="convlstm-stateless", precision="fp32", schedule="one-cycle"),
+    VideoTrainConfig(model="convlstm-stateful", precision="fp32", schedule="constant"),
+    VideoTrainConfig(model="convlstm-stateful", precision="fp32", state_gradient="video"),
+]
+# Which of the two networks, on what machine, and which of its draws: nothing that the paper fixes.
+NO_DEPARTURE = {"model", "seed", "device"}
+
+
+def other_values(name: str, value: Any) -> list[Any]:
+    """Return values of an option, valid or not, that all differ from `value`."""
+    made, hint = options_of(VideoTrainConfig)[name]
+    kind, optional = value_type(hint)
+    if choices := get_args(kind):
+        found = list(choices)
+    elif kind is bool:
+        found = [False, True]
+    else:
+        bounds = [bound for bound in (made.min, made.max, made.above, made.below) if bound is not None]
+        found = [kind(number) for number in (0, 0.25, 0.5, 1, 3, 30, 208, *bounds) if number != math.inf]
+    return [other for other in dict.fromkeys([*found, *[None] * optional]) if other != value]
+
+
+@pytest.mark.parametrize("name", sorted(field.name for field in dataclasses.fields(VideoTrainConfig)))
+def test_every_option_that_differs_from_the_paper_is_noted(name: str) -> None:
+    changed = []
+    for base in BASES[:2] if name in NO_DEPARTURE else BASES:
+        for value in other_values(name, getattr(base, name)):
+            with contextlib.suppress(ValueError):
+                changed.append((base, dataclasses.replace(base, **{name: value})))
+    assert changed
+    for base, other in changed:
+        assert (config_notes(other) == config_notes(base)) == (name in NO_DEPARTURE), other
+
+
+@pytest.mark.parametrize("base", BASES[:2], ids=lambda base: base.model)
+def test_the_published_training_has_no_note(base: VideoTrainConfig) -> None:
+    assert config_notes(base) == []
+    spelled_out = dataclasses.replace(base, batch_size=base.videos_per_batch, epochs=base.num_epochs)
+    assert config_notes(spelled_out) == []
+    assert config_notes(base, processes=4) == [
+        f"{4 * base.videos_per_batch} videos in a batch, of 4 processes; the paper's batches have {base.videos_per_batch}"
+    ]
+
+
+def test_the_precision_that_was_used_is_noted(task: Task, tmp_path: Path) -> None:
+    note = "trained in bf16 where the network allows it; the paper says nothing of reduced precision"
+    exact = task.train(dataclasses.replace(FAST, epochs=1), tmp_path / "fp32")
+    rounded = task.train(dataclasses.replace(FAST, epochs=1, precision="bf16"), tmp_path / "bf16")
+    assert (note in exact.notes, note in rounded.notes) == (False, True)
+    assert config_notes(dataclasses.replace(BASES[0], precision="auto")) == [
+        "trained in bf16 where the device has it; the paper says nothing of reduced precision"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("convlstm-stateful", "no validation videos: the network of the last epoch was kept"),
+        (
+            "convlstm-stateless",
+            "no validation videos: the last 1 of 3 epochs went on from epoch 2, their rate was to be halved where the training "
+            "accuracy did not rise, and the network of the last epoch was kept",
+        ),
+    ],
+)
+def test_a_run_says_how_its_epoch_was_chosen(task: Task, tmp_path: Path, model: Any, told: str) -> None:
+    plain = dataclasses.replace(FAST, model=model, schedule="published", learning_rate=None)
+    summary = task.train(plain, tmp_path / "with")
+    assert "4 validation videos chose the epoch; the paper trains on all of its training videos" in summary.notes
+    without = dataclasses.replace(task, split=dataclasses.replace(task.split, val=()))
+    summary = without.train(plain, tmp_path / "without")
+    assert told in summary.notes
+    assert (summary.best_epoch, summary.num_val) == (3, 0)
+
+
+def test_other_frames_than_the_papers_are_noted(task: Task, run: Path) -> None:
+    told = f"frames of {SIZE}x{SIZE} px; the paper's have 64x64"
+    assert told in json.loads((run / "run.json").read_text())["summary"]["notes"]
+    (spec,) = (task.store.spec(name) for name in [task.name])
+    published = dataclasses.replace(spec, resize="box-stretch-64")
+    assert frame_notes(published) == []
+    for resize, note in (
+        ("box-keep-64", "crops keep their shape; the paper re-scales them to squares, it does not say how"),
+        (
+            "causal-box-stretch-64",
+            "frames are cropped by what came before them only; the paper crops by the whole video",
+        ),
+    ):
+        assert frame_notes(dataclasses.replace(spec, resize=resize)) == [note]
+    rgb = dataclasses.replace(spec, stream="rgb", resize="stretch-64")
+    assert frame_notes(rgb) == ["RGB frames, as a whole; the paper's are cropped depth"]
+
+
+def test_options_of_ours_are_noted() -> None:
+    ours = VideoTrainConfig(model="convlstm-stateless", motion=True, clip="whole", tempo=0.15)
+    told = [
+        "beside each frame the network saw how much it differs",
+        "spread over the whole video",
+        "cut by up to 15 % at either end",
+    ]
+    assert [any(text in note for note in config_notes(ours)) for text in told] == [True] * 3
+    assert "one frame in 3" in config_notes(VideoTrainConfig(frame_step=3))[0]
 
 
 def relabelled(records: list[VideoRecord], video_id: str) -> list[VideoRecord]:
