@@ -153,6 +153,7 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     parser.add_argument("--out", type=Path, default=Path("scaling_out"), help="runs that are finished here are kept")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--heads", nargs="+", choices=HEADS, default=HEADS, help="which heads; all by default")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="which sets; all by default")
     args = parser.parse_args()
     result: dict[str, Any] = {"benchmark": "scaling", "seeds": args.seeds, "sets": {}}
@@ -160,6 +161,8 @@ def main() -> None:
         one = load_set(name, args.data, args.ut, args.synth, args.out)
         rows = result["sets"][name] = {}
         for head, config in configs_of(one).items():
+            if config.head not in args.heads:
+                continue
             rows[head] = compare(one, config, args.out / name / head, args.seeds)
             print(f"{name}, {head}: {rows[head]}", file=sys.stderr, flush=True)
     print(json.dumps(result, indent=2))

@@ -139,7 +139,7 @@ def test_weight_decay_shrinks_weights_and_leaves_biases(task: Task, tmp_path: Pa
 
 
 def test_standardisation_comes_from_the_training_videos_only(task: Task, tmp_path: Path) -> None:
-    task.train(SMALL, tmp_path / "run")
+    task.train(dataclasses.replace(SMALL, standardise=True), tmp_path / "run")
     clips = np.concatenate([task.store.read(task.name, v).features for v in task.split.train]).astype(np.float64)
     weights = weights_of(tmp_path / "run")
     np.testing.assert_allclose(weights["input_mean"], clips.mean(axis=0), rtol=1e-5)
