@@ -15,7 +15,7 @@ Fusion = Literal["input", "hidden"]
 FusionOp = Literal["sum", "product", "concat"]
 SCIKIT_HEADS = ("mean_pool", "linear", "svm")
 # Better with scaled features than with plain ones on held-out training videos, see docs/results.md.
-SCALED_HEADS = (*SCIKIT_HEADS, "stacked_lstm")
+SCALED_HEADS = (*SCIKIT_HEADS, "attention", "stacked_lstm")
 RESIDUAL_HEADS = ("res_lstm", "stacked_lstm")
 UNITS_HEADS = ("lstm", "gru", "bilstm", "attention")
 RECURRENT_HEADS = (*UNITS_HEADS, *RESIDUAL_HEADS)

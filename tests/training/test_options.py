@@ -65,6 +65,7 @@ def test_defaults_are_those_of_the_paper() -> None:
         ({"head": "vote"}, False),
         ({"head": "res_lstm"}, False),
         ({"head": "stacked_lstm"}, True),
+        ({"head": "attention"}, True),
         ({"head": "stacked_lstm", "mid_fusion": "hidden", "fusion_op": "product"}, False),
         ({"head": "mean_pool"}, True),
         ({"head": "linear"}, True),
