@@ -54,13 +54,13 @@ SETTINGS = {"plain": False, "scaled": True}
 MID_FUSION = [*itertools.product(("input",), ("sum", "product", "concat")), ("hidden", "sum")]
 
 
-SETS = (
-    "UT-Interaction, EfficientNet-Lite0",
-    "UT-Interaction, I3D",
-    "UT-Interaction, RGB and flow",
-    "UCF-101, seven classes, VGG16 fc6",
-    "embedded set, EfficientNet-Lite0",
-)
+SETS = {
+    "ut-lite0": "UT-Interaction, EfficientNet-Lite0",
+    "ut-i3d": "UT-Interaction, I3D",
+    "ut-streams": "UT-Interaction, RGB and flow",
+    "fc6": "UCF-101, seven classes, VGG16 fc6",
+    "embedded": "embedded set, EfficientNet-Lite0",
+}
 
 
 @dataclass(frozen=True)
@@ -87,21 +87,21 @@ def held_out_groups(records: Sequence[VideoRecord], column: str) -> list[Split]:
 
 def load_set(name: str, data: Path, ut: Path, synth: Path, out: Path) -> Set:
     """Return one of `SETS`."""
-    if "fc6" in name:
+    if name == "fc6":
         fc6 = load_task(data, out)
         return Set(fc6.store, [fc6.features], fc6.records, fc6.parts)
-    if "embedded" in name:
+    if name == "embedded":
         records = read_manifest(synth / "data" / "manifest.csv", check_files=False)
         store = FeatureStore(synth / "store.zarr")
         return Set(store, [store.resolve("efficientnet_lite0-rgb")], records, held_out_groups(records, "subject"))
     records = read_manifest(ut / "i3d" / "manifest.csv", check_files=False)
     splits = held_out_groups(records, "group")
-    if "flow" in name:
+    if name == "ut-streams":
         store = FeatureStore(ut / "streams.zarr")
         return Set(
             store, [store.resolve(f"tsn_efficientnet_lite0-{stream}") for stream in ("rgb", "flow")], records, splits
         )
-    net = "i3d" if "I3D" in name else "efficientnet_lite0"
+    net = "i3d" if name == "ut-i3d" else "efficientnet_lite0"
     store = FeatureStore(ut / net / "store.zarr")
     return Set(store, [store.resolve(net)], records, splits)
 
@@ -153,13 +153,17 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     parser.add_argument("--out", type=Path, default=Path("scaling_out"), help="runs that are finished here are kept")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="which sets; all by default")
+    parser.add_argument("--heads", nargs="+", choices=HEADS, default=HEADS, help="which heads; all by default")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=[*SETS], help="which sets; all by default")
     args = parser.parse_args()
     result: dict[str, Any] = {"benchmark": "scaling", "seeds": args.seeds, "sets": {}}
-    for name in args.sets:
-        one = load_set(name, args.data, args.ut, args.synth, args.out)
+    for key in args.sets:
+        name = SETS[key]
+        one = load_set(key, args.data, args.ut, args.synth, args.out)
         rows = result["sets"][name] = {}
         for head, config in configs_of(one).items():
+            if config.head not in args.heads:
+                continue
             rows[head] = compare(one, config, args.out / name / head, args.seeds)
             print(f"{name}, {head}: {rows[head]}", file=sys.stderr, flush=True)
     print(json.dumps(result, indent=2))

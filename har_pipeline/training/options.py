@@ -99,7 +99,7 @@ class TrainConfig:
         0.1, "Factor of each learning-rate drop (step, plateau).", above=0, below=1, panel="Training"
     )
     # On three held-out parts of the training groups of real VGG16 fc6 features dropout changed the LSTM's accuracy by
-    # 0.2 points and standardising by nothing: no dropout by default.
+    # 0.2 points: no dropout by default.
     dropout: float = option(0.0, "Dropout on the output of each recurrent layer.", min=0, below=1, panel="Training")
     input_dropout: float = option(0.0, "Dropout on the features, one mask per video.", min=0, below=1, panel="Training")
     # Each step shrinks all weights but biases by learning_rate * weight_decay, so adam is adamw.

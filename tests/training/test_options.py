@@ -60,6 +60,28 @@ def test_defaults_are_those_of_the_paper() -> None:
     assert (config.dropout, config.weight_decay, config.patience) == (0, 0, None)
 
 
+@pytest.mark.parametrize(
+    ("options", "scales"),
+    [
+        ({}, False),
+        ({"head": "vote"}, False),
+        ({"head": "res_lstm"}, False),
+        ({"head": "stacked_lstm"}, True),
+        ({"head": "attention"}, True),
+        ({"head": "stacked_lstm", "mid_fusion": "hidden", "fusion_op": "product"}, False),
+        ({"head": "mean_pool"}, True),
+        ({"head": "linear"}, True),
+        ({"head": "svm"}, True),
+        ({"head": "svm", "mid_fusion": "input", "fusion_op": "product"}, True),
+        ({"standardise": True}, True),
+        ({"head": "mean_pool", "standardise": False}, False),
+        ({"mid_fusion": "hidden", "fusion_op": "sum", "standardise": True}, True),
+    ],
+)
+def test_features_are_scaled_as_asked_or_by_head(options: dict[str, Any], scales: bool) -> None:
+    assert TrainConfig(**options).scales_features is scales
+
+
 @pytest.mark.parametrize(("name", "value"), [("units", "a"), ("units", float("nan")), ("learning_rate", "1e-3")])
 def test_values_that_are_no_numbers_are_named(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"{name} must be a (whole )?number"):

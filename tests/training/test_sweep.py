@@ -70,7 +70,7 @@ def test_values_are_read_as_their_option_wants_them() -> None:
     assert parse_axis("units", "64, 128") == Axis("units", (64, 128))
     assert parse_axis("dropout", "0,0.5") == Axis("dropout", (0.0, 0.5))
     assert parse_axis("num_steps", "5,none") == Axis("num_steps", (5, None))
-    assert parse_axis("standardise", "true,False") == Axis("standardise", (True, False))
+    assert parse_axis("standardise", "true,False,none") == Axis("standardise", (True, False, None))
     assert parse_axis("head", "res_lstm,stacked_lstm") == Axis("head", ("res_lstm", "stacked_lstm"))
     assert parse_axis("pca", "4") == Axis("pca", (4,))
     assert parse_axis("features", "a,b") == Axis("features", ("a", "b"))

@@ -1,4 +1,4 @@
-"""The network of every head: features (joined, of several streams) -> scaled -> dropout -> encoder -> dropout -> dense layer."""
+"""The network of every head: features (joined, of several streams), scaled -> dropout -> encoder -> dropout -> dense layer."""
 
 from __future__ import annotations
 

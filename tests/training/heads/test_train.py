@@ -139,7 +139,7 @@ def test_weight_decay_shrinks_weights_and_leaves_biases(task: Task, tmp_path: Pa
 
 
 def test_standardisation_comes_from_the_training_videos_only(task: Task, tmp_path: Path) -> None:
-    task.train(SMALL, tmp_path / "run")
+    task.train(dataclasses.replace(SMALL, standardise=True), tmp_path / "run")
     clips = np.concatenate([task.store.read(task.name, v).features for v in task.split.train]).astype(np.float64)
     weights = weights_of(tmp_path / "run")
     np.testing.assert_allclose(weights["input_mean"], clips.mean(axis=0), rtol=1e-5)
@@ -299,7 +299,7 @@ def test_a_folder_that_is_no_run_is_never_replaced(task: Task, tmp_path: Path) -
 def test_a_failed_run_leaves_nothing_and_keeps_the_old_one(task: Task, tmp_path: Path) -> None:
     task.train(SMALL, tmp_path / "run")
     before = (tmp_path / "run/head.safetensors").read_bytes()
-    with pytest.raises(RunError, match="the loss became nan in epoch"):
+    with pytest.raises(RunError, match=r"the loss became (nan|inf) in epoch"):
         task.train(dataclasses.replace(SMALL, learning_rate=1e38, optimizer="sgd"), tmp_path / "run", overwrite=True)
     assert (tmp_path / "run/head.safetensors").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "store.zarr"]
