@@ -44,8 +44,8 @@ with the same file names, classes and folds, not on the real data. What they do 
 
 SMALL = """\
 The pipelines' own code on real videos that one core can carry (`benchmarks/papers_real.py`): plain features, one seed, sizes, T
-and Lakhal's epochs (25) cut down for time. The papers' data sets are others, so that only the order within a row can be compared,
-and the intervals say how far. Nothing was chosen by these accuracies."""
+and Lakhal's epochs (25) cut down for time. The papers' data sets are others, so that only the order within a row can be
+compared, and the intervals say how far. Nothing was chosen by these accuracies."""
 
 
 def nets_table(measured: dict[tuple[str, str], dict[str, object]]) -> list[str]:
