@@ -8,8 +8,9 @@ and strategy 1, Orozco's sweep over units. ut_interaction: set 1, leave-one-sequ
 the same, and Lakhal's Table 2 (T = 8; RGB: I3D, flow: EfficientNet-Lite0 on stacks of five DIS fields at 8 places, the mean of
 ten crops; both reduced to 64 values by a PCA of each fold's training clips, since mid fusion at the input needs one size).
 
-Sizes, T and Lakhal's epochs are smaller than the papers', for one core; they were set before any test accuracy was seen, and
-nothing is chosen. Plain features, one seed. --only makes some of the tables. Finished runs and features in OUT are kept.
+Sizes, T and Lakhal's epochs are smaller than the papers', for one shared core. They were cut for time, not by accuracies,
+though two of them (T = 2 and 4 on fc6) had been seen; nothing is chosen. Plain features, one seed; of several folds the mean,
+in Table 2 over all tests. --only makes some of the tables. Finished runs and features in OUT are kept.
 """
 
 from __future__ import annotations

@@ -195,15 +195,17 @@ def train(
 ) -> Interval:
     """Train the two-layer Res-LSTM; pca: on so many values of each feature set, fitted on each split's training clips."""
     config = dataclasses.replace(base, head="res_lstm", num_layers=2, **changes)
-    accuracies = []
+    right = tests = 0.0
     for job in plan_jobs(data.splits, data.out / folder, folds=True):
         names = list(features)
         if pca:
             options = ReduceOptions(dim=pca, allow_missing=True)
             names = [reduce_features(data.store, name, job.split, options).feature_set for name in features]
         (outcome,) = run_jobs(data.store, names, data.records, [job], config, allow_missing=True)
-        accuracies.append(outcome.summary.test_accuracy)
-    return mean_interval(accuracies, tested(data))
+        right += outcome.summary.test_accuracy * outcome.summary.num_test
+        tests += outcome.summary.num_test
+    # Over all tests, as `fuse` has it: folds may differ in size.
+    return mean_interval([right / tests], tested(data))
 
 
 def two_streams(
