@@ -237,7 +237,7 @@ def draw_topk(axes: Axes, best: Sequence[tuple[str, float]], truth: str | None =
     axes.set_xticks([0, 0.5, 1])
     _percent(axes.xaxis, 0)
     axes.tick_params(axis="x", labelsize=8)
-    for place, (_, value) in zip(places, best, strict=True):
+    for place, (_, value) in zip(places.tolist(), best, strict=True):
         axes.text(value + 0.015, place, f"{value:.0%}" if value >= 0.005 else "<1%", va="center", fontsize=9, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
 
