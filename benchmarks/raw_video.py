@@ -120,7 +120,6 @@ def train_network(
         norm_over=args.norm_over if model == "convlstm-stateful" else "window",
         memory_frames=args.memory_frames if model == "convlstm-stateful" else args.stateless_memory,
         augment=args.augment[place],
-        tempo=args.tempo[place],
         motion=args.motion,
         clip=args.clip if model == "convlstm-stateless" else "published",
         frame_step=args.frame_step if model == "convlstm-stateful" else 1,
@@ -157,12 +156,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--memory-frames", type=int, help="of the stateful one")
     parser.add_argument("--stateless-memory", type=int, help="memory frames of the stateless one")
     parser.add_argument("--augment", type=float, nargs=2, default=[0.0, 0.0], metavar=PAIR, help="of each network")
-    parser.add_argument("--tempo", type=float, nargs=2, default=[0.0, 0.0], metavar=PAIR, help="of each network")
     parser.add_argument(
         "--motion", action="store_true", help="of both: a second channel, the change since the last frame"
     )
     parser.add_argument("--clip", choices=get_args(VideoClip), default="published", help="of the stateless one")
     parser.add_argument("--frame-step", type=int, default=1, help="of the stateful one")
+    parser.add_argument("--baselines", action="store_true", help="train no network")
     parser.add_argument("--live", action="store_true", help="also what deciding live costs the stateful network")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("raw_video_out"))
@@ -185,6 +184,9 @@ def main() -> None:
     ridge = TrainConfig(head="ridge", logistic_c=50, standardise=False)
     mapped = run_jobs(store, [maps], records, jobs, ridge, allow_missing=True)
     result["motion_maps"] = describe(scores_of_seeds(mapped), mapped)
+    if args.baselines:
+        print(json.dumps(result, indent=2))
+        return
     seeds: list[list[Scores]] = []
     for place, model in enumerate(NETWORKS):
         outcomes, config = train_network(args, place, store, features, records, splits)
