@@ -161,7 +161,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--clip", choices=get_args(VideoClip), default="published", help="of the stateless one")
     parser.add_argument("--frame-step", type=int, default=1, help="of the stateful one")
-    parser.add_argument("--baselines", action="store_true", help="train no network")
+    parser.add_argument("--networks", choices=NETWORKS, nargs="*", default=NETWORKS, help="none: the baselines only")
     parser.add_argument("--live", action="store_true", help="also what deciding live costs the stateful network")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("raw_video_out"))
@@ -184,19 +184,19 @@ def main() -> None:
     ridge = TrainConfig(head="ridge", logistic_c=50, standardise=False)
     mapped = run_jobs(store, [maps], records, jobs, ridge, allow_missing=True)
     result["motion_maps"] = describe(scores_of_seeds(mapped), mapped)
-    if args.baselines:
-        print(json.dumps(result, indent=2))
-        return
-    seeds: list[list[Scores]] = []
+    seeds: dict[str, list[Scores]] = {}
     for place, model in enumerate(NETWORKS):
+        if model not in args.networks:
+            continue
         outcomes, config = train_network(args, place, store, features, records, splits)
-        seeds.append(scores_of_seeds(outcomes))
-        result[model] = {"options": config.to_dict(), **describe(seeds[-1], outcomes)}
+        seeds[model] = scores_of_seeds(outcomes)
+        result[model] = {"options": config.to_dict(), **describe(seeds[model], outcomes)}
         if args.live and config.stateful:
             result["live"] = live_costs(records, outcomes)
-    stateless, stateful = seeds
-    tests = [mcnemar(right(second), right(first)) for first, second in zip(stateless, stateful, strict=True)]
-    result["stateful_against_stateless_by_seed"] = [dataclasses.asdict(test) for test in tests]
+    if len(seeds) == len(NETWORKS):
+        pairs = zip(*(seeds[model] for model in NETWORKS), strict=True)
+        tests = [mcnemar(right(stateful), right(stateless)) for stateless, stateful in pairs]
+        result["stateful_against_stateless_by_seed"] = [dataclasses.asdict(test) for test in tests]
     print(json.dumps(result, indent=2))
 
 
