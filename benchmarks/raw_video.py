@@ -120,7 +120,6 @@ def train_network(
         norm_over=args.norm_over if model == "convlstm-stateful" else "window",
         memory_frames=args.memory_frames if model == "convlstm-stateful" else args.stateless_memory,
         augment=args.augment[place],
-        tempo=args.tempo[place],
         motion=args.motion,
         clip=args.clip if model == "convlstm-stateless" else "published",
         frame_step=args.frame_step if model == "convlstm-stateful" else 1,
@@ -157,12 +156,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--memory-frames", type=int, help="of the stateful one")
     parser.add_argument("--stateless-memory", type=int, help="memory frames of the stateless one")
     parser.add_argument("--augment", type=float, nargs=2, default=[0.0, 0.0], metavar=PAIR, help="of each network")
-    parser.add_argument("--tempo", type=float, nargs=2, default=[0.0, 0.0], metavar=PAIR, help="of each network")
     parser.add_argument(
         "--motion", action="store_true", help="of both: a second channel, the change since the last frame"
     )
     parser.add_argument("--clip", choices=get_args(VideoClip), default="published", help="of the stateless one")
     parser.add_argument("--frame-step", type=int, default=1, help="of the stateful one")
+    parser.add_argument("--networks", choices=NETWORKS, nargs="*", default=NETWORKS, help="none: the baselines only")
     parser.add_argument("--live", action="store_true", help="also what deciding live costs the stateful network")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("raw_video_out"))
@@ -185,16 +184,19 @@ def main() -> None:
     ridge = TrainConfig(head="ridge", logistic_c=50, standardise=False)
     mapped = run_jobs(store, [maps], records, jobs, ridge, allow_missing=True)
     result["motion_maps"] = describe(scores_of_seeds(mapped), mapped)
-    seeds: list[list[Scores]] = []
+    seeds: dict[str, list[Scores]] = {}
     for place, model in enumerate(NETWORKS):
+        if model not in args.networks:
+            continue
         outcomes, config = train_network(args, place, store, features, records, splits)
-        seeds.append(scores_of_seeds(outcomes))
-        result[model] = {"options": config.to_dict(), **describe(seeds[-1], outcomes)}
+        seeds[model] = scores_of_seeds(outcomes)
+        result[model] = {"options": config.to_dict(), **describe(seeds[model], outcomes)}
         if args.live and config.stateful:
             result["live"] = live_costs(records, outcomes)
-    stateless, stateful = seeds
-    tests = [mcnemar(right(second), right(first)) for first, second in zip(stateless, stateful, strict=True)]
-    result["stateful_against_stateless_by_seed"] = [dataclasses.asdict(test) for test in tests]
+    if len(seeds) == len(NETWORKS):
+        pairs = zip(*(seeds[model] for model in NETWORKS), strict=True)
+        tests = [mcnemar(right(stateful), right(stateless)) for stateless, stateful in pairs]
+        result["stateful_against_stateless_by_seed"] = [dataclasses.asdict(test) for test in tests]
     print(json.dumps(result, indent=2))
 
 

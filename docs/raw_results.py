@@ -15,6 +15,13 @@ RAW_VIDEO = {
     "synthetic_depth": "embedded depth set, 72 videos of six unseen people, chance 16.7 %",
     "decided_early": "the same, the action decided in the first third only",
 }
+# The baselines of those that were recorded before there was one of motion.
+BASELINES = {
+    "utd_mhad": "utd_mhad_baselines",
+    "utd_mhad_loso": "utd_mhad_loso_baselines",
+    "synthetic_depth": "synthetic_depth_baselines",
+    "decided_early": "decided_early_baselines",
+}
 # The same networks beside them, another training of the stateful one.
 STATEFUL_ALONE = {
     "decided_early_video": "the same, `--state-gradient video`",
@@ -44,6 +51,14 @@ def raw_block() -> str:
         lines.append(
             f"| {what} | mean frame + logistic regression | {percent(result['mean_pool']['top1'])} | | | {name}.json |"
         )
+        source = name if "motion_maps" in result else BASELINES.get(name)
+        if source is not None:
+            row = results(source)["result"]["motion_maps"]
+            one = row["interval_of_first_seed"]
+            lines.append(
+                f"| | motion maps + ridge regression | {percent(row['top1'])} | {100 * one['low']:.1f} to "
+                f"{100 * one['high']:.1f} | | {source}.json |"
+            )
         for model in ("convlstm-stateless", "convlstm-stateful"):
             lines.append(f"| | {_raw_row(model, result)} | {name}.json |")
     for name, what in STATEFUL_ALONE.items():
@@ -140,7 +155,7 @@ def _mcnemar_rows() -> list[str]:
     """Return the table of the paired tests, one row for each training and seed."""
     lines = ["| file | seed | p | ahead |", "|---|---|---|---|"]
     for name in (*RAW_VIDEO, *STATEFUL_ALONE):
-        for seed, test in enumerate(results(name)["result"]["stateful_against_stateless_by_seed"]):
+        for seed, test in enumerate(results(name)["result"].get("stateful_against_stateless_by_seed", [])):
             ahead = "stateless" if test["second_only"] > test["first_only"] else "stateful"
             lines.append(f"| {name}.json | {seed} | {test['p_value']:.2g} | {ahead} |")
     return lines

@@ -30,6 +30,11 @@ def real_data() -> Path:
     return REAL_DATA
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return one worker more than there are cores: many tests wait for processes, and leave a core idle meanwhile."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Count coverage over the short tests only: counting costs a third, and what only a long test reaches is tested badly."""
     if config.pluginmanager.hasplugin("_cov"):

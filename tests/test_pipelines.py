@@ -43,7 +43,7 @@ def hmdb51_data(folder: Path) -> list[str]:
         ("kth", kth_data, 599, 6, 1),
         pytest.param("kth", kth_sequence_data, 2391, 6, 1, marks=pytest.mark.exhaustive),
         pytest.param("ucf11", ucf11_data, 11 * 25, 11, 25, marks=pytest.mark.exhaustive),
-        ("hmdb51", hmdb51_data, 51 * 3 + 1, 51, 3),
+        pytest.param("hmdb51", hmdb51_data, 51 * 3 + 1, 51, 3, marks=pytest.mark.exhaustive),
     ],
 )
 def test_orozco2020(

@@ -187,12 +187,16 @@ def lr_range(
 
     from har_pipeline.features.frames import frame_shape
     from har_pipeline.features.table import FeatureStreams, load_features
+    from har_pipeline.models.device import pick_device
     from har_pipeline.training.data import split_classes
     from har_pipeline.training.lock import training_lock
     from har_pipeline.training.networks.distributed import ALONE
     from har_pipeline.training.networks.lr_range import range_test, write_range
+    from har_pipeline.training.threads import training_threads
 
-    with training_lock(out):
+    with training_lock(out), training_threads(pick_device(config.device)) as threads:
+        if threads is not None:
+            note(threads.describe())
         opened, name = frames.prepare(records, chosen, path, ALONE)
         classes = split_classes(records, chosen[0])
         table = load_features(

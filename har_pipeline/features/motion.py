@@ -20,10 +20,9 @@ from har_pipeline.core.errors import ExtractionError, FeatureMismatchError
 from har_pipeline.core.records import ClipSpec, FeatureRecord, FeatureSpec, VideoSource
 from har_pipeline.features.derived import derive_videos
 from har_pipeline.features.frames import frame_shape, options_of
-from har_pipeline.features.options import EXTRACTOR, MotionOptions
+from har_pipeline.features.options import EXTRACTOR, MOTION, MotionOptions
 from har_pipeline.features.store import FeatureStore
 
-MOTION = "motion_maps"
 # Part of the feature spec, and so of the names of feature sets: never reworded.
 _PREPROCESS = (
     "|differences| of successive frames of {source}, summed over {parts} equal parts, mean over areas, unit norm"

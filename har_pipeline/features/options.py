@@ -20,7 +20,7 @@ from har_pipeline.core.records import (
 )
 from har_pipeline.video.flow.spec import FlowSpec
 
-EXTRACTOR = "raw_frames"
+EXTRACTOR, MOTION = "raw_frames", "motion_maps"
 
 # Part of the feature spec, and so of the names of feature sets: never reworded.
 _PREPROCESS = {
@@ -122,6 +122,13 @@ class RawOptions(JobOptions):
             precision="exact",
             dtype="uint8",
         )
+
+
+def made_by(spec: FeatureSpec) -> str:
+    """Return the command that makes features of a spec."""
+    if spec.reduction is not None:
+        return "har features reduce"
+    return {EXTRACTOR: "har frames", MOTION: "har features motion"}.get(spec.extractor, "har extract")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,6 +40,7 @@ import numpy as np
 from har_pipeline.core.errors import FeatureMismatchError, StoreError
 from har_pipeline.core.files import publish, remove, remove_debris, staging_name, write_text
 from har_pipeline.core.records import VIDEO_ID_PATTERN, FeatureRecord, FeatureSpec, VideoSource, check_video_id
+from har_pipeline.features.options import made_by
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -524,8 +525,7 @@ class FeatureStore:
             if not self.path.exists():
                 raise StoreError(f"{self.path}: the store is gone")
             reason = self.failures(feature_set).get(video_id)
-            command = "har features reduce" if spec.reduction else "har extract"
-            why = f"; its extraction failed: {reason}" if reason else f"; create them with `{command}`"
+            why = f"; its extraction failed: {reason}" if reason else f"; create them with `{made_by(spec)}`"
             raise StoreError(f"{self.path}: {feature_set} has no features of {video_id!r}{why}")
         try:
             values = _read_metadata(node, "array")

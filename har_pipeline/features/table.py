@@ -15,6 +15,7 @@ import numpy as np
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
+from har_pipeline.features.options import MOTION, made_by
 from har_pipeline.features.reader import FeatureReader
 from har_pipeline.features.source_files import differ, frames_read, words
 from har_pipeline.features.store import writing_to
@@ -131,7 +132,7 @@ def load_features(
         raise RunError(_missing_message(streams, [video_id for video_id in ids if video_id not in present], len(ids)))
     if not kept:
         raise RunError(
-            f"{'+'.join(streams.names)}: none of the {len(ids)} videos has features; run `{_command(streams)}` first"
+            f"{'+'.join(streams.names)}: none of the {len(ids)} videos has features; run `{made_by(streams.specs[0])}` first"
         )
     lengths, checksums, odd = [], [], {}
     with contextlib.closing(_Rows(int(memory_fraction * available_memory()), spill_dir)) as rows:
@@ -323,14 +324,14 @@ def _missing_message(streams: FeatureStreams, missing: Sequence[str], wanted: in
     failures = streams.failures()
     failed = [video_id for video_id in missing if video_id in failures]
     why = f"; the reason is known for {len(failed)}, of the first: {failures[failed[0]]}" if failed else ""
+    command = made_by(streams.specs[0])
+    how = "on the manifest (with --retry-failed for those that failed)"
+    if streams.specs[0].extractor == MOTION:
+        how = "on the store, after `har frames` if their frames are missing too"
     return (
-        f"{'+'.join(streams.names)}: no features of {_some(missing)} of the {wanted} wanted{why}. Run `{_command(streams)}` "
-        "on the manifest (with --retry-failed for those that failed), or leave them out with --allow-missing"
+        f"{'+'.join(streams.names)}: no features of {_some(missing)} of the {wanted} wanted{why}. Run `{command}` {how}, or "
+        "leave them out with --allow-missing"
     )
-
-
-def _command(streams: FeatureStreams) -> str:
-    return "har frames" if streams.names[0].startswith("raw_frames-") else "har extract"
 
 
 def joined_features(records: Sequence[FeatureRecord]) -> np.ndarray:

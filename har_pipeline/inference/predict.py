@@ -17,8 +17,8 @@ from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
 from har_pipeline.evaluation.plots import Example, save_topk_bars
 from har_pipeline.features.extract import extract_many, feature_spec
 from har_pipeline.features.frames import options_of, store_raw_frames
-from har_pipeline.features.motion import MOTION, motion_features, motion_options
-from har_pipeline.features.options import ExtractOptions
+from har_pipeline.features.motion import motion_features, motion_options
+from har_pipeline.features.options import MOTION, ExtractOptions
 from har_pipeline.features.reduce import source_spec
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureTable, joined_features

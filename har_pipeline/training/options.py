@@ -308,14 +308,6 @@ class VideoTrainConfig:
         below=1,
         panel="Training",
     )
-    # Ours, see `models.convlstm.windows.draw_times`.
-    tempo: float = option(
-        0.0,
-        "Cut training videos at random by up to this share at either end and vary their speed, such as 0.15; 0: as published.",
-        min=0,
-        below=0.5,
-        panel="Training",
-    )
     # one-cycle (up, then down to 1 % of the peak) and constant are ours, for sets that the published rates are too small
     # for: 25 epochs of 400 videos are a hundredth of the updates of 25 epochs of NTU RGB+D.
     schedule: VideoSchedule = option(

@@ -11,7 +11,7 @@ import pytest
 from feature_sets import split_of
 from raw_sets import SIZE, bar_video, drawn_videos, raw_store
 
-from har_pipeline.core.errors import ExtractionError, FeatureMismatchError
+from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, StoreError
 from har_pipeline.core.records import VideoRecord, VideoSource
 from har_pipeline.features.motion import motion_features, motion_map, motion_options, motion_spec
 from har_pipeline.features.options import MotionOptions, RawOptions
@@ -91,6 +91,10 @@ def test_a_job_makes_what_is_missing_and_what_has_changed(tmp_path: Path) -> Non
     assert np.array_equal(found.features[0], motion_map(videos["1-2"].reshape(-1, SIZE, SIZE, 1), MotionOptions()))
     assert (found.clip_starts.tolist(), found.clip_ends.tolist(), found.num_frames) == ([0], [12], 12)
     assert motion_features(store, name).done == 0
+    with pytest.raises(StoreError, match="no features of '1-3'; create them with `har features motion`"):
+        store.read(summary.feature_set, "1-3")
+    with pytest.raises(StoreError, match="no features of '1-3'; create them with `har frames`"):
+        store.read(name, "1-3")
     store.delete(name, "0-1")
     starts = np.arange(9)
     changed = VideoSource(clip_starts=starts, clip_ends=starts + 1, num_frames=9, fps=30.0, file={"size": "9"})

@@ -374,7 +374,7 @@ def test_a_run_on_plain_features_has_no_projection(task: Task, tmp_path: Path) -
     assert not (tmp_path / "run/reduction.safetensors").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.needs_real_data
 def test_real_features_keep_their_accuracy(real_data: Path, tmp_path: Path) -> None:
     """4,096 values of VGG16's fc6 to 256, fitted on 4,068 clips, so through the Gram matrix."""

@@ -31,7 +31,7 @@ def depth_set(tmp_path_factory: pytest.TempPathFactory) -> DepthSet:
         ("convlstm-stateful", {}),
         ("convlstm-stateless", {}),
         ("convlstm-stateful", {"motion": True, "frame_step": 2}),
-        ("convlstm-stateless", {"motion": True, "clip": "whole", "tempo": 0.1}),
+        ("convlstm-stateless", {"motion": True, "clip": "whole"}),
     ],
 )
 def test_files_get_the_probabilities_of_the_runs_own_test(

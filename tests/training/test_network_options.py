@@ -58,7 +58,6 @@ def test_plain_schedules() -> None:
         ({"model": "convlstm-stateless", "frame_step": 2}, "frame_step belongs to convlstm-stateful"),
         ({"norm_over": "video"}, "norm_over=video needs state_gradient=video"),
         ({"clip": "whole"}, "clip belongs to convlstm-stateless"),
-        ({"tempo": 0.5}, "tempo must be at least 0 and below 0.5"),
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"learning_rate": 1e-3}, "learning_rate belongs to"),

@@ -43,19 +43,6 @@ def spread_indices(num_frames: int, count: int) -> np.ndarray:
     return np.rint(np.linspace(0, num_frames - 1, count)).astype(np.int64)
 
 
-def draw_times(num_frames: int, amount: float, rng: np.random.Generator) -> np.ndarray:
-    """Return (L',) int64 frame numbers, not falling: a part of a video of `num_frames` frames at another, uneven speed.
-
-    Up to `amount` of the video is cut off at either end; the rest is played exp(u) times slower, and at v^exp(w), 0 <= v <=
-    1, of its length after v of its time: u and w are uniform between -2 `amount` and 2 `amount`. Ours.
-    """
-    first, last = rng.uniform(0, amount, 2) * [1, -1] + [0, 1]
-    slower, bend = np.exp(2 * amount * rng.uniform(-1, 1, 2))
-    length = max(1, round(num_frames * (last - first) * slower))
-    places = first + (last - first) * np.linspace(0, 1, length) ** bend
-    return np.rint(places * (num_frames - 1)).astype(np.int64)
-
-
 def stateless_indices(num_frames: int, clip_len: int, rng: np.random.Generator | None = None) -> np.ndarray:
     """Return (clip_len,) int64 frame numbers of the one clip that represents a video of `num_frames` frames.
 

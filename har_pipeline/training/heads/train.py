@@ -31,8 +31,8 @@ def train_head(
 ) -> RunSummary:
     """Train a head on a split's training videos, score its validation and test videos, and write the run folder.
 
-    Several streams are joined by mid fusion. On one CPU machine the same arguments give the same weights, bit for bit;
-    torch's global random state is left as it was. tensorboard: also write its event files.
+    Several streams are joined by mid fusion. On one CPU machine, with one number of threads, the same arguments give the
+    same weights, bit for bit; torch's global random state is left as it was. tensorboard: also write its event files.
     job: of which the run is a part, see `write_run`.
     Raises: RunError if `run_dir` is taken, validation videos are needed and there are none, streams cannot be joined, the
     device is absent, or the loss becomes NaN.

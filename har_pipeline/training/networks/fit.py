@@ -226,7 +226,6 @@ def _train_epoch(state: _Progress, rows: np.ndarray, on_batch: OnBatch) -> tuple
             sampling=sampling_of(config),
             rng=rng,
             augment=config.augment,
-            tempo=config.tempo,
         )
     )
     # sums: loss and correct videos of this process; counts: predictions and videos of all processes.

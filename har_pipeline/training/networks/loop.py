@@ -19,7 +19,6 @@ from har_pipeline.models.convlstm.networks import NetworkState, RawNetwork, deta
 from har_pipeline.models.convlstm.windows import (
     PUBLISHED,
     Sampling,
-    draw_times,
     length_batches,
     plain_batches,
     silent_windows,
@@ -74,17 +73,12 @@ def arrange(
     sampling: Sampling = PUBLISHED,
     rng: np.random.Generator | None = None,
     augment: float = 0.0,
-    tempo: float = 0.0,
 ) -> Iterator[VideoBatch]:
     """Yield the videos `rows` in batches with the frames that the network sees of each; see `models.convlstm.windows`.
 
     lengths: frames of every video of the table. rng: shuffles and draws a stateless network's clips; None = evaluation.
-    augment: how far `rng` moves and scales the frames of a video; tempo: how far it cuts and warps its time.
+    augment: how far `rng` moves and scales the frames of a video.
     """
-    played: dict[int, np.ndarray] = {}
-    if tempo and rng is not None:
-        played = {int(row): draw_times(int(lengths[row]), tempo, rng) for row in rows}
-        lengths = np.array([len(played.get(row, ())) for row in range(len(lengths))])
     if network.stateful:
         there = [stepped_length(int(lengths[row]), sampling.step) for row in rows]
         kept = [stateful_length(length, network.clip_len, whole=sampling.whole) for length in there]
@@ -92,10 +86,7 @@ def arrange(
     else:
         batches = plain_batches(rows, batch_size, rng)
     for batch in batches:
-        seen = [_windows(network, int(lengths[row]), sampling, rng) for row in batch]
-        if played:
-            seen = [played[int(row)][numbers] for row, numbers in zip(batch, seen, strict=True)]
-        indices = np.stack(seen)
+        indices = np.stack([_windows(network, int(lengths[row]), sampling, rng) for row in batch])
         views = draw_views(len(batch), augment, rng) if augment and rng is not None else None
         yield VideoBatch(batch, indices, views)
 

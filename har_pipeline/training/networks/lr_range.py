@@ -135,18 +135,8 @@ def _endless(
 ) -> Iterator[VideoBatch]:
     rng, size = np.random.default_rng(config.seed), config.videos_per_batch
     while True:
-        batches = list(
-            arrange(
-                network,
-                lengths,
-                rows,
-                size,
-                sampling=sampling_of(config),
-                rng=rng,
-                augment=config.augment,
-                tempo=config.tempo,
-            )
-        )
+        sampling = sampling_of(config)
+        batches = list(arrange(network, lengths, rows, size, sampling=sampling, rng=rng, augment=config.augment))
         full = [batch for batch in batches if len(batch.rows) == size]
         yield from full or batches
 

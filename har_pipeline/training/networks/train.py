@@ -44,9 +44,9 @@ def train_network(
 
     A killed training resumes at the epoch it had reached when the same call is made again. job: of which the run is a
     part, see `write_run`. locked: as `jobs.run_jobs`. world: the processes that train together; all make the same call,
-    the first one writes, and the others return None. On one CPU machine the same call gives the same weights, bit for
-    bit, interrupted or not; GPUs add in varying order. The summary's train_accuracy is that of the best epoch while the
-    weights moved; its seconds include the epochs of earlier, interrupted processes.
+    the first one writes, and the others return None. On one CPU machine, with one number of threads, the same call gives the
+    same weights, bit for bit, interrupted or not; GPUs add in varying order. The summary's train_accuracy is that of the
+    best epoch while the weights moved; its seconds include the epochs of earlier, interrupted processes.
     Raises: RunError if `run_dir` is taken or of an unfinished run with other options or data, or the loss is not finite;
     FeatureMismatchError if the data are not raw frames.
     """
@@ -162,11 +162,6 @@ def _video_notes(config: VideoTrainConfig) -> list[str]:
     if config.norm_over != "window":
         notes.append(
             "batch normalisation took its statistics from all windows of a batch together; the paper's from each"
-        )
-    if config.tempo:
-        notes.append(
-            f"training videos were cut by up to {100 * config.tempo:g} % at either end and played at other speeds; the "
-            "paper's are not"
         )
     if config.augment:
         notes.append(f"training frames were moved and scaled by up to {100 * config.augment:g} %; the paper's are not")

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from har_pipeline.models.convlstm.windows import (
     BIN_EDGES,
     bounced_indices,
-    draw_times,
     length_batches,
     plain_batches,
     silent_windows,
@@ -110,28 +109,6 @@ def test_a_spread_clip_goes_from_the_first_to_the_last_frame_in_even_steps(lengt
     if count > 1:
         assert found[-1] == length - 1
         assert np.abs(found - np.arange(count) * (length - 1) / (count - 1)).max() <= 0.5 + 1e-9
-
-
-@given(length=st.integers(1, 400), amount=st.floats(0.01, 0.49), seed=st.integers(0, 1000))
-def test_times_are_a_part_of_the_video_in_order(length: int, amount: float, seed: int) -> None:
-    times = draw_times(length, amount, np.random.default_rng(seed))
-    assert times.dtype == np.int64
-    assert (np.diff(times) >= 0).all()
-    assert times[0] >= 0
-    assert times[0] <= amount * length + 1
-    assert times[-1] < length
-    assert times[-1] >= (1 - amount) * (length - 1) - 1 or len(times) == 1
-    assert len(times) <= np.exp(2 * amount) * length + 1
-
-
-def test_small_amounts_change_time_little_and_draws_differ() -> None:
-    rng = np.random.default_rng(0)
-    assert np.abs(draw_times(100, 1e-6, rng) - np.arange(100)).max() == 0
-    draws = [draw_times(100, 0.2, rng) for _ in range(50)]
-    assert len({len(times) for times in draws}) > 20
-    assert {times[0] == 0 for times in draws} == {True, False}
-    # Some begin slowly and some fast.
-    assert {bool(times[len(times) // 2] > (times[0] + times[-1]) / 2) for times in draws} == {True, False}
 
 
 @pytest.mark.parametrize("length", [0, -1])

@@ -13,10 +13,9 @@ from raw_sets import SIZE, drawn_videos, table_of
 from torch import nn
 
 from har_pipeline.features.table import FeatureTable
-from har_pipeline.models.config import NetworkName
 from har_pipeline.models.convlstm.augment import take_views
 from har_pipeline.models.convlstm.networks import NetworkState, RawNetwork
-from har_pipeline.models.convlstm.windows import Sampling, stateful_indices
+from har_pipeline.models.convlstm.windows import Sampling
 from har_pipeline.training.batches import Frames
 from har_pipeline.training.networks.loop import arrange, video_probabilities
 from har_pipeline.training.options import NormOver
@@ -217,28 +216,6 @@ def test_a_spread_clip_covers_the_video_in_training_and_tests() -> None:
         for batch in batches:
             assert batch.indices.shape[1:] == (1, 30)
             assert batch.indices[:, 0, [0, -1]].tolist() == [[0, (99, 19)[row]] for row in batch.rows]
-
-
-@pytest.mark.parametrize("model", ["convlstm-stateful", "convlstm-stateless"])
-def test_tempo_plays_other_frames_in_each_epoch_and_none_in_tests(model: NetworkName) -> None:
-    lengths = {f"{k}-{i}": 24 + 9 * i for k in range(2) for i in range(6)}
-    learner = learner_on(lengths, model)
-    counts, rows = learner.frames.lengths, np.arange(12)
-
-    def frames_seen(seed: int | None, tempo: float) -> list[list[int]]:
-        rng = None if seed is None else np.random.default_rng(seed)
-        seen: list[list[int]] = [[] for _ in rows]
-        for batch in arrange(learner.network, counts, rows, 4, rng=rng, tempo=tempo):
-            for row, numbers in zip(batch.rows, batch.indices, strict=True):
-                seen[row] = numbers.ravel().tolist()
-        assert all(0 <= min(numbers) <= max(numbers) < counts[row] for row, numbers in enumerate(seen))
-        return seen
-
-    assert frames_seen(None, 0.2) == frames_seen(None, 0)
-    assert frames_seen(1, 0.2) == frames_seen(1, 0.2)
-    assert all(one != other for one, other in zip(frames_seen(1, 0.2), frames_seen(2, 0.2), strict=True))
-    if model == "convlstm-stateful":
-        assert frames_seen(1, 0) == [stateful_indices(int(count)).ravel().tolist() for count in counts]
 
 
 def test_stateless_clips_are_drawn_in_training_and_the_middle_in_tests() -> None:
