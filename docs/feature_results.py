@@ -127,7 +127,7 @@ def papers_block() -> str:
 # Results files of benchmarks/papers_real.py.
 SMALL_REAL = {
     "papers_fc6": "VGG16 fc6 of 7 UCF-101 classes, split 1, 260 test videos",
-    "papers_ut_interaction": "UT-Interaction set 1, 60 videos, leave-one-sequence-out, I3D",
+    "papers_ut_interaction": "UT-Interaction set 1, 60 videos, leave-one-sequence-out, I3D (Table 2: and flow)",
 }
 # Experiment -> (paper, table in papers.csv, data set there, what the paper says where it prints no number).
 EXPERIMENTS = {
