@@ -50,7 +50,8 @@ def main() -> None:
     commit = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True).strip()
     output = subprocess.check_output(command, text=True, cwd=ROOT)
     # Where a user keeps the data is no part of the result.
-    shown = " ".join(part if _of_project(part) else f"<{Path(part).name}>" for part in command)
+    words = [part if _of_project(part) else f"<{Path(part).name}>" for part in command]
+    shown = " ".join(f"'{word}'" if " " in word else word for word in words)
     content = {"command": shown, "commit": commit, "machine": machine(), "result": json.loads(output)}
     path = ROOT / "benchmarks" / "results" / f"{name}.json"
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

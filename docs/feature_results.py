@@ -182,7 +182,7 @@ def papers_block() -> str:
 # Results files of benchmarks/papers_real.py.
 SMALL_REAL = {
     "papers_fc6": "VGG16 fc6 of 7 UCF-101 classes, split 1, 260 test videos",
-    "papers_ut_interaction": "UT-Interaction set 1, 60 videos, leave-one-sequence-out, I3D",
+    "papers_ut_interaction": "UT-Interaction set 1, 60 videos, leave-one-sequence-out, I3D (Table 2: and flow)",
 }
 # Experiment -> (paper, table in papers.csv, data set there, what the paper says where it prints no number).
 EXPERIMENTS = {
@@ -197,7 +197,7 @@ ORDER = ("1", "figure 3a", "section 3.3", "2", "orozco")
 
 def small_block() -> str:
     """Return what of the papers' experiments was run on small real data."""
-    lines = ["| experiment | paper | ours, with 95 % intervals | on what | file |", "|---|---|---|---|---|"]
+    lines = ["| experiment | paper | ours, with interval | on what | file |", "|---|---|---|---|---|"]
     depth = []
     for name, what in SMALL_REAL.items():
         result = results(name)["result"]
@@ -213,7 +213,7 @@ def small_block() -> str:
         if of_depth := [row for row in rows if row["table"] == "figure 3b-c"]:
             depth += _depth_rows(of_depth, what, name)
     commands = [f"    {results(name)['command']}" for name in SMALL_REAL]
-    return "\n".join([*lines, "", *depth, "", "In %; made by:", "", *commands])
+    return "\n".join([*lines, "", *depth, "", "In %, with 95 % intervals; made by:", "", *commands])
 
 
 def _plain_interval(row: dict[str, Any]) -> str:
