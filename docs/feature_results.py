@@ -119,7 +119,7 @@ def _scaling_lines() -> list[str]:
         "their pipelines. Of 60 videos a 95 % interval is about 12 points to either side at 60 %, and 6 at 95 %; of the 678 of",
         "UCF-101 it is 1.5: most of these differences are within it, and one bit for each head is all that they decide.",
         "Over the folds every sequence of UT-Interaction was held out once, so no later result there is blind to that bit.",
-        "gru and bilstm, which are not in the table, do as the LSTM.",
+        "gru and bilstm are not in the table: we give them the default of the LSTM.",
         "",
     ]
     sets = {name: rows for result in found for name, rows in result["sets"].items()}
