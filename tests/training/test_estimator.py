@@ -25,7 +25,15 @@ MAY_BE_SKIPPED = {"check_array_api_input", "check_classifier_data_not_an_array"}
 SMALL = {"units": 8, "epochs": 15, "learning_rate": 2e-2, "device": "cpu"}
 
 
-@pytest.mark.parametrize("head", get_args(HeadName))
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(head, marks=pytest.mark.exhaustive)
+        if head in ("bilstm", "stacked_lstm", "attention", "gru")
+        else head
+        for head in get_args(HeadName)
+    ],
+)
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.DataConversionWarning", "ignore::UserWarning")
 def test_scikit_learns_own_checks(head: HeadName) -> None:
     results = check_estimator(HeadClassifier(head, **SMALL), on_skip=None, on_fail="raise")

@@ -346,7 +346,7 @@ def test_an_unknown_device_is_an_error(task: Task, tmp_path: Path) -> None:
         task.train(dataclasses.replace(SMALL, device="cuda:99"), tmp_path / "run")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.needs_real_data
 def test_on_real_features_the_lstm_is_not_below_the_baseline(real_data: Path, tmp_path: Path) -> None:
     store, name, records, split = ucf101_fc6(real_data, tmp_path / "store.zarr")

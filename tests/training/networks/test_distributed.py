@@ -85,7 +85,7 @@ def run_two(*command: str) -> list[tuple[str, str]]:
     return outputs
 
 
-@pytest.mark.parametrize("state_gradient", ["window", "video"])
+@pytest.mark.parametrize("state_gradient", ["window", pytest.param("video", marks=pytest.mark.exhaustive)])
 def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(
     tmp_path: Path, state_gradient: StateGradient
 ) -> None:
