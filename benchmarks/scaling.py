@@ -52,8 +52,6 @@ BASE = TrainConfig(units=64, epochs=20, device="cpu")
 SETTINGS = {"plain": False, "scaled": True}
 # Scaling never stands between streams and the product of their states.
 MID_FUSION = [*itertools.product(("input",), ("sum", "product", "concat")), ("hidden", "sum")]
-
-
 SETS = {
     "ut-lite0": "UT-Interaction, EfficientNet-Lite0",
     "ut-i3d": "UT-Interaction, I3D",

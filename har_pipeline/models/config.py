@@ -16,8 +16,8 @@ FusionOp = Literal["sum", "product", "concat"]
 SCIKIT_HEADS = ("mean_pool", "linear", "svm", "ridge")
 # What scikit-learn fits for them.
 LinearKind = Literal["logistic", "svm", "ridge"]
-# Better with scaled features than with plain ones on held-out training videos, see docs/results.md; ridge is of motion maps,
-# which have unit length.
+# Better with scaled features than with plain ones on held-out training videos, see docs/results.md. ridge was not
+# measured: it is meant for motion maps, which have unit length.
 SCALED_HEADS = ("mean_pool", "linear", "svm", "attention", "stacked_lstm")
 RESIDUAL_HEADS = ("res_lstm", "stacked_lstm")
 UNITS_HEADS = ("lstm", "gru", "bilstm", "attention")

@@ -175,7 +175,6 @@ class TrainConfig:
             raise ValueError(f"input_projection belongs to recurrent heads {RECURRENT_HEADS}, not to {self.head}")
         if self.mid_fusion == "hidden" and not recurrent:
             raise ValueError(f"mid_fusion=hidden joins the states of recurrent heads; {self.head} has none: use input")
-
         if self.mid_fusion == "hidden" and self.fusion_op == "product" and self.standardise:
             raise ValueError(
                 "standardise would scale each stream before the product of their states: mid_fusion=hidden with "

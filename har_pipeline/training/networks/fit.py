@@ -107,13 +107,13 @@ def fit_network(
     """Train a network on the training rows; the validation rows choose the epoch whose weights are kept.
 
     The best epoch has the highest validation accuracy, of equals the lowest loss; without validation videos it is the
-    last one. So the restart of the published stateless schedule goes on from its best epoch, or from the one before it; and
-    its rate falls by validation accuracy, or by training accuracy. The paper seems to choose by the test videos: it shows
-    validation curves, but describes only a training and a test part. Here validation videos come from the training subjects,
-    and the test rows are never looked at.
+    last one. The restart of the published stateless schedule goes on from the best epoch so far, and halves its rate by
+    validation accuracy; without validation videos it goes on from the epoch before it, and halves by training accuracy.
+    The paper seems to choose by the test videos: it shows validation curves, but describes only a training and a test part.
+    Here validation videos come from the training subjects, and the test rows are never looked at.
     checkpoint: a file written at the end of each epoch; if it exists, training resumes from it, and the history is that of a
-    training which was never interrupted. All that is random in an epoch (order, clips, dropout) is
-    drawn from (seed, epoch, process), so no random state has to be stored. torch's global random state is left as it was.
+    training which was never interrupted. All that is random in an epoch (order, clips, dropout) is drawn from (seed, epoch,
+    process), so no random state has to be stored. torch's global random state is left as it was.
     Raises: RunError if the device is absent, the checkpoint is damaged, or the loss is not finite; FeatureMismatchError
     if the data are not raw frames.
     """
