@@ -117,6 +117,7 @@ from .training.options import TrainConfig as TrainConfig
 from .training.options import VideoClip as VideoClip
 from .training.options import VideoPrecision as VideoPrecision
 from .training.options import VideoTrainConfig as VideoTrainConfig
+from .training.options import WindowLoss as WindowLoss
 from .training.sweep import plan_points as plan_points
 from .training.sweep import run_sweep as run_sweep
 from .training.sweep_table import Measure as Measure

@@ -229,6 +229,7 @@ VideoClip = Literal["published", "whole"]
 VideoPrecision = Literal["auto", "fp32", "bf16"]
 StateGradient = Literal["window", "video"]
 NormOver = Literal["window", "video"]
+WindowLoss = Literal["equal", "vote"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,6 +298,13 @@ class VideoTrainConfig:
         "window",
         "Stateful with --state-gradient video: where batch normalisation takes its statistics from in training: each window, "
         "or all windows of a video together, as tests do.",
+        panel="Training",
+    )
+    # Ours: what a video's first windows show is often not its action yet.
+    window_loss: WindowLoss = option(
+        "equal",
+        "Stateful with --state-gradient video: how much each window counts in the loss: all the same, or as much as its "
+        "answer counts in the video's, (t / T)^3.",
         panel="Training",
     )
     # Ours; all frames of a video are moved and scaled alike, by up to 1 + augment, each time it is seen.
@@ -369,6 +377,10 @@ class VideoTrainConfig:
         if self.norm_over == "video" and self.state_gradient != "video":
             raise ValueError(
                 "norm_over=video needs state_gradient=video: otherwise each window is an update of its own"
+            )
+        if self.window_loss == "vote" and self.state_gradient != "video":
+            raise ValueError(
+                "window_loss=vote needs state_gradient=video: otherwise each window is an update of its own"
             )
         if self.schedule == "published" and self.learning_rate is not None:
             raise ValueError(

@@ -91,6 +91,7 @@ def make_learner(
         precision=precision,
         state_gradient=config.state_gradient,
         norm_over=config.norm_over,
+        window_loss=config.window_loss,
         world=world,
     )
 

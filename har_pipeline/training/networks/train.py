@@ -163,6 +163,8 @@ def _video_notes(config: VideoTrainConfig) -> list[str]:
         notes.append(
             "batch normalisation took its statistics from all windows of a batch together; the paper's from each"
         )
+    if config.window_loss != "equal":
+        notes.append("later windows counted more in the loss, as in a video's answer; the paper's count the same")
     if config.augment:
         notes.append(f"training frames were moved and scaled by up to {100 * config.augment:g} %; the paper's are not")
     return notes
