@@ -21,6 +21,7 @@ import argparse
 import csv
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -150,7 +151,8 @@ def show_videos(options: argparse.Namespace, data: Data) -> dict[str, str]:
     most = sum(44 <= count <= 90 for count in counts) / len(counts)
     return {
         "3": f"{shown.video_id}, {shown.label}, frame {middle + 1} of {len(depth)}: what the sensor measured, with the "
-        "movement area of the whole video, and what the networks see. The paper has a colour frame too, of the same moment.",
+        "movement area of the whole video, and what the networks see. The paper shows the original frame above its masked "
+        "version; the files have the masked one alone.",
         "8": f"The training videos of the protocol {protocol} have {min(counts)} to {max(counts)} frames, {most:.0%} of them "
         f"44 to 90; {PAPER_FRAMES}. Lines: the bin edges of Figure 9.",
         "9": "All videos, by class. A stateful network sees of each video as many frames as its bin's left edge says.",
@@ -276,9 +278,19 @@ def gains(found: dict[tuple[str, str], Measures], protocol: str, ours: str) -> l
             "gain": cell["row"],
             "paper": f"{cell['note'].split(';')[0]} {cell['percent']} {cell['unit']}",
             ours: f"{100 * own[cell['row']]:+.2f} points" if cell["row"] in own else "",
+            "note": cell["note"].partition("; ")[2],
         }
         for cell in paper_rows("text")
     ]
+
+
+def has_background(record: VideoRecord) -> bool:
+    """Say whether a folder holds NTU RGB+D's full depth, `Depth-*.png`, instead of the masked `MDepth-*.png`."""
+    folder = record.depth_path
+    if folder is None or not folder.is_dir():
+        return False
+    with os.scandir(folder) as entries:
+        return next((entry.name for entry in entries if entry.name.endswith(".png")), "").startswith("Depth")
 
 
 def departures(options: argparse.Namespace, data: Data, configs: dict[str, VideoTrainConfig]) -> list[str]:
@@ -293,6 +305,10 @@ def departures(options: argparse.Namespace, data: Data, configs: dict[str, Video
         notes.append(f"Table 5: {options.time_videos:,} videos are timed; the paper times {TIMED_VIDEOS:,}")
     if DATASETS[options.dataset] is not PUBLISHED:
         notes.append(f"{DATASETS[options.dataset].title} instead of {PUBLISHED.title}, other videos and classes")
+    if full := sum(has_background(record) for record in data.records):
+        notes.append(
+            f"the background is not masked in {full:,} of {len(data.records):,} videos; the paper's frames are masked"
+        )
     for protocol, split in data.splits.items():
         parts = ([*split.train, *split.val], split.test)
         train, test = (sum(video_id not in data.missing for video_id in part) for part in parts)

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from depth_files import moving_body, write_folder, write_mat
 from experiments import PIPELINES, load
 from feature_sets import split_of
 
+from har_pipeline.core.records import VideoRecord
 from har_pipeline.evaluation.run_folder import read_history
 from har_pipeline.inference.load import load_run
 
@@ -163,6 +164,31 @@ def test_the_published_experiment_is_not_called_reduced() -> None:
         "xview: 37,919 training and 18,960 test videos; the paper has 37,920 and 18,960",
     ]
     assert sum(pipeline.PAPER_VIDEOS["xsub"]) == sum(pipeline.PAPER_VIDEOS["xview"]) == 56_880
+
+
+def test_depth_with_its_background_is_told(tmp_path: Path) -> None:
+    pipeline = load("sanchez2020")
+    records = []
+    for name, first in (("full", "Depth"), ("masked", "MDepth")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{first}-00000001.png").write_bytes(b"never read")
+        records.append(VideoRecord(video_id=name, label="walk", depth_path=tmp_path / name))
+    records.append(VideoRecord(video_id="mat", label="walk", depth_path=tmp_path / "a1_s1_t1_depth.mat"))
+    options = pipeline.parse(["root", "--out", "out"])
+    data = full_data(pipeline)._replace(records=records)
+    assert pipeline.departures(options, data, pipeline.make_configs(options)) == [
+        "the background is not masked in 1 of 3 videos; the paper's frames are masked"
+    ]
+
+
+def test_where_the_papers_words_and_its_tables_differ_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = load("sanchez2020")
+    means = {0: SimpleNamespace(best_mean=0.5, worst_mean=0.25), 1: SimpleNamespace(best_mean=0.75, worst_mean=0.25)}
+    monkeypatch.setattr(pipeline, "extremes", means.get)
+    rows = pipeline.gains({(name, "xsub"): k for k, name in enumerate(NAMES)}, "xsub", "ours")
+    assert [row["ours"] for row in rows] == ["+25.00 points", "+0.00 points", "", ""]
+    assert rows[1]["note"] == "sic: 5.33 in Table 3"
+    assert rows[3]["note"].startswith("sic: 51.02 / 0.89 = 57")
 
 
 # What each option is changed to, and what is then told; None: which files, machine, or how finely Figure 5 is drawn.
