@@ -8,11 +8,11 @@ Frames of 64x64 px, prepared once; a frame and its crop (Figure 3), the videos' 
 (Figure 5); both networks on their published schedules, cross-subject (CS) and cross-view (CV): Tables 3 to 5, Figures 6, 7,
 10 and 11. UTD-MHAD has one protocol: odd subjects train, even ones test.
 
-As published, training is in full precision and on all training subjects. The paper chooses its epoch by validation videos
-that it does not name; they seem to be its test videos. Here no test video chooses anything: without `--val-fraction` the last
-epoch counts. docs/raw-video.md says what the paper leaves open and how it is filled here. If the network, training or data
-set is not as published, the report lists how, and calls every number of ours "reduced". Run again to continue after an
-interruption: finished runs are kept, and a stopped training resumes at its epoch.
+As published, training is in full precision and on all training subjects. The paper chooses the stateless network's epoch by
+validation videos that it does not name; they seem to be its test videos. Here no test video chooses anything: without
+`--val-fraction` the last epoch counts. docs/raw-video.md says what the paper leaves open and how it is filled here. If the
+network, training or data set is not as published, the report lists how, and calls every number of ours "reduced". Run again
+to continue after an interruption: finished runs are kept, and a stopped training resumes at its epoch.
 """
 
 from __future__ import annotations
@@ -324,7 +324,10 @@ def epoch_choice(options: argparse.Namespace, configs: dict[str, VideoTrainConfi
     """Say which epoch's network is tested, for readers of Table 4."""
     stateless = configs["Stateless ConvLSTM"]
     main, patience = stateless.main_epochs, stateless.patience
-    paper = "The paper keeps the epoch with the best accuracy on validation videos, which seem to be its test videos."
+    paper = (
+        "The paper keeps the stateless network's best epoch by accuracy on validation videos, which seem to be its test "
+        "videos; of the stateful one it does not say."
+    )
     if options.val_fraction:
         return (
             f"{paper} Here validation videos are of training subjects; test videos choose nothing. The stateless network goes "

@@ -249,7 +249,7 @@ def test_how_the_epoch_is_chosen_is_told() -> None:
     for arguments in ([], ["--val-fraction", "0.2"]):
         options = pipeline.parse(["root", "--out", "out", *arguments])
         told.append(pipeline.epoch_choice(options, pipeline.make_configs(options)))
-    assert all("seem to be its test videos" in text for text in told)
+    assert all("seem to be its test videos; of the stateful one it does not say" in text for text in told)
     assert "last epoch is tested" in told[0]
     assert "from epoch 48, and its rate is halved after 4 epochs without better training accuracy" in told[0]
     assert "the best of its first 48 epochs" in told[1]
