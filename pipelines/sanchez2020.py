@@ -206,7 +206,8 @@ def table3(name: str, measures: Measures, ours: str, on: str) -> list[Row]:
     paper = {}
     for row in paper_rows("3"):
         key, _, words = row["row"].partition(": ")
-        paper[key] = f"{words} ({row['percent']}%)" if words else f"{row['percent']}%"
+        percent = f"{row['percent']}%, {row['note']}" if row["note"] else f"{row['percent']}%"
+        paper[key] = f"{words} ({percent})" if words else percent
     found = extremes(measures)
     assert found is not None
     rows = []
