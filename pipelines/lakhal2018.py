@@ -312,7 +312,7 @@ def gains(rows: Sequence[Row], lines: Sequence[Row]) -> list[Row]:
 def departures(options: argparse.Namespace, videos: int) -> list[str]:
     """Say how a run differs from the paper, but for TSN's weights, which every report names."""
     made, sizes = video_counts(videos, PAPER_VIDEOS[options.dataset]), QUICK if options.quick else SIZES
-    for what, name in (("h", "base"), ("sizes", "sizes"), ("segments", "segments")):
+    for what, name in (("h", "base"), ("hidden sizes and PCA dimensions", "sizes"), ("segments", "segments")):
         own, paper = (", ".join(f"{value:,}" for value in values[name]) for values in (sizes, SIZES))
         made += [f"{what} = {own}; the paper: {paper}"] if own != paper else []
     if (options.clip_net, options.clip_layer or CLIP_LAYER) != (CLIP_NET, CLIP_LAYER):
