@@ -39,7 +39,7 @@ SCIKIT_OPTIONS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """Options of training a head; the defaults are those of Orozco 2020, algorithm 2 and section 3.
+    """Options of training a head; the defaults are those of Orozco 2020, algorithm 2 and section 3, but for the output.
 
     Raises: ValueError if a value is out of range, or does not go with another one.
     """
