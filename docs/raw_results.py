@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from commands import made_by, results
+
 # What each file of `benchmarks/raw_video.py` holds.
 RAW_VIDEO = {
     "utd_mhad": "UTD-MHAD depth, subjects 1 and 3 train, 2 and 4 test: 216 videos, 27 actions",
@@ -28,12 +27,6 @@ STATEFUL_ALONE = {
     "decided_early_video": "the same, `--state-gradient video`",
     "decided_early_memory": "the same, `--state-gradient video --memory-frames 208 --augment 0.2`",
 }
-
-
-def results(name: str) -> dict[str, Any]:
-    """Return the content of a results file."""
-    content: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
-    return content
 
 
 def percent(value: float) -> str:
@@ -73,9 +66,11 @@ def raw_block() -> str:
             "idle machine are about twice as fast (last table); those of utd_mhad_motion.json are of another machine, which it",
             "names. Nothing was chosen by test videos but the epochs of",
             "utd_mhad_loso.json: a first try with 12 and 8 epochs was undertrained, and its accuracies (39.4, 26.0 %) had",
-            "been seen. The options of the last row were chosen with two training people held out, after the rows above",
-            "it had been seen:",
+            "been seen (its command with `--epochs 12 8`). The options of the last row were chosen with two training",
+            "people held out, after the rows above it had been seen:",
             "[what it takes to remember](raw-video.md#what-it-takes-to-remember).",
+            "",
+            made_by(*RAW_VIDEO, *BASELINES.values(), *STATEFUL_ALONE),
             "",
             "McNemar's test, stateful against stateless network on the same test videos:",
             "",
@@ -83,9 +78,13 @@ def raw_block() -> str:
             "",
             *_live_lines(),
             "",
+            made_by("live"),
+            "",
             *_published_lines("sanchez2020_utd_mhad"),
             "",
             *_convlstm_lines(results("convlstm")),
+            "",
+            made_by("convlstm"),
         ]
     )
 
@@ -121,9 +120,9 @@ def _published_lines(name: str) -> list[str]:
         *(f"- {note}" for note in found["differs"]),
         "",
         found["epoch"],
-        "Figures 5 to 11: [raw-video.md](raw-video.md#the-papers-experiments). Made by:",
+        "Figures 5 to 11: [raw-video.md](raw-video.md#the-papers-experiments).",
         "",
-        f"    {content['command']}",
+        made_by(name),
     ]
 
 

@@ -76,6 +76,8 @@ from .inference.predict import predict as predict
 from .inference.predict import save_picture as save_picture
 from .models.config import RECURRENT_HEADS as RECURRENT_HEADS
 from .models.config import RESIDUAL_HEADS as RESIDUAL_HEADS
+from .models.config import Fusion as Fusion
+from .models.config import FusionOp as FusionOp
 from .models.config import Gates as Gates
 from .models.config import HeadName as HeadName
 from .models.config import NetworkName as NetworkName
