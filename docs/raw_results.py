@@ -231,9 +231,9 @@ def _gpu_nets_lines(content: dict[str, Any]) -> list[str]:
 def _convlstm_lines(content: dict[str, Any], name: str) -> list[str]:
     """Return the table of seconds per clip beside the other ways to run such a network."""
     lines = [
-        f"Seconds per clip, 60 classes, depth, batches of 12 and 6 ({content['machine']}, {content['result']['threads']} "
-        "threads); rivals: Keras 3 on torch,",
-        f"and a ConvLSTM step by step as PyTorch users write it, the faster of the two ({name}.json):",
+        f"Seconds per clip, 60 classes, depth, batches of 12 and 6 ({name}.json; {content['machine']}, "
+        f"{content['result']['threads']} threads);",
+        "rivals: Keras 3 on torch, and a ConvLSTM step by step as PyTorch users write it, the faster of the two:",
         "",
         "| network | | ours fp32 | ours bf16 | rival / ours, fp32 | rival / ours, bf16 | rival in fp32 / ours in bf16 |",
         "|---|---|---|---|---|---|---|",
