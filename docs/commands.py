@@ -37,7 +37,13 @@ class Inputs:
     names: dict[str, str] = field(default_factory=dict)
 
 
-EARLY = ("decided_early", "decided_early_baselines", "decided_early_video", "decided_early_memory")
+EARLY = (
+    "decided_early",
+    "decided_early_baselines",
+    "decided_early_video",
+    "decided_early_memory",
+    "decided_early_motion",
+)
 PEOPLE = "--depth --subjects 12 --scenario d1 --scenario d3"
 UT_MANIFEST = "har manifest build ut_interaction UT_INTERACTION -o ut.csv"
 I3D = "--extractor i3d --weights I3D_WEIGHTS"
@@ -67,8 +73,17 @@ INPUTS = (
     ),
     Inputs(
         EARLY,
-        (f"har synth early {PEOPLE} --decided-early", "har frames early/manifest.csv early.zarr"),
-        {"manifest.csv": "early/manifest.csv", "store.zarr": "early.zarr", "early64.zarr": "early.zarr"},
+        (
+            f"har synth early {PEOPLE} --decided-early",
+            "har frames early/manifest.csv early.zarr",
+            "har frames early/manifest.csv early48.zarr --size 48",
+        ),
+        {
+            "manifest.csv": "early/manifest.csv",
+            "store.zarr": "early.zarr",
+            "early64.zarr": "early.zarr",
+            "early48.zarr": "early48.zarr",
+        },
     ),
     # The run of the stateful network that utd_mhad.json keeps.
     Inputs(("live",), (), {"convlstm-stateful": "out/utd_mhad/convlstm-stateful"}),
