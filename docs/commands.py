@@ -91,7 +91,7 @@ INPUTS = (
         {"manifest.csv": "ut.csv", "store.zarr": "ut.zarr"},
     ),
     Inputs(
-        ("scaling_ut_interaction", "scaling_streams", "scaling_fc6", "scaling_embedded"),
+        ("scaling_ut_interaction", "scaling_embedded", "scaling_fc6", "scaling_fc6_vote", "scaling_streams"),
         (
             "python pipelines/ut_interaction.py UT_INTERACTION --out ut/efficientnet_lite0",
             f"python pipelines/ut_interaction.py UT_INTERACTION --out ut/i3d {I3D}",
