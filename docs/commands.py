@@ -106,7 +106,7 @@ INPUTS = (
         {"manifest.csv": "ut.csv", "store.zarr": "ut.zarr"},
     ),
     Inputs(
-        ("scaling_ut_interaction", "scaling_streams", "scaling_fc6", "scaling_embedded"),
+        ("scaling_ut_interaction", "scaling_embedded", "scaling_fc6", "scaling_fc6_vote", "scaling_streams"),
         (
             "python pipelines/ut_interaction.py UT_INTERACTION --out ut/efficientnet_lite0",
             f"python pipelines/ut_interaction.py UT_INTERACTION --out ut/i3d {I3D}",
@@ -143,12 +143,16 @@ def legend() -> str:
 def command(name: str) -> str:
     """Return the command that made a results file, with names for what lies elsewhere; what it writes goes to out/NAME.
 
-    Raises: KeyError if nothing is known of a file that it reads.
+    Raises: ValueError if nothing is known of a file that it reads.
     """
     names = {word: shown for word, (shown, _) in YOURS.items()} | next(
         (inputs.names for inputs in INPUTS if name in inputs.records), {}
     )
     shown = re.sub(r"(--out|-o) <[^>]+>", rf"\1 out/{name}", results(name)["command"])
+    if unknown := set(re.findall(r"<([^>]+)>", shown)) - names.keys():
+        raise ValueError(
+            f"{name}.json: add to docs/commands.py what {', '.join(sorted(unknown))} is, and how it is made"
+        )
     return re.sub(r"<([^>]+)>", lambda found: names[found[1]], shown)
 
 

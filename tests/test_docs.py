@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from paths import ROOT
 
+from har_pipeline.models.config import RECURRENT_HEADS
 from har_pipeline.models.convlstm.networks import NETWORKS, build_network
+from har_pipeline.training.options import TrainConfig
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = {
@@ -100,6 +102,13 @@ def test_every_results_file_that_a_page_reads_has_its_command_there(
     read.clear()
     generate.laptop_block()
     assert read <= shown_commands(generate.results_page() + generate.extractors_page()).keys()
+
+
+def test_each_head_scales_its_features_if_that_was_better_on_held_out_training_videos(generate: ModuleType) -> None:
+    measured = importlib.import_module("feature_results").plain_minus_scaled()
+    assert {"mean_pool", "svm", "vote", *RECURRENT_HEADS} <= measured.keys()
+    scales = {head: TrainConfig(head=head).scales_features for head in measured}
+    assert scales == {head: difference < 0 for head, difference in measured.items()}
 
 
 def test_commands_of_results_name_no_file_of_one_machine(generate: ModuleType) -> None:

@@ -64,7 +64,9 @@ def test_defaults_are_those_of_the_paper() -> None:
     ("options", "scales"),
     [
         ({}, False),
-        ({"head": "vote"}, False),
+        ({"head": "vote"}, True),
+        ({"head": "gru"}, False),
+        ({"head": "bilstm"}, False),
         ({"head": "res_lstm"}, False),
         ({"head": "stacked_lstm"}, True),
         ({"head": "attention"}, True),
