@@ -219,8 +219,8 @@ class TrainConfig:
         return HeadConfig(name=self.head, num_layers=num_layers, **same)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the options as a plain dict, ready for JSON."""
-        return dataclasses.asdict(self)
+        """Return the options as a plain dict, ready for JSON; `standardise` as it applies, whatever the defaults become."""
+        return {**dataclasses.asdict(self), "standardise": self.scales_features}
 
 
 VideoSchedule = Literal["published", "one-cycle", "constant"]
