@@ -140,6 +140,7 @@ def test_models_lists_nets_layers_and_licences(work: Path) -> None:
 
 
 def test_options_have_the_defaults_of_the_dataclasses() -> None:
+    import dataclasses
     import inspect
 
     from har_pipeline.cli import extract as extract_commands
@@ -149,7 +150,7 @@ def test_options_have_the_defaults_of_the_dataclasses() -> None:
     from har_pipeline.video.flow.spec import FlowSpec
 
     train = inspect.signature(train_commands.train).parameters
-    for name, value in TrainConfig().to_dict().items():
+    for name, value in dataclasses.asdict(TrainConfig()).items():
         assert train[name].default == value, name
     options, extract = ExtractOptions(), inspect.signature(extract_commands.extract).parameters
     for name in ("fps", "resize", "batch_size", "workers", "retry_failed", "decoder", "dtype"):

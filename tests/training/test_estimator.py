@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import pickle
 import subprocess
@@ -83,7 +84,7 @@ def test_object_arrays_are_lists_of_arrays() -> None:
 def test_it_is_what_train_config_says() -> None:
     parameters = inspect.signature(HeadClassifier).parameters
     of_streams = {"mid_fusion", "fusion_op"}
-    options = TrainConfig().to_dict()
+    options = dataclasses.asdict(TrainConfig())
     assert set(parameters) == set(options) - of_streams
     assert {name: one.default for name, one in parameters.items()} == {name: options[name] for name in parameters}
 
