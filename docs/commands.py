@@ -56,14 +56,12 @@ INPUTS = (
         (
             "har manifest build utd_mhad UTD_MHAD -o utd.csv",
             "har frames utd.csv utd.zarr",
-            "har frames utd.csv utd48.zarr --size 48",
         ),
         {
             "manifest.csv": "utd.csv",
             "utd.csv": "utd.csv",
             "store.zarr": "utd.zarr",
             "fin64.zarr": "utd.zarr",
-            "fin48.zarr": "utd48.zarr",
         },
     ),
     Inputs(
