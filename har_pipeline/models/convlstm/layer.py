@@ -2,7 +2,8 @@
 
 What makes it fast: gate arithmetic on whole tensors, in place and in channels-last memory; no autograd graph, and only
 gates, cells and their tanh are kept; input convolutions and all weight gradients of `CHUNK` time steps in one call (on a
-CPU up to a tenth faster than one call per step, with 8 steps and batches of 6; not measured on a GPU).
+CPU up to a tenth faster than one call per step, with 8 steps and batches of 6; not measured on a GPU). On a GPU with Triton
+the arithmetic of a step is one kernel, see `fused`.
 
 The memory cell c is float32 whatever the precision of the convolutions: in stateful use it sums over hundreds of steps,
 and bfloat16's 8 bits would lose what a step adds.
