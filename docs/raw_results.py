@@ -88,6 +88,10 @@ def raw_block() -> str:
             "",
             made_by("convlstm"),
             "",
+            *_threads_lines(results("threads")["result"]),
+            "",
+            made_by("threads"),
+            "",
             *_convlstm_lines(results("gpu_convlstm"), "gpu_convlstm"),
             "",
             "fp32 there is PyTorch's: convolutions in TF32. Of the tests that need CUDA, those of the kernels, of heads, of",
@@ -221,6 +225,23 @@ def _raw_row(model: str, result: dict[str, Any]) -> str:
         f"{model}{width}, {options['epochs']} epochs | {percent(row['top1'])}{spread} | "
         f"{100 * one['low']:.1f} to {100 * one['high']:.1f} | {row['minutes_of_epochs']:.0f}"
     )
+
+
+def _threads_lines(found: dict[str, Any]) -> list[str]:
+    """Return what two threads cost beside other load."""
+    rows = []
+    for key, name in (("alone", "alone"), ("beside_one_process", "beside one busy process")):
+        one = found[key]["threads"]
+        cells = [f"{one[n]['wall_s']:.2f} | {one[n]['cpu_s']:.2f}" for n in ("1", str(found["cores"]))]
+        rows.append(f"| {name} | {cells[0]} | {cells[1]} |")
+    return [
+        f"Why training takes only the cores that are free: a step of the stateful network, {found['width']} times the paper's",
+        f"filters, with one thread and with {found['cores']}, in seconds (threads.json):",
+        "",
+        f"| | 1 thread, wall | CPU | {found['cores']} threads, wall | CPU |",
+        "|---|---|---|---|---|",
+        *rows,
+    ]
 
 
 def _gpu_nets_lines(content: dict[str, Any]) -> list[str]:
