@@ -58,6 +58,7 @@ def feature_spec(extractor: Extractor, options: ExtractOptions) -> FeatureSpec:
         preprocess=extractor.preprocess.describe(),
         precision=extractor.precision,
         dtype=options.dtype,
+        trained_on=extractor.trained_on,
     )
 
 

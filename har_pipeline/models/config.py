@@ -40,7 +40,7 @@ class HeadConfig:
     fusion_op: FusionOp = "sum"
 
 
-NetworkName = Literal["convlstm-stateless", "convlstm-stateful"]
+NetworkName = Literal["convlstm-stateless", "convlstm-stateful", "convnet3d"]
 
 # Activation of a ConvLSTM's gates, see `models.convlstm.layer.ConvLSTM`.
 Gates = Literal["sigmoid", "hard-sigmoid"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from har_pipeline.core.records import ClipSpec, Stream
+from har_pipeline.core.records import ClipSpec, Stream, TrainedOn
 from har_pipeline.models.device import PRECISIONS
 from har_pipeline.video.contrast import local_contrast
 
@@ -145,6 +145,8 @@ class Extractor:
     device: torch.device
     # Arithmetic of the net: fp32, bf16 or fp16.
     precision: str
+    # What a net of ours was trained on; its features of other videos are no training features.
+    trained_on: TrainedOn | None = None
 
     @property
     def feature_dim(self) -> int:

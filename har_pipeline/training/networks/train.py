@@ -23,7 +23,7 @@ from har_pipeline.training.networks.fit import OnBatch, fit_network
 from har_pipeline.training.networks.loop import sampling_of
 from har_pipeline.training.options import VideoPrecision, VideoTrainConfig
 from har_pipeline.training.run_writer import Trained, write_run
-from har_pipeline.training.schedules import CYCLE_EPOCHS, FINE_TUNE_PATIENCE
+from har_pipeline.training.schedules import CYCLE_EPOCHS, FINE_TUNE_PATIENCE, MOMENTUM_CONVNET3D
 
 NETWORK = "network.safetensors"
 
@@ -122,6 +122,8 @@ def config_notes(config: VideoTrainConfig, *, processes: int = 1) -> list[str]:
 
     Every option but the model, the seed and the device has its note. processes: that share each batch's updates.
     """
+    if config.model == "convnet3d":
+        return [*_convnet3d_notes(config, processes), *_precision_notes(config)]
     notes = []
     if config.width != 1:
         notes.append(
@@ -140,6 +142,25 @@ def config_notes(config: VideoTrainConfig, *, processes: int = 1) -> list[str]:
             "beside each frame the network saw how much it differs from the one before; the paper's sees frames only"
         )
     return [*notes, *_video_notes(config), *_schedule_notes(config), *_batch_notes(config, processes)]
+
+
+def _convnet3d_notes(config: VideoTrainConfig, processes: int) -> list[str]:
+    """Return the same of the 3D-ConvNet, whose paper names neither a rate, a batch nor a number of epochs."""
+    clips, epochs = processes * config.videos_per_batch, config.num_epochs
+    notes = [
+        f"each epoch showed {config.clips_per_video} clips of each training video, drawn at random, {clips} in a batch; the "
+        "paper takes all, one by one",
+        f"learning rate: {config.schedule}, at most {config.peak_rate:g}, momentum {MOMENTUM_CONVNET3D:g}, for at most "
+        f"{epochs} epochs, or until the accuracy on the drawn clips had not risen for {config.stop_after}; the paper names no "
+        "numbers",
+        f"clips that start every {config.clip_stride} frames voted, {config.vote}; the paper does not say which clips vote, "
+        "its vote is that of the majority",
+    ]
+    if not config.flips:
+        notes.append("no clip was shown upside down or mirrored; the paper's were")
+    if config.augment:
+        notes.append(f"training clips were moved and scaled by up to {100 * config.augment:g} %; the paper's are not")
+    return notes
 
 
 def _video_notes(config: VideoTrainConfig) -> list[str]:
@@ -193,6 +214,11 @@ def _batch_notes(config: VideoTrainConfig, processes: int) -> list[str]:
     videos, published = processes * config.videos_per_batch, VideoTrainConfig(model=config.model).videos_per_batch
     if videos != published:
         notes.append(f"{videos} videos in a batch{of}; the paper's batches have {published}")
+    return [*notes, *_precision_notes(config)]
+
+
+def _precision_notes(config: VideoTrainConfig) -> list[str]:
+    notes = []
     if config.precision != "fp32":
         where = "the network allows it" if config.precision == "bf16" else "the device has it"
         notes.append(f"trained in bf16 where {where}; the paper says nothing of reduced precision")
@@ -205,6 +231,8 @@ def frame_notes(spec: FeatureSpec) -> list[str]:
     Raises: FeatureMismatchError if the feature set is none of raw frames.
     """
     options, published, notes = options_of(spec), RawOptions(), []
+    if options.person:
+        return []
     if options.size != published.size:
         notes.append(f"frames of {options.size}x{options.size} px; the paper's have {published.size}x{published.size}")
     if options.stream != "depth":
@@ -229,6 +257,8 @@ def _choice_note(val_videos: int, config: VideoTrainConfig) -> str:
     """Return how the epoch was chosen whose network was kept."""
     if val_videos:
         return f"{val_videos} validation videos chose the epoch; the paper trains on all of its training videos"
+    if config.model == "convnet3d":
+        return "no validation videos, as in the paper: the network of the last epoch was kept"
     later, restart = config.num_epochs - config.main_epochs, ""
     if later:
         restart = (
