@@ -178,7 +178,8 @@ def lr_range(
     ),
     split: Annotated[SplitChoice, Shown(help={"split": "Split number."})] = SPLIT,
     config: Annotated[
-        VideoTrainConfig, Shown(without=("schedule", "epochs", "learning_rate", "cycle_epochs", "patience"))
+        VideoTrainConfig,
+        Shown(without=("schedule", "epochs", "learning_rate", "cycle_epochs", "patience", "stop_after")),
     ],
     frames: FrameSource,
     lowest: Annotated[float, typer.Option(help="Learning rate of the first batch.", min=1e-12)] = 1e-6,

@@ -118,6 +118,9 @@ def _head_values(config: TrainConfig, stream_dims: Sequence[int], num_classes: i
             of_cell = OF_GRU if shape.name == "gru" else OF_LSTM
             values += (2 if shape.name == "bilstm" else 1) * shape.num_layers * of_cell * shape.units
             values += 6 * shape.units * (shape.name == "attention")
+            values += (shape.units * (2 if shape.name == "bilstm" else 1) + 3 * num_classes) * (
+                shape.readout == "steps"
+            )
     return values
 
 

@@ -13,6 +13,7 @@ from har_pipeline.models.config import (
     RESIDUAL_HEADS,
     SCALED_HEADS,
     SCIKIT_HEADS,
+    STEP_HEADS,
     UNITS_HEADS,
     Fusion,
     FusionOp,
@@ -21,6 +22,7 @@ from har_pipeline.models.config import (
     HeadName,
     NetworkName,
     Output,
+    Readout,
     Vote,
 )
 from har_pipeline.training import schedules
@@ -69,12 +71,22 @@ class TrainConfig:
         panel="Head",
     )
     fusion_op: FusionOp = option("sum", "How --mid-fusion combines the feature sets.", panel="Head")
+    # Baccouche 2011: the output layer is connected to the LSTM at each time step.
+    readout: Readout = option(
+        "last",
+        "lstm, gru, bilstm: classify the state after the last clip, or those of all steps, which --vote combines.",
+        panel="Head",
+    )
+    # Baccouche 2011, see `models.heads.recurrent.LSTMWithoutForgetGate`.
+    forget_gate: bool = option(True, "lstm of one layer: with or without forget gates.", panel="Head")
     # Sigmoids are divided by their sum before the cross-entropy, as Keras does: both outputs give probabilities.
     output: Output = option(
         "softmax", "Output activation; sigmoid as printed in Orozco 2020, scaled to sum to 1.", panel="Head"
     )
     vote: Vote = option(
-        "soft", "How the vote head combines clips: soft = mean probability, majority = most votes.", panel="Head"
+        "soft",
+        "How the vote head, or --readout steps, combines clips: soft = mean probability, majority = most votes.",
+        panel="Head",
     )
     # Ours: the papers feed plain features. Which heads do better with scaling was measured by benchmarks/scaling.py.
     standardise: bool | None = option(
@@ -173,6 +185,12 @@ class TrainConfig:
             raise ValueError(f"num_layers belongs to recurrent heads {RECURRENT_HEADS}, not to {self.head}")
         if self.input_projection is not None and not recurrent:
             raise ValueError(f"input_projection belongs to recurrent heads {RECURRENT_HEADS}, not to {self.head}")
+        if self.readout == "steps" and self.head not in STEP_HEADS:
+            raise ValueError(f"readout=steps belongs to {STEP_HEADS}, not to {self.head}")
+        if self.readout == "steps" and self.mid_fusion == "hidden":
+            raise ValueError("mid_fusion=hidden joins the last states of its encoders: readout must be last")
+        if not self.forget_gate and (self.head != "lstm" or (self.num_layers or 1) > 1):
+            raise ValueError("forget_gate belongs to lstm of one layer: the other heads keep theirs")
         if self.mid_fusion == "hidden" and not recurrent:
             raise ValueError(f"mid_fusion=hidden joins the states of recurrent heads; {self.head} has none: use input")
         if self.mid_fusion == "hidden" and self.fusion_op == "product" and self.standardise:
@@ -203,7 +221,9 @@ class TrainConfig:
             "units": self.head in UNITS_HEADS,
             "num_layers": self.head in RECURRENT_HEADS,
             "input_projection": self.head in RECURRENT_HEADS,
-            "vote": self.head == "vote",
+            "vote": self.head == "vote" or self.readout == "steps",
+            "readout": self.head in STEP_HEADS,
+            "forget_gate": self.head == "lstm",
             "schedule_epochs": drops,
             "schedule_factor": drops,
             "logistic_c": False,
@@ -358,7 +378,7 @@ class VideoTrainConfig:
     learning_rate: float | None = option(
         None,
         "Rate of constant, peak of one-cycle. Default: the highest published rate, 9.8e-4 stateless, 9e-5 stateful; "
-        "convnet3d, which has no published one: 0.005, with a momentum of 0.9.",
+        "convnet3d, which has no published one: 0.0025, with a momentum of 0.9.",
         above=0,
         below=math.inf,
         panel="Training",
@@ -380,7 +400,8 @@ class VideoTrainConfig:
     # "Stopping when performances on training set no longer rise".
     stop_after: int = option(
         10,
-        "convnet3d: stop after this many epochs without a higher training accuracy (of the drawn clips).",
+        "convnet3d: stop after this many epochs without a higher training accuracy (of the drawn clips), and keep the best; "
+        "not with one-cycle.",
         min=1,
         panel="Training",
     )
@@ -426,6 +447,11 @@ class VideoTrainConfig:
     def stateful(self) -> bool:
         """Whether the model passes a state on from window to window."""
         return self.model == "convlstm-stateful"
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether training stops when it no longer learns: convnet3d's, unless its rate is still to fall."""
+        return self.model == "convnet3d" and self.schedule != "one-cycle"
 
     @property
     def arithmetic(self) -> VideoPrecision:

@@ -17,7 +17,7 @@ STATEFUL_HALVING = 4
 PEAK_STATELESS, PEAK_STATEFUL = 9.8e-4, 9e-5
 
 # Of the 3D-ConvNet, ours: the paper names neither a rate nor a number of epochs, and no momentum but that there is one.
-RATE_CONVNET3D, MOMENTUM_CONVNET3D, CONVNET3D_EPOCHS = 5e-3, 0.9, 100
+RATE_CONVNET3D, MOMENTUM_CONVNET3D, CONVNET3D_EPOCHS = 2.5e-3, 0.9, 100
 
 # Of one-cycle: share of the epochs that the rate grows in, and where it starts and ends as shares of the peak.
 WARM_UP, START_SHARE, END_SHARE = 0.3, 0.04, 0.01

@@ -128,8 +128,8 @@ def fit_network(
     validation accuracy; without validation videos it goes on from the epoch before it, and halves by training accuracy.
     The paper seems to choose by the test videos: it shows validation curves, but describes only a training and a test part.
     Here validation videos come from the training subjects, and the test rows are never looked at.
-    The 3D-ConvNet's training also ends when its accuracy on the drawn clips no longer rises; its paper has no validation
-    videos.
+    The 3D-ConvNet's training also ends when its accuracy on the drawn clips no longer rises, and keeps the epoch after which
+    it did not; its paper has no validation videos.
     checkpoint: a file written at the end of each epoch; if it exists, training resumes from it, and the history is that of a
     training which was never interrupted. All that is random in an epoch (order, clips, dropout) is drawn from (seed, epoch,
     process), so no random state has to be stored. torch's global random state is left as it was.
@@ -162,7 +162,8 @@ def fit_network(
                 save_checkpoint(checkpoint, state.to_dict())
             on_epoch(state.history[-1])
         learner.network.load_state_dict(state.best_weights)
-        return FittedNetwork(learner, tuple(state.history), best_epoch(state.history), seconds_before)
+        best = best_epoch(state.history, learned=config.stops_early)
+        return FittedNetwork(learner, tuple(state.history), best, seconds_before)
 
 
 class _Progress:
@@ -194,9 +195,9 @@ class _Progress:
 
     @property
     def ended(self) -> bool:
-        """Whether training stops before its last epoch: the 3D-ConvNet's does when it no longer learns."""
+        """Whether training stops before its last epoch."""
         accuracies = [epoch.train_accuracy for epoch in self.history]
-        return self.config.model == "convnet3d" and no_longer_rises(accuracies, self.config.stop_after)
+        return self.config.stops_early and no_longer_rises(accuracies, self.config.stop_after)
 
     def begin_epoch(self) -> None:
         done, config = len(self.history), self.config
@@ -213,7 +214,7 @@ class _Progress:
                 f"the loss became {epoch.train_loss} in epoch {epoch.epoch}: train with a lower --learning-rate "
                 "(`har lr-range` suggests one), or --precision fp32"
             )
-        if best_epoch(self.history) == epoch.epoch:
+        if best_epoch(self.history, learned=self.config.stops_early) == epoch.epoch:
             self.best_weights = copy.deepcopy(self.learner.network.state_dict())
 
     def rate(self, share: float) -> float:
@@ -223,18 +224,21 @@ class _Progress:
         return self.config.rate(len(self.history) + share, halvings(gains, self.config.patience))
 
 
-def best_epoch(history: Sequence[Epoch]) -> int:
-    """Return the epoch with the highest validation accuracy, then the lowest loss, then the first; else the last."""
+def best_epoch(history: Sequence[Epoch], *, learned: bool = False) -> int:
+    """Return the epoch with the highest validation accuracy, then the lowest loss, then the first; else the last.
+
+    learned: without validation videos the epoch with the best training numbers, after which training no longer learned.
+    """
     best = history[-1]
-    for epoch in history[-2::-1] if best.val_accuracy is not None else ():
+    for epoch in history[-2::-1] if learned or best.val_accuracy is not None else ():
         if _merit(epoch) >= _merit(best):
             best = epoch
     return best.epoch
 
 
 def _merit(epoch: Epoch) -> tuple[float, float]:
-    assert epoch.val_accuracy is not None
-    assert epoch.val_loss is not None
+    if epoch.val_accuracy is None or epoch.val_loss is None:
+        return epoch.train_accuracy, -epoch.train_loss
     return epoch.val_accuracy, -epoch.val_loss
 
 

@@ -146,13 +146,14 @@ def config_notes(config: VideoTrainConfig, *, processes: int = 1) -> list[str]:
 
 def _convnet3d_notes(config: VideoTrainConfig, processes: int) -> list[str]:
     """Return the same of the 3D-ConvNet, whose paper names neither a rate, a batch nor a number of epochs."""
-    clips, epochs = processes * config.videos_per_batch, config.num_epochs
+    clips, epochs = processes * config.videos_per_batch, f"{config.num_epochs} epochs"
+    if config.stops_early:
+        epochs = f"at most {epochs}, or until the accuracy on the drawn clips had not risen for {config.stop_after}"
     notes = [
         f"each epoch showed {config.clips_per_video} clips of each training video, drawn at random, {clips} in a batch; the "
         "paper takes all, one by one",
-        f"learning rate: {config.schedule}, at most {config.peak_rate:g}, momentum {MOMENTUM_CONVNET3D:g}, for at most "
-        f"{epochs} epochs, or until the accuracy on the drawn clips had not risen for {config.stop_after}; the paper names no "
-        "numbers",
+        f"learning rate: {config.schedule}, at most {config.peak_rate:g}, momentum {MOMENTUM_CONVNET3D:g}, for {epochs}; the "
+        "paper names no numbers",
         f"clips that start every {config.clip_stride} frames voted, {config.vote}; the paper does not say which clips vote, "
         "its vote is that of the majority",
     ]
@@ -258,7 +259,8 @@ def _choice_note(val_videos: int, config: VideoTrainConfig) -> str:
     if val_videos:
         return f"{val_videos} validation videos chose the epoch; the paper trains on all of its training videos"
     if config.model == "convnet3d":
-        return "no validation videos, as in the paper: the network of the last epoch was kept"
+        kept = "epoch with the best training accuracy" if config.stops_early else "last epoch"
+        return f"no validation videos, as in the paper: the network of the {kept} was kept"
     later, restart = config.num_epochs - config.main_epochs, ""
     if later:
         restart = (

@@ -208,6 +208,7 @@ def test_it_learns_stops_and_is_kept(task: Task, tmp_path: Path) -> None:
     accuracies = read_history(tmp_path / "run")["train_accuracy"]
     assert max(accuracies[-5:]) <= max(accuracies[:-5])  # type: ignore[type-var]
     assert not any(no_longer_rises(accuracies[:n], 5) for n in range(len(accuracies)))  # type: ignore[arg-type]
+    assert accuracies[summary.best_epoch - 1] == max(accuracies)  # type: ignore[type-var]
     run = load_network(tmp_path / "run")
     assert run.frame_shape == SHAPE
     assert run.info["parameters"] == sum(p.numel() for p in build_network("convnet3d", 2).parameters())
@@ -279,7 +280,7 @@ def test_options_of_the_other_networks_are_refused() -> None:
 def test_defaults_and_what_is_told_of_them() -> None:
     config = VideoTrainConfig(model="convnet3d")
     assert (config.num_epochs, config.main_epochs, config.videos_per_batch, config.arithmetic) == (100, 100, 16, "fp32")
-    assert config.rate(0.0) == config.rate(99.5) == 5e-3
+    assert config.rate(0.0) == config.rate(99.5) == 2.5e-3
     assert VideoTrainConfig(model="convnet3d", learning_rate=1e-3).rate(4.0) == 1e-3
     assert sampling_of(config) == Sampling(stride=4, drawn=4, flips=True, vote="majority")
     assert sampling_of(VideoTrainConfig()) == Sampling()
@@ -289,3 +290,11 @@ def test_defaults_and_what_is_told_of_them() -> None:
     assert "clips that start every 2 frames voted, soft" in notes
     assert "upside down" in notes
     assert video_fit.PERSON_SHAPE == SHAPE
+
+
+def test_a_rate_that_is_still_to_fall_ends_no_training(task: Task, tmp_path: Path) -> None:
+    config = dataclasses.replace(FAST, schedule="one-cycle", learning_rate=1e-12, stop_after=1)
+    summary = task.train(config, tmp_path / "run")
+    assert (summary.epochs, summary.best_epoch) == (4, 4)
+    assert "the network of the last epoch was kept" in " ".join(summary.notes)
+    assert task.train(dataclasses.replace(config, schedule="constant"), tmp_path / "flat").epochs < 4
