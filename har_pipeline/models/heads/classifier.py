@@ -17,7 +17,7 @@ SMALLEST_DEVIATION = 0.1
 
 
 class SequenceClassifier(nn.Module):
-    """An encoder (B, N, D) -> (B, E) and a dense layer E -> K; the encoder of `vote`, and of `readout="steps"`, gives (B, N, E).
+    """An encoder (B, N, D) -> (B, E) and a dense layer E -> K; that of `vote` and of `readout="steps"` gives (B, N, E).
 
     With mid fusion at the input the streams' features are joined before anything else, as x_t = x_t^1 o x_t^2 o ... in
     Lakhal 2018, section 3.2: what is scaled, or dropped in training, is the sum or product, never a stream before it.
@@ -77,9 +77,9 @@ class SequenceClassifier(nn.Module):
         """Return (B, K) log probabilities for features (B, Nmax, D) float32 and lengths (B,) int64 on the CPU.
 
         With `output="sigmoid"` they are the sigmoids divided by their sum, as in Keras's categorical cross-entropy. (Keras
-        then cuts probabilities below 1e-7 off, which stops their gradient and yields NaN where all underflow; we do not.) In
-        training a `vote` head, or one whose every step is read out, returns the mean log probabilities of its clips instead: their negative log likelihood is
-        the mean loss of the clips, so that each clip is trained by itself.
+        then cuts probabilities below 1e-7 off, which stops their gradient and yields NaN where all underflow; we do not.)
+        In training a `vote` head, or one whose every step is read out, returns the mean log probabilities of its clips
+        instead: their negative log likelihood is the mean loss of the clips, so that each clip is trained by itself.
         """
         logits = self.classifier(self.dropout(self.encode(features, lengths))).float()
         if self.output == "sigmoid":
