@@ -212,6 +212,7 @@ def test_it_learns_stops_and_is_kept(task: Task, tmp_path: Path) -> None:
     run = load_network(tmp_path / "run")
     assert run.frame_shape == SHAPE
     assert run.info["parameters"] == sum(p.numel() for p in build_network("convnet3d", 2).parameters())
+    assert run.info["test_accuracy_by_vote"] == {"soft": 1.0, "majority": 1.0}
     scores = run.scores()
     for video_id, expected in zip(scores.video_ids, scores.probabilities, strict=True):
         found = predict_scores(run, task.store.read(task.name, video_id).features)
