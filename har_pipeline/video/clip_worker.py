@@ -234,7 +234,6 @@ class _ClipCutter:
         self.path, self.view, self.clips, self.sender = path, view, clips, sender
         self.resize = parse_resize(view.resize)
         self.window = PersonWindow(self.resize) if self.resize.person else None
-        self.read = 0
         self.next = 0
         self.frames: dict[int, np.ndarray] = {}
         self.wanted = np.unique(clips)
@@ -269,7 +268,6 @@ class _ClipCutter:
             self._add_windows(self.window.finish())
 
     def _add_windows(self, found: list[PersonFrame]) -> None:
-        self.read += len(found)
         for one in found:
             if self._in_a_clip(one.number):
                 # Nets read three channels.
@@ -301,9 +299,9 @@ class _ClipCutter:
         self.frames = {i: f for i, f in self.frames.items() if i >= keep}
 
     def note(self) -> str:
-        """Return what is to be said of clips whose frames differ in size, or of a person who does not move."""
+        """Return what is to be said of clips whose frames differ in size, or of a person who never moves."""
         if self.window is not None:
-            return still_note(self.window.moving, self.read)
+            return still_note(self.window.moving)
         return (
             f"{self.mixed} clips with frames of different sizes: stretched to the size of the first"
             if self.mixed

@@ -80,7 +80,7 @@ def _prepare_rgb(task: RawTask) -> RawVideo:
     whole = task.end_frame is None and reader.frames_decoded != info.packet_frames
     timing = info.timing_of_frames(reader.ticks) if whole else info.timing
     notes = [*info.notes, *reader.notes, *timing.notes, *tail_note(info, numbers[-1] + 1, task.end_frame)]
-    if window is not None and (still := still_note(window.moving, len(frames))):
+    if window is not None and (still := still_note(window.moving)):
         notes.append(still)
     found = np.array(numbers, np.int64)
     return RawVideo(np.stack(frames), found, timing.fps, _times_s(timing, found), tuple(notes))

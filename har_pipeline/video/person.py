@@ -118,12 +118,9 @@ class PersonWindow:
         return [PersonFrame(number, grey[top : top + self.height, left : left + self.width], moving)]
 
 
-def still_note(moving: int, frames: int) -> str:
-    """Return what is to be said of frames without movement; empty if there are none."""
-    if moving == frames:
-        return ""
-    stayed = "stayed in the middle of the frame" if not moving else "stayed where it was"
-    return f"nothing moves in {frames - moving} of {frames} frames: there the window around the person {stayed}"
+def still_note(moving: int) -> str:
+    """Return what is to be said of a video where nothing ever moves; empty if something does, in some frames."""
+    return "" if moving else "nothing moves: the window around the person shows the middle of the frame"
 
 
 def _blurred(grey: np.ndarray) -> np.ndarray:

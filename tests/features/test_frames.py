@@ -305,7 +305,7 @@ def test_a_video_without_movement_has_windows_and_a_note(tmp_path: Path) -> None
     still = VideoRecord(video_id="s", label="a", path=make_video(tmp_path / "s.mp4", 1))
     store, summary = run([still], tmp_path, stream="rgb", person=True)
     assert store.read(summary.feature_set, "s").features.shape == (1, 54 * 34)
-    assert "nothing moves in 1 of 1 frames" in summary.notes["s"][0]
+    assert summary.notes["s"] == ("nothing moves: the window around the person shows the middle of the frame",)
     with pytest.raises(StoreError, match="no windows of rgb; prepare them with `har frames --person`"):
         open_frames(FeatureStore(tmp_path / "empty.zarr", create=True).path, "rgb", person=True)
     with pytest.raises(ExtractionError, match="person is for rgb"):
