@@ -146,9 +146,16 @@ def _plain_and_scaled(row: dict[str, Any] | None) -> str:
     return f"{100 * row['plain']['accuracy']:.1f} / {100 * row['scaled']['accuracy']:.1f}"
 
 
-PAPERS = {"orozco2020": "Orozco 2020", "lakhal2018": "Lakhal 2018", "sanchez2020": "Sanchez-Caballero 2020"}
+PAPERS = {
+    "orozco2020": "Orozco 2020",
+    "lakhal2018": "Lakhal 2018",
+    "sanchez2020": "Sanchez-Caballero 2020",
+    "baccouche2011": "Baccouche 2011",
+}
 DATASETS = {
     "kth": "KTH, original split",
+    "kth1": "KTH, 599 long sequences, mean of five splits",
+    "kth2": "KTH, 2,391 single actions, mean of five splits",
     "ucf11": "UCF-11, leave-one-group-out, mean over classes",
     "ucf101": "UCF-101, split 1",
     "hmdb51": "HMDB-51, split 1",
