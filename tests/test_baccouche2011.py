@@ -36,6 +36,7 @@ def test_both_stages_on_every_split(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for system in ("3D-ConvNet + Voting", "3D-ConvNet + soft voting", "3D-ConvNet + LSTM"):
         assert len(result[system]["splits"]) == 2
         assert result[system]["low"] <= result[system]["mean"] <= result[system]["high"]
+    assert (tmp_path / "out" / "figure2.png").stat().st_size > 5_000
     heads = [read_run(tmp_path / "out" / "lstm" / f"split{number}") for number in range(2)]
     nets = [read_run(tmp_path / "out" / "convnet3d" / f"split{number}") for number in range(2)]
     for head, net_run in zip(heads, nets, strict=True):

@@ -25,6 +25,7 @@ from har_pipeline.features.reduce import train_ids_sha256
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureTable
 from har_pipeline.inference.load import load_network
+from har_pipeline.inference.maps import first_maps
 from har_pipeline.inference.predict import predict_scores
 from har_pipeline.models.convlstm.augment import take_views
 from har_pipeline.models.convlstm.networks import ClipVoter, build_network
@@ -213,6 +214,14 @@ def test_it_learns_stops_and_is_kept(task: Task, tmp_path: Path) -> None:
     assert run.frame_shape == SHAPE
     assert run.info["parameters"] == sum(p.numel() for p in build_network("convnet3d", 2).parameters())
     assert run.info["test_accuracy_by_vote"] == {"soft": 1.0, "majority": 1.0}
+    windows = task.store.read(task.name, "0-4").features
+    maps, window = first_maps(tmp_path / "run", windows)
+    middle = (len(windows) - 8) // 2
+    assert np.array_equal(window, windows.reshape(-1, 54, 34)[middle + 4])
+    with torch.no_grad():
+        clip = torch.from_numpy(windows.reshape(-1, 54, 34)[middle : middle + 9])[None, None].float() / 255
+        expected = run.network.get_submodule("net.c1")(local_contrast(clip))[0, :, 2]
+    np.testing.assert_allclose(maps, expected.numpy(), atol=1e-6)
     scores = run.scores()
     for video_id, expected in zip(scores.video_ids, scores.probabilities, strict=True):
         found = predict_scores(run, task.store.read(task.name, video_id).features)
