@@ -227,13 +227,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, help="12 and 6 by default, the paper's")
     parser.add_argument("--network", choices=NETWORKS, help="both by default")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     os.environ["KERAS_BACKEND"] = "torch"
     keep_freed_memory()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     names = [args.network] if args.network else NETWORKS
-    rows = [measure(name, args.rounds, args.batch or BATCH[name], device) for name in names]
-    print(json.dumps({"benchmark": "convlstm", "threads": torch.get_num_threads(), "networks": rows}, indent=2))
+    rows = [measure(name, args.rounds, args.batch or BATCH[name], args.device) for name in names]
+    shown = torch.cuda.get_device_name() if args.device == "cuda" else "cpu"
+    found = {"benchmark": "convlstm", "threads": torch.get_num_threads(), "device": shown, "networks": rows}
+    print(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":

@@ -35,10 +35,14 @@ def clips_per_second(name: str, stream: Stream, precision: str, device: str) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
-    device = parser.parse_args().device
+    parser.add_argument("--nets", nargs="+", help="some of them; default: all")
+    args = parser.parse_args()
+    device = args.device
     keep_freed_memory()
     rows = []
     for net in all_nets().values():
+        if args.nets and net.name not in args.nets:
+            continue
         for stream in net.inputs:
             fp32, _ = clips_per_second(net.name, stream, "fp32", device)
             default, precision = clips_per_second(net.name, stream, "auto", device)

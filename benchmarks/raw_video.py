@@ -36,6 +36,7 @@ from har_pipeline import (
     VideoClip,
     VideoRecord,
     VideoTrainConfig,
+    WindowLoss,
     concat_scores,
     make_splits,
     mcnemar,
@@ -118,6 +119,7 @@ def train_network(
         learning_rate=args.learning_rate[place],
         state_gradient=args.state_gradient if model == "convlstm-stateful" else "window",
         norm_over=args.norm_over if model == "convlstm-stateful" else "window",
+        window_loss=args.window_loss if model == "convlstm-stateful" else "equal",
         memory_frames=args.memory_frames if model == "convlstm-stateful" else args.stateless_memory,
         augment=args.augment[place],
         motion=args.motion,
@@ -153,6 +155,7 @@ def parse() -> argparse.Namespace:
         "--state-gradient", choices=get_args(StateGradient), default="window", help="of the stateful one"
     )
     parser.add_argument("--norm-over", choices=get_args(NormOver), default="window", help="of the stateful one")
+    parser.add_argument("--window-loss", choices=get_args(WindowLoss), default="equal", help="of the stateful one")
     parser.add_argument("--memory-frames", type=int, help="of the stateful one")
     parser.add_argument("--stateless-memory", type=int, help="memory frames of the stateless one")
     parser.add_argument("--augment", type=float, nargs=2, default=[0.0, 0.0], metavar=PAIR, help="of each network")

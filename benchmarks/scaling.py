@@ -13,15 +13,16 @@ with manifest.csv and stores of UT-Interaction set 1, and SYNTH one of the embed
 
 No test video is read: the accuracies are those of a part of the *training* videos that is held out of the training, people or
 groups apart: five parts of the training groups of UCF-101; one of the other sequences, or people, of each fold of
-leave-one-out. So each sequence, and each person, is held out once. Options are the product's defaults but for what makes
-training short; both settings have the same seeds. Finished runs in OUT are kept: run again to continue.
+leave-one-out. So each sequence, and each person, is held out once. `fc6-pca` reduces the fc6 features by a PCA of each part's
+training videos, as Lakhal's Figure 3 does; stacks are as wide as that, and no layer stands before them. Options are the
+product's defaults but for what makes training short; both settings have the same seeds. Finished runs in OUT are kept: run
+again to continue.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 import json
 import statistics
 import sys
@@ -35,12 +36,18 @@ from fc6_heads import load_task
 from har_pipeline import (
     RESIDUAL_HEADS,
     FeatureStore,
+    Fusion,
+    FusionOp,
     HeadName,
+    Outcome,
+    PlannedRun,
+    ReduceOptions,
     Split,
     TrainConfig,
     VideoRecord,
     plan_jobs,
     read_manifest,
+    reduce_features,
     run_jobs,
 )
 
@@ -51,24 +58,34 @@ WITHOUT_SEED = ("mean_pool", "svm")
 BASE = TrainConfig(units=64, epochs=20, device="cpu")
 SETTINGS = {"plain": False, "scaled": True}
 # Scaling never stands between streams and the product of their states.
-MID_FUSION = [*itertools.product(("input",), ("sum", "product", "concat")), ("hidden", "sum")]
+MID_FUSION: tuple[tuple[Fusion, FusionOp], ...] = (
+    ("input", "sum"),
+    ("input", "product"),
+    ("input", "concat"),
+    ("hidden", "sum"),
+)
 SETS = {
     "ut-lite0": "UT-Interaction, EfficientNet-Lite0",
     "ut-i3d": "UT-Interaction, I3D",
     "ut-streams": "UT-Interaction, RGB and flow",
     "fc6": "UCF-101, seven classes, VGG16 fc6",
+    "fc6-pca": "UCF-101, seven classes, VGG16 fc6, 64 values of a PCA",
     "embedded": "embedded set, EfficientNet-Lite0",
 }
 
 
 @dataclass(frozen=True)
 class Set:
-    """A feature set, or two streams, with parts of training videos that are held out in turn."""
+    """A feature set, or two streams, with parts of training videos that are held out in turn.
+
+    pca: the features are first reduced to so many values, fitted on each split's training videos.
+    """
 
     store: FeatureStore
     features: Sequence[str]
     records: Sequence[VideoRecord]
     splits: Sequence[Split]
+    pca: int | None = None
 
 
 def held_out_groups(records: Sequence[VideoRecord], column: str) -> list[Split]:
@@ -85,9 +102,9 @@ def held_out_groups(records: Sequence[VideoRecord], column: str) -> list[Split]:
 
 def load_set(name: str, data: Path, ut: Path, synth: Path, out: Path) -> Set:
     """Return one of `SETS`."""
-    if name == "fc6":
+    if name in ("fc6", "fc6-pca"):
         fc6 = load_task(data, out)
-        return Set(fc6.store, [fc6.features], fc6.records, fc6.parts)
+        return Set(fc6.store, [fc6.features], fc6.records, fc6.parts, BASE.units if name == "fc6-pca" else None)
     if name == "embedded":
         records = read_manifest(synth / "data" / "manifest.csv", check_files=False)
         store = FeatureStore(synth / "store.zarr")
@@ -109,25 +126,34 @@ def configs_of(one: Set) -> dict[str, TrainConfig]:
     found: dict[str, TrainConfig] = {}
     for head in HEADS:
         own = dataclasses.replace(BASE, head=head)
-        if head in RESIDUAL_HEADS:
+        if head in RESIDUAL_HEADS and one.pca is None:
             own = dataclasses.replace(own, input_projection=BASE.units)
         if len(one.features) == 1:
             found[head] = own
         elif head in ("lstm", "res_lstm", "mean_pool"):
             for fusion, op in MID_FUSION:
                 if head != "mean_pool" or fusion == "input":
-                    found[f"{head}, {fusion} {op}"] = dataclasses.replace(own, mid_fusion=fusion, fusion_op=op)  # type: ignore[arg-type]
+                    found[f"{head}, {fusion} {op}"] = dataclasses.replace(own, mid_fusion=fusion, fusion_op=op)
+    return found
+
+
+def trained(one: Set, config: TrainConfig, runs: Sequence[PlannedRun]) -> list[Outcome]:
+    """Train the runs; with PCA each on the features of its own split."""
+    if one.pca is None:
+        return run_jobs(one.store, one.features, one.records, runs, config)
+    found = []
+    for run in runs:
+        options = ReduceOptions(dim=one.pca)
+        features = [reduce_features(one.store, name, run.split, options).feature_set for name in one.features]
+        found += run_jobs(one.store, features, one.records, [run], config)
     return found
 
 
 def accuracies(one: Set, config: TrainConfig, folder: Path, seeds: int) -> list[float]:
     """Return for each seed the share of the held-out training videos that are classified correctly."""
     repeats = 1 if config.head in WITHOUT_SEED else seeds
-    outcomes = run_jobs(
-        one.store, one.features, one.records, plan_jobs(one.splits, folder, folds=True, repeats=repeats), config
-    )
     right: dict[int, float] = dict.fromkeys(range(repeats), 0.0)
-    for outcome in outcomes:
+    for outcome in trained(one, config, plan_jobs(one.splits, folder, folds=True, repeats=repeats)):
         assert outcome.summary.val_accuracy is not None
         right[outcome.run.seed] += outcome.summary.val_accuracy * outcome.summary.num_val
     videos = sum(len(split.val) for split in one.splits)

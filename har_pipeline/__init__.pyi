@@ -78,6 +78,8 @@ from .inference.predict import predict as predict
 from .inference.predict import save_picture as save_picture
 from .models.config import RECURRENT_HEADS as RECURRENT_HEADS
 from .models.config import RESIDUAL_HEADS as RESIDUAL_HEADS
+from .models.config import Fusion as Fusion
+from .models.config import FusionOp as FusionOp
 from .models.config import Gates as Gates
 from .models.config import HeadName as HeadName
 from .models.config import NetworkName as NetworkName
@@ -119,6 +121,7 @@ from .training.options import TrainConfig as TrainConfig
 from .training.options import VideoClip as VideoClip
 from .training.options import VideoPrecision as VideoPrecision
 from .training.options import VideoTrainConfig as VideoTrainConfig
+from .training.options import WindowLoss as WindowLoss
 from .training.sweep import plan_points as plan_points
 from .training.sweep import run_sweep as run_sweep
 from .training.sweep_table import Measure as Measure

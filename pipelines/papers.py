@@ -85,6 +85,17 @@ def sections(
     return made
 
 
+def lead(docstring: str | None) -> str:
+    """Return what stands under a report's title: a pipeline's first line, and where to read on."""
+    what = str(docstring).splitlines()[0]
+    return f"{what} What the paper leaves open, and what is done there: docs/papers.md."
+
+
+def video_counts(videos: int, paper: int, what: str = "videos") -> list[str]:
+    """Return in what a copy of a data set differs from the paper's, in a line, or none."""
+    return [] if videos == paper else [f"{videos:,} {what}; the paper has {paper:,}"]
+
+
 def trained_on(net: Extractor, asked: str | None) -> str:
     """Return the name of a net's weights, what they learned from, and their hash; `random:<seed>` if they are drawn.
 

@@ -8,11 +8,11 @@ Frames of 64x64 px, prepared once; a frame and its crop (Figure 3), the videos' 
 (Figure 5); both networks on their published schedules, cross-subject (CS) and cross-view (CV): Tables 3 to 5, Figures 6, 7,
 10 and 11. UTD-MHAD has one protocol: odd subjects train, even ones test.
 
-As published, training is in full precision and on all training subjects. The paper chooses its epoch by validation videos
-that it does not name; they seem to be its test videos. Here no test video chooses anything: without `--val-fraction` the last
-epoch counts. docs/raw-video.md says what the paper leaves open and how it is filled here. If the network, training or data
-set is not as published, the report lists how, and calls every number of ours "reduced". Run again to continue after an
-interruption: finished runs are kept, and a stopped training resumes at its epoch.
+As published, training is in full precision and on all training subjects. The paper chooses the stateless network's epoch by
+validation videos that it does not name; they seem to be its test videos. Here no test video chooses anything: without
+`--val-fraction` the last epoch counts. docs/raw-video.md says what the paper leaves open and how it is filled here. If the
+network, training or data set is not as published, the report lists how, and calls every number of ours "reduced". Run again
+to continue after an interruption: finished runs are kept, and a stopped training resumes at its epoch.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import argparse
 import csv
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -150,7 +151,8 @@ def show_videos(options: argparse.Namespace, data: Data) -> dict[str, str]:
     most = sum(44 <= count <= 90 for count in counts) / len(counts)
     return {
         "3": f"{shown.video_id}, {shown.label}, frame {middle + 1} of {len(depth)}: what the sensor measured, with the "
-        "movement area of the whole video, and what the networks see. The paper has a colour frame too, of the same moment.",
+        "movement area of the whole video, and what the networks see. The paper shows the original frame above its masked "
+        "version; the files have the masked one alone.",
         "8": f"The training videos of the protocol {protocol} have {min(counts)} to {max(counts)} frames, {most:.0%} of them "
         f"44 to 90; {PAPER_FRAMES}. Lines: the bin edges of Figure 9.",
         "9": "All videos, by class. A stateful network sees of each video as many frames as its bin's left edge says.",
@@ -204,7 +206,8 @@ def table3(name: str, measures: Measures, ours: str, on: str) -> list[Row]:
     paper = {}
     for row in paper_rows("3"):
         key, _, words = row["row"].partition(": ")
-        paper[key] = f"{words} ({row['percent']}%)" if words else f"{row['percent']}%"
+        percent = f"{row['percent']}%, {row['note']}" if row["note"] else f"{row['percent']}%"
+        paper[key] = f"{words} ({percent})" if words else percent
     found = extremes(measures)
     assert found is not None
     rows = []
@@ -276,9 +279,19 @@ def gains(found: dict[tuple[str, str], Measures], protocol: str, ours: str) -> l
             "gain": cell["row"],
             "paper": f"{cell['note'].split(';')[0]} {cell['percent']} {cell['unit']}",
             ours: f"{100 * own[cell['row']]:+.2f} points" if cell["row"] in own else "",
+            "note": cell["note"].partition("; ")[2],
         }
         for cell in paper_rows("text")
     ]
+
+
+def has_background(record: VideoRecord) -> bool:
+    """Say whether a folder holds NTU RGB+D's full depth, `Depth-*.png`, instead of the masked `MDepth-*.png`."""
+    folder = record.depth_path
+    if folder is None or not folder.is_dir():
+        return False
+    with os.scandir(folder) as entries:
+        return next((entry.name for entry in entries if entry.name.endswith(".png")), "").startswith("Depth")
 
 
 def departures(options: argparse.Namespace, data: Data, configs: dict[str, VideoTrainConfig]) -> list[str]:
@@ -293,6 +306,10 @@ def departures(options: argparse.Namespace, data: Data, configs: dict[str, Video
         notes.append(f"Table 5: {options.time_videos:,} videos are timed; the paper times {TIMED_VIDEOS:,}")
     if DATASETS[options.dataset] is not PUBLISHED:
         notes.append(f"{DATASETS[options.dataset].title} instead of {PUBLISHED.title}, other videos and classes")
+    if full := sum(has_background(record) for record in data.records):
+        notes.append(
+            f"the background is not masked in {full:,} of {len(data.records):,} videos; the paper's frames are masked"
+        )
     for protocol, split in data.splits.items():
         parts = ([*split.train, *split.val], split.test)
         train, test = (sum(video_id not in data.missing for video_id in part) for part in parts)
@@ -308,7 +325,10 @@ def epoch_choice(options: argparse.Namespace, configs: dict[str, VideoTrainConfi
     """Say which epoch's network is tested, for readers of Table 4."""
     stateless = configs["Stateless ConvLSTM"]
     main, patience = stateless.main_epochs, stateless.patience
-    paper = "The paper keeps the epoch with the best accuracy on validation videos, which seem to be its test videos."
+    paper = (
+        "The paper keeps the stateless network's best epoch by accuracy on validation videos, which seem to be its test "
+        "videos; of the stateful one it does not say."
+    )
     if options.val_fraction:
         return (
             f"{paper} Here validation videos are of training subjects; test videos choose nothing. The stateless network goes "

@@ -51,7 +51,13 @@ def pixel_extractor(
 
 
 def build_pixel_extractor(
-    name: str, *, layer: str | None = None, stream: Stream = "rgb", weights: str | None = None, device: str = "cpu"
+    name: str,
+    *,
+    layer: str | None = None,
+    stream: Stream = "rgb",
+    weights: str | None = None,
+    device: str = "cpu",
+    precision: str = "fp32",
 ) -> Extractor:
     """Stand in for `build_extractor`: the net of pixels under the name that is asked for."""
     return pixel_extractor(name, stream=stream, resize="short64-center32")

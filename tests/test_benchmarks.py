@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from paths import ROOT
 from raw_runs import make_depth_set
 
@@ -57,3 +59,37 @@ def test_record_tells_its_usage() -> None:
         assert failed.returncode == 2
         assert "usage:" in failed.stderr
         assert "Traceback" not in failed.stderr
+
+
+def test_the_papers_epochs_are_chosen_by_held_out_groups_among_those_that_are_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    papers = importlib.import_module("papers_real")
+    # Head -> training accuracy from each epoch on; held-out accuracy falls from 1.
+    heads = {"early": {1: 1.0}, "late": {1: 0.5, 9: 0.94, 17: 0.96}}
+
+    def train(data: Any, epochs: int) -> None:
+        for head, steps in heads.items():
+            for fold in range(2):
+                folder = data.out / head / f"split{fold}"
+                folder.mkdir(parents=True)
+                rows = ["epoch,learning_rate,train_loss,train_accuracy,val_loss,val_accuracy,seconds"]
+                for epoch in range(1, epochs + 1):
+                    accuracy = steps[max(start for start in steps if start <= epoch)]
+                    rows.append(f"{epoch},0.001,1.0,{accuracy},1.0,{1 - epoch / 100},0.1")
+                (folder / "history.csv").write_text("\n".join(rows) + "\n")
+
+    def chosen(folder: str, *tried: int) -> Any:
+        data = papers.lakhal2018.Data(tmp_path / folder, None, [], [])
+        return papers.Task(data, data, "features", (1,), tried, (), "cpu").enough_epochs("lstm", train)
+
+    # In epochs 9 and 10 the late head knows 94 %, and the held-out groups are best after them.
+    epochs, rows = chosen("enough", 10, 20, 40)
+    assert epochs == 20
+    assert [(row["epochs"], round(row["training, least"], 3), round(row["held out"], 3)) for row in rows] == [
+        (10, 0.94, 0.9),
+        (20, 0.96, 0.8),
+        (40, 0.96, 0.6),
+    ]
+    assert chosen("too few", 5, 10)[0] == 10

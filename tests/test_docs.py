@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import re
+import shlex
+from types import ModuleType
+from typing import Any
 
 import pytest
 from paths import ROOT
 
+from har_pipeline.models.config import RECURRENT_HEADS
 from har_pipeline.models.convlstm.networks import NETWORKS, build_network
+from har_pipeline.training.options import TrainConfig
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = {
@@ -26,15 +30,104 @@ def test_every_results_file_says_how_it_was_made() -> None:
         assert content["machine"], name
 
 
-def test_generated_pages_are_what_the_code_and_the_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def generate(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """docs/generate.py as a module; the modules beside it are found too."""
     monkeypatch.syspath_prepend(ROOT / "docs")
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
+    return importlib.import_module("generate")
+
+
+def test_generated_pages_are_what_the_code_and_the_results_say(generate: ModuleType) -> None:
     for path, text in generate.pages().items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `python docs/generate.py`"
+
+
+def shown_commands(text: str) -> dict[str, str]:
+    """Return the commands that a page shows: the results file that a command made, or the command itself, -> the command."""
+    found = {}
+    for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
+        made = ""
+        for line in block.replace(" \\\n", "").splitlines():
+            if comment := re.fullmatch(r"# (\S+\.json): commit [0-9a-f]{7,40}, machine [A-Z]", line):
+                made = comment[1]
+            elif line:
+                found[made or line] = line
+                made = ""
+    return found
+
+
+def without_command(page: str) -> list[str]:
+    """Return the lines of a page of results with a number of ours beside which no command stands.
+
+    A line that names a results file needs that file's command in its section; any other line one that follows.
+    """
+    found = []
+    for section in page.split("\n## ")[1:]:
+        made = shown_commands(section)
+        pieces = re.split(r"```sh\n.*?```", section, flags=re.DOTALL)
+        for piece in pieces:
+            for line in piece.splitlines():
+                if "*not run on real data*" in line or not re.search(r"\d", line):
+                    continue
+                named = re.findall(r"\w+\.json", line)
+                if not (set(named) <= made.keys() if named else piece is not pieces[-1]):
+                    found.append(line)
+    return found
+
+
+def test_every_number_stands_beside_its_command(generate: ModuleType) -> None:
+    page = generate.results_page()
+    assert without_command(page) == []
+    commands = re.findall(r"```sh\n.*?```", page, re.DOTALL)
+    assert len(commands) > 10
+    for block in commands:
+        assert without_command(page.replace(block, "")), block
+
+
+def test_every_results_file_that_a_page_reads_has_its_command_there(
+    generate: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: set[str] = set()
+
+    def recorded(name: str) -> dict[str, Any]:
+        read.add(f"{name}.json")
+        return RESULTS[f"{name}.json"]
+
+    for name in ("generate", "feature_results", "raw_results"):
+        monkeypatch.setattr(importlib.import_module(name), "results", recorded)
+    for title, block in {**generate.SECTIONS, "Extractors": generate.extractors_page}.items():
+        read.clear()
+        made = shown_commands(block())
+        assert read <= made.keys(), title
+    read.clear()
+    generate.laptop_block()
+    assert read <= shown_commands(generate.results_page() + generate.extractors_page()).keys()
+
+
+def test_each_head_scales_its_features_if_that_was_better_on_held_out_training_videos(generate: ModuleType) -> None:
+    measured = importlib.import_module("feature_results").plain_minus_scaled()
+    assert {"mean_pool", "svm", "vote", *RECURRENT_HEADS} <= measured.keys()
+    scales = {head: TrainConfig(head=head).scales_features for head in measured}
+    assert scales == {head: difference < 0 for head, difference in measured.items()}
+
+
+def test_commands_of_results_name_no_file_of_one_machine(generate: ModuleType) -> None:
+    for command in shown_commands(generate.results_page()).values():
+        assert not re.search(r"[<>~]|(^|[ =])/", command), command
+
+
+def test_commands_of_results_have_the_options_that_they_give(generate: ModuleType) -> None:
+    page = importlib.import_module("cli_page")
+    known = {command.name: " ".join(one.name for one in command.parameters) for command in page.commands()}
+    for command in shown_commands(generate.results_page() + generate.extractors_page()).values():
+        words = shlex.split(command.replace("python -m har_pipeline ", "har "))
+        if words[0] == "har":
+            # Commands of groups have three words, as `har manifest build`.
+            options = known.get(" ".join(words[:3])) or known[" ".join(words[:2])]
+        else:
+            options = (ROOT / words[1]).read_text(encoding="utf-8")
+        for word in words:
+            assert not word.startswith("-") or re.search(rf"(?<![\w-]){word}(?![\w-])", options), f"{word}: {command}"
 
 
 def test_every_command_and_option_has_a_help_text(monkeypatch: pytest.MonkeyPatch) -> None:

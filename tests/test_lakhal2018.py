@@ -136,3 +136,80 @@ def test_the_papers_own_net_and_crops(tmp_path: Path) -> None:
     runs = {path: path.stat().st_mtime_ns for path in out.rglob("run.json")}
     assert pipeline.run(pipeline.parse(command)) == result
     assert {path: path.stat().st_mtime_ns for path in out.rglob("run.json")} == runs
+
+
+# What each option is changed to, and what is then told; None: which files, lists, machine or number of processes, or what the
+# report says elsewhere (IDT's scores, TSN's weights).
+CHANGED = {
+    "dataset": (["ucf101"], None),
+    "root": (["elsewhere"], None),
+    "lists": (["--lists", "elsewhere"], None),
+    "out": (["--out", "elsewhere"], None),
+    "idt": (["--idt", "scores.csv"], None),
+    "device": (["--device", "cpu"], None),
+    "workers": (["--workers", "1"], None),
+    "train_workers": (["--train-workers", "2"], None),
+    "weights_rgb": (["--weights-rgb", "mine.pth"], None),
+    "weights_flow": (["--weights-flow", "mine.pth"], None),
+    "splits": (["--splits", "all"], "the mean of all splits; the paper: split 1"),
+    "quick": (["--quick"], "h = 8; the paper: 1,024"),
+    "epochs": (["--epochs", "3"], "3 epochs; the paper does not say, our guess is 50"),
+    "clip_net": (
+        ["--clip-net", "i3d"],
+        "Table 1 and Figure 3 are of i3d, its own layer; the paper: c3d, 4,096 values, here fc6",
+    ),
+    "clip_layer": (["--clip-layer", "pool5"], "Table 1 and Figure 3 are of c3d, pool5; the paper"),
+    "weights_clip": (["--weights-clip", "ucf101-mmaction2"], "C3D's weights; the paper's learned from Sports-1M alone"),
+    "tsn": (
+        ["--tsn", "tsn_resnet50"],
+        "TSN's frame net is tsn_resnet50, so that h is not 1,024; the published TSN: tsn_bninception",
+    ),
+    "crops": (["--crops", "center"], "features of the centre crop; the paper: the mean of ten crops"),
+    "flow_method": (["--flow-method", "dis"], "optical flow by dis; the paper does not say, TSN has tvl1"),
+}
+
+
+def differing(*arguments: str, dataset: str = "hmdb51", videos: int = 6_849) -> list[str]:
+    pipeline = load("lakhal2018")
+    options = pipeline.parse([dataset, "root", "--lists", "lists", "--out", "out", *arguments])
+    found: list[str] = pipeline.departures(options, videos)
+    return found
+
+
+def test_the_published_experiment_has_no_departure_and_no_option_is_left_out() -> None:
+    assert differing() == []
+    assert differing(dataset="ucf101", videos=13_320) == []
+    assert differing("--weights-clip", "sports1m-mmaction2", "--clip-layer", "fc6") == []
+    assert differing(videos=6_766) == ["6,766 videos; the paper has 6,849"]
+    options = load("lakhal2018").parse(["hmdb51", "root", "--lists", "lists", "--out", "out"])
+    assert set(CHANGED) == set(vars(options))
+
+
+@pytest.mark.parametrize("name", sorted(set(CHANGED) - {"dataset", "root", "lists", "out"}))
+def test_each_option_that_differs_from_the_paper_is_told(name: str) -> None:
+    arguments, told = CHANGED[name]
+    found = differing(*arguments)
+    assert bool(found) == bool(told)
+    assert not told or told in " ".join(found)
+
+
+def test_the_report_lists_departures_runs_that_failed_and_what_the_paper_leaves_open(tmp_path: Path) -> None:
+    pipeline = load("lakhal2018")
+    command = ["hmdb51", "root", "--lists", "lists", "--out", str(tmp_path), "--crops", "center"]
+    options = pipeline.parse(command)
+    folder = tmp_path / pipeline.CURVES["figure 3b-c"]
+    folder.mkdir()
+    (folder / "sweep.json").write_text(json.dumps({"failed": {"res_lstm_2_2048": "only 900 rows"}}))
+    result: dict[str, Any] = {
+        **{"rows": [], "without features": [], "departures": pipeline.departures(options, 6_849)},
+        "not trained": pipeline.not_trained(tmp_path),
+        "weights": {"c3d rgb": "sports1m", **{f"{options.tsn} {stream}": "kinetics" for stream in ("rgb", "flow")}},
+    }
+    result["rows"] = [{**pipeline.found("1", "T = 5", 0.5), "printed": "", "note": ""}]
+    assert result["not trained"] == {"depth/res_lstm_2_2048": "only 900 rows"}
+    pipeline.report(options, result)
+    page = (tmp_path / "report.html").read_text()
+    assert "Departure: features of the centre crop; the paper: the mean of ten crops" in page
+    assert "depth/res_lstm_2_2048 could not be trained: only 900 rows" in page
+    assert "docs/papers.md" in page
+    assert "Clips of c3d: sports1m." in page

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from dataset_trees import hmdb51_tree, kth_tree, ucf11_tree
 from experiments import PIPELINES, check_report, lines_of, load
+from feature_sets import split_of
 from pixel_nets import build_pixel_extractor
 
 from har_pipeline.inference.load import load_run
@@ -90,8 +91,15 @@ def test_orozco2020(
     assert (tmp_path / "out" / "figure7.png").stat().st_size > 5000
     for path in (tmp_path / "out").rglob("run.json"):
         assert (load_run(path.parent).config.output, load_run(path.parent).config.standardise) == ("sigmoid", False)
-    said = {words.partition(" ")[0] for words in stored["departures"]}
-    assert said == {"features", "1", "one"} if videos == 599 else {"features", "1"}
+    said = " ".join(stored["departures"])
+    for part in ("features of efficientnet_lite0", "1 frames;", "1 epochs;"):
+        assert part in said
+    assert ("216 test files" in said) == (videos == 599)
+    assert (f"{videos:,} videos; the paper has" in said) == (dataset != "kth")
+    assert (said.count("training videos in split"), said.count("folds")) == (folds if dataset == "hmdb51" else 0, 0)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("Departure: ") == len(stored["departures"])
+    assert "docs/papers.md" in page
     assert (tmp_path / "out" / "sweep.png").stat().st_size > 5000
     assert "Orozco 2020" in (tmp_path / "out" / "report.html").read_text()
     runs = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("run.json")}
@@ -100,6 +108,59 @@ def test_orozco2020(
     if dataset == "hmdb51":
         assert pipeline.run(options) == result
         assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("run.json")} == runs
+
+
+# What each option of Orozco's pipeline is changed to, and what is then told; None: which files, machine, number of processes.
+CHANGED = {
+    "dataset": (["hmdb51"], None),
+    "root": (["elsewhere"], None),
+    "out": (["--out", "elsewhere"], None),
+    "splits": (["--splits", "elsewhere"], None),
+    "device": (["--device", "cpu"], None),
+    "workers": (["--workers", "1"], None),
+    "train_workers": (["--train-workers", "2"], None),
+    "frames": (["--frames", "16"], "16 frames; the paper: 40"),
+    "units": (["--units", "4"], "no run at the published n_u = 320"),
+    "epochs": (["--epochs", "3"], "3 epochs; the paper: 50"),
+    "extractor": (["--extractor", "i3d"], "features of i3d, its own layer; the paper: vgg16, pool5"),
+    "layer": (["--layer", "fc6"], "features of vgg16, fc6; the paper: vgg16, pool5"),
+    "weights": (["--weights", "imagenet"], "weights theirs; the paper: those of Keras"),
+    "sequences": (["--sequences", "00sequences.txt"], "1,600 of the data set's 2,391 sequences are the videos"),
+}
+
+
+def orozco_departures(*arguments: str, videos: int = 1_600, folds: int = 25) -> list[str]:
+    pipeline = load("orozco2020")
+    options = pipeline.parse(["ucf11", "root", "--out", "out", *arguments])
+    splits = [split_of([f"a{k}"], [f"b{k}"]) for k in range(folds)]
+    found: list[str] = pipeline.departures(options, 320, "theirs", videos, splits)
+    return found
+
+
+def test_orozcos_published_experiment_has_no_departure_and_no_option_is_left_out() -> None:
+    assert orozco_departures() == []
+    assert orozco_departures(videos=1_599, folds=24) == ["1,599 videos; the paper has 1,600", "24 folds; the paper: 25"]
+    options = load("orozco2020").parse(["ucf11", "root", "--out", "out"])
+    assert set(CHANGED) == set(vars(options))
+
+
+@pytest.mark.parametrize("name", sorted(set(CHANGED) - {"dataset", "root", "out"}))
+def test_each_option_that_differs_from_orozcos_paper_is_told(name: str) -> None:
+    arguments, told = CHANGED[name]
+    found = orozco_departures(*arguments)
+    assert bool(found) == bool(told)
+    assert not told or told in " ".join(found)
+
+
+def test_orozcos_hmdb51_has_the_sizes_of_the_official_splits() -> None:
+    pipeline = load("orozco2020")
+    options = pipeline.parse(["hmdb51", "root", "--out", "out"])
+    ids = [f"v{k}" for k in range(5_100)]
+    splits = [split_of(ids[:3_570], ids[3_570:])] * 3
+    assert pipeline.departures(options, 400, "theirs", 6_766, splits) == []
+    splits[1] = split_of(ids[:3_570], ids[3_570:-1])
+    found = pipeline.departures(options, 400, "theirs", 6_766, splits)
+    assert found == ["1,529 test videos in split 1; the paper has 1,530"]
 
 
 def test_papers_numbers_have_one_line_each() -> None:

@@ -43,7 +43,9 @@ class NetChoice:
     seed: int = seed_option()
     device: str = device_option()
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
-        "auto", "Arithmetic of the net. auto: bf16 where it is fast and close; fp32 with --dtype float32."
+        "auto",
+        "Arithmetic of the net. auto: bf16 where it is fast and close; fp32 with --dtype float32. On NVIDIA GPUs PyTorch "
+        "multiplies fp32 convolutions in TF32.",
     )
 
     def __post_init__(self) -> None:

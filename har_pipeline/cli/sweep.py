@@ -89,14 +89,16 @@ def sweep(
 
     Orozco 2020, figure 4, units of the LSTM:
 
-    har sweep kth.csv kth.zarr --protocol kth_original --units 40,120,200,280,320,360,400 --repeats 3 -o units
+    har sweep kth.csv kth.zarr --protocol kth_original --val-fraction 0 --units 40,120,200,280,320,360,400
+    --set output=sigmoid --set standardise=false -o units
 
     Lakhal 2018, table 1, time steps T, and figure 3, depth x PCA dimension with and without skips:
 
-    har sweep hmdb51.csv hmdb51.zarr --protocol hmdb51 --num-steps 5,15,25,35 --units 1024 -o steps
+    har sweep hmdb51.csv hmdb51.zarr --protocol hmdb51 --val-fraction 0 --num-steps 5,15,25,35 --units 1024
+    --set standardise=false -o steps
 
-    har sweep hmdb51.csv hmdb51.zarr --protocol hmdb51 --head res_lstm,stacked_lstm --num-layers 2,3,4
-    --pca 256,512,1024,2048 --num-steps 25 -o depth
+    har sweep hmdb51.csv hmdb51.zarr --protocol hmdb51 --val-fraction 0 --head res_lstm,stacked_lstm --num-layers 2,3,4
+    --pca 256,512,1024,2048 --num-steps 25 --set standardise=false -o depth
     """
     from har_pipeline.datasets.manifests import read_manifest
 
@@ -114,6 +116,7 @@ def sweep(
     from har_pipeline.training.sweep_table import SUMMARY, write_sweep
 
     points = plan_points(axes, TrainConfig(seed=split.seed, device=device), "", out)
+    _note_scaling([point.config for point in points])
     with sweep_table(points, len(chosen) * repeats) as on_done:
         result = run_sweep(
             opened,
@@ -140,6 +143,17 @@ def sweep(
         note(f"failed: {name}: {why}")
     if result.failed:
         raise typer.Exit(1)
+
+
+def _note_scaling(configs: Sequence[TrainConfig]) -> None:
+    """Say where heads are compared of which some scale their features by default and others do not."""
+    left = [config for config in configs if config.standardise is None]
+    scaled, plain = (dict.fromkeys(c.head for c in left if c.scales_features == way) for way in (True, False))
+    if scaled and plain:
+        note(
+            f"NOTE: features are scaled for {', '.join(scaled)} and plain for {', '.join(plain)}, the default of each; "
+            "--set standardise=false: plain for all"
+        )
 
 
 def _print(summaries: Sequence[PointSummary], choices: Sequence[Choice], out: Path) -> None:

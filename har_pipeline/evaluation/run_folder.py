@@ -26,6 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from har_pipeline.core.errors import RunError, first_few
@@ -179,12 +180,14 @@ def new_run_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def lasting_run_folder(path: Path, job: Mapping[str, Any], *, overwrite: bool) -> Iterator[Path]:
+def lasting_run_folder(
+    path: Path, job: Mapping[str, Any], *, overwrite: bool, defaults: Mapping[str, Any] = MappingProxyType({})
+) -> Iterator[Path]:
     """Give a folder to write a run into; it survives a kill or an error, and the same training gets it again.
 
-    job: what identifies the run, ready for JSON; entries that an older version did not write are not compared. On success
-    the folder becomes `path`; by then the caller must have removed everything but the run from it. Nobody else may write
-    there meanwhile.
+    job: what identifies the run, ready for JSON; entries that an older version did not write are not compared. defaults: of
+    the job's `options`, for those that an older version did not have. On success the folder becomes `path`; by then the
+    caller must have removed everything but the run from it. Nobody else may write there meanwhile.
     Raises: RunError as `free_run_path`, or if what is there is of another job (with `overwrite` it is removed).
     """
     path = free_run_path(path, overwrite=overwrite)
@@ -194,6 +197,8 @@ def lasting_run_folder(path: Path, job: Mapping[str, Any], *, overwrite: bool) -
     for file in partial.glob(".*.partial-*"):
         file.unlink()
     wanted, before = json.loads(json.dumps(job)), _read_json(partial / JOB) if (partial / JOB).exists() else None
+    if before and "options" in before:
+        before["options"] = {**defaults, **before["options"]}
     differing = sorted(
         first_few(differing_options(value, wanted["options"])) if key == "options" else key
         for key, value in (before or {}).items()

@@ -1,7 +1,7 @@
 """Principal components of more rows than fit in memory: exact from the covariance or the Gram matrix, or randomised.
 
 All arithmetic is float64. Rows come in blocks that are read as often as needed; block borders change only the last digits.
-Source: Lakhal 2018, sections 3.3 and 4, which reduces clip descriptors to 256, 512, 1,024 and 2,048 values.
+Source: Lakhal 2018, section 4.1, which reduces clip descriptors to 256, 512, 1,024 and 2,048 values.
 """
 
 from __future__ import annotations

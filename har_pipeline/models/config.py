@@ -19,7 +19,7 @@ SCIKIT_HEADS = ("mean_pool", "linear", "svm", "ridge")
 LinearKind = Literal["logistic", "svm", "ridge"]
 # Better with scaled features than with plain ones on held-out training videos, see docs/results.md. ridge was not
 # measured: it is meant for motion maps, which have unit length.
-SCALED_HEADS = ("mean_pool", "linear", "svm", "attention", "stacked_lstm")
+SCALED_HEADS = ("mean_pool", "linear", "svm", "attention", "stacked_lstm", "vote")
 RESIDUAL_HEADS = ("res_lstm", "stacked_lstm")
 UNITS_HEADS = ("lstm", "gru", "bilstm", "attention")
 # Whose state after every clip can be classified.

@@ -41,7 +41,7 @@ SCIKIT_OPTIONS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """Options of training a head; the defaults are those of Orozco 2020, algorithm 2 and section 3.
+    """Options of training a head; the defaults are those of Orozco 2020, algorithm 2 and section 3, but for the output.
 
     Raises: ValueError if a value is out of range, or does not go with another one.
     """
@@ -239,15 +239,15 @@ class TrainConfig:
         return HeadConfig(name=self.head, num_layers=num_layers, **same)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the options as a plain dict, ready for JSON."""
-        return dataclasses.asdict(self)
+        """Return the options as a plain dict, ready for JSON; `standardise` as it applies, whatever the defaults become."""
+        return {**dataclasses.asdict(self), "standardise": self.scales_features}
 
 
 # Options of `VideoTrainConfig` that the other networks do not read.
 CONVNET3D_OPTIONS = ("clips_per_video", "clip_stride", "vote", "flips", "stop_after")
 CONVLSTM_OPTIONS = (
     *("width", "gates", "memory_frames", "motion", "clip", "frame_step", "long_videos", "state_gradient", "norm_over"),
-    *("cycle_epochs", "patience"),
+    *("window_loss", "cycle_epochs", "patience"),
 )
 
 VideoSchedule = Literal["published", "one-cycle", "constant"]
@@ -256,6 +256,7 @@ VideoClip = Literal["published", "whole"]
 VideoPrecision = Literal["auto", "fp32", "bf16"]
 StateGradient = Literal["window", "video"]
 NormOver = Literal["window", "video"]
+WindowLoss = Literal["equal", "vote"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,6 +339,13 @@ class VideoTrainConfig:
         "window",
         "Stateful with --state-gradient video: where batch normalisation takes its statistics from in training: each window, "
         "or all windows of a video together, as tests do.",
+        panel="Training",
+    )
+    # Ours: what a video's first windows show is often not its action yet.
+    window_loss: WindowLoss = option(
+        "equal",
+        "Stateful with --state-gradient video: how much each window counts in the loss: all the same, or as much as its "
+        "answer counts in the video's, (t / T)^3.",
         panel="Training",
     )
     # Ours; all frames of a video are moved and scaled alike, by up to 1 + augment, each time it is seen.
@@ -437,6 +445,10 @@ class VideoTrainConfig:
         if self.norm_over == "video" and self.state_gradient != "video":
             raise ValueError(
                 "norm_over=video needs state_gradient=video: otherwise each window is an update of its own"
+            )
+        if self.window_loss == "vote" and self.state_gradient != "video":
+            raise ValueError(
+                "window_loss=vote needs state_gradient=video: otherwise each window is an update of its own"
             )
         if self.schedule == "published" and self.learning_rate is not None and self.model != "convnet3d":
             raise ValueError(

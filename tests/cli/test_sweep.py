@@ -28,3 +28,21 @@ def test_the_plot_names_protocol_and_splits(
     result = CliRunner().invoke(app, [*command, *options, "--head", "mean_pool", "--workers", "1", "--device", "cpu"])
     assert result.exit_code == 0, f"{result.output}{result.exception!r}"
     assert titles == [title]
+
+
+@pytest.mark.parametrize(
+    ("heads", "more", "told"), [("svm,lstm", [], True), ("svm,lstm", ["false"], False), ("svm,linear", [], False)]
+)
+def test_heads_of_unlike_scaling_are_told(tmp_path: Path, heads: str, more: list[str], told: bool) -> None:
+    """Otherwise a comparison of res_lstm with stacked_lstm would be one of plain with scaled features as well."""
+    features, labels = blobs(("running", "walking"), 6, dim=4)
+    feature_store(tmp_path / "store.zarr", features)
+    rows = [f"{v},{label},videos/{v}.avi,s{v[-1]}" for v, label in labels.items()]
+    (tmp_path / "manifest.csv").write_text("video_id,label,path,subject\n" + "\n".join(rows) + "\n")
+    command = ["sweep", str(tmp_path / "manifest.csv"), str(tmp_path / "store.zarr"), "-o", str(tmp_path / "out")]
+    command += [text for value in more for text in ("--set", f"standardise={value}")]
+    result = CliRunner().invoke(app, [*command, "--head", heads, "--workers", "1", "--device", "cpu", "--json"])
+    assert result.exit_code == 0, f"{result.output}{result.exception!r}"
+    line = "NOTE: features are scaled for svm and plain for lstm, the default of each; --set standardise=false: plain for all"
+    assert (line in result.stderr) == told
+    assert ("features are scaled" in result.stderr) == told

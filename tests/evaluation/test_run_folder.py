@@ -141,6 +141,23 @@ def test_a_file_that_a_kill_left_half_written_is_not_part_of_the_finished_run(tm
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
 
 
+def test_an_unfinished_run_of_a_version_with_fewer_options_goes_on_with_their_defaults(tmp_path: Path) -> None:
+    def start(options: dict[str, Any], defaults: dict[str, Any]) -> None:
+        job, path = {"options": options}, tmp_path / "run"
+        with lasting_run_folder(path, job, overwrite=False, defaults=defaults) as folder:
+            (folder / "checkpoint.pt").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        start({"epochs": 3}, {"epochs": 5})
+    with pytest.raises(RunError, match=r"differs in new \(off, not on\)"):
+        start({"epochs": 3, "new": "on"}, {"epochs": 5, "new": "off"})
+    with pytest.raises(RunError, match=r"differs in epochs \(3, not 5\)"):
+        start({"epochs": 5, "new": "off"}, {"epochs": 5, "new": "off"})
+    with pytest.raises(KeyboardInterrupt):
+        start({"epochs": 3, "new": "off"}, {"epochs": 5, "new": "off"})
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_folder_without_its_run_file_is_left_and_the_way_out_is_named(run_dir: Path, overwrite: bool) -> None:
     (run_dir / "run.json").unlink()

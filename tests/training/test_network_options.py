@@ -57,6 +57,7 @@ def test_plain_schedules() -> None:
         ),
         ({"model": "convlstm-stateless", "frame_step": 2}, "frame_step belongs to convlstm-stateful"),
         ({"norm_over": "video"}, "norm_over=video needs state_gradient=video"),
+        ({"window_loss": "vote"}, "window_loss=vote needs state_gradient=video"),
         ({"clip": "whole"}, "clip belongs to convlstm-stateless"),
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),

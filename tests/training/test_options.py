@@ -69,7 +69,9 @@ def test_defaults_are_those_of_the_paper() -> None:
     ("options", "scales"),
     [
         ({}, False),
-        ({"head": "vote"}, False),
+        ({"head": "vote"}, True),
+        ({"head": "gru"}, False),
+        ({"head": "bilstm"}, False),
         ({"head": "res_lstm"}, False),
         ({"head": "stacked_lstm"}, True),
         ({"head": "attention"}, True),
@@ -84,7 +86,10 @@ def test_defaults_are_those_of_the_paper() -> None:
     ],
 )
 def test_features_are_scaled_as_asked_or_by_head(options: dict[str, Any], scales: bool) -> None:
-    assert TrainConfig(**options).scales_features is scales
+    config = TrainConfig(**options)
+    assert config.scales_features is scales
+    # What a run keeps is what was done, so that a job does not go on otherwise after a change of the defaults.
+    assert config.to_dict()["standardise"] is scales
 
 
 @pytest.mark.parametrize(("name", "value"), [("units", "a"), ("units", float("nan")), ("learning_rate", "1e-3")])

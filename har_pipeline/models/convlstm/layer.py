@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from har_pipeline.models.config import Gates
+from har_pipeline.models.convlstm import fused
 from har_pipeline.models.padding import same_padding
 
 Padding = Literal["valid", "same"]
@@ -134,7 +135,7 @@ class ConvLSTM(nn.Module):
         else:
             if state[0].shape != shape:
                 raise ValueError(f"the state is {tuple(state[0].shape)}, but these frames need {shape}")
-            hidden, cell = state[0].to(dtype), state[1].to(cell_dtype)
+            hidden, cell = state[0].to(dtype), _in_channels_last(state[1].to(cell_dtype))
         # Autocast does not reach into a hand-written function, so types are set here.
         kernel, recurrent = (
             k.to(dtype).contiguous(memory_format=torch.channels_last)
@@ -190,9 +191,26 @@ def _convolve_inputs(
     return F.conv2d(frames.flatten(0, 1), kernel, bias, stride).unflatten(0, frames.shape[:2]).unbind()
 
 
-def _recur_(inputs: torch.Tensor, hidden: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
-    """Return the preactivations of a step: the frame's contribution plus that of the last hidden state."""
-    return F.conv2d(hidden, kernel, padding=kernel.shape[2] // 2).add_(inputs)
+def _step(
+    inputs: torch.Tensor,
+    last: torch.Tensor | None,
+    kernel: torch.Tensor,
+    cell: torch.Tensor,
+    peepholes: torch.Tensor | None,
+    hard: bool,
+    hidden: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Write h of a step into `hidden`; return its gates (B, 4C, H, W), the new cell, and the cell's tanh as `_step_`.
+
+    inputs: the frame's contribution to the preactivations, overwritten if the last hidden state is None, for zeros.
+    """
+    recurrent = None if last is None else F.conv2d(last, kernel, padding=kernel.shape[2] // 2)
+    if fused.usable(inputs, cell, peepholes):
+        # Of a single channel, and without cuDNN, convolutions may answer in another order of memory.
+        gates = (inputs if recurrent is None else recurrent).contiguous(memory_format=torch.channels_last)
+        return gates, *fused.step(gates, None if recurrent is None else inputs, cell, hard, hidden)
+    gates = inputs if recurrent is None else recurrent.add_(inputs)
+    return gates, *_step_(gates, cell, peepholes, hard, hidden)
 
 
 def _step_(
@@ -256,9 +274,9 @@ def _infer(
     step = 0
     for part in frames.split(CHUNK):
         for inputs in _convolve_inputs(part, kernel, bias, stride):
-            gates = inputs if fresh and not step else _recur_(inputs, hidden, recurrent)
+            last = None if fresh and not step else hidden
             hidden = outputs[step if keep else 0]
-            cell, _ = _step_(gates, cell, peepholes, hard, hidden)
+            _, cell, _ = _step(inputs, last, recurrent, cell, peepholes, hard, hidden)
             step += 1
     return outputs, cell
 
@@ -290,9 +308,11 @@ class _Recurrence(torch.autograd.Function):
         for part in frames.split(CHUNK):
             for inputs in _convolve_inputs(part, kernel, bias, stride):
                 step = len(gates)
+                last = None if fresh and not step else hiddens[step]
                 # A copy, so that the first step does not keep its whole chunk alive.
-                gates.append(inputs.clone() if fresh and not step else _recur_(inputs, hiddens[step], recurrent))
-                cell, tanh_cell = _step_(gates[step], cell, peepholes, hard, hiddens[step + 1])
+                inputs = inputs.clone() if last is None else inputs
+                found, cell, tanh_cell = _step(inputs, last, recurrent, cell, peepholes, hard, hiddens[step + 1])
+                gates.append(found)
                 cells.append(cell)
                 tanhs.append(tanh_cell)
         ctx.save_for_backward(frames, kernel, recurrent, peepholes, hiddens, *gates, *cells[:-1], *tanhs)
@@ -311,6 +331,10 @@ class _Recurrence(torch.autograd.Function):
         gates, cells, tanhs = saved[:steps], [*saved[steps : 2 * steps], ctx.last_cell], saved[2 * steps :]
         d_hidden = torch.zeros_like(hiddens[0]) if d_last is None else d_last
         d_cell = torch.zeros_like(cells[0]) if d_cell is None else d_cell.clone()
+        in_one_kernel = fused.usable(hiddens, d_cell, peepholes)
+        if in_one_kernel:
+            d_cell = _in_channels_last(d_cell)
+            d_outputs = None if d_outputs is None else _in_channels_last(d_outputs)
         d_frames = torch.empty_like(frames) if ctx.needs_input_grad[0] else None
         d_peepholes = torch.zeros_like(peepholes) if peepholes is not None else None
         # Sums over many steps: at least float32.
@@ -320,10 +344,14 @@ class _Recurrence(torch.autograd.Function):
             stop = min(start + CHUNK, steps)
             d_gates = buffer[: stop - start]
             for t in reversed(range(start, stop)):
-                if d_outputs is not None:
-                    d_hidden = d_hidden + d_outputs[t]
-                peeping = None if d_peepholes is None else (peepholes, d_peepholes, cells[t + 1])
-                _step_back_(gates[t], cells[t], tanhs[t], d_hidden, d_cell, ctx.hard, d_gates[t - start], peeping)
+                d_output = None if d_outputs is None else d_outputs[t]
+                known = (gates[t], cells[t], tanhs[t])
+                if in_one_kernel:
+                    fused.step_back(*known, d_hidden, d_output, d_cell, ctx.hard, d_gates[t - start])
+                else:
+                    d_hidden = d_hidden if d_output is None else d_hidden + d_output
+                    peeping = None if d_peepholes is None else (peepholes, d_peepholes, cells[t + 1])
+                    _step_back_(*known, d_hidden, d_cell, ctx.hard, d_gates[t - start], peeping)
                 if t or ctx.needs_input_grad[1]:
                     d_hidden, _, _ = _conv_back(d_gates[t - start], hiddens[t], recurrent, 1, margin, (True, False))
             flat = d_gates.flatten(0, 1)

@@ -11,10 +11,11 @@ from har_pipeline.models.heads.pooling import valid_clips
 
 
 def start_as_keras(layer: nn.LSTM | nn.GRU | LSTMWithoutForgetGate) -> None:
-    """Initialise as Keras does, which Orozco used: Glorot-uniform input, orthogonal state weights, zero biases.
+    """Initialise as Keras does: Glorot-uniform input weights, orthogonal state weights, zero biases.
 
-    An LSTM's forget gate starts with a bias of 1; with torch's uniform start near 0 it would forget half at every step.
-    Source: Orozco 2020, section 2.2.
+    An LSTM's forget gate starts with a bias of 1; with torch's uniform start near 0 it would forget half at every step. torch
+    has two biases for each gate where Keras's LSTM has one. Their sum counts, which RMSProp moves by two steps at once.
+    Source: Orozco 2020, algorithm 2, has the calls of Keras, and gives no initial values.
     """
     for name, value in layer.named_parameters():
         if name.startswith("weight_ih"):

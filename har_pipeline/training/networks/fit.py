@@ -94,6 +94,7 @@ def make_learner(
         precision=precision,
         state_gradient=config.state_gradient,
         norm_over=config.norm_over,
+        window_loss=config.window_loss,
         momentum=MOMENTUM_CONVNET3D if config.model == "convnet3d" else None,
         world=world,
     )

@@ -36,7 +36,7 @@ from har_pipeline.models.device import in_float64
 from har_pipeline.models.heads.pooling import vote
 from har_pipeline.training.batches import Frames
 from har_pipeline.training.networks.distributed import ALONE, World
-from har_pipeline.training.options import NormOver, StateGradient, VideoTrainConfig
+from har_pipeline.training.options import NormOver, StateGradient, VideoTrainConfig, WindowLoss
 
 # Frames of an evaluation batch: 12 clips of 30, or 45 windows of 8. The first layer's gates of 360 frames at 64x64 px take
 # 0.75 GB in fp32.
@@ -136,10 +136,10 @@ class Learner:
 
     precision: fp32, or bf16: autocast in forward passes. state_gradient: `window` = the gradient stops at each window,
     `video` = it goes back through the state to the video's start. norm_over, with the latter: whether batch normalisation
-    takes its statistics from each `window` or from all of a `video`'s. momentum: of plain gradient descent; None: Adam.
-    With several processes gradients are averaged (DDP).
-    Batch normalisation is not synchronised: each process normalises with its own batch of the published size, so the
-    statistics do not depend on the number of processes; the running averages are those of the first process.
+    takes its statistics from each `window` or from all of a `video`'s. window_loss, with it too: see `_train_together`.
+    momentum: of plain gradient descent; None: Adam. With several processes gradients are averaged (DDP). Batch
+    normalisation is not synchronised: each process normalises with its own batch of the published size, so the statistics
+    do not depend on the number of processes; the running averages are those of the first process.
     """
 
     def __init__(
@@ -151,13 +151,14 @@ class Learner:
         precision: str,
         state_gradient: StateGradient = "window",
         norm_over: NormOver = "window",
+        window_loss: WindowLoss = "equal",
         momentum: float | None = None,
         world: World = ALONE,
     ) -> None:
         self.momentum = momentum
         self.network = network.to(frames.device)
         self.frames, self.num_classes, self.precision, self.world = frames, num_classes, precision, world
-        self.state_gradient, self.norm_over = state_gradient, norm_over
+        self.state_gradient, self.norm_over, self.window_loss = state_gradient, norm_over, window_loss
         self.restart()
         self._forward: nn.Module = self.network
         if world.size > 1:
@@ -219,14 +220,17 @@ class Learner:
     def _train_together(
         self, part: VideoBatch, labels: torch.Tensor, share: float, rate: float
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Update once, by the mean loss of all windows; return as `_train_apart`."""
+        """Update once, by the mean loss of all windows, or one weighted as their votes; return as `_train_apart`."""
         losses, votes = [], torch.zeros((), device=labels.device)
         with self._autocast():
             answers = self._window_logits(part)
-            for logits, weight in zip(answers, window_weights(len(answers)), strict=True):
+            weights = window_weights(len(answers))
+            for logits, weight in zip(answers, weights, strict=True):
                 losses.append(nn.functional.cross_entropy(logits.float(), labels) * share)
                 votes = votes + weight * logits.detach().float().softmax(dim=1)
-        self._update(torch.stack(losses).mean(), rate)
+        together = torch.stack(losses)
+        by_vote = torch.from_numpy(weights).to(together) if self.window_loss == "vote" else None
+        self._update(together.mean() if by_vote is None else (by_vote * together).sum(), rate)
         return losses, votes
 
     def _window_logits(self, part: VideoBatch) -> list[torch.Tensor]:

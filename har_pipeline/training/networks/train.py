@@ -119,8 +119,12 @@ def _run_folder(
     """Give the first process the folder to write the run into, the others None."""
     if not world.first:
         return nullcontext()
+    options, defaults = (
+        {option: value for option, value in given.to_dict().items() if option != "device"}
+        for given in (config, VideoTrainConfig())
+    )
     job = {
-        "options": {option: value for option, value in config.to_dict().items() if option != "device"},
+        "options": options,
         "features": data.feature_sets[0],
         "split": split_info(data.split),
         "processes": world.size,
@@ -128,7 +132,7 @@ def _run_folder(
         "features_sha256": data.features_sha256,
         "files_sha256": data.files_sha256,
     }
-    return lasting_run_folder(run_dir, job, overwrite=overwrite)
+    return lasting_run_folder(run_dir, job, overwrite=overwrite, defaults=defaults)
 
 
 def config_notes(config: VideoTrainConfig, *, processes: int = 1) -> list[str]:
@@ -199,6 +203,8 @@ def _video_notes(config: VideoTrainConfig) -> list[str]:
         notes.append(
             "batch normalisation took its statistics from all windows of a batch together; the paper's from each"
         )
+    if config.window_loss != "equal":
+        notes.append("later windows counted more in the loss, as in a video's answer; the paper's count the same")
     if config.augment:
         notes.append(f"training frames were moved and scaled by up to {100 * config.augment:g} %; the paper's are not")
     return notes

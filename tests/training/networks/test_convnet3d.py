@@ -273,6 +273,7 @@ def test_options_of_the_other_networks_are_refused() -> None:
         "long_videos": "whole",
         "state_gradient": "video",
         "norm_over": "video",
+        "window_loss": "vote",
         "cycle_epochs": 3.0,
         "patience": 2,
     }

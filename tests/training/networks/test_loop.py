@@ -18,7 +18,7 @@ from har_pipeline.models.convlstm.networks import NetworkState, RawNetwork
 from har_pipeline.models.convlstm.windows import Sampling
 from har_pipeline.training.batches import Frames
 from har_pipeline.training.networks.loop import arrange, video_probabilities
-from har_pipeline.training.options import NormOver
+from har_pipeline.training.options import NormOver, WindowLoss
 
 CPU = torch.device("cpu")
 SHAPE = (1, SIZE, SIZE)
@@ -127,12 +127,19 @@ def test_a_gradient_ends_at_its_window(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(state is not None for state in states)
 
 
-@pytest.mark.parametrize("norm_over", ["window", "video"])
+@pytest.mark.parametrize(
+    ("norm_over", "window_loss", "weights"),
+    [
+        ("window", "equal", (1 / 3, 1 / 3, 1 / 3)),
+        ("video", "equal", (1 / 3, 1 / 3, 1 / 3)),
+        ("video", "vote", (1 / 36, 8 / 36, 27 / 36)),
+    ],
+)
 def test_the_state_gradient_of_a_video_is_that_of_one_long_window(
-    monkeypatch: pytest.MonkeyPatch, norm_over: NormOver
+    monkeypatch: pytest.MonkeyPatch, norm_over: NormOver, window_loss: WindowLoss, weights: tuple[float, ...]
 ) -> None:
     learner = learner_on({"0-1": 24, "1-1": 24})
-    learner.state_gradient, learner.norm_over = "video", norm_over
+    learner.state_gradient, learner.norm_over, learner.window_loss = "video", norm_over, window_loss
     network, batch = learner.network, only_batch(learner)
     # Without normalisation by the batch and dropout, three windows of 8 frames are one of 24 but for the answers between.
     network.eval()
@@ -140,7 +147,8 @@ def test_the_state_gradient_of_a_video_is_that_of_one_long_window(
     labels = learner.frames.labels[torch.from_numpy(batch.rows)]
     whole = learner.frames.clips(batch.rows, batch.indices.reshape(2, 24))
     losses = [nn.functional.cross_entropy(network(whole[:, : 8 * n])[0], labels) for n in (1, 2, 3)]
-    wanted = torch.autograd.grad(torch.stack(losses).mean(), list(network.parameters()))
+    together = (torch.tensor(weights) * torch.stack(losses)).sum()
+    wanted = torch.autograd.grad(together, list(network.parameters()))
     rates = iter([0.0, 1.0])
     result = learner.train_batch(batch, rates)
     assert next(rates) == 1.0, "one update"
