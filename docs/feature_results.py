@@ -195,9 +195,16 @@ def _deviation(sets: dict[str, dict[str, Any]]) -> str:
     return f"{100 * statistics.median(found):.1f}"
 
 
-PAPERS = {"orozco2020": "Orozco 2020", "lakhal2018": "Lakhal 2018", "sanchez2020": "Sanchez-Caballero 2020"}
+PAPERS = {
+    "orozco2020": "Orozco 2020",
+    "lakhal2018": "Lakhal 2018",
+    "sanchez2020": "Sanchez-Caballero 2020",
+    "baccouche2011": "Baccouche 2011",
+}
 DATASETS = {
     "kth": "KTH, original split",
+    "kth1": "KTH, 599 long sequences, mean of five splits",
+    "kth2": "KTH, 2,391 single actions, mean of five splits",
     "ucf11": "UCF-11, leave-one-group-out, mean over classes",
     "ucf101": "UCF-101, split 1",
     "hmdb51": "HMDB-51, split 1",

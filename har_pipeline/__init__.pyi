@@ -72,6 +72,8 @@ from .inference.examples import save_examples as save_examples
 from .inference.live import CAMERA_HORIZON as CAMERA_HORIZON
 from .inference.live import StatefulRecogniser as StatefulRecogniser
 from .inference.load import load_run as load_run
+from .inference.maps import first_maps as first_maps
+from .inference.maps import save_first_maps as save_first_maps
 from .inference.predict import predict as predict
 from .inference.predict import save_picture as save_picture
 from .models.config import RECURRENT_HEADS as RECURRENT_HEADS

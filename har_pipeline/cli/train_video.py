@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from har_pipeline.core.records import Split, VideoRecord
     from har_pipeline.features.pack import PackedStore
     from har_pipeline.features.store import FeatureStore
+    from har_pipeline.models.config import NetworkName
     from har_pipeline.training.networks.distributed import World
 
 SPLIT = SplitChoice(protocol="xsub", val_fraction=0.1)
@@ -34,8 +35,10 @@ SPLIT = SplitChoice(protocol="xsub", val_fraction=0.1)
 class FrameSource:
     """Where the networks' frames come from."""
 
-    stream: RawStream = option(
-        "depth", "Files to read: depth = depth_path in the manifest, rgb = path.", panel="Videos"
+    stream: RawStream | None = option(
+        None,
+        "Files to read: depth = depth_path in the manifest, rgb = path. Default: depth; rgb for convnet3d.",
+        panel="Videos",
     )
     store: Path | None = option(
         None,
@@ -46,30 +49,43 @@ class FrameSource:
     allow_missing: bool = option(False, "Leave out videos whose frames cannot be prepared.", panel="Videos")
     workers: int | None = option(None, "Worker processes. Default: from the CPU count.", min=1)
 
-    def path(self, out: Path) -> Path:
+    def of(self, model: NetworkName) -> tuple[RawStream, bool]:
+        """Return the stream that a network reads, and whether it reads windows around a person.
+
+        Raises: typer.BadParameter if it does not read the stream that was asked for.
+        """
+        person = model == "convnet3d"
+        if person and self.stream == "depth":
+            raise typer.BadParameter("convnet3d reads rgb: omit --stream depth")
+        return self.stream or ("rgb" if person else "depth"), person
+
+    def path(self, out: Path, model: NetworkName) -> Path:
         """Return the store's path. Raises: StoreError if something else is there, or a store without the set asked for."""
         from har_pipeline.features.frames import choose_frames
         from har_pipeline.features.pack import open_features
 
         path = self.store or out.absolute().parent / "frames.zarr"
         if path.exists():
-            choose_frames(open_features(path), self.stream, self.features)
+            stream, person = self.of(model)
+            choose_frames(open_features(path), stream, self.features, person=person)
         return path
 
     def prepare(
-        self, records: list[VideoRecord], splits: list[Split], path: Path, world: World
+        self, records: list[VideoRecord], splits: list[Split], path: Path, model: NetworkName, world: World
     ) -> tuple[FeatureStore | PackedStore, str]:
         """Return the store with the frames of the splits' videos and their set; the first process prepares missing ones."""
         from har_pipeline.features.frames import open_frames, prepare_frames
 
+        stream, person = self.of(model)
         if world.first:
             ids = {video_id for split in splits for part in (split.train, split.val, split.test) for video_id in part}
             with video_bar() as update:
                 summary = prepare_frames(
                     [record for record in records if record.video_id in ids],
                     path,
-                    self.stream,
+                    stream,
                     features=self.features,
+                    person=person,
                     workers=self.workers,
                     on_progress=lambda state: update("frames", state.finished, state.total),
                 )
@@ -78,7 +94,7 @@ class FrameSource:
             for video_id, reason in {**summary.failed_before, **summary.failed}.items() if summary else ():
                 note(f"failed: {video_id}: {reason}")
         world.share(None)
-        return open_frames(path, self.stream, self.features)
+        return open_frames(path, stream, self.features, person=person)
 
 
 def _splits(ctx: typer.Context, manifest: Path, records: list[VideoRecord], split: SplitChoice) -> list[Split]:
@@ -109,18 +125,18 @@ def train_video(
 ) -> None:
     """Train a network end to end on raw depth or RGB video and score its test videos. Takes minutes to days.
 
-    Defaults follow Sanchez-Caballero 2020, but for --val-fraction and --precision (published: 0 and fp32). An interrupted
-    run continues at the epoch it had reached when run again. The epoch with the best validation accuracy is kept;
-    validation videos come from the training subjects; without any, the last epoch is kept. For small data sets: --schedule
-    one-cycle --epochs 30 --learning-rate 1e-3 (see har lr-range). Several GPUs: torchrun --nproc-per-node 4 -m har_pipeline
-    train-video ...
+    Defaults follow Sanchez-Caballero 2020, and for --model convnet3d Baccouche 2011, but for --val-fraction and --precision
+    (published: 0 and fp32). An interrupted run continues at the epoch it had reached when run again. The epoch with the
+    best validation accuracy is kept; validation videos come from the training subjects; without any, the last epoch is
+    kept. For small data sets: --schedule one-cycle --epochs 30 --learning-rate 1e-3 (see har lr-range). Several GPUs:
+    torchrun --nproc-per-node 4 -m har_pipeline train-video ...
     """
     from har_pipeline.datasets.manifests import read_manifest
 
     options.check_folder(out)
     records = read_manifest(manifest, root=root, check_files=False)
     chosen = _splits(ctx, manifest, records, split)
-    path = frames.path(out)
+    path = frames.path(out, config.model)
 
     from har_pipeline.training.jobs import plan_jobs, run_jobs
     from har_pipeline.training.lock import training_lock
@@ -131,7 +147,7 @@ def train_video(
         jobs = plan_jobs(chosen, out, seed=config.seed, repeats=repeats, folds=split.every)
         # Before the frames are prepared, which may take hours.
         with training_lock(out) if world.first else nullcontext():
-            opened, name = frames.prepare(records, chosen, path, world)
+            opened, name = frames.prepare(records, chosen, path, config.model, world)
             with training_bar(jobs, config.num_epochs, silent=not world.first) as (on_epoch, on_batch, on_done):
                 outcomes = run_jobs(
                     opened,
@@ -162,7 +178,8 @@ def lr_range(
     ),
     split: Annotated[SplitChoice, Shown(help={"split": "Split number."})] = SPLIT,
     config: Annotated[
-        VideoTrainConfig, Shown(without=("schedule", "epochs", "learning_rate", "cycle_epochs", "patience"))
+        VideoTrainConfig,
+        Shown(without=("schedule", "epochs", "learning_rate", "cycle_epochs", "patience", "stop_after")),
     ],
     frames: FrameSource,
     lowest: Annotated[float, typer.Option(help="Learning rate of the first batch.", min=1e-12)] = 1e-6,
@@ -183,7 +200,7 @@ def lr_range(
     options.check_folder(out)
     records = read_manifest(manifest, root=root, check_files=False)
     chosen = _splits(ctx, manifest, records, split)
-    path = frames.path(out)
+    path = frames.path(out, config.model)
 
     from har_pipeline.features.frames import frame_shape
     from har_pipeline.features.table import FeatureStreams, load_features
@@ -197,7 +214,7 @@ def lr_range(
     with training_lock(out), training_threads(pick_device(config.device)) as threads:
         if threads is not None:
             note(threads.describe())
-        opened, name = frames.prepare(records, chosen, path, ALONE)
+        opened, name = frames.prepare(records, chosen, path, config.model, ALONE)
         classes = split_classes(records, chosen[0])
         table = load_features(
             FeatureStreams(opened, [name]),

@@ -155,6 +155,15 @@ class ReductionSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedOn:
+    """The split whose training videos a net of ours was trained on."""
+
+    protocol: str
+    split: int  # its number
+    train_ids_sha256: str  # as `reduce.train_ids_sha256` returns it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureSpec:
     """All that changes the numbers of a feature set; two features may be mixed only if their specs are equal."""
 
@@ -171,13 +180,15 @@ class FeatureSpec:
     precision: str = "fp32"  # of the net's arithmetic
     dtype: str = "float16"  # of the stored features
     reduction: ReductionSpec | None = None  # None: features as the net computed them
+    trained_on: TrainedOn | None = None  # None: of a net that was not trained here
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the spec as a plain nested dict, ready for JSON; only reduced features have the key `reduction`."""
+        """Return the spec as a plain nested dict, ready for JSON; `reduction` and `trained_on` only where there is one."""
         values = dataclasses.asdict(self)
-        # Left out where there is none, so that feature sets keep the names they had before reductions existed.
-        if self.reduction is None:
-            del values["reduction"]
+        # So that feature sets keep the names they had before these existed.
+        for name in ("reduction", "trained_on"):
+            if values[name] is None:
+                del values[name]
         # Earlier versions rounded the places of sparse clips: their sets have other names.
         if self.clips.sampling == "sparse":
             values["clips"]["places"] = _SPARSE_PLACES
@@ -186,7 +197,7 @@ class FeatureSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FeatureSpec:
         """Build a spec from what `to_dict` returned. Raises: ValueError for sparse clips of an older version."""
-        reduction, clips = values.get("reduction"), dict(values["clips"])
+        reduction, trained_on, clips = values.get("reduction"), values.get("trained_on"), dict(values["clips"])
         if clips["sampling"] == "sparse" and clips.pop("places", "rounded") != _SPARSE_PLACES:
             raise ValueError(
                 "its sparse clips are those of an older version, which rounded their places: extract it again"
@@ -194,6 +205,7 @@ class FeatureSpec:
         nested = {
             "clips": ClipSpec(**clips),
             "reduction": ReductionSpec(**reduction) if reduction else None,
+            "trained_on": TrainedOn(**trained_on) if trained_on else None,
         }
         return cls(**{**values, **nested})
 

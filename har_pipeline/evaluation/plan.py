@@ -53,11 +53,14 @@ def _shared_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shared_specs(specs: Sequence[FeatureSpec]) -> list[dict[str, Any]]:
-    """Return what all runs of a job share of their features' specs: each fold of a sweep has a PCA of its own."""
+    """Return what all runs of a job share of their features' specs: each fold has a PCA, or a trained net, of its own."""
     found = []
     for values in (spec.to_dict() for spec in specs):
         if reduction := values.get("reduction"):
             values["reduction"] = {name: value for name, value in reduction.items() if name not in OF_ONE_SPLIT}
+        if trained := values.get("trained_on"):
+            values["trained_on"] = {name: value for name, value in trained.items() if name not in OF_ONE_SPLIT}
+            del values["weights"]
         found.append(values)
     return found
 

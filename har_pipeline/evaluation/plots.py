@@ -378,6 +378,23 @@ def save_depth_crop(path: Path, frame: np.ndarray, box: tuple[int, int, int, int
     _save(figure, path)
 
 
+def save_maps(path: Path, frames: Sequence[np.ndarray], maps: Sequence[np.ndarray], titles: Sequence[str]) -> None:
+    """Save columns of a frame (H, W) uint8 and, below it, its maps (M, H', W') float, each map in one scale in all columns."""
+    rows = 1 + len(maps[0])
+    figure = _figure(1.3 * len(frames), 1.9 * rows)
+    grid = figure.subplots(rows, len(frames), squeeze=False)
+    largest = np.abs(np.stack(maps)).max(axis=(0, 2, 3))
+    for column, (frame, own, title) in enumerate(zip(frames, maps, titles, strict=True)):
+        grid[0, column].imshow(frame, cmap="gray", vmin=0, vmax=255)
+        grid[0, column].set_title(_plain(title), fontsize=9)
+        for axes, values, limit in zip(grid[1:, column], own, largest, strict=True):
+            axes.imshow(values, cmap="gray", vmin=-limit, vmax=limit)
+    for axes in grid.flat:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    _save(figure, path)
+
+
 def save_lengths(path: Path, lengths: Sequence[int], edges: Sequence[int]) -> None:
     """Save a histogram of the frames of videos, in bins of 8 frames, with a line at each of `edges`.
 

@@ -125,14 +125,14 @@ class Engine:
         if lane.flow is not None:
             with self._timed("flow"):
                 source, clips = self._flows(lane, attempt, frames, chunk)
-        side = lane.resize.size
+        height, width = lane.resize.shape
         crops = crop_places(lane.resize, *source.shape[1:3]) if lane.whole else [Crop(0, 0)]
         for clip in clips:
             for crop in crops:
                 if attempt.cancelled:
                     return
                 batch = lane.batches[0]
-                part = source[clip, crop.top : crop.top + side, crop.left : crop.left + side]
+                part = source[clip, crop.top : crop.top + height, crop.left : crop.left + width]
                 rows = part if isinstance(part, torch.Tensor) else torch.from_numpy(part)
                 if crop.mirrored:
                     rows = _mirrored(rows)

@@ -34,11 +34,12 @@ def feature_spec(extractor: Extractor, options: ExtractOptions) -> FeatureSpec:
     resize = options.resize or extractor.input.resize
     clips = options.clips or extractor.input.clips
     try:
-        size = parse_resize(resize).size
+        height, width = parse_resize(resize).shape
     except ValueError as error:
         raise ExtractionError(str(error)) from error
-    if size != net.input_size:
-        raise ExtractionError(f"{net.name} wants {net.input_size} px, resize {resize!r} gives {size}")
+    if (height, width) != net.input_shape:
+        wanted, given = ("x".join(map(str, dict.fromkeys(shape[::-1]))) for shape in (net.input_shape, (height, width)))
+        raise ExtractionError(f"{net.name} wants {wanted} px, resize {resize!r} gives {given}")
     shortest, longest = extractor.input.clip_lens
     if not shortest <= clips.clip_len <= longest:
         raise ExtractionError(f"{net.name} takes clips of {shortest} to {longest} frames, not {clips.clip_len}")
@@ -57,6 +58,7 @@ def feature_spec(extractor: Extractor, options: ExtractOptions) -> FeatureSpec:
         preprocess=extractor.preprocess.describe(),
         precision=extractor.precision,
         dtype=options.dtype,
+        trained_on=extractor.trained_on,
     )
 
 

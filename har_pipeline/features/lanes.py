@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections import deque
 from collections.abc import Mapping
@@ -57,12 +58,12 @@ class Attempt:
 
 
 class ClipBatch:
-    """One batch of constant shape being filled: `clips` (B, T, S, S, C) and the attempt that owns each row."""
+    """One batch of constant shape being filled: `clips` (B, T, H, W, C) and the attempt that owns each row."""
 
-    def __init__(self, size: int, clip_len: int, side: int, flow: bool, device: torch.device) -> None:
+    def __init__(self, size: int, clip_len: int, shape: tuple[int, int], flow: bool, device: torch.device) -> None:
         # Flow is made on the device and stays there; frames come from shared memory.
         self.clips = torch.zeros(
-            (size, clip_len, side, side, 2 if flow else 3),
+            (size, clip_len, *shape, 2 if flow else 3),
             dtype=torch.float32 if flow else torch.uint8,
             device=device if flow else "cpu",
             pin_memory=device.type == "cuda" and not flow,
@@ -94,7 +95,7 @@ class Lane:
         clip_len = spec.clips.clip_len
         size = batch_size or max(1, (512 if cuda else 16) // clip_len if clip_len > 1 else 64 if cuda else 16)
         self.batches = deque(
-            ClipBatch(size, clip_len, self.resize.size, self.flow is not None, extractor.device) for _ in range(2)
+            ClipBatch(size, clip_len, self.resize.shape, self.flow is not None, extractor.device) for _ in range(2)
         )
         # The device works on one batch while the next is filled; a CPU's rows are finished at once.
         self.in_flight: tuple[ClipBatch, torch.Tensor] | None = None
@@ -116,7 +117,7 @@ class Lane:
         """Bytes that a chunk of this lane's frames may need."""
         frames = max(FRAMES_PER_SLOT, self.spec.clips.clip_len + (self.flow is not None))
         if not self.whole:
-            return frames * self.resize.size**2 * 3
+            return frames * math.prod(self.resize.shape) * 3
         scaled = self.resize.scaled
         width, height = (round(scaled * LONGEST_ASPECT), scaled) if isinstance(scaled, int) else scaled
         return frames * width * height * 3

@@ -46,7 +46,9 @@ class MotionSummary:
 
 def motion_spec(source: FeatureSpec, options: MotionOptions) -> FeatureSpec:
     """Return the spec of the motion maps of a raw-frame set. Raises: FeatureMismatchError if `source` is none."""
-    channels, side, _ = frame_shape(source)
+    channels, side, width = frame_shape(source)
+    if side != width:
+        raise FeatureMismatchError(f"{source.name}: motion maps are made of square frames, not of {width}x{side} px")
     if source.reduction is not None:
         raise FeatureMismatchError(f"{source.name} is reduced: motion maps are made of the frames themselves")
     if options.size > side:

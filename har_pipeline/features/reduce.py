@@ -91,10 +91,23 @@ def source_spec(spec: FeatureSpec, feature_dim: int) -> FeatureSpec:
 
 
 def require_same_training_videos(feature_set: str, spec: FeatureSpec, split: Split) -> None:
-    """Check that features of `spec`, if reduced, were fitted on exactly the videos that `split` trains on.
+    """Check that features of `spec`, if reduced or made by a net of ours, know exactly the videos that `split` trains on.
 
-    Raises: FeatureMismatchError naming both splits and the command to run: components fitted on a test video leak it.
+    Raises: FeatureMismatchError naming both splits and the command to run: components fitted on a test video leak it, and so
+    does a net that learned it.
     """
+    trained = spec.trained_on
+    if trained is not None and trained.train_ids_sha256 != train_ids_sha256(split):
+        mine, theirs = f"{trained.protocol} split {trained.split}", f"{split.protocol} split {split.index}"
+        if mine == theirs:
+            mine, theirs = f"another {mine}", f"this {theirs}"
+        raise FeatureMismatchError(
+            f"{feature_set} was made by a net that was trained on the training videos of {mine} (ids "
+            f"{trained.train_ids_sha256[:10]}), but {theirs} trains on {len(split.train)} others (ids "
+            f"{train_ids_sha256(split)[:10]}), so the net may know test videos. Train a net for this split: `har "
+            f"train-video MANIFEST --model {spec.extractor} --protocol {split.protocol} --split {split.index}`, with the "
+            "--val-fraction and --seed of `har train`, and extract with its --weights"
+        )
     reduction = spec.reduction
     if reduction is None or reduction.train_ids_sha256 == train_ids_sha256(split):
         return

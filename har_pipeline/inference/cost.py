@@ -93,7 +93,7 @@ def time_videos(
         network_median_s=statistics.median(network),
         device=device_name(where),
         threads=torch.get_num_threads(),
-        precision=pick_precision(run.config.precision, where),
+        precision=pick_precision(run.config.arithmetic, where),
         failed=dict(sorted(failed.items())),
     )
 

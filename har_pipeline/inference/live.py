@@ -51,7 +51,7 @@ class StatefulRecogniser:
         self.run = load_network(run)
         if not self.run.network.stateful:
             raise RunError(
-                f"{self.run.path}: the network is stateless and needs the whole video; live recognition needs a run of "
+                f"{self.run.path}: the network has no state and needs the whole video; live recognition needs a run of "
                 "--model convlstm-stateful"
             )
         if horizon is not None and horizon < 1:

@@ -245,7 +245,7 @@ def predict_scores(run: HeadRun | NetworkRun, features: np.ndarray) -> np.ndarra
     if isinstance(run, NetworkRun):
         device, first = next(run.network.parameters()).device, np.zeros(1, np.int64)
         table = FeatureTable(("video",), first, features, np.array([0, len(features)], np.int64))
-        precision, sampling = pick_precision(run.config.precision, device), sampling_of(run.config)
+        precision, sampling = pick_precision(run.config.arithmetic, device), sampling_of(run.config)
         frames, classes = Frames(table, run.frame_shape, device), len(run.classes)
         return video_probabilities(run.network, frames, first, classes, precision=precision, sampling=sampling)[0]
     if not np.isfinite(features).all():
@@ -273,6 +273,8 @@ def _repeated(run: NetworkRun, num_frames: int) -> list[str]:
         return []
     if num_frames == 1:
         return [f"1 frame: shown {clip_len} times, so nothing moves"]
+    if run.network.votes:
+        return [f"{num_frames} frames: the last one shown again to fill the {clip_len} that the network sees at once"]
     if sampling.spread:
         return [f"{num_frames} frames: some shown repeatedly to fill the {clip_len} that the network sees at once"]
     return [f"{num_frames} frames: played backwards and forwards to fill the {clip_len} that the network sees at once"]

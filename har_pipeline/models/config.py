@@ -13,6 +13,7 @@ Output = Literal["softmax", "sigmoid"]
 Vote = Literal["soft", "majority"]
 Fusion = Literal["input", "hidden"]
 FusionOp = Literal["sum", "product", "concat"]
+Readout = Literal["last", "steps"]
 SCIKIT_HEADS = ("mean_pool", "linear", "svm", "ridge")
 # What scikit-learn fits for them.
 LinearKind = Literal["logistic", "svm", "ridge"]
@@ -21,6 +22,8 @@ LinearKind = Literal["logistic", "svm", "ridge"]
 SCALED_HEADS = ("mean_pool", "linear", "svm", "attention", "stacked_lstm", "vote")
 RESIDUAL_HEADS = ("res_lstm", "stacked_lstm")
 UNITS_HEADS = ("lstm", "gru", "bilstm", "attention")
+# Whose state after every clip can be classified.
+STEP_HEADS = ("lstm", "gru", "bilstm")
 RECURRENT_HEADS = (*UNITS_HEADS, *RESIDUAL_HEADS)
 
 
@@ -38,9 +41,11 @@ class HeadConfig:
     vote: Vote = "soft"
     mid_fusion: Fusion | None = None
     fusion_op: FusionOp = "sum"
+    readout: Readout = "last"
+    forget_gate: bool = True
 
 
-NetworkName = Literal["convlstm-stateless", "convlstm-stateful"]
+NetworkName = Literal["convlstm-stateless", "convlstm-stateful", "convnet3d"]
 
 # Activation of a ConvLSTM's gates, see `models.convlstm.layer.ConvLSTM`.
 Gates = Literal["sigmoid", "hard-sigmoid"]

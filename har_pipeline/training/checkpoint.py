@@ -62,8 +62,10 @@ def damaged(path: Path, why: object) -> RunError:
     return RunError(f"{path}: damaged ({first}); delete it, or give --overwrite, to train from the first epoch again")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor | np.ndarray]) -> None:
-    """Write tensors of any device, or arrays, as a safetensors file with the usual permissions.
+def write_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor | np.ndarray], metadata: dict[str, str] | None = None
+) -> None:
+    """Write tensors of any device, or arrays, as a safetensors file with the usual permissions; metadata: in its header.
 
     The library's own `save_file` writes files that only their owner can read.
     """
@@ -71,4 +73,4 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor | np.ndarray]) 
         name: value.detach().cpu().contiguous() if isinstance(value, torch.Tensor) else torch.tensor(value)
         for name, value in tensors.items()
     }
-    path.write_bytes(save(content))
+    path.write_bytes(save(content, metadata))

@@ -33,6 +33,8 @@ KEPT = {"rmsprop": 1, "adam": 2, "adamw": 2, "sgd": 1}
 OF_LSTM, OF_GRU = 24, 12
 # Of each channel, place and frame of a ConvLSTM: four gates, cell, its tanh, state; then normalised and activated.
 OF_CONVLSTM = 10
+# Of each px of a 3D-ConvNet's input: its normalised copy, and its maps.
+OF_CONVNET3D = 21
 # Copies of a batch's features: gathered, scaled (twice), packed.
 COPIES = 4
 
@@ -116,6 +118,9 @@ def _head_values(config: TrainConfig, stream_dims: Sequence[int], num_classes: i
             of_cell = OF_GRU if shape.name == "gru" else OF_LSTM
             values += (2 if shape.name == "bilstm" else 1) * shape.num_layers * of_cell * shape.units
             values += 6 * shape.units * (shape.name == "attention")
+            values += (shape.units * (2 if shape.name == "bilstm" else 1) + 3 * num_classes) * (
+                shape.readout == "steps"
+            )
     return values
 
 
@@ -143,8 +148,10 @@ def network_need(
 
 
 def _network_values(network: RawNetwork, shape: tuple[int, int, int]) -> int:
-    """Return how many values the ConvLSTMs of a network keep of each frame of a batch."""
+    """Return how many values a network keeps of each frame of a batch: its ConvLSTMs, or the convolutions of a 3D-ConvNet."""
     values = math.prod(shape)
+    if network.votes:
+        return OF_CONVNET3D * values
     for branch in network.children():
         size = shape[1:]
         for layer in branch if isinstance(branch, nn.ModuleList) else ():

@@ -13,6 +13,7 @@ from har_pipeline.models.config import (
     RESIDUAL_HEADS,
     SCALED_HEADS,
     SCIKIT_HEADS,
+    STEP_HEADS,
     UNITS_HEADS,
     Fusion,
     FusionOp,
@@ -21,6 +22,7 @@ from har_pipeline.models.config import (
     HeadName,
     NetworkName,
     Output,
+    Readout,
     Vote,
 )
 from har_pipeline.training import schedules
@@ -69,12 +71,22 @@ class TrainConfig:
         panel="Head",
     )
     fusion_op: FusionOp = option("sum", "How --mid-fusion combines the feature sets.", panel="Head")
+    # Baccouche 2011: the output layer is connected to the LSTM at each time step.
+    readout: Readout = option(
+        "last",
+        "lstm, gru, bilstm: classify the state after the last clip, or those of all steps, which --vote combines.",
+        panel="Head",
+    )
+    # Baccouche 2011, see `models.heads.recurrent.LSTMWithoutForgetGate`.
+    forget_gate: bool = option(True, "lstm of one layer: with or without forget gates.", panel="Head")
     # Sigmoids are divided by their sum before the cross-entropy, as Keras does: both outputs give probabilities.
     output: Output = option(
         "softmax", "Output activation; sigmoid as printed in Orozco 2020, scaled to sum to 1.", panel="Head"
     )
     vote: Vote = option(
-        "soft", "How the vote head combines clips: soft = mean probability, majority = most votes.", panel="Head"
+        "soft",
+        "How the vote head, or --readout steps, combines clips: soft = mean probability, majority = most votes.",
+        panel="Head",
     )
     # Ours: the papers feed plain features. Which heads do better with scaling was measured by benchmarks/scaling.py.
     standardise: bool | None = option(
@@ -173,6 +185,12 @@ class TrainConfig:
             raise ValueError(f"num_layers belongs to recurrent heads {RECURRENT_HEADS}, not to {self.head}")
         if self.input_projection is not None and not recurrent:
             raise ValueError(f"input_projection belongs to recurrent heads {RECURRENT_HEADS}, not to {self.head}")
+        if self.readout == "steps" and self.head not in STEP_HEADS:
+            raise ValueError(f"readout=steps belongs to {STEP_HEADS}, not to {self.head}")
+        if self.readout == "steps" and self.mid_fusion == "hidden":
+            raise ValueError("mid_fusion=hidden joins the last states of its encoders: readout must be last")
+        if not self.forget_gate and (self.head != "lstm" or (self.num_layers or 1) > 1):
+            raise ValueError("forget_gate belongs to lstm of one layer: the other heads keep theirs")
         if self.mid_fusion == "hidden" and not recurrent:
             raise ValueError(f"mid_fusion=hidden joins the states of recurrent heads; {self.head} has none: use input")
         if self.mid_fusion == "hidden" and self.fusion_op == "product" and self.standardise:
@@ -203,7 +221,9 @@ class TrainConfig:
             "units": self.head in UNITS_HEADS,
             "num_layers": self.head in RECURRENT_HEADS,
             "input_projection": self.head in RECURRENT_HEADS,
-            "vote": self.head == "vote",
+            "vote": self.head == "vote" or self.readout == "steps",
+            "readout": self.head in STEP_HEADS,
+            "forget_gate": self.head == "lstm",
             "schedule_epochs": drops,
             "schedule_factor": drops,
             "logistic_c": False,
@@ -222,6 +242,13 @@ class TrainConfig:
         """Return the options as a plain dict, ready for JSON; `standardise` as it applies, whatever the defaults become."""
         return {**dataclasses.asdict(self), "standardise": self.scales_features}
 
+
+# Options of `VideoTrainConfig` that the other networks do not read.
+CONVNET3D_OPTIONS = ("clips_per_video", "clip_stride", "vote", "flips", "stop_after")
+CONVLSTM_OPTIONS = (
+    *("width", "gates", "memory_frames", "motion", "clip", "frame_step", "long_videos", "state_gradient", "norm_over"),
+    *("window_loss", "cycle_epochs", "patience"),
+)
 
 VideoSchedule = Literal["published", "one-cycle", "constant"]
 LongVideos = Literal["cut", "whole"]
@@ -243,7 +270,8 @@ class VideoTrainConfig:
     # See `models.convlstm.networks`.
     model: NetworkName = option(
         "convlstm-stateful",
-        "convlstm-stateless: one clip of 30 frames per video; convlstm-stateful: windows of 8, the state carried over.",
+        "convlstm-stateless: one clip of 30 frames per video; convlstm-stateful: windows of 8, the state carried over; "
+        "convnet3d: all clips of 9 frames vote (Baccouche 2011, RGB).",
         panel="Network",
     )
     # Any width but 1 is another network, and every report says so.
@@ -285,6 +313,19 @@ class VideoTrainConfig:
         "What the stateful network sees of videos above 300 frames: their first 208 frames (cut), or all.",
         panel="Videos",
     )
+    # The paper trains on all clips of 9 frames, which share 8 with their neighbours. These many differ more for the same time.
+    clips_per_video: int = option(
+        4, "convnet3d: clips drawn at random from each training video in every epoch.", min=1, panel="Videos"
+    )
+    # Not said in the paper; also the stride of the features, see `extractors.convnet3d`.
+    clip_stride: int = option(
+        4, "convnet3d: frames from the start of one voting clip to the next.", min=1, panel="Videos"
+    )
+    vote: Vote = option(
+        "majority",
+        "convnet3d: how clips combine: majority = most votes (published), soft = mean probability.",
+        panel="Videos",
+    )
     # window: the first half of a video's windows moves no weights, each later one does. video, ours: one update by the
     # mean loss of all windows of the batch; it keeps the activations of whole videos in memory.
     state_gradient: StateGradient = option(
@@ -315,6 +356,12 @@ class VideoTrainConfig:
         below=1,
         panel="Training",
     )
+    # The paper's copies of each training sample; each time a clip is drawn it is one of the four.
+    flips: bool = option(
+        True,
+        "convnet3d: show half of the training clips upside down and half mirrored, as published.",
+        panel="Training",
+    )
     # one-cycle (up, then down to 1 % of the peak) and constant are ours, for sets that the published rates are too small
     # for: 25 epochs of 400 videos are a hundredth of the updates of 25 epochs of NTU RGB+D.
     schedule: VideoSchedule = option(
@@ -326,16 +373,20 @@ class VideoTrainConfig:
     # patience stays what it is.
     epochs: int | None = option(
         None,
-        "Training epochs; the schedule is stretched to fit. Default: 75 stateless, 25 stateful.",
+        "Training epochs; the schedule is stretched to fit. Default: 75 stateless, 25 stateful; convnet3d: at most 100.",
         min=1,
         panel="Training",
     )
     batch_size: int | None = option(
-        None, "Videos per batch, of each process. Default: 12 stateless, 6 stateful.", min=1, panel="Training"
+        None,
+        "Videos per batch, of each process; convnet3d: clips. Default: 12 stateless, 6 stateful, 16 convnet3d.",
+        min=1,
+        panel="Training",
     )
     learning_rate: float | None = option(
         None,
-        "Rate of constant, peak of one-cycle. Default: the highest published rate, 9.8e-4 stateless, 9e-5 stateful.",
+        "Rate of constant, peak of one-cycle. Default: the highest published rate, 9.8e-4 stateless, 9e-5 stateful; "
+        "convnet3d, which has no published one: 0.0025, with a momentum of 0.9.",
         above=0,
         below=math.inf,
         panel="Training",
@@ -354,13 +405,30 @@ class VideoTrainConfig:
         min=1,
         panel="Training",
     )
+    # "Stopping when performances on training set no longer rise".
+    stop_after: int = option(
+        10,
+        "convnet3d: stop after this many epochs without a higher training accuracy (of the drawn clips), and keep the best; "
+        "not with one-cycle.",
+        min=1,
+        panel="Training",
+    )
     # Autocast; weights and optimiser stay fp32.
-    precision: VideoPrecision = option("auto", "auto: bf16 if the device has it, otherwise fp32.", panel="Training")
+    precision: VideoPrecision = option(
+        "auto", "auto: bf16 if the device has it, otherwise fp32; convnet3d: fp32.", panel="Training"
+    )
     seed: int = seed_option()
     device: str = device_option()
 
     def __post_init__(self) -> None:
         check_options(self)
+        foreign: tuple[str, ...] = CONVNET3D_OPTIONS
+        owner = "convnet3d"
+        if self.model == "convnet3d":
+            foreign, owner = CONVLSTM_OPTIONS, "the ConvLSTMs"
+        default = {field.name: field.default for field in dataclasses.fields(self)}
+        if given := [name for name in foreign if getattr(self, name) != default[name]]:
+            raise ValueError(f"{given[0]} belongs to {owner}, not to {self.model}")
         if self.long_videos == "whole" and not self.stateful:
             raise ValueError("long_videos belongs to convlstm-stateful: the other network sees one clip of a video")
         later = (self.cycle_epochs, self.patience) != (schedules.CYCLE_EPOCHS, schedules.FINE_TUNE_PATIENCE)
@@ -382,7 +450,7 @@ class VideoTrainConfig:
             raise ValueError(
                 "window_loss=vote needs state_gradient=video: otherwise each window is an update of its own"
             )
-        if self.schedule == "published" and self.learning_rate is not None:
+        if self.schedule == "published" and self.learning_rate is not None and self.model != "convnet3d":
             raise ValueError(
                 "learning_rate belongs to the schedules one-cycle and constant; the published one has its own"
             )
@@ -393,13 +461,25 @@ class VideoTrainConfig:
         return self.model == "convlstm-stateful"
 
     @property
+    def stops_early(self) -> bool:
+        """Whether training stops when it no longer learns: convnet3d's, unless its rate is still to fall."""
+        return self.model == "convnet3d" and self.schedule != "one-cycle"
+
+    @property
+    def arithmetic(self) -> VideoPrecision:
+        """The precision; the 3D-ConvNet is so small that `auto` is fp32."""
+        return "fp32" if self.model == "convnet3d" and self.precision == "auto" else self.precision
+
+    @property
     def videos_per_batch(self) -> int:
         """The batch size, or the published one."""
-        return self.batch_size or (6 if self.stateful else 12)
+        return self.batch_size or {"convlstm-stateful": 6, "convlstm-stateless": 12, "convnet3d": 16}[self.model]
 
     @property
     def published_epochs(self) -> int:
-        """Epochs of the published schedule."""
+        """Epochs of the published schedule; of convnet3d, which stops by itself, the most there may be."""
+        if self.model == "convnet3d":
+            return schedules.CONVNET3D_EPOCHS
         if self.stateful:
             return schedules.STATEFUL_EPOCHS
         return schedules.STATELESS_EPOCHS + schedules.FINE_TUNE_EPOCHS
@@ -412,21 +492,22 @@ class VideoTrainConfig:
     @property
     def main_epochs(self) -> int:
         """Epochs before training continues from the best one; all, where the schedule has no such restart."""
-        if self.stateful or self.schedule != "published":
+        if self.model != "convlstm-stateless" or self.schedule != "published":
             return self.num_epochs
         return max(1, round(self.num_epochs * schedules.STATELESS_EPOCHS / self.published_epochs))
 
     @property
     def peak_rate(self) -> float:
         """The highest learning rate of one-cycle, and the only one of constant."""
-        return self.learning_rate or (schedules.PEAK_STATEFUL if self.stateful else schedules.PEAK_STATELESS)
+        peaks = {"convlstm-stateful": schedules.PEAK_STATEFUL, "convlstm-stateless": schedules.PEAK_STATELESS}
+        return self.learning_rate or peaks.get(self.model, schedules.RATE_CONVNET3D)
 
     def rate(self, done: float, halvings: int = 0) -> float:
         """Return the learning rate after `done` epochs (a fraction counts).
 
         halvings: how often the last part of the published stateless schedule has met no gain, see `schedules.halvings`.
         """
-        if self.schedule == "constant":
+        if self.schedule == "constant" or (self.schedule == "published" and self.model == "convnet3d"):
             return self.peak_rate
         if self.schedule == "one-cycle":
             return schedules.one_cycle_rate(done, self.num_epochs, self.peak_rate)

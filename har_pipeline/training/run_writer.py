@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from har_pipeline.core.files import write_json
-from har_pipeline.core.records import Scores
+from har_pipeline.core.records import Scores, TrainedOn
 from har_pipeline.evaluation.run_folder import (
     FORMATS,
     HISTORY,
@@ -27,8 +28,9 @@ from har_pipeline.evaluation.run_folder import (
 )
 from har_pipeline.evaluation.scores import write_scores
 from har_pipeline.evaluation.tables import write_csv
-from har_pipeline.features.reduce import projection_arrays
+from har_pipeline.features.reduce import projection_arrays, train_ids_sha256
 from har_pipeline.models.device import device_name
+from har_pipeline.models.extractors.weights import TRAINED_ON
 from har_pipeline.training.checkpoint import write_tensors
 from har_pipeline.training.data import TrainingData
 from har_pipeline.training.history import Epoch
@@ -92,7 +94,13 @@ def write_run(
         notes=trained.notes,
         seconds=round(trained.seconds, 3),
     )
-    write_tensors(folder / weights, trained.model.state_dict())
+    # A net of ours may become an extractor: its file says which split it belongs to.
+    split = TrainedOn(
+        protocol=data.split.protocol, split=data.split.index, train_ids_sha256=train_ids_sha256(data.split)
+    )
+    ours = isinstance(config, VideoTrainConfig)
+    metadata = {TRAINED_ON: json.dumps(dataclasses.asdict(split))} if ours else None
+    write_tensors(folder / weights, trained.model.state_dict(), metadata)
     for number, projection in enumerate(data.projections):
         if projection is not None:
             write_tensors(folder / reduction_file(number), projection_arrays(projection))

@@ -16,6 +16,9 @@ STATEFUL_STEPS = ((1, 9e-5), (4, 3e-5), (8, 8e-6), (15, 4e-6))
 STATEFUL_HALVING = 4
 PEAK_STATELESS, PEAK_STATEFUL = 9.8e-4, 9e-5
 
+# Of the 3D-ConvNet, ours: the paper names neither a rate nor a number of epochs, and no momentum but that there is one.
+RATE_CONVNET3D, MOMENTUM_CONVNET3D, CONVNET3D_EPOCHS = 2.5e-3, 0.9, 100
+
 # Of one-cycle: share of the epochs that the rate grows in, and where it starts and ends as shares of the peak.
 WARM_UP, START_SHARE, END_SHARE = 0.3, 0.04, 0.01
 
@@ -59,6 +62,15 @@ def halvings(accuracies: Sequence[float], patience: int = FINE_TUNE_PATIENCE) ->
         if since == patience:
             count, since = count + 1, 0
     return count
+
+
+def no_longer_rises(accuracies: Sequence[float], patience: int) -> bool:
+    """Return whether none of the last `patience` accuracies is above the best before them.
+
+    Source: Baccouche 2011, section 4.2: "stopping when performances on training set no longer rise".
+    """
+    before, last = accuracies[:-patience], accuracies[-patience:]
+    return bool(before) and max(last) <= max(before)
 
 
 def stateful_rate(done: float) -> float:

@@ -30,6 +30,7 @@ from har_pipeline.video.clips import (
     resampled_indices,
 )
 from har_pipeline.video.decode import FrameReader, VideoInfo, probe, tail_note, too_many_frames
+from har_pipeline.video.person import PersonFrame, PersonWindow, still_note
 from har_pipeline.video.preprocess import parse_resize, resize_frame, scale_frame, scale_to
 from har_pipeline.video.process import Failed, Task, Worker, serve, stopped_clock
 
@@ -172,6 +173,8 @@ def _send_clips(
         for cutter in cutters:
             if cutter.wants(last):
                 cutter.add(last, frame)
+    for cutter in cutters:
+        cutter.finish()
     found = last + 1 - task.start_frame
     if found <= 0:
         raise VideoError(f"{task.path}: no frame could be decoded from frame {task.start_frame} on")
@@ -191,7 +194,12 @@ def _send_clips(
 
 
 def _frames_needed(task: DecodeTask) -> int | None:
-    """Return how many leading frames of the row suffice for all views, or None if that depends on its length."""
+    """Return how many leading frames of the row suffice for all views, or None if that depends on its length.
+
+    A window that follows the person looks a few frames ahead, and says of the whole row where nothing moves.
+    """
+    if any(parse_resize(view.resize).person for view in task.views):
+        return None
     needed = [max_frame_needed(view.clips) for view in task.views]
     if task.fps is not None or None in needed:
         return None
@@ -225,6 +233,7 @@ class _ClipCutter:
     def __init__(self, path: Path, view: View, clips: np.ndarray, sender: _Sender) -> None:
         self.path, self.view, self.clips, self.sender = path, view, clips, sender
         self.resize = parse_resize(view.resize)
+        self.window = PersonWindow(self.resize) if self.resize.person else None
         self.next = 0
         self.frames: dict[int, np.ndarray] = {}
         self.wanted = np.unique(clips)
@@ -239,12 +248,32 @@ class _ClipCutter:
         return self.next < len(self.clips)
 
     def wants(self, index: int) -> bool:
+        """Return whether a frame is in a clip; a window that follows the person needs all."""
+        return self.window is not None or self._in_a_clip(index)
+
+    def _in_a_clip(self, index: int) -> bool:
         position = np.searchsorted(self.wanted, index)
         return bool(position < len(self.wanted) and self.wanted[position] == index)
 
     def add(self, index: int, frame: np.ndarray) -> None:
         """Take a decoded frame (H, W, 3). Raises: VideoError if a clip of such frames does not fit into a slot."""
-        frame = scale_frame(frame, self.resize) if self.view.whole else resize_frame(frame, self.resize)
+        if self.window is not None:
+            self._add_windows(self.window.push(index, frame))
+        else:
+            self._add(index, scale_frame(frame, self.resize) if self.view.whole else resize_frame(frame, self.resize))
+
+    def finish(self) -> None:
+        """Take what a window that follows the person still holds back."""
+        if self.window is not None:
+            self._add_windows(self.window.finish())
+
+    def _add_windows(self, found: list[PersonFrame]) -> None:
+        for one in found:
+            if self._in_a_clip(one.number):
+                # Nets read three channels.
+                self._add(one.number, np.repeat(one.window[..., None], 3, axis=2))
+
+    def _add(self, index: int, frame: np.ndarray) -> None:
         self.frames[index] = frame
         capacity = self._capacity(frame.size)
         if capacity < self.longest:
@@ -270,7 +299,9 @@ class _ClipCutter:
         self.frames = {i: f for i, f in self.frames.items() if i >= keep}
 
     def note(self) -> str:
-        """Return what is to be said of clips whose frames differ in size."""
+        """Return what is to be said of clips whose frames differ in size, or of a person who never moves."""
+        if self.window is not None:
+            return still_note(self.window.moving)
         return (
             f"{self.mixed} clips with frames of different sizes: stretched to the size of the first"
             if self.mixed

@@ -15,19 +15,22 @@ from har_pipeline.core.errors import VideoError
 from har_pipeline.core.records import Aspect, RawStream
 from har_pipeline.video.decode import FrameReader, probe, tail_note, too_many_frames
 from har_pipeline.video.depth import CausalDepth, prepare_depth, read_depth
-from har_pipeline.video.preprocess import Resize, resize_frame
+from har_pipeline.video.person import PersonWindow, still_note
+from har_pipeline.video.preprocess import Resize, parse_resize, resize_frame
 from har_pipeline.video.process import Failed, Task, Worker, serve
 from har_pipeline.video.timing import Timing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawTask(Task):
-    """One video to prepare; `stream` to `fps` as in `RawOptions`."""
+    """One video to prepare; `stream` to `causal`, and `fps`, as in `RawOptions`."""
 
     stream: RawStream
     size: int
     aspect: Aspect
     causal: bool
+    # The resize mode of a window that follows the person, instead of size and aspect; empty: none.
+    person: str = ""
     fps: float
     max_frames: int
 
@@ -36,7 +39,7 @@ class RawTask(Task):
 class RawVideo:
     """A prepared video."""
 
-    frames: np.ndarray  # (F, S, S) depth or (F, S, S, 3) RGB, uint8
+    frames: np.ndarray  # (F, S, S) depth, (F, S, S, 3) RGB, or (F, 54, 34) windows around the person; uint8
     numbers: np.ndarray  # numbers, fps, notes: as in `DepthVideo`
     fps: float
     times_s: np.ndarray  # (F, 2) float64, when each frame begins and ends, s from the start of the file
@@ -61,16 +64,24 @@ def _prepare_rgb(task: RawTask) -> RawVideo:
     info = probe(task.path)
     reader = FrameReader(task.path, start=task.start_frame, stop=task.end_frame, info=info)
     numbers, frames = list[int](), list[np.ndarray]()
+    window = PersonWindow(parse_resize(task.person)) if task.person else None
     for number, frame in reader:
-        if len(frames) == task.max_frames:
+        if len(numbers) == task.max_frames:
             raise VideoError(too_many_frames(task.path, task.max_frames))
         numbers.append(number)
-        frames.append(scale_rgb(frame, task.size, task.aspect))
+        if window is None:
+            frames.append(scale_rgb(frame, task.size, task.aspect))
+        else:
+            frames += [one.window for one in window.push(number, frame)]
+    if window is not None:
+        frames += [one.window for one in window.finish()]
     if not frames:
         raise VideoError(f"{task.path}: no frame could be decoded from frame {task.start_frame} on")
     whole = task.end_frame is None and reader.frames_decoded != info.packet_frames
     timing = info.timing_of_frames(reader.ticks) if whole else info.timing
     notes = [*info.notes, *reader.notes, *timing.notes, *tail_note(info, numbers[-1] + 1, task.end_frame)]
+    if window is not None and (still := still_note(window.moving)):
+        notes.append(still)
     found = np.array(numbers, np.int64)
     return RawVideo(np.stack(frames), found, timing.fps, _times_s(timing, found), tuple(notes))
 

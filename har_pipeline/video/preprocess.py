@@ -11,6 +11,7 @@ import numpy as np
 from har_pipeline.core.records import Crops
 
 _STRETCH = re.compile(r"stretch-(\d+)")
+_PERSON = re.compile(r"short(\d+)-person(\d+)x(\d+)")
 _CROPPED = re.compile(r"(?:stretch-(\d+)x(\d+)|short(\d+))-(center|three|ten)(\d+)")
 
 # One thread: a worker shares its core with the net.
@@ -19,22 +20,35 @@ cv2.setNumThreads(1)
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """A parsed resize mode, in px: the frame is scaled, then squares of size x size are cut out of it."""
+    """A parsed resize mode, in px: the frame is scaled, then squares of size x size or a window are cut out of it."""
 
     size: int
     scaled: tuple[int, int] | int  # (width, height) to stretch to; or of the shorter side, with the aspect kept
     crops: Crops = "center"  # three: along the longer side; ten: four corners, centre, and the mirror image of each
+    person: tuple[int, int] | None = None  # (width, height) of the window of `video.person`, instead of squares
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of what is cut out."""
+        return (self.size, self.size) if self.person is None else self.person[::-1]
 
 
 def parse_resize(text: str) -> Resize:
     """Return the mode written as `stretch-224`, `stretch-340x256-center224`, `short256-center224`, or with `three` or `ten`.
 
     `stretch-224` ignores the aspect ratio and crops nothing; 340x256 is width x height; three and ten name the crops.
+    `short60-person34x54` is a grey window 34 wide and 54 high that follows the person, see `video.person`.
     Raises: ValueError if it is written otherwise, or the crop is larger than the scaled frame.
     """
     match = _STRETCH.fullmatch(text)
     if match and int(match[1]) > 0:
         return Resize(int(match[1]), scaled=(int(match[1]), int(match[1])))
+    match = _PERSON.fullmatch(text)
+    if match and int(match[2]) > 0 and int(match[3]) > 0:
+        side, width, height = (int(part) for part in match.groups())
+        if max(width, height) > side:
+            raise ValueError(f"resize {text!r}: the window does not fit into a short side of {side} px")
+        return Resize(height, scaled=side, person=(width, height))
     match = _CROPPED.fullmatch(text)
     if match and int(match[5]) > 0:
         size = int(match[5])
@@ -46,7 +60,7 @@ def parse_resize(text: str) -> Resize:
         return Resize(size, scaled, crops)
     raise ValueError(
         f"resize {text!r}: write stretch-<size>, stretch-<width>x<height>-<crops><size> or short<side>-<crops><size> with "
-        "crops center, three or ten, as in short256-center224"
+        "crops center, three or ten, as in short256-center224; or short<side>-person<width>x<height>"
     )
 
 

@@ -12,15 +12,27 @@ import pytest
 from depth_files import HEIGHT, WIDTH, moving_body, write_ffv1, write_folder, write_mat
 from video_files import make_video, numbered_frame
 
-from har_pipeline.core.errors import ExtractionError, FeatureMismatchError
+from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, StoreError
 from har_pipeline.core.records import FeatureSpec, VideoRecord
 from har_pipeline.datasets.manifests import write_manifest
-from har_pipeline.features.frames import RawSummary, frame_shape, options_of, store_raw_frames
-from har_pipeline.features.options import RawOptions
+from har_pipeline.features.frames import (
+    RawSummary,
+    choose_frames,
+    frame_shape,
+    open_frames,
+    options_of,
+    prepare_frames,
+    store_raw_frames,
+)
+from har_pipeline.features.motion import motion_spec
+from har_pipeline.features.options import MotionOptions, RawOptions
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureStreams, load_features
+from har_pipeline.video.decode import FrameReader
 from har_pipeline.video.depth import CausalDepth, prepare_depth
 from har_pipeline.video.frame_worker import scale_rgb
+from har_pipeline.video.person import PersonWindow
+from har_pipeline.video.preprocess import parse_resize
 
 
 def depth_records(folder: Path, count: int = 3) -> list[VideoRecord]:
@@ -260,3 +272,41 @@ def test_real_depth_and_colour(real_data: Path, tmp_path: Path) -> None:
     colour = [VideoRecord(video_id="c", label="a", path=next((real_data / "clips/kth").rglob("*.avi")), end_frame=30)]
     store, summary = run(colour, tmp_path, size=64, stream="rgb")
     assert store.read(summary.feature_set, "c").features.shape == (30, 64 * 64 * 3)
+
+
+def test_windows_around_a_person_are_a_set_of_their_own(tmp_path: Path) -> None:
+    records = [
+        VideoRecord(video_id=f"v{i}", label="a", path=make_video(tmp_path / f"{i}.mp4", 14 + i)) for i in range(2)
+    ]
+    store, whole = run(records, tmp_path, stream="rgb")
+    _, summary = run(records, tmp_path, stream="rgb", person=True)
+    spec = store.spec(summary.feature_set)
+    assert (spec.resize, spec.feature_dim, spec.dtype) == ("short60-person34x54", 54 * 34, "uint8")
+    assert frame_shape(spec) == (1, 54, 34)
+    assert options_of(spec).spec() == spec == RawOptions(stream="rgb", person=True, size=999).spec()
+    mode = parse_resize("short60-person34x54")
+    for record in records:
+        window = PersonWindow(mode)
+        expected = [one for number, frame in FrameReader(record.path) for one in window.push(number, frame)]  # type: ignore[arg-type]
+        stored = store.read(summary.feature_set, record.video_id, check=True)
+        frames = np.stack([one.window for one in [*expected, *window.finish()]])
+        assert np.array_equal(stored.features.reshape(-1, 54, 34), frames)
+    assert choose_frames(store, "rgb") == whole.feature_set
+    assert choose_frames(store, "rgb", person=True) == summary.feature_set
+    assert open_frames(tmp_path / "store.zarr", "rgb", person=True)[1] == summary.feature_set
+    prepared = prepare_frames(records, tmp_path / "store.zarr", "rgb", person=True, workers=1)
+    assert prepared is not None
+    assert (prepared.feature_set, prepared.already) == (summary.feature_set, 2)
+    with pytest.raises(FeatureMismatchError, match="motion maps are made of square frames, not of 34x54 px"):
+        motion_spec(spec, MotionOptions())
+
+
+def test_a_video_without_movement_has_windows_and_a_note(tmp_path: Path) -> None:
+    still = VideoRecord(video_id="s", label="a", path=make_video(tmp_path / "s.mp4", 1))
+    store, summary = run([still], tmp_path, stream="rgb", person=True)
+    assert store.read(summary.feature_set, "s").features.shape == (1, 54 * 34)
+    assert summary.notes["s"] == ("nothing moves: the window around the person shows the middle of the frame",)
+    with pytest.raises(StoreError, match="no windows of rgb; prepare them with `har frames --person`"):
+        open_frames(FeatureStore(tmp_path / "empty.zarr", create=True).path, "rgb", person=True)
+    with pytest.raises(ExtractionError, match="person is for rgb"):
+        RawOptions(stream="depth", person=True)

@@ -12,8 +12,8 @@ from har_pipeline.training.options import VideoTrainConfig
 
 
 def test_defaults_are_the_published_ones() -> None:
-    stateless, stateful = (VideoTrainConfig(model=name) for name in get_args(NetworkName))
-    assert get_args(NetworkName) == NETWORKS
+    stateless, stateful = (VideoTrainConfig(model=name) for name in NETWORKS)
+    assert get_args(NetworkName) == (*NETWORKS, "convnet3d")
     assert (stateless.videos_per_batch, stateful.videos_per_batch) == (12, 6)
     assert (stateless.num_epochs, stateless.main_epochs) == (75, 48)
     assert (stateful.num_epochs, stateful.main_epochs) == (25, 25)

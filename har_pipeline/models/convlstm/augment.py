@@ -8,13 +8,16 @@ import numpy as np
 import torch
 
 
-def draw_views(count: int, amount: float, rng: np.random.Generator) -> np.ndarray:
+def draw_views(count: int, amount: float, rng: np.random.Generator, *, flips: bool = False) -> np.ndarray:
     """Return (count, 4) float64, a row per video: zoom in y and x, shift in y and x as shares of the frame.
 
     Zooms are log-uniform between 1 / (1 + amount) and 1 + amount, shifts uniform between -amount and amount; y and x
-    are drawn separately. Frames are never mirrored: left and right distinguish classes.
+    are drawn separately. With flips half of the videos are upside down and half are mirrored, independently: their zoom is
+    negative. Otherwise frames are never mirrored: left and right distinguish classes.
     """
     zoom = np.exp(rng.uniform(-1, 1, (count, 2)) * math.log1p(amount))
+    if flips:
+        zoom *= rng.choice([-1.0, 1.0], (count, 2))
     return np.concatenate([zoom, rng.uniform(-amount, amount, (count, 2))], axis=1)
 
 

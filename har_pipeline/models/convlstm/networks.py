@@ -28,8 +28,11 @@ from torch import nn
 
 from har_pipeline.models.config import Gates, NetworkName
 from har_pipeline.models.convlstm.layer import ConvLSTM, State
+from har_pipeline.models.convnet3d.net import CLIP_LEN, ConvNet3D
+from har_pipeline.video.contrast import local_contrast
 
-NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
+# The two of the paper; there is one of another paper beside them, see `ClipVoter`.
+NETWORKS: tuple[NetworkName, ...] = ("convlstm-stateless", "convlstm-stateful")
 STATELESS_CLIP_LEN, STATEFUL_CLIP_LEN = 30, 8
 LEAK, DROPOUT, BN_EPSILON, BN_MOMENTUM = 0.3, 0.25, 1e-3, 0.1
 
@@ -59,6 +62,9 @@ NetworkState = tuple[tuple[torch.Tensor, ...], ...]
 class RawNetwork(nn.Module, ABC):
     """A network on raw frames (B, T, C, H, W) in [0, 1]; `clip_len` is T, `stateful` whether clips pass on a state.
 
+    A network that `votes` classifies all clips of a video by themselves; one that does not sees one clip of it, or a state
+    joins its clips.
+
     With `motion`, ours, the layers see 2 C channels: a frame and how much each px differs from the frame before, |x_t -
     x_(t-1)|, 0 in a video's first frame. The network computes it and keeps the last frame in its state, so that whoever
     feeds it frames, in training, tests or live, gives it the same.
@@ -66,6 +72,7 @@ class RawNetwork(nn.Module, ABC):
 
     clip_len: int
     stateful: bool
+    votes: bool = False
     motion: bool
 
     @abstractmethod
@@ -215,6 +222,25 @@ class StatefulNetwork(RawNetwork):
         return last, (*after, (clips[:, -1],)) if self.motion else after
 
 
+class ClipVoter(RawNetwork):
+    """The 3D-ConvNet of Baccouche 2011 on grey windows around a person (B, 9, 1, 54, 34), whose contrast it normalises."""
+
+    clip_len, stateful, votes, motion = CLIP_LEN, False, True, False
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        # Extractors read these names without their beginning, see `extractors.weights.PREFIXES`.
+        self.net = ConvNet3D(num_classes)
+
+    def forward(self, clips: torch.Tensor, state: NetworkState | None = None) -> tuple[torch.Tensor, NetworkState]:
+        """Return logits (B, K) and (); `state` is ignored."""
+        return self.net(local_contrast(clips.transpose(1, 2))), ()
+
+    def advance(self, clips: torch.Tensor, state: NetworkState | None = None) -> NetworkState:
+        """Return (), as there is no state."""
+        return ()
+
+
 def build_network(
     name: NetworkName,
     num_classes: int,
@@ -224,9 +250,9 @@ def build_network(
     gates: Gates = "sigmoid",
     motion: bool = False,
 ) -> RawNetwork:
-    """Return a newly initialised network for frames of 64x64 px, 1 channel (depth) or 3.
+    """Return a newly initialised network for frames of 64x64 px, 1 channel (depth) or 3; convnet3d: of 54x34 px, 1 channel.
 
-    gates: see `ConvLSTM`.
+    gates: see `ConvLSTM`. convnet3d has one size only.
 
     Raises: ValueError if the name is unknown or a number too small.
     """
@@ -236,7 +262,11 @@ def build_network(
         return StatelessNetwork(num_classes, channels=channels, width=width, gates=gates, motion=motion)
     if name == "convlstm-stateful":
         return StatefulNetwork(num_classes, channels=channels, width=width, gates=gates, motion=motion)
-    raise ValueError(f"unknown network {name!r}; choose from: {', '.join(NETWORKS)}")
+    if name == "convnet3d":
+        if (channels, width, gates, motion) != (1, 1.0, "sigmoid", False):
+            raise ValueError("convnet3d reads grey windows, and has one width, no gates and no motion channel")
+        return ClipVoter(num_classes)
+    raise ValueError(f"unknown network {name!r}; choose from: {', '.join(get_args(NetworkName))}")
 
 
 def set_memory(network: nn.Module, frames: int) -> None:

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from har_pipeline.core.records import ClipSpec
+from har_pipeline.models.config import Vote
+from har_pipeline.video.clips import clip_indices
+
 BIN_EDGES = (24, 32, 40, 48, 64, 80, 96, 112, 136, 160, 208, 300)
 WEIGHT_POWER = 3
 
@@ -25,7 +29,7 @@ def bounced_indices(num_frames: int, count: int) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Which frames of a video a network sees; the defaults are the published ones."""
+    """Which frames of a video a network sees, and how its clips vote; the defaults are the published ones."""
 
     # Stateful: all windows of videos of more than 300 frames, see `stateful_length`.
     whole: bool = False
@@ -33,6 +37,13 @@ class Sampling:
     step: int = 1
     # Stateless: the clip's frames are spread evenly over the whole video. Ours.
     spread: bool = False
+    # Of a network whose clips vote: frames between them, and how many are drawn of a video in each epoch of training.
+    stride: int = 4
+    drawn: int = 4
+    # Training videos are also seen upside down and mirrored.
+    flips: bool = False
+    # How the clips' probabilities become the video's, see `heads.pooling.vote`.
+    vote: Vote = "majority"
 
 
 PUBLISHED = Sampling()
@@ -58,6 +69,20 @@ def stateless_indices(num_frames: int, clip_len: int, rng: np.random.Generator |
     spare = num_frames - covered
     start = spare // 2 if rng is None else int(rng.integers(spare + 1))
     return start + step * np.arange(clip_len, dtype=np.int64)
+
+
+def voting_indices(num_frames: int, clip_len: int, stride: int) -> np.ndarray:
+    """Return (n, clip_len) int64 frame numbers of a video's voting clips: those that `har extract` takes by default.
+
+    A shorter video is completed with its last frame. Raises: ValueError if num_frames is below 1.
+    """
+    return clip_indices(num_frames, ClipSpec(sampling="dense", num_clips=None, clip_len=clip_len, clip_stride=stride))
+
+
+def drawn_indices(num_frames: int, clip_len: int, rng: np.random.Generator) -> np.ndarray:
+    """Return (clip_len,) int64 frame numbers of a clip in a row from a random place, completed as `voting_indices`."""
+    start = int(rng.integers(max(0, num_frames - clip_len) + 1))
+    return np.minimum(start + np.arange(clip_len, dtype=np.int64), num_frames - 1)
 
 
 def stateful_length(num_frames: int, window: int = 8, *, whole: bool = False) -> int:

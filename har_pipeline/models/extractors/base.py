@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from har_pipeline.core.records import ClipSpec, Stream
+from har_pipeline.core.records import ClipSpec, Stream, TrainedOn
 from har_pipeline.models.device import PRECISIONS
+from har_pipeline.video.contrast import local_contrast
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class Preprocess:
     std: tuple[float, ...]
     # Whether the net reads BGR.
     bgr: bool = False
+    # Whether clips, whose three channels are then grey, become one channel of `video.contrast.local_contrast`.
+    local_contrast: bool = False
     # (C, T, H, W) means of every pixel of a clip, instead of `mean`.
     cube: torch.Tensor | None = None
     # Hash of the cube's file.
@@ -32,10 +35,10 @@ class Preprocess:
         mean, std = (",".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
         order = ("bgr" if self.bgr else "rgb") if len(self.mean) == 3 else "flow"
         subtracted = f"cube sha256:{self.cube_sha256}" if self.cube is not None else mean
-        return f"{order};(x-[{subtracted}])/[{std}]"
+        return f"{order};(x-[{subtracted}])/[{std}]" + ";grey,local contrast 7x7x7" * self.local_contrast
 
     def __call__(self, clips: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Return the net's input (B, C, T, H, W) of `dtype`, channels last, from clips (B, T, H, W, C).
+        """Return the net's input (B, C, T, H, W) of `dtype` from clips (B, T, H, W, C).
 
         clips: uint8 RGB in [0, 255], or float flow in px/frame.
         """
@@ -46,7 +49,8 @@ class Preprocess:
         if self.cube is not None:
             return ((x.float() - self.cube.to(x.device)) * scale).to(dtype)
         shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=x.device)
-        return torch.addcmul(shift.view(1, -1, 1, 1, 1), x.float(), scale).to(dtype)
+        x = torch.addcmul(shift.view(1, -1, 1, 1, 1), x.float(), scale)
+        return (local_contrast(x[:, :1]) if self.local_contrast else x).to(dtype)
 
 
 def of_unit_range(mean: Sequence[float], std: Sequence[float]) -> Preprocess:
@@ -118,6 +122,13 @@ class Net:
     # Whether each batch normalisation may be folded into the convolution registered right before it. Only done in fp32:
     # faster by up to a quarter; in bf16 it loses accuracy.
     folds_batch_norms: bool = False
+    # Width in px where it is not the height.
+    input_width: int | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """(height, width) of the frames that the net reads, in px."""
+        return self.input_size, self.input_width or self.input_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +145,8 @@ class Extractor:
     device: torch.device
     # Arithmetic of the net: fp32, bf16 or fp16.
     precision: str
+    # What a net of ours was trained on; its features of other videos are no training features.
+    trained_on: TrainedOn | None = None
 
     @property
     def feature_dim(self) -> int:

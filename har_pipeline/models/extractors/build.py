@@ -17,7 +17,7 @@ from har_pipeline.models.device import PRECISIONS, pick_device, pick_precision
 from har_pipeline.models.extractors.base import Extractor, Preprocess
 from har_pipeline.models.extractors.c3d import read_mean_cube
 from har_pipeline.models.extractors.nets import find_net
-from har_pipeline.models.extractors.weights import find_weights
+from har_pipeline.models.extractors.weights import find_weights, read_trained_on
 
 
 def build_extractor(
@@ -68,6 +68,7 @@ def build_extractor(
         module=_channels_last(module),
         device=torch_device,
         precision=chosen_precision,
+        trained_on=None if found.path is None else read_trained_on(found.path),
     )
 
 

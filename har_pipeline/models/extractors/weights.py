@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import pickle
 import zipfile
@@ -13,14 +14,18 @@ from typing import Any
 
 import pooch
 import torch
+from safetensors import safe_open
 
 from har_pipeline.core.errors import WeightsError
 from har_pipeline.core.files import cached_weights, file_sha256
-from har_pipeline.core.records import Stream
+from har_pipeline.core.records import Stream, TrainedOn
 from har_pipeline.models.extractors.base import Net, Preprocess, Weights
 from har_pipeline.models.state import key_differences
 
 log = logging.getLogger(__name__)
+
+# In the header of a safetensors file that `har train-video` wrote: a `TrainedOn` as JSON.
+TRAINED_ON = "har_trained_on"
 
 # Under what a training's checkpoint has the state dict, and what modules that hold a net put before all of its keys.
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net")
@@ -140,6 +145,23 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     if sum(value.numel() * value.element_size() for value in values.values()) > path.stat().st_size + VIEWS_BYTES:
         raise WeightsError(f"{path}: holds tensors that are larger than their data")
     return _without_wrappers(values, path)
+
+
+def read_trained_on(path: Path) -> TrainedOn | None:
+    """Return what `har train-video` trained the net of a weights file on; None for every other file.
+
+    Raises: WeightsError if that is damaged.
+    """
+    if path.suffix != ".safetensors":
+        return None
+    with safe_open(path, "pt") as file:
+        text = (file.metadata() or {}).get(TRAINED_ON)
+    if text is None:
+        return None
+    try:
+        return TrainedOn(**json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: what it says of its training is damaged ({error}); train the net again") from error
 
 
 def _check_archive(path: Path) -> None:

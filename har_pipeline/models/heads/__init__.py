@@ -75,5 +75,7 @@ def _plain_encoder(config: HeadConfig, dim: int) -> Encoder:
             cell=nn.GRU if config.name == "gru" else nn.LSTM,
             bidirectional=config.name == "bilstm",
             dropout=config.dropout,
+            forget_gate=config.forget_gate,
+            every_step=config.readout == "steps",
         )
     return MeanPool(dim)

@@ -17,7 +17,7 @@ SMALLEST_DEVIATION = 0.1
 
 
 class SequenceClassifier(nn.Module):
-    """An encoder (B, N, D) -> (B, E) and a dense layer E -> K; the encoder of `vote` gives (B, N, E).
+    """An encoder (B, N, D) -> (B, E) and a dense layer E -> K; that of `vote` and of `readout="steps"` gives (B, N, E).
 
     With mid fusion at the input the streams' features are joined before anything else, as x_t = x_t^1 o x_t^2 o ... in
     Lakhal 2018, section 3.2: what is scaled, or dropped in training, is the sum or product, never a stream before it.
@@ -47,7 +47,7 @@ class SequenceClassifier(nn.Module):
         if self.classifier.bias is not None:
             nn.init.zeros_(self.classifier.bias)
         self.output = config.output
-        self.vote = config.vote if config.name == "vote" else None
+        self.vote = config.vote if config.name == "vote" or config.readout == "steps" else None
 
     def joined(self, features: torch.Tensor) -> torch.Tensor:
         """Return the streams' features (..., D) joined to (..., D') if mid fusion joins them at the input, or as they are."""
@@ -67,7 +67,7 @@ class SequenceClassifier(nn.Module):
         self.input_scale.copy_(torch.from_numpy(np.concatenate(scales)))
 
     def encode(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Return (B, E), what the dense layer sees in evaluation mode; (B, N, E) for `vote`."""
+        """Return (B, E), what the dense layer sees in evaluation mode; (B, N, E) for `vote` and `readout="steps"`."""
         scaled = (self.joined(features) - self.input_mean) * self.input_scale
         if self.training and self.input_dropout.p:
             scaled = self.input_dropout(scaled.transpose(1, 2)).transpose(1, 2)
@@ -77,9 +77,9 @@ class SequenceClassifier(nn.Module):
         """Return (B, K) log probabilities for features (B, Nmax, D) float32 and lengths (B,) int64 on the CPU.
 
         With `output="sigmoid"` they are the sigmoids divided by their sum, as in Keras's categorical cross-entropy. (Keras
-        then cuts probabilities below 1e-7 off, which stops their gradient and yields NaN where all underflow; we do not.) In
-        training a `vote` head returns the mean log probabilities of its clips instead: their negative log likelihood is
-        the mean loss of the clips, so that each clip is trained by itself.
+        then cuts probabilities below 1e-7 off, which stops their gradient and yields NaN where all underflow; we do not.)
+        In training a `vote` head, or one whose every step is read out, returns the mean log probabilities of its clips
+        instead: their negative log likelihood is the mean loss of the clips, so that each clip is trained by itself.
         """
         logits = self.classifier(self.dropout(self.encode(features, lengths))).float()
         if self.output == "sigmoid":

@@ -10,7 +10,7 @@ from har_pipeline.models.heads.encoder import Encoder
 from har_pipeline.models.heads.pooling import valid_clips
 
 
-def start_as_keras(layer: nn.LSTM | nn.GRU) -> None:
+def start_as_keras(layer: nn.LSTM | nn.GRU | LSTMWithoutForgetGate) -> None:
     """Initialise as Keras does: Glorot-uniform input weights, orthogonal state weights, zero biases.
 
     An LSTM's forget gate starts with a bias of 1; with torch's uniform start near 0 it would forget half at every step. torch
@@ -29,6 +29,40 @@ def start_as_keras(layer: nn.LSTM | nn.GRU) -> None:
                     value[layer.hidden_size : 2 * layer.hidden_size] = 1.0
 
 
+class LSTMWithoutForgetGate(nn.Module):
+    """One layer of the LSTM of Hochreiter 1997: c_t = c_(t-1) + i_t g_t, h_t = o_t tanh(c_t). A cell never forgets.
+
+    It is called as torch's LSTM on packed sequences. 3 (D + U + 1) U parameters, for the gates i, g, o in that order: 25,650
+    for 120 features and 50 units, the "about 25,000" of Baccouche 2011, section 3.
+    """
+
+    bidirectional = False
+
+    def __init__(self, feature_dim: int, units: int) -> None:
+        super().__init__()
+        self.weight_ih = nn.Parameter(torch.empty(3 * units, feature_dim))
+        self.weight_hh = nn.Parameter(torch.empty(3 * units, units))
+        self.bias = nn.Parameter(torch.empty(3 * units))
+
+    def forward(self, packed: PackedSequence) -> tuple[PackedSequence, tuple[torch.Tensor, torch.Tensor]]:
+        """Return the states of all clips, packed, and the last (h, c) of each video, (1, B, U) each."""
+        given = nn.functional.linear(packed.data, self.weight_ih, self.bias)
+        sizes = packed.batch_sizes.tolist()
+        hidden = cell = given.new_zeros(sizes[0], self.weight_hh.shape[1])
+        states = []
+        for part in given.split(sizes):
+            # The videos are sorted by length: those that have ended are the last ones, and keep their state.
+            count = len(part)
+            i, g, o = (part + hidden[:count] @ self.weight_hh.T).chunk(3, dim=1)
+            after = cell[:count] + i.sigmoid() * g.tanh()
+            states.append(o.sigmoid() * after.tanh())
+            cell = torch.cat([after, cell[count:]])
+            hidden = torch.cat([states[-1], hidden[count:]])
+        if packed.unsorted_indices is not None:
+            hidden, cell = hidden[packed.unsorted_indices], cell[packed.unsorted_indices]
+        return with_data(packed, torch.cat(states)), (hidden[None], cell[None])
+
+
 def pack(features: torch.Tensor, lengths: torch.Tensor) -> PackedSequence:
     """Return (B, Nmax, D) without its padding; lengths: (B,) int64 on the CPU, each at least 1."""
     return pack_padded_sequence(features, lengths, batch_first=True, enforce_sorted=False)
@@ -42,7 +76,8 @@ def with_data(packed: PackedSequence, data: torch.Tensor) -> PackedSequence:
 class RecurrentEncoder(Encoder):
     """LSTM or GRU layers, in one or both directions; returns the hidden state after each video's last valid clip.
 
-    In both directions the second half is the backward layer's state after it has read the first clip.
+    In both directions the second half is the backward layer's state after it has read the first clip. With every_step the
+    states of all clips are returned instead, (B, Nmax, out_dim). forget_gate: of a single LSTM layer in one direction.
     """
 
     def __init__(
@@ -54,14 +89,21 @@ class RecurrentEncoder(Encoder):
         cell: type[nn.LSTM] | type[nn.GRU] = nn.LSTM,
         bidirectional: bool = False,
         dropout: float = 0.0,
+        forget_gate: bool = True,
+        every_step: bool = False,
     ) -> None:
         super().__init__()
         self.out_dim = 2 * units if bidirectional else units
+        self.every_step = every_step
         between = dropout if num_layers > 1 else 0.0
-        layer = cell(feature_dim, units, num_layers, batch_first=True, bidirectional=bidirectional, dropout=between)
+        layer = (
+            cell(feature_dim, units, num_layers, batch_first=True, bidirectional=bidirectional, dropout=between)
+            if forget_gate
+            else LSTMWithoutForgetGate(feature_dim, units)
+        )
         start_as_keras(layer)
         # Named after the cell, as in the weights files of earlier runs.
-        self.cell = "lstm" if isinstance(layer, nn.LSTM) else "gru"
+        self.cell = "gru" if isinstance(layer, nn.GRU) else "lstm"
         self.add_module(self.cell, layer)
 
     def states(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[PackedSequence, torch.Tensor]:
@@ -73,7 +115,10 @@ class RecurrentEncoder(Encoder):
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Return (B, out_dim) for features (B, Nmax, D) and lengths (B,) on the CPU, each at least 1."""
-        return self.states(features, lengths)[1]
+        states, last = self.states(features, lengths)
+        if self.every_step:
+            return pad_packed_sequence(states, batch_first=True, total_length=features.shape[1])[0]
+        return last
 
 
 class AttentionEncoder(Encoder):

@@ -17,6 +17,7 @@ import torch
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.features.frames import frame_shape
+from har_pipeline.features.options import RawOptions
 from har_pipeline.features.table import FeatureTable
 from har_pipeline.models.convlstm.networks import build_network, set_memory
 from har_pipeline.models.device import in_float64, keep_freed_memory, pick_device, pick_precision
@@ -28,13 +29,15 @@ from har_pipeline.training.memory import network_need, require_memory
 from har_pipeline.training.networks.distributed import ALONE, World
 from har_pipeline.training.networks.loop import Learner, arrange, sampling_of
 from har_pipeline.training.options import VideoTrainConfig
-from har_pipeline.training.schedules import halvings
+from har_pipeline.training.schedules import MOMENTUM_CONVNET3D, halvings, no_longer_rises
 from har_pipeline.training.threads import continue_with
 
 REPORT_SECONDS = 0.5
 
 # In smaller frames the last convolution of the stateful network leaves one px, too few for batch normalisation.
 SMALLEST_FRAME = 48
+
+PERSON_SHAPE = RawOptions(stream="rgb", person=True).shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +72,10 @@ def make_learner(
 ) -> Learner:
     """Return a learner with fresh weights drawn from the seed.
 
-    Raises: RunError if the frames are smaller than 48x48 px, or the memory is; DeviceError if the device is absent.
+    Raises: RunError if the frames are smaller than 48x48 px or no windows around a person where the network reads these, or
+    the memory is too small; DeviceError if the device is absent.
     """
-    if min(shape[1:]) < SMALLEST_FRAME:
-        raise RunError(f"the networks need frames of at least {SMALLEST_FRAME} px, not {shape[1]}; the paper's have 64")
+    _check_shape(shape, config)
     device = pick_device(config.device)
     need = network_need(config, shape, num_classes, len(table.lengths), int(table.lengths.max()))
     # The frames are there already.
@@ -83,7 +86,7 @@ def make_learner(
     )
     if config.memory_frames is not None:
         set_memory(network, config.memory_frames)
-    precision = pick_precision(config.precision, device)
+    precision = pick_precision(config.arithmetic, device)
     return Learner(
         network,
         Frames(table, shape, device),
@@ -92,8 +95,22 @@ def make_learner(
         state_gradient=config.state_gradient,
         norm_over=config.norm_over,
         window_loss=config.window_loss,
+        momentum=MOMENTUM_CONVNET3D if config.model == "convnet3d" else None,
         world=world,
     )
+
+
+def _check_shape(shape: tuple[int, int, int], config: VideoTrainConfig) -> None:
+    if config.model == "convnet3d":
+        if shape != PERSON_SHAPE:
+            raise RunError(
+                f"convnet3d reads grey windows of 34x54 px around a person, not frames of {shape[2]}x{shape[1]} px: prepare "
+                "them with `har frames --stream rgb --person`"
+            )
+    elif min(shape[1:]) < SMALLEST_FRAME:
+        raise RunError(
+            f"the networks need frames of at least {SMALLEST_FRAME} px, not {min(shape[1:])}; the paper's have 64"
+        )
 
 
 def fit_network(
@@ -112,6 +129,8 @@ def fit_network(
     validation accuracy; without validation videos it goes on from the epoch before it, and halves by training accuracy.
     The paper seems to choose by the test videos: it shows validation curves, but describes only a training and a test part.
     Here validation videos come from the training subjects, and the test rows are never looked at.
+    The 3D-ConvNet's training also ends when its accuracy on the drawn clips no longer rises, and keeps the epoch after which
+    it did not; its paper has no validation videos.
     checkpoint: a file written at the end of each epoch; if it exists, training resumes from it, and the history is that of a
     training which was never interrupted. All that is random in an epoch (order, clips, dropout) is drawn from (seed, epoch,
     process), so no random state has to be stored. torch's global random state is left as it was.
@@ -132,7 +151,7 @@ def fit_network(
             except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
                 raise damaged(checkpoint or Path(CHECKPOINT), error) from error
         seconds_before = sum(epoch.seconds for epoch in state.history)
-        while len(state.history) < config.num_epochs:
+        while len(state.history) < config.num_epochs and not state.ended:
             start = time.perf_counter()
             state.begin_epoch()
             rate, loss, accuracy = _train_epoch(state, data.parts.train, on_batch)
@@ -144,7 +163,8 @@ def fit_network(
                 save_checkpoint(checkpoint, state.to_dict())
             on_epoch(state.history[-1])
         learner.network.load_state_dict(state.best_weights)
-        return FittedNetwork(learner, tuple(state.history), best_epoch(state.history), seconds_before)
+        best = best_epoch(state.history, learned=config.stops_early)
+        return FittedNetwork(learner, tuple(state.history), best, seconds_before)
 
 
 class _Progress:
@@ -174,6 +194,12 @@ class _Progress:
             "best_weights": self.best_weights,
         }
 
+    @property
+    def ended(self) -> bool:
+        """Whether training stops before its last epoch."""
+        accuracies = [epoch.train_accuracy for epoch in self.history]
+        return self.config.stops_early and no_longer_rises(accuracies, self.config.stop_after)
+
     def begin_epoch(self) -> None:
         done, config = len(self.history), self.config
         drawn = np.random.SeedSequence([config.seed, done, self.learner.world.rank]).generate_state(1)
@@ -189,7 +215,7 @@ class _Progress:
                 f"the loss became {epoch.train_loss} in epoch {epoch.epoch}: train with a lower --learning-rate "
                 "(`har lr-range` suggests one), or --precision fp32"
             )
-        if best_epoch(self.history) == epoch.epoch:
+        if best_epoch(self.history, learned=self.config.stops_early) == epoch.epoch:
             self.best_weights = copy.deepcopy(self.learner.network.state_dict())
 
     def rate(self, share: float) -> float:
@@ -199,18 +225,21 @@ class _Progress:
         return self.config.rate(len(self.history) + share, halvings(gains, self.config.patience))
 
 
-def best_epoch(history: Sequence[Epoch]) -> int:
-    """Return the epoch with the highest validation accuracy, then the lowest loss, then the first; else the last."""
+def best_epoch(history: Sequence[Epoch], *, learned: bool = False) -> int:
+    """Return the epoch with the highest validation accuracy, then the lowest loss, then the first; else the last.
+
+    learned: without validation videos the epoch with the best training numbers, after which training no longer learned.
+    """
     best = history[-1]
-    for epoch in history[-2::-1] if best.val_accuracy is not None else ():
+    for epoch in history[-2::-1] if learned or best.val_accuracy is not None else ():
         if _merit(epoch) >= _merit(best):
             best = epoch
     return best.epoch
 
 
 def _merit(epoch: Epoch) -> tuple[float, float]:
-    assert epoch.val_accuracy is not None
-    assert epoch.val_loss is not None
+    if epoch.val_accuracy is None or epoch.val_loss is None:
+        return epoch.train_accuracy, -epoch.train_loss
     return epoch.val_accuracy, -epoch.val_loss
 
 

@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from har_pipeline.models.config import Vote
 from har_pipeline.models.convlstm.augment import draw_views, take_views
 from har_pipeline.models.convlstm.networks import NetworkState, RawNetwork, detach_state
 from har_pipeline.models.convlstm.windows import (
     PUBLISHED,
     Sampling,
+    drawn_indices,
     length_batches,
     plain_batches,
     silent_windows,
@@ -27,9 +29,11 @@ from har_pipeline.models.convlstm.windows import (
     stateful_length,
     stateless_indices,
     stepped_length,
+    voting_indices,
     window_weights,
 )
 from har_pipeline.models.device import in_float64
+from har_pipeline.models.heads.pooling import vote
 from har_pipeline.training.batches import Frames
 from har_pipeline.training.networks.distributed import ALONE, World
 from har_pipeline.training.options import NormOver, StateGradient, VideoTrainConfig, WindowLoss
@@ -37,6 +41,9 @@ from har_pipeline.training.options import NormOver, StateGradient, VideoTrainCon
 # Frames of an evaluation batch: 12 clips of 30, or 45 windows of 8. The first layer's gates of 360 frames at 64x64 px take
 # 0.75 GB in fp32.
 EVAL_FRAMES = 360
+
+# Clips that vote at once, of 9 frames each.
+VOTING_CLIPS = 64
 
 # Keras's default, torch's is 1e-8; the paper does not say.
 ADAM_EPSILON = 1e-7
@@ -77,9 +84,14 @@ def arrange(
     """Yield the videos `rows` in batches with the frames that the network sees of each; see `models.convlstm.windows`.
 
     lengths: frames of every video of the table. rng: shuffles and draws a stateless network's clips; None = evaluation.
-    augment: how far `rng` moves and scales the frames of a video.
+    augment: how far `rng` moves and scales the frames of a video. Of a network that votes, a training batch holds clips, each
+    drawn by itself, and an evaluation batch all clips of one video.
     """
-    if network.stateful:
+    if network.votes:
+        batches = (
+            plain_batches(rows, 1) if rng is None else plain_batches(np.repeat(rows, sampling.drawn), batch_size, rng)
+        )
+    elif network.stateful:
         there = [stepped_length(int(lengths[row]), sampling.step) for row in rows]
         kept = [stateful_length(length, network.clip_len, whole=sampling.whole) for length in there]
         batches = length_batches(rows, kept, batch_size, rng)
@@ -87,12 +99,18 @@ def arrange(
         batches = plain_batches(rows, batch_size, rng)
     for batch in batches:
         indices = np.stack([_windows(network, int(lengths[row]), sampling, rng) for row in batch])
-        views = draw_views(len(batch), augment, rng) if augment and rng is not None else None
+        views = None
+        if rng is not None and (augment or sampling.flips):
+            views = draw_views(len(batch), augment, rng, flips=sampling.flips)
         yield VideoBatch(batch, indices, views)
 
 
 def _windows(network: RawNetwork, length: int, sampling: Sampling, rng: np.random.Generator | None) -> np.ndarray:
     """Return (n, T) frame numbers of a video of `length` frames."""
+    if network.votes:
+        if rng is not None:
+            return drawn_indices(length, network.clip_len, rng)[None]
+        return voting_indices(length, network.clip_len, sampling.stride)
     if network.stateful:
         return stateful_indices(length, network.clip_len, whole=sampling.whole, step=sampling.step)
     if sampling.spread:
@@ -102,7 +120,15 @@ def _windows(network: RawNetwork, length: int, sampling: Sampling, rng: np.rando
 
 def sampling_of(config: VideoTrainConfig) -> Sampling:
     """Return which frames a network sees that is trained with these options."""
-    return Sampling(whole=config.long_videos == "whole", step=config.frame_step, spread=config.clip == "whole")
+    return Sampling(
+        whole=config.long_videos == "whole",
+        step=config.frame_step,
+        spread=config.clip == "whole",
+        stride=config.clip_stride,
+        drawn=config.clips_per_video,
+        flips=config.model == "convnet3d" and config.flips,
+        vote=config.vote,
+    )
 
 
 class Learner:
@@ -111,9 +137,9 @@ class Learner:
     precision: fp32, or bf16: autocast in forward passes. state_gradient: `window` = the gradient stops at each window,
     `video` = it goes back through the state to the video's start. norm_over, with the latter: whether batch normalisation
     takes its statistics from each `window` or from all of a `video`'s. window_loss, with it too: see `_train_together`.
-    With several processes gradients are averaged (DDP). Batch normalisation is not synchronised: each process normalises
-    with its own batch of the published size, so the statistics do not depend on the number of processes; the running
-    averages are those of the first process.
+    momentum: of plain gradient descent; None: Adam. With several processes gradients are averaged (DDP). Batch
+    normalisation is not synchronised: each process normalises with its own batch of the published size, so the statistics
+    do not depend on the number of processes; the running averages are those of the first process.
     """
 
     def __init__(
@@ -126,8 +152,10 @@ class Learner:
         state_gradient: StateGradient = "window",
         norm_over: NormOver = "window",
         window_loss: WindowLoss = "equal",
+        momentum: float | None = None,
         world: World = ALONE,
     ) -> None:
+        self.momentum = momentum
         self.network = network.to(frames.device)
         self.frames, self.num_classes, self.precision, self.world = frames, num_classes, precision, world
         self.state_gradient, self.norm_over, self.window_loss = state_gradient, norm_over, window_loss
@@ -138,10 +166,13 @@ class Learner:
             self._forward = nn.parallel.DistributedDataParallel(self.network, broadcast_buffers=False)
 
     def restart(self) -> None:
-        """Start with a fresh Adam optimiser."""
-        self.optimizer = torch.optim.Adam(
-            self.network.parameters(), lr=0.0, eps=ADAM_EPSILON, fused=self.frames.device.type == "cuda"
-        )
+        """Start with a fresh optimiser."""
+        weights, fused = self.network.parameters(), self.frames.device.type == "cuda"
+        self.optimizer: torch.optim.Optimizer
+        if self.momentum is None:
+            self.optimizer = torch.optim.Adam(weights, lr=0.0, eps=ADAM_EPSILON, fused=fused)
+        else:
+            self.optimizer = torch.optim.SGD(weights, lr=0.0, momentum=self.momentum, fused=fused)
 
     def train_batch(self, batch: VideoBatch, rates: Iterator[float]) -> BatchResult:
         """Update the weights after each window in the second half of a batch, at the next of `rates`.
@@ -259,7 +290,8 @@ def video_probabilities(
     """Return (len(rows), K) float64 class probabilities of the videos; zeros in other processes' rows.
 
     Stateful: the mean of the windows' probabilities with weights that grow as (t / T)^3. The network is in evaluation
-    mode afterwards. Source: Sanchez-Caballero 2020, section 4.2 and equation 1.
+    mode afterwards. Source: Sanchez-Caballero 2020, section 4.2 and equation 1. A network that votes: the vote of the video's
+    clips (Baccouche 2011, section 4.2).
     """
     network.eval()
     places = np.arange(len(rows))
@@ -267,6 +299,10 @@ def video_probabilities(
     batch_size = max(1, EVAL_FRAMES // network.clip_len)
     batches = arrange(network, frames.lengths[rows], places, batch_size, sampling=sampling)
     for batch in itertools.islice(batches, world.rank, None, world.size):
+        if network.votes:
+            (video,) = rows[batch.rows]
+            result[batch.rows] = voted_probabilities(network, frames, video, batch.indices[0], sampling.vote, precision)
+            continue
         result[batch.rows] = clip_probabilities(network, frames, rows[batch.rows], batch.indices, precision=precision)
     return result
 
@@ -284,3 +320,17 @@ def clip_probabilities(
             logits = in_float64(logits)
             votes = votes.to(logits.device) + weight * logits.softmax(dim=1)
     return votes.cpu().numpy()
+
+
+def voted_probabilities(
+    network: RawNetwork, frames: Frames, row: int, indices: np.ndarray, how: Vote, precision: str
+) -> np.ndarray:
+    """Return (K,) float64 class probabilities of a video, the vote of its clips (n, T); see `heads.pooling.vote`."""
+    found = []
+    for part in np.array_split(indices, -(-len(indices) // VOTING_CLIPS)):
+        enabled = precision == "bf16"
+        with torch.inference_mode(), torch.autocast(frames.device.type, torch.bfloat16, enabled=enabled):
+            logits, _ = network(frames.clips(np.full(len(part), row), part))
+        found.append(in_float64(logits).log_softmax(dim=1).cpu())
+    clips = torch.cat(found)[None]
+    return vote(clips, torch.tensor([clips.shape[1]]), how).exp()[0].numpy()

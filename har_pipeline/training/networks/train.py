@@ -7,12 +7,14 @@ import functools
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any, get_args
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import FeatureSpec
 from har_pipeline.evaluation.run_folder import VIDEO, RunSummary, lasting_run_folder, split_info
 from har_pipeline.features.frames import options_of
 from har_pipeline.features.options import RawOptions
+from har_pipeline.models.config import Vote
 from har_pipeline.models.convlstm.windows import BIN_EDGES
 from har_pipeline.training.checkpoint import CHECKPOINT, load_checkpoint
 from har_pipeline.training.data import TrainingData, held_out_scores
@@ -20,10 +22,10 @@ from har_pipeline.training.history import OnEpoch
 from har_pipeline.training.lock import training_lock
 from har_pipeline.training.networks.distributed import ALONE, World
 from har_pipeline.training.networks.fit import OnBatch, fit_network
-from har_pipeline.training.networks.loop import sampling_of
+from har_pipeline.training.networks.loop import Learner, sampling_of
 from har_pipeline.training.options import VideoPrecision, VideoTrainConfig
 from har_pipeline.training.run_writer import Trained, write_run
-from har_pipeline.training.schedules import CYCLE_EPOCHS, FINE_TUNE_PATIENCE
+from har_pipeline.training.schedules import CYCLE_EPOCHS, FINE_TUNE_PATIENCE, MOMENTUM_CONVNET3D
 
 NETWORK = "network.safetensors"
 
@@ -60,6 +62,7 @@ def train_network(
         score = functools.partial(fitted.learner.probabilities, sampling=sampling_of(config))
         # All processes have a share of the videos to score.
         scores = held_out_scores(data, config.seed, score)
+        votes = _votes(data, config, fitted.learner) if config.model == "convnet3d" else {}
         if folder is None:
             return None
         used: VideoPrecision = "bf16" if fitted.learner.precision == "bf16" else "fp32"
@@ -85,11 +88,22 @@ def train_network(
                 "parameters": sum(parameter.numel() for parameter in network.parameters()),
                 "processes": world.size,
                 "files_sha256": data.files_sha256,
+                **votes,
             },
         )
         summary = write_run(folder, run_dir, NETWORK, data, config, trained, job)
         (folder / CHECKPOINT).unlink(missing_ok=True)
     return summary
+
+
+def _votes(data: TrainingData, config: VideoTrainConfig, learner: Learner) -> dict[str, Any]:
+    """Return the test accuracy of both votes of the clips, of which the run's scores show one."""
+    rows, found = data.parts.test, {}
+    for how in get_args(Vote):
+        sampling = dataclasses.replace(sampling_of(config), vote=how)
+        best = learner.probabilities(rows, sampling=sampling).argmax(axis=1)
+        found[how] = float((best == data.table.labels[rows]).mean())
+    return {"test_accuracy_by_vote": found}
 
 
 def _remove_damaged(checkpoint: Path) -> None:
@@ -126,6 +140,8 @@ def config_notes(config: VideoTrainConfig, *, processes: int = 1) -> list[str]:
 
     Every option but the model, the seed and the device has its note. processes: that share each batch's updates.
     """
+    if config.model == "convnet3d":
+        return [*_convnet3d_notes(config, processes), *_precision_notes(config)]
     notes = []
     if config.width != 1:
         notes.append(
@@ -144,6 +160,26 @@ def config_notes(config: VideoTrainConfig, *, processes: int = 1) -> list[str]:
             "beside each frame the network saw how much it differs from the one before; the paper's sees frames only"
         )
     return [*notes, *_video_notes(config), *_schedule_notes(config), *_batch_notes(config, processes)]
+
+
+def _convnet3d_notes(config: VideoTrainConfig, processes: int) -> list[str]:
+    """Return the same of the 3D-ConvNet, whose paper names neither a rate, a batch nor a number of epochs."""
+    clips, epochs = processes * config.videos_per_batch, f"{config.num_epochs} epochs"
+    if config.stops_early:
+        epochs = f"at most {epochs}, or until the accuracy on the drawn clips had not risen for {config.stop_after}"
+    notes = [
+        f"each epoch showed {config.clips_per_video} clips of each training video, drawn at random, {clips} in a batch; the "
+        "paper takes all, one by one",
+        f"learning rate: {config.schedule}, at most {config.peak_rate:g}, momentum {MOMENTUM_CONVNET3D:g}, for {epochs}; the "
+        "paper names no numbers",
+        f"clips that start every {config.clip_stride} frames voted, {config.vote}; the paper does not say which clips vote, "
+        "its vote is that of the majority",
+    ]
+    if not config.flips:
+        notes.append("no clip was shown upside down or mirrored; the paper's were")
+    if config.augment:
+        notes.append(f"training clips were moved and scaled by up to {100 * config.augment:g} %; the paper's are not")
+    return notes
 
 
 def _video_notes(config: VideoTrainConfig) -> list[str]:
@@ -199,6 +235,11 @@ def _batch_notes(config: VideoTrainConfig, processes: int) -> list[str]:
     videos, published = processes * config.videos_per_batch, VideoTrainConfig(model=config.model).videos_per_batch
     if videos != published:
         notes.append(f"{videos} videos in a batch{of}; the paper's batches have {published}")
+    return [*notes, *_precision_notes(config)]
+
+
+def _precision_notes(config: VideoTrainConfig) -> list[str]:
+    notes = []
     if config.precision != "fp32":
         where = "the network allows it" if config.precision == "bf16" else "the device has it"
         notes.append(f"trained in bf16 where {where}; the paper says nothing of reduced precision")
@@ -211,6 +252,8 @@ def frame_notes(spec: FeatureSpec) -> list[str]:
     Raises: FeatureMismatchError if the feature set is none of raw frames.
     """
     options, published, notes = options_of(spec), RawOptions(), []
+    if options.person:
+        return []
     if options.size != published.size:
         notes.append(f"frames of {options.size}x{options.size} px; the paper's have {published.size}x{published.size}")
     if options.stream != "depth":
@@ -235,6 +278,9 @@ def _choice_note(val_videos: int, config: VideoTrainConfig) -> str:
     """Return how the epoch was chosen whose network was kept."""
     if val_videos:
         return f"{val_videos} validation videos chose the epoch; the paper trains on all of its training videos"
+    if config.model == "convnet3d":
+        kept = "epoch with the best training accuracy" if config.stops_early else "last epoch"
+        return f"no validation videos, as in the paper: the network of the {kept} was kept"
     later, restart = config.num_epochs - config.main_epochs, ""
     if later:
         restart = (

@@ -35,7 +35,7 @@ def test_a_module_that_defines_a_net_is_enough() -> None:
 
 def test_single_nets_come_before_families() -> None:
     names = list(all_nets())
-    assert names[:5] == ["c3d", "efficientnet_lite0", "i3d", "vgg16", "tsn_bninception"]
+    assert names[:6] == ["c3d", "convnet3d", "efficientnet_lite0", "i3d", "vgg16", "tsn_bninception"]
     assert names[-1] == "mvit_base_16x4"
     assert all(net.name == name for name, net in all_nets().items())
 

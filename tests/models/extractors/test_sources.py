@@ -97,11 +97,13 @@ SOURCES: dict[tuple[str, str], Callable[[], Numbers]] = {
     **{key: lambda numbers=numbers: numbers for key, numbers in AUTHORS.items()},  # type: ignore[misc]
 }
 KERAS = ("vgg16", "keras")
+# Not published: `har train-video` makes them.
+OURS = ("convnet3d", "trained")
 ALL = [(net.name, weights) for net in all_nets().values() for weights in net.weights]
 
 
 def test_every_weights_set_has_a_source() -> None:
-    assert {*SOURCES, KERAS} == set(ALL)
+    assert {*SOURCES, KERAS, OURS} == set(ALL)
 
 
 @pytest.mark.parametrize(("net", "weights"), SOURCES)

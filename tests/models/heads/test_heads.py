@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from har_pipeline.core.errors import RunError
-from har_pipeline.models.config import FusionOp, HeadName
+from har_pipeline.models.config import FusionOp, HeadName, Vote
 from har_pipeline.models.heads import HeadConfig, SequenceClassifier, build_head, fit_linear
 from har_pipeline.models.heads.pooling import vote
 from har_pipeline.training.batches import FeatureBatch, class_probabilities
@@ -32,6 +32,9 @@ CONFIGS = {
     "res_lstm of 4 layers": HeadConfig(name="res_lstm", num_layers=4),
     "stacked_lstm of 4 layers": HeadConfig(name="stacked_lstm", num_layers=4),
     "projected": HeadConfig(name="res_lstm", num_layers=2, input_projection=3),
+    "no forget gate": HeadConfig(units=7, forget_gate=False),
+    "every step": HeadConfig(name="bilstm", units=7, readout="steps"),
+    "majority of every step": HeadConfig(units=7, readout="steps", vote="majority", forget_gate=False),
     "majority": HeadConfig(name="vote", vote="majority"),
     "sigmoid vote": HeadConfig(name="vote", output="sigmoid"),
     "input fusion": HeadConfig(units=7, mid_fusion="input", fusion_op="concat"),
@@ -280,6 +283,55 @@ def test_lstm_is_the_papers_equations() -> None:
         memory = forget.sigmoid() * memory + enter.sigmoid() * candidate.tanh()
         state = leave.sigmoid() * memory.tanh()
     torch.testing.assert_close(head.encode(features[None], torch.tensor([6]))[0], state, rtol=0, atol=1e-6)
+
+
+def test_lstm_without_forget_gates_by_hand() -> None:
+    torch.manual_seed(0)
+    head = build_head(HeadConfig(units=3, forget_gate=False), 5, 2)
+    lstm = head.encoder.get_submodule("lstm")
+    nn.init.normal_(lstm.bias)
+    for row, length in zip(sequences(), LENGTHS.tolist(), strict=True):
+        h = c = torch.zeros(3)
+        for x in row[:length]:
+            i, g, o = (lstm.weight_ih @ x + lstm.weight_hh @ h + lstm.bias).split(3)
+            c = c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+        torch.testing.assert_close(head.encode(row[None], torch.tensor([length]))[0], h)
+
+
+def test_without_forget_gates_it_is_an_lstm_whose_gates_are_open() -> None:
+    torch.manual_seed(0)
+    ours, torchs = (build_head(HeadConfig(units=3, forget_gate=gate), 5, 2).encoder for gate in (False, True))
+    lstm, usual = ours.get_submodule("lstm"), torchs.get_submodule("lstm")
+    with torch.no_grad():
+        for name, of_forgetting in (("weight_ih", 0.0), ("weight_hh", 0.0), ("bias", 100.0)):
+            i, g, o = getattr(lstm, name).chunk(3)
+            target = getattr(usual, f"{name}_l0" if name != "bias" else "bias_ih_l0")
+            target.copy_(torch.cat([i, torch.full_like(i, of_forgetting), g, o]))
+        usual.bias_hh_l0.zero_()
+    torch.testing.assert_close(ours(sequences(), LENGTHS), torchs(sequences(), LENGTHS))
+
+
+def test_fifty_cells_without_forget_gates_have_the_published_number_of_parameters() -> None:
+    head = build_head(HeadConfig(units=50, forget_gate=False, readout="steps"), 120, 6)
+    assert sum(p.numel() for p in head.encoder.parameters()) == 25_650
+    assert sum(p.numel() for p in head.parameters()) == 25_650 + 50 * 6 + 6
+
+
+@pytest.mark.parametrize("vote", ["soft", "majority"])
+def test_every_step_is_classified_and_the_steps_vote(vote: Vote) -> None:
+    torch.manual_seed(0)
+    head = build_head(HeadConfig(units=7, readout="steps", vote=vote), 5, 3)
+    last = build_head(HeadConfig(units=7), 5, 3)
+    last.load_state_dict(head.state_dict())
+    found, learned = head.eval()(sequences(), LENGTHS).exp(), head.train()(sequences(), LENGTHS)
+    for row, length, probabilities, logs in zip(sequences(), LENGTHS.tolist(), found, learned, strict=True):
+        steps = torch.cat([last.eval()(row[None, :n], torch.tensor([n])) for n in range(1, length + 1)])
+        torch.testing.assert_close(logs, steps.mean(dim=0))
+        expected = steps.exp().mean(dim=0)
+        if vote == "majority":
+            expected = nn.functional.one_hot(steps.argmax(dim=1), 3).float().mean(dim=0)
+        torch.testing.assert_close(probabilities, expected, atol=2e-6, rtol=0)
 
 
 def test_lstm_starts_as_keras_does() -> None:
