@@ -1,0 +1,1 @@
+"""Handcrafted local descriptors: of space-time interest points, and of dense trajectories."""

@@ -1,0 +1,27 @@
+"""What the handcrafted extractors find in a video: places in space and time, and a descriptor around each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """n interest points or trajectories of a video with their descriptors."""
+
+    # (n,) int64, the first frame that a descriptor reads and the frame after the last, numbered from 0 in the frames given
+    first: np.ndarray
+    end: np.ndarray
+    # (n, L, 2) float32, x and y in px of the frames given: the track of a trajectory, one frame a row; L = 1 for a point,
+    # which is in the middle of [first, end)
+    tracks: np.ndarray
+    # (n,) float32, standard deviation of the spatial Gaussian, or width of the square that is described, in px
+    scales: np.ndarray
+    # name of a descriptor, such as `hof` -> (n, D) float32
+    blocks: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.first)
