@@ -98,7 +98,7 @@ def run(manifest: Path, out: Path, kth: bool, test_fraction: float, net: VideoTr
     records = read_manifest(manifest)
     splits = random_splits(records, manifest, kth, test_fraction)
     frames = FeatureStore(out / "frames.zarr", create=True)
-    windows = store_raw_frames(records, frames, RawOptions(stream="rgb", person=True)).feature_set
+    windows = store_raw_frames(records, frames, RawOptions(stream="rgb", window="person")).feature_set
     nets = run_jobs(frames, [windows], records, plan_jobs(splits, out / "convnet3d"), net)
     store = FeatureStore(out / "store.zarr", create=True)
     heads = []
