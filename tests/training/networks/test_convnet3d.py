@@ -300,7 +300,7 @@ def test_defaults_and_what_is_told_of_them() -> None:
     )
     assert "clips that start every 2 frames voted, soft" in notes
     assert "upside down" in notes
-    assert video_fit.PERSON_SHAPE == SHAPE
+    assert SHAPE in video_fit.WINDOW_SHAPES
 
 
 def test_a_rate_that_is_still_to_fall_ends_no_training(task: Task, tmp_path: Path) -> None:
