@@ -46,7 +46,8 @@ from har_pipeline import (
 )
 
 SPLITS = 5
-NET = VideoTrainConfig(model="convnet3d", schedule="one-cycle", learning_rate=5e-3, epochs=30)
+# The paper stops when the training accuracy no longer rises; with this schedule it does not after about 80 epochs.
+NET = VideoTrainConfig(model="convnet3d", schedule="one-cycle", learning_rate=5e-3, epochs=90)
 # "Online backpropagation through time with momentum": one video in a batch. The rate and the epochs are ours.
 LSTM = TrainConfig(
     head="lstm",
