@@ -100,7 +100,7 @@ def test_a_net_trained_on_the_windows_of_pairs_reads_such_windows(trained: Train
     train_split(frames, windows, trained.records, trained.split, CONFIG, tmp_path / "net")
     net = build_extractor("convnet3d", weights=str(tmp_path / "net" / "network.safetensors"), device="cpu")
     summary = extract(trained.records, trained.store, net, ExtractOptions(workers=1, dtype="float32"))
-    assert trained.store.spec(summary.feature_set).resize == "short54-person54x34"
+    assert trained.store.spec(summary.feature_set).resize == "fit-54x34"
     network = load_network(tmp_path / "net").network
     assert isinstance(network, ClipVoter)
     seen = frames.read(windows, "v3").features.reshape(-1, 34, 54)

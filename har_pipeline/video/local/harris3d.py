@@ -24,14 +24,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
 import cv2
 import numpy as np
 
-from har_pipeline.video.local.points import Points
+from har_pipeline.video.local.points import Points, joined
 
 # Variances of the Gaussians: px^2 of each image of the pyramid (so 4 to 128 of the frame), and frames^2.
 SPACE, TIME = (4.0, 8.0), (2.0, 4.0)
@@ -416,17 +416,6 @@ class _Search:
             scales=sigma,
             blocks=self._volume.describe(frame, scale.reach, places, sigma),
         )
-
-
-def joined(parts: Sequence[Points]) -> Points:
-    """Return all points of at least one part, in the given order."""
-    return Points(
-        first=np.concatenate([part.first for part in parts]),
-        end=np.concatenate([part.end for part in parts]),
-        tracks=np.concatenate([part.tracks for part in parts]),
-        scales=np.concatenate([part.scales for part in parts]),
-        blocks={name: np.concatenate([part.blocks[name] for part in parts]) for name in parts[0].blocks},
-    )
 
 
 def _blurred(image: np.ndarray, variance: float) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,3 +25,17 @@ class Points:
 
     def __len__(self) -> int:
         return len(self.first)
+
+
+def joined(parts: Sequence[Points]) -> Points:
+    """Return all points of the parts, in the given order; of no part, no point and no block."""
+    if not parts:
+        none = np.zeros(0, np.int64)
+        return Points(none, none, np.zeros((0, 1, 2), np.float32), np.zeros(0, np.float32), {})
+    return Points(
+        first=np.concatenate([part.first for part in parts]),
+        end=np.concatenate([part.end for part in parts]),
+        tracks=np.concatenate([part.tracks for part in parts]),
+        scales=np.concatenate([part.scales for part in parts]),
+        blocks={name: np.concatenate([part.blocks[name] for part in parts]) for name in parts[0].blocks},
+    )
