@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+import sys
 import tracemalloc
 from itertools import pairwise
 from pathlib import Path
@@ -8,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from paths import ROOT
 from scipy import ndimage
 
 from har_pipeline.synthetic.dataset import render_video
@@ -381,6 +385,16 @@ def test_points_are_where_the_exact_flow_shows_motion() -> None:
     share = np.concatenate(near).mean()
     assert share > 0.9
     assert share > 10 * np.mean(chance)
+
+
+@pytest.mark.slow
+def test_the_benchmark() -> None:
+    command = [sys.executable, "benchmarks/interest_points.py", "--seconds", "1"]
+    result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout)
+    assert set(result["sizes"]) == {"160x120", "320x240"}
+    for found_there in result["sizes"].values():
+        assert found_there["1 s"]["frames_per_s"] > 0
+        assert found_there["1 s"]["peak_mib"] > found_there["1 s"]["peak_mib_before"] > 0
 
 
 @pytest.mark.needs_real_data
