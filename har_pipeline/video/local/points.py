@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,3 +25,14 @@ class Points:
 
     def __len__(self) -> int:
         return len(self.first)
+
+
+def joined(parts: Sequence[Points]) -> Points:
+    """Return all points of at least one part, in the given order."""
+    return Points(
+        first=np.concatenate([part.first for part in parts]),
+        end=np.concatenate([part.end for part in parts]),
+        tracks=np.concatenate([part.tracks for part in parts]),
+        scales=np.concatenate([part.scales for part in parts]),
+        blocks={name: np.concatenate([part.blocks[name] for part in parts]) for name in parts[0].blocks},
+    )
