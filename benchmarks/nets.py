@@ -20,7 +20,7 @@ from har_pipeline import Stream, all_nets, build_extractor, keep_freed_memory
 def clips_per_second(name: str, stream: Stream, precision: str, device: str) -> tuple[float, str]:
     """Return clips/s and the precision that was used."""
     extractor = build_extractor(name, stream=stream, weights="random", device=device, precision=precision)
-    clip_len, size = extractor.input.clips.clip_len, extractor.net.input_size
+    clip_len, size = extractor.input.clips.clip_len, extractor.input.shape[0]
     count = max(1, (16 if extractor.device.type == "cpu" else 512) // clip_len)
     channels = 2 if stream == "flow" else 3
     clips = torch.randint(0, 255, (count, clip_len, size, size, channels), dtype=torch.uint8)

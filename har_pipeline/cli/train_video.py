@@ -50,14 +50,14 @@ class FrameSource:
     workers: int | None = option(None, "Worker processes. Default: from the CPU count.", min=1)
 
     def of(self, model: NetworkName) -> tuple[RawStream, bool]:
-        """Return the stream that a network reads, and whether it reads windows around a person.
+        """Return the stream that a network reads, and whether it reads windows that follow people.
 
         Raises: typer.BadParameter if it does not read the stream that was asked for.
         """
-        person = model == "convnet3d"
-        if person and self.stream == "depth":
+        windows = model == "convnet3d"
+        if windows and self.stream == "depth":
             raise typer.BadParameter("convnet3d reads rgb: omit --stream depth")
-        return self.stream or ("rgb" if person else "depth"), person
+        return self.stream or ("rgb" if windows else "depth"), windows
 
     def path(self, out: Path, model: NetworkName) -> Path:
         """Return the store's path. Raises: StoreError if something else is there, or a store without the set asked for."""
@@ -66,8 +66,8 @@ class FrameSource:
 
         path = self.store or out.absolute().parent / "frames.zarr"
         if path.exists():
-            stream, person = self.of(model)
-            choose_frames(open_features(path), stream, self.features, person=person)
+            stream, windows = self.of(model)
+            choose_frames(open_features(path), stream, self.features, windows=windows)
         return path
 
     def prepare(
@@ -76,7 +76,7 @@ class FrameSource:
         """Return the store with the frames of the splits' videos and their set; the first process prepares missing ones."""
         from har_pipeline.features.frames import open_frames, prepare_frames
 
-        stream, person = self.of(model)
+        stream, windows = self.of(model)
         if world.first:
             ids = {video_id for split in splits for part in (split.train, split.val, split.test) for video_id in part}
             with video_bar() as update:
@@ -85,7 +85,7 @@ class FrameSource:
                     path,
                     stream,
                     features=self.features,
-                    person=person,
+                    windows=windows,
                     workers=self.workers,
                     on_progress=lambda state: update("frames", state.finished, state.total),
                 )
@@ -94,7 +94,7 @@ class FrameSource:
             for video_id, reason in {**summary.failed_before, **summary.failed}.items() if summary else ():
                 note(f"failed: {video_id}: {reason}")
         world.share(None)
-        return open_frames(path, stream, self.features, person=person)
+        return open_frames(path, stream, self.features, windows=windows)
 
 
 def _splits(ctx: typer.Context, manifest: Path, records: list[VideoRecord], split: SplitChoice) -> list[Split]:

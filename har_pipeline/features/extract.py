@@ -37,8 +37,9 @@ def feature_spec(extractor: Extractor, options: ExtractOptions) -> FeatureSpec:
         height, width = parse_resize(resize).shape
     except ValueError as error:
         raise ExtractionError(str(error)) from error
-    if (height, width) != net.input_shape:
-        wanted, given = ("x".join(map(str, dict.fromkeys(shape[::-1]))) for shape in (net.input_shape, (height, width)))
+    if (height, width) != extractor.input.shape:
+        shapes = extractor.input.shape, (height, width)
+        wanted, given = ("x".join(map(str, dict.fromkeys(shape[::-1]))) for shape in shapes)
         raise ExtractionError(f"{net.name} wants {wanted} px, resize {resize!r} gives {given}")
     shortest, longest = extractor.input.clip_lens
     if not shortest <= clips.clip_len <= longest:

@@ -1,7 +1,7 @@
 """Raw frames as a feature set: the small uint8 frames that raw-video networks train on, prepared once and stored.
 
-A video is one array (L, H * W * C): L frames of S x S px with C channels, 1 for depth, 3 for RGB; or L grey windows of 54 x
-34 px around a person. So the store's commits,
+A video is one array (L, H * W * C): L frames of S x S px with C channels, 1 for depth, 3 for RGB; or L grey windows that
+follow people. So the store's commits,
 checksums, failure records and resumption hold for raw frames too, and no epoch decodes a file again. The feature spec says
 how frames were prepared: `RawOptions.spec` writes it, `frame_shape` and `options_of` read it, `choose_frames` finds it in a
 store.
@@ -20,7 +20,7 @@ from pathlib import Path
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, StoreError
 from har_pipeline.core.records import FeatureSpec, VideoRecord, VideoSource
 from har_pipeline.features.job import JobSummary, file_of, num_cores, provenance, shard_of, unfinished
-from har_pipeline.features.options import EXTRACTOR, PERSON_WINDOW, RawOptions
+from har_pipeline.features.options import EXTRACTOR, WINDOWS, RawOptions
 from har_pipeline.features.pack import PackedStore, open_features
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.video.frame_worker import RawTask, raw_worker
@@ -38,13 +38,13 @@ class RawSummary(JobSummary):
 
 
 def frame_shape(spec: FeatureSpec) -> tuple[int, int, int]:
-    """Return (C, H, W), the shape of one frame of a raw feature set: squares, or windows around a person.
+    """Return (C, H, W), the shape of one frame of a raw feature set: squares, or windows that follow people.
 
     A stored row is (H, W, C) flattened, so `rows.reshape(-1, H, W, C)` gives the frames.
     Raises: FeatureMismatchError if the features are no raw frames.
     """
-    if spec.extractor == EXTRACTOR and spec.resize == PERSON_WINDOW:
-        return RawOptions(stream="rgb", person=True).shape
+    if (windows := _windows_of(spec)) is not None:
+        return windows.shape
     match = _RESIZE.fullmatch(spec.resize)
     if spec.extractor != EXTRACTOR or match is None:
         raise FeatureMismatchError(
@@ -56,8 +56,8 @@ def frame_shape(spec: FeatureSpec) -> tuple[int, int, int]:
 
 def options_of(spec: FeatureSpec) -> RawOptions:
     """Return the options that make a raw-frame feature set. Raises: FeatureMismatchError if it is none."""
-    if spec.extractor == EXTRACTOR and spec.resize == PERSON_WINDOW:
-        return RawOptions(stream="rgb", person=True)
+    if (windows := _windows_of(spec)) is not None:
+        return windows
     return RawOptions(
         stream="rgb" if spec.stream == "rgb" else "depth",
         size=frame_shape(spec)[1],
@@ -66,23 +66,30 @@ def options_of(spec: FeatureSpec) -> RawOptions:
     )
 
 
+def _windows_of(spec: FeatureSpec) -> RawOptions | None:
+    """Return the options that make windows as those of a feature set; None if it holds something else."""
+    if spec.extractor != EXTRACTOR:
+        return None
+    return next((RawOptions(stream="rgb", window=one) for one, mode in WINDOWS.items() if mode == spec.resize), None)
+
+
 def choose_frames(
-    store: FeatureStore | PackedStore, stream: str, features: str = "", *, person: bool = False
+    store: FeatureStore | PackedStore, stream: str, features: str = "", *, windows: bool = False
 ) -> str | None:
     """Return the name of the raw-frame feature set of a stream that starts with `features`, None if there is none.
 
-    person: windows around a person, or other frames. Raises: StoreError if there are several, or none that starts so.
+    windows: those that follow people, or other frames. Raises: StoreError if there are several, or none that starts so.
     """
     specs = {name: store.spec(name) for name in store.feature_sets()}
     of_stream = [
         name
         for name, spec in specs.items()
-        if (spec.extractor, spec.stream, spec.resize == PERSON_WINDOW) == (EXTRACTOR, stream, person)
+        if (spec.extractor, spec.stream, _windows_of(spec) is not None) == (EXTRACTOR, stream, windows)
         and spec.reduction is None
     ]
     found = [name for name in of_stream if name.startswith(features)]
     if len(found) > 1 or (features and not found):
-        kind = f"raw-frame sets of {stream}{' around a person' * person}"
+        kind = f"{'windows' if windows else 'raw-frame sets'} of {stream}"
         what = f"{len(found) or 'no'} {kind}{f' start with {features!r}' if features else ''}"
         raise StoreError(
             f"{store.path}: {what}; choose with --features one of: "
@@ -168,7 +175,7 @@ def raw_task(record: VideoRecord, path: Path, options: RawOptions) -> RawTask:
         size=options.size,
         aspect=options.aspect,
         causal=options.causal,
-        person=PERSON_WINDOW if options.person else "",
+        window=WINDOWS[options.window] if options.window else "",
         fps=options.fps,
     )
 
@@ -179,22 +186,22 @@ def prepare_frames(
     stream: str,
     *,
     features: str = "",
-    person: bool = False,
+    windows: bool = False,
     workers: int | None = None,
     on_progress: Callable[[RawSummary], None] = lambda summary: None,
 ) -> RawSummary | None:
     """Prepare the raw frames of the records that a store lacks, as those that it has; the store is made if it is missing.
 
-    person: windows around a person. Returns None, with nothing done, for a pack, and for frames prepared in a way that is no
-    longer supported.
+    windows: those that follow people; around one person, if the store has none. Returns None, with nothing done, for a pack,
+    and for frames prepared in a way that is no longer supported.
     Raises: as `store_raw_frames` and `choose_frames`; ExtractionError if the store holds frames of other files than the
     records name.
     """
     if path.exists() and isinstance(open_features(path), PackedStore):
         return None
     store = FeatureStore(path, create=True)
-    name = choose_frames(store, stream, features, person=person)
-    fresh = RawOptions(stream="rgb" if stream == "rgb" else "depth", person=person)
+    name = choose_frames(store, stream, features, windows=windows)
+    fresh = RawOptions(stream="rgb" if stream == "rgb" else "depth", window="person" if windows else None)
     options = options_of(store.spec(name)) if name else fresh
     if name and options.spec() != store.spec(name):
         return None
@@ -206,17 +213,17 @@ def prepare_frames(
 
 
 def open_frames(
-    path: Path, stream: str, features: str = "", *, person: bool = False
+    path: Path, stream: str, features: str = "", *, windows: bool = False
 ) -> tuple[FeatureStore | PackedStore, str]:
     """Return a store or pack and the name of its raw-frame set of a stream, as `choose_frames`.
 
     Raises: StoreError if there is not one.
     """
     store = open_features(path)
-    name = choose_frames(store, stream, features, person=person)
+    name = choose_frames(store, stream, features, windows=windows)
     if name is None:
-        how = " --person" if person else ""
+        how = " --window person" if windows else ""
         raise StoreError(
-            f"{path} has no {'windows' if person else 'raw frames'} of {stream}; prepare them with `har frames{how}`"
+            f"{path} has no {'windows' if windows else 'raw frames'} of {stream}; prepare them with `har frames{how}`"
         )
     return store, name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from har_pipeline.core.errors import ExtractionError
 from har_pipeline.core.options import check_options, option
@@ -29,11 +30,12 @@ _PREPROCESS = {
     "causal depth": "box of the last 300 frames' movement, nearest px, 1st to 99th percentile of their foreground to 255..51, "
     "background 0",
     "rgb": "whole frame, mean over px where it shrinks, bilinear where it grows",
-    "person": "grey window that follows the person by movement and what stands out from its row, stays without movement",
+    "window": "grey window that follows the person by movement and what stands out from its row, stays without movement",
 }
-# The windows of Baccouche 2011: KTH's 160x120 px down-sampled by 2 have a short side of 60 px.
-PERSON_WIDTH, PERSON_HEIGHT = 34, 54
-PERSON_WINDOW = f"short60-person{PERSON_WIDTH}x{PERSON_HEIGHT}"
+Window = Literal["person", "pair"]
+# Resize modes. person: Baccouche 2011, where KTH's 160x120 px down-sampled by 2 have a short side of 60 px. pair: the middle
+# of two people in a lying window, of frames that are a little smaller, so that both fit.
+WINDOWS: dict[Window, str] = {"person": "short60-person34x54", "pair": "short54-person54x34"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,10 +102,10 @@ class RawOptions(JobOptions):
     # Depth as a live recogniser sees it, by `depth.CausalDepth`.
     causal: bool = option(False, "Crop depth by the past frames only, as live recognition has to.")
     # See `video.person`.
-    person: bool = option(
-        False,
-        "rgb: grey windows of 34x54 px that follow the moving person, of frames with a short side of 60 px, whatever --size "
-        "and --aspect say (Baccouche 2011).",
+    window: Window | None = option(
+        None,
+        "rgb: small grey windows that follow the movement, whatever --size and --aspect say. person: 34x54 px of frames with a "
+        "short side of 60 px (Baccouche 2011); pair: 54x34 px of frames with a short side of 54 px.",
     )
     # Sets the times of frames and changes no pixel. Default: Kinect's.
     fps: float = option(30.0, "Frame rate of depth folders and .mat files, which do not state theirs.", min=0.1)
@@ -112,24 +114,26 @@ class RawOptions(JobOptions):
         JobOptions.__post_init__(self)
         if self.causal and self.stream != "depth":
             raise ExtractionError(f"causal is for depth: {self.stream} frames are not cropped")
-        if self.person and self.stream != "rgb":
-            raise ExtractionError("person is for rgb: depth is cropped to the movement")
+        if self.window and self.stream != "rgb":
+            raise ExtractionError("window is for rgb: depth is cropped to the movement")
 
     @property
     def channels(self) -> int:
         """C."""
-        return 1 if self.stream == "depth" or self.person else 3
+        return 1 if self.stream == "depth" or self.window else 3
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of a frame."""
-        height, width = (PERSON_HEIGHT, PERSON_WIDTH) if self.person else (self.size, self.size)
+        if self.window is None:
+            return self.channels, self.size, self.size
+        width, height = map(int, WINDOWS[self.window].rpartition("person")[2].split("x"))
         return self.channels, height, width
 
     def spec(self) -> FeatureSpec:
         """Return the spec of the feature set that these options make."""
         crop = "" if self.stream == "rgb" else "causal-box-" if self.causal else "box-"
-        how = "person" if self.person else "causal depth" if self.causal else self.stream
+        how = "window" if self.window else "causal depth" if self.causal else self.stream
         return FeatureSpec(
             extractor=EXTRACTOR,
             weights="none",
@@ -137,7 +141,7 @@ class RawOptions(JobOptions):
             feature_dim=math.prod(self.shape),
             stream=self.stream,
             clips=ClipSpec(sampling="dense", num_clips=None),
-            resize=PERSON_WINDOW if self.person else f"{crop}{self.aspect}-{self.size}",
+            resize=WINDOWS[self.window] if self.window else f"{crop}{self.aspect}-{self.size}",
             preprocess=_PREPROCESS[how],
             precision="exact",
             dtype="uint8",

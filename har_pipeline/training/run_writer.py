@@ -30,7 +30,7 @@ from har_pipeline.evaluation.scores import write_scores
 from har_pipeline.evaluation.tables import write_csv
 from har_pipeline.features.reduce import projection_arrays, train_ids_sha256
 from har_pipeline.models.device import device_name
-from har_pipeline.models.extractors.weights import TRAINED_ON
+from har_pipeline.models.extractors.weights import RESIZE, TRAINED_ON
 from har_pipeline.training.checkpoint import write_tensors
 from har_pipeline.training.data import TrainingData
 from har_pipeline.training.history import Epoch
@@ -99,8 +99,8 @@ def write_run(
         protocol=data.split.protocol, split=data.split.index, train_ids_sha256=train_ids_sha256(data.split)
     )
     ours = isinstance(config, VideoTrainConfig)
-    metadata = {TRAINED_ON: json.dumps(dataclasses.asdict(split))} if ours else None
-    write_tensors(folder / weights, trained.model.state_dict(), metadata)
+    header = {TRAINED_ON: json.dumps(dataclasses.asdict(split)), RESIZE: data.specs[0].resize}
+    write_tensors(folder / weights, trained.model.state_dict(), header if ours else None)
     for number, projection in enumerate(data.projections):
         if projection is not None:
             write_tensors(folder / reduction_file(number), projection_arrays(projection))

@@ -29,8 +29,8 @@ class RawTask(Task):
     size: int
     aspect: Aspect
     causal: bool
-    # The resize mode of a window that follows the person, instead of size and aspect; empty: none.
-    person: str = ""
+    # The resize mode of a window that follows people, instead of size and aspect; empty: none.
+    window: str = ""
     fps: float
     max_frames: int
 
@@ -39,7 +39,7 @@ class RawTask(Task):
 class RawVideo:
     """A prepared video."""
 
-    frames: np.ndarray  # (F, S, S) depth, (F, S, S, 3) RGB, or (F, 54, 34) windows around the person; uint8
+    frames: np.ndarray  # (F, S, S) depth, (F, S, S, 3) RGB, or (F, H, W) windows that follow people; uint8
     numbers: np.ndarray  # numbers, fps, notes: as in `DepthVideo`
     fps: float
     times_s: np.ndarray  # (F, 2) float64, when each frame begins and ends, s from the start of the file
@@ -64,7 +64,7 @@ def _prepare_rgb(task: RawTask) -> RawVideo:
     info = probe(task.path)
     reader = FrameReader(task.path, start=task.start_frame, stop=task.end_frame, info=info)
     numbers, frames = list[int](), list[np.ndarray]()
-    window = PersonWindow(parse_resize(task.person)) if task.person else None
+    window = PersonWindow(parse_resize(task.window)) if task.window else None
     for number, frame in reader:
         if len(numbers) == task.max_frames:
             raise VideoError(too_many_frames(task.path, task.max_frames))

@@ -42,7 +42,6 @@ def grid(name: str, clip_len: int, stream: Stream = "rgb", resize: str = "stretc
     net = Net(
         name=name,
         source="this test",
-        input_size=SIDE,
         inputs=inputs,
         layers={"grid": clip_len * 8},
         default_layer="grid",

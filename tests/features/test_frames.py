@@ -25,7 +25,7 @@ from har_pipeline.features.frames import (
     store_raw_frames,
 )
 from har_pipeline.features.motion import motion_spec
-from har_pipeline.features.options import MotionOptions, RawOptions
+from har_pipeline.features.options import MotionOptions, RawOptions, Window
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureStreams, load_features
 from har_pipeline.video.decode import FrameReader
@@ -274,39 +274,47 @@ def test_real_depth_and_colour(real_data: Path, tmp_path: Path) -> None:
     assert store.read(summary.feature_set, "c").features.shape == (30, 64 * 64 * 3)
 
 
-def test_windows_around_a_person_are_a_set_of_their_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "written", "shape"),
+    [("person", "short60-person34x54", (54, 34)), ("pair", "short54-person54x34", (34, 54))],
+)
+def test_windows_that_follow_people_are_a_set_of_their_own(
+    tmp_path: Path, kind: Window, written: str, shape: tuple[int, int]
+) -> None:
     records = [
         VideoRecord(video_id=f"v{i}", label="a", path=make_video(tmp_path / f"{i}.mp4", 14 + i)) for i in range(2)
     ]
     store, whole = run(records, tmp_path, stream="rgb")
-    _, summary = run(records, tmp_path, stream="rgb", person=True)
+    _, summary = run(records, tmp_path, stream="rgb", window=kind)
     spec = store.spec(summary.feature_set)
-    assert (spec.resize, spec.feature_dim, spec.dtype) == ("short60-person34x54", 54 * 34, "uint8")
-    assert frame_shape(spec) == (1, 54, 34)
-    assert options_of(spec).spec() == spec == RawOptions(stream="rgb", person=True, size=999).spec()
-    mode = parse_resize("short60-person34x54")
+    assert (spec.resize, spec.feature_dim, spec.dtype) == (written, 54 * 34, "uint8")
+    assert frame_shape(spec) == (1, *shape)
+    assert options_of(spec).spec() == spec == RawOptions(stream="rgb", window=kind, size=999).spec()
+    mode = parse_resize(written)
     for record in records:
         window = PersonWindow(mode)
         expected = [one for number, frame in FrameReader(record.path) for one in window.push(number, frame)]  # type: ignore[arg-type]
         stored = store.read(summary.feature_set, record.video_id, check=True)
         frames = np.stack([one.window for one in [*expected, *window.finish()]])
-        assert np.array_equal(stored.features.reshape(-1, 54, 34), frames)
+        assert np.array_equal(stored.features.reshape(-1, *shape), frames)
     assert choose_frames(store, "rgb") == whole.feature_set
-    assert choose_frames(store, "rgb", person=True) == summary.feature_set
-    assert open_frames(tmp_path / "store.zarr", "rgb", person=True)[1] == summary.feature_set
-    prepared = prepare_frames(records, tmp_path / "store.zarr", "rgb", person=True, workers=1)
+    assert choose_frames(store, "rgb", windows=True) == summary.feature_set
+    assert open_frames(tmp_path / "store.zarr", "rgb", windows=True)[1] == summary.feature_set
+    prepared = prepare_frames(records, tmp_path / "store.zarr", "rgb", windows=True, workers=1)
     assert prepared is not None
     assert (prepared.feature_set, prepared.already) == (summary.feature_set, 2)
-    with pytest.raises(FeatureMismatchError, match="motion maps are made of square frames, not of 34x54 px"):
+    with pytest.raises(
+        FeatureMismatchError, match=f"motion maps are made of square frames, not of {shape[1]}x{shape[0]} px"
+    ):
         motion_spec(spec, MotionOptions())
 
 
 def test_a_video_without_movement_has_windows_and_a_note(tmp_path: Path) -> None:
     still = VideoRecord(video_id="s", label="a", path=make_video(tmp_path / "s.mp4", 1))
-    store, summary = run([still], tmp_path, stream="rgb", person=True)
+    store, summary = run([still], tmp_path, stream="rgb", window="person")
     assert store.read(summary.feature_set, "s").features.shape == (1, 54 * 34)
     assert summary.notes["s"] == ("nothing moves: the window around the person shows the middle of the frame",)
-    with pytest.raises(StoreError, match="no windows of rgb; prepare them with `har frames --person`"):
-        open_frames(FeatureStore(tmp_path / "empty.zarr", create=True).path, "rgb", person=True)
-    with pytest.raises(ExtractionError, match="person is for rgb"):
-        RawOptions(stream="depth", person=True)
+    with pytest.raises(StoreError, match="no windows of rgb; prepare them with `har frames --window person`"):
+        open_frames(FeatureStore(tmp_path / "empty.zarr", create=True).path, "rgb", windows=True)
+    with pytest.raises(ExtractionError, match="window is for rgb"):
+        RawOptions(stream="depth", window="person")

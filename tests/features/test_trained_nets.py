@@ -67,7 +67,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         for i, count in enumerate(lengths)
     ]
     frames = FeatureStore(folder / "frames.zarr", create=True)
-    windows = store_raw_frames(records, frames, RawOptions(stream="rgb", person=True, workers=1)).feature_set
+    windows = store_raw_frames(records, frames, RawOptions(stream="rgb", window="person", workers=1)).feature_set
     split = split_of([f"v{i}" for i in range(6)], ["v6", "v7"])
     train_split(frames, windows, records, split, CONFIG, folder / "net")
     weights = folder / "net" / "network.safetensors"
@@ -91,6 +91,23 @@ def test_features_are_c3_of_the_clips_that_vote(trained: Trained) -> None:
         assert stored.features.shape == (len(indices), 120)
         assert stored.clip_starts.tolist() == indices[:, 0].tolist()
         np.testing.assert_allclose(stored.features, expected, atol=1e-5)
+
+
+def test_a_net_trained_on_the_windows_of_pairs_reads_such_windows(trained: Trained, tmp_path: Path) -> None:
+    options = RawOptions(stream="rgb", window="pair", workers=1)
+    frames = FeatureStore(tmp_path / "frames.zarr", create=True)
+    windows = store_raw_frames(trained.records, frames, options).feature_set
+    train_split(frames, windows, trained.records, trained.split, CONFIG, tmp_path / "net")
+    net = build_extractor("convnet3d", weights=str(tmp_path / "net" / "network.safetensors"), device="cpu")
+    summary = extract(trained.records, trained.store, net, ExtractOptions(workers=1, dtype="float32"))
+    assert trained.store.spec(summary.feature_set).resize == "short54-person54x34"
+    network = load_network(tmp_path / "net").network
+    assert isinstance(network, ClipVoter)
+    seen = frames.read(windows, "v3").features.reshape(-1, 34, 54)
+    clips = torch.from_numpy(seen[voting_indices(len(seen), 9, 4)])[:, None].float() / 255
+    with torch.no_grad():
+        expected = network.net.descriptors(local_contrast(clips)).numpy()
+    np.testing.assert_allclose(trained.store.read(summary.feature_set, "v3").features, expected, atol=1e-5)
 
 
 def test_the_spec_names_the_preprocessing_and_what_the_net_was_trained_on(trained: Trained) -> None:

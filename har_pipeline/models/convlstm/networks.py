@@ -223,7 +223,7 @@ class StatefulNetwork(RawNetwork):
 
 
 class ClipVoter(RawNetwork):
-    """The 3D-ConvNet of Baccouche 2011 on grey windows around a person (B, 9, 1, 54, 34), whose contrast it normalises."""
+    """The 3D-ConvNet of Baccouche 2011 on grey windows (B, 9, 1, 54, 34) or (B, 9, 1, 34, 54), whose contrast it normalises."""
 
     clip_len, stateful, votes, motion = CLIP_LEN, False, True, False
 
@@ -250,7 +250,7 @@ def build_network(
     gates: Gates = "sigmoid",
     motion: bool = False,
 ) -> RawNetwork:
-    """Return a newly initialised network for frames of 64x64 px, 1 channel (depth) or 3; convnet3d: of 54x34 px, 1 channel.
+    """Return a newly initialised network for frames of 64x64 px, 1 channel (depth) or 3; convnet3d: of 34x54 px, 1 channel.
 
     gates: see `ConvLSTM`. convnet3d has one size only.
 

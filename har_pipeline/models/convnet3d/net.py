@@ -24,7 +24,7 @@ from itertools import combinations
 import torch
 from torch import nn
 
-CLIP_LEN, HEIGHT, WIDTH = 9, 54, 34
+CLIP_LEN = 9
 C1_MAPS, C3_MAPS, DESCRIPTOR, NEURONS = 7, 5, 120, 50
 
 # The maps of S1 that each of the 35 maps of C2 sees.
@@ -80,7 +80,7 @@ class Rectified(nn.Module):
 
 
 class ConvNet3D(nn.Module):
-    """Normalised clips (B, 1, 9, 54, 34) -> logits (B, K); `descriptors` ends at C3."""
+    """Normalised clips (B, 1, 9, 54, 34), or lying ones of 34 x 54 px, -> logits (B, K); `descriptors` ends at C3."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

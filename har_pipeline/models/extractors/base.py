@@ -12,6 +12,7 @@ from torch import nn
 from har_pipeline.core.records import ClipSpec, Stream, TrainedOn
 from har_pipeline.models.device import PRECISIONS
 from har_pipeline.video.contrast import local_contrast
+from har_pipeline.video.preprocess import parse_resize
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,11 @@ class Input:
     # Name of the default weights.
     weights: str
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of the frames that the net reads, in px."""
+        return parse_resize(self.resize).shape
+
 
 @dataclass(frozen=True, slots=True)
 class Net:
@@ -101,8 +107,6 @@ class Net:
 
     name: str
     source: str
-    # Height and width in px.
-    input_size: int
     inputs: Mapping[Stream, Input]
     # Layer -> feature_dim.
     layers: Mapping[str, int]
@@ -122,13 +126,6 @@ class Net:
     # Whether each batch normalisation may be folded into the convolution registered right before it. Only done in fp32:
     # faster by up to a quarter; in bf16 it loses accuracy.
     folds_batch_norms: bool = False
-    # Width in px where it is not the height.
-    input_width: int | None = None
-
-    @property
-    def input_shape(self) -> tuple[int, int]:
-        """(height, width) of the frames that the net reads, in px."""
-        return self.input_size, self.input_width or self.input_size
 
 
 @dataclass(frozen=True, slots=True)

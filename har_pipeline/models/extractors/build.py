@@ -17,7 +17,7 @@ from har_pipeline.models.device import PRECISIONS, pick_device, pick_precision
 from har_pipeline.models.extractors.base import Extractor, Preprocess
 from har_pipeline.models.extractors.c3d import read_mean_cube
 from har_pipeline.models.extractors.nets import find_net
-from har_pipeline.models.extractors.weights import find_weights, read_trained_on
+from har_pipeline.models.extractors.weights import find_weights, read_training
 
 
 def build_extractor(
@@ -59,6 +59,9 @@ def build_extractor(
     if net.folds_batch_norms and chosen_precision == "fp32":
         fold_batch_norms(module)
     module = module.eval().requires_grad_(False).to(torch_device, PRECISIONS[chosen_precision])
+    trained_on, resize = (None, None) if found.path is None else read_training(found.path)
+    if resize is not None:
+        net = replace(net, inputs={**net.inputs, stream: replace(net.inputs[stream], resize=resize)})
     return Extractor(
         net=net,
         layer=layer,
@@ -68,7 +71,7 @@ def build_extractor(
         module=_channels_last(module),
         device=torch_device,
         precision=chosen_precision,
-        trained_on=None if found.path is None else read_trained_on(found.path),
+        trained_on=trained_on,
     )
 
 

@@ -133,7 +133,6 @@ _MMACTION2 = "https://download.openmmlab.com/mmaction"
 NET = Net(
     name="c3d",
     source="Tran et al. 2015, C3D",
-    input_size=_SIZE,
     inputs={
         "rgb": Input(
             clips=ClipSpec(sampling="dense", num_clips=None, clip_len=16, clip_stride=8),  # Lakhal 2018, section 4

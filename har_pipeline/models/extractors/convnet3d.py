@@ -1,8 +1,8 @@
 """The 3D-ConvNet of Baccouche 2011 as an extractor: the values of C3, 120 for each clip of 9 frames around a person.
 
 It has no published weights. `har train-video --model convnet3d` learns them, and `network.safetensors` of its run is the file
-to give: its header names the split that the net was trained on, which becomes part of the feature spec, so that a head can be
-trained on the features with that split only.
+to give: its header names the windows that the net was trained on, and the split, which becomes part of the feature spec, so
+that a head can be trained on the features with that split only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import nn
 
 from har_pipeline.core.errors import WeightsError
 from har_pipeline.core.records import ClipSpec
-from har_pipeline.models.convnet3d.net import CLIP_LEN, DESCRIPTOR, HEIGHT, WIDTH, ConvNet3D
+from har_pipeline.models.convnet3d.net import CLIP_LEN, DESCRIPTOR, ConvNet3D
 from har_pipeline.models.extractors.base import Input, Net, Preprocess, Weights
 from har_pipeline.models.extractors.weights import load_strictly, read_state_dict
 
@@ -51,14 +51,12 @@ def _none_published() -> NoReturn:
 NET = Net(
     name="convnet3d",
     source="Baccouche et al. 2011, 3D-ConvNet",
-    input_size=HEIGHT,
-    input_width=WIDTH,
     inputs={
         "rgb": Input(
             # As the clips that vote, see `convlstm.windows.voting_indices`.
             clips=ClipSpec(sampling="dense", num_clips=None, clip_len=CLIP_LEN, clip_stride=4),
             clip_lens=(CLIP_LEN, CLIP_LEN),
-            resize=f"short60-person{WIDTH}x{HEIGHT}",
+            resize="short60-person34x54",
             weights="trained",
         )
     },

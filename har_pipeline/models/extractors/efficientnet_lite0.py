@@ -116,7 +116,6 @@ _PREPROCESS = Preprocess(mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0))
 NET = Net(
     name="efficientnet_lite0",
     source="Tan and Le 2019, EfficientNet; Google's Lite0 variant",
-    input_size=224,
     inputs={"rgb": Input(clips=ClipSpec(), clip_lens=(1, 1), resize="stretch-224", weights="imagenet")},
     layers={"pooled": 1280, "logits": 1000},
     default_layer="pooled",

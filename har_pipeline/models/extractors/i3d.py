@@ -176,7 +176,6 @@ def _input(weights: str) -> Input:
 NET = Net(
     name="i3d",
     source="Carreira and Zisserman 2017, Two-Stream I3D (Inception-v1)",
-    input_size=224,
     inputs={"rgb": _input("kinetics-rgb"), "flow": _input("kinetics-flow")},
     layers={"Mixed_4f": 832, "Mixed_5c": 1024, "logits": 400},
     default_layer="Mixed_5c",

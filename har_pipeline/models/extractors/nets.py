@@ -44,7 +44,7 @@ def describe_nets() -> list[dict[str, Any]]:
                 {
                     "net": net.name,
                     "stream": weights.stream,
-                    "input": f"{read.clips.clip_len}x{net.input_shape[0]}x{net.input_shape[1]}",
+                    "input": f"{read.clips.clip_len}x{read.shape[0]}x{read.shape[1]}",
                     "clips": _describe_clips(read.clips),
                     "resize": read.resize,
                     "layers": layers,

@@ -139,7 +139,6 @@ def _net(name: str, frame_net: _FrameNet) -> Net:
     return Net(
         name=name,
         source=f"Wang et al. 2016, TSN; {frame_net.source}",
-        input_size=224,
         inputs={"rgb": read("rgb", 1), "flow": read("flow", FLOW_FIELDS)},
         layers={frame_net.layer: frame_net.feature_dim, "logits": 1000},
         default_layer=frame_net.layer,

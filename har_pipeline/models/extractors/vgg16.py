@@ -131,7 +131,6 @@ def _keras_tensors(group: Any, shape: tuple[int, ...]) -> tuple[torch.Tensor, to
 NET = Net(
     name="vgg16",
     source="Simonyan and Zisserman 2015, configuration D",
-    input_size=224,
     inputs={"rgb": Input(clips=ClipSpec(), clip_lens=(1, 1), resize="stretch-224", weights="imagenet")},
     layers={"pool5": 25088, "pool5_avg": 512, "fc6": 4096, "fc7": 4096},
     default_layer="pool5",

@@ -24,8 +24,8 @@ from har_pipeline.models.state import key_differences
 
 log = logging.getLogger(__name__)
 
-# In the header of a safetensors file that `har train-video` wrote: a `TrainedOn` as JSON.
-TRAINED_ON = "har_trained_on"
+# In the header of a safetensors file that `har train-video` wrote: a `TrainedOn` as JSON, and the resize mode of its frames.
+TRAINED_ON, RESIZE = "har_trained_on", "har_resize"
 
 # Under what a training's checkpoint has the state dict, and what modules that hold a net put before all of its keys.
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net")
@@ -147,19 +147,19 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     return _without_wrappers(values, path)
 
 
-def read_trained_on(path: Path) -> TrainedOn | None:
-    """Return what `har train-video` trained the net of a weights file on; None for every other file.
+def read_training(path: Path) -> tuple[TrainedOn | None, str | None]:
+    """Return what `har train-video` trained the net of a weights file on, and its resize mode; None for every other file.
 
     Raises: WeightsError if that is damaged.
     """
     if path.suffix != ".safetensors":
-        return None
+        return None, None
     with safe_open(path, "pt") as file:
-        text = (file.metadata() or {}).get(TRAINED_ON)
-    if text is None:
-        return None
+        header = file.metadata() or {}
+    if TRAINED_ON not in header:
+        return None, None
     try:
-        return TrainedOn(**json.loads(text))
+        return TrainedOn(**json.loads(header[TRAINED_ON])), header.get(RESIZE)
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{path}: what it says of its training is damaged ({error}); train the net again") from error
 

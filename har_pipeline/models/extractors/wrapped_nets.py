@@ -34,7 +34,6 @@ def _net(
     classifier: str,
     feature_dim: int,
     gmacs: float,
-    input_size: int,
     read: Input,
     weights: Weights,
 ) -> Net:
@@ -52,7 +51,6 @@ def _net(
     return Net(
         name=name,
         source=source,
-        input_size=input_size,
         inputs={"rgb": read},
         layers={"pooled": feature_dim, "logits": 400},
         default_layer="pooled",
@@ -97,9 +95,7 @@ def _torchvision(
         resize=f"{scaled}-center{crop}",
         weights="kinetics",
     )
-    return _net(
-        name, source, lambda: getattr(video, name)(weights=None), classifier, feature_dim, gmacs, crop, read, weights
-    )
+    return _net(name, source, lambda: getattr(video, name)(weights=None), classifier, feature_dim, gmacs, read, weights)
 
 
 def _pytorchvideo(
@@ -146,7 +142,7 @@ def _pytorchvideo(
         resize="short256-center224",
         weights="kinetics",
     )
-    return _net(name, source, build, f"{head}.proj", feature_dim, gmacs, 224, read, weights)
+    return _net(name, source, build, f"{head}.proj", feature_dim, gmacs, read, weights)
 
 
 _TRAN = "Tran et al. 2018, A Closer Look at Spatiotemporal Convolutions"

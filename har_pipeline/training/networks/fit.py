@@ -17,7 +17,7 @@ import torch
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.features.frames import frame_shape
-from har_pipeline.features.options import RawOptions
+from har_pipeline.features.options import WINDOWS, RawOptions
 from har_pipeline.features.table import FeatureTable
 from har_pipeline.models.convlstm.networks import build_network, set_memory
 from har_pipeline.models.device import in_float64, keep_freed_memory, pick_device, pick_precision
@@ -37,7 +37,7 @@ REPORT_SECONDS = 0.5
 # In smaller frames the last convolution of the stateful network leaves one px, too few for batch normalisation.
 SMALLEST_FRAME = 48
 
-PERSON_SHAPE = RawOptions(stream="rgb", person=True).shape
+WINDOW_SHAPES = [RawOptions(stream="rgb", window=window).shape for window in WINDOWS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def make_learner(
 ) -> Learner:
     """Return a learner with fresh weights drawn from the seed.
 
-    Raises: RunError if the frames are smaller than 48x48 px or no windows around a person where the network reads these, or
+    Raises: RunError if the frames are smaller than 48x48 px or no windows where the network reads these, or
     the memory is too small; DeviceError if the device is absent.
     """
     _check_shape(shape, config)
@@ -102,10 +102,10 @@ def make_learner(
 
 def _check_shape(shape: tuple[int, int, int], config: VideoTrainConfig) -> None:
     if config.model == "convnet3d":
-        if shape != PERSON_SHAPE:
+        if shape not in WINDOW_SHAPES:
             raise RunError(
-                f"convnet3d reads grey windows of 34x54 px around a person, not frames of {shape[2]}x{shape[1]} px: prepare "
-                "them with `har frames --stream rgb --person`"
+                f"convnet3d reads grey windows that follow people, not frames of {shape[2]}x{shape[1]} px: prepare them with "
+                "`har frames --stream rgb --window person`"
             )
     elif min(shape[1:]) < SMALLEST_FRAME:
         raise RunError(

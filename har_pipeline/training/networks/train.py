@@ -252,7 +252,7 @@ def frame_notes(spec: FeatureSpec) -> list[str]:
     Raises: FeatureMismatchError if the feature set is none of raw frames.
     """
     options, published, notes = options_of(spec), RawOptions(), []
-    if options.person:
+    if options.window:
         return []
     if options.size != published.size:
         notes.append(f"frames of {options.size}x{options.size} px; the paper's have {published.size}x{published.size}")

@@ -87,16 +87,16 @@ def test_shapes_gmacs_and_the_clips_that_fit(name: str) -> None:
     net = find_net(name)
     read = net.inputs["rgb"]
     modules = {layer: build_empty(name, layer) for layer in net.layers}
-    x = torch.empty(2, 3, read.clips.clip_len, net.input_size, net.input_size, device="meta")
+    x = torch.empty(2, 3, read.clips.clip_len, *read.shape, device="meta")
     for layer, dim in net.layers.items():
         with FlopCounterMode(display=False) as counter:
             assert modules[layer](x).shape == (2, dim)
     assert counter.get_total_flops() / 4e9 == pytest.approx(net.gmacs, abs=0.051)
     shortest, longest = read.clip_lens
-    assert accepts(modules["pooled"], shortest, net.input_size)
-    assert not accepts(modules["pooled"], shortest - 1, net.input_size) or name == "mvit_base_16x4"
-    assert accepts(modules["pooled"], longest, net.input_size)
-    assert name != "mvit_base_16x4" or not accepts(modules["pooled"], longest + 1, net.input_size)
+    assert accepts(modules["pooled"], shortest, net.inputs["rgb"].shape[0])
+    assert not accepts(modules["pooled"], shortest - 1, net.inputs["rgb"].shape[0]) or name == "mvit_base_16x4"
+    assert accepts(modules["pooled"], longest, net.inputs["rgb"].shape[0])
+    assert name != "mvit_base_16x4" or not accepts(modules["pooled"], longest + 1, net.inputs["rgb"].shape[0])
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
@@ -106,8 +106,8 @@ def test_torchvision_rows_are_its_own(name: str) -> None:
     assert net.weights["kinetics"].url == published.url
     assert published.url.endswith(f"-{net.weights['kinetics'].sha256}.pth")
     small = name.endswith("18")
-    clip = clips(1, 2, net.input_size)
-    expected = published.transforms(resize_size=(net.input_size,) * 2)(clip.permute(0, 1, 4, 2, 3))
+    clip = clips(1, 2, net.inputs["rgb"].shape[0])
+    expected = published.transforms(resize_size=(net.inputs["rgb"].shape[0],) * 2)(clip.permute(0, 1, 4, 2, 3))
     x = net.weights["kinetics"].preprocess(clip, torch.float32)
     torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-5)
     resize = {"s3d": "stretch-256x256-center224", "swin3d_t": "short256-center224"}
@@ -120,7 +120,7 @@ def test_torchvision_rows_are_its_own(name: str) -> None:
     assert f"`clip_len={taken.clip_len}`" in says
     # The cost stated there is that of 16 frames; it grows with the frames.
     assert net.gmacs == pytest.approx(published.meta["_ops"] * taken.clip_len / 16, rel=2e-3)
-    assert net.input_size == (112 if small else 224)
+    assert net.inputs["rgb"].shape[0] == (112 if small else 224)
 
 
 @pytest.mark.parametrize(
@@ -133,10 +133,10 @@ def test_torchvision_nets_agree_with_torchvision(name: str, frames: int, tmp_pat
     pooled: list[torch.Tensor] = []
     classifier = {"s3d": "classifier", "swin3d_t": "head"}.get(name, "fc")
     other.get_submodule(classifier).register_forward_pre_hook(lambda module, inputs: pooled.append(inputs[0]))
-    clip = clips(2, frames, find_net(name).input_size)
+    clip = clips(2, frames, find_net(name).inputs["rgb"].shape[0])
     published = TORCHVISION[name].KINETICS400_V1
     with torch.inference_mode():
-        transforms = published.transforms(resize_size=(find_net(name).input_size,) * 2)
+        transforms = published.transforms(resize_size=(find_net(name).inputs["rgb"].shape[0],) * 2)
         logits = other(transforms(clip.permute(0, 1, 4, 2, 3).contiguous()))
     features = pooled[0].flatten(2).mean(2) if pooled[0].dim() == 5 else pooled[0]
     together = load(name, tmp_path / "net.pth")(clip)

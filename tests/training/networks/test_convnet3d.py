@@ -81,7 +81,7 @@ class Task:
 def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     videos = bars(6)
     store = FeatureStore(tmp_path_factory.mktemp("bars") / "store.zarr", create=True)
-    name = store.create_feature_set(RawOptions(stream="rgb", person=True).spec())
+    name = store.create_feature_set(RawOptions(stream="rgb", window="person").spec())
     for video_id, frames in videos.items():
         starts = np.arange(len(frames))
         store.write(
@@ -257,7 +257,7 @@ def test_other_frames_are_refused_in_words(tmp_path: Path) -> None:
     store, name = raw_store(tmp_path / "store.zarr", videos)
     records = [VideoRecord(video_id=v, label=label, path=Path("/nowhere") / v) for v, label in labels.items()]
     with pytest.raises(
-        RunError, match=r"34x54 px around a person, not frames of 48x48 px: .*har frames --stream rgb --person"
+        RunError, match=r"windows that follow people, not frames of 48x48 px: .*har frames --stream rgb --window person"
     ):
         train_split(store, name, records, split_of(["0-0", "1-0"], ["0-1", "1-1"]), FAST, tmp_path / "run")
 
@@ -300,7 +300,7 @@ def test_defaults_and_what_is_told_of_them() -> None:
     )
     assert "clips that start every 2 frames voted, soft" in notes
     assert "upside down" in notes
-    assert video_fit.PERSON_SHAPE == SHAPE
+    assert SHAPE in video_fit.WINDOW_SHAPES
 
 
 def test_a_rate_that_is_still_to_fall_ends_no_training(task: Task, tmp_path: Path) -> None:
