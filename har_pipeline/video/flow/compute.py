@@ -18,16 +18,13 @@ import torch
 
 from har_pipeline.core.errors import ExtractionError
 from har_pipeline.video.flow.raft import load_raft, raft_flow
-from har_pipeline.video.flow.spec import FlowSpec, Tvl1Params
+from har_pipeline.video.flow.spec import DIS_MIN_SIDES_PX, FlowSpec, Tvl1Params
 from har_pipeline.video.flow.tvl1 import compiled_step, tvl1_flow
 
 # Pixels of the pairs on a GPU at one time: 3 GB for TV-L1; RAFT's cost volume grows with their square.
 TVL1_PIXELS_PER_CHUNK = 6_000_000
 RAFT_PIXELS_PER_CHUNK = 600_000
 MIN_SIDE_PX = 3
-
-# Least shorter and longer side for the scales of OpenCV's DIS; below these it may crash the process.
-DIS_MIN_SIDES_PX = (32, 96)
 Frames = torch.Tensor | np.ndarray
 
 

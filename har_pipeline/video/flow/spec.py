@@ -23,6 +23,9 @@ RAFT_URLS = {
 
 PUBLISHED_DIGITS = 8
 
+# Least shorter and longer side for the scales of OpenCV's DIS; below these it may crash the process.
+DIS_MIN_SIDES_PX = (32, 96)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tvl1Params:

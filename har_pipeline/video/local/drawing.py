@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -29,20 +28,26 @@ def draw_points(frame: np.ndarray, points: Points, number: int) -> np.ndarray:
     below 8, then red) and lives for tau before and after its frame. A trajectory is a green line up to this frame, with a
     red dot at its head.
     """
-    drawn = frame.copy()
+    return _drawn(frame.copy(), points, number, 1)
+
+
+def _drawn(drawn: np.ndarray, points: Points, number: int, factor: int) -> np.ndarray:
+    """Draw on a frame that was enlarged by a factor, and return it."""
+    # The centre of a px stays the centre of the square that it becomes.
+    tracks = np.rint(((points.tracks + 0.5) * factor - 0.5) * 2**_SHIFT).astype(np.int32)
     lived = number - points.first
     if points.tracks.shape[1] == 1:
         middle = (points.first + points.end) // 2
         for index in np.nonzero(np.abs(middle - number) * _TAUS <= points.end - points.first)[0]:
             sigma = float(points.scales[index])
             colour = _CIRCLES[min(max(int(math.log2(max(sigma, 1))) - 1, 0), len(_CIRCLES) - 1)]
-            x, y = _sixteenths(points.tracks[index, 0]).tolist()
-            cv2.circle(drawn, (x, y), round(sigma * 2**_SHIFT), colour, 1, cv2.LINE_AA, _SHIFT)
+            x, y = tracks[index, 0].tolist()
+            cv2.circle(drawn, (x, y), round(sigma * factor * 2**_SHIFT), colour, 1, cv2.LINE_AA, _SHIFT)
         return drawn
     alive = np.nonzero((lived >= 0) & (lived < points.tracks.shape[1]))[0]
-    tracks = [_sixteenths(points.tracks[index, : lived[index] + 1]) for index in alive]
-    cv2.polylines(drawn, tracks, False, _LINE, 1, cv2.LINE_AA, _SHIFT)
-    for track in tracks:
+    lines = [tracks[index, : lived[index] + 1] for index in alive]
+    cv2.polylines(drawn, lines, False, _LINE, 1, cv2.LINE_AA, _SHIFT)
+    for track in lines:
         x, y = track[-1].tolist()
         cv2.circle(drawn, (x, y), 3 * 2 ** (_SHIFT - 1), _HEAD, cv2.FILLED, cv2.LINE_AA, _SHIFT)
     return drawn
@@ -57,12 +62,10 @@ def local_descriptor_sheet(frames: Sequence[np.ndarray], points: Points, count: 
     numbers = np.unique(np.linspace(0, len(frames) - 1, count).round().astype(int)).tolist()
     height, width = frames[0].shape[:2]
     factor = math.ceil(_WIDTH_PX / width)
-    # The centre of a px stays the centre of the square that it becomes.
-    enlarged = replace(points, tracks=(points.tracks + 0.5) * factor - 0.5, scales=points.scales * factor)
     pictures = []
     for number in numbers:
         large = cv2.resize(frames[number], (width * factor, height * factor), interpolation=cv2.INTER_CUBIC)
-        pictures.append(_numbered(draw_points(large, enlarged, number), number))
+        pictures.append(_numbered(_drawn(large, points, number, factor), number))
     columns = min(_COLUMNS, len(pictures))
     pictures += [np.zeros_like(pictures[0])] * (-len(pictures) % columns)
     return np.vstack([np.hstack(pictures[at : at + columns]) for at in range(0, len(pictures), columns)])
@@ -73,7 +76,3 @@ def _numbered(picture: np.ndarray, number: int) -> np.ndarray:
     for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
         cv2.putText(picture, str(number), (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, thickness, cv2.LINE_AA)
     return picture
-
-
-def _sixteenths(places: np.ndarray) -> np.ndarray:
-    return np.rint(places * 2**_SHIFT).astype(np.int32)

@@ -8,7 +8,10 @@ features for action recognition", section 2 (k, the variances, the volume of 18 
 
 They leave open, and here it is:
 
-- Threshold: `THRESHOLD` on the measure of grey values in [0, 1], the one of the authors' program.
+- Threshold: absolute, as in the authors' program, on the measure of grey values in [0, 1]. Theirs is 1e-9, which finds next
+  to nothing on people with clothes like the background: the measure falls with the sixth power of contrast. With 1e-10
+  the rendered training people have at least 50 points in 90 frames, with 1e-9 as few as 1, and as many of the points, 90 %,
+  are on the person. What a camera's noise and a codec leave on a still background is below 1e-13.
 - Flow: Farneback's with the settings of the dense trajectories' authors. On the rendered data set its error where people move
   is smaller than that of DIS, it is smoother on a still background, and it takes any size of frame.
 - Votes: a px gives its gradient's or flow's length to the two directions nearest to it, by nearness; one that moves less
@@ -39,7 +42,7 @@ LEVELS = 3
 # The second-moment matrix is integrated over so many times the variance.
 INTEGRATION = 2.0
 K = 0.0005
-THRESHOLD = 1e-9
+THRESHOLD = 1e-10
 BORDER = 5
 # A described volume reaches this far around its point, in deviations, in px and in frames; cells along each side.
 REACH_SPACE, REACH_TIME = 9.0, 4.0
@@ -240,7 +243,9 @@ class _Ring:
     def weighted(self, weights: np.ndarray) -> np.ndarray:
         """Return the sum of the arrays, each times its weight of (2 r + 1,), from the oldest to the newest."""
         oldest = self._pushed % len(self._held)
-        return (np.roll(weights, oldest) @ self._held.reshape(len(self._held), -1)).reshape(self._held.shape[1:])
+        # Not by `@`, whose sums depend on the number of threads.
+        held = self._held.reshape(len(self._held), -1)
+        return np.einsum("n,np->p", np.roll(weights, oldest), held).reshape(self._held.shape[1:])
 
 
 class _Volume:
