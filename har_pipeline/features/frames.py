@@ -78,7 +78,7 @@ def choose_frames(
         name
         for name, spec in specs.items()
         if (spec.extractor, spec.stream, spec.resize == PERSON_WINDOW) == (EXTRACTOR, stream, person)
-        and spec.reduction is None
+        and spec.fit is None
     ]
     found = [name for name in of_stream if name.startswith(features)]
     if len(found) > 1 or (features and not found):
