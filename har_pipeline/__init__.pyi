@@ -47,6 +47,7 @@ from .evaluation.scores import select_part as select_part
 from .evaluation.statistics import Interval as Interval
 from .evaluation.statistics import mcnemar as mcnemar
 from .evaluation.statistics import mean_interval as mean_interval
+from .features.encode import encode_features as encode_features
 from .features.extract import extract as extract
 from .features.extract import extract_many as extract_many
 from .features.frames import frame_shape as frame_shape
@@ -54,6 +55,7 @@ from .features.frames import open_frames as open_frames
 from .features.frames import store_raw_frames as store_raw_frames
 from .features.local import extract_local as extract_local
 from .features.motion import motion_features as motion_features
+from .features.options import EncodeOptions as EncodeOptions
 from .features.options import ExtractOptions as ExtractOptions
 from .features.options import LocalOptions as LocalOptions
 from .features.options import MotionOptions as MotionOptions

@@ -91,7 +91,7 @@ def choose_frames(
         name
         for name, spec in specs.items()
         if (spec.extractor, spec.stream, _windows_of(spec) is not None) == (EXTRACTOR, stream, windows)
-        and spec.reduction is None
+        and spec.fit is None
     ]
     found = [name for name in of_stream if name.startswith(features)]
     if len(found) > 1 or (features and not found):

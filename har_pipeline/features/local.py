@@ -26,7 +26,7 @@ from har_pipeline.features.job import (
 )
 from har_pipeline.features.options import LocalOptions
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.video.local.spec import HANDCRAFTED, blocks_of
+from har_pipeline.video.local.spec import HANDCRAFTED, layer_blocks
 from har_pipeline.video.local.worker import LocalTask, LocalVideo, local_worker
 
 
@@ -93,7 +93,7 @@ def _task(record: VideoRecord, path: Path, options: LocalOptions) -> LocalTask:
         memory_limit_gb=options.memory_limit_gb,
         max_frames=options.max_frames,
         extractor=options.extractor,
-        blocks=tuple(blocks_of(options.extractor, options.layer_name)),
+        blocks=tuple(layer_blocks(options.extractor, options.layer_name)),
         short_side=options.short_side,
         max_points=options.max_points,
     )

@@ -16,12 +16,13 @@ from har_pipeline.core.records import (
     Aspect,
     ClipSpec,
     Decoder,
+    Encoding,
     FeatureSpec,
     FeatureType,
     RawStream,
 )
 from har_pipeline.video.flow.spec import FlowSpec
-from har_pipeline.video.local.spec import HANDCRAFTED, blocks_of
+from har_pipeline.video.local.spec import HANDCRAFTED, layer_blocks
 
 EXTRACTOR, MOTION = "raw_frames", "motion_maps"
 
@@ -170,7 +171,7 @@ class LocalOptions(JobOptions):
 
     def __post_init__(self) -> None:
         JobOptions.__post_init__(self)
-        blocks_of(self.extractor, self.layer_name)
+        layer_blocks(self.extractor, self.layer_name)
 
     @property
     def layer_name(self) -> str:
@@ -183,7 +184,7 @@ class LocalOptions(JobOptions):
             extractor=self.extractor,
             weights="none",
             layer=self.layer_name,
-            feature_dim=sum(blocks_of(self.extractor, self.layer_name).values()),
+            feature_dim=sum(layer_blocks(self.extractor, self.layer_name).values()),
             clips=ClipSpec(sampling="dense", num_clips=None),
             resize=f"within-{self.short_side}",
             preprocess=f"{HANDCRAFTED[self.extractor].method};at most {self.max_points} rows",
@@ -193,9 +194,37 @@ class LocalOptions(JobOptions):
 
 def made_by(spec: FeatureSpec) -> str:
     """Return the command that makes features of a spec."""
-    if spec.reduction is not None:
-        return "har features reduce"
+    if spec.fit is not None:
+        return "har features reduce" if spec.reduction else "har features encode"
     return {EXTRACTOR: "har frames", MOTION: "har features motion"}.get(spec.extractor, "har extract")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeOptions:
+    """How all rows of a video become one. Raises: ExtractionError if a value is out of range."""
+
+    encoding: Encoding = option(
+        "fisher",
+        "fisher: Fisher vector, of a mixture of Gaussians on PCA (Wang and Schmid 2013); words: a histogram of the nearest "
+        "words, its root.",
+    )
+    gaussians: int = option(256, "fisher: Gaussians of each block of columns (HOG, HOF ...).", min=1)
+    components: int | None = option(
+        None, "fisher: most principal components of a block. Default: half of its values.", min=1
+    )
+    words: int = option(4000, "words: words of each block of columns.", min=1)
+    sample: int = option(
+        256_000, "Most rows to fit on, an equal share of each training video, drawn with --seed.", min=1
+    )
+    seed: int = 0
+    allow_missing: bool = option(False, "Fit without training videos that have no features.")
+
+    def __post_init__(self) -> None:
+        check_options(self, ExtractionError)
+
+    def unread(self) -> tuple[str, ...]:
+        """Return the options that the encoding does not read."""
+        return ("words",) if self.encoding == "fisher" else ("gaussians", "components")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

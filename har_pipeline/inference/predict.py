@@ -16,10 +16,10 @@ from har_pipeline.core.errors import FeatureMismatchError, RunError
 from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
 from har_pipeline.evaluation.plots import Example, save_topk_bars
 from har_pipeline.features.extract import extract_many, feature_spec
+from har_pipeline.features.fitted import derived_record, source_spec
 from har_pipeline.features.frames import options_of, store_raw_frames
 from har_pipeline.features.motion import motion_features, motion_options
 from har_pipeline.features.options import MOTION, ExtractOptions
-from har_pipeline.features.reduce import source_spec
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureTable, joined_features
 from har_pipeline.inference.load import HeadRun, NetworkRun, load_run
@@ -112,15 +112,15 @@ def _store_features(
     on_progress: OnProgress,
 ) -> Stored:
     """Extract the features that a head reads, one pass over the files for each frame rate."""
-    projections = [run.projection(number) for number in range(len(run.streams))]
+    fits = [run.fit(number) for number in range(len(run.streams))]
     specs = [
-        stream.spec if projection is None else source_spec(stream.spec, len(projection.mean))
-        for stream, projection in zip(run.streams, projections, strict=True)
+        stream.spec if fit is None else source_spec(stream.spec, fit.source_dim)
+        for stream, fit in zip(run.streams, fits, strict=True)
     ]
     files = [weights] * len(specs) if weights is None or isinstance(weights, str) else list(weights)
     if len(files) != len(specs) or (isinstance(weights, str) and len(specs) > 1):
         raise RunError(f"{run.path} has {len(specs)} streams: give --weights once for each, in the order of the run")
-    # By name: two streams may have been reduced from the same feature set.
+    # By name: two streams may have been made from the same feature set.
     wanted: dict[str, tuple[Extractor, ExtractOptions]] = {}
     failed: dict[str, str] = {}
     for spec, file in zip(specs, files, strict=True):
@@ -143,11 +143,9 @@ def _store_features(
 
     def read(video_id: str) -> FeatureRecord:
         streams = []
-        for spec, projection in zip(specs, projections, strict=True):
+        for spec, fit in zip(specs, fits, strict=True):
             found = store.read(spec.name, video_id)
-            if projection is not None:
-                found = dataclasses.replace(found, features=projection.apply(found.features, spec.dtype))
-            streams.append(found)
+            streams.append(found if fit is None else derived_record(found, fit, spec.dtype))
         # Each stream reads the file itself and may note the same.
         notes = tuple(dict.fromkeys(text for found in streams for text in found.decode_notes))
         return dataclasses.replace(streams[0], features=joined_features(streams), decode_notes=notes)

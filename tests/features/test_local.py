@@ -17,7 +17,7 @@ from har_pipeline.features.local import LocalSummary, describe_handcrafted, extr
 from har_pipeline.features.options import LocalOptions
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.video.local.points import joined
-from har_pipeline.video.local.spec import HANDCRAFTED, blocks_of
+from har_pipeline.video.local.spec import HANDCRAFTED, layer_blocks
 from har_pipeline.video.local.worker import FINDERS, VideoFrames, find_points
 
 NAMES = tuple(HANDCRAFTED)
@@ -55,7 +55,7 @@ def test_rows_are_the_points_in_the_order_of_time(name: str, tmp_path: Path) -> 
     path = waving(tmp_path / "v.avi")
     store, summary = run([record(path)], tmp_path, extractor=name, dtype="float32")
     spec = store.spec(summary.feature_set)
-    blocks = blocks_of(name, spec.layer)
+    blocks = layer_blocks(name, spec.layer)
     assert (spec.extractor, spec.weights, spec.layer) == (name, "none", HANDCRAFTED[name].default_layer)
     assert FeatureSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
     stored = store.read(summary.feature_set, "v0", check=True)

@@ -21,9 +21,10 @@ from har_pipeline.datasets.manifests import write_manifest
 from har_pipeline.evaluation.plan import require_one_job
 from har_pipeline.evaluation.run_folder import read_run
 from har_pipeline.features.extract import extract
+from har_pipeline.features.fitted import train_ids_sha256
 from har_pipeline.features.frames import store_raw_frames
 from har_pipeline.features.options import ExtractOptions, RawOptions
-from har_pipeline.features.reduce import ReduceOptions, reduce_features, train_ids_sha256
+from har_pipeline.features.reduce import ReduceOptions, reduce_features
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureStreams
 from har_pipeline.inference.load import load_network

@@ -50,7 +50,7 @@ HANDCRAFTED = {
 }
 
 
-def blocks_of(name: str, layer: str) -> dict[str, int]:
+def layer_blocks(name: str, layer: str) -> dict[str, int]:
     """Return the descriptors that a layer such as `hog+hof` joins, with their numbers of values, in the order of a row.
 
     Raises: ExtractionError if the extractor has no such descriptor, or they are in another order.
