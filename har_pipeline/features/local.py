@@ -99,20 +99,17 @@ def _task(record: VideoRecord, path: Path, options: LocalOptions) -> LocalTask:
     )
 
 
-def local_options(spec: FeatureSpec, workers: int | None = None) -> LocalOptions | None:
-    """Return the options that make features of a spec; None if no handcrafted extractor made them.
+def local_options(spec: FeatureSpec) -> LocalOptions:
+    """Return the options that make features of a spec, which a handcrafted extractor made.
 
-    Raises: ExtractionError if they were made in a way that is no longer supported.
+    Raises: ExtractionError if it made them in a way that is no longer supported.
     """
-    if spec.extractor not in HANDCRAFTED:
-        return None
     options = LocalOptions(
         extractor=spec.extractor,
         layer=spec.layer,
         short_side=int(spec.resize.removeprefix("within-")),
         max_points=int(spec.preprocess.rsplit(maxsplit=2)[1]),
         dtype="float32" if spec.dtype == "float32" else "float16",
-        workers=workers,
     )
     if options.spec() != spec:
         raise ExtractionError(f"{spec.name} was made by an older version of {spec.extractor}: extract it again")

@@ -18,6 +18,7 @@ from har_pipeline.evaluation.plots import Example, save_topk_bars
 from har_pipeline.features.extract import extract_many, feature_spec
 from har_pipeline.features.fitted import derived_record, source_spec
 from har_pipeline.features.frames import options_of, store_raw_frames
+from har_pipeline.features.local import extract_local, local_options
 from har_pipeline.features.motion import motion_features, motion_options
 from har_pipeline.features.options import MOTION, ExtractOptions
 from har_pipeline.features.store import FeatureStore
@@ -32,6 +33,7 @@ from har_pipeline.training.networks.loop import sampling_of, video_probabilities
 from har_pipeline.video.clips import sparse_clip_indices
 from har_pipeline.video.decode import FrameReader, probe
 from har_pipeline.video.flow.spec import parse_flow
+from har_pipeline.video.local.spec import HANDCRAFTED
 
 OnProgress = Callable[[int, int], None]
 
@@ -128,6 +130,12 @@ def _store_features(
             if file is not None:
                 raise RunError(f"{run.path} reads motion maps, which no network makes: omit --weights")
             failed |= _store_motion_maps(spec, records, store, workers, on_progress)
+        elif spec.extractor in HANDCRAFTED:
+            if file is not None:
+                raise RunError(f"{run.path} reads features of {spec.extractor}, which has no weights: omit --weights")
+            local = dataclasses.replace(local_options(spec), workers=workers)
+            summary = extract_local(records, store, local, lambda now: on_progress(now.finished, now.total))
+            failed |= summary.failed
         elif spec.name not in wanted:
             cube = mean_cube if len(specs) == 1 or "cube" in spec.preprocess else None
             extractor = extractor_for(spec, weights=file, mean_cube=cube, device=device)
