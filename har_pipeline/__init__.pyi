@@ -133,6 +133,7 @@ from .video.flow.compute import compute_flow as compute_flow
 from .video.flow.compute import opencv_method as opencv_method
 from .video.flow.spec import FlowSpec as FlowSpec
 from .video.flow.tvl1 import compiled_step as compiled_step
+from .video.local.trajectories import dense_trajectories as dense_trajectories
 from .video.preprocess import parse_resize as parse_resize
 from .video.preprocess import resize_frame as resize_frame
 from .video.preprocess import with_crops as with_crops
