@@ -136,6 +136,7 @@ from .video.flow.tvl1 import compiled_step as compiled_step
 from .video.local.drawing import draw_points as draw_points
 from .video.local.drawing import local_descriptor_sheet as local_descriptor_sheet
 from .video.local.harris3d import interest_points as interest_points
+from .video.local.trajectories import dense_trajectories as dense_trajectories
 from .video.preprocess import parse_resize as parse_resize
 from .video.preprocess import resize_frame as resize_frame
 from .video.preprocess import with_crops as with_crops
