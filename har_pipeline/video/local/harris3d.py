@@ -10,9 +10,9 @@ They leave open, and here it is:
 
 - Threshold: absolute, as in the authors' program, on the measure of grey values in [0, 1]. Theirs is 1e-9, which finds next
   to nothing on people with clothes like the background: the measure falls with the sixth power of contrast. With 1e-10
-  the rendered training people have at least 50 points in 90 frames, with 1e-9 as few as 1, and as many of the points, 90 %,
-  are on the person. What a camera's noise and a codec leave on a still background is below 1e-13.
-- Flow: `motion.flow_method`, which says why.
+  24 rendered videos have at least 50 points in 90 frames, with 1e-9 as few as 1, and as many of the points, 90 %, are on
+  the person. What a camera's noise and a codec leave on a still background is below 1e-13.
+- Flow: OpenCV's DIS, as for trajectories (`motion.flow_method`).
 - Votes: a px gives its gradient's or flow's length to the two directions nearest to it, by nearness; one that moves by
   `STILL_PX` or less gives 1 to the bin "no motion". Gradients have no sign: dark on bright is bright on dark.
 - Ends in time: the first and last frame's values go on. What that does to the measure would look like a start or stop, so
@@ -34,7 +34,7 @@ import cv2
 import numpy as np
 
 from har_pipeline.video.local.histograms import gradients, oriented
-from har_pipeline.video.local.motion import flow_between, flow_method
+from har_pipeline.video.local.motion import STILL_PX, flow_between, flow_method
 from har_pipeline.video.local.points import Points, joined
 
 # Variances of the Gaussians: px^2 of each image of the pyramid (so 4 to 128 of the frame), and frames^2.
@@ -49,7 +49,6 @@ BORDER = 5
 REACH_SPACE, REACH_TIME = 9.0, 4.0
 CELLS_SPACE, CELLS_TIME = 3, 2
 HOG_BINS, DIRECTIONS = 4, 4
-STILL_PX = 0.4
 # Where a Gaussian ends, in deviations.
 CUT = 3.0
 # Histograms are summed over squares of so many px before they are integrated: the smallest cell is 12 px wide.
@@ -83,13 +82,14 @@ class Scale:
 
 
 def interest_points(frames: Iterable[np.ndarray]) -> Iterator[Points]:
-    """Yield the interest points of one video, in the order of their frames; memory does not grow with its length.
+    """Yield the interest points of one video, in the order of their frames.
 
     frames: (H, W, 3) uint8 RGB, all of one size. Blocks: `hog` (n, 72) and `hof` (n, 90), cells in the order time, y, x, each
     with its bins and a sum of 1. Bins of HOG: brightness changes along x, diagonally down, along y, diagonally up. Bins of
     HOF: right, down, left, up, no motion. A point is in frame (first + end) / 2, so that `first` may lie before the video
     and `end` behind it. `scales` is sigma.
-    Yields at least once: `Points` of length 0 if there are none, as in a still video or one of a few frames.
+    Yields at least once: `Points` of length 0 if there are none, as in a still video or one of a few frames. Memory is about
+    3 kB for each px of a frame, whatever the length.
     Raises: ValueError if a frame has another type or size than the first.
     """
     found = _found(frames)
@@ -298,7 +298,7 @@ class _Volume:
         times = np.linspace(frame - reach, frame + reach, CELLS_TIME + 1).round().astype(int).tolist()
         halves = [self._until(end) - self._until(start) for start, end in pairwise(times)]
         corners = np.stack([_interpolated(sums, y, x) for sums in halves], axis=1)
-        cells = np.diff(np.diff(corners, axis=2), axis=3)
+        cells = np.diff(np.diff(corners, axis=2), axis=3).clip(min=0)
         hog, hof = np.split(cells, [HOG_BINS], axis=-1)
         return {"hog": _normalised(hog), "hof": _normalised(hof)}
 

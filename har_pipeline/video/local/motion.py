@@ -7,6 +7,9 @@ import numpy as np
 
 from har_pipeline.video.flow.spec import DIS_MIN_SIDES_PX
 
+# What moves up to so many px/frame counts as not moving. Source: the public code of Wang 2013's dense trajectories.
+STILL_PX = 0.4
+
 
 def flow_method() -> cv2.DISOpticalFlow:
     """Return OpenCV's DIS (Kroeger 2016) down to single px, which no other thread may use at the same time.
