@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from har_pipeline.video.flow.spec import DIS_MIN_SIDES_PX
 from har_pipeline.video.local.histograms import gradients, oriented, root_normalised, square_sums
+from har_pipeline.video.local.motion import STILL_PX, flow_between, flow_method
 from har_pipeline.video.local.points import Points, joined
 
 STEPS = 15
@@ -38,10 +38,9 @@ VOLUME_PX = 32
 CELLS = 2
 CELL_PX = VOLUME_PX // CELLS
 CELLS_IN_TIME = 3
+CELLS_OF_VOLUME = CELLS_IN_TIME * CELLS**2
 STEPS_OF_CELL = STEPS // CELLS_IN_TIME
 GRADIENT_BINS = 8
-# Motion of px/frame up to which the ninth bin of HOF counts.
-STILL_PX = 0.4
 # Added to the mean of each cell's bin: grey levels, px/frame, and px/frame per px. Theirs.
 HOG_FLOOR = 0.05 / CELL_PX**2
 HOF_FLOOR = 0.05 / CELL_PX**2
@@ -64,7 +63,7 @@ MIN_INLIERS = 25
 
 
 def dense_trajectories(frames: Iterable[np.ndarray], *, compensate: bool = True) -> Iterator[Points]:
-    """Yield the trajectories that end in each frame, with their descriptors; only where there are any.
+    """Yield the trajectories of one video with their descriptors, those that end in the same frame together.
 
     frames: (H, W, 3) uint8 RGB of one size, in order. compensate: remove the camera's motion.
     Tracks have 16 places. Scales are the width of the described square in px of the frames: 32, times the square root of 2
@@ -74,11 +73,33 @@ def dense_trajectories(frames: Iterable[np.ndarray], *, compensate: bool = True)
     - `hog` (n, 96), `hof` (n, 108), `mbh` (n, 192, along x and then along y): histograms of 3 cells in time of 2 x 2 cells,
       of 8 directions (HOF: and no motion). L1 normalised, then square rooted, MBH each half by itself.
 
-    Frames of less than 16, or without motion, give nothing. Memory does not grow with the number of frames; it grows with
-    their size, by about 2 kB for each grid point of each scale.
+    Yields at least once: `Points` of length 0 if there are none, as in a still video or one of less than 16 frames. Memory
+    does not grow with the number of frames; it grows with their size, by 2 kB for each 25 px of each scale.
     Raises: ValueError if a frame has another size or type.
     """
-    method = _flow_method()
+    found = _found(frames, compensate)
+    yield next(found, _none())
+    yield from found
+
+
+def _none() -> Points:
+    widths = {
+        "trajectory": 2 * STEPS,
+        "hog": CELLS_OF_VOLUME * GRADIENT_BINS,
+        "hof": CELLS_OF_VOLUME * (GRADIENT_BINS + 1),
+    }
+    widths["mbh"] = 2 * widths["hog"]
+    return Points(
+        first=np.empty(0, np.int64),
+        end=np.empty(0, np.int64),
+        tracks=np.empty((0, STEPS + 1, 2), np.float32),
+        scales=np.empty(0, np.float32),
+        blocks={name: np.empty((0, width), np.float32) for name, width in widths.items()},
+    )
+
+
+def _found(frames: Iterable[np.ndarray], compensate: bool) -> Iterator[Points]:
+    method = flow_method()
     before: np.ndarray | None = None
     scales: list[_Scale] = []
     for number, frame in enumerate(frames):
@@ -91,29 +112,12 @@ def dense_trajectories(frames: Iterable[np.ndarray], *, compensate: bool = True)
             height, width = now.shape
             scales = _scales(height, width, CAMERA_STEP_PX if compensate else 0.0)
         else:
-            flow = _flow(method, before, now)
+            flow = flow_between(method, before, now)
             own = without_camera(flow, camera_motion(before, flow)) if compensate else flow
             found = [points for scale in scales if len(points := scale.step(number - 1, before, flow, own))]
             if found:
                 yield joined(found)
         before = now
-
-
-def _flow_method() -> cv2.DISOpticalFlow:
-    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    method.setFinestScale(0)  # the preset stops at half the size, and misses forearms in frames of 160x120 px
-    return method
-
-
-def _flow(method: cv2.DISOpticalFlow, before: np.ndarray, now: np.ndarray) -> np.ndarray:
-    """Return where each px of `before` moves, (H, W, 2) float32; frames too small for DIS are continued by their border."""
-    height, width = before.shape
-    shorter, longer = DIS_MIN_SIDES_PX
-    add_y = max(0, (longer if height >= width else shorter) - height)
-    add_x = max(0, (longer if width > height else shorter) - width)
-    if add_x or add_y:
-        before, now = (cv2.copyMakeBorder(grey, 0, add_y, 0, add_x, cv2.BORDER_REPLICATE) for grey in (before, now))
-    return np.ascontiguousarray(method.calc(before, now, None)[:height, :width])  # type: ignore[call-overload]
 
 
 def camera_motion(before: np.ndarray, flow: np.ndarray) -> np.ndarray:
@@ -259,14 +263,12 @@ class _Scale:
         missing = ((0, 0), (0, max(VOLUME_PX - self.height, 0)), (0, max(VOLUME_PX - self.width, 0)))
         tracks = np.arange(len(self.ages))
         time = self.ages // STEPS_OF_CELL
+        row, column = np.divmod(np.arange(CELLS**2), CELLS)
+        y, x = y[:, None] + row * CELL_PX, x[:, None] + column * CELL_PX
         for name, of_px in planes.items():
             of_cells = square_sums(np.pad(of_px, missing) if np.any(missing) else of_px, CELL_PX)
-            columns = of_cells.shape[1]
-            of_cells = of_cells.reshape(-1, of_cells.shape[2])
-            for cell in range(CELLS**2):
-                row, column = divmod(cell, CELLS)
-                at = (y + row * CELL_PX) * columns + x + column * CELL_PX
-                self.sums[name][tracks, time, cell] += of_cells.take(at, axis=0)
+            at = y * of_cells.shape[1] + x
+            self.sums[name][tracks, time] += of_cells.reshape(-1, of_cells.shape[2]).take(at, axis=0)
 
     def _follow(self, flow: np.ndarray, own: np.ndarray) -> None:
         """Move each track by the median flow around it; drop those that leave the frame."""
@@ -292,10 +294,9 @@ class _Scale:
         tracks = (self.places[done] + np.float32(0.5)) * ratio - np.float32(0.5)
         steps = self.steps[done] * ratio
         good = _moves(tracks) & (np.linalg.norm(steps, axis=2).max(axis=1, initial=0) > self.min_step_px)
-        tracks, steps = tracks[good], steps[good]
+        tracks, steps, rows = tracks[good], steps[good], np.nonzero(done)[0][good]
         means = {
-            name: sums[done][good].reshape(len(tracks), math.prod(sums.shape[1:]))
-            / np.float32(STEPS_OF_CELL * CELL_PX**2)
+            name: sums[rows].reshape(len(rows), math.prod(sums.shape[1:])) / np.float32(STEPS_OF_CELL * CELL_PX**2)
             for name, sums in self.sums.items()
         }
         mbh = [root_normalised(means[name], MBH_FLOOR) for name in ("mbh_x", "mbh_y")]

@@ -88,7 +88,7 @@ def test_the_sheet_shows_evenly_spaced_frames_large_enough() -> None:
     y, x = np.nonzero(near(first, (255, 150, 0))[30:])
     assert np.abs(np.hypot(x - 201.5, y + 30 - 81.5) - 16).max() < 1.5
     # Numbers are written, 0 and others; nothing else is alive in the second picture.
-    assert (first[:24, :24] == 255).all(axis=-1).any()
+    assert (first[:24, :24] > 200).all(axis=-1).any()
     second = sheet[:120, 400:800]
     assert not np.array_equal(second[:24, :24], first[:24, :24])
     assert (second[24:] == GREY).all()
