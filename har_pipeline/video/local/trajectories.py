@@ -15,7 +15,7 @@ What is another way here:
 
 from __future__ import annotations
 
-import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -73,8 +73,8 @@ def dense_trajectories(frames: Iterable[np.ndarray], *, compensate: bool = True)
     - `hog` (n, 96), `hof` (n, 108), `mbh` (n, 192, along x and then along y): histograms of 3 cells in time of 2 x 2 cells,
       of 8 directions (HOF: and no motion). L1 normalised, then square rooted, MBH each half by itself.
 
-    Yields at least once: `Points` of length 0 if there are none, as in a still video or one of less than 16 frames. Memory
-    does not grow with the number of frames; it grows with their size, by 2 kB for each 25 px of each scale.
+    Yields at least once: `Points` of length 0 if there are none, as in a still video or one of less than 16 frames. They come
+    14 frames late. Memory does not grow with the number of frames: it is that of about 100 frames and the points under way.
     Raises: ValueError if a frame has another size or type.
     """
     found = _found(frames, compensate)
@@ -114,10 +114,16 @@ def _found(frames: Iterable[np.ndarray], compensate: bool) -> Iterator[Points]:
         else:
             flow = flow_between(method, before, now)
             own = without_camera(flow, camera_motion(before, flow)) if compensate else flow
-            found = [points for scale in scales if len(points := scale.step(number - 1, before, flow, own))]
-            if found:
-                yield joined(found)
+            yield from _joined([scale.step(before, flow, own) for scale in scales])
         before = now
+    for _ in range(STEPS - 1):
+        yield from _joined([scale.described.next() for scale in scales])
+
+
+def _joined(parts: list[Points]) -> Iterator[Points]:
+    """Yield what there is in the parts, if anything, as one."""
+    if found := [part for part in parts if len(part)]:
+        yield joined(found)
 
 
 def camera_motion(before: np.ndarray, flow: np.ndarray) -> np.ndarray:
@@ -168,14 +174,10 @@ def _scales(height: int, width: int, min_step_px: float) -> list[_Scale]:
     """Return the scales of frames of this size; the first always, the others where a whole volume fits."""
     sizes = [(round(height / SCALE**n), round(width / SCALE**n)) for n in range(MAX_SCALES)]
     return [
-        _Scale(*size, (width, height), VOLUME_PX * SCALE**n, min_step_px)
-        for n, size in enumerate(sizes)
-        if not n or min(size) >= VOLUME_PX
+        _Scale(h, w, _Descriptors(h, w, (width, height), VOLUME_PX * SCALE**n, min_step_px))
+        for n, (h, w) in enumerate(sizes)
+        if not n or min(h, w) >= VOLUME_PX
     ]
-
-
-# Names of the histograms, in the order of their bins in a cell.
-_BINS = {"hog": GRADIENT_BINS, "hof": GRADIENT_BINS + 1, "mbh_x": GRADIENT_BINS, "mbh_y": GRADIENT_BINS}
 
 
 @dataclass
@@ -184,42 +186,30 @@ class _Scale:
 
     height: int
     width: int
-    # Width and height of the frames, px.
-    frame_size: tuple[int, int]
-    volume_px: float
-    # Tracks whose longest step without the camera's motion is not longer are dropped, px of the frames.
-    min_step_px: float
+    described: _Descriptors
     # (n,), steps done
     ages: np.ndarray = field(default_factory=lambda: np.empty(0, np.intp))
     # (n, 16, 2), px of this scale
     places: np.ndarray = field(default_factory=lambda: np.empty((0, STEPS + 1, 2), np.float32))
     # (n, 15, 2), px of this scale, without the camera's motion
     steps: np.ndarray = field(default_factory=lambda: np.empty((0, STEPS, 2), np.float32))
-    # name -> (n, cells in time, cells, bins)
-    sums: dict[str, np.ndarray] = field(
-        default_factory=lambda: {
-            name: np.empty((0, CELLS_IN_TIME, CELLS**2, bins), np.float32) for name, bins in _BINS.items()
-        }
-    )
 
-    def step(self, number: int, grey: np.ndarray, flow: np.ndarray, own: np.ndarray) -> Points:
-        """Start tracks in frame `number`, follow all into the next, and return those done.
+    def step(self, grey: np.ndarray, flow: np.ndarray, own: np.ndarray) -> Points:
+        """Start tracks in a frame, follow all into the next, and return those whose descriptors have become complete.
 
         grey: (H, W) uint8; flow: (H, W, 2) float32, px/frame; own: the same without the camera's motion.
         """
         grey = cv2.resize(grey, (self.width, self.height), interpolation=cv2.INTER_AREA)
         flow, own = self._resized(flow), self._resized(own)
         self._start(grey)
-        self._describe(grey, own)
         self._follow(flow, own)
         done = self.ages == STEPS
-        points = self._points(number + 1, done)
+        points = self.described.push(grey, own, self.places[done], self.steps[done])
         self._keep(~done)
         return points
 
     def _resized(self, flow: np.ndarray) -> np.ndarray:
-        width, height = self.frame_size
-        ratio = np.array([self.width / width, self.height / height], np.float32)
+        ratio = np.array([self.width / flow.shape[1], self.height / flow.shape[0]], np.float32)
         return cv2.resize(flow, (self.width, self.height), interpolation=cv2.INTER_AREA) * ratio
 
     def _start(self, grey: np.ndarray) -> None:
@@ -234,41 +224,15 @@ class _Scale:
         within = (x < columns) & (y < rows)
         free[y[within], x[within]] = False
         y, x = np.nonzero(free)
-        added = len(x)
-        places = np.zeros((added, STEPS + 1, 2), np.float32)
+        places = np.zeros((len(x), STEPS + 1, 2), np.float32)
         places[:, 0] = np.stack([x, y], axis=1) * GRID_PX + GRID_PX // 2
-        self.ages = np.concatenate([self.ages, np.zeros(added, np.intp)])
+        self.ages = np.concatenate([self.ages, np.zeros(len(x), np.intp)])
         self.places = np.concatenate([self.places, places])
-        self.steps = np.concatenate([self.steps, np.zeros((added, STEPS, 2), np.float32)])
-        for name, sums in self.sums.items():
-            self.sums[name] = np.concatenate([sums, np.zeros((added, *sums.shape[1:]), np.float32)])
+        self.steps = np.concatenate([self.steps, np.zeros((len(x), STEPS, 2), np.float32)])
 
     def _now(self) -> np.ndarray:
         """Return where the tracks are, (n, 2) float32."""
         return self.places[np.arange(len(self.ages)), self.ages]
-
-    def _describe(self, grey: np.ndarray, own: np.ndarray) -> None:
-        """Add what is in the cells around each track's place to its sums."""
-        x, y = (np.rint(self._now()).astype(np.intp) - VOLUME_PX // 2).T
-        # A volume that would reach beyond the frame is moved inside; a frame smaller than it is continued by nothing.
-        x = np.clip(x, 0, max(self.width - VOLUME_PX, 0))
-        y = np.clip(y, 0, max(self.height - VOLUME_PX, 0))
-        own_x, own_y = np.ascontiguousarray(own[..., 0]), np.ascontiguousarray(own[..., 1])
-        planes = {
-            "hog": oriented(*gradients(grey), GRADIENT_BINS),
-            "hof": oriented(own_x, own_y, GRADIENT_BINS, still=STILL_PX),
-            "mbh_x": oriented(*gradients(own_x), GRADIENT_BINS),
-            "mbh_y": oriented(*gradients(own_y), GRADIENT_BINS),
-        }
-        missing = ((0, 0), (0, max(VOLUME_PX - self.height, 0)), (0, max(VOLUME_PX - self.width, 0)))
-        tracks = np.arange(len(self.ages))
-        time = self.ages // STEPS_OF_CELL
-        row, column = np.divmod(np.arange(CELLS**2), CELLS)
-        y, x = y[:, None] + row * CELL_PX, x[:, None] + column * CELL_PX
-        for name, of_px in planes.items():
-            of_cells = square_sums(np.pad(of_px, missing) if np.any(missing) else of_px, CELL_PX)
-            at = y * of_cells.shape[1] + x
-            self.sums[name][tracks, time] += of_cells.reshape(-1, of_cells.shape[2]).take(at, axis=0)
 
     def _follow(self, flow: np.ndarray, own: np.ndarray) -> None:
         """Move each track by the median flow around it; drop those that leave the frame."""
@@ -283,28 +247,109 @@ class _Scale:
         self._keep(((place >= 0) & (place <= (self.width - 1, self.height - 1))).all(axis=1))
 
     def _keep(self, chosen: np.ndarray) -> None:
-        if chosen.all():
-            return
         self.ages, self.places, self.steps = self.ages[chosen], self.places[chosen], self.steps[chosen]
-        self.sums = {name: sums[chosen] for name, sums in self.sums.items()}
 
-    def _points(self, last: int, done: np.ndarray) -> Points:
-        """Return those of the `done` tracks, which end in frame `last`, that show motion."""
-        ratio = np.array(self.frame_size, np.float32) / np.array([self.width, self.height], np.float32)
-        tracks = (self.places[done] + np.float32(0.5)) * ratio - np.float32(0.5)
-        steps = self.steps[done] * ratio
-        good = _moves(tracks) & (np.linalg.norm(steps, axis=2).max(axis=1, initial=0) > self.min_step_px)
-        tracks, steps, rows = tracks[good], steps[good], np.nonzero(done)[0][good]
+
+# Names of the histograms, with their directions.
+_BINS = {"hog": GRADIENT_BINS, "hof": GRADIENT_BINS + 1, "mbh_x": GRADIENT_BINS, "mbh_y": GRADIENT_BINS}
+
+
+@dataclass
+class _Descriptors:
+    """The m tracks of one scale that are done and show motion, while what is around them is counted.
+
+    A frame is counted 14 frames late. Then all tracks through it are done, and it is known which of them show motion: few of
+    a video whose camera stands, and only where these are something has to be counted.
+    """
+
+    height: int
+    width: int
+    # Width and height of the frames, px.
+    frame_size: tuple[int, int]
+    volume_px: float
+    # Tracks whose longest step without the camera's motion is not longer are dropped, px of the frames.
+    min_step_px: float
+    # Grey levels and own motion of the frames that are still to be counted, and the number of the first of them.
+    waiting: deque[tuple[np.ndarray, np.ndarray]] = field(default_factory=deque)
+    number: int = 0
+    # (m,), number of the first frame
+    firsts: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    # As those of `_Scale`.
+    places: np.ndarray = field(default_factory=lambda: np.empty((0, STEPS + 1, 2), np.float32))
+    steps: np.ndarray = field(default_factory=lambda: np.empty((0, STEPS, 2), np.float32))
+    # name -> (m, cells in time, cells, bins)
+    sums: dict[str, np.ndarray] = field(default_factory=lambda: _no_sums(0))
+
+    def push(self, grey: np.ndarray, own: np.ndarray, places: np.ndarray, steps: np.ndarray) -> Points:
+        """Take a frame and the tracks whose last step began in it; return the points that become complete."""
+        self.waiting.append((grey, own))
+        moves = _moves(self._in_frame(places))
+        moves &= np.linalg.norm(steps * self._ratio(), axis=2).max(axis=1, initial=0) > self.min_step_px
+        added = int(np.count_nonzero(moves))
+        self.firsts = np.concatenate([self.firsts, np.full(added, self.number, np.int64)])
+        self.places = np.concatenate([self.places, places[moves]])
+        self.steps = np.concatenate([self.steps, steps[moves]])
+        self.sums = {name: np.concatenate([self.sums[name], new]) for name, new in _no_sums(added).items()}
+        return self.next() if len(self.waiting) == STEPS else _none()
+
+    def next(self) -> Points:
+        """Count the next frame, if one waits, and return the points for which it was the last."""
+        if not self.waiting:
+            return _none()
+        grey, own = self.waiting.popleft()
+        if len(self.firsts):
+            self._count(grey, own)
+        complete = self.firsts == self.number - (STEPS - 1)
+        self.number += 1
+        if not complete.any():
+            return _none()
+        points = self._points(complete)
+        self.firsts, self.places, self.steps = self.firsts[~complete], self.places[~complete], self.steps[~complete]
+        self.sums = {name: sums[~complete] for name, sums in self.sums.items()}
+        return points
+
+    def _count(self, grey: np.ndarray, own: np.ndarray) -> None:
+        """Add what a frame shows in the cells around each track to its sums."""
+        tracks, ages = np.arange(len(self.firsts)), self.number - self.firsts
+        x, y = (np.rint(self.places[tracks, ages]).astype(np.intp) - VOLUME_PX // 2).T
+        # A volume that would reach beyond the frame is moved inside; a frame smaller than it is continued by nothing.
+        x = np.clip(x, 0, max(self.width - VOLUME_PX, 0))
+        y = np.clip(y, 0, max(self.height - VOLUME_PX, 0))
+        # The part of the frame with all volumes and one px around it, whose gradients are not used.
+        left, top = max(x.min() - 1, 0), max(y.min() - 1, 0)
+        part = np.s_[top : y.max() + VOLUME_PX + 1, left : x.max() + VOLUME_PX + 1]
+        grey, own_x, own_y = (
+            grey[part],
+            np.ascontiguousarray(own[part][..., 0]),
+            np.ascontiguousarray(own[part][..., 1]),
+        )
+        planes = {
+            "hog": oriented(*gradients(grey), GRADIENT_BINS),
+            "hof": oriented(own_x, own_y, GRADIENT_BINS, still=STILL_PX),
+            "mbh_x": oriented(*gradients(own_x), GRADIENT_BINS),
+            "mbh_y": oriented(*gradients(own_y), GRADIENT_BINS),
+        }
+        missing = ((0, 0), *((0, max(VOLUME_PX - size, 0)) for size in grey.shape))
+        row, column = np.divmod(np.arange(CELLS**2), CELLS)
+        y, x = y[:, None] - top + row * CELL_PX, x[:, None] - left + column * CELL_PX
+        for name, of_px in planes.items():
+            of_cells = square_sums(np.pad(of_px, missing) if np.any(missing) else of_px, CELL_PX)
+            at = y * of_cells.shape[1] + x
+            self.sums[name][tracks, ages // STEPS_OF_CELL] += of_cells.reshape(-1, of_cells.shape[2]).take(at, axis=0)
+
+    def _points(self, chosen: np.ndarray) -> Points:
+        steps, firsts = self.steps[chosen], self.firsts[chosen]
         means = {
-            name: sums[rows].reshape(len(rows), math.prod(sums.shape[1:])) / np.float32(STEPS_OF_CELL * CELL_PX**2)
+            name: sums[chosen].reshape(len(firsts), -1) / np.float32(STEPS_OF_CELL * CELL_PX**2)
             for name, sums in self.sums.items()
         }
+        steps = steps * self._ratio()
         mbh = [root_normalised(means[name], MBH_FLOOR) for name in ("mbh_x", "mbh_y")]
         return Points(
-            first=np.full(len(tracks), last - STEPS, np.int64),
-            end=np.full(len(tracks), last + 1, np.int64),
-            tracks=tracks,
-            scales=np.full(len(tracks), self.volume_px, np.float32),
+            first=firsts,
+            end=firsts + STEPS + 1,
+            tracks=self._in_frame(self.places[chosen]),
+            scales=np.full(len(firsts), self.volume_px, np.float32),
             blocks={
                 "trajectory": (steps / np.linalg.norm(steps, axis=2).sum(axis=1)[:, None, None]).reshape(-1, 2 * STEPS),
                 "hog": root_normalised(means["hog"], HOG_FLOOR),
@@ -312,6 +357,17 @@ class _Scale:
                 "mbh": np.concatenate(mbh, axis=1),
             },
         )
+
+    def _ratio(self) -> np.ndarray:
+        """Return the px of the frames for one of this scale, (2,) float32, x and y."""
+        return np.array(self.frame_size, np.float32) / np.array([self.width, self.height], np.float32)
+
+    def _in_frame(self, places: np.ndarray) -> np.ndarray:
+        return (places + np.float32(0.5)) * self._ratio() - np.float32(0.5)
+
+
+def _no_sums(tracks: int) -> dict[str, np.ndarray]:
+    return {name: np.zeros((tracks, CELLS_IN_TIME, CELLS**2, bins), np.float32) for name, bins in _BINS.items()}
 
 
 def _moves(tracks: np.ndarray) -> np.ndarray:

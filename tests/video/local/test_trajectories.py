@@ -417,7 +417,7 @@ def peak(frames: int) -> int:
 
 def test_memory_does_not_grow_with_the_video() -> None:
     peak(17)
-    assert peak(120) < 1.2 * peak(40)
+    assert peak(90) < 1.2 * peak(35)
 
 
 @pytest.mark.parametrize(
