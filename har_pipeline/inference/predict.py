@@ -134,8 +134,8 @@ def _store_features(
             if file is not None:
                 raise RunError(f"{run.path} reads features of {spec.extractor}, which has no weights: omit --weights")
             local = dataclasses.replace(local_options(spec), workers=workers)
-            summary = extract_local(records, store, local, lambda now: on_progress(now.finished, now.total))
-            failed |= summary.failed
+            described = extract_local(records, store, local, lambda now: on_progress(now.finished, now.total))
+            failed |= described.failed
         elif spec.name not in wanted:
             cube = mean_cube if len(specs) == 1 or "cube" in spec.preprocess else None
             extractor = extractor_for(spec, weights=file, mean_cube=cube, device=device)
