@@ -33,7 +33,7 @@ def test_both_stages_on_every_split(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     lstm = dataclasses.replace(pipeline.LSTM, epochs=1, device="cpu")
     result = pipeline.run(tmp_path / "m.csv", tmp_path / "out", False, 0.5, net, lstm)
     assert (result["videos"], result["people"]) == (8, 4)
-    for system in ("3D-ConvNet + Voting", "3D-ConvNet + soft voting", "3D-ConvNet + LSTM"):
+    for system in ("3D-ConvNet + Voting", "3D-ConvNet + soft voting", "3D-ConvNet + LSTM", "Harris-3D + LSTM"):
         assert len(result[system]["splits"]) == 2
         assert result[system]["low"] <= result[system]["mean"] <= result[system]["high"]
     assert (tmp_path / "out" / "figure2.png").stat().st_size > 5_000

@@ -16,6 +16,7 @@ from har_pipeline.datasets.manifests import write_manifest
 from har_pipeline.features.local import LocalSummary, describe_handcrafted, extract_local, local_options
 from har_pipeline.features.options import LocalOptions
 from har_pipeline.features.store import FeatureStore
+from har_pipeline.video.local import harris3d, trajectories
 from har_pipeline.video.local.points import joined
 from har_pipeline.video.local.spec import HANDCRAFTED, layer_blocks
 from har_pipeline.video.local.worker import FINDERS, VideoFrames, find_points
@@ -160,6 +161,12 @@ def test_options_of_a_spec_and_specs_of_another_version() -> None:
         with pytest.raises(ExtractionError, match=r"older version of .*: extract it again"):
             local_options(old)
     assert [row["extractor"] for row in describe_handcrafted()] == list(NAMES)
+
+
+def test_the_spec_names_the_numbers_that_a_later_version_may_change() -> None:
+    harris, idt = (HANDCRAFTED[name].method for name in ("harris3d_hof", "idt"))
+    assert f"k {harris3d.K:g},threshold {harris3d.THRESHOLD:g}" in harris
+    assert f"{trajectories.STEPS} frames,grid {trajectories.GRID_PX} px,volume {trajectories.VOLUME_PX} px" in idt
 
 
 def test_from_the_command_line(tmp_path: Path) -> None:

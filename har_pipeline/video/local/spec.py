@@ -35,7 +35,7 @@ HANDCRAFTED = {
             plural="interest points",
             blocks={"hog": 72, "hof": 90},
             default_layer="hof",
-            method="Harris-3D,sigma2 4..128,tau2 2 4;HOG 3x3x2x4,HOF 3x3x2x5",
+            method="Harris-3D,sigma2 4..128,tau2 2 4,k 0.0005,threshold 1e-10;HOG 3x3x2x4,HOF 3x3x2x5 of DIS flow",
         ),
         LocalExtractor(
             name="idt",
@@ -44,7 +44,7 @@ HANDCRAFTED = {
             plural="trajectories",
             blocks={"trajectory": 30, "hog": 96, "hof": 108, "mbh": 192},
             default_layer="trajectory+hog+hof+mbh",
-            method="15 frames,grid 5 px,volume 32 px,2x2x3;camera motion by homography",
+            method="15 frames,grid 5 px,volume 32 px,2x2x3,DIS flow;camera motion by homography",
         ),
     )
 }
