@@ -16,6 +16,7 @@ from commands import ROOT, legend, made_by, results
 from feature_results import heads_block, laptop_block, papers_block, small_block, speed_block, streams_block
 from raw_results import raw_block
 
+from har_pipeline.features.local import describe_handcrafted
 from har_pipeline.models.extractors import all_nets, describe_nets
 
 INTRODUCTION = """\
@@ -101,6 +102,22 @@ def weights_table() -> list[str]:
     return lines
 
 
+def handcrafted_table() -> list[str]:
+    """Return the lines of the table of handcrafted extractors."""
+    lines = [
+        "| extractor | source | a row for each | frames | descriptors (values) | how |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in describe_handcrafted():
+        default = row["default_layer"].split("+")
+        layers = ", ".join(
+            f"**{name}** {dim}" if name in default else f"{name} {dim}" for name, dim in row["layers"].items()
+        )
+        cells = [f"`{row['extractor']}`", row["source"], row["finds"], f"`{row['resize']}`", layers, row["preprocess"]]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
 def extractors_page() -> str:
     """Return the text of docs/extractors.md."""
     content = results("nets")
@@ -110,6 +127,12 @@ def extractors_page() -> str:
         *nets_table(measured),
         "",
         made_by("nets"),
+        "",
+        "## Handcrafted",
+        "",
+        "No net and no weights: [handcrafted.md](handcrafted.md).",
+        "",
+        *handcrafted_table(),
         "",
         "## Weights",
         "",
