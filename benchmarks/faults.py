@@ -119,7 +119,7 @@ def stored(path: Path) -> Iterator[tuple[str, str]]:
             except HarError as error:
                 yield f"{name}/{video_id}", f"unreadable: {error}"
         if reader.spec(name).reduction is not None:
-            yield f"{name}: reduction", hash_of(reader.read_reduction(name))
+            yield f"{name}: reduction", hash_of(reader.read_fit(name))
 
 
 def hash_of(arrays: dict[str, np.ndarray]) -> str:

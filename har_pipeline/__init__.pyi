@@ -47,13 +47,17 @@ from .evaluation.scores import select_part as select_part
 from .evaluation.statistics import Interval as Interval
 from .evaluation.statistics import mcnemar as mcnemar
 from .evaluation.statistics import mean_interval as mean_interval
+from .features.encode import encode_features as encode_features
 from .features.extract import extract as extract
 from .features.extract import extract_many as extract_many
 from .features.frames import frame_shape as frame_shape
 from .features.frames import open_frames as open_frames
 from .features.frames import store_raw_frames as store_raw_frames
+from .features.local import extract_local as extract_local
 from .features.motion import motion_features as motion_features
+from .features.options import EncodeOptions as EncodeOptions
 from .features.options import ExtractOptions as ExtractOptions
+from .features.options import LocalOptions as LocalOptions
 from .features.options import MotionOptions as MotionOptions
 from .features.options import RawOptions as RawOptions
 from .features.pack import open_features as open_features
@@ -133,6 +137,9 @@ from .video.flow.compute import compute_flow as compute_flow
 from .video.flow.compute import opencv_method as opencv_method
 from .video.flow.spec import FlowSpec as FlowSpec
 from .video.flow.tvl1 import compiled_step as compiled_step
+from .video.local.drawing import draw_points as draw_points
+from .video.local.drawing import local_descriptor_sheet as local_descriptor_sheet
+from .video.local.harris3d import interest_points as interest_points
 from .video.local.trajectories import dense_trajectories as dense_trajectories
 from .video.preprocess import parse_resize as parse_resize
 from .video.preprocess import resize_frame as resize_frame

@@ -305,7 +305,7 @@ def read_reader(path: Path) -> None:
             attempt(lambda *ids: reader.read(*ids, check=True), name, video_id)
         attempt(lambda name: list(reader.verify(name)), name)
         if spec is not None and spec.reduction is not None:
-            attempt(reader.read_reduction, name)
+            attempt(reader.read_fit, name)
 
 
 def read_store(folder: Path, changed: Path) -> None:

@@ -215,7 +215,9 @@ def test_synthetic_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     pipeline = load("synthetic_demo")
     short = {name: (stream, dataclasses.replace(config, epochs=3)) for name, (stream, config) in pipeline.RUNS.items()}
     monkeypatch.setattr(pipeline, "RUNS", short)
+    for name in ("NET", "STEPS_LSTM"):
+        monkeypatch.setattr(pipeline, name, dataclasses.replace(getattr(pipeline, name), epochs=1))
     result = pipeline.run(tmp_path / "out", 2, 0.0, "cpu")
-    assert set(result["accuracy"]) == {"mean_pool", "lstm", "lstm_flow", "product"}
+    assert set(result["accuracy"]) == {"mean_pool", "lstm", "lstm_flow", "product", "convnet3d", "convnet3d_lstm"}
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2

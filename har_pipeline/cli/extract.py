@@ -1,4 +1,4 @@
-"""`har models`, `har extract` and `har flow`: nets, extraction, optical flow."""
+"""`har models`, `har extract`, `har flow` and `har points`: extractors, extraction, and pictures of what they see."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from har_pipeline.cli import options
-from har_pipeline.cli.options import parse_shard, with_options
+from har_pipeline.cli.options import given_options, parse_shard, with_options
 from har_pipeline.cli.output import note, print_failures, print_json
-from har_pipeline.cli.progress import extraction_bar
+from har_pipeline.cli.progress import extraction_bar, video_bar
 from har_pipeline.core.errors import VideoError
 from har_pipeline.core.options import device_option, option, seed_option
 from har_pipeline.core.records import ClipSpec, Crops, Padding, Sampling
-from har_pipeline.features.options import ExtractOptions
-from har_pipeline.models.net_names import check_net_name
+from har_pipeline.features.options import ExtractOptions, LocalOptions
+from har_pipeline.models.net_names import check_extractor_name
 from har_pipeline.video.flow.spec import FlowMethod, FlowSpec
+from har_pipeline.video.local.spec import HANDCRAFTED
 
 if TYPE_CHECKING:
+    from har_pipeline.core.records import VideoRecord
     from har_pipeline.features.lanes import ExtractSummary
+    from har_pipeline.features.store import FeatureStore
     from har_pipeline.models.extractors.base import Extractor
 
 FRAMES_OF_A_FRAME_NET = 40
@@ -34,10 +37,14 @@ class NetChoice:
     """Which nets compute the features, and how."""
 
     extractor: list[str] | None = option(
-        None, "Net, see `har models`. Repeat for several nets in one decoding pass. Default: efficientnet_lite0."
+        None,
+        "Net or handcrafted extractor, see `har models`. Repeat for several nets in one decoding pass. Default: "
+        "efficientnet_lite0.",
     )
     stream: Literal["rgb", "flow"] = option("rgb", "What the nets see; flow is computed on the fly.")
-    layer: str | None = option(None, "Layer of the net. Default: the net's own.")
+    layer: str | None = option(
+        None, "Layer of the net; of a handcrafted extractor its descriptors, joined by +. Default: the extractor's own."
+    )
     weights: str | None = option(None, "Name from `har models`, a file, or `random` (tests only).")
     mean_cube: Path | None = option(None, "c3d: subtract this mean cube (.npy) instead of the channel means.")
     seed: int = seed_option()
@@ -52,7 +59,9 @@ class NetChoice:
         if len(self.names) > 1 and (self.layer or self.weights not in (None, "random")):
             raise ValueError("--layer and --weights FILE belong to one net: give one --extractor, or none of them")
         for name in self.names:
-            check_net_name(name)
+            check_extractor_name(name)
+        if len(self.names) > 1 and any(name in HANDCRAFTED for name in self.names):
+            raise ValueError(f"{' and '.join(HANDCRAFTED)} are extracted alone: give one --extractor")
         if self.weights and Path(self.weights).suffix and not Path(self.weights).expanduser().exists():
             raise ValueError(f"--weights {self.weights}: no such file")
         if self.mean_cube is not None and not self.mean_cube.exists():
@@ -126,12 +135,13 @@ class ClipChoice:
 
 
 def models(as_json: options.AsJson = False) -> None:
-    """List the nets, their layers and feature dimensions, weights and licences."""
+    """List the nets and the handcrafted extractors: layers and feature dimensions, weights and licences."""
+    from har_pipeline.features.local import describe_handcrafted
     from har_pipeline.models.extractors import describe_nets
 
     rows = describe_nets()
     if as_json:
-        print_json(rows)
+        print_json([*rows, *describe_handcrafted()])
         return
     for row in rows:
         listed = ", ".join(
@@ -143,17 +153,32 @@ def models(as_json: options.AsJson = False) -> None:
         typer.echo(f"  layers: {listed}")
         typer.echo(f"  trained on {row['trained_on']}; licence {row['licence']}")
         typer.echo(f"  from {row['url']}, sha256 {row['sha256'] or 'not published'}\n")
-    typer.echo("Besides these: --weights PATH (a local file) and --weights random (for tests).")
+    for row in describe_handcrafted():
+        typer.echo(f"{row['extractor']}  handcrafted, no weights, {row['stream']}  ({row['source']})")
+        typer.echo(f"  one feature for each {row['finds']}; frames {row['resize']}")
+        listed = ", ".join(f"{name} {dim}" for name, dim in row["layers"].items())
+        typer.echo(f"  layers: {listed}, or several joined by +; default {row['default_layer']}\n")
+    typer.echo("Besides these weights: --weights PATH (a local file) and --weights random (for tests).")
+
+
+# Options of `har extract` that only nets have, and that only handcrafted extractors have.
+OF_NETS = (
+    *("stream", "weights", "mean_cube", "precision", *(field.name for field in dataclasses.fields(ClipChoice))),
+    *("crops", "flow_method", "flow_bound", "fps", "resize", "flow_cache", "batch_size", "decoder"),
+)
+OF_HANDCRAFTED = ("short_side", "max_points")
 
 
 @with_options
 def extract(
+    ctx: typer.Context,
     *,
     manifest: options.Manifest,
     store: options.Store,
     nets: NetChoice,
     clips: ClipChoice,
     how: ExtractOptions,
+    local: LocalOptions,
     shard: options.Shard = "1/1",
     crops: Annotated[
         Crops | None, typer.Option(help="Crops whose features are averaged: ten = corners and centre, mirrored too.")
@@ -165,9 +190,16 @@ def extract(
 ) -> None:
     """Extract features of a manifest's videos into a store. Run again to continue after an interruption.
 
+    harris3d_hof and idt are handcrafted: one feature for each interest point or trajectory, for an LSTM, or for
+    `har features encode`, which makes one vector per video.
+
     A video that cannot be read is reported with its reason and recorded in the store; the others continue, and the exit
     code is 1. Several processes or machines may write to one store at the same time.
     """
+    (name, *_), handcrafted = nets.names, nets.names[0] in HANDCRAFTED
+    if given := given_options(ctx, OF_NETS if handcrafted else OF_HANDCRAFTED):
+        kind = "is handcrafted" if handcrafted else "is a net"
+        raise typer.BadParameter(f"{name} {kind} and has no {' or '.join(given)}")
     from har_pipeline.datasets.manifests import read_manifest
 
     records = read_manifest(manifest, root=root, check_files=False)
@@ -175,6 +207,12 @@ def extract(
 
     if store.exists():
         FeatureStore(store, create=True)
+    if handcrafted:
+        chosen = dataclasses.replace(
+            local, extractor=name, layer=nets.layer or "", dtype=how.dtype, shard=parse_shard(shard)
+        )
+        _extract_local(records, FeatureStore(store, create=True), chosen, as_json)
+        return
     flow = FlowSpec(method=flow_method, bound_px=flow_bound) if nets.stream == "flow" else None
     how = dataclasses.replace(how, flow=flow, shard=parse_shard(shard))
 
@@ -207,6 +245,27 @@ def extract(
         raise typer.Exit(1)
 
 
+def _extract_local(records: list[VideoRecord], store: FeatureStore, local: LocalOptions, as_json: bool) -> None:
+    """Extract with a handcrafted extractor and print what was done. Raises: typer.Exit if a video failed."""
+    from har_pipeline.features.local import extract_local
+
+    with video_bar() as update:
+        summary = extract_local(records, store, local, lambda now: update(local.extractor, now.finished, now.total))
+    print_failures(summary.notes, summary.failed, summary.failed_before)
+    if as_json:
+        print_json(dataclasses.asdict(summary))
+    else:
+        failures = len(summary.failed) + len(summary.failed_before)
+        rate = summary.frames / summary.seconds if summary.seconds else 0.0
+        typer.echo(
+            f"{summary.feature_set}: {summary.done} videos done, {summary.already} already there, {failures} failed, of "
+            f"{summary.total}; {summary.points} descriptors of {summary.frames} frames, {rate:.1f} frames/s, "
+            f"{summary.workers} workers, {summary.seconds:.1f} s"
+        )
+    if summary.failed or summary.failed_before:
+        raise typer.Exit(1)
+
+
 def _print_summary(summary: ExtractSummary) -> None:
     failures = len(summary.failed) + len(summary.failed_before)
     rate = summary.clips / summary.seconds if summary.seconds else 0.0
@@ -215,6 +274,49 @@ def _print_summary(summary: ExtractSummary) -> None:
         f"{summary.feature_set}: {summary.done} videos done, {summary.already} already there, {failures} failed, "
         f"of {summary.total}; {padded}{summary.clips} clips, {rate:.1f} clips/s, {summary.device} {summary.precision}"
     )
+
+
+def points(
+    video: Annotated[Path, typer.Argument(help="Video file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write, such as points.png.")],
+    extractor: Annotated[
+        Literal["harris3d_hof", "idt"], typer.Option(help="harris3d_hof: interest points; idt: trajectories.")
+    ] = "idt",
+    start_frame: Annotated[int, typer.Option(help="First frame, numbered from 0.", min=0)] = 0,
+    frames: Annotated[int, typer.Option(help="Frames to search.", min=1, max=1000)] = 200,
+    pictures: Annotated[int, typer.Option(help="Frames to show, evenly spaced.", min=1, max=64)] = 8,
+    short_side: Annotated[
+        int, typer.Option(help="Scale frames down to this shorter side first, in pixels; smaller ones stay.", min=16)
+    ] = 240,
+    as_json: options.AsJson = False,
+) -> None:
+    """Draw what a handcrafted extractor finds over frames of a video: interest points as circles, trajectories as lines."""
+    if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise typer.BadParameter(f"{out}: give a picture a name that ends in .png or .jpg")
+    _check_picture(video, out)
+
+    from har_pipeline.video.encode import write_picture
+    from har_pipeline.video.local.drawing import local_descriptor_sheet
+    from har_pipeline.video.local.worker import find_points
+
+    shown, found = find_points(video, extractor, short_side=short_side, start=start_frame, stop=start_frame + frames)
+    write_picture(out, local_descriptor_sheet(shown, found, pictures))
+    if as_json:
+        print_json(
+            {"video": str(video), "out": str(out), "frames": len(shown), HANDCRAFTED[extractor].plural: len(found)}
+        )
+    else:
+        typer.echo(f"{out}: {len(found)} {HANDCRAFTED[extractor].plural} in {len(shown)} frames")
+
+
+def _check_picture(video: Path, out: Path) -> None:
+    """Raise VideoError if there is no video, typer.BadParameter if nothing can be written where `out` says."""
+    if not video.is_file():
+        raise VideoError(f"{video}: {'is a folder' if video.is_dir() else 'no such file'}")
+    if out.exists() and out.samefile(video):
+        raise typer.BadParameter(f"{out} is the video itself: give another name")
+    if not out.parent.is_dir():
+        raise typer.BadParameter(f"{out}: no such folder: {out.parent}")
 
 
 def flow(
@@ -232,12 +334,7 @@ def flow(
     as_json: options.AsJson = False,
 ) -> None:
     """Render a video's optical flow in colour: hue is the direction, saturation the speed."""
-    if not video.is_file():
-        raise VideoError(f"{video}: {'is a folder' if video.is_dir() else 'no such file'}")
-    if out.exists() and out.samefile(video):
-        raise typer.BadParameter(f"{out} is the video itself: give another name")
-    if not out.parent.is_dir():
-        raise typer.BadParameter(f"{out}: no such folder: {out.parent}")
+    _check_picture(video, out)
 
     from har_pipeline.models.device import pick_device
     from har_pipeline.video.flow.render import write_flow_video

@@ -1,31 +1,39 @@
-"""`har features`: stored features, their packs for training, and their reduction by PCA."""
+"""`har features`: stored features, their packs for training, and sets that are made from others."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from har_pipeline.cli import options
-from har_pipeline.cli.options import AsJson, Shown, Store, StoreOrPack, with_options
+from har_pipeline.cli.options import AsJson, Shown, Store, StoreOrPack, given_options, with_options
 from har_pipeline.cli.output import note, print_json, print_rows, say
 from har_pipeline.cli.progress import video_bar
 from har_pipeline.cli.split_options import chosen_splits
 from har_pipeline.datasets.splits import SplitChoice
-from har_pipeline.features.options import MotionOptions
+from har_pipeline.features.options import EncodeOptions, MotionOptions
 
 if TYPE_CHECKING:
+    from har_pipeline.core.records import Split
+    from har_pipeline.features.fitted import FitSummary, OnProgress
     from har_pipeline.features.pack import PackedStore
     from har_pipeline.features.store import Damage, FeatureStore
 
 features_app = options.App(
-    no_args_is_help=True, help="List, show, verify, pack and reduce the feature sets of a store, or make motion maps."
+    no_args_is_help=True,
+    help="List, show, verify, pack, reduce and encode the feature sets of a store, or make motion maps.",
 )
 
 FeatureSet = Annotated[str | None, typer.Option("--features", help="Feature set, or a prefix of its name.")]
 UNFITTED = SplitChoice(val_fraction=0.0)
+OF_SPLIT = {
+    "split": "Split number, or `all`: one feature set for every split.",
+    "val_fraction": "As for `har train`: give 0.2 if that runs with --patience and without --val-fraction.",
+}
 
 
 @features_app.command("list")
@@ -47,7 +55,7 @@ def list_sets(store: StoreOrPack, as_json: AsJson = False) -> None:
                 "dtype": spec.dtype,
                 "precision": spec.precision,
                 "weights": spec.weights[:17],
-                "reduced on": f"{spec.reduction.protocol} split {spec.reduction.split}" if spec.reduction else None,
+                "fitted on": f"{spec.fit.protocol} split {spec.fit.split}" if spec.fit else None,
             }
         )
     print_rows(rows, as_json, empty="no feature sets")
@@ -88,7 +96,7 @@ def _description(opened: FeatureStore | PackedStore, name: str, video_id: str | 
         "failures": opened.failures(name),
         "notes": opened.decode_notes(name),
     }
-    if (fit := opened.reduction_attributes(name)) is not None:
+    if (fit := opened.fit_attributes(name)) is not None:
         result["fit"] = fit
     if isinstance(opened, PackedStore):
         result["pack"] = opened.describe(name)
@@ -124,7 +132,7 @@ def verify(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check features, failure records and reductions against their checksums. The exit code is 1 if any is damaged.
+    """Check features, failure records and fits against their checksums. The exit code is 1 if any is damaged.
 
     --delete removes what was read and is wrong; what cannot be read (permission, faulty disk) stays, and is listed.
     """
@@ -151,8 +159,8 @@ def verify(
     if of_store is not None and not features:
         for name, reason in of_store.damaged_sets().items():
             odd[False].append({"feature_set": name, "video_id": "", "kind": "set", "reason": reason})
-        for name in sorted(set(of_store.reductions()) - set(names)):
-            for damage in of_store.verify_reduction(name):
+        for name in sorted(set(of_store.fits()) - set(names)):
+            for damage in of_store.verify_fit(name):
                 odd[damage.readable].append(_damaged(name, damage))
                 if delete and damage.readable:
                     of_store.mend(name, damage)
@@ -191,7 +199,7 @@ def pack(
 
     `har train MANIFEST PACK`, or for raw frames `har train-video MANIFEST --store PACK`, gives the same numbers as with
     the store, bit for bit. Run again after the store has changed: only what changed is packed again. Without --features,
-    every set is packed that no PCA has reduced.
+    every set is packed that is neither reduced nor encoded.
     """
     from har_pipeline.features.options import EXTRACTOR
     from har_pipeline.features.pack import default_pack_path, pack_features, whole_sets
@@ -225,15 +233,7 @@ def reduce(
     manifest: Annotated[Path, typer.Option(help="Manifest CSV, as for `har train`.")],
     dim: Annotated[int, typer.Option(help="Principal components to keep.", min=1)],
     features: FeatureSet = None,
-    split: Annotated[
-        SplitChoice,
-        Shown(
-            help={
-                "split": "Split number, or `all`: one feature set for every split.",
-                "val_fraction": "As for `har train`: give 0.2 if that runs with --patience and without --val-fraction.",
-            }
-        ),
-    ] = UNFITTED,
+    split: Annotated[SplitChoice, Shown(help=OF_SPLIT)] = UNFITTED,
     whiten: Annotated[bool, typer.Option(help="Divide each component by its standard deviation.")] = False,
     l2: Annotated[bool, typer.Option(help="Divide each reduced clip by its norm.")] = False,
     randomised: Annotated[bool, typer.Option(help="Approximate PCA in a random subspace, drawn with --seed.")] = False,
@@ -252,30 +252,107 @@ def reduce(
     records = read_manifest(manifest, root=root, check_files=False)
     opened = FeatureStore(store)
 
-    from har_pipeline.features.reduce import ReduceOptions, reduce_features
+    from har_pipeline.features.reduce import ReduceOptions, ReduceSummary, reduce_features
 
     source = opened.resolve(features or "")
     how = ReduceOptions(
         dim=dim, whiten=whiten, l2=l2, seed=split.seed if randomised else None, allow_missing=allow_missing
     )
+
+    def words(made: FitSummary) -> str:
+        assert isinstance(made, ReduceSummary)
+        return f"{made.dim} components of {source} keep {made.explained:.1%} of the variance of {made.num_rows} clips"
+
+    _fit_sets(
+        chosen_splits(ctx, manifest, records, split),
+        lambda one, update: reduce_features(opened, source, one, how, update),
+        words,
+        "projected",
+        f"har train {manifest} {store}",
+        as_json,
+    )
+
+
+@features_app.command()
+@with_options
+def encode(
+    *,
+    ctx: typer.Context,
+    store: Store,
+    manifest: Annotated[Path, typer.Option(help="Manifest CSV, as for `har train`.")],
+    features: FeatureSet = None,
+    split: Annotated[SplitChoice, Shown(help=OF_SPLIT)] = UNFITTED,
+    how: EncodeOptions,
+    root: options.Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Encode all rows of a video as one, a Fisher vector or a bag of words, fitted on a split's training videos only.
+
+    For local descriptors and for the clips of any net. The result is a new feature set with every video of the first;
+    `har train` accepts it for that split and refuses it for others. Rows of zeros mean that nothing was found; a video of
+    such rows only becomes zeros, and is noted. An interrupted encoding continues when run again.
+
+    Example: har features encode store.zarr --features idt --manifest manifest.csv, then har train manifest.csv store.zarr
+    --features idt-rgb-fisher256 --head svm --logistic-c 100
+    """
+    from har_pipeline.datasets.manifests import read_manifest
+    from har_pipeline.features.store import FeatureStore
+
+    if given := given_options(ctx, how.unread()):
+        note(f"NOTE: the encoding {how.encoding} does not read {', '.join(given)}")
+    records = read_manifest(manifest, root=root, check_files=False)
+    opened = FeatureStore(store)
+
+    from har_pipeline.features.encode import EncodeSummary, encode_features
+
+    source, how = opened.resolve(features or ""), dataclasses.replace(how, seed=split.seed)
+
+    def words(made: FitSummary) -> str:
+        assert isinstance(made, EncodeSummary)
+        if made.without_rows:
+            note(f"NOTE: {made.without_rows} training videos have no row with a value")
+        if made.unconverged:
+            note(f"NOTE: the Gaussians of {', '.join(made.unconverged)} still changed when their fit ended")
+        kind = f"{made.size} {'Gaussians' if made.encoding == 'fisher' else 'words'}"
+        return f"{made.dim} values a video of {source}: {kind} of {', '.join(made.blocks)} on {made.num_rows} rows"
+
+    _fit_sets(
+        chosen_splits(ctx, manifest, records, split),
+        lambda one, update: encode_features(opened, source, one, how, update),
+        words,
+        "encoded",
+        f"har train {manifest} {store}",
+        as_json,
+    )
+
+
+def _fit_sets(
+    splits: Sequence[Split],
+    job: Callable[[Split, OnProgress], FitSummary],
+    words: Callable[[FitSummary], str],
+    done: str,
+    train: str,
+    as_json: bool,
+) -> None:
+    """Make a feature set for each split, and print what `words` says of it. train: the command that reads it."""
     summaries = []
-    for one in chosen_splits(ctx, manifest, records, split):
+    for one in splits:
         with video_bar() as update:
-            summary = reduce_features(opened, source, one, how, update)
-        summaries.append({"protocol": one.protocol, "split": one.index, **dataclasses.asdict(summary)})
+            made = job(one, update)
+        summaries.append({"protocol": one.protocol, "split": one.index, **dataclasses.asdict(made)})
+        said = words(made)
         if not as_json:
             typer.echo(
-                f"{summary.feature_set}: {summary.dim} components of {source} keep {summary.explained:.1%} of the variance "
-                f"of {summary.num_rows} clips of {summary.num_train} training videos ({one.protocol} split {one.index}"
-                f"{'' if summary.fitted else ', fitted before'}); {summary.done} videos projected, "
-                f"{summary.already} already there, {summary.seconds:.1f} s"
+                f"{made.feature_set}: {said} of {made.num_train} training videos ({one.protocol} split {one.index}"
+                f"{'' if made.fitted else ', fitted before'}); {made.done} videos {done}, {made.already} already there, "
+                f"{made.seconds:.1f} s"
             )
-        if summary.missing:
-            note(f"NOTE: {len(summary.missing)} training videos had no features: {', '.join(summary.missing[:5])}")
+        if made.missing:
+            note(f"NOTE: {len(made.missing)} training videos had no features: {', '.join(made.missing[:5])}")
     if as_json:
         print_json(summaries)
     elif len(summaries) == 1:
-        typer.echo(f"next: har train {manifest} {store} --features {summaries[0]['feature_set']} ... (the same split)")
+        typer.echo(f"next: {train} --features {summaries[0]['feature_set']} ... (the same split)")
 
 
 @features_app.command()

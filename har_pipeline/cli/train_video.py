@@ -50,7 +50,7 @@ class FrameSource:
     workers: int | None = option(None, "Worker processes. Default: from the CPU count.", min=1)
 
     def of(self, model: NetworkName) -> tuple[RawStream, bool]:
-        """Return the stream that a network reads, and whether it reads windows that follow people.
+        """Return the stream that a network reads, and whether it reads windows of people.
 
         Raises: typer.BadParameter if it does not read the stream that was asked for.
         """

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from har_pipeline.core.errors import FeatureMismatchError
 
@@ -27,6 +27,7 @@ _SPARSE_PLACES = "floor"
 Padding = Literal["repeat_last", "loop"]
 Stream = Literal["rgb", "flow", "depth"]
 Crops = Literal["center", "three", "ten"]
+Encoding = Literal["fisher", "words"]
 
 # Files of a manifest's row that become raw frames.
 RawStream = Literal["depth", "rgb"]
@@ -145,13 +146,49 @@ class ReductionSpec:
     solver: str = "exact"  # or `randomised:<seed>`
     protocol: str  # of the split whose training videos were used
     split: int  # its number
-    train_ids_sha256: str  # as `reduce.train_ids_sha256` returns it
+    train_ids_sha256: str  # as `fitted.train_ids_sha256` returns it
 
     def __post_init__(self) -> None:
         if self.dim < 1:
             raise ValueError(f"the dimension of a reduction must be at least 1, not {self.dim}")
         if not re.fullmatch(r"exact|randomised:\d+", self.solver):
             raise ValueError(f"unknown solver {self.solver!r}; there are: exact, randomised:<seed>")
+
+    @property
+    def title(self) -> str:
+        """What stands in the name of the feature set."""
+        return f"pca{self.dim}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodingSpec:
+    """How all rows of a video became one row, and which training videos that was fitted on.
+
+    Raises: ValueError if a number is below 1 or the encoding is unknown.
+    """
+
+    source: str  # name of the feature set that was encoded
+    encoding: Encoding  # a Fisher vector, or a histogram of words
+    size: int  # Gaussians, or words, of each block
+    components: int | None = (
+        None  # most principal components of a block; None: half of its values, and for words always
+    )
+    sample: int  # most rows that it was fitted on
+    seed: int  # of that sample and of the fit
+    protocol: str  # of the split whose training videos were used
+    split: int  # its number
+    train_ids_sha256: str  # as `fitted.train_ids_sha256` returns it
+
+    def __post_init__(self) -> None:
+        if self.encoding not in get_args(Encoding):
+            raise ValueError(f"unknown encoding {self.encoding!r}; there are: {', '.join(get_args(Encoding))}")
+        if min(self.size, self.sample, self.components or 1) < 1:
+            raise ValueError(f"size, sample and components of an encoding must be at least 1: {self}")
+
+    @property
+    def title(self) -> str:
+        """What stands in the name of the feature set."""
+        return f"{self.encoding}{self.size}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +197,7 @@ class TrainedOn:
 
     protocol: str
     split: int  # its number
-    train_ids_sha256: str  # as `reduce.train_ids_sha256` returns it
+    train_ids_sha256: str  # as `fitted.train_ids_sha256` returns it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,14 +216,15 @@ class FeatureSpec:
     preprocess: str = ""
     precision: str = "fp32"  # of the net's arithmetic
     dtype: str = "float16"  # of the stored features
-    reduction: ReductionSpec | None = None  # None: features as the net computed them
+    reduction: ReductionSpec | None = None  # None: features are not reduced
+    encoding: EncodingSpec | None = None  # None: features are not encoded
     trained_on: TrainedOn | None = None  # None: of a net that was not trained here
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the spec as a plain nested dict, ready for JSON; `reduction` and `trained_on` only where there is one."""
+        """Return the spec as a plain nested dict, ready for JSON; of the last three only those that there are."""
         values = dataclasses.asdict(self)
         # So that feature sets keep the names they had before these existed.
-        for name in ("reduction", "trained_on"):
+        for name in ("reduction", "encoding", "trained_on"):
             if values[name] is None:
                 del values[name]
         # Earlier versions rounded the places of sparse clips: their sets have other names.
@@ -197,25 +235,27 @@ class FeatureSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FeatureSpec:
         """Build a spec from what `to_dict` returned. Raises: ValueError for sparse clips of an older version."""
-        reduction, trained_on, clips = values.get("reduction"), values.get("trained_on"), dict(values["clips"])
+        clips = dict(values["clips"])
         if clips["sampling"] == "sparse" and clips.pop("places", "rounded") != _SPARSE_PLACES:
             raise ValueError(
                 "its sparse clips are those of an older version, which rounded their places: extract it again"
             )
-        nested = {
-            "clips": ClipSpec(**clips),
-            "reduction": ReductionSpec(**reduction) if reduction else None,
-            "trained_on": TrainedOn(**trained_on) if trained_on else None,
-        }
-        return cls(**{**values, **nested})
+        kinds: dict[str, type] = {"reduction": ReductionSpec, "encoding": EncodingSpec, "trained_on": TrainedOn}
+        nested = {name: kind(**values[name]) for name, kind in kinds.items() if values.get(name)}
+        return cls(**{**values, "clips": ClipSpec(**clips), **nested})
+
+    @property
+    def fit(self) -> ReductionSpec | EncodingSpec | None:
+        """What was fitted on training videos to make this set from another one; None: it was made from the files."""
+        return self.reduction or self.encoding
 
     @property
     def name(self) -> str:
         """The feature set's name: `<extractor>-<stream>-<first 10 hex of the sha256 of the canonical JSON>`.
 
-        A reduced set's has `-pca<dim>` before the hash.
+        A reduced set's has `-pca<dim>` before the hash, an encoded one's `-fisher<gaussians>` or `-words<words>`.
         """
-        kind = f"{self.stream}-pca{self.reduction.dim}" if self.reduction else self.stream
+        kind = f"{self.stream}-{self.fit.title}" if self.fit else self.stream
         canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return f"{self.extractor}-{kind}-{hashlib.sha256(canonical.encode()).hexdigest()[:10]}"
 

@@ -24,7 +24,7 @@ from har_pipeline.evaluation.run_folder import (
 
 PLAN_JSON = "plan.json"
 
-# Options that a job's runs need not share, and what the PCA of a fold has of its split.
+# Options that a job's runs need not share, and what the fit of a fold has of its split.
 OF_ONE_RUN = ("seed", "device")
 OF_ONE_SPLIT = ("protocol", "split", "train_ids_sha256")
 
@@ -53,13 +53,14 @@ def _shared_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shared_specs(specs: Sequence[FeatureSpec]) -> list[dict[str, Any]]:
-    """Return what all runs of a job share of their features' specs: each fold has a PCA, or a trained net, of its own."""
+    """Return what all runs of a job share of their features' specs: each fold has a fit, or a trained net, of its own."""
     found = []
-    for values in (spec.to_dict() for spec in specs):
-        if reduction := values.get("reduction"):
-            values["reduction"] = {name: value for name, value in reduction.items() if name not in OF_ONE_SPLIT}
-        if trained := values.get("trained_on"):
-            values["trained_on"] = {name: value for name, value in trained.items() if name not in OF_ONE_SPLIT}
+    for spec in specs:
+        values = spec.to_dict()
+        for kind in ("reduction", "encoding", "trained_on"):
+            if of_split := values.get(kind):
+                values[kind] = {name: value for name, value in of_split.items() if name not in OF_ONE_SPLIT}
+        if spec.trained_on is not None:
             del values["weights"]
         found.append(values)
     return found

@@ -3,7 +3,7 @@
     run.json           options, feature set and spec, classes, hashes, versions, measures; written last
     split.json         the ids of the training, validation and test videos
     head.safetensors   weights, with the input scaling (network.safetensors of a network on raw video)
-    reduction.safetensors  mean and components, where the features were reduced (those of a further stream with its number)
+    reduction.safetensors  the fit of reduced features (of a further stream with its number); encoding.safetensors of encoded
     history.csv        one row per epoch
     scores.csv         class probabilities of the validation and test videos
     tensorboard/       event files, where asked for
@@ -153,9 +153,9 @@ class RunRecord:
         _check_file(self.path, self.info, name)
 
 
-def reduction_file(stream: int) -> str:
-    """Return the name of the file with the reduction of a stream (from 0)."""
-    return "reduction.safetensors" if stream == 0 else f"reduction{stream}.safetensors"
+def fit_file(spec: FeatureSpec, stream: int) -> str:
+    """Return the name of the file with the fit of a stream's features (from 0)."""
+    return f"{'reduction' if spec.reduction else 'encoding'}{stream or ''}.safetensors"
 
 
 def stream_info(feature_sets: Sequence[str], specs: Sequence[FeatureSpec]) -> dict[str, Any]:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 
 from har_pipeline.core.errors import ExtractionError
-from har_pipeline.core.records import FeatureRecord, VideoSource
+from har_pipeline.core.records import FeatureRecord
 from har_pipeline.features.store import FeatureStore
 
-# Returns (N', D') features and their clips for those of a video of the source.
-Derive = Callable[[FeatureRecord], tuple[np.ndarray, VideoSource]]
+# Returns the record of a video of the source with other features, and the clips that they describe.
+Derive = Callable[[FeatureRecord], FeatureRecord]
+
+
+def whole_video(record: FeatureRecord, features: np.ndarray, *notes: str) -> FeatureRecord:
+    """Return a record with one row, `features` (1, D), that describes all clips of a video's record. notes: added to its."""
+    return dataclasses.replace(
+        record,
+        features=features,
+        clip_starts=record.clip_starts.min(keepdims=True),
+        clip_ends=record.clip_ends.max(keepdims=True),
+        clip_times_s=np.array([[record.clip_times_s[:, 0].min(), record.clip_times_s[:, 1].max()]]),
+        decode_notes=(*record.decode_notes, *notes),
+    )
 
 
 def derive_videos(
@@ -38,10 +51,10 @@ def derive_videos(
     for number, video_id in enumerate(wanted):
         on_video(len(ids) - len(wanted) + number, len(ids))
         try:
-            features, clips = derive(store.read(source, video_id))
+            made = derive(store.read(source, video_id))
         except ExtractionError as error:
             raise ExtractionError(f"{source}: {video_id}: {error}") from error
-        store.write(feature_set, video_id, features, clips)
+        store.write(feature_set, video_id, made.features, made)
         store.clear_failure(feature_set, video_id)
     on_video(len(ids), len(ids))
     return len(ids), len(wanted)

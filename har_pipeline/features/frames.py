@@ -1,7 +1,7 @@
 """Raw frames as a feature set: the small uint8 frames that raw-video networks train on, prepared once and stored.
 
-A video is one array (L, H * W * C): L frames of S x S px with C channels, 1 for depth, 3 for RGB; or L grey windows that
-follow people. So the store's commits,
+A video is one array (L, H * W * C): L frames of S x S px with C channels, 1 for depth, 3 for RGB; or L grey windows
+of people. So the store's commits,
 checksums, failure records and resumption hold for raw frames too, and no epoch decodes a file again. The feature spec says
 how frames were prepared: `RawOptions.spec` writes it, `frame_shape` and `options_of` read it, `choose_frames` finds it in a
 store.
@@ -11,34 +11,40 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, StoreError
 from har_pipeline.core.records import FeatureSpec, VideoRecord, VideoSource
-from har_pipeline.features.job import JobSummary, file_of, num_cores, provenance, shard_of, unfinished
+from har_pipeline.features.job import (
+    WholeVideoSummary,
+    fail_video,
+    file_of,
+    provenance,
+    shard_of,
+    store_whole_videos,
+    unfinished,
+)
 from har_pipeline.features.options import EXTRACTOR, WINDOWS, RawOptions
 from har_pipeline.features.pack import PackedStore, open_features
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.video.frame_worker import RawTask, raw_worker
-from har_pipeline.video.process import Failed, run_tasks
+from har_pipeline.video.frame_worker import RawTask, RawVideo, raw_worker
 
 _RESIZE = re.compile(r"(?:box-|causal-box-)?(?:stretch|keep)-(\d+)")
 
 
 @dataclass(slots=True, kw_only=True)
-class RawSummary(JobSummary):
+class RawSummary(WholeVideoSummary):
     """What a job did."""
 
     frames: int = 0  # stored in this run
-    workers: int = 0
 
 
 def frame_shape(spec: FeatureSpec) -> tuple[int, int, int]:
-    """Return (C, H, W), the shape of one frame of a raw feature set: squares, or windows that follow people.
+    """Return (C, H, W), the shape of one frame of a raw feature set: squares, or windows of people.
 
     A stored row is (H, W, C) flattened, so `rows.reshape(-1, H, W, C)` gives the frames.
     Raises: FeatureMismatchError if the features are no raw frames.
@@ -78,14 +84,14 @@ def choose_frames(
 ) -> str | None:
     """Return the name of the raw-frame feature set of a stream that starts with `features`, None if there is none.
 
-    windows: those that follow people, or other frames. Raises: StoreError if there are several, or none that starts so.
+    windows: those of people, or other frames. Raises: StoreError if there are several, or none that starts so.
     """
     specs = {name: store.spec(name) for name in store.feature_sets()}
     of_stream = [
         name
         for name, spec in specs.items()
         if (spec.extractor, spec.stream, _windows_of(spec) is not None) == (EXTRACTOR, stream, windows)
-        and spec.reduction is None
+        and spec.fit is None
     ]
     found = [name for name in of_stream if name.startswith(features)]
     if len(found) > 1 or (features and not found):
@@ -117,47 +123,32 @@ def store_raw_frames(
     feature_set = store.create_feature_set(options.spec())
     store.remove_debris()
     summary = RawSummary(feature_set=feature_set)
-
-    def fail(video_id: str, reason: str, file: dict[str, str]) -> None:
-        summary.failed[video_id] = reason
-        store.record_failure(feature_set, video_id, reason, file)
-
     mine = shard_of(records, options)
     paths: list[Path | None] = [getattr(record, column) for record in mine]
     todo = unfinished(summary, store, mine, paths, options)
     tasks = []
     for record, path in zip(mine, paths, strict=True):
         if record.video_id in todo and path is None:
-            fail(record.video_id, f"{record.video_id}: its row has no {column}", {})
+            fail_video(store, summary, record.video_id, f"{record.video_id}: its row has no {column}", {})
         elif record.video_id in todo and path is not None:
             tasks.append(raw_task(record, path, options))
-    summary.workers = min(options.workers or num_cores(), len(tasks))
     made_with = provenance("numpy", "av")
-    started = time.perf_counter()
-    on_progress(summary)
-    with closing(run_tasks(raw_worker, summary.workers, tasks)) as results:
-        for _, task, result in results:
-            if isinstance(result, Failed):
-                fail(task.video_id, result.reason, file_of(task))
-            else:
-                source = VideoSource(
-                    clip_starts=result.numbers,
-                    clip_ends=result.numbers + 1,
-                    num_frames=len(result.frames),
-                    fps=result.fps,
-                    clip_times_s=result.times_s,
-                    decode_notes=result.notes,
-                    provenance=made_with,
-                    file=file_of(task),
-                )
-                store.write(feature_set, task.video_id, result.frames.reshape(len(result.frames), -1), source)
-                store.clear_failure(feature_set, task.video_id)
-                summary.done += 1
-                summary.frames += len(result.frames)
-                if result.notes:
-                    summary.notes[task.video_id] = result.notes
-            summary.seconds = time.perf_counter() - started
-            on_progress(summary)
+
+    def rows_of(task: RawTask, video: RawVideo) -> tuple[np.ndarray, VideoSource]:
+        summary.frames += len(video.frames)
+        source = VideoSource(
+            clip_starts=video.numbers,
+            clip_ends=video.numbers + 1,
+            num_frames=len(video.frames),
+            fps=video.fps,
+            clip_times_s=video.times_s,
+            decode_notes=video.notes,
+            provenance=made_with,
+            file=file_of(task),
+        )
+        return video.frames.reshape(len(video.frames), -1), source
+
+    store_whole_videos(store, summary, tasks, options.workers, raw_worker, rows_of, on_progress)
     return summary
 
 
@@ -192,7 +183,7 @@ def prepare_frames(
 ) -> RawSummary | None:
     """Prepare the raw frames of the records that a store lacks, as those that it has; the store is made if it is missing.
 
-    windows: those that follow people; around one person, if the store has none. Returns None, with nothing done, for a pack,
+    windows: those of people; around one person, if the store has none. Returns None, with nothing done, for a pack,
     and for frames prepared in a way that is no longer supported.
     Raises: as `store_raw_frames` and `choose_frames`; ExtractionError if the store holds frames of other files than the
     records name.

@@ -1,19 +1,27 @@
-"""What extraction jobs share, of clips or of raw frames: shards, which videos are left to do, counts, provenance."""
+"""What extraction jobs share: shards, which videos are left to do, counts, provenance; and the loop over whole videos."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, TypeVar
 
-from har_pipeline.core.records import VideoRecord
+import numpy as np
+
+from har_pipeline.core.records import VideoRecord, VideoSource
 from har_pipeline.features.options import JobOptions
 from har_pipeline.features.source_files import changed_videos, describe_file, known_failures
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.video.process import Task
+from har_pipeline.video.process import Failed, Task, Worker, run_tasks
+
+T = TypeVar("T", bound=Task)
+S = TypeVar("S", bound="WholeVideoSummary")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,6 +41,13 @@ class JobSummary:
     def finished(self) -> int:
         """How many videos need no more work, failed ones included."""
         return self.already + self.done + len(self.failed) + len(self.failed_before)
+
+
+@dataclass(slots=True, kw_only=True)
+class WholeVideoSummary(JobSummary):
+    """What a job did whose workers answer with whole videos."""
+
+    workers: int = 0
 
 
 def shard_of(records: Sequence[VideoRecord], options: JobOptions) -> list[VideoRecord]:
@@ -61,6 +76,44 @@ def unfinished(
     summary.total = len(records)
     summary.already = len(records) - len(missing) - len(summary.failed)
     return missing - known.keys()
+
+
+def store_whole_videos(
+    store: FeatureStore,
+    summary: S,
+    tasks: Sequence[T],
+    workers: int | None,
+    start_worker: Callable[[], Worker[T, Any]],
+    rows_of: Callable[[T, Any], tuple[np.ndarray, VideoSource]],
+    on_progress: Callable[[S], None],
+) -> None:
+    """Write what workers make of each video, and enter it in `summary`; a video that fails is recorded, the others go on.
+
+    rows_of: returns the (N, D) rows of a task's message and where they come from. workers: None = from the CPU count.
+    Raises: ExtractionError if no worker can be started; StoreError if the store cannot be written.
+    """
+    summary.workers = min(workers or num_cores(), len(tasks))
+    started = time.perf_counter()
+    on_progress(summary)
+    with closing(run_tasks(start_worker, summary.workers, tasks)) as results:
+        for _, task, result in results:
+            if isinstance(result, Failed):
+                fail_video(store, summary, task.video_id, result.reason, file_of(task))
+            else:
+                rows, source = rows_of(task, result)
+                store.write(summary.feature_set, task.video_id, rows, source)
+                store.clear_failure(summary.feature_set, task.video_id)
+                summary.done += 1
+                if source.decode_notes:
+                    summary.notes[task.video_id] = source.decode_notes
+            summary.seconds = time.perf_counter() - started
+            on_progress(summary)
+
+
+def fail_video(store: FeatureStore, summary: JobSummary, video_id: str, reason: str, file: dict[str, str]) -> None:
+    """Record in the store and in `summary` that a video failed."""
+    summary.failed[video_id] = reason
+    store.record_failure(summary.feature_set, video_id, reason, file)
 
 
 def file_of(task: Task) -> dict[str, str]:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError
-from har_pipeline.core.records import ClipSpec, FeatureRecord, FeatureSpec, VideoSource
-from har_pipeline.features.derived import derive_videos
+from har_pipeline.core.records import ClipSpec, FeatureRecord, FeatureSpec
+from har_pipeline.features.derived import derive_videos, whole_video
 from har_pipeline.features.frames import frame_shape, options_of
 from har_pipeline.features.options import EXTRACTOR, MOTION, MotionOptions
 from har_pipeline.features.store import FeatureStore
@@ -49,7 +49,7 @@ def motion_spec(source: FeatureSpec, options: MotionOptions) -> FeatureSpec:
     channels, side, width = frame_shape(source)
     if side != width:
         raise FeatureMismatchError(f"{source.name}: motion maps are made of square frames, not of {width}x{side} px")
-    if source.reduction is not None:
+    if source.fit is not None:
         raise FeatureMismatchError(f"{source.name} is reduced: motion maps are made of the frames themselves")
     if options.size > side:
         raise ExtractionError(f"--size {options.size}: a map is no larger than the frames, {side} px")
@@ -138,19 +138,8 @@ def motion_features(
     )
 
 
-def motion_record(record: FeatureRecord, frames: FeatureSpec, options: MotionOptions) -> tuple[np.ndarray, VideoSource]:
-    """Return (1, D) float32, the motion map of a video's raw frames, and the one clip that it describes."""
+def motion_record(record: FeatureRecord, frames: FeatureSpec, options: MotionOptions) -> FeatureRecord:
+    """Return the record with (1, D) float32, the motion map of a video's raw frames."""
     channels, height, width = frame_shape(frames)
     values = motion_map(record.features.reshape(-1, height, width, channels), options)
-    whole = VideoSource(
-        clip_starts=record.clip_starts[:1],
-        clip_ends=record.clip_ends[-1:],
-        clip_times_s=np.array([[record.clip_times_s[0, 0], record.clip_times_s[-1, 1]]]),
-        num_frames=record.num_frames,
-        fps=record.fps,
-        padded=record.padded,
-        decode_notes=record.decode_notes,
-        provenance=record.provenance,
-        file=record.file,
-    )
-    return values[None], whole
+    return whole_video(record, values[None])

@@ -16,11 +16,13 @@ from har_pipeline.core.records import (
     Aspect,
     ClipSpec,
     Decoder,
+    Encoding,
     FeatureSpec,
     FeatureType,
     RawStream,
 )
 from har_pipeline.video.flow.spec import FlowSpec
+from har_pipeline.video.local.spec import HANDCRAFTED, layer_blocks
 
 EXTRACTOR, MOTION = "raw_frames", "motion_maps"
 
@@ -30,12 +32,13 @@ _PREPROCESS = {
     "causal depth": "box of the last 300 frames' movement, nearest px, 1st to 99th percentile of their foreground to 255..51, "
     "background 0",
     "rgb": "whole frame, mean over px where it shrinks, bilinear where it grows",
-    "window": "grey window that follows the person by movement and what stands out from its row, stays without movement",
+    "person": "grey window that follows the person by movement and what stands out from its row, stays without movement",
+    "pair": "whole frame, grey, its aspect kept, in the middle of its own repeated edges",
 }
 Window = Literal["person", "pair"]
-# Resize modes. person: Baccouche 2011, where KTH's 160x120 px down-sampled by 2 have a short side of 60 px. pair: the middle
-# of two people in a lying window, of frames that are a little smaller, so that both fit.
-WINDOWS: dict[Window, str] = {"person": "short60-person34x54", "pair": "short54-person54x34"}
+# Resize modes. person: Baccouche 2011, where KTH's 160x120 px down-sampled by 2 have a short side of 60 px. pair: for videos
+# that are cut to two people, lying.
+WINDOWS: dict[Window, str] = {"person": "short60-person34x54", "pair": "fit-54x34"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +107,8 @@ class RawOptions(JobOptions):
     # See `video.person`.
     window: Window | None = option(
         None,
-        "rgb: small grey windows that follow the movement, whatever --size and --aspect say. person: 34x54 px of frames with a "
-        "short side of 60 px (Baccouche 2011); pair: 54x34 px of frames with a short side of 54 px.",
+        "rgb: small grey frames, whatever --size and --aspect say. person: 34x54 px that follow the movement, of frames with a "
+        "short side of 60 px (Baccouche 2011); pair: the whole frame, of a video that is cut to two people, within 54x34 px.",
     )
     # Sets the times of frames and changes no pixel. Default: Kinect's.
     fps: float = option(30.0, "Frame rate of depth folders and .mat files, which do not state theirs.", min=0.1)
@@ -127,13 +130,13 @@ class RawOptions(JobOptions):
         """(C, H, W) of a frame."""
         if self.window is None:
             return self.channels, self.size, self.size
-        width, height = map(int, WINDOWS[self.window].rpartition("person")[2].split("x"))
+        height, width = {"person": (54, 34), "pair": (34, 54)}[self.window]
         return self.channels, height, width
 
     def spec(self) -> FeatureSpec:
         """Return the spec of the feature set that these options make."""
         crop = "" if self.stream == "rgb" else "causal-box-" if self.causal else "box-"
-        how = "window" if self.window else "causal depth" if self.causal else self.stream
+        how = self.window or ("causal depth" if self.causal else self.stream)
         return FeatureSpec(
             extractor=EXTRACTOR,
             weights="none",
@@ -148,11 +151,80 @@ class RawOptions(JobOptions):
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalOptions(JobOptions):
+    """How the handcrafted extractors describe videos. Raises: ExtractionError if a value is out of range or unknown."""
+
+    extractor: str = "idt"
+    # Descriptors joined by +; empty: the extractor's own.
+    layer: str = ""
+    short_side: int = option(
+        240,
+        "harris3d_hof, idt: scale frames down to this shorter side, in pixels; smaller ones stay.",
+        min=16,
+        max=4320,
+    )
+    max_points: int = option(
+        10_000, "harris3d_hof, idt: most descriptors kept of a video; of more, a uniform sample.", min=1, max=1_000_000
+    )
+    dtype: FeatureType = "float16"
+
+    def __post_init__(self) -> None:
+        JobOptions.__post_init__(self)
+        layer_blocks(self.extractor, self.layer_name)
+
+    @property
+    def layer_name(self) -> str:
+        """The descriptors joined by +."""
+        return self.layer or HANDCRAFTED[self.extractor].default_layer
+
+    def spec(self) -> FeatureSpec:
+        """Return the spec of the feature set that these options make."""
+        return FeatureSpec(
+            extractor=self.extractor,
+            weights="none",
+            layer=self.layer_name,
+            feature_dim=sum(layer_blocks(self.extractor, self.layer_name).values()),
+            clips=ClipSpec(sampling="dense", num_clips=None),
+            resize=f"within-{self.short_side}",
+            preprocess=f"{HANDCRAFTED[self.extractor].method};at most {self.max_points} rows",
+            dtype=self.dtype,
+        )
+
+
 def made_by(spec: FeatureSpec) -> str:
     """Return the command that makes features of a spec."""
-    if spec.reduction is not None:
-        return "har features reduce"
+    if spec.fit is not None:
+        return "har features reduce" if spec.reduction else "har features encode"
     return {EXTRACTOR: "har frames", MOTION: "har features motion"}.get(spec.extractor, "har extract")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeOptions:
+    """How all rows of a video become one. Raises: ExtractionError if a value is out of range."""
+
+    encoding: Encoding = option(
+        "fisher",
+        "fisher: Fisher vector, of a mixture of Gaussians on PCA (Wang and Schmid 2013); words: a histogram of the nearest "
+        "words, its root.",
+    )
+    gaussians: int = option(256, "fisher: Gaussians of each block of columns (HOG, HOF ...).", min=1)
+    components: int | None = option(
+        None, "fisher: most principal components of a block. Default: half of its values.", min=1
+    )
+    words: int = option(4000, "words: words of each block of columns.", min=1)
+    sample: int = option(
+        256_000, "Most rows to fit on, an equal share of each training video, drawn with --seed.", min=1
+    )
+    seed: int = 0
+    allow_missing: bool = option(False, "Fit without training videos that have no features.")
+
+    def __post_init__(self) -> None:
+        check_options(self, ExtractionError)
+
+    def unread(self) -> tuple[str, ...]:
+        """Return the options that the encoding does not read."""
+        return ("words",) if self.encoding == "fisher" else ("gaussians", "components")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

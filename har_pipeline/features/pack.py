@@ -8,7 +8,7 @@ A pack is a folder with `pack.json`, which marks it, and a safetensors file `<fe
     num_frames, fps, padded    (V,) int64, float64, bool
     videos                     JSON as bytes: ids, checksums, decode notes, files and provenance of the videos, and the
                                failures of others; not in the header, whose length safetensors limits
-    reduction.*                what made a reduced feature set (mean, components), if it is one
+    reduction.*                the fit of a reduced or encoded feature set (mean, components ...), if it is one
 The header's metadata holds the FeatureSpec, where the features come from and when, its own hash, and one of each tensor but
 `features`, whose rows are compared with their video's checksum whenever they are read. Not a Zarr array: read whole, 154 MB
 took 13 ms from the page cache against 77 ms in raw chunks of 64 MiB and 276 ms in compressed ones, and a video is a slice
@@ -280,21 +280,21 @@ class PackedStore:
                 yield Damage(video_id, str(error))
             else:
                 yield None
-        if self.reduction_attributes(feature_set) is not None:
+        if self.fit_attributes(feature_set) is not None:
             try:
-                self.read_reduction(feature_set)
+                self.read_fit(feature_set)
             except StoreError as error:
-                yield Damage("", str(error), "reduction")
+                yield Damage("", str(error), "fit")
 
-    def reduction_attributes(self, feature_set: str) -> dict[str, Any] | None:
-        """Return what was written beside the arrays of a reduced feature set, None if nothing was."""
+    def fit_attributes(self, feature_set: str) -> dict[str, Any] | None:
+        """Return what was written beside the fit of a reduced or encoded feature set, None if nothing was."""
         attributes: dict[str, Any] | None = self.info(feature_set)["reduction"]
         return attributes
 
-    def read_reduction(self, feature_set: str) -> dict[str, np.ndarray]:
-        """Return what made a reduced feature set. Raises: StoreError if it was not reduced, or the arrays are damaged."""
-        if self.reduction_attributes(feature_set) is None:
-            raise StoreError(f"{self.path}: no reduction of {feature_set!r}")
+    def read_fit(self, feature_set: str) -> dict[str, np.ndarray]:
+        """Return the fit of a reduced or encoded feature set. Raises: StoreError if it has none, or it is damaged."""
+        if self.fit_attributes(feature_set) is None:
+            raise StoreError(f"{self.path}: no fit of {feature_set!r}")
         packed = self._open(feature_set)
         names = [name for name in packed.info["sha256"] if name.startswith(REDUCTION)]
         return {name.removeprefix(REDUCTION): packed.tensor(name) for name in names}
@@ -400,14 +400,14 @@ def default_pack_path(store: Path) -> Path:
 
 
 def whole_sets(store: FeatureStore) -> list[str]:
-    """Return the feature sets to pack by default: those not reduced by PCA, or all if every one is.
+    """Return the feature sets to pack by default: those that nothing was fitted for, or all if for every one.
 
     Raises: StoreError if there is none.
     """
     names = store.feature_sets()
     if not names:
         raise StoreError(f"{store.path} has no feature set to pack; create one with `har extract`")
-    return [name for name in names if store.spec(name).reduction is None] or names
+    return [name for name in names if store.spec(name).fit is None] or names
 
 
 def pack_features(
@@ -478,7 +478,7 @@ def _write_set(path: Path, store: FeatureStore, feature_set: str, store_path: st
     num_clips, num_videos = sum(lengths.values()), len(lengths)
     if not num_clips:
         raise StoreError(f"{store.path}: {feature_set} has no features to pack; run `har extract` first")
-    reduction = store.reduction_attributes(feature_set)
+    reduction = store.fit_attributes(feature_set)
     # The tensors before and after the features, by falling size of their items, so that each is aligned.
     head: dict[str, np.ndarray] = {
         "offsets": np.cumsum([0, *lengths.values()], dtype=np.int64),
@@ -489,7 +489,7 @@ def _write_set(path: Path, store: FeatureStore, feature_set: str, store_path: st
         "fps": np.zeros(num_videos, np.float64),
     }
     if reduction is not None:
-        arrays = sorted(store.read_reduction(feature_set).items(), key=lambda item: -item[1].itemsize)
+        arrays = sorted(store.read_fit(feature_set).items(), key=lambda item: -item[1].itemsize)
         head |= {f"{REDUCTION}{name}": array for name, array in arrays}
     tail: dict[str, np.ndarray] = {"padded": np.zeros(num_videos, np.bool_), "videos": _no_bytes((10**15,), np.uint8)}
     features = _no_bytes((num_clips, spec.feature_dim), spec.dtype)

@@ -41,6 +41,11 @@ class Projection(Components):
     whiten: bool = False  # divide each projection by its standard deviation
     l2: bool = False  # then divide each row by its norm
 
+    @property
+    def source_dim(self) -> int:
+        """D."""
+        return len(self.mean)
+
     def apply(self, features: np.ndarray, dtype: str) -> np.ndarray:
         """Return (N, dim) projections of (N, D) features in the given dtype.
 

@@ -31,5 +31,5 @@ class FeatureReader(Protocol):
     def failures(self, feature_set: str, /) -> dict[str, str]:
         """Return video_id -> why it has no features."""
 
-    def read_reduction(self, feature_set: str, /) -> dict[str, np.ndarray]:
-        """Return the arrays that a reduced feature set was made with."""
+    def read_fit(self, feature_set: str, /) -> dict[str, np.ndarray]:
+        """Return the arrays of the fit that a reduced or encoded feature set was made with."""

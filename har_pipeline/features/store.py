@@ -5,7 +5,7 @@ hash is in the set's name and is compared with it whenever the set is opened.
 An array is built in the group `_staging` and renamed into place after its commit attributes were written and all of it is
 on the disk, so a kill or a power cut at any moment leaves no partial video, and of two processes that finish the same video
 the first one's features stay. What dead processes leave in `_staging` is removed as core/files.py describes.
-Reasons of failed videos are in `_failures`, and what made a reduced feature set (mean, components) in `_reduction`, so
+Reasons of failed videos are in `_failures`, and the fit of a reduced or encoded feature set in `_reduction`, so
 that whoever lists a feature set's arrays sees features only.
 Arrays have one chunk, or chunks of at most 64 MiB if a video is longer, so that writing needs bounded memory.
 
@@ -52,7 +52,7 @@ META = "zarr.json"
 FORMAT_VERSION = 1
 CHUNK_BYTES = 64 * 2**20
 
-# What a feature set or a reduction may be stored as.
+# What a feature set or a fit may be stored as.
 DTYPES = ("float16", "float32", "float64", "uint8")
 
 # A block of zstd holds at most 128 KiB and takes at least 4 bytes. Chunks that hold the fill value only are not written.
@@ -78,9 +78,9 @@ class UnreadableError(StoreError):
 class Damage:
     """A stored node that does not hold what its commit says, or cannot be read."""
 
-    video_id: str  # empty of a reduction
+    video_id: str  # empty of a fit
     reason: str
-    kind: Literal["features", "failure", "reduction"] = "features"
+    kind: Literal["features", "failure", "fit"] = "features"
     readable: bool = True  # whether it was read and is wrong; else it may be sound
 
 
@@ -88,7 +88,7 @@ def choose_feature_set(path: Path, prefix: str, names: Sequence[str], spec_of: C
     """Return the one of `names` that `prefix` means; see `FeatureStore.resolve`. path: named in the error."""
     found = [name for name in names if name == prefix] or [name for name in names if name.startswith(prefix)]
     if len(found) > 1:
-        found = [name for name in found if spec_of(name).reduction is None] or found
+        found = [name for name in found if spec_of(name).fit is None] or found
     if len(found) != 1:
         there = ", ".join(found or names) or "none"
         if not prefix and found:
@@ -381,7 +381,7 @@ class FeatureStore:
             yield node.name, found
 
     def resolve(self, prefix: str) -> str:
-        """Return the full name of the one feature set that starts with `prefix`, or the only one of them not reduced.
+        """Return the full name of the one feature set that starts with `prefix`, or the only one of them that has no fit.
 
         Raises: StoreError if there is not exactly one; the message lists the candidates.
         """
@@ -560,7 +560,7 @@ class FeatureStore:
     def verify(self, feature_set: str) -> Iterator[Damage | None]:
         """Read every video of a set against its checksums; yields None for a sound one and its `Damage` otherwise.
 
-        Failure records and the reduction of the set are read too, of which only the damaged are told.
+        Failure records and the fit of the set are read too, of which only the damaged are told.
         """
         for video_id in self.video_ids(feature_set):
             try:
@@ -573,18 +573,18 @@ class FeatureStore:
             if isinstance(attributes, StoreError):
                 readable = not isinstance(attributes, UnreadableError)
                 yield Damage(video_id, str(attributes), "failure", readable)
-        yield from self.verify_reduction(feature_set)
+        yield from self.verify_fit(feature_set)
 
-    def verify_reduction(self, feature_set: str) -> Iterator[Damage]:
-        """Yield the `Damage` of what made a reduced feature set, if there is one."""
+    def verify_fit(self, feature_set: str) -> Iterator[Damage]:
+        """Yield the `Damage` of the fit of a feature set, if there is one."""
         if self._node(REDUCTION, feature_set) is not None:
             try:
-                self.read_reduction(feature_set)
+                self.read_fit(feature_set)
             except StoreError as error:
-                yield Damage("", str(error), "reduction", not isinstance(error, UnreadableError))
+                yield Damage("", str(error), "fit", not isinstance(error, UnreadableError))
 
-    def reductions(self) -> list[str]:
-        """Return the names of the feature sets of which a reduction is stored, sorted; the sets need not exist yet."""
+    def fits(self) -> list[str]:
+        """Return the names of the feature sets of which a fit is stored, sorted; the sets need not exist yet."""
         return sorted(name for name in entries(self.path / REDUCTION) if is_there(self.path / REDUCTION / name / META))
 
     def delete(self, feature_set: str, video_id: str) -> None:
@@ -592,7 +592,7 @@ class FeatureStore:
         self._discard(self._node(feature_set, video_id))
 
     def mend(self, feature_set: str, damage: Damage) -> None:
-        """Remove what `verify` found damaged; with a reduction, the features made with it.
+        """Remove what `verify` found damaged; with a fit, the features made with it.
 
         Raises: StoreError if it was not read, and so may be sound.
         """
@@ -602,7 +602,7 @@ class FeatureStore:
             self.delete(feature_set, damage.video_id)
         elif damage.kind == "failure":
             self.clear_failure(feature_set, damage.video_id)
-        else:  # with the features that were projected with it, or a second fit would be mixed with the first
+        else:  # with the features that were made with it, or a second fit would be mixed with the first
             self._discard(self._node(feature_set))
             self._specs.pop(feature_set, None)
             self._discard(self._node(REDUCTION, feature_set))
@@ -625,10 +625,8 @@ class FeatureStore:
                     raise
         shutil.rmtree(trash, ignore_errors=True)
 
-    def write_reduction(
-        self, feature_set: str, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]
-    ) -> bool:
-        """Write and commit what a reduced feature set is computed with. Returns False if another process did so first.
+    def write_fit(self, feature_set: str, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> bool:
+        """Write and commit what a feature set is computed with. Returns False if another process did so first.
 
         The feature set itself need not exist yet.
         """
@@ -651,17 +649,17 @@ class FeatureStore:
                 remove(staged)
                 raise
 
-    def reduction_attributes(self, feature_set: str) -> dict[str, Any] | None:
-        """Return what was written beside the arrays of a reduced feature set, None if nothing was."""
+    def fit_attributes(self, feature_set: str) -> dict[str, Any] | None:
+        """Return what was written beside the fit of a feature set, None if nothing was."""
         node = self._node(REDUCTION, feature_set)
         return None if node is None else self._attributes(node)
 
-    def read_reduction(self, feature_set: str) -> dict[str, np.ndarray]:
-        """Return the arrays that `write_reduction` wrote. Raises: StoreError if they are missing or damaged."""
+    def read_fit(self, feature_set: str) -> dict[str, np.ndarray]:
+        """Return the arrays that `write_fit` wrote. Raises: StoreError if they are missing or damaged."""
         node = self._node(REDUCTION, feature_set)
         if node is None:
-            raise StoreError(f"{self.path}: no reduction of {feature_set!r}; create it with `har features reduce`")
-        again = "delete it and the feature set of that name, and reduce again"
+            raise StoreError(f"{self.path}: no fit of {feature_set!r}; run the command that made the set again")
+        again = "delete it and the feature set of that name, and run the command that made the set again"
         try:
             checksum = _read_metadata(node, "group")["attributes"].get("checksum")
             arrays = {}

@@ -16,10 +16,9 @@ from torch import nn
 
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, RunError, StoreError, first_few
 from har_pipeline.evaluation.plan import require_single_run
-from har_pipeline.evaluation.run_folder import RUN_JSON, VIDEO, WEIGHTS, RunRecord, read_run, reduction_file
+from har_pipeline.evaluation.run_folder import RUN_JSON, VIDEO, WEIGHTS, RunRecord, fit_file, read_run
+from har_pipeline.features.fitted import Fit, fit_of
 from har_pipeline.features.frames import frame_shape, options_of
-from har_pipeline.features.pca import Projection
-from har_pipeline.features.reduce import projection_of
 from har_pipeline.features.table import available_memory
 from har_pipeline.models.convlstm.networks import RawNetwork, build_network
 from har_pipeline.models.heads import SequenceClassifier, build_head
@@ -37,17 +36,18 @@ class HeadRun(RunRecord):
     config: TrainConfig
     head: SequenceClassifier  # in evaluation mode, on the CPU
 
-    def projection(self, stream: int = 0) -> Projection | None:
-        """Read the reduction of a stream's features, None if they were not reduced.
+    def fit(self, stream: int = 0) -> Fit | None:
+        """Read the fit that made a stream's features, None if they were neither reduced nor encoded.
 
         Raises: RunError if the file is missing or does not fit the run.
         """
-        reduction, path = self.streams[stream].spec.reduction, self.path / reduction_file(stream)
-        if reduction is None:
+        spec = self.streams[stream].spec
+        path = self.path / fit_file(spec, stream)
+        if spec.fit is None:
             return None
         self.check_file(path.name)
         try:
-            return projection_of(load_arrays(path), reduction)
+            return fit_of(load_arrays(path), spec)
         except (OSError, StoreError, safetensors.SafetensorError) as error:
             raise RunError(f"{path}: missing or not of this run ({error}); train it again") from error
 

@@ -16,10 +16,11 @@ from har_pipeline.core.errors import FeatureMismatchError, RunError
 from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
 from har_pipeline.evaluation.plots import Example, save_topk_bars
 from har_pipeline.features.extract import extract_many, feature_spec
+from har_pipeline.features.fitted import derived_record, source_spec
 from har_pipeline.features.frames import options_of, store_raw_frames
+from har_pipeline.features.local import extract_local, local_options
 from har_pipeline.features.motion import motion_features, motion_options
 from har_pipeline.features.options import MOTION, ExtractOptions
-from har_pipeline.features.reduce import source_spec
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureTable, joined_features
 from har_pipeline.inference.load import HeadRun, NetworkRun, load_run
@@ -32,6 +33,7 @@ from har_pipeline.training.networks.loop import sampling_of, video_probabilities
 from har_pipeline.video.clips import sparse_clip_indices
 from har_pipeline.video.decode import FrameReader, probe
 from har_pipeline.video.flow.spec import parse_flow
+from har_pipeline.video.local.spec import HANDCRAFTED
 
 OnProgress = Callable[[int, int], None]
 
@@ -112,15 +114,15 @@ def _store_features(
     on_progress: OnProgress,
 ) -> Stored:
     """Extract the features that a head reads, one pass over the files for each frame rate."""
-    projections = [run.projection(number) for number in range(len(run.streams))]
+    fits = [run.fit(number) for number in range(len(run.streams))]
     specs = [
-        stream.spec if projection is None else source_spec(stream.spec, len(projection.mean))
-        for stream, projection in zip(run.streams, projections, strict=True)
+        stream.spec if fit is None else source_spec(stream.spec, fit.source_dim)
+        for stream, fit in zip(run.streams, fits, strict=True)
     ]
     files = [weights] * len(specs) if weights is None or isinstance(weights, str) else list(weights)
     if len(files) != len(specs) or (isinstance(weights, str) and len(specs) > 1):
         raise RunError(f"{run.path} has {len(specs)} streams: give --weights once for each, in the order of the run")
-    # By name: two streams may have been reduced from the same feature set.
+    # By name: two streams may have been made from the same feature set.
     wanted: dict[str, tuple[Extractor, ExtractOptions]] = {}
     failed: dict[str, str] = {}
     for spec, file in zip(specs, files, strict=True):
@@ -128,6 +130,12 @@ def _store_features(
             if file is not None:
                 raise RunError(f"{run.path} reads motion maps, which no network makes: omit --weights")
             failed |= _store_motion_maps(spec, records, store, workers, on_progress)
+        elif spec.extractor in HANDCRAFTED:
+            if file is not None:
+                raise RunError(f"{run.path} reads features of {spec.extractor}, which has no weights: omit --weights")
+            local = dataclasses.replace(local_options(spec), workers=workers)
+            described = extract_local(records, store, local, lambda now: on_progress(now.finished, now.total))
+            failed |= described.failed
         elif spec.name not in wanted:
             cube = mean_cube if len(specs) == 1 or "cube" in spec.preprocess else None
             extractor = extractor_for(spec, weights=file, mean_cube=cube, device=device)
@@ -143,11 +151,9 @@ def _store_features(
 
     def read(video_id: str) -> FeatureRecord:
         streams = []
-        for spec, projection in zip(specs, projections, strict=True):
+        for spec, fit in zip(specs, fits, strict=True):
             found = store.read(spec.name, video_id)
-            if projection is not None:
-                found = dataclasses.replace(found, features=projection.apply(found.features, spec.dtype))
-            streams.append(found)
+            streams.append(found if fit is None else derived_record(found, fit, spec.dtype))
         # Each stream reads the file itself and may note the same.
         notes = tuple(dict.fromkeys(text for found in streams for text in found.decode_notes))
         return dataclasses.replace(streams[0], features=joined_features(streams), decode_notes=notes)

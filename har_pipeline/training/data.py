@@ -11,8 +11,7 @@ import numpy as np
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import FeatureSpec, Scores, Split, VideoRecord
 from har_pipeline.evaluation.run_folder import features_sha256, files_sha256, labels_sha256
-from har_pipeline.features.pca import Projection
-from har_pipeline.features.reduce import read_projection, require_same_training_videos
+from har_pipeline.features.fitted import Fit, read_fit, require_same_training_videos
 from har_pipeline.features.table import FeatureStreams, FeatureTable, load_features
 
 
@@ -40,10 +39,10 @@ class TrainingData:
     missing: tuple[str, ...]
     # What a reader of the results must know of the data.
     notes: tuple[str, ...]
-    # Of each stream: its feature set, that set's spec, and its projection if it is reduced.
+    # Of each stream: its feature set, that set's spec, and the fit that made it if it is reduced or encoded.
     feature_sets: tuple[str, ...]
     specs: tuple[FeatureSpec, ...]
-    projections: tuple[Projection | None, ...]
+    fits: tuple[Fit | None, ...]
     # Hashes over the labels, the features, and the names and frames of the files, of the split's videos.
     labels_sha256: str
     features_sha256: str
@@ -62,7 +61,7 @@ def load_training_data(
 
     allow_missing: leave out videos without features. spill_dir: where features go that do not fit into memory.
     Raises: RunError as `split_classes` and `table.load_features`, or if without the missing videos a class has no training
-    video or no test video is left; FeatureMismatchError if features were reduced on other training videos than those of a
+    video or no test video is left; FeatureMismatchError if features were fitted on other training videos than those of a
     split; StoreError if features cannot be read.
     """
     if not splits:
@@ -78,10 +77,7 @@ def load_training_data(
         return load_features(streams, records, list(ids), labels, allow_missing=allow_missing, spill_dir=spill_dir)
 
     shared = load(splits, classes[0]) if len(set(classes)) == 1 else None
-    projections = tuple(
-        None if spec.reduction is None else read_projection(streams.store, name, spec.reduction)
-        for name, spec in zip(streams.names, specs, strict=True)
-    )
+    fits = tuple(read_fit(streams.store, name, spec) for name, spec in zip(streams.names, specs, strict=True))
 
     def data_of(split: Split, labels: tuple[str, ...]) -> TrainingData:
         table = shared or load([split], labels)
@@ -98,7 +94,7 @@ def load_training_data(
             notes=(*table.notes, *_untested_classes(table, parts, labels)),
             feature_sets=streams.names,
             specs=specs,
-            projections=projections,
+            fits=fits,
             labels_sha256=labels_sha256(records, split),
             features_sha256=features_sha256(dict(zip(table.video_ids, table.checksums, strict=True)), split),
             files_sha256=files_sha256(records, split, specs[0].stream),

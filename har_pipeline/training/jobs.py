@@ -160,7 +160,7 @@ def run_jobs(
     On a CPU, where the caller has not chosen, they take as many threads as there are free cores, see `threads`; on_threads:
     called with them.
     Raises: RunError if another process trains there, and as `train_head`, `train_network`, `finished_run` and
-    `load_training_data`; FeatureMismatchError before anything is trained if features were reduced on other training videos
+    `load_training_data`; FeatureMismatchError before anything is trained if features were fitted on other training videos
     than those of any run.
     """
     with contextlib.ExitStack() as stack:

@@ -20,17 +20,17 @@ from har_pipeline.evaluation.run_folder import (
     SCORES,
     SPLIT_JSON,
     RunSummary,
+    fit_file,
     package_versions,
-    reduction_file,
     split_info,
     stream_info,
     write_info,
 )
 from har_pipeline.evaluation.scores import write_scores
 from har_pipeline.evaluation.tables import write_csv
-from har_pipeline.features.reduce import projection_arrays, train_ids_sha256
+from har_pipeline.features.fitted import fit_arrays, train_ids_sha256
 from har_pipeline.models.device import device_name
-from har_pipeline.models.extractors.weights import RESIZE, TRAINED_ON
+from har_pipeline.models.extractors.weights import TRAINING
 from har_pipeline.training.checkpoint import write_tensors
 from har_pipeline.training.data import TrainingData
 from har_pipeline.training.history import Epoch
@@ -99,11 +99,11 @@ def write_run(
         protocol=data.split.protocol, split=data.split.index, train_ids_sha256=train_ids_sha256(data.split)
     )
     ours = isinstance(config, VideoTrainConfig)
-    header = {TRAINED_ON: json.dumps(dataclasses.asdict(split)), RESIZE: data.specs[0].resize}
+    header = {TRAINING: json.dumps({**dataclasses.asdict(split), "resize": data.specs[0].resize})}
     write_tensors(folder / weights, trained.model.state_dict(), header if ours else None)
-    for number, projection in enumerate(data.projections):
-        if projection is not None:
-            write_tensors(folder / reduction_file(number), projection_arrays(projection))
+    for number, (spec, fit) in enumerate(zip(data.specs, data.fits, strict=True)):
+        if fit is not None:
+            write_tensors(folder / fit_file(spec, number), fit_arrays(fit))
     names = [field.name for field in dataclasses.fields(Epoch)]
     write_csv(folder / HISTORY, names, [dataclasses.astuple(epoch) for epoch in trained.history])
     write_scores(folder / SCORES, trained.scores)

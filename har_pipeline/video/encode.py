@@ -98,9 +98,21 @@ def write_depth_png(path: Path, depth_mm: np.ndarray) -> None:
     path = Path(path)
     if depth_mm.dtype != np.uint16 or depth_mm.ndim != 2:
         raise ValueError(f"{path}: the depth map is {depth_mm.dtype} {depth_mm.shape}, not uint16 (H, W)")
-    _, png = cv2.imencode(".png", depth_mm, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    _write_image(path, ".png", depth_mm, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+
+
+def write_picture(path: Path, rgb: np.ndarray) -> None:
+    """Write one (H, W, 3) uint8 RGB picture to a .png or .jpg file, whole or not at all.
+
+    Raises: VideoError if the file cannot be written.
+    """
+    _write_image(path, path.suffix, rgb[..., ::-1], [])
+
+
+def _write_image(path: Path, suffix: str, image: np.ndarray, settings: list[int]) -> None:
+    _, encoded = cv2.imencode(suffix, image, settings)
     try:
         with new_file(path) as partial:
-            partial.write_bytes(png.tobytes())
+            partial.write_bytes(encoded.tobytes())
     except OSError as error:
-        raise VideoError(f"{path}: cannot write the depth map: {error}") from error
+        raise VideoError(f"{path}: cannot write the picture: {error}") from error

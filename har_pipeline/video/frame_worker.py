@@ -16,7 +16,7 @@ from har_pipeline.core.records import Aspect, RawStream
 from har_pipeline.video.decode import FrameReader, probe, tail_note, too_many_frames
 from har_pipeline.video.depth import CausalDepth, prepare_depth, read_depth
 from har_pipeline.video.person import PersonWindow, still_note
-from har_pipeline.video.preprocess import Resize, parse_resize, resize_frame
+from har_pipeline.video.preprocess import Resize, fit_frame, parse_resize, resize_frame
 from har_pipeline.video.process import Failed, Task, Worker, serve
 from har_pipeline.video.timing import Timing
 
@@ -29,7 +29,7 @@ class RawTask(Task):
     size: int
     aspect: Aspect
     causal: bool
-    # The resize mode of a window that follows people, instead of size and aspect; empty: none.
+    # The resize mode of windows of people, instead of size and aspect; empty: none.
     window: str = ""
     fps: float
     max_frames: int
@@ -39,7 +39,7 @@ class RawTask(Task):
 class RawVideo:
     """A prepared video."""
 
-    frames: np.ndarray  # (F, S, S) depth, (F, S, S, 3) RGB, or (F, H, W) windows that follow people; uint8
+    frames: np.ndarray  # (F, S, S) depth, (F, S, S, 3) RGB, or (F, H, W) windows of people; uint8
     numbers: np.ndarray  # numbers, fps, notes: as in `DepthVideo`
     fps: float
     times_s: np.ndarray  # (F, 2) float64, when each frame begins and ends, s from the start of the file
@@ -64,15 +64,18 @@ def _prepare_rgb(task: RawTask) -> RawVideo:
     info = probe(task.path)
     reader = FrameReader(task.path, start=task.start_frame, stop=task.end_frame, info=info)
     numbers, frames = list[int](), list[np.ndarray]()
-    window = PersonWindow(parse_resize(task.window)) if task.window else None
+    mode = parse_resize(task.window) if task.window else None
+    window = PersonWindow(mode) if mode and mode.person else None
     for number, frame in reader:
         if len(numbers) == task.max_frames:
             raise VideoError(too_many_frames(task.path, task.max_frames))
         numbers.append(number)
-        if window is None:
-            frames.append(scale_rgb(frame, task.size, task.aspect))
-        else:
+        if window is not None:
             frames += [one.window for one in window.push(number, frame)]
+        elif mode and mode.fit:
+            frames.append(fit_frame(frame, *mode.fit))
+        else:
+            frames.append(scale_rgb(frame, task.size, task.aspect))
     if window is not None:
         frames += [one.window for one in window.finish()]
     if not frames:

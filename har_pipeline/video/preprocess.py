@@ -12,6 +12,7 @@ from har_pipeline.core.records import Crops
 
 _STRETCH = re.compile(r"stretch-(\d+)")
 _PERSON = re.compile(r"short(\d+)-person(\d+)x(\d+)")
+_FIT = re.compile(r"fit-(\d+)x(\d+)")
 _CROPPED = re.compile(r"(?:stretch-(\d+)x(\d+)|short(\d+))-(center|three|ten)(\d+)")
 
 # One thread: a worker shares its core with the net.
@@ -26,18 +27,21 @@ class Resize:
     scaled: tuple[int, int] | int  # (width, height) to stretch to; or of the shorter side, with the aspect kept
     crops: Crops = "center"  # three: along the longer side; ten: four corners, centre, and the mirror image of each
     person: tuple[int, int] | None = None  # (width, height) of the window of `video.person`, instead of squares
+    fit: tuple[int, int] | None = None  # (width, height) that the whole frame is fitted into, instead of squares
 
     @property
     def shape(self) -> tuple[int, int]:
         """(height, width) of what is cut out."""
-        return (self.size, self.size) if self.person is None else self.person[::-1]
+        window = self.person or self.fit
+        return (self.size, self.size) if window is None else window[::-1]
 
 
 def parse_resize(text: str) -> Resize:
     """Return the mode written as `stretch-224`, `stretch-340x256-center224`, `short256-center224`, or with `three` or `ten`.
 
     `stretch-224` ignores the aspect ratio and crops nothing; 340x256 is width x height; three and ten name the crops.
-    `short60-person34x54` is a grey window 34 wide and 54 high that follows the person, see `video.person`.
+    `short60-person34x54` is a grey window 34 wide and 54 high that follows the person, see `video.person`; `fit-54x34` is the
+    whole frame, grey, within 54 x 34 px.
     Raises: ValueError if it is written otherwise, or the crop is larger than the scaled frame.
     """
     match = _STRETCH.fullmatch(text)
@@ -49,6 +53,9 @@ def parse_resize(text: str) -> Resize:
         if max(width, height) > side:
             raise ValueError(f"resize {text!r}: the window does not fit into a short side of {side} px")
         return Resize(height, scaled=side, person=(width, height))
+    match = _FIT.fullmatch(text)
+    if match and int(match[1]) > 0 and int(match[2]) > 0:
+        return Resize(int(match[2]), scaled=(int(match[1]), int(match[2])), fit=(int(match[1]), int(match[2])))
     match = _CROPPED.fullmatch(text)
     if match and int(match[5]) > 0:
         size = int(match[5])
@@ -60,7 +67,7 @@ def parse_resize(text: str) -> Resize:
         return Resize(size, scaled, crops)
     raise ValueError(
         f"resize {text!r}: write stretch-<size>, stretch-<width>x<height>-<crops><size> or short<side>-<crops><size> with "
-        "crops center, three or ten, as in short256-center224; or short<side>-person<width>x<height>"
+        "crops center, three or ten, as in short256-center224; or short<side>-person<width>x<height>, or fit-<width>x<height>"
     )
 
 
@@ -104,10 +111,28 @@ def num_crops(resize: Resize) -> int:
 
 
 def resize_frame(frame: np.ndarray, resize: Resize) -> np.ndarray:
-    """Return (size, size, 3) uint8, the centre crop of the scaled frame (H, W, 3) uint8; may be a view of that frame."""
+    """Return (size, size, 3) uint8, the centre crop of the scaled frame (H, W, 3) uint8; may be a view of that frame.
+
+    Of a mode `fit` three equal grey channels (height, width, 3).
+    """
+    if resize.fit is not None:
+        return np.repeat(fit_frame(frame, *resize.fit)[..., None], 3, axis=2)
     scaled = scale_frame(frame, resize)
     top, left = ((side - resize.size) // 2 for side in scaled.shape[:2])
     return scaled[top : top + resize.size, left : left + resize.size]
+
+
+def fit_frame(frame: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Return (height, width) uint8, grey: the whole frame (H, W, 3) uint8 RGB, its aspect kept, as large as it fits.
+
+    It is in the middle; beyond its edges these are repeated. Interpolated as `scale_frame` says.
+    """
+    factor = min(height / frame.shape[0], width / frame.shape[1])
+    inner = [max(1, min(most, round(side * factor))) for side, most in zip(frame.shape, (height, width), strict=False)]
+    grey = cv2.cvtColor(scale_to(frame, *inner), cv2.COLOR_RGB2GRAY)
+    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+    around = (top, height - inner[0] - top, left, width - inner[1] - left)
+    return cv2.copyMakeBorder(grey, *around, cv2.BORDER_REPLICATE)
 
 
 def scale_frame(frame: np.ndarray, resize: Resize) -> np.ndarray:

@@ -121,7 +121,7 @@ def test_usage_errors_give_exit_code_2(work: Path) -> None:
 def test_every_command_has_help(work: Path) -> None:
     commands = ["synth", "models", "extract", "train", "evaluate", "predict", "manifest build", "manifest check"]
     commands += ["splits show", "splits write", "features list", "features show", "features verify"]
-    commands += ["features reduce", "fuse", "compare", "sweep"]
+    commands += ["features reduce", "features encode", "fuse", "compare", "sweep"]
     for command in commands:
         assert len(har(*command.split(), "--help", cwd=work).stdout) > 200
 

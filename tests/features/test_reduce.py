@@ -22,14 +22,9 @@ from train_split import train_split
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, RunError, StoreError
 from har_pipeline.core.records import FeatureSpec, ReductionSpec, Split, VideoSource
 from har_pipeline.features import reduce
+from har_pipeline.features.fitted import read_fit, train_ids_sha256
 from har_pipeline.features.pca import Projection
-from har_pipeline.features.reduce import (
-    ReduceOptions,
-    ReduceSummary,
-    read_projection,
-    reduce_features,
-    train_ids_sha256,
-)
+from har_pipeline.features.reduce import ReduceOptions, ReduceSummary, reduce_features
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.inference.load import load_run
 from har_pipeline.inference.predict import predict_scores
@@ -74,9 +69,9 @@ def task(tmp_path: Path) -> Task:
 
 
 def projection_in(task: Task, name: str) -> Projection:
-    reduction = task.store.spec(name).reduction
-    assert reduction is not None
-    return read_projection(task.store, name, reduction)
+    projection = read_fit(task.store, name, task.store.spec(name))
+    assert isinstance(projection, Projection)
+    return projection
 
 
 def bits(store: FeatureStore, name: str) -> dict[str, bytes]:
@@ -152,7 +147,7 @@ def test_rows_keep_their_videos_clips_and_notes(tmp_path: Path) -> None:
     assert task.store.failures(summary.feature_set) == {"broken-9": "no frames"}
     assert task.store.feature_sets() == sorted([task.source, summary.feature_set])
     assert [damage for damage in task.store.verify(summary.feature_set) if damage] == []
-    facts = task.store.reduction_attributes(summary.feature_set)
+    facts = task.store.fit_attributes(summary.feature_set)
     assert facts is not None
     assert (facts["protocol"], facts["split"], facts["num_train"]) == ("holdout", 0, 21)
     assert facts["train_ids_sha256"] == train_ids_sha256(task.split)
@@ -170,14 +165,14 @@ def test_videos_outside_training_do_not_touch_the_components(tmp_path: Path, dim
     split = dataclasses.replace(one.split, val=one.split.test[:5], test=one.split.test[5:])
     names = (one.reduce(split=split).feature_set, other.reduce(split=split).feature_set)
     assert names[0] == names[1]
-    first, second = one.store.read_reduction(names[0]), other.store.read_reduction(names[1])
+    first, second = one.store.read_fit(names[0]), other.store.read_fit(names[1])
     assert all(np.array_equal(first[key], second[key]) for key in first)
     test = one.split.test[0]
     assert not np.array_equal(one.store.read(names[0], test).features, other.store.read(names[1], test).features)
     # And a training video does.
     task = task_in(tmp_path / "third", dim=dim)
     moved = split_at(list(task.labels), 6)
-    assert not np.array_equal(task.store.read_reduction(task.reduce(split=moved).feature_set)["mean"], first["mean"])
+    assert not np.array_equal(task.store.read_fit(task.reduce(split=moved).feature_set)["mean"], first["mean"])
 
 
 def test_an_interrupted_job_goes_on_with_its_fit(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,11 +194,11 @@ def test_an_interrupted_job_goes_on_with_its_fit(task: Task, tmp_path: Path, mon
     summary = task.reduce()
     assert (summary.fitted, summary.already, summary.done, summary.num_train) == (False, 11, 19, 21)
     assert bits(task.store, name) == bits(whole, name)
-    before = task.store.read_reduction(name)
+    before = task.store.read_fit(name)
     task.store.delete(name, "walking-9")
     assert task.reduce().done == 1
     assert bits(task.store, name) == bits(whole, name)
-    assert all(np.array_equal(before[key], array) for key, array in task.store.read_reduction(name).items())
+    assert all(np.array_equal(before[key], array) for key, array in task.store.read_fit(name).items())
 
 
 def test_a_video_that_was_made_anew_from_another_file_is_projected_anew(task: Task) -> None:
@@ -312,11 +307,11 @@ def test_damaged_components_are_found(task: Task) -> None:
     content = bytearray(chunk.read_bytes())
     content[len(content) // 2] ^= 1
     chunk.write_bytes(content)
-    with pytest.raises(StoreError, match=r"damaged.*reduce again"):
-        task.store.read_reduction(name)
+    with pytest.raises(StoreError, match=r"damaged.*the command that made the set again"):
+        task.store.read_fit(name)
     shutil.rmtree(task.store.path / "_reduction" / name)
-    with pytest.raises(StoreError, match=r"no reduction of .* create it with `har features reduce`"):
-        task.store.read_reduction(name)
+    with pytest.raises(StoreError, match=r"no fit of .* run the command that made the set again"):
+        task.store.read_fit(name)
 
 
 def train_on(task: Task, name: str, split: Split, run_dir: Path) -> None:
@@ -351,8 +346,8 @@ def test_a_run_projects_as_training_did(task: Task, tmp_path: Path, whiten: bool
     train_on(task, name, task.split, tmp_path / "run")
     shutil.rmtree(task.store.path)
     run = load_run(tmp_path / "run")
-    projection = run.projection()
-    assert projection is not None
+    projection = run.fit()
+    assert isinstance(projection, Projection)
     scores = run.scores()
     for row, video_id in enumerate(scores.video_ids):
         projected = projection.apply(task.features[video_id], run.spec.dtype)
@@ -365,12 +360,12 @@ def test_a_run_projects_as_training_did(task: Task, tmp_path: Path, whiten: bool
     }
     (tmp_path / "run/reduction.safetensors").write_bytes(b"nothing")
     with pytest.raises(RunError, match=r"reduction.safetensors: damaged, or changed after the training"):
-        run.projection()
+        run.fit()
 
 
 def test_a_run_on_plain_features_has_no_projection(task: Task, tmp_path: Path) -> None:
     train_on(task, task.source, task.split, tmp_path / "run")
-    assert load_run(tmp_path / "run").projection() is None
+    assert load_run(tmp_path / "run").fit() is None
     assert not (tmp_path / "run/reduction.safetensors").exists()
 
 

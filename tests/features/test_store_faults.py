@@ -178,7 +178,7 @@ def test_a_damaged_reduction_is_found_and_mended(tmp_path: Path) -> None:
     chunk = next(p for p in (store.path / "_reduction" / reduced / "mean").rglob("*") if p.name == "0")
     chunk.write_bytes(chunk.read_bytes()[:-2])
     code, found = verify(store)
-    assert (code, [(r["feature_set"], r["kind"]) for r in found["damaged"]]) == (1, [(reduced, "reduction")])
+    assert (code, [(r["feature_set"], r["kind"]) for r in found["damaged"]]) == (1, [(reduced, "fit")])
     verify(store, "--delete")
     # What was projected with it is gone too: a second fit must not be mixed with the first.
     assert FeatureStore(store.path).feature_sets() == [name]
@@ -188,7 +188,7 @@ def test_a_damaged_reduction_is_found_and_mended(tmp_path: Path) -> None:
     assert {v: store.read(reduced, v).features.tobytes() for v in store.video_ids(reduced)} == before
     # A pack has a copy of it, which verify reads too.
     path = PackedStore(tmp_path / "p.pack").file(reduced)
-    mean = store.read_reduction(reduced)["mean"].tobytes()
+    mean = store.read_fit(reduced)["mean"].tobytes()
     path.write_bytes(path.read_bytes().replace(mean, mean[:-1] + bytes([mean[-1] ^ 1])))
     result = CliRunner().invoke(app, ["features", "verify", str(tmp_path / "p.pack")])
     assert result.exit_code == 1
@@ -196,11 +196,11 @@ def test_a_damaged_reduction_is_found_and_mended(tmp_path: Path) -> None:
 
 
 def test_the_reduction_of_a_set_that_is_not_there_yet_is_read_too(store: FeatureStore) -> None:
-    store.write_reduction("net-rgb-pca3-0123456789", {"mean": np.ones(3)}, {})
+    store.write_fit("net-rgb-pca3-0123456789", {"mean": np.ones(3)}, {})
     assert verify(store)[0] == 0
     (store.path / "_reduction/net-rgb-pca3-0123456789/mean/zarr.json").write_text("")
     assert verify(store, "--delete")[0] == 1
-    assert store.reductions() == []
+    assert store.fits() == []
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE, errno.ESTALE, errno.ENOMEM])
@@ -300,11 +300,11 @@ def test_a_disk_that_is_full_ends_in_one_line_and_leaves_no_half_commit(
     with pytest.raises(StoreError, match=line):
         write(store, "v")
     with pytest.raises(StoreError, match=line):
-        store.write_reduction("r", {"mean": np.ones(3)}, {})
+        store.write_fit("r", {"mean": np.ones(3)}, {})
     monkeypatch.undo()
     assert staged(store) == []
     assert store.video_ids(SPEC.name) == ["done"]
-    assert store.reduction_attributes("r") is None
+    assert store.fit_attributes("r") is None
     assert write(store, "v")
     assert verify(store)[0] == 0
 
@@ -363,7 +363,7 @@ def test_a_store_that_vanishes_is_named_and_not_made_anew(store: FeatureStore) -
     for call in (
         lambda: store.writer(SPEC.name, "w", 5),
         lambda: store.record_failure(SPEC.name, "w", "empty"),
-        lambda: store.write_reduction("r", {"mean": np.ones(3)}, {}),
+        lambda: store.write_fit("r", {"mean": np.ones(3)}, {}),
         lambda: store.delete(SPEC.name, "done") or store.read(SPEC.name, "done"),
         lambda: store.video_ids(SPEC.name),
     ):

@@ -39,7 +39,7 @@ def store(tmp_path: Path) -> FeatureStore:
     source = VideoSource(clip_starts=np.arange(5), clip_ends=np.arange(5) + 1, num_frames=5, fps=25.0)
     for video_id in ("v", "w"):
         opened.write(SPEC.name, video_id, np.arange(30).reshape(5, 6).astype(np.float16), source)
-    opened.write_reduction(SPEC.name, {"mean": np.arange(4.0), "components": np.ones((2, 4), np.float32)}, {"dim": 2})
+    opened.write_fit(SPEC.name, {"mean": np.arange(4.0), "components": np.ones((2, 4), np.float32)}, {"dim": 2})
     opened.record_failure(SPEC.name, "x", "broken", {"name": "x.avi"})
     return opened
 
@@ -116,7 +116,7 @@ def test_nor_one_of_a_reduction(store: FeatureStore, hostile: str) -> None:
     for name in ("components", "mean"):
         change(store.path / "_reduction" / SPEC.name / name, HOSTILE[hostile])
     with pytest.raises(StoreError, match=r"damaged \("):
-        store.read_reduction(SPEC.name)
+        store.read_fit(SPEC.name)
 
 
 class Trap:
@@ -172,7 +172,7 @@ def test_zarr_v2_beside_a_folder_called_zarr_json_is_never_opened(
                 fresh.read(SPEC.name, "v")
         else:
             with pytest.raises(StoreError):
-                fresh.read_reduction(SPEC.name)
+                fresh.read_fit(SPEC.name)
 
 
 def test_zarr_v2_beside_a_sound_array_is_not_looked_at(store: FeatureStore) -> None:

@@ -21,9 +21,10 @@ from har_pipeline.datasets.manifests import write_manifest
 from har_pipeline.evaluation.plan import require_one_job
 from har_pipeline.evaluation.run_folder import read_run
 from har_pipeline.features.extract import extract
+from har_pipeline.features.fitted import train_ids_sha256
 from har_pipeline.features.frames import store_raw_frames
 from har_pipeline.features.options import ExtractOptions, RawOptions
-from har_pipeline.features.reduce import ReduceOptions, reduce_features, train_ids_sha256
+from har_pipeline.features.reduce import ReduceOptions, reduce_features
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureStreams
 from har_pipeline.inference.load import load_network
@@ -100,7 +101,7 @@ def test_a_net_trained_on_the_windows_of_pairs_reads_such_windows(trained: Train
     train_split(frames, windows, trained.records, trained.split, CONFIG, tmp_path / "net")
     net = build_extractor("convnet3d", weights=str(tmp_path / "net" / "network.safetensors"), device="cpu")
     summary = extract(trained.records, trained.store, net, ExtractOptions(workers=1, dtype="float32"))
-    assert trained.store.spec(summary.feature_set).resize == "short54-person54x34"
+    assert trained.store.spec(summary.feature_set).resize == "fit-54x34"
     network = load_network(tmp_path / "net").network
     assert isinstance(network, ClipVoter)
     seen = frames.read(windows, "v3").features.reshape(-1, 34, 54)

@@ -29,7 +29,7 @@ def test_folds_share_one_table_and_have_parts_of_their_own(tmp_path: Path) -> No
     for data, split in zip((first, second), splits, strict=True):
         assert data.split == split
         assert [data.table.video_ids[row] for row in data.parts.test] == list(split.test)
-        assert (len(data.parts.val), data.missing, data.notes, data.projections) == (0, (), (), (None,))
+        assert (len(data.parts.val), data.missing, data.notes, data.fits) == (0, (), (), (None,))
     assert first.labels_sha256 == second.labels_sha256 != first.features_sha256
     # Other classes, another table.
     fewer = dataclasses.replace(splits[0], train=splits[0].train[:4], test=splits[0].test[:2])

@@ -10,10 +10,12 @@ from PIL import Image
 from har_pipeline.video.preprocess import (
     Resize,
     crop_places,
+    fit_frame,
     num_crops,
     parse_resize,
     resize_frame,
     scale_frame,
+    scale_to,
     with_crops,
 )
 
@@ -38,6 +40,7 @@ def natural() -> np.ndarray:
         ("short112-center112", Resize(112, 112)),
         ("stretch-340x256-ten224", Resize(224, (340, 256), "ten")),
         ("short256-three256", Resize(256, 256, "three")),
+        ("fit-54x34", Resize(34, (54, 34), fit=(54, 34))),
     ],
 )
 def test_parse_resize(text: str, mode: Resize) -> None:
@@ -141,3 +144,22 @@ def test_tiny_frames(shape: tuple[int, int], text: str) -> None:
 def test_a_frame_of_the_right_size_is_left_alone(natural: np.ndarray) -> None:
     square = natural[:224, :224]
     assert (resize_frame(square, parse_resize("stretch-224")) == square).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "inner"),
+    [((120, 160), (34, 45)), ((300, 220), (34, 25)), ((68, 300), (12, 54)), ((1, 500), (1, 54)), ((34, 54), (34, 54))],
+)
+def test_a_frame_that_is_fitted_keeps_its_shape_between_its_repeated_edges(
+    size: tuple[int, int], inner: tuple[int, int]
+) -> None:
+    frame = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    fitted = fit_frame(frame, 54, 34)
+    assert (fitted.shape, fitted.dtype) == ((34, 54), np.uint8)
+    top, left = (34 - inner[0]) // 2, (54 - inner[1]) // 2
+    expected = cv2.cvtColor(scale_to(frame, *inner), cv2.COLOR_RGB2GRAY)
+    rows, columns = (
+        np.clip(np.arange(n) - at, 0, m - 1) for n, at, m in zip((34, 54), (top, left), inner, strict=True)
+    )
+    assert np.array_equal(fitted, expected[rows][:, columns])
+    assert np.array_equal(resize_frame(frame, parse_resize("fit-54x34")), np.repeat(fitted[..., None], 3, axis=2))

@@ -24,8 +24,9 @@ from har_pipeline.models.state import key_differences
 
 log = logging.getLogger(__name__)
 
-# In the header of a safetensors file that `har train-video` wrote: a `TrainedOn` as JSON, and the resize mode of its frames.
-TRAINED_ON, RESIZE = "har_trained_on", "har_resize"
+# In the header of a safetensors file that `har train-video` wrote: the values of a `TrainedOn` and the resize mode of its
+# frames as JSON. One entry: several would be written in any order, and the same net would have files that differ.
+TRAINING = "har_trained_on"
 
 # Under what a training's checkpoint has the state dict, and what modules that hold a net put before all of its keys.
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net")
@@ -156,10 +157,12 @@ def read_training(path: Path) -> tuple[TrainedOn | None, str | None]:
         return None, None
     with safe_open(path, "pt") as file:
         header = file.metadata() or {}
-    if TRAINED_ON not in header:
+    if TRAINING not in header:
         return None, None
     try:
-        return TrainedOn(**json.loads(header[TRAINED_ON])), header.get(RESIZE)
+        values = dict(json.loads(header[TRAINING]))
+        resize = values.pop("resize", None)
+        return TrainedOn(**values), resize
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{path}: what it says of its training is damaged ({error}); train the net again") from error
 

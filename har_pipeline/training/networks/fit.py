@@ -104,7 +104,7 @@ def _check_shape(shape: tuple[int, int, int], config: VideoTrainConfig) -> None:
     if config.model == "convnet3d":
         if shape not in WINDOW_SHAPES:
             raise RunError(
-                f"convnet3d reads grey windows that follow people, not frames of {shape[2]}x{shape[1]} px: prepare them with "
+                f"convnet3d reads grey windows of people, not frames of {shape[2]}x{shape[1]} px: prepare them with "
                 "`har frames --stream rgb --window person`"
             )
     elif min(shape[1:]) < SMALLEST_FRAME:

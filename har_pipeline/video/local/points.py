@@ -28,7 +28,10 @@ class Points:
 
 
 def joined(parts: Sequence[Points]) -> Points:
-    """Return all points of at least one part, in the given order."""
+    """Return all points of the parts, in the given order; of no part, no point and no block."""
+    if not parts:
+        none = np.zeros(0, np.int64)
+        return Points(none, none, np.zeros((0, 1, 2), np.float32), np.zeros(0, np.float32), {})
     return Points(
         first=np.concatenate([part.first for part in parts]),
         end=np.concatenate([part.end for part in parts]),

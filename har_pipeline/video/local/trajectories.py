@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from har_pipeline.video.flow.spec import DIS_MIN_SIDES_PX
 from har_pipeline.video.local.histograms import gradients, oriented, root_normalised, square_sums
+from har_pipeline.video.local.motion import STILL_PX, flow_between, flow_method
 from har_pipeline.video.local.points import Points, joined
 
 STEPS = 15
@@ -41,8 +41,6 @@ CELLS_IN_TIME = 3
 CELLS_OF_VOLUME = CELLS_IN_TIME * CELLS**2
 STEPS_OF_CELL = STEPS // CELLS_IN_TIME
 GRADIENT_BINS = 8
-# Motion of px/frame up to which the ninth bin of HOF counts.
-STILL_PX = 0.4
 # Added to the mean of each cell's bin: grey levels, px/frame, and px/frame per px. Theirs.
 HOG_FLOOR = 0.05 / CELL_PX**2
 HOF_FLOOR = 0.05 / CELL_PX**2
@@ -101,7 +99,7 @@ def _none() -> Points:
 
 
 def _found(frames: Iterable[np.ndarray], compensate: bool) -> Iterator[Points]:
-    method = _flow_method()
+    method = flow_method()
     before: np.ndarray | None = None
     scales: list[_Scale] = []
     for number, frame in enumerate(frames):
@@ -114,7 +112,7 @@ def _found(frames: Iterable[np.ndarray], compensate: bool) -> Iterator[Points]:
             height, width = now.shape
             scales = _scales(height, width, CAMERA_STEP_PX if compensate else 0.0)
         else:
-            flow = _flow(method, before, now)
+            flow = flow_between(method, before, now)
             own = without_camera(flow, camera_motion(before, flow)) if compensate else flow
             yield from _joined([scale.step(before, flow, own) for scale in scales])
         before = now
@@ -126,23 +124,6 @@ def _joined(parts: list[Points]) -> Iterator[Points]:
     """Yield what there is in the parts, if anything, as one."""
     if found := [part for part in parts if len(part)]:
         yield joined(found)
-
-
-def _flow_method() -> cv2.DISOpticalFlow:
-    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    method.setFinestScale(0)  # the preset stops at half the size, and misses forearms in frames of 160x120 px
-    return method
-
-
-def _flow(method: cv2.DISOpticalFlow, before: np.ndarray, now: np.ndarray) -> np.ndarray:
-    """Return where each px of `before` moves, (H, W, 2) float32; frames too small for DIS are continued by their border."""
-    height, width = before.shape
-    shorter, longer = DIS_MIN_SIDES_PX
-    add_y = max(0, (longer if height >= width else shorter) - height)
-    add_x = max(0, (longer if width > height else shorter) - width)
-    if add_x or add_y:
-        before, now = (cv2.copyMakeBorder(grey, 0, add_y, 0, add_x, cv2.BORDER_REPLICATE) for grey in (before, now))
-    return np.ascontiguousarray(method.calc(before, now, None)[:height, :width])  # type: ignore[call-overload]
 
 
 def camera_motion(before: np.ndarray, flow: np.ndarray) -> np.ndarray:

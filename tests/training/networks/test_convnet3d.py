@@ -249,7 +249,12 @@ def test_the_weights_file_says_what_it_was_trained_on(task: Task, tmp_path: Path
     task.train(dataclasses.replace(FAST, epochs=1), tmp_path / "run")
     with safe_open(tmp_path / "run" / NETWORK, "pt") as file:
         told = json.loads(file.metadata()["har_trained_on"])
-    assert told == {"protocol": "holdout", "split": 0, "train_ids_sha256": train_ids_sha256(task.split)}
+    assert told == {
+        "protocol": "holdout",
+        "split": 0,
+        "train_ids_sha256": train_ids_sha256(task.split),
+        "resize": "short60-person34x54",
+    }
 
 
 def test_other_frames_are_refused_in_words(tmp_path: Path) -> None:
@@ -257,7 +262,7 @@ def test_other_frames_are_refused_in_words(tmp_path: Path) -> None:
     store, name = raw_store(tmp_path / "store.zarr", videos)
     records = [VideoRecord(video_id=v, label=label, path=Path("/nowhere") / v) for v, label in labels.items()]
     with pytest.raises(
-        RunError, match=r"windows that follow people, not frames of 48x48 px: .*har frames --stream rgb --window person"
+        RunError, match=r"windows of people, not frames of 48x48 px: .*har frames --stream rgb --window person"
     ):
         train_split(store, name, records, split_of(["0-0", "1-0"], ["0-1", "1-1"]), FAST, tmp_path / "run")
 

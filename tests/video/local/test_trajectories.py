@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from har_pipeline.synthetic.dataset import render_video
 from har_pipeline.video.decode import FrameReader
 from har_pipeline.video.local import trajectories
+from har_pipeline.video.local.motion import flow_between, flow_method
 from har_pipeline.video.local.points import Points, joined
 from har_pipeline.video.local.trajectories import camera_motion, dense_trajectories, without_camera
 
@@ -187,7 +188,7 @@ def test_the_homography_is_that_of_the_camera() -> None:
     step = camera(3.0, -2.0, 1.01, 1.0, (160, 120))
     wall = texture(1)
     before, now = (cv2.cvtColor(view(wall, motion, 240, 320), cv2.COLOR_RGB2GRAY) for motion in (IDENTITY, step))
-    flow = trajectories._flow(trajectories._flow_method(), before, now)
+    flow = flow_between(flow_method(), before, now)
     found = camera_motion(before, flow)
     places = np.stack(np.meshgrid(np.arange(0, 320, 40.0), np.arange(0, 240, 40.0)), axis=-1)
     difference = cv2.perspectiveTransform(places, found) - cv2.perspectiveTransform(places, step)
@@ -201,7 +202,7 @@ def test_a_contrasted_object_is_not_the_background_while_it_is_smaller() -> None
     before, now = (
         cv2.cvtColor(with_object(faint, texture(2), x, 40, side=150), cv2.COLOR_RGB2GRAY) for x in (60.0, 66.0)
     )
-    flow = trajectories._flow(trajectories._flow_method(), before, now)
+    flow = flow_between(flow_method(), before, now)
     corner = np.array([[[300.0, 20.0], [20.0, 220.0]]])
     assert np.abs(cv2.perspectiveTransform(corner, camera_motion(before, flow)) - corner).max() < 0.5
 
@@ -280,7 +281,7 @@ def test_descriptors_are_those_of_the_direct_formula(monkeypatch: pytest.MonkeyP
     noise = rng.normal(scale=12, size=(15, 72, 80, 2)).astype(np.float32)
     flows = [cv2.GaussianBlur(flow, (0, 0), 4) + np.array([0.9, 0.2], np.float32) for flow in noise]
     given_flow = iter(flows)
-    monkeypatch.setattr(trajectories, "_flow", lambda method, before, now: next(given_flow))
+    monkeypatch.setattr(trajectories, "flow_between", lambda method, before, now: next(given_flow))
     points = found_in(frames, compensate=False)
     greys = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
     first_scale = np.nonzero(points.scales == 32)[0]

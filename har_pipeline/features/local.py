@@ -1,0 +1,133 @@
+"""Handcrafted local descriptors as a feature set: one row for each interest point or trajectory, in the order of time.
+
+So the heads read them as they read clips, and `har features encode` makes one vector per video of them. The feature spec's
+layer names the descriptors of a row, joined by +; a video where nothing was found has one row of zeros and a note.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from har_pipeline.core.errors import ExtractionError
+from har_pipeline.core.records import FeatureSpec, VideoRecord, VideoSource
+from har_pipeline.features.job import (
+    WholeVideoSummary,
+    fail_video,
+    file_of,
+    provenance,
+    shard_of,
+    store_whole_videos,
+    unfinished,
+)
+from har_pipeline.features.options import LocalOptions
+from har_pipeline.features.store import FeatureStore
+from har_pipeline.video.local.spec import HANDCRAFTED, layer_blocks
+from har_pipeline.video.local.worker import LocalTask, LocalVideo, local_worker
+
+
+@dataclass(slots=True, kw_only=True)
+class LocalSummary(WholeVideoSummary):
+    """What a job did."""
+
+    points: int = 0  # stored in this run
+    frames: int = 0  # of their videos
+
+
+def extract_local(
+    records: Sequence[VideoRecord],
+    store: FeatureStore,
+    options: LocalOptions,
+    on_progress: Callable[[LocalSummary], None] = lambda summary: None,
+) -> LocalSummary:
+    """Write the local descriptors of all records that `store` lacks, and return what was done.
+
+    A video that fails is recorded in the store and in the summary; the others go on. Videos that are in the store are
+    skipped, so an interrupted job resumes where it stopped. Raises: ExtractionError if no worker can be started; StoreError
+    if the store cannot be written.
+    """
+    spec = options.spec()
+    summary = LocalSummary(feature_set=store.create_feature_set(spec))
+    store.remove_debris()
+    mine = shard_of(records, options)
+    paths: list[Path | None] = [record.path for record in mine]
+    todo = unfinished(summary, store, mine, paths, options)
+    tasks = []
+    for record in mine:
+        if record.video_id in todo and record.path is None:
+            fail_video(store, summary, record.video_id, f"{record.video_id}: its row has no path", {})
+        elif record.video_id in todo and record.path is not None:
+            tasks.append(_task(record, record.path, options))
+    made_with = provenance("numpy", "opencv-contrib-python-headless", "av")
+
+    def rows_of(task: LocalTask, video: LocalVideo) -> tuple[np.ndarray, VideoSource]:
+        summary.points += len(video.values)
+        summary.frames += video.num_frames
+        source = VideoSource(
+            clip_starts=video.bounds[:, 0],
+            clip_ends=video.bounds[:, 1],
+            num_frames=video.num_frames,
+            fps=video.fps,
+            clip_times_s=video.times_s,
+            decode_notes=video.notes,
+            provenance=made_with,
+            file=file_of(task),
+        )
+        return video.values.astype(spec.dtype), source
+
+    store_whole_videos(store, summary, tasks, options.workers, local_worker, rows_of, on_progress)
+    return summary
+
+
+def _task(record: VideoRecord, path: Path, options: LocalOptions) -> LocalTask:
+    return LocalTask(
+        video_id=record.video_id,
+        path=path,
+        start_frame=record.start_frame,
+        end_frame=record.end_frame,
+        time_limit_s=options.time_limit_s,
+        memory_limit_gb=options.memory_limit_gb,
+        max_frames=options.max_frames,
+        extractor=options.extractor,
+        blocks=tuple(layer_blocks(options.extractor, options.layer_name)),
+        short_side=options.short_side,
+        max_points=options.max_points,
+    )
+
+
+def local_options(spec: FeatureSpec) -> LocalOptions:
+    """Return the options that make features of a spec, which a handcrafted extractor made.
+
+    Raises: ExtractionError if it made them in a way that is no longer supported.
+    """
+    options = LocalOptions(
+        extractor=spec.extractor,
+        layer=spec.layer,
+        short_side=int(spec.resize.removeprefix("within-")),
+        max_points=int(spec.preprocess.rsplit(maxsplit=2)[1]),
+        dtype="float32" if spec.dtype == "float32" else "float16",
+    )
+    if options.spec() != spec:
+        raise ExtractionError(f"{spec.name} was made by an older version of {spec.extractor}: extract it again")
+    return options
+
+
+def describe_handcrafted() -> list[dict[str, Any]]:
+    """Return one row for each handcrafted extractor: what `har models` prints and docs/extractors.md shows."""
+    return [
+        {
+            "extractor": one.name,
+            "stream": "rgb",
+            "finds": one.finds,
+            "resize": LocalOptions(extractor=one.name).spec().resize,
+            "layers": dict(one.blocks),
+            "default_layer": one.default_layer,
+            "preprocess": one.method,
+            "source": one.source,
+        }
+        for one in HANDCRAFTED.values()
+    ]
