@@ -8,8 +8,9 @@ What is another way here:
   people, whose flow is exact, on their limbs and around them (benchmarks/trajectories.py).
 - Matches for the camera's motion are corners that follow the flow, as theirs, but evenly spread. Features of a second
   kind (theirs are SURF's, which is not free) add nothing to these up to 20 px/frame: ORB and SIFT were tried.
-- The flow without the camera's motion is not computed from a warped frame: it is the same flow, whose end is moved back by
-  the homography.
+- The flow without the camera's motion is not computed from a warped frame, which would double the time of the flow: it is the
+  same flow, whose end is moved back by the homography. On a textured wall that a camera pans over by up to 20 px/frame it
+  is off by 0.04 px instead of 0.02, and by as much on what moves before the wall.
 - There is no human detector, so a person who fills most of the frame can be taken for the background.
 """
 
@@ -74,7 +75,7 @@ def dense_trajectories(frames: Iterable[np.ndarray], *, compensate: bool = True)
       of 8 directions (HOF: and no motion). L1 normalised, then square rooted, MBH each half by itself.
 
     Yields at least once: `Points` of length 0 if there are none, as in a still video or one of less than 16 frames. They come
-    14 frames late. Memory does not grow with the number of frames: it is that of about 100 frames and the points under way.
+    14 frames late. Memory does not grow with the number of frames: it is that of some 300 frames, tracks under way included.
     Raises: ValueError if a frame has another size or type.
     """
     found = _found(frames, compensate)
