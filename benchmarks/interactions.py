@@ -59,6 +59,7 @@ LSTM = TrainConfig(
     learning_rate=0.01,
     batch_size=1,
     epochs=20,
+    standardise=True,
     device="cpu",
 )
 # A clip has several hundred interest points.

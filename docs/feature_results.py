@@ -446,6 +446,75 @@ def streams_block() -> str:
     )
 
 
+def sequences_block() -> str:
+    """Return the tables of features learned from scratch and of handcrafted ones."""
+    real, rendered = results("interactions"), results("baccouche2011_embedded")
+    systems = {name: row for name, row in rendered["result"].items() if isinstance(row, dict)}
+    seconds = rendered["result"]["seconds of the nets"]
+    vote, lstm = (systems[f"3D-ConvNet + {what}"] for what in ("Voting", "LSTM"))
+    gain = 100 * (lstm["mean"] - vote["mean"])
+    return "\n".join(
+        [
+            "UT-Interaction set 1, 60 videos, leave-one-sequence-out (`benchmarks/interactions.py`); one video is 1.7 points:",
+            "",
+            "| features and head | video accuracy (95 % interval) | file |",
+            "|---|---|---|",
+            *(
+                f"| {row} | {with_interval(result)} | interactions.json |"
+                for row, result in real["result"]["accuracy"].items()
+            ),
+            "",
+            made_by("interactions"),
+            "",
+            f"Baccouche 2011 on the embedded set, {rendered['result']['videos']} videos of {rendered['result']['people']} people, "
+            "three of whom test each of five random splits",
+            "(`pipelines/baccouche2011.py`), chance 16.7 %:",
+            "",
+            "| system | accuracy of the splits | mean ± standard deviation | file |",
+            "|---|---|---|---|",
+            *(
+                f"| {name} | {', '.join(percent(one) for one in row['splits'])} | {percent(row['mean'])} ± "
+                f"{100 * row['sd']:.1f} | baccouche2011_embedded.json |"
+                for name, row in systems.items()
+            ),
+            "",
+            f"The LSTM is {abs(gain):.1f} points {'above' if gain > 0 else 'below'} the majority vote (the paper's on KTH: 3.35 above). "
+            f"A net took {min(seconds) / 60:.0f} to {max(seconds) / 60:.0f} minutes,",
+            "with other work on the machine.",
+            "",
+            made_by("baccouche2011_embedded"),
+        ]
+    )
+
+
+def handcrafted_speed_lines() -> list[str]:
+    """Return the table of the handcrafted extractors' speed and memory."""
+    points, tracks = results("interest_points"), results("trajectories")
+    rows = [
+        (f"`harris3d_hof`, {size}", length, row, "interest_points")
+        for size, lengths in points["result"]["sizes"].items()
+        for length, row in lengths.items()
+    ] + [
+        (f"`idt`, 320x240, camera {camera}", length, row, "trajectories")
+        for camera, lengths in tracks["result"]["speed"].items()
+        for length, row in lengths.items()
+        if length != "stages"
+    ]
+    return [
+        f"Handcrafted extractors on one core ({tracks['machine']}), frames in memory, rendered people:",
+        "",
+        "| extractor, frames | length | frames/s | frames per CPU second | peak memory, MiB (before) | file |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {what} | {length} | {row['frames_per_s']} | {row['frames_per_cpu_s']} | {row['peak_mib']:.0f} "
+            f"({row['peak_mib_before']:.0f}) | {file}.json |"
+            for what, length, row, file in rows
+        ),
+        "",
+        "The authors' program for improved trajectories runs at about 4 frames/s on one core.",
+    ]
+
+
 def speed_block() -> str:
     """Return the table of speeds."""
     vgg16, lite0 = results("extract_vgg16"), results("extract_efficientnet_lite0")
@@ -480,6 +549,10 @@ def speed_block() -> str:
         "Rates are medians over rounds, the ratio is the median of the rounds' own ratios.",
         "",
         made_by("flow"),
+        "",
+        *handcrafted_speed_lines(),
+        "",
+        made_by("interest_points", "trajectories"),
         "",
         *load_lines(results("load")),
         "",

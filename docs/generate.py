@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cli_page import cli_page
 from commands import ROOT, legend, made_by, results
-from feature_results import heads_block, laptop_block, papers_block, small_block, speed_block, streams_block
+from feature_results import heads_block, laptop_block, papers_block, sequences_block, small_block, speed_block, streams_block
 from raw_results import raw_block
 
 from har_pipeline.features.local import describe_handcrafted
@@ -41,6 +41,9 @@ the [CHANGELOG](../CHANGELOG.md).
 
 {legend}
 """
+SEQUENCES = """\
+The 3D-ConvNet needs no weights, as little as interest points (Harris-3D) and improved dense trajectories (IDT) do
+([handcrafted.md](handcrafted.md)). Nets, words and Gaussians are fitted on the training sequences or people of each fold."""
 TWO_STREAMS = """\
 UT-Interaction set 1 with I3D (Kinetics-400) on RGB and TSN stacks of TV-L1 flow through EfficientNet-Lite0, a net that was
 never trained on flow (`pipelines/two_stream.py`):"""
@@ -144,6 +147,7 @@ def extractors_page() -> str:
 # Title -> what writes the section.
 SECTIONS: dict[str, Callable[[], str]] = {
     "Heads on stored features": heads_block,
+    "Learned from scratch, and handcrafted": lambda: f"{SEQUENCES}\n\n{sequences_block()}",
     "Two streams": lambda: f"{TWO_STREAMS}\n\n{streams_block()}",
     "Networks on raw video": raw_block,
     "The published systems": lambda: f"{PUBLISHED}\n\n{papers_block()}",

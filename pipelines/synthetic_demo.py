@@ -64,6 +64,7 @@ STEPS_LSTM = TrainConfig(
     learning_rate=0.01,
     batch_size=1,
     epochs=20,
+    standardise=True,
 )
 RUNS = {
     "mean_pool": ("rgb", TrainConfig(head="mean_pool")),
