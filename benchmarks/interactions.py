@@ -117,13 +117,13 @@ class Table:
 
     def handcrafted(self) -> None:
         """Add the rows of interest points and trajectories."""
-        hof, both, idt = (
-            extract_local(self.records, self.store, LocalOptions(extractor=name, layer=layer)).feature_set
-            for name, layer in (("harris3d_hof", "hof"), ("harris3d_hof", "hog+hof"), ("idt", ""))
+        harris, idt = (
+            extract_local(self.records, self.store, LocalOptions(extractor=name)).feature_set
+            for name in ("harris3d_hof", "idt")
         )
-        self.train("harris_lstm", "Harris-3D, HOF + LSTM", lambda split: hof, POINTS_LSTM)
-        self.train("harris_words", "Harris-3D, HOG + HOF, bag of words + SVM", self.encoded(both, WORDS), SVM)
-        self.train("harris_fisher", "Harris-3D, HOG + HOF, Fisher vector + SVM", self.encoded(both, FISHER), SVM)
+        self.train("harris_lstm", "Harris-3D, HOF + LSTM", lambda split: harris, POINTS_LSTM)
+        self.train("harris_words", "Harris-3D, HOF, bag of words + SVM", self.encoded(harris, WORDS), SVM)
+        self.train("harris_fisher", "Harris-3D, HOF, Fisher vector + SVM", self.encoded(harris, FISHER), SVM)
         self.train("idt", "IDT, Fisher vector + SVM", self.encoded(idt, FISHER), SVM)
 
     def i3d(self, weights: str | None) -> None:
