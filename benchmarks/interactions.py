@@ -13,7 +13,9 @@ python benchmarks/interactions.py ROOT --i3d-weights FILE
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,6 @@ from har_pipeline import (
     RawOptions,
     Split,
     TrainConfig,
-    VideoTrainConfig,
     build_extractor,
     build_manifest,
     encode_features,
@@ -46,24 +47,13 @@ from har_pipeline import (
     write_manifest,
 )
 
-# As `pipelines/baccouche2011.py`, but in smaller batches: 54 videos would give few updates.
-NET = VideoTrainConfig(
-    model="convnet3d", schedule="one-cycle", learning_rate=5e-3, epochs=90, batch_size=8, device="cpu"
-)
-LSTM = TrainConfig(
-    head="lstm",
-    units=50,
-    forget_gate=False,
-    readout="steps",
-    optimizer="sgd",
-    learning_rate=0.01,
-    batch_size=1,
-    epochs=20,
-    standardise=True,
-    device="cpu",
-)
-# A clip has several hundred interest points.
-POINTS_LSTM = TrainConfig(**{**LSTM.to_dict(), "num_steps": 100})
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pipelines"))
+import baccouche2011
+
+# In smaller batches than there: 54 videos would give few updates.
+NET = dataclasses.replace(baccouche2011.NET, batch_size=8, device="cpu")
+LSTM = dataclasses.replace(baccouche2011.LSTM, device="cpu")
+POINTS_LSTM = dataclasses.replace(baccouche2011.POINTS_LSTM, device="cpu")
 SVM = TrainConfig(head="svm", logistic_c=100.0, device="cpu")
 FISHER = EncodeOptions(encoding="fisher", gaussians=64, sample=100_000)
 WORDS = EncodeOptions(encoding="words", words=1000, sample=100_000)

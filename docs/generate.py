@@ -13,7 +13,15 @@ from pathlib import Path
 
 from cli_page import cli_page
 from commands import ROOT, legend, made_by, results
-from feature_results import heads_block, laptop_block, papers_block, sequences_block, small_block, speed_block, streams_block
+from feature_results import (
+    heads_block,
+    laptop_block,
+    papers_block,
+    sequences_block,
+    small_block,
+    speed_block,
+    streams_block,
+)
 from raw_results import raw_block
 
 from har_pipeline.features.local import describe_handcrafted

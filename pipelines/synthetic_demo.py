@@ -17,6 +17,8 @@ import sys
 import time
 from pathlib import Path
 
+import baccouche2011
+
 from har_pipeline import (
     GENERATOR_VERSION,
     ClipSpec,
@@ -28,7 +30,6 @@ from har_pipeline import (
     Section,
     TrainConfig,
     VideoRecord,
-    VideoTrainConfig,
     build_extractor,
     errors_as_lines,
     evaluate,
@@ -53,19 +54,9 @@ FLOW = ExtractOptions(
     clips=ClipSpec(sampling="segments", num_clips=8, clip_len=5), resize="stretch-224", flow=FlowSpec(method="dis")
 )
 LSTM = TrainConfig(head="lstm", units=128, epochs=40, batch_size=25, input_dropout=0.5)
-# As `pipelines/baccouche2011.py`, with a third fewer epochs.
-NET = VideoTrainConfig(model="convnet3d", schedule="one-cycle", learning_rate=5e-3, epochs=60)
-STEPS_LSTM = TrainConfig(
-    head="lstm",
-    units=50,
-    forget_gate=False,
-    readout="steps",
-    optimizer="sgd",
-    learning_rate=0.01,
-    batch_size=1,
-    epochs=20,
-    standardise=True,
-)
+# With a third fewer epochs than there.
+NET = dataclasses.replace(baccouche2011.NET, epochs=60)
+STEPS_LSTM = baccouche2011.LSTM
 RUNS = {
     "mean_pool": ("rgb", TrainConfig(head="mean_pool")),
     "lstm": ("rgb", LSTM),
