@@ -466,8 +466,8 @@ def sequences_block() -> str:
             "",
             made_by("interactions"),
             "",
-            f"Baccouche 2011 on the embedded set, {made['videos']} videos of {made['people']} people, three of whom test each of "
-            "five random splits",
+            f"Baccouche 2011 on the embedded set, {made['videos']} videos of {made['people']} people, three of whom test each "
+            "of five random splits",
             "(`pipelines/baccouche2011.py`), chance 16.7 %:",
             "",
             "| system | accuracy of the splits | mean ± standard deviation | file |",
@@ -478,8 +478,8 @@ def sequences_block() -> str:
                 for name, row in systems.items()
             ),
             "",
-            f"The LSTM is {abs(gain):.1f} points {'above' if gain > 0 else 'below'} the majority vote (the paper's on KTH: 3.35 "
-            f"above). A net took {min(seconds) / 60:.0f} to {max(seconds) / 60:.0f} minutes,",
+            f"The LSTM is {abs(gain):.1f} points {'above' if gain > 0 else 'below'} the majority vote (on KTH, in the paper: "
+            f"3.35 above). A net took {min(seconds) / 60:.0f} to {max(seconds) / 60:.0f} minutes,",
             "with other work on the machine.",
             "",
             made_by("baccouche2011_embedded"),

@@ -8,7 +8,7 @@ writes, with people as `subject`. Five random splits into 16 and 9 people (of an
 Table 1: accuracy of each split with majority voting (and soft voting, which the paper does not have) and with the LSTM, of 50
 cells without forget gates whose outputs at all steps make the decision; and with that LSTM on HOF around Harris-3D interest
 points, in the order of time (of more than 100 points in a video 100, evenly: ours). Each split has a net of its own, and the
-features of a net are used in its own split only: training refuses others. What was made is kept, so an interrupted run continues.
+features of a net are used in its own split only: training refuses others. What was made is kept, so a run can be interrupted.
 Figure 2: figure2.png in --out, the maps of C1 of the first split's net on a test video of each action.
 Prints JSON: accuracies by split, their mean, its 95 % interval on as many videos as one split tests, standard deviation.
 """
