@@ -14,20 +14,13 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, StoreError
 from har_pipeline.core.records import FeatureSpec, VideoRecord, VideoSource
-from har_pipeline.features.job import (
-    WholeVideoSummary,
-    fail_video,
-    file_of,
-    provenance,
-    shard_of,
-    store_whole_videos,
-    unfinished,
-)
+from har_pipeline.features.job import WholeVideoSummary, file_of, provenance, store_whole_videos, videos_to_do
 from har_pipeline.features.options import EXTRACTOR, WINDOWS, RawOptions
 from har_pipeline.features.pack import PackedStore, open_features
 from har_pipeline.features.store import FeatureStore
@@ -117,21 +110,15 @@ def store_raw_frames(
     no worker can be started; StoreError if the store cannot be written.
     """
     options = options or RawOptions()
-    column, other = ("depth_path", "rgb") if options.stream == "depth" else ("path", "depth")
+    column: Literal["path", "depth_path"] = "depth_path" if options.stream == "depth" else "path"
+    other = "rgb" if options.stream == "depth" else "depth"
     if not any(getattr(record, column) for record in records):
         raise ExtractionError(f"no row of the manifest has a {column}; for its other files use --stream {other}")
     feature_set = store.create_feature_set(options.spec())
     store.remove_debris()
     summary = RawSummary(feature_set=feature_set)
-    mine = shard_of(records, options)
-    paths: list[Path | None] = [getattr(record, column) for record in mine]
-    todo = unfinished(summary, store, mine, paths, options)
-    tasks = []
-    for record, path in zip(mine, paths, strict=True):
-        if record.video_id in todo and path is None:
-            fail_video(store, summary, record.video_id, f"{record.video_id}: its row has no {column}", {})
-        elif record.video_id in todo and path is not None:
-            tasks.append(raw_task(record, path, options))
+    todo = videos_to_do(store, summary, records, column, options)
+    tasks = [raw_task(record, path, options) for record, path in todo]
     made_with = provenance("numpy", "av")
 
     def rows_of(task: RawTask, video: RawVideo) -> tuple[np.ndarray, VideoSource]:

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -76,6 +76,29 @@ def unfinished(
     summary.total = len(records)
     summary.already = len(records) - len(missing) - len(summary.failed)
     return missing - known.keys()
+
+
+def videos_to_do(
+    store: FeatureStore,
+    summary: JobSummary,
+    records: Sequence[VideoRecord],
+    column: Literal["path", "depth_path"],
+    options: JobOptions,
+) -> list[tuple[VideoRecord, Path]]:
+    """Return the records of the options' shard to extract, with their files; the others are entered in `summary`.
+
+    column: the one that names the files; a record without such a file fails.
+    """
+    mine = shard_of(records, options)
+    paths: list[Path | None] = [getattr(record, column) for record in mine]
+    missing = unfinished(summary, store, mine, paths, options)
+    todo = []
+    for record, path in zip(mine, paths, strict=True):
+        if record.video_id in missing and path is None:
+            fail_video(store, summary, record.video_id, f"{record.video_id}: its row has no {column}", {})
+        elif record.video_id in missing and path is not None:
+            todo.append((record, path))
+    return todo
 
 
 def store_whole_videos(

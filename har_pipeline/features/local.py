@@ -15,15 +15,7 @@ import numpy as np
 
 from har_pipeline.core.errors import ExtractionError
 from har_pipeline.core.records import FeatureSpec, VideoRecord, VideoSource
-from har_pipeline.features.job import (
-    WholeVideoSummary,
-    fail_video,
-    file_of,
-    provenance,
-    shard_of,
-    store_whole_videos,
-    unfinished,
-)
+from har_pipeline.features.job import WholeVideoSummary, file_of, provenance, store_whole_videos, videos_to_do
 from har_pipeline.features.options import LocalOptions
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.video.local.spec import HANDCRAFTED, layer_blocks
@@ -53,15 +45,7 @@ def extract_local(
     spec = options.spec()
     summary = LocalSummary(feature_set=store.create_feature_set(spec))
     store.remove_debris()
-    mine = shard_of(records, options)
-    paths: list[Path | None] = [record.path for record in mine]
-    todo = unfinished(summary, store, mine, paths, options)
-    tasks = []
-    for record in mine:
-        if record.video_id in todo and record.path is None:
-            fail_video(store, summary, record.video_id, f"{record.video_id}: its row has no path", {})
-        elif record.video_id in todo and record.path is not None:
-            tasks.append(_task(record, record.path, options))
+    tasks = [_task(record, path, options) for record, path in videos_to_do(store, summary, records, "path", options)]
     made_with = provenance("numpy", "opencv-contrib-python-headless", "av")
 
     def rows_of(task: LocalTask, video: LocalVideo) -> tuple[np.ndarray, VideoSource]:
