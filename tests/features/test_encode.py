@@ -29,6 +29,7 @@ from har_pipeline.features.table import FeatureStreams
 from har_pipeline.inference.load import load_run
 from har_pipeline.inference.predict import predict_scores
 from har_pipeline.training.data import load_training_data
+from har_pipeline.training.jobs import plan_jobs, run_jobs
 from har_pipeline.training.options import TrainConfig
 
 CLASSES = ("jump", "run", "wave")
@@ -207,17 +208,25 @@ def test_what_cannot_be_encoded(task: Task) -> None:
 
 
 def test_training_on_another_split_is_refused(task: Task) -> None:
-    name = task.encode(dataclasses.replace(OPTIONS, components=7)).feature_set
+    name = task.encode(dataclasses.replace(OPTIONS, components=7, sample=99)).feature_set
     records, streams = manifest(task.labels), FeatureStreams(task.store, [name])
     load_training_data(streams, records, [dataclasses.replace(task.split, train=task.split.train[::-1])])
     other = dataclasses.replace(split_at(list(task.labels), 5), protocol="column", index=1)
     way_out = (
-        f"har features encode STORE --features {task.source} --encoding fisher --gaussians 4 --components 7 "
+        f"har features encode STORE --features {task.source} --encoding fisher --gaussians 4 --components 7 --sample 99 "
         "--manifest MANIFEST --protocol column --split 1"
     )
     message = rf"training videos of holdout split 0 .* column split 1 trains on 15 others .*its Gaussians .*{way_out}"
     with pytest.raises(FeatureMismatchError, match=message):
         load_training_data(streams, records, [other])
+
+
+def test_videos_without_a_row_lead_to_the_command_that_makes_it(task: Task) -> None:
+    name = task.encode().feature_set
+    task.store.delete(name, "run-7")
+    message = r"no features of 1 video \(run-7\) of the 24 wanted. Run `har features encode` on the store, after `har extract` if "
+    with pytest.raises(RunError, match=message):
+        load_training_data(FeatureStreams(task.store, [name]), manifest(task.labels), [task.split])
 
 
 def test_a_run_keeps_the_encoder(task: Task, tmp_path: Path) -> None:
@@ -236,6 +245,37 @@ def test_a_run_keeps_the_encoder(task: Task, tmp_path: Path) -> None:
     (tmp_path / "run/encoding.safetensors").write_bytes(b"nothing")
     with pytest.raises(RunError, match=r"encoding.safetensors: damaged, or changed after the training"):
         run.fit()
+
+
+def test_encoded_features_are_not_scaled_unless_asked(task: Task, tmp_path: Path) -> None:
+    """Nor does the same command find that a finished run differs from what it asks for."""
+    name, records = task.encode().feature_set, manifest(task.labels)
+    config = TrainConfig(head="svm", device="cpu")
+    assert config.scales_features
+    found = {}
+    for way, asked in (("default", None), ("scaled", True)):
+        own, jobs = dataclasses.replace(config, standardise=asked), plan_jobs([task.split], tmp_path / way)
+        run_jobs(task.store, [name], records, jobs, own)
+        found[way] = read_run(tmp_path / way).info["options"]["standardise"]
+        (again,) = run_jobs(task.store, [name], records, jobs, own)
+        assert again.kept
+    assert found == {"default": False, "scaled": True}
+    run_jobs(task.store, [task.source], records, plan_jobs([task.split], tmp_path / "points"), config)
+    assert read_run(tmp_path / "points").info["options"]["standardise"] is True
+
+
+def test_a_run_notes_classes_that_no_fold_holds_out(task: Task, tmp_path: Path) -> None:
+    """All videos of a class in the same group: a fold without them trains on none of it."""
+    name = task.encode().feature_set
+    records = [
+        dataclasses.replace(record, group="one" if record.label == "wave" else None) for record in manifest(task.labels)
+    ]
+    split = dataclasses.replace(task.split, protocol="unknown")
+    summary = train_split(task.store, name, records, split, TrainConfig(head="svm", device="cpu"), tmp_path / "run")
+    assert [note for note in summary.notes if "svm" in note] == [
+        "the svm's probabilities of wave are calibrated by the other classes alone: training videos of a single subject, "
+        "group or file cannot be held out"
+    ]
 
 
 def test_folds_with_encodings_of_their_own_are_one_job(task: Task, tmp_path: Path) -> None:
