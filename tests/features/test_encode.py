@@ -5,12 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from feature_sets import manifest, split_of
+from feature_sets import feature_store, manifest, split_of
+from paths import python_path
 from train_split import train_split
 
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, RunError, StoreError
@@ -186,6 +191,46 @@ def test_an_interrupted_job_goes_on_with_its_fit(task: Task, tmp_path: Path, mon
     assert bits(task.store, name) == bits(whole, name)
 
 
+KILLED = """
+import sys
+from feature_sets import split_of
+from har_pipeline.features.encode import encode_features
+from har_pipeline.features.options import EncodeOptions
+from har_pipeline.features.store import FeatureStore
+
+store = FeatureStore(sys.argv[1])
+(source,) = store.feature_sets()
+ids = store.video_ids(source)
+encode_features(store, source, split_of(ids[:100], ids[100:]), EncodeOptions(gaussians=3))
+"""
+
+
+@pytest.mark.exhaustive
+def test_a_killed_process_leaves_whole_videos_only(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    features = {f"v-{number:03d}": rng.standard_normal((9, 20)).astype(np.float32) for number in range(200)}
+    stores, split = [], split_of(list(features)[:100], list(features)[100:])
+    for name in ("killed", "whole"):
+        store, source = feature_store(tmp_path / f"{name}.zarr", features)
+        stores.append(store)
+    killed, whole = stores
+    expected = encode_features(whole, source, split, EncodeOptions(gaussians=3)).feature_set
+    environment = {**python_path(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    made = killed.path / expected
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(killed.path)], env=environment) as process:
+        while process.poll() is None and len(list(made.glob("v-*"))) < 20:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    summary = encode_features(killed, source, split, EncodeOptions(gaussians=3))
+    assert (summary.feature_set, summary.fitted) == (expected, False)
+    assert 20 <= summary.already < 200
+    assert summary.already + summary.done == 200
+    assert [damage for damage in killed.verify(expected) if damage] == []
+    for video_id in features:  # the fit of another process may have had another number of threads
+        one, other = (store.read(expected, video_id).features for store in stores)
+        np.testing.assert_allclose(one, other, atol=1e-3)
+
+
 def test_what_cannot_be_encoded(task: Task) -> None:
     with pytest.raises(ExtractionError, match=r"harris3d_hof-.*fewer than the 900 Gaussians"):
         task.encode(dataclasses.replace(OPTIONS, gaussians=900))
@@ -224,7 +269,7 @@ def test_training_on_another_split_is_refused(task: Task) -> None:
 def test_videos_without_a_row_lead_to_the_command_that_makes_it(task: Task) -> None:
     name = task.encode().feature_set
     task.store.delete(name, "run-7")
-    message = r"no features of 1 video \(run-7\) of the 24 wanted. Run `har features encode` on the store, after `har extract` if "
+    message = r"no features of 1 video \(run-7\) of the 24 wanted. Run `har features encode` on the store, after `har extract`"
     with pytest.raises(RunError, match=message):
         load_training_data(FeatureStreams(task.store, [name]), manifest(task.labels), [task.split])
 

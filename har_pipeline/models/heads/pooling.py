@@ -146,18 +146,15 @@ def fit_svm(
     folds must not divide, such as the group that a video is of; None: folds divide everything. A class of a single unit has
     no held-out values and shares the number of the others; if no class has any, the number is 1.
     """
-    wide = is_wide(*features.shape)
-    rows, back = span(features) if wide else (features, lambda weights: weights)
-    fit = functools.partial(
-        fit_linear,
-        kind="svm",
-        c=c,
-        max_iterations=max_iterations,
-        balanced=balanced,
-        seed=seed,
-        dual=True if wide else None,
-    )
-    weights, biases, converged = fit(rows, labels, num_classes=num_classes)
+    fit = functools.partial(fit_linear, kind="svm", c=c, max_iterations=max_iterations, balanced=balanced, seed=seed)
+    # Folds need no more than the span, which is faster.
+    deep = features.shape[1] > len(features) and bool(features.any())  # zeros span nothing
+    rows, back = span(features) if deep else (features, lambda weights: weights)
+    if deep and is_wide(*features.shape):
+        weights, biases, converged = fit(rows, labels, num_classes=num_classes, dual=True)
+        weights = back(weights)
+    else:
+        weights, biases, converged = fit(features, labels, num_classes=num_classes)
     values, truth = [], []
     for train, held in _folds(labels, np.arange(len(labels)) if units is None else units, seed):
         known = np.unique(labels[train])
@@ -172,7 +169,7 @@ def fit_svm(
     true = np.concatenate([np.zeros(0, np.int64), *truth])
     told = np.bincount(true, minlength=num_classes) > 0
     scale = 1 / fit_temperature(_softmax(np.concatenate(values)), true) if len(true) else 1.0
-    return scale * back(weights), scale * biases, converged, told
+    return scale * weights, scale * biases, converged, told
 
 
 def _softmax(values: np.ndarray) -> np.ndarray:

@@ -144,6 +144,12 @@ def test_a_wide_problem_has_the_same_solution_in_the_span_of_its_videos(
     assert np.array_equal(found.argmax(axis=1), wanted.argmax(axis=1))
 
 
+def test_videos_without_any_value_are_all_alike() -> None:
+    weights, biases, _, told = fit_svm(np.zeros((9, 40), np.float32), np.arange(9) % 3, num_classes=3, **OPTIONS)
+    assert told.all()
+    np.testing.assert_allclose(softmax(np.zeros((1, 40)) @ weights.T + biases), 1 / 3, atol=0.05)
+
+
 def scores_of(probabilities: np.ndarray, truth: np.ndarray) -> Scores:
     count, classes = probabilities.shape
     return Scores(
