@@ -116,7 +116,8 @@ def sweep(
     from har_pipeline.training.sweep_table import SUMMARY, write_sweep
 
     points = plan_points(axes, TrainConfig(seed=split.seed, device=device), "", out)
-    _note_scaling([point.config for point in points])
+    specs = {point.feature_set: opened.spec(opened.resolve(point.feature_set)) for point in points}
+    _note_scaling([point.config.for_features([specs[point.feature_set]]) for point in points])
     with sweep_table(points, len(chosen) * repeats) as on_done:
         result = run_sweep(
             opened,

@@ -23,9 +23,10 @@ from har_pipeline.video.local.spec import HANDCRAFTED, layer_blocks
 WHOLE = "all"
 # Rows at a time: 8 MB of posteriors of 256 Gaussians, 128 MB of distances to 4,000 words.
 CHUNK_ROWS = 4096
-EM_STEPS, KMEANS_STEPS = 100, 100
-# Added to each variance of a Gaussian, as a share of the mean variance of the block's components: a Gaussian on a few equal
-# rows would otherwise have none.
+# A mixture is done when the mean log likelihood of a row, in nats, gains less than this in a step.
+EM_STEPS, EM_GAIN, KMEANS_STEPS = 50, 0.01, 100
+# Added to each variance of a Gaussian, as a share of the variance of that component: a Gaussian on a few equal rows would
+# otherwise have none.
 VARIANCE_FLOOR = 1e-4
 
 
@@ -237,25 +238,32 @@ def _fit_mixture(rows: np.ndarray, encoding: EncodingSpec) -> tuple[FisherBlock,
     dim = kept_components(rows.shape[1], encoding.components)
     fit = fit_exact(lambda: in_blocks([rows]), dim, len(rows), rows.shape[1])
     projection = Projection(fit.mean, fit.components.astype(np.float32).astype(np.float64), fit.explained_variance)
+    # The components divided by their deviations: a mixture does not depend on the scale of its axes, and in single precision,
+    # which takes half of the time and memory, no axis drowns in the rounding of another.
+    deviations = np.sqrt(fit.explained_variance)
+    points = (projection.apply(rows, "float64") / deviations).astype(np.float32)
     model = GaussianMixture(
         encoding.size,
         covariance_type="diag",
         init_params="k-means++",
         max_iter=EM_STEPS,
-        reg_covar=VARIANCE_FLOOR * float(fit.explained_variance.mean()),
+        tol=EM_GAIN,
+        reg_covar=VARIANCE_FLOOR,
         random_state=encoding.seed,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # told in the facts
-        model.fit(projection.apply(rows, "float64"))
+        model.fit(points)
+    weights = np.asarray(model.weights_, np.float64)
+    means = deviations * np.asarray(model.means_, np.float64)
+    variances = np.square(deviations) * np.maximum(np.asarray(model.covariances_, np.float64), VARIANCE_FLOOR)
     facts = {
         "explained": float(fit.explained_variance.sum() / fit.total_variance),
         "log_likelihood": float(model.lower_bound_),
         "steps": int(model.n_iter_),
         "converged": bool(model.converged_),
     }
-    weights, means, variances = (np.asarray(found) for found in (model.weights_, model.means_, model.covariances_))
-    return FisherBlock(projection, weights, means, variances), facts
+    return FisherBlock(projection, weights / weights.sum(), means, variances), facts
 
 
 def _fit_words(rows: np.ndarray, encoding: EncodingSpec) -> tuple[WordsBlock, dict[str, float]]:
@@ -287,6 +295,8 @@ def encoder_of(arrays: Mapping[str, np.ndarray], spec: FeatureSpec) -> Encoder:
         for name in blocks_of(spec):
             own = {key.removeprefix(f"{name}."): one for key, one in arrays.items() if key.startswith(f"{name}.")}
             if spec.encoding.encoding == "words":
+                if own["words"].ndim != 2:
+                    raise ValueError(f"words of shape {own['words'].shape}")
                 blocks[name] = WordsBlock(own["words"])
                 continue
             mean, components, explained = own["mean"], own["components"].astype(np.float64), own["explained_variance"]

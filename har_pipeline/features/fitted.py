@@ -20,7 +20,7 @@ from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, Stor
 from har_pipeline.core.records import EncodingSpec, FeatureRecord, FeatureSpec, ReductionSpec, Split
 from har_pipeline.features.derived import derive_videos, whole_video
 from har_pipeline.features.fisher import Encoder, encoder_arrays, encoder_of, points_in
-from har_pipeline.features.options import made_by
+from har_pipeline.features.options import EncodeOptions, made_by
 from har_pipeline.features.pca import Components, Projection
 from har_pipeline.features.reader import FeatureReader
 from har_pipeline.features.store import FeatureStore
@@ -120,8 +120,9 @@ def _command(fit: ReductionSpec | EncodingSpec) -> str:
     if isinstance(fit, ReductionSpec):
         return f"har features reduce STORE --features {fit.source} --dim {fit.dim}"
     size = "--gaussians" if fit.encoding == "fisher" else "--words"
-    components = f" --components {fit.components}" * (fit.components is not None)
-    return f"har features encode STORE --features {fit.source} --encoding {fit.encoding} {size} {fit.size}{components}"
+    more = f" --components {fit.components}" * (fit.components is not None)
+    more += f" --sample {fit.sample}" * (fit.sample != EncodeOptions().sample)
+    return f"har features encode STORE --features {fit.source} --encoding {fit.encoding} {size} {fit.size}{more}"
 
 
 def read_fit(store: FeatureReader, feature_set: str, spec: FeatureSpec) -> Fit | None:

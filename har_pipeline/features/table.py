@@ -324,9 +324,12 @@ def _missing_message(streams: FeatureStreams, missing: Sequence[str], wanted: in
     failures = streams.failures()
     failed = [video_id for video_id in missing if video_id in failures]
     why = f"; the reason is known for {len(failed)}, of the first: {failures[failed[0]]}" if failed else ""
-    command = made_by(streams.specs[0])
-    how = "on the manifest (with --retry-failed for those that failed)"
-    if streams.specs[0].extractor == MOTION:
+    spec = streams.specs[0]
+    command, how = made_by(spec), "on the manifest (with --retry-failed for those that failed)"
+    if spec.fit is not None:
+        source = made_by(dataclasses.replace(spec, reduction=None, encoding=None))
+        how = f"on the store, after `{source}` if the features that it reads are missing too"
+    elif spec.extractor == MOTION:
         how = "on the store, after `har frames` if their frames are missing too"
     return (
         f"{'+'.join(streams.names)}: no features of {_some(missing)} of the {wanted} wanted{why}. Run `{command}` {how}, or "

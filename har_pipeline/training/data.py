@@ -10,6 +10,8 @@ import numpy as np
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import FeatureSpec, Scores, Split, VideoRecord
+from har_pipeline.datasets.protocols import PROTOCOLS
+from har_pipeline.datasets.units import SOURCES, units
 from har_pipeline.evaluation.run_folder import features_sha256, files_sha256, labels_sha256
 from har_pipeline.features.fitted import Fit, read_fit, require_same_training_videos
 from har_pipeline.features.table import FeatureStreams, FeatureTable, load_features
@@ -32,6 +34,9 @@ class TrainingData:
     table: FeatureTable
     # Their rows in the table.
     parts: Parts
+    # (V,) int64, for each video of the table the number of its unit: videos of one subject, group or file, as far as the
+    # split's protocol keeps such apart.
+    units: np.ndarray
     # The labels of the training videos, sorted.
     classes: tuple[str, ...]
     split: Split
@@ -88,6 +93,7 @@ def load_training_data(
         return TrainingData(
             table=table,
             parts=parts,
+            units=_units(table, records, split),
             classes=labels,
             split=split,
             missing=missing,
@@ -101,6 +107,12 @@ def load_training_data(
         )
 
     return map(data_of, splits, classes)
+
+
+def _units(table: FeatureTable, records: Sequence[VideoRecord], split: Split) -> np.ndarray:
+    by_id = {record.video_id: record for record in records}
+    apart = PROTOCOLS[split.protocol].val_apart if split.protocol in PROTOCOLS else SOURCES
+    return np.array(units([by_id[video_id] for video_id in table.video_ids], apart), np.int64)
 
 
 def split_classes(records: Sequence[VideoRecord], split: Split) -> tuple[str, ...]:

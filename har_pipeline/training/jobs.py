@@ -95,6 +95,8 @@ def finished_run(
     recover_run(run.folder)
     if not (run.folder / RUN_JSON).exists():
         return None
+    if isinstance(config, TrainConfig):
+        config = config.for_features(streams.specs)
     found = read_run(run.folder)
     info = found.info
     if found.kind != (VIDEO if isinstance(config, VideoTrainConfig) else HEAD):
@@ -171,6 +173,8 @@ def run_jobs(
         device = pick_device(config.device)
         if isinstance(config, VideoTrainConfig):
             frame_shape(streams.specs[0])
+        else:
+            config = config.for_features(streams.specs)
         finished = {run: None if overwrite else finished_run(run, config, streams, records) for run in runs}
         pending = [run for run in runs if finished[run] is None]
         for run in pending:

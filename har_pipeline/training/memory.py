@@ -22,6 +22,7 @@ from har_pipeline.models.config import RESIDUAL_HEADS, SCIKIT_HEADS
 from har_pipeline.models.convlstm.networks import RawNetwork, Recurrent, build_network
 from har_pipeline.models.device import free_memory, pick_device
 from har_pipeline.models.heads import build_head
+from har_pipeline.models.heads.pooling import is_wide
 from har_pipeline.training.options import TrainConfig, VideoTrainConfig
 
 FLOAT = 4  # bytes
@@ -76,12 +77,16 @@ def head_need(config: TrainConfig, stream_dims: Sequence[int], num_classes: int,
         parameters += (shape.num_layers - few) * (parameters - fewer)
     features = min(FLOAT * videos * clips * dim, int(MEMORY_FRACTION * available_memory()))
     if config.head in SCIKIT_HEADS:
-        # The means over time, in float64, and what the solver makes of them.
+        # The means over time, in float64, and what the solver makes of them. A wide SVM: the means, and five matrices of the
+        # scalar products of all videos, in float64.
+        solver = 6 * FLOAT * videos * dim
+        if config.head == "svm":
+            solver = FLOAT * videos * dim + 40 * videos**2 if is_wide(videos, dim) else 7 * FLOAT * videos * dim
         return MemoryNeed(
             parameters=parameters,
             weights=FLOAT * parameters,
             gradients=0,
-            optimiser=6 * FLOAT * videos * dim,
+            optimiser=solver,
             activations=COPIES * FLOAT * 64 * clips * dim,
             features=features,
         )
@@ -173,7 +178,8 @@ def planned_need(
     videos = sum(map(len, (split.train, split.val, split.test)))
     if isinstance(config, VideoTrainConfig):
         return network_need(config, frame_shape(specs[0]), classes, videos, 1)
-    return head_need(config, [spec.feature_dim for spec in specs], classes, videos, specs[0].clips.num_clips or 1)
+    clips = 1 if specs[0].encoding else specs[0].clips.num_clips or 1
+    return head_need(config, [spec.feature_dim for spec in specs], classes, videos, clips)
 
 
 def require_memory(
@@ -203,6 +209,8 @@ def _ways_out(config: TrainConfig | VideoTrainConfig, workers: int) -> str:
     if isinstance(config, VideoTrainConfig):
         return ", or ".join([*ways, "a smaller --batch-size or --width", "smaller frames (har frames --size)"])
     ways.append("reduce the features (`har features reduce`)")
+    if config.head in SCIKIT_HEADS:
+        ways.append("encode them with fewer --gaussians or --words")
     if config.reads("input_projection"):
         ways.append("--input-projection")
     smaller = [f"--{name.replace('_', '-')}" for name in ("units", "batch_size", "num_layers") if config.reads(name)]

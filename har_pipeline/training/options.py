@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from har_pipeline.core.options import check_options, device_option, option, seed_option
+from har_pipeline.core.records import FeatureSpec
 from har_pipeline.models.config import (
     RECURRENT_HEADS,
     RESIDUAL_HEADS,
@@ -50,8 +52,8 @@ class TrainConfig:
         "lstm",
         "lstm, gru, bilstm; attention: weighted mean of an LSTM's states; res_lstm: residual stack as wide as its input "
         "(Lakhal 2018), stacked_lstm: the same without skips; mean_pool (= linear): mean over time + logistic regression; "
-        "svm, ridge: mean over time + linear SVM, or least squares; their probabilities are a softmax of the decision values, "
-        "not calibrated; vote: a dense layer on each clip.",
+        "svm: mean over time + linear SVM, probabilities calibrated on held-out training videos; ridge: mean over time + least "
+        "squares, probabilities a softmax of the decision values, not calibrated; vote: a dense layer on each clip.",
         panel="Head",
     )
     # Orozco's n_u, best at 360 (KTH), 320 (UCF-11), 400 (HMDB-51).
@@ -92,7 +94,8 @@ class TrainConfig:
     standardise: bool | None = option(
         None,
         "Shift and scale each feature by its mean and deviation over the training clips; of streams joined by --mid-fusion "
-        f"input, their sum or product. Default: scaled for {', '.join(SCALED_HEADS)} only.",
+        f"input, their sum or product. Default: scaled for {', '.join(SCALED_HEADS)} only, and no encoded features, whose "
+        "length is 1.",
         panel="Head",
     )
     epochs: int = option(50, "Training epochs.", min=1, panel="Training")
@@ -198,6 +201,12 @@ class TrainConfig:
                 "standardise would scale each stream before the product of their states: mid_fusion=hidden with "
                 "fusion_op=product takes features as they are"
             )
+
+    def for_features(self, specs: Sequence[FeatureSpec]) -> TrainConfig:
+        """Return the options with what their defaults are for features of these specs: encoded ones are not scaled."""
+        if self.standardise is None and any(spec.encoding is not None for spec in specs):
+            return dataclasses.replace(self, standardise=False)
+        return self
 
     @property
     def scales_features(self) -> bool:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from feature_sets import manifest, split_of
+from feature_sets import feature_store, manifest, split_of
+from paths import python_path
 from train_split import train_split
 
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, RunError, StoreError
@@ -29,6 +34,7 @@ from har_pipeline.features.table import FeatureStreams
 from har_pipeline.inference.load import load_run
 from har_pipeline.inference.predict import predict_scores
 from har_pipeline.training.data import load_training_data
+from har_pipeline.training.jobs import plan_jobs, run_jobs
 from har_pipeline.training.options import TrainConfig
 
 CLASSES = ("jump", "run", "wave")
@@ -185,6 +191,46 @@ def test_an_interrupted_job_goes_on_with_its_fit(task: Task, tmp_path: Path, mon
     assert bits(task.store, name) == bits(whole, name)
 
 
+KILLED = """
+import sys
+from feature_sets import split_of
+from har_pipeline.features.encode import encode_features
+from har_pipeline.features.options import EncodeOptions
+from har_pipeline.features.store import FeatureStore
+
+store = FeatureStore(sys.argv[1])
+(source,) = store.feature_sets()
+ids = store.video_ids(source)
+encode_features(store, source, split_of(ids[:100], ids[100:]), EncodeOptions(gaussians=3))
+"""
+
+
+@pytest.mark.exhaustive
+def test_a_killed_process_leaves_whole_videos_only(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    features = {f"v-{number:03d}": rng.standard_normal((9, 20)).astype(np.float32) for number in range(200)}
+    stores, split = [], split_of(list(features)[:100], list(features)[100:])
+    for name in ("killed", "whole"):
+        store, source = feature_store(tmp_path / f"{name}.zarr", features)
+        stores.append(store)
+    killed, whole = stores
+    expected = encode_features(whole, source, split, EncodeOptions(gaussians=3)).feature_set
+    environment = {**python_path(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    made = killed.path / expected
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(killed.path)], env=environment) as process:
+        while process.poll() is None and len(list(made.glob("v-*"))) < 20:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    summary = encode_features(killed, source, split, EncodeOptions(gaussians=3))
+    assert (summary.feature_set, summary.fitted) == (expected, False)
+    assert 20 <= summary.already < 200
+    assert summary.already + summary.done == 200
+    assert [damage for damage in killed.verify(expected) if damage] == []
+    for video_id in features:  # the fit of another process may have had another number of threads
+        one, other = (store.read(expected, video_id).features for store in stores)
+        np.testing.assert_allclose(one, other, atol=1e-3)
+
+
 def test_what_cannot_be_encoded(task: Task) -> None:
     with pytest.raises(ExtractionError, match=r"harris3d_hof-.*fewer than the 900 Gaussians"):
         task.encode(dataclasses.replace(OPTIONS, gaussians=900))
@@ -207,17 +253,25 @@ def test_what_cannot_be_encoded(task: Task) -> None:
 
 
 def test_training_on_another_split_is_refused(task: Task) -> None:
-    name = task.encode(dataclasses.replace(OPTIONS, components=7)).feature_set
+    name = task.encode(dataclasses.replace(OPTIONS, components=7, sample=99)).feature_set
     records, streams = manifest(task.labels), FeatureStreams(task.store, [name])
     load_training_data(streams, records, [dataclasses.replace(task.split, train=task.split.train[::-1])])
     other = dataclasses.replace(split_at(list(task.labels), 5), protocol="column", index=1)
     way_out = (
-        f"har features encode STORE --features {task.source} --encoding fisher --gaussians 4 --components 7 "
+        f"har features encode STORE --features {task.source} --encoding fisher --gaussians 4 --components 7 --sample 99 "
         "--manifest MANIFEST --protocol column --split 1"
     )
     message = rf"training videos of holdout split 0 .* column split 1 trains on 15 others .*its Gaussians .*{way_out}"
     with pytest.raises(FeatureMismatchError, match=message):
         load_training_data(streams, records, [other])
+
+
+def test_videos_without_a_row_lead_to_the_command_that_makes_it(task: Task) -> None:
+    name = task.encode().feature_set
+    task.store.delete(name, "run-7")
+    message = r"no features of 1 video \(run-7\) of the 24 wanted. Run `har features encode` on the store, after `har extract`"
+    with pytest.raises(RunError, match=message):
+        load_training_data(FeatureStreams(task.store, [name]), manifest(task.labels), [task.split])
 
 
 def test_a_run_keeps_the_encoder(task: Task, tmp_path: Path) -> None:
@@ -236,6 +290,37 @@ def test_a_run_keeps_the_encoder(task: Task, tmp_path: Path) -> None:
     (tmp_path / "run/encoding.safetensors").write_bytes(b"nothing")
     with pytest.raises(RunError, match=r"encoding.safetensors: damaged, or changed after the training"):
         run.fit()
+
+
+def test_encoded_features_are_not_scaled_unless_asked(task: Task, tmp_path: Path) -> None:
+    """Nor does the same command find that a finished run differs from what it asks for."""
+    name, records = task.encode().feature_set, manifest(task.labels)
+    config = TrainConfig(head="svm", device="cpu")
+    assert config.scales_features
+    found = {}
+    for way, asked in (("default", None), ("scaled", True)):
+        own, jobs = dataclasses.replace(config, standardise=asked), plan_jobs([task.split], tmp_path / way)
+        run_jobs(task.store, [name], records, jobs, own)
+        found[way] = read_run(tmp_path / way).info["options"]["standardise"]
+        (again,) = run_jobs(task.store, [name], records, jobs, own)
+        assert again.kept
+    assert found == {"default": False, "scaled": True}
+    run_jobs(task.store, [task.source], records, plan_jobs([task.split], tmp_path / "points"), config)
+    assert read_run(tmp_path / "points").info["options"]["standardise"] is True
+
+
+def test_a_run_notes_classes_that_no_fold_holds_out(task: Task, tmp_path: Path) -> None:
+    """All videos of a class in the same group: a fold without them trains on none of it."""
+    name = task.encode().feature_set
+    records = [
+        dataclasses.replace(record, group="one" if record.label == "wave" else None) for record in manifest(task.labels)
+    ]
+    split = dataclasses.replace(task.split, protocol="unknown")
+    summary = train_split(task.store, name, records, split, TrainConfig(head="svm", device="cpu"), tmp_path / "run")
+    assert [note for note in summary.notes if "svm" in note] == [
+        "the svm's probabilities of wave are calibrated by the other classes alone: training videos of a single subject, "
+        "group or file cannot be held out"
+    ]
 
 
 def test_folds_with_encodings_of_their_own_are_one_job(task: Task, tmp_path: Path) -> None:

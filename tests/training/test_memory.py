@@ -126,6 +126,14 @@ def test_the_paper_s_stack_on_25088_values_is_refused_with_its_numbers(tmp_path:
     assert not (tmp_path / "sweep").exists()
 
 
+def test_an_svm_on_fisher_vectors_of_10_000_videos_takes_no_copies_of_them() -> None:
+    """The means, a few matrices of 10,000 x 10,000; not 16 bytes more for each of their values."""
+    dim, videos = 109_056, 10_000
+    need = head_need(TrainConfig(head="svm"), [dim], 101, videos=videos, clips=1)
+    assert need.optimiser == 4 * videos * dim + 40 * videos**2
+    assert head_need(TrainConfig(head="svm"), [dim], 101, videos=60, clips=1).optimiser == 7 * 4 * 60 * dim
+
+
 def test_what_fits_is_let_through_and_a_gpu_has_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     config = TrainConfig(device="cpu")
     need = head_need(config, [4096], 10, videos=1000, clips=40)

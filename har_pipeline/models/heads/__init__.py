@@ -11,10 +11,10 @@ from har_pipeline.models.config import RESIDUAL_HEADS, HeadConfig
 from har_pipeline.models.heads.classifier import SequenceClassifier
 from har_pipeline.models.heads.encoder import Encoder
 from har_pipeline.models.heads.fusion import HiddenFusion
-from har_pipeline.models.heads.pooling import MeanPool, PerClip, fit_linear
+from har_pipeline.models.heads.pooling import MeanPool, PerClip, fit_linear, fit_svm
 from har_pipeline.models.heads.recurrent import AttentionEncoder, ProjectedEncoder, RecurrentEncoder, StackedEncoder
 
-__all__ = ["HeadConfig", "SequenceClassifier", "build_head", "fit_linear"]
+__all__ = ["HeadConfig", "SequenceClassifier", "build_head", "fit_linear", "fit_svm"]
 
 
 def build_head(config: HeadConfig, stream_dims: int | Sequence[int], num_classes: int) -> SequenceClassifier:

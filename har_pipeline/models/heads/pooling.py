@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import nn
 
+from har_pipeline.evaluation.fusion import fit_temperature
 from har_pipeline.models.config import LinearKind
 from har_pipeline.models.heads.encoder import Encoder
+
+# An SVM on more values than these, and wider than it has videos, is solved in the span of the videos: the solver would copy
+# them all, at 16 bytes a value.
+WIDE = 2**26
+SPAN_COLUMNS = 4096
+# Of the training videos, for the decision values that the calibration reads.
+FOLDS = 5
 
 
 def valid_clips(features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -73,13 +83,15 @@ def fit_linear(
     max_iterations: int,
     balanced: bool = False,
     seed: int = 0,
+    dual: bool | None = None,
 ) -> tuple[np.ndarray, np.ndarray, bool]:
     """Fit a linear classifier of scikit-learn; returns weights (K, D), biases (K,), whether it converged.
 
     features: (V, D); labels: (V,) class numbers, each of the K >= 2 classes at least once. The softmax of
     `features @ weights.T + biases` is the logistic regression's probability, for two classes too. The linear SVM and the
     ridge classifier (least squares on targets -1 and 1) have no probabilities: the softmax of their decision values orders
-    the classes as they do, but is not calibrated. c: inverse strength of the L2 penalty; ridge: alpha = 1 / (2 c).
+    the classes as they do, but is not calibrated; `fit_svm` calibrates. c: inverse strength of the L2 penalty; ridge: alpha =
+    1 / (2 c). dual: which of its two problems the SVM solves; None: the smaller one.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression, RidgeClassifier
@@ -88,7 +100,8 @@ def fit_linear(
     weighting = "balanced" if balanced else None
     model: LinearSVC | LogisticRegression | RidgeClassifier
     if kind == "svm":
-        model = LinearSVC(C=c, max_iter=max_iterations, class_weight=weighting, random_state=seed)
+        way = "auto" if dual is None else dual
+        model = LinearSVC(C=c, max_iter=max_iterations, class_weight=weighting, random_state=seed, dual=way)
     elif kind == "ridge":
         # In closed form. In float32 the solver would find a small penalty's matrix singular.
         model = RidgeClassifier(alpha=1 / (2 * c), class_weight=weighting)
@@ -97,6 +110,8 @@ def fit_linear(
         model = LogisticRegression(C=c, max_iter=max_iterations, class_weight=weighting)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
+        # Folds of classes with one or two videos are no regression problem.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         model.fit(features, labels)
     converged = not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
     # Of two classes a ridge classifier may keep a vector.
@@ -105,3 +120,100 @@ def fit_linear(
         # scikit-learn keeps one row, whose sigmoid is the second class: the softmax of (0, z) is that sigmoid.
         weights, biases = np.concatenate([np.zeros_like(weights), weights]), np.array([0.0, biases[0]])
     return weights, biases, converged
+
+
+def is_wide(videos: int, dim: int) -> bool:
+    """Return whether `fit_svm` solves a problem of this size in the span of its videos."""
+    return videos * dim > WIDE and dim > videos
+
+
+def fit_svm(
+    features: np.ndarray,
+    labels: np.ndarray,
+    units: np.ndarray | None = None,
+    *,
+    num_classes: int,
+    c: float,
+    max_iterations: int,
+    balanced: bool = False,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray, bool, np.ndarray]:
+    """Fit a linear SVM whose softmax is calibrated; returns weights (K, D), biases (K,), whether it converged, and of which
+    of the K classes decision values were held out.
+
+    The decision values of `fit_linear` times one number, so that the order of classes stays: that of the highest likelihood
+    for the training videos' held-out decision values, of SVMs on five stratified folds of them. units: (V,) numbers of what
+    folds must not divide, such as the group that a video is of; None: folds divide everything. A class of a single unit has
+    no held-out values and shares the number of the others; if no class has any, the number is 1.
+    """
+    fit = functools.partial(fit_linear, kind="svm", c=c, max_iterations=max_iterations, balanced=balanced, seed=seed)
+    # Folds need no more than the span, which is faster.
+    deep = features.shape[1] > len(features) and bool(features.any())  # zeros span nothing
+    rows, back = span(features) if deep else (features, lambda weights: weights)
+    if deep and is_wide(*features.shape):
+        weights, biases, converged = fit(rows, labels, num_classes=num_classes, dual=True)
+        weights = back(weights)
+    else:
+        weights, biases, converged = fit(features, labels, num_classes=num_classes)
+    values, truth = [], []
+    for train, held in _folds(labels, np.arange(len(labels)) if units is None else units, seed):
+        known = np.unique(labels[train])
+        if len(known) < min(3, num_classes):
+            continue  # two of several classes would have one decision value instead of two
+        own, offsets, _ = fit(rows[train], np.searchsorted(known, labels[train]), num_classes=len(known))
+        held = held[np.isin(labels[held], known)]
+        decisions = np.full((len(held), num_classes), -1.0)  # what an SVM says of a class that it has never seen
+        decisions[:, known] = rows[held] @ own.T + offsets
+        values.append(decisions)
+        truth.append(labels[held])
+    true = np.concatenate([np.zeros(0, np.int64), *truth])
+    told = np.bincount(true, minlength=num_classes) > 0
+    scale = 1 / fit_temperature(_softmax(np.concatenate(values)), true) if len(true) else 1.0
+    return scale * weights, scale * biases, converged, told
+
+
+def _softmax(values: np.ndarray) -> np.ndarray:
+    shifted = np.exp(values - values.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def _folds(labels: np.ndarray, units: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the positions that each of up to five folds trains on and holds out; no unit is on both sides."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    number = np.unique(units, return_inverse=True)[1]
+    count = min(FOLDS, int(np.bincount(labels).max()), int(number.max()) + 1)
+    if count < 2:
+        return
+    divided = len(np.unique(number)) == len(labels)
+    folds = (StratifiedKFold if divided else StratifiedGroupKFold)(count, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a class with fewer videos than folds
+        found = list(folds.split(labels, labels, number))
+    yield from found
+
+
+def span(features: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """Return (V, r) float64 with the scalar products of (V, D) rows, and what turns weights (K, r) for it into (K, D).
+
+    A linear classifier with an L2 penalty has its weights in the span of the rows, so that both have one solution. Memory: a
+    few (V, V) matrices instead of copies of the rows. From the Gram matrix by Cholesky's method with pivots.
+    """
+    from scipy.linalg import get_blas_funcs, get_lapack_funcs, solve_triangular
+
+    syrk, pstrf = get_blas_funcs("syrk", dtype=np.float64), get_lapack_funcs("pstrf", dtype=np.float64)
+    columns = [slice(first, first + SPAN_COLUMNS) for first in range(0, features.shape[1], SPAN_COLUMNS)]
+    gram = np.zeros((len(features), len(features)), order="F")
+    for part in columns:
+        gram = syrk(1.0, np.asfortranarray(features[:, part], np.float64), beta=1.0, c=gram, lower=1, overwrite_c=1)
+    factor, order, rank, _ = pstrf(gram, lower=1, overwrite_a=1)
+    pivots, lower = order - 1, np.tril(factor)[:, :rank]
+    rows = np.empty_like(lower, order="C")
+    rows[pivots] = lower
+
+    def back(weights: np.ndarray) -> np.ndarray:
+        shares = solve_triangular(lower[:rank], weights.T, trans="T", lower=True).T
+        chosen = pivots[:rank]
+        return np.concatenate([shares @ features[chosen, part].astype(np.float64) for part in columns], axis=1)
+
+    return rows, back

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from har_pipeline.core.errors import RunError
+from har_pipeline.core.errors import RunError, first_few
 from har_pipeline.features.table import FeatureTable, feature_statistics, take_steps
 from har_pipeline.models.config import SCIKIT_HEADS
 from har_pipeline.models.device import pick_device
-from har_pipeline.models.heads import SequenceClassifier, build_head, fit_linear
+from har_pipeline.models.heads import SequenceClassifier, build_head, fit_linear, fit_svm
 from har_pipeline.training.batches import FeatureBatches, class_probabilities
 from har_pipeline.training.data import Parts
 from har_pipeline.training.history import Epoch, OnEpoch, loss_and_accuracy
@@ -47,11 +47,14 @@ def fit_head(
     config: TrainConfig,
     *,
     stream_dims: Sequence[int] | None = None,
+    classes: Sequence[str] = (),
+    units: np.ndarray | None = None,
     on_epoch: OnEpoch = lambda epoch: None,
 ) -> Fitted:
     """Train a new head on the training rows of a table; the validation rows decide when to stop, test rows are not read.
 
-    stream_dims: with mid fusion the feature_dim of each stream. torch's global random state is restored.
+    stream_dims: with mid fusion the feature_dim of each stream. classes: their names, for notes. units: see
+    `TrainingData`; None: each video is one. torch's global random state is restored.
     Raises: RunError if the device is absent, the streams cannot be joined, or the loss becomes NaN.
     """
     device, whole = pick_device(config.device), table
@@ -65,7 +68,7 @@ def fit_head(
         head.to(device)
         data = FeatureBatches(table, device)
         if config.head in SCIKIT_HEADS:
-            return Fitted(head, data, *_fit_scikit(head, data, table.labels, parts, config, on_epoch))
+            return Fitted(head, data, *_fit_scikit(head, data, table.labels, parts, config, on_epoch, classes, units))
         # The steps of a sub-video are taken when it is drawn.
         seen = FeatureBatches(whole, device) if config.temporal_crop else data
         return Fitted(head, data, *_fit_by_gradient(head, seen, data, table.labels, parts, config, on_epoch))
@@ -223,23 +226,44 @@ def _fit_scikit(
     parts: Parts,
     config: TrainConfig,
     on_epoch: OnEpoch,
+    classes: Sequence[str],
+    units: np.ndarray | None,
 ) -> tuple[list[Epoch], int, list[str]]:
     """Put scikit-learn's solution into the dense layer of a head on the mean over time; the history has one row."""
     start = time.perf_counter()
     head.eval()
+    pooled = np.empty((len(parts.train), head.classifier.in_features), np.float32)
     with torch.inference_mode():
-        batches = data.batches(EVAL_BATCH_SIZE, rows=parts.train)
-        pooled = np.concatenate([head.encode(batch.features, batch.lengths).cpu().numpy() for batch in batches])
-    weights, biases, converged = fit_linear(
-        pooled,
-        labels[parts.train],
-        num_classes=head.classifier.out_features,
-        kind=config.head if config.head in ("svm", "ridge") else "logistic",
-        c=config.logistic_c,
-        max_iterations=config.max_iterations,
-        balanced=config.class_weights == "balanced",
-        seed=config.seed,
-    )
+        done = 0
+        for batch in data.batches(EVAL_BATCH_SIZE, rows=parts.train):
+            encoded = head.encode(batch.features, batch.lengths).cpu().numpy()
+            pooled[done : done + len(encoded)] = encoded
+            done += len(encoded)
+    own, count, balanced = labels[parts.train], head.classifier.out_features, config.class_weights == "balanced"
+    notes = []
+    if config.head == "svm":
+        weights, biases, converged, told = fit_svm(
+            pooled,
+            own,
+            None if units is None else units[parts.train],
+            num_classes=count,
+            c=config.logistic_c,
+            max_iterations=config.max_iterations,
+            balanced=balanced,
+            seed=config.seed,
+        )
+        notes += _uncalibrated(told, classes)
+    else:
+        weights, biases, converged = fit_linear(
+            pooled,
+            own,
+            num_classes=count,
+            kind="ridge" if config.head == "ridge" else "logistic",
+            c=config.logistic_c,
+            max_iterations=config.max_iterations,
+            balanced=balanced,
+            seed=config.seed,
+        )
     with torch.no_grad():
         head.classifier.weight.copy_(torch.from_numpy(weights))
         head.classifier.bias.copy_(torch.from_numpy(biases))
@@ -248,8 +272,19 @@ def _fit_scikit(
     seconds = round(time.perf_counter() - start, 3)
     epoch = Epoch(1, 0.0, train_loss, train_accuracy, val_loss, val_accuracy, seconds)
     on_epoch(epoch)
-    notes = [] if converged else [f"{config.head} did not converge in {config.max_iterations} iterations"]
+    notes += [] if converged else [f"{config.head} did not converge in {config.max_iterations} iterations"]
     return [epoch], 1, notes
+
+
+def _uncalibrated(told: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """Return a note if decision values of a class could not be held out, see `fit_svm`."""
+    if told.all():
+        return []
+    why = "training videos of a single subject, group or file cannot be held out"
+    if not told.any():
+        return [f"the svm's probabilities are not calibrated: {why}"]
+    names = [classes[k] if classes else f"number {k}" for k in np.flatnonzero(~told).tolist()]
+    return [f"the svm's probabilities of {first_few(names)} are calibrated by the other classes alone: {why}"]
 
 
 def probabilities_of(head: SequenceClassifier, data: FeatureBatches, rows: np.ndarray) -> np.ndarray:

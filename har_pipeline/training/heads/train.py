@@ -38,12 +38,22 @@ def train_head(
     device is absent, or the loss becomes NaN.
     """
     start = time.perf_counter()
+    config = config.for_features(data.specs)
     check_validation(data.split, config)
     _check_memory(data, config)
     with new_run_folder(run_dir, overwrite=overwrite) as folder:
         with epoch_writer(folder / TENSORBOARD if tensorboard else None, on_epoch) as report:
             dims, train = [spec.feature_dim for spec in data.specs], data.parts.train
-            fitted = fit_head(data.table, data.parts, len(data.classes), config, stream_dims=dims, on_epoch=report)
+            fitted = fit_head(
+                data.table,
+                data.parts,
+                len(data.classes),
+                config,
+                stream_dims=dims,
+                classes=data.classes,
+                units=data.units,
+                on_epoch=report,
+            )
         score = functools.partial(probabilities_of, fitted.head, fitted.data)
         scores = held_out_scores(data, config.seed, score)
         trained = Trained(
