@@ -83,6 +83,11 @@ INPUTS = (
             "early48.zarr": "early48.zarr",
         },
     ),
+    Inputs(
+        ("baccouche2011_embedded",),
+        ("har synth people --subjects 10",),
+        {"manifest.csv": "people/manifest.csv"},
+    ),
     # The run of the stateful network that utd_mhad.json keeps.
     Inputs(("live",), (), {"convlstm-stateful": "out/utd_mhad/convlstm-stateful"}),
     Inputs(
