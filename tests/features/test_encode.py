@@ -269,7 +269,10 @@ def test_training_on_another_split_is_refused(task: Task) -> None:
 def test_videos_without_a_row_lead_to_the_command_that_makes_it(task: Task) -> None:
     name = task.encode().feature_set
     task.store.delete(name, "run-7")
-    message = r"no features of 1 video \(run-7\) of the 24 wanted. Run `har features encode` on the store, after `har extract --extractor harris3d_hof --layer hof`"
+    message = (
+        r"no features of 1 video \(run-7\) of the 24 wanted. Run `har features encode` on the store, after `har extract "
+        "--extractor harris3d_hof --layer hof`"
+    )
     with pytest.raises(RunError, match=message):
         load_training_data(FeatureStreams(task.store, [name]), manifest(task.labels), [task.split])
 
