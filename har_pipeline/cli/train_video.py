@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from har_pipeline.training.networks.distributed import World
 
 SPLIT = SplitChoice(protocol="xsub", val_fraction=0.1)
+BY_MODEL = {
+    "protocol": "Split protocol; `har splits show --help` lists them. Default: xsub; holdout for convnet3d.",
+    "val_fraction": "Share of the training videos to validate on. Default: 0.1; 0 for convnet3d.",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,12 +101,21 @@ class FrameSource:
         return open_frames(path, stream, self.features, windows=windows)
 
 
-def _splits(ctx: typer.Context, manifest: Path, records: list[VideoRecord], split: SplitChoice) -> list[Split]:
+def _splits(
+    ctx: typer.Context, manifest: Path, records: list[VideoRecord], split: SplitChoice, model: NetworkName
+) -> list[Split]:
     """Return the chosen splits; an error about the default protocol says that it is the default."""
+    if model == "convnet3d":
+        # Its features are for a head: the splits are those of `har train`.
+        split = dataclasses.replace(
+            split,
+            protocol=split.protocol if given_options(ctx, ["protocol"]) else "holdout",
+            val_fraction=split.val_fraction if given_options(ctx, ["val_fraction"]) else 0.0,
+        )
     try:
         return chosen_splits(ctx, manifest, records, split)
     except (ManifestError, SplitError) as error:
-        if split.split_file is not None or given_options(ctx, ["protocol"]):
+        if split.split_file is not None or split.protocol != SPLIT.protocol or given_options(ctx, ["protocol"]):
             raise
         raise type(error)(
             f"{error} (the default protocol here is {split.protocol}, of NTU RGB+D: name another, such as --protocol holdout)"
@@ -115,7 +128,7 @@ def train_video(
     ctx: typer.Context,
     manifest: options.Manifest,
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to write.")] = Path("run"),
-    split: SplitChoice = SPLIT,
+    split: Annotated[SplitChoice, Shown(help=BY_MODEL)] = SPLIT,
     repeats: options.Repeats = 1,
     config: VideoTrainConfig,
     frames: FrameSource,
@@ -135,7 +148,7 @@ def train_video(
 
     options.check_folder(out)
     records = read_manifest(manifest, root=root, check_files=False)
-    chosen = _splits(ctx, manifest, records, split)
+    chosen = _splits(ctx, manifest, records, split, config.model)
     path = frames.path(out, config.model)
 
     from har_pipeline.training.jobs import plan_jobs, run_jobs
@@ -176,7 +189,7 @@ def lr_range(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for lr_range.png, .csv and .json.")] = Path(
         "lr_range"
     ),
-    split: Annotated[SplitChoice, Shown(help={"split": "Split number."})] = SPLIT,
+    split: Annotated[SplitChoice, Shown(help={"split": "Split number.", **BY_MODEL})] = SPLIT,
     config: Annotated[
         VideoTrainConfig,
         Shown(without=("schedule", "epochs", "learning_rate", "cycle_epochs", "patience", "stop_after")),
@@ -199,7 +212,7 @@ def lr_range(
         raise typer.BadParameter("--lowest must be above 0 and below --highest")
     options.check_folder(out)
     records = read_manifest(manifest, root=root, check_files=False)
-    chosen = _splits(ctx, manifest, records, split)
+    chosen = _splits(ctx, manifest, records, split, config.model)
     path = frames.path(out, config.model)
 
     from har_pipeline.features.frames import frame_shape

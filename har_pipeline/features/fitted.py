@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,8 +89,9 @@ def require_same_training_videos(feature_set: str, spec: FeatureSpec, split: Spl
             f"{feature_set} was made by a net that was trained on the training videos of {mine} (ids "
             f"{trained.train_ids_sha256[:10]}), but {theirs} trains on {len(split.train)} others (ids "
             f"{train_ids_sha256(split)[:10]}), so the net may know test videos. Train a net for this split: `har "
-            f"train-video MANIFEST --model {spec.extractor} --protocol {split.protocol} --split {split.index}`, with the "
-            "--val-fraction and --seed of `har train`, and extract with its --weights"
+            f"train-video MANIFEST --model {spec.extractor} --protocol {split.protocol} --split {split.index}"
+            f"{'' if split.val else ' --val-fraction 0'}`, with the --val-fraction and --seed of `har train`, and extract with "
+            "its --weights"
         )
     fit = spec.fit
     if fit is None or fit.train_ids_sha256 == train_ids_sha256(split):
@@ -219,7 +220,22 @@ class TrainingVideos:
             "num_train": len(self.ids),
             "missing": list(self.missing),
             "num_rows": num_rows,
+            "features_sha256": features_sha256(self.store, self.source, self.ids),
         }
+
+
+def features_sha256(store: FeatureStore, source: str, ids: Sequence[str]) -> str:
+    """Return the sha256 (hex) of the checksums of videos' features in a set: of what a fit was made on."""
+    checksums = store.checksums(source)
+    return hashlib.sha256("\n".join(f"{one} {checksums.get(one, '')}" for one in sorted(ids)).encode()).hexdigest()
+
+
+def _of_other_features(store: FeatureStore, spec: FeatureSpec, split: Split, facts: Mapping[str, Any]) -> bool:
+    """Return whether training videos have been extracted again since a fit, whose facts are given."""
+    if spec.fit is None or "features_sha256" not in facts:
+        return False  # of a version that did not keep it
+    ids = sorted(set(split.train) - set(facts["missing"]))
+    return bool(facts["features_sha256"] != features_sha256(store, spec.fit.source, ids))
 
 
 def training_videos(store: FeatureStore, source: str, split: Split, allow_missing: bool) -> TrainingVideos:
@@ -239,12 +255,14 @@ def training_videos(store: FeatureStore, source: str, split: Split, allow_missin
 def derive_fitted(
     store: FeatureStore,
     spec: FeatureSpec,
+    split: Split,
     fit: Callable[[], tuple[Fit | Components, dict[str, Any]]],
     stage: str,
     on_progress: OnProgress,
 ) -> tuple[FitSummary, dict[str, Any]]:
     """Store a fit, if there is none yet, and write every video that the set of `spec` lacks; return also the fit's facts.
 
+    A fit on features that have been extracted again since is replaced, with all that was derived by it.
     fit: called for the fit and its facts (`TrainingVideos.facts` and more). stage: what `on_progress` is told of a video.
     Raises: what `fit` raises; ExtractionError if a video cannot be derived; StoreError if anything stored is damaged.
     """
@@ -253,6 +271,11 @@ def derive_fitted(
     store.remove_debris()
     facts = store.fit_attributes(name)
     fitted = facts is None
+    if facts is not None and _of_other_features(store, spec, split, facts):
+        made, facts = fit()
+        store.discard_fit(name)
+        store.write_fit(name, fit_arrays(made), facts)
+        fitted = True
     if facts is None:
         made, facts = fit()
         # If two processes fitted, both read the first one's fit below.

@@ -171,12 +171,12 @@ class LocalOptions(JobOptions):
 
     def __post_init__(self) -> None:
         JobOptions.__post_init__(self)
-        layer_blocks(self.extractor, self.layer_name)
+        layer_blocks(self.extractor, self.layer_name)  # raises, if there is no such layer
 
     @property
     def layer_name(self) -> str:
         """The descriptors joined by +."""
-        return self.layer or HANDCRAFTED[self.extractor].default_layer
+        return "+".join(layer_blocks(self.extractor, self.layer or HANDCRAFTED[self.extractor].default_layer))
 
     def spec(self) -> FeatureSpec:
         """Return the spec of the feature set that these options make."""
@@ -196,6 +196,8 @@ def made_by(spec: FeatureSpec) -> str:
     """Return the command that makes features of a spec."""
     if spec.fit is not None:
         return "har features reduce" if spec.reduction else "har features encode"
+    if spec.extractor in HANDCRAFTED:
+        return f"har extract --extractor {spec.extractor} --layer {spec.layer}"
     return {EXTRACTOR: "har frames", MOTION: "har features motion"}.get(spec.extractor, "har extract")
 
 

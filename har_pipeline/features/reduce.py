@@ -71,7 +71,7 @@ def reduce_features(
     source = store.resolve(feature_set)
     spec = reduced_spec(store.spec(source), split, options)
     summary, facts = fitted.derive_fitted(
-        store, spec, lambda: _fit(store, source, split, options, on_progress), "project", on_progress
+        store, spec, split, lambda: _fit(store, source, split, options, on_progress), "project", on_progress
     )
     try:
         explained = float(facts["explained"])

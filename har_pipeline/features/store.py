@@ -576,8 +576,8 @@ class FeatureStore:
         yield from self.verify_fit(feature_set)
 
     def verify_fit(self, feature_set: str) -> Iterator[Damage]:
-        """Yield the `Damage` of the fit of a feature set, if there is one."""
-        if self._node(REDUCTION, feature_set) is not None:
+        """Yield the `Damage` of the fit of a feature set that has one, or must have."""
+        if self._node(REDUCTION, feature_set) is not None or self.spec(feature_set).fit is not None:
             try:
                 self.read_fit(feature_set)
             except StoreError as error:
@@ -602,10 +602,14 @@ class FeatureStore:
             self.delete(feature_set, damage.video_id)
         elif damage.kind == "failure":
             self.clear_failure(feature_set, damage.video_id)
-        else:  # with the features that were made with it, or a second fit would be mixed with the first
-            self._discard(self._node(feature_set))
-            self._specs.pop(feature_set, None)
-            self._discard(self._node(REDUCTION, feature_set))
+        else:
+            self.discard_fit(feature_set)
+
+    def discard_fit(self, feature_set: str) -> None:
+        """Remove a fit and the features that were made with it, or a second fit would be mixed with the first."""
+        self._discard(self._node(feature_set))
+        self._specs.pop(feature_set, None)
+        self._discard(self._node(REDUCTION, feature_set))
 
     def discard_rump(self, node: Path) -> None:
         """Remove a folder that has lost its metadata, and so holds nothing."""

@@ -18,7 +18,7 @@ from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
 from har_pipeline.features.options import MOTION, made_by
 from har_pipeline.features.reader import FeatureReader
 from har_pipeline.features.source_files import differ, frames_read, words
-from har_pipeline.features.store import writing_to
+from har_pipeline.features.store import FeatureStore, writing_to
 from har_pipeline.video.clips import sparse_clip_indices
 
 MEMORY_FRACTION = 0.4
@@ -134,6 +134,7 @@ def load_features(
         raise RunError(
             f"{'+'.join(streams.names)}: none of the {len(ids)} videos has features; run `{made_by(streams.specs[0])}` first"
         )
+    _check_derived(streams, kept)
     lengths, checksums, odd = [], [], {}
     with contextlib.closing(_Rows(int(memory_fraction * available_memory()), spill_dir)) as rows:
         for video_id in kept:
@@ -161,11 +162,25 @@ def _check_file(record: FeatureRecord, video: VideoRecord) -> None:
         )
 
 
+def _check_derived(streams: FeatureStreams, ids: Sequence[str]) -> None:
+    """Check that reduced and encoded videos were made from what their source holds now. A pack holds no sources."""
+    if not isinstance(streams.store, FeatureStore):
+        return
+    for name, spec in zip(streams.names, streams.specs, strict=True):
+        if spec.fit is None or spec.fit.source not in streams.store.feature_sets():
+            continue
+        mine, theirs = streams.store.files(name), streams.store.files(spec.fit.source)
+        if stale := [one for one in ids if one in theirs and mine.get(one) != theirs[one]]:
+            raise RunError(
+                f"{name}: {_some(stale)} extracted again since from another file: run `{made_by(spec)}` again, as before"
+            )
+
+
 def _odd_files(odd: Mapping[str, str], videos: int) -> tuple[str, ...]:
     if not odd:
         return ()
     first = next(iter(odd))
-    return (f"files of {len(odd)} of the {videos} videos are not as they should be, such as {first}: {odd[first]}",)
+    return (f"there is something to say of {len(odd)} of the {videos} videos, such as {first}: {odd[first]}",)
 
 
 def _all_finite(features: np.ndarray) -> bool:

@@ -269,7 +269,10 @@ def test_training_on_another_split_is_refused(task: Task) -> None:
 def test_videos_without_a_row_lead_to_the_command_that_makes_it(task: Task) -> None:
     name = task.encode().feature_set
     task.store.delete(name, "run-7")
-    message = r"no features of 1 video \(run-7\) of the 24 wanted. Run `har features encode` on the store, after `har extract`"
+    message = (
+        r"no features of 1 video \(run-7\) of the 24 wanted. Run `har features encode` on the store, after `har extract "
+        "--extractor harris3d_hof --layer hof`"
+    )
     with pytest.raises(RunError, match=message):
         load_training_data(FeatureStreams(task.store, [name]), manifest(task.labels), [task.split])
 
@@ -344,3 +347,64 @@ def test_a_pack_holds_the_encoder_too(task: Task, tmp_path: Path) -> None:
     fits = [read_fit(store, name, spec) for store in (packed, task.store)]
     assert np.array_equal(*(fit.apply(rows, "float16") for fit in fits if fit is not None))
     assert [damage for damage in packed.verify(name) if damage] == []
+
+
+def replace_video(task: Task, video_id: str, count: int = 12) -> None:
+    """As `har extract --replace-changed` does after the file was exchanged."""
+    task.store.delete(task.source, video_id)
+    points = np.random.default_rng(9).random((count, 90)).astype(np.float16)
+    source = dataclasses.replace(source_of(video_id, count), file={"name": video_id, "size": "9"})
+    task.store.write(task.source, video_id, points, source)
+
+
+@pytest.mark.parametrize("kind", ["fisher", "pca"])
+def test_a_training_video_that_was_extracted_again_is_fitted_again(kind: str, tmp_path: Path) -> None:
+    task, fresh = task_in(tmp_path / "a"), task_in(tmp_path / "b")
+
+    def derive(one: Task) -> str:
+        if kind == "pca":
+            return reduce_features(one.store, one.source, one.split, ReduceOptions(dim=3)).feature_set
+        return one.encode().feature_set
+
+    name = derive(task)
+    replace_video(task, "jump-7")  # a test video: its own row is made again, the fit stays
+    before = task.store.read_fit(name)
+    assert derive(task) == name
+    assert all(np.array_equal(before[key], one) for key, one in task.store.read_fit(name).items())
+    for one in (task, fresh):
+        replace_video(one, "jump-0")
+    replace_video(fresh, "jump-7")
+    assert derive(task) == derive(fresh) == name
+    after = task.store.read_fit(name)
+    assert not all(np.array_equal(before[key], one) for key, one in after.items())
+    for key, one in fresh.store.read_fit(name).items():
+        assert np.array_equal(one, after[key])
+    for video_id in task.labels:
+        mine, theirs = (one.store.read(name, video_id, check=True).features for one in (task, fresh))
+        assert np.array_equal(mine, theirs)
+
+
+def test_training_refuses_rows_that_were_made_of_another_file(tmp_path: Path) -> None:
+    task = task_in(tmp_path)
+    name = task.encode().feature_set
+    replace_video(task, "wave-1")
+    records = manifest(task.labels)
+    with pytest.raises(
+        RunError, match=r"1 video \(wave-1\) extracted again since from another file: run `har features encode`"
+    ):
+        next(load_training_data(FeatureStreams(task.store, [name]), records, [task.split]))
+    task.encode()
+    next(load_training_data(FeatureStreams(task.store, [name]), records, [task.split]))
+
+
+def test_a_fit_that_is_gone_is_damage(tmp_path: Path) -> None:
+    task = task_in(tmp_path)
+    name = task.encode().feature_set
+    assert not any(task.store.verify(name))
+    shutil.rmtree(task.store.path / "_reduction" / name)
+    (damage,) = filter(None, task.store.verify(name))
+    assert (damage.kind, damage.readable) == ("fit", True)
+    task.store.mend(name, damage)
+    assert name not in task.store.feature_sets()
+    task.encode()
+    assert not any(task.store.verify(name))

@@ -81,7 +81,8 @@ def test_layers_are_descriptors_joined_in_their_order(tmp_path: Path) -> None:
     whole, part = (store.read(one.feature_set, "v0").features for one in (both, hof))
     assert whole.shape[1] == 72 + 90
     assert np.array_equal(whole[:, 72:], part)
-    for layer in ("hof+hog", "mbh", "hof+hof", "hof+"):
+    assert LocalOptions(extractor="harris3d_hof", layer="hof+hog").spec() == store.spec(both.feature_set)
+    for layer in ("mbh", "hof+hof", "hof+"):
         with pytest.raises(ExtractionError, match=r"has no layer .*; it has: hog, hof, or several joined by"):
             LocalOptions(extractor="harris3d_hof", layer=layer)
 

@@ -116,7 +116,7 @@ def test_what_was_wrong_with_files_stays_known(tmp_path: Path, store: FeatureSto
     assert frames(store, records).notes == {}
     (note,) = store.decode_notes(name)["a"]
     table = load_features(FeatureStreams(store, [name]), records, ["a"], ["a"])
-    assert table.notes == (f"files of 1 of the 1 videos are not as they should be, such as a: {note}",)
+    assert table.notes == (f"there is something to say of 1 of the 1 videos, such as a: {note}",)
     assert np.array_equal(table.features, store.read(name, "a").features)
     pack_features(store, name, tmp_path / "s.pack")
     assert PackedStore(tmp_path / "s.pack").decode_notes(name) == store.decode_notes(name)

@@ -53,12 +53,9 @@ HANDCRAFTED = {
 def layer_blocks(name: str, layer: str) -> dict[str, int]:
     """Return the descriptors that a layer such as `hog+hof` joins, with their numbers of values, in the order of a row.
 
-    Raises: ExtractionError if the extractor has no such descriptor, or they are in another order.
+    Raises: ExtractionError if the extractor has no such descriptor, or one is named twice.
     """
-    extractor = HANDCRAFTED[name]
-    parts = layer.split("+")
-    if [block for block in extractor.blocks if block in parts] != parts:
-        raise ExtractionError(
-            f"{name} has no layer {layer!r}; it has: {', '.join(extractor.blocks)}, or several joined by +"
-        )
-    return {block: extractor.blocks[block] for block in parts}
+    blocks, parts = HANDCRAFTED[name].blocks, layer.split("+")
+    if not set(parts) <= set(blocks) or len(set(parts)) < len(parts):
+        raise ExtractionError(f"{name} has no layer {layer!r}; it has: {', '.join(blocks)}, or several joined by +")
+    return {block: size for block, size in blocks.items() if block in parts}

@@ -20,8 +20,8 @@ from train_split import train_split
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import ClipSpec, Split, VideoRecord, VideoSource
 from har_pipeline.evaluation.run_folder import RunSummary, read_history
+from har_pipeline.features.fitted import train_ids_sha256
 from har_pipeline.features.options import RawOptions
-from har_pipeline.features.reduce import train_ids_sha256
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureTable
 from har_pipeline.inference.load import load_network
