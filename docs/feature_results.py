@@ -457,7 +457,7 @@ def sequences_block() -> str:
         [
             "UT-Interaction set 1, 60 videos, leave-one-sequence-out (`benchmarks/interactions.py`); one video is 1.7 points:",
             "",
-            "| features and head | video accuracy (95 % interval) | file |",
+            "| features and head | video accuracy and its interval | file |",
             "|---|---|---|",
             *(
                 f"| {row} | {with_interval(result)} | interactions.json |"

@@ -34,7 +34,6 @@ def pixel_extractor(
     net = Net(
         name=name,
         source="this test",
-        input_size=32,
         inputs=inputs,
         layers={"mean": 32},
         default_layer="mean",

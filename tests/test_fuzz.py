@@ -342,7 +342,7 @@ def read_run_file(folder: Path, changed: Path) -> None:
         return
     run = attempt(load_run, changed.parent)
     if isinstance(run, HeadRun):
-        attempt(run.projection)
+        attempt(run.fit)
     attempt(read_history, changed.parent)
     attempt(read_scores, changed.parent / "scores.csv")
     attempt(load_member, changed.parent, "one")

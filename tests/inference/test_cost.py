@@ -96,7 +96,7 @@ def test_other_files_than_those_of_the_training_are_refused(depth_set: DepthSet,
 def test_a_part_without_scores_and_a_stateless_run(depth_set: DepthSet, run: Path) -> None:
     with pytest.raises(RunError, match="val"):
         measure_live_cost(run, depth_set.records, part="val", device="cpu")
-    with pytest.raises(RunError, match="stateless and needs the whole video"):
+    with pytest.raises(RunError, match="has no state and needs the whole video"):
         measure_live_cost(depth_set.train("convlstm-stateless"), depth_set.records, device="cpu")
 
 

@@ -222,7 +222,7 @@ def test_the_causal_crop_alone_separates_live_scores_from_the_runs_own(depth_set
 
 
 def test_wrong_runs_and_frames(depth_set: DepthSet, run: Path) -> None:
-    with pytest.raises(RunError, match="stateless and needs the whole video"):
+    with pytest.raises(RunError, match="has no state and needs the whole video"):
         StatefulRecogniser(depth_set.train("convlstm-stateless"))
     with pytest.raises(RunError, match="horizon must be at least 1"):
         StatefulRecogniser(run, horizon=0)

@@ -41,7 +41,5 @@ def test_single_nets_come_before_families() -> None:
 
 
 def test_an_unknown_net_lists_the_known_ones() -> None:
-    with pytest.raises(
-        ExtractionError, match=r"unknown extractor 'vgg'; choose from: c3d, .*efficientnet_lite0.*, x3d_m"
-    ):
+    with pytest.raises(ExtractionError, match=r"unknown net 'vgg'; choose from: c3d, .*efficientnet_lite0.*, x3d_m"):
         find_net("vgg")

@@ -137,6 +137,6 @@ def test_sizes_and_interpolation_are_torchvisions_where_no_paper_names_others(ne
     papers = {"vgg16": "stretch-224", "tsn_resnet50": "stretch-340x256-center224"}
     papers["tsn_resnet101"] = papers["tsn_resnet50"]
     assert read.resize == papers.get(net, f"{scaled}-center{crop}")
-    assert find_net(net).input_size == crop
+    assert find_net(net).inputs["rgb"].shape == (crop, crop)
     # `preprocess.scale_to` interpolates linearly.
     assert transforms.interpolation is InterpolationMode.BILINEAR
