@@ -25,7 +25,7 @@ NAMES = tuple(HANDCRAFTED)
 
 
 def waving(path: Path, num_frames: int = 40, width: int = 160, height: int = 120) -> Path:
-    """Write a textured square that goes to and fro before a textured background that is still."""
+    """Write a textured square that goes back and forth before a textured background that is still."""
     rng = np.random.default_rng(0)
     behind, square = (rng.integers(0, 255, (side // 4, 200 // 4)).repeat(4, 0).repeat(4, 1) for side in (400, 32))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -191,7 +191,7 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     refused = har(*net, cwd=tmp_path, code=2).stderr.replace("│", " ")
     assert "efficientnet_lite0 is a net and has no --max-points" in " ".join(refused.split())
     assert "it has: trajectory, hog, hof, mbh" in har(*command, "--layer", "fc6", cwd=tmp_path, code=1).stderr
-    assert "choose from: c3d, " in har("extract", "m.csv", "s.zarr", "--extractor", "stip", cwd=tmp_path, code=1).stderr
+    assert "choose from: c3d, " in har("extract", "m.csv", "s.zarr", "--extractor", "vgg", cwd=tmp_path, code=1).stderr
     models = har("models", cwd=tmp_path).stdout
     assert "idt  handcrafted, no weights, rgb" in models
     assert {"idt", "harris3d_hof"} <= {
