@@ -511,7 +511,7 @@ def handcrafted_speed_lines() -> list[str]:
             for what, length, row, file in rows
         ),
         "",
-        "The authors' program for improved trajectories runs at about 4 frames/s on one core.",
+        "The authors' program for improved trajectories is said to run at about 4 frames/s on one core (not measured here).",
     ]
 
 

@@ -270,14 +270,12 @@ def derive_fitted(
     assert spec.fit is not None
     store.remove_debris()
     facts = store.fit_attributes(name)
-    fitted = facts is None
-    if facts is not None and _of_other_features(store, spec, split, facts):
+    stale = facts is not None and _of_other_features(store, spec, split, facts)
+    fitted = facts is None or stale
+    if facts is None or stale:
         made, facts = fit()
-        store.discard_fit(name)
-        store.write_fit(name, fit_arrays(made), facts)
-        fitted = True
-    if facts is None:
-        made, facts = fit()
+        if stale:
+            store.discard_fit(name)
         # If two processes fitted, both read the first one's fit below.
         store.write_fit(name, fit_arrays(made), facts)
         facts = store.fit_attributes(name) or facts

@@ -35,7 +35,8 @@ import numpy as np
 
 from har_pipeline.video.local.histograms import gradients, oriented
 from har_pipeline.video.local.motion import STILL_PX, flow_between, flow_method
-from har_pipeline.video.local.points import Points, joined
+from har_pipeline.video.local.points import Points, joined, no_points
+from har_pipeline.video.local.spec import HANDCRAFTED
 
 # Variances of the Gaussians: px^2 of each image of the pyramid (so 4 to 128 of the frame), and frames^2.
 SPACE, TIME = (4.0, 8.0), (2.0, 4.0)
@@ -109,17 +110,7 @@ def _found(frames: Iterable[np.ndarray]) -> Iterator[Points]:
 
 
 def _none() -> Points:
-    cells = CELLS_TIME * CELLS_SPACE**2
-    return Points(
-        first=np.empty(0, np.int64),
-        end=np.empty(0, np.int64),
-        tracks=np.empty((0, 1, 2), np.float32),
-        scales=np.empty(0, np.float32),
-        blocks={
-            "hog": np.empty((0, cells * HOG_BINS), np.float32),
-            "hof": np.empty((0, cells * (DIRECTIONS + 1)), np.float32),
-        },
-    )
+    return no_points(1, HANDCRAFTED["harris3d_hof"].blocks)
 
 
 def _radius(variance: float) -> int:

@@ -27,11 +27,19 @@ class Points:
         return len(self.first)
 
 
+def no_points(places: int, sizes: Mapping[str, int]) -> Points:
+    """Return `Points` of length 0, whose tracks have so many places; sizes: name of a descriptor -> its number of values."""
+    return Points(
+        first=np.empty(0, np.int64),
+        end=np.empty(0, np.int64),
+        tracks=np.empty((0, places, 2), np.float32),
+        scales=np.empty(0, np.float32),
+        blocks={name: np.empty((0, size), np.float32) for name, size in sizes.items()},
+    )
+
+
 def joined(parts: Sequence[Points]) -> Points:
-    """Return all points of the parts, in the given order; of no part, no point and no block."""
-    if not parts:
-        none = np.zeros(0, np.int64)
-        return Points(none, none, np.zeros((0, 1, 2), np.float32), np.zeros(0, np.float32), {})
+    """Return all points of at least one part, in the given order."""
     return Points(
         first=np.concatenate([part.first for part in parts]),
         end=np.concatenate([part.end for part in parts]),

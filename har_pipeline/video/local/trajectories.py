@@ -25,7 +25,8 @@ import numpy as np
 
 from har_pipeline.video.local.histograms import gradients, oriented, root_normalised, square_sums
 from har_pipeline.video.local.motion import STILL_PX, flow_between, flow_method
-from har_pipeline.video.local.points import Points, joined
+from har_pipeline.video.local.points import Points, joined, no_points
+from har_pipeline.video.local.spec import HANDCRAFTED
 
 STEPS = 15
 GRID_PX = 5
@@ -84,19 +85,7 @@ def dense_trajectories(frames: Iterable[np.ndarray], *, compensate: bool = True)
 
 
 def _none() -> Points:
-    widths = {
-        "trajectory": 2 * STEPS,
-        "hog": CELLS_OF_VOLUME * GRADIENT_BINS,
-        "hof": CELLS_OF_VOLUME * (GRADIENT_BINS + 1),
-    }
-    widths["mbh"] = 2 * widths["hog"]
-    return Points(
-        first=np.empty(0, np.int64),
-        end=np.empty(0, np.int64),
-        tracks=np.empty((0, STEPS + 1, 2), np.float32),
-        scales=np.empty(0, np.float32),
-        blocks={name: np.empty((0, width), np.float32) for name, width in widths.items()},
-    )
+    return no_points(STEPS + 1, HANDCRAFTED["idt"].blocks)
 
 
 def _found(frames: Iterable[np.ndarray], compensate: bool) -> Iterator[Points]:
