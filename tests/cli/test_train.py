@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -311,3 +312,43 @@ def test_the_learning_rate_is_above_0_and_the_help_says_so(
     (line,) = [line for line in har(work, "train", "--help")[0].splitlines() if "--learning-rate" in line]
     assert "Above 0" in line
     assert "x>=0" not in line
+
+
+def test_a_run_remembers_its_command_and_where_everything_was(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    har(work, "train", "--features", "drawn-rgb", "--root", str(work), "-o", "my run")
+    info = json.loads((tmp_path / "my run/run.json").read_text())
+    fast = " ".join(FAST)
+    assert info["command"] == (
+        f"har train {work}/manifest.csv {work}/store.zarr {fast} --features drawn-rgb --root {work} -o 'my run'"
+    )
+    assert (info["manifest"], info["store"], info["root"]) == (f"{work}/manifest.csv", f"{work}/store.zarr", str(work))
+    started, finished = (datetime.fromisoformat(info[name]) for name in ("started", "finished"))
+    assert started <= finished
+    assert started.utcoffset() == timedelta(0)
+    assert (finished - started).total_seconds() == pytest.approx(info["summary"]["seconds"], abs=2)
+    # Another command line for the same job keeps the run as it is.
+    before = (tmp_path / "my run/run.json").read_bytes()
+    _, err = har(work, "train", "--features", "drawn-rgb", "--out", str(tmp_path / "my run"))
+    assert "already trained, kept" in err
+    assert (tmp_path / "my run/run.json").read_bytes() == before
+    har(work, "evaluate", "my run")
+
+
+def test_a_command_line_steers_no_terminal(work: Path, tmp_path: Path) -> None:
+    har(work, "train", "--features", "drawn-rgb", "-o", str(tmp_path / "a\x1b[2Jb"))
+    info = json.loads((tmp_path / "a\x1b[2Jb/run.json").read_text())
+    assert info["command"].endswith(r"a\x1b[2Jb'")
+    assert info["root"] is None
+
+
+def test_a_sweep_and_its_runs_remember_the_command(work: Path, tmp_path: Path) -> None:
+    command = [str(work / "manifest.csv"), str(work / "store.zarr"), "--features", "drawn-rgb", "--units", "3,4"]
+    command += ["--epochs", "1", "--device", "cpu", "--val-fraction", "0", "-o", str(tmp_path / "sweep")]
+    har(work, "sweep", *command)
+    for units in (3, 4):
+        info = json.loads((tmp_path / f"sweep/units_{units}/run.json").read_text())
+        assert info["command"] == " ".join(["har", "sweep", *command])
+        assert info["manifest"] == f"{work}/manifest.csv"
