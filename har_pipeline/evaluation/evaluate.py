@@ -73,25 +73,28 @@ class Evaluation:
         }
 
 
-def evaluate(path: Path | str, *, part: str = "test", grouping: Grouping | None = None) -> Evaluation:
+def evaluate(
+    path: Path | str, *, part: str = "test", grouping: Grouping | None = None, write: bool = True
+) -> Evaluation:
     """Evaluate the stored scores of a run, of the folds or repeats of a job, or of a fusion, and write the results there.
 
     A run gets the files of `write_measures` (of the validation part in its folder `val`), and training.png if it has
     several epochs; a folder of folds those of the pooled videos, and folds.json; a folder of repeats repeats.json.
-    Folds are pooled if they have the same classes and test no video twice.
+    Folds are pooled if they have the same classes and test no video twice. write=False: nothing is written.
     Raises: RunError if there is no run, a run is incomplete or damaged, runs are not of one job, no repeat is finished, or
     there are no scores of that part.
     """
     path = Path(path)
     recover_run(path)
     if (path / RUN_JSON).exists():
-        return _evaluate_run(read_run(path), part, grouping)[0]
+        return _evaluate_run(read_run(path), part, grouping, write)[0]
     if (path / FUSION_JSON).exists():
-        return _evaluate_scores(select_part(read_scores(path / SCORES), part), _folder(path, part), grouping)
+        scores = select_part(read_scores(path / SCORES), part)
+        return _evaluate_scores(scores, _folder(path, part) if write else None, grouping)
     if repeats := repeat_folders(path):
-        return _evaluate_repeats(path, repeats, part, grouping)
+        return _evaluate_repeats(path, repeats, part, grouping, write)
     if fold_folders(path):
-        return _evaluate_folds(path, part, grouping)
+        return _evaluate_folds(path, part, grouping, write)
     raise no_run_error(path)
 
 
@@ -122,35 +125,39 @@ def mean_groups(tables: Sequence[Sequence[GroupResult]]) -> tuple[GroupResult, .
     return tuple(means)
 
 
-def _evaluate_run(run: RunRecord, part: str, grouping: Grouping | None) -> tuple[Evaluation, Scores]:
+def _evaluate_run(run: RunRecord, part: str, grouping: Grouping | None, write: bool) -> tuple[Evaluation, Scores]:
     notes = list(run.notes)
     if missing := run.info.get("summary", {}).get("missing", []):
         notes.append(f"{len(missing)} videos had no features and were left out: {', '.join(missing[:5])}")
     scores = select_part(run.scores(), part)
     measures = measure_scores(scores, notes=notes, grouping=grouping)
-    folder = _folder(run.path, part)
-    write_measures(measures, folder)
-    history = run.history()
-    if len(history["epoch"]) > 1:
-        save_training_curves(folder / "training.png", history)
+    if write:
+        folder = _folder(run.path, part)
+        write_measures(measures, folder)
+        history = run.history()
+        if len(history["epoch"]) > 1:
+            save_training_curves(folder / "training.png", history)
     return _of_run(measures), scores
 
 
-def _evaluate_folds(path: Path, part: str, grouping: Grouping | None) -> Evaluation:
+def _evaluate_folds(path: Path, part: str, grouping: Grouping | None, write: bool) -> Evaluation:
     runs = {number: read_run(fold) for number, fold in fold_folders(path).items()}
     require_one_job(list(runs.values()))
-    found = {number: _evaluate_run(run, part, grouping) for number, run in runs.items()}
+    found = {number: _evaluate_run(run, part, grouping, write) for number, run in runs.items()}
     folds, scores = {i: one for i, (one, _) in found.items()}, [own for _, own in found.values()]
     ids = [video_id for own in scores for video_id in own.video_ids]
     notes = [*unfinished_folds(path), *merge_notes({f"split{i}": fold.notes for i, fold in folds.items()})]
     pooled = None
     if len(ids) == len(set(ids)) and len({own.classes for own in scores}) == 1:
         pooled = measure_scores(concat_scores(scores), notes=notes, grouping=grouping)
-        write_measures(pooled, _folder(path, part))
-    return _written(_of_members("folds", folds, pooled, notes), _folder(path, part))
+        if write:
+            write_measures(pooled, _folder(path, part))
+    return _written(_of_members("folds", folds, pooled, notes), _folder(path, part) if write else None)
 
 
-def _evaluate_repeats(path: Path, found: Mapping[int, Path], part: str, grouping: Grouping | None) -> Evaluation:
+def _evaluate_repeats(
+    path: Path, found: Mapping[int, Path], part: str, grouping: Grouping | None, write: bool
+) -> Evaluation:
     # A repeat that lacks folds has another mean than the others.
     whole = {seed: own for seed, own in found.items() if not (planned_runs(own) and unfinished_runs(own))}
     if not whole:
@@ -163,18 +170,19 @@ def _evaluate_repeats(path: Path, found: Mapping[int, Path], part: str, grouping
     members = [fold for own in whole.values() for fold in (fold_folders(own).values() or [own])]
     require_one_job([read_run(member) for member in members])
     repeats = {
-        seed: _evaluate_folds(own, part, grouping)
+        seed: _evaluate_folds(own, part, grouping, write)
         if folds[own.name]
-        else _evaluate_run(read_run(own), part, grouping)[0]
+        else _evaluate_run(read_run(own), part, grouping, write)[0]
         for seed, own in whole.items()
     }
     said = {text for own in whole.values() for text in unfinished_folds(own)}
     more = dict.fromkeys(text for one in repeats.values() for text in one.notes if text not in said)
     left_out = [f"{own.name} is left out: it lacks folds" for seed, own in found.items() if seed not in whole]
-    return _written(_of_members("repeats", repeats, None, [*unfinished(path), *left_out, *more]), _folder(path, part))
+    result = _of_members("repeats", repeats, None, [*unfinished(path), *left_out, *more])
+    return _written(result, _folder(path, part) if write else None)
 
 
-def _evaluate_scores(scores: Scores, folder: Path, grouping: Grouping | None) -> Evaluation:
+def _evaluate_scores(scores: Scores, folder: Path | None, grouping: Grouping | None) -> Evaluation:
     """Evaluate scores without a run; repeats go to `seed<k>`, and folds that share videos to `split<i>`."""
     if len(set(scores.seed)) > 1:
         members = _evaluate_each(scores, scores.seed, folder, "seed", grouping)
@@ -183,17 +191,20 @@ def _evaluate_scores(scores: Scores, folder: Path, grouping: Grouping | None) ->
         members = _evaluate_each(scores, scores.fold, folder, "split", grouping)
         return _written(_of_members("folds", members), folder)
     measures = measure_scores(scores, grouping=grouping)
-    write_measures(measures, folder)
+    if folder:
+        write_measures(measures, folder)
     return _of_run(measures)
 
 
 def _evaluate_each(
-    scores: Scores, numbers: Sequence[int], folder: Path, name: str, grouping: Grouping | None
+    scores: Scores, numbers: Sequence[int], folder: Path | None, name: str, grouping: Grouping | None
 ) -> dict[int, Evaluation]:
     def rows(wanted: int) -> Scores:
         return scores.select([row for row, number in enumerate(numbers) if number == wanted])
 
-    return {n: _evaluate_scores(rows(n), folder / f"{name}{n}", grouping) for n in sorted(set(numbers))}
+    return {
+        n: _evaluate_scores(rows(n), folder / f"{name}{n}" if folder else None, grouping) for n in sorted(set(numbers))
+    }
 
 
 def _of_run(measures: Measures) -> Evaluation:
@@ -245,7 +256,8 @@ def _folder(path: Path, part: str) -> Path:
     return path if part == "test" else path / part
 
 
-def _written(evaluation: Evaluation, folder: Path) -> Evaluation:
-    folder.mkdir(exist_ok=True)
-    write_json(folder / f"{evaluation.kind}.json", evaluation.to_dict())
+def _written(evaluation: Evaluation, folder: Path | None) -> Evaluation:
+    if folder:
+        folder.mkdir(exist_ok=True)
+        write_json(folder / f"{evaluation.kind}.json", evaluation.to_dict())
     return evaluation
