@@ -52,7 +52,7 @@ def report(
     runs were made; of several runs also paired tests, gains by class, fusions and sweeps.
     """
     from har_pipeline.evaluation.categories import read_groups
-    from har_pipeline.report.data import Sources, collect
+    from har_pipeline.report.data import ReportSources, collect_results
 
     grouping = read_groups(groups) if groups else None
     records = {}
@@ -62,20 +62,20 @@ def report(
         records = {record.video_id: record for record in read_manifest(manifest, root=root, check_files=False)}
     elif root is not None:
         raise typer.BadParameter("--root belongs to --manifest")
-    found = collect(
+    found = collect_results(
         runs,
         title=title,
         part=part,
         grouping=grouping,
-        sources=Sources(records=records, store=store),
+        sources=ReportSources(records=records, store=store),
         at_most=videos,
         clips=clips,
     )
     from har_pipeline.report.page import write_report
 
     path = write_report(found, out or Path("report.html" if single_file else "report"), single_file=single_file)
-    for text in found.notes:
-        note(f"NOTE: {text}")
+    for names, why in found.uncompared:
+        note(f"NOTE: not compared: {names}: {why}")
     if as_json:
         print_json(found.to_dict())
         note(f"written: {path}")

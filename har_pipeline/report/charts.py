@@ -165,6 +165,7 @@ def confusion(result: Result) -> Spec:
                     "x": x,
                     "y": y,
                     "text": _text("text", ""),
+                    "tooltip": tips,
                     "color": {
                         "condition": {"test": "datum.shade > 0.4", "value": "var(--onfill)"},
                         "value": "var(--ink)",
@@ -220,10 +221,12 @@ def class_accuracy(results: Sequence[ClassResult]) -> Spec:
         _text("confused", "most often taken for"),
     ]
     y = _text("label", None, sort=None, scale={"domain": [row["label"] for row in rows]}, axis=_label_axis())
-    x = _value("accuracy", "accuracy, with 95 % interval", scale={"domain": [0, 1]}, axis={**PERCENT, "tickCount": 5})
+    # A long chart is scrolled: its axis is where it begins.
+    axis = {**PERCENT, "tickCount": 5, "orient": "top" if len(rows) > CELL_TEXT_CLASSES else "bottom"}
+    x = _value("accuracy", "accuracy, with 95 % interval", scale={"domain": [0, 1]}, axis=axis)
     return _chart(
         rows,
-        height={"step": ROW_PX},
+        height=ROW_PX * max(2, len(rows)),
         encoding={"y": y, "tooltip": tips},
         layer=[
             {
@@ -349,7 +352,7 @@ def side_by_side(results: Sequence[Result]) -> Spec:
     y = _text("name", None, sort=None, scale={"domain": [row["name"] for row in rows]}, axis=_label_axis())
     return _chart(
         rows,
-        height={"step": 30},
+        height=30 * len(rows),
         encoding={"y": y, "tooltip": tips},
         layer=[
             {
@@ -382,7 +385,7 @@ def class_gains(comparison: Comparison) -> Spec:
     y = _text("label", None, sort=None, scale={"domain": [row["label"] for row in rows]}, axis=_label_axis())
     return _chart(
         rows,
-        height={"step": ROW_PX},
+        height=ROW_PX * max(2, len(rows)),
         mark={"type": "bar", "cornerRadiusEnd": 2, "height": {"band": 0.66}},
         encoding={
             "y": y,

@@ -180,9 +180,9 @@ class Report:
     part: str
     results: Sequence[Result]  # in the order given
     comparisons: Sequence[Comparison]  # of each pair
+    uncompared: Sequence[Fact]  # the others: both names, and why not
     fusions: Sequence[FusionResult]
     sweeps: Sequence[Sweep]
-    notes: Sequence[str]
 
     def to_dict(self) -> dict[str, Any]:
         """Return all but the pictures as a plain nested dict, ready for JSON."""
@@ -198,21 +198,21 @@ def _plain(value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
+class ReportSources:
     """Where videos and features are, if the runs do not tell it or things were moved."""
 
     records: Mapping[str, VideoRecord] = dataclasses.field(default_factory=dict)
     store: Path | None = None
 
 
-def collect(
+def collect_results(
     paths: Sequence[Path],
     *,
     title: str = "",
     lead: str = "",
     part: str = "test",
     grouping: Grouping | None = None,
-    sources: Sources = Sources(),
+    sources: ReportSources = ReportSources(),
     at_most: int | None = None,
     clips: bool = True,
 ) -> Report:
@@ -235,7 +235,7 @@ def collect(
         _result(path, member, trained[path], part, grouping, known, number, clips)
         for path, member in zip(runs, members, strict=True)
     ]
-    comparisons, notes = _comparisons(members, part, grouping)
+    comparisons, uncompared = _comparisons(members, part, grouping)
     return Report(
         title=title or ", ".join(path.resolve().name for path in paths[:4]) + " ..." * (len(paths) > 4),
         lead=lead,
@@ -244,13 +244,13 @@ def collect(
         part=part,
         results=results,
         comparisons=comparisons,
+        uncompared=uncompared,
         fusions=[
             _fusion(path, member.name)
             for path, member in zip(runs, members, strict=True)
             if (path / FUSION_JSON).is_file()
         ],
         sweeps=[Sweep(name=path.resolve().name, points=read_sweep(path)) for path in sweeps],
-        notes=notes,
     )
 
 
@@ -269,7 +269,7 @@ class _Known:
     problems: Sequence[str]  # why a manifest or a store could not be read
 
 
-def _known(trained: Mapping[Path, Sequence[RunRecord]], sources: Sources) -> _Known:
+def _known(trained: Mapping[Path, Sequence[RunRecord]], sources: ReportSources) -> _Known:
     """Read the manifest and the stores of all runs; a fusion has its videos from the runs beside it."""
     records, problems = dict(sources.records), dict[str, None]()
     frames: dict[str, int] = {}
@@ -357,7 +357,11 @@ def _result(
         extraction=extraction,
         listed=listed[:LISTED_VIDEOS],
         unlisted=max(0, len(listed) - LISTED_VIDEOS),
-        gallery=shown_videos(scores, records, at_most=at_most, clips=clips, grouping=grouping),
+        # Without a manifest it is said once.
+        gallery=[
+            shown if records else dataclasses.replace(shown, problem="")
+            for shown in shown_videos(scores, records, at_most=at_most, clips=clips, grouping=grouping)
+        ],
         notes=found.notes,
         absent=absent,
     )
@@ -554,8 +558,8 @@ def _extraction(store: FeatureStore, feature_set: str) -> Extraction:
         facts.append(
             (
                 "Throughput",
-                f"{rate:.3g} videos/s, from the first to the last video stored ({times[0]:%Y-%m-%d %H:%M} to "
-                f"{times[-1]:%Y-%m-%d %H:%M} UTC; pauses count)",
+                f"{rate:.3g} videos/s: {seconds:.0f} s from the first to the last video stored, pauses included "
+                f"({times[0]:%Y-%m-%d %H:%M} UTC)",
             )
         )
     if ids:
@@ -566,16 +570,18 @@ def _extraction(store: FeatureStore, feature_set: str) -> Extraction:
     )
 
 
-def _comparisons(members: Sequence[Member], part: str, grouping: Grouping | None) -> tuple[list[Comparison], list[str]]:
+def _comparisons(
+    members: Sequence[Member], part: str, grouping: Grouping | None
+) -> tuple[list[Comparison], list[Fact]]:
     """Return the comparison of each pair, and why others cannot be compared."""
-    found, notes = [], []
+    found, not_found = [], []
     for place, first in enumerate(members):
         for second in members[place + 1 :]:
             try:
                 found.append(compare_members(first, second, grouping=grouping, part=part))
             except HarError as error:
-                notes.append(f"{first.name} and {second.name} cannot be compared: {error}")
-    return found, notes
+                not_found.append((f"{first.name}, {second.name}", str(error)))
+    return found, not_found
 
 
 def _fusion(path: Path, name: str) -> FusionResult:

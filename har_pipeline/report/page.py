@@ -35,6 +35,8 @@ MARK = '<meta name="generator" content="har report">'
 # Tables of more rows can be searched.
 SEARCHED_ROWS = 12
 
+NO_BREAK = "\u00a0"  # a blank at which no line ends
+
 Cell = str | tuple[str, float | None]  # its text, and what it is sorted by
 Media = Callable[[bytes, str], str]  # content and media type -> address
 
@@ -171,7 +173,7 @@ def script_json(values: Any) -> str:
 
 def percent(value: float | None, digits: int = 1) -> str:
     """Return a share as percentage; empty of None."""
-    return "" if value is None else f"{100 * value:.{digits}f} %"
+    return "" if value is None else f"{100 * value:.{digits}f}{NO_BREAK}%"
 
 
 def _share(value: float | None, digits: int = 1) -> Cell:
@@ -187,11 +189,11 @@ def _number(value: int | None) -> Cell:
 
 
 def _p_value(test: PairedTest) -> Cell:
-    return test.describe_p(), test.p_value
+    return test.describe_p().removeprefix("p ").removeprefix("= "), test.p_value
 
 
 def _card(figure: Figure) -> dict[str, str]:
-    between = f"95 % interval: {_between(figure.interval)[0]} %" if figure.interval else ""
+    between = f"95{NO_BREAK}% interval: {_between(figure.interval)[0]}{NO_BREAK}%" if figure.interval else ""
     return {
         "name": figure.name,
         "value": percent(figure.value),
@@ -484,7 +486,7 @@ def _shown(one: Shown, media: Media) -> dict[str, Any]:
             {
                 "label": label,
                 "width": f"{100 * value:.1f}",
-                "value": percent(value, 0) if value >= 0.005 else "< 1 %",
+                "value": percent(value, 0) if value >= 0.005 else f"<{NO_BREAK}1{NO_BREAK}%",
                 "tone": "right" if label == one.label else "wrong",
             }
             for label, value in one.top

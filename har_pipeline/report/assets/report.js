@@ -4,6 +4,7 @@
   const specs = JSON.parse(document.getElementById("charts").textContent);
   const text = { labelColor: "var(--ink)", titleColor: "var(--muted)", labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500 };
   const config = {
+    aria: false, // each chart is named as a whole, and its numbers are in tables
     background: "transparent", font: "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif",
     axis: { ...text, gridColor: "var(--line)", domainColor: "var(--line)", tickColor: "var(--line)", titlePadding: 8 },
     legend: { ...text, symbolStrokeWidth: 3 }, view: { stroke: null },
@@ -38,7 +39,7 @@
   for (const node of document.querySelectorAll(".chart")) near.observe(node);
 
   // The others while nothing else is to be done, so that what is open can be printed.
-  const waiting = [...document.querySelectorAll("details.run[open] .chart, #overview .chart")];
+  const waiting = [...document.querySelectorAll(".chart")];
   const idle = window.requestIdleCallback || ((next) => setTimeout(next, 50));
   const next = () => { const node = waiting.shift(); if (node) { if (node.offsetParent) start(node); idle(next); } };
 
@@ -49,7 +50,7 @@
     const scales = base.layer[0].encoding, count = scales.x.scale.domain.length;
     const longest = Math.max(...scales.y.scale.domain.map((label) => label.length));
     const room = box.querySelector(".plot-scroll").clientWidth - Math.min(150, 7 * longest) - 60;
-    const fit = Math.max(11, Math.min(56, Math.floor(room / count)));
+    const fit = Math.max(9, Math.min(56, Math.floor(room / count)));
     const state = states.get(box) || { step: fit, shown: base.params[0].value };
     if (change === "in") state.step = Math.min(72, Math.ceil(state.step * 1.3));
     else if (change === "out") state.step = Math.max(5, Math.floor(state.step / 1.3));
@@ -63,6 +64,8 @@
     spec.autosize = { type: "pad" };
     for (const layer of spec.layer) {
       for (const name of ["x", "y"]) if (layer.encoding[name]?.axis) layer.encoding[name].axis.labelFontSize = size;
+      // Slanted labels would overlap above narrow cells.
+      if (state.step < 24 && layer.encoding.x?.axis) Object.assign(layer.encoding.x.axis, { labelAngle: -90, labelAlign: "left" });
       if (layer.mark.type === "text") layer.mark.fontSize = Math.min(13, Math.max(6, state.step * 0.45));
     }
     return draw(node, spec);
@@ -71,6 +74,9 @@
     for (const button of box.querySelectorAll("button")) button.addEventListener("click", () => matrix(box, button.dataset.shown || button.dataset.zoom));
 
   addEventListener("load", () => idle(next));
+  for (const part of document.querySelectorAll("details")) part.addEventListener("toggle", () => {
+    if (part.open) { waiting.push(...part.querySelectorAll(".chart")); idle(next); }
+  });
 
   // Tables: a click sorts, a second one the other way round; empty cells stay last.
   for (const box of document.querySelectorAll("[data-table]")) {
