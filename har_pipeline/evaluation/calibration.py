@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from har_pipeline.core.records import Scores
+from har_pipeline.evaluation.scores import predicted_classes
 from har_pipeline.evaluation.statistics import Interval, wilson_interval
 
 BINS = 10
@@ -39,8 +40,7 @@ def reliability(scores: Scores, bins: int = BINS) -> Reliability:
     """
     if not scores.video_ids:
         raise ValueError("no scores")
-    best = scores.probabilities.argmax(axis=1)
-    right = np.array([scores.classes[k] == label for k, label in zip(best, scores.labels, strict=True)])
+    right = np.array(predicted_classes(scores)) == np.array(scores.labels)
     confidence = scores.probabilities.max(axis=1)
     place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
     found = []

@@ -27,7 +27,7 @@ from har_pipeline.evaluation.evaluate import Evaluation, evaluate
 from har_pipeline.evaluation.members import FUSION_JSON, Member, load_members, run_folders
 from har_pipeline.evaluation.metrics import ClassResult
 from har_pipeline.evaluation.run_folder import RunRecord, read_run
-from har_pipeline.evaluation.scores import select_part
+from har_pipeline.evaluation.scores import predicted_classes, select_part
 from har_pipeline.evaluation.statistics import Interval, counted, mean_interval
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.report.gallery import Shown, shown_videos
@@ -467,7 +467,8 @@ def _lengths(scores: Scores, frames: Mapping[str, int]) -> list[LengthBin]:
     lengths = np.array([frames[scores.video_ids[row]] for row in rows], np.int64)
     if not rows or lengths.min() == lengths.max():
         return []
-    right = np.array([scores.classes[int(scores.probabilities[row].argmax())] == scores.labels[row] for row in rows])
+    said = predicted_classes(scores)
+    right = np.array([said[row] == scores.labels[row] for row in rows])
     number = max(2, min(LENGTH_BINS, len(set(scores.video_ids)) // 6))
     edges = np.unique(np.quantile(lengths, np.linspace(0, 1, number + 1), method="nearest"))
     place = np.minimum(np.searchsorted(edges, lengths, side="right") - 1, len(edges) - 2)
@@ -509,19 +510,18 @@ def _curves(runs: Sequence[RunRecord]) -> list[CurvePoint]:
 
 
 def _listed(scores: Scores, frames: Mapping[str, int]) -> list[VideoRow]:
-    best = scores.probabilities.argmax(axis=1).tolist()
     rows = [
         VideoRow(
             video_id=video_id,
             label=label,
-            said=scores.classes[k],
-            probability=float(own[k]),
-            right=scores.classes[k] == label,
+            said=said,
+            probability=float(own.max()),
+            right=said == label,
             fold=fold,
             frames=frames.get(video_id),
         )
-        for video_id, label, own, k, fold in zip(
-            scores.video_ids, scores.labels, scores.probabilities, best, scores.fold, strict=True
+        for video_id, label, own, said, fold in zip(
+            scores.video_ids, scores.labels, scores.probabilities, predicted_classes(scores), scores.fold, strict=True
         )
     ]
     return sorted(rows, key=lambda row: (row.right, -row.probability))

@@ -352,3 +352,23 @@ def test_a_sweep_and_its_runs_remember_the_command(work: Path, tmp_path: Path) -
         info = json.loads((tmp_path / f"sweep/units_{units}/run.json").read_text())
         assert info["command"] == " ".join(["har", "sweep", *command])
         assert info["manifest"] == f"{work}/manifest.csv"
+
+
+def test_the_most_confident_mistakes_are_shown_and_results_go_where_asked(work: Path, tmp_path: Path) -> None:
+    har(work, "train", "--features", "drawn-rgb", "--split", "all", "--repeats", "2", "-o", str(tmp_path / "job"))
+    before = {path: path.read_bytes() for path in (tmp_path / "job").rglob("*.*") if path.is_file()}
+    out, _ = har(work, "evaluate", str(tmp_path / "job"), "--out", str(tmp_path / "results"))
+    assert {path: path.read_bytes() for path in (tmp_path / "job").rglob("*.*") if path.is_file()} == before
+    assert f"written: {tmp_path / 'results'}/repeats.json" in out
+    result = json.loads(har(work, "evaluate", str(tmp_path / "job"), "--out", str(tmp_path / "results"), "--json")[0])
+    mistakes = [one for own in result["repeats"].values() for one in own["pooled"]["mistakes"]]
+    assert mistakes
+    first = max(mistakes, key=lambda one: one["probability"])
+    assert "the most confident mistakes (" in out
+    table = out.split("the most confident mistakes (")[1].splitlines()
+    assert table[1].split("  ")[0] == "video_id"
+    assert table[3].split()[:3] == [first["video_id"], first["label"], first["predicted"]]
+    out, _ = har(work, "evaluate", str(tmp_path / "job/seed0/split0"), "--part", "test", "--out", str(tmp_path / "one"))
+    assert "mistakes.csv" in out
+    _, err = har(work, "evaluate", str(tmp_path / "job"), "--out", str(tmp_path / "job/seed0/split0"), code=1)
+    assert "holds another run or fusion" in err
