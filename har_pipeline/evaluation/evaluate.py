@@ -86,11 +86,17 @@ class Evaluation:
 
 
 def evaluate(
-    path: Path | str, *, part: str = "test", grouping: Grouping | None = None, out: Path | str | None = None
+    path: Path | str,
+    *,
+    part: str = "test",
+    grouping: Grouping | None = None,
+    out: Path | str | None = None,
+    write: bool = True,
 ) -> Evaluation:
     """Evaluate the stored scores of a run, of the folds or repeats of a job, or of a fusion, and write the results there.
 
     out: the folder to write into instead, with subfolders as in `path`, which then stays as it is and may be read-only.
+    write: False writes nothing at all.
 
     A run gets the files of `write_measures` (of the validation part in its folder `val`), and training.png if it has
     several epochs; a folder of folds those of the pooled videos, and folds.json; a folder of repeats repeats.json.
@@ -100,7 +106,7 @@ def evaluate(
     """
     path = Path(path)
     recover_run(path)
-    to = _Target(path, path if out is None else Path(out), part)
+    to = _Target(path, (path if out is None else Path(out)) if write else None, part)
     to.check()
     try:
         if (path / RUN_JSON).exists():
@@ -120,18 +126,22 @@ def evaluate(
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """Where the results of a part of what is in `path` are written: the same tree in `out`."""
+    """Where the results of a part of what is in `path` are written: the same tree in `out`; None: nowhere."""
 
     path: Path
-    out: Path
+    out: Path | None
     part: str
 
-    def folder(self, of: Path) -> Path:
-        """Return where the results of the run or job `of`, in `path` or `path` itself, go."""
+    def folder(self, of: Path) -> Path | None:
+        """Return where the results of the run or job `of`, in `path` or `path` itself, go; None: nowhere."""
+        if self.out is None:
+            return None
         found = self.out / of.relative_to(self.path)
         return found if self.part == "test" else found / self.part
 
     def check(self) -> None:
+        if self.out is None:
+            return
         if self.out.exists() and not self.out.is_dir():
             raise RunError(f"{self.out} is a file: name a folder for the results")
         if self.out.resolve() == self.path.resolve():
@@ -173,11 +183,11 @@ def _evaluate_run(run: RunRecord, to: _Target, grouping: Grouping | None) -> tup
         notes.append(f"{len(missing)} videos had no features and were left out: {', '.join(missing[:5])}")
     scores = select_part(run.scores(), to.part)
     measures = measure_scores(scores, notes=notes, grouping=grouping)
-    folder = to.folder(run.path)
-    write_measures(measures, folder)
-    history = run.history()
-    if len(history["epoch"]) > 1:
-        save_training_curves(folder / "training.png", history)
+    if folder := to.folder(run.path):
+        write_measures(measures, folder)
+        history = run.history()
+        if len(history["epoch"]) > 1:
+            save_training_curves(folder / "training.png", history)
     return _of_run(measures), scores
 
 
@@ -191,7 +201,8 @@ def _evaluate_folds(path: Path, to: _Target, grouping: Grouping | None) -> Evalu
     pooled = None
     if len(ids) == len(set(ids)) and len({own.classes for own in scores}) == 1:
         pooled = measure_scores(concat_scores(scores), notes=notes, grouping=grouping)
-        write_measures(pooled, to.folder(path))
+        if folder := to.folder(path):
+            write_measures(pooled, folder)
     return _written(_of_members("folds", folds, pooled, notes), to.folder(path))
 
 
@@ -217,7 +228,7 @@ def _evaluate_repeats(path: Path, found: Mapping[int, Path], to: _Target, groupi
     return _written(_of_members("repeats", repeats, None, [*unfinished(path), *left_out, *more]), to.folder(path))
 
 
-def _evaluate_scores(scores: Scores, folder: Path, grouping: Grouping | None) -> Evaluation:
+def _evaluate_scores(scores: Scores, folder: Path | None, grouping: Grouping | None) -> Evaluation:
     """Evaluate scores without a run; repeats go to `seed<k>`, and folds that share videos to `split<i>`."""
     if len(set(scores.seed)) > 1:
         members = _evaluate_each(scores, scores.seed, folder, "seed", grouping)
@@ -226,17 +237,18 @@ def _evaluate_scores(scores: Scores, folder: Path, grouping: Grouping | None) ->
         members = _evaluate_each(scores, scores.fold, folder, "split", grouping)
         return _written(_of_members("folds", members), folder)
     measures = measure_scores(scores, grouping=grouping)
-    write_measures(measures, folder)
+    if folder:
+        write_measures(measures, folder)
     return _of_run(measures)
 
 
 def _evaluate_each(
-    scores: Scores, numbers: Sequence[int], folder: Path, name: str, grouping: Grouping | None
+    scores: Scores, numbers: Sequence[int], folder: Path | None, name: str, grouping: Grouping | None
 ) -> dict[int, Evaluation]:
     def rows(wanted: int) -> Scores:
         return scores.select([row for row, number in enumerate(numbers) if number == wanted])
 
-    return {n: _evaluate_scores(rows(n), folder / f"{name}{n}", grouping) for n in sorted(set(numbers))}
+    return {n: _evaluate_scores(rows(n), folder and folder / f"{name}{n}", grouping) for n in sorted(set(numbers))}
 
 
 def _of_run(measures: Measures) -> Evaluation:
@@ -284,7 +296,8 @@ def _of_members(
     )
 
 
-def _written(evaluation: Evaluation, folder: Path) -> Evaluation:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / f"{evaluation.kind}.json", evaluation.to_dict())
+def _written(evaluation: Evaluation, folder: Path | None) -> Evaluation:
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / f"{evaluation.kind}.json", evaluation.to_dict())
     return evaluation
