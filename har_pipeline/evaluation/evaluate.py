@@ -126,6 +126,7 @@ def _evaluate_run(run: RunRecord, part: str, grouping: Grouping | None) -> tuple
     notes = list(run.notes)
     if missing := run.info.get("summary", {}).get("missing", []):
         notes.append(f"{len(missing)} videos had no features and were left out: {', '.join(missing[:5])}")
+    run.require_part(part)
     scores = select_part(run.scores(), part)
     measures = measure_scores(scores, notes=notes, grouping=grouping)
     folder = _folder(run.path, part)

@@ -181,6 +181,16 @@ def join(members: Sequence[Member], part: str = "test") -> Joined:
     classes = members[0].scores.classes
     for member in members:
         _check_member(member, classes, names[0])
+    for member in members:
+        if part not in member.scores.part:
+            raise RunError(
+                f"{member.name} has no {part} videos: "
+                + (
+                    "train it with --val-fraction"
+                    if part == "val"
+                    else "a run of --protocol all is for `har predict` only"
+                )
+            )
     check_leakage(members)
     seeds, left_out = _target_seeds(members)
     tables = [_rows_by_key(member, seeds) for member in members]

@@ -148,7 +148,7 @@ def test_c3ds_mean_cube_is_found_where_it_was_used_last(tmp_path: Path, records)
     assert extractor_for(spec, device="cpu").preprocess.cube is not None
     moved = cube.rename(tmp_path / "moved.npy")
     with pytest.raises(
-        FeatureMismatchError, match="--mean-cube FILE; where it was used last, .*cube.npy, it is no longer"
+        FeatureMismatchError, match=r"--mean-cube FILE; where it was used last, .*cube\.npy, it is no longer"
     ):
         extractor_for(spec, device="cpu")
     assert extractor_for(spec, mean_cube=moved, device="cpu").preprocess.cube is not None
