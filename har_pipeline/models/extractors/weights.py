@@ -17,7 +17,8 @@ import torch
 from safetensors import safe_open
 
 from har_pipeline.core.errors import WeightsError
-from har_pipeline.core.files import cached_weights, file_sha256
+from har_pipeline.core.files import cached_weights, file_sha256, weights_cache
+from har_pipeline.core.known_files import find_used, remember
 from har_pipeline.core.records import Stream, TrainedOn
 from har_pipeline.models.extractors.base import Net, Preprocess, Weights
 from har_pipeline.models.state import key_differences
@@ -68,7 +69,29 @@ def find_weights(net: Net, choice: str | None, layer: str, stream: Stream, seed:
         raise WeightsError(
             f"{net.name}: {choice!r} is neither a file nor one of {', '.join([*net.weights, 'random'])} (see `har models`)"
         )
-    return FoundWeights(path, f"sha256:{file_sha256(path)}", net.file_preprocess(path, stream))
+    sha256 = file_sha256(path)
+    remember(path, sha256)
+    return FoundWeights(path, f"sha256:{sha256}", net.file_preprocess(path, stream))
+
+
+def weights_with_hash(net: Net, stream: Stream, sha256: str) -> str | None:
+    """Return what `find_weights` is to be told for the weights with this hash (in hex); None if they are nowhere.
+
+    That is the name of published weights, where they are in the cache or come with a package, or else the file where one
+    with this hash was used last, or else the name of what would have to be downloaded.
+    """
+    of_stream = {name: weights for name, weights in net.weights.items() if weights.stream == stream}
+    published = [name for name, one in of_stream.items() if one.sha256 and sha256.startswith(one.sha256)]
+    for name in published or of_stream:
+        if of_stream[name].packaged is not None:
+            if published:
+                return name
+            continue
+        file = weights_cache() / of_stream[name].url.rsplit("/", 1)[1]
+        if file.is_file() and file_sha256(file) == sha256:
+            return name
+    used = find_used(sha256)
+    return str(used) if used is not None else next(iter(published), None)
 
 
 def _published_file(net: Net, name: str, weights: Weights) -> Path:
