@@ -314,7 +314,9 @@ def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path: Path) -> None
 
 @pytest.mark.needs_cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_cuda_agrees_with_the_cpu(tmp_path: Path, store: FeatureStore) -> None:
+def test_cuda_agrees_with_the_cpu(tmp_path: Path, store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A GPU's convolutions multiply in full float32, as the CPU's, only without TF32.
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     records = videos(tmp_path, 3)
     results = []
     for device in ("cpu", "cuda"):
