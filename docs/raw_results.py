@@ -95,7 +95,7 @@ def raw_block() -> str:
             *_convlstm_lines(results("gpu_convlstm"), "gpu_convlstm"),
             "",
             "fp32 there is PyTorch's: convolutions in TF32. The tests that need CUDA (kernels, heads, networks, feature",
-            "tables, extraction, TV-L1) passed on that machine; those that compare with the CPU do so without TF32 and dropout.",
+            "tables, extraction, TV-L1) passed on that machine; those against the CPU run without TF32 and dropout.",
             "",
             made_by("gpu_convlstm"),
             "",
