@@ -66,13 +66,36 @@ def show(
     store: StoreOrPack,
     features: FeatureSet = None,
     video_id: Annotated[str | None, typer.Option(help="Also show the record of this video.")] = None,
+    video: Annotated[
+        str | None,
+        typer.Option(help="Draw the feature sequence of this video: values, their norm, and how alike the steps are."),
+    ] = None,
+    projection: Annotated[
+        str | None, typer.Option(help="Draw all videos of the set as points, coloured by class: pca or tsne.")
+    ] = None,
+    manifest: Annotated[Path | None, typer.Option(help="Manifest with the classes, for --projection.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Picture to write. Default: features.png, or projection.png."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show how a feature set was made, its videos and failures. Without --features: every set (JSON: a list)."""
+    """Show how a feature set was made, its videos and failures. Without --features: every set (JSON: a list).
+
+    With --video or --projection: a picture (PNG, SVG or PDF).
+    """
+    from har_pipeline.cli.feature_pictures import check_picture, draw_projection, draw_video
     from har_pipeline.core.errors import StoreError
     from har_pipeline.features.pack import open_features
 
+    check_picture(video, projection, manifest, out)
     opened = open_features(store)
+    if video is not None:
+        draw_video(opened, opened.resolve(features or ""), video, out or Path("features.png"))
+        return
+    if projection is not None and manifest is not None:
+        draw_projection(opened, opened.resolve(features or ""), manifest, projection, out or Path("projection.png"))
+        return
     names = [opened.resolve(features)] if features else opened.feature_sets()
     if not names:
         raise StoreError(f"{store}: no feature set; make one with `har extract`")
