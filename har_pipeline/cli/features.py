@@ -225,6 +225,49 @@ def pack(
 
 
 @features_app.command()
+def export(
+    store: StoreOrPack,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .npz, .parquet or .h5.")],
+    features: FeatureSet = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Manifest CSV: its videos in its order, with their labels and other columns.")
+    ] = None,
+    allow_missing: options.AllowMissing = False,
+    root: options.Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a feature set into one file for numpy (.npz), pandas (.parquet) or HDF5 (.h5), with how it was made.
+
+    npz and h5: `features` (rows, D), and `offsets`: video v owns the rows offsets[v] to offsets[v + 1]; parquet: one row for
+    each clip, with video_id and step. Needs `pip install 'har-pipeline[parquet]'` or `'har-pipeline[hdf5]'`.
+
+    Example: har features export store.zarr --features i3d --manifest manifest.csv -o features.parquet
+    """
+    from har_pipeline.datasets.manifests import read_manifest
+    from har_pipeline.features.export import export_features
+    from har_pipeline.features.pack import open_features
+
+    records = None if manifest is None else read_manifest(manifest, root=root, check_files=False)
+    with video_bar() as update:
+        summary = export_features(
+            open_features(store),
+            features or "",
+            out,
+            records,
+            allow_missing=allow_missing,
+            on_video=lambda done, total: update("export", done, total),
+        )
+    if summary.missing:
+        note(f"NOTE: {len(summary.missing)} videos have no features and are left out: {', '.join(summary.missing[:5])}")
+    if as_json:
+        print_json(dataclasses.asdict(summary))
+    else:
+        say(
+            f"{summary.path}: {summary.feature_set}, {summary.videos:,} videos, {summary.rows:,} rows of {summary.dim} values"
+        )
+
+
+@features_app.command()
 @with_options
 def reduce(
     *,

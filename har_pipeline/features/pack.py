@@ -41,7 +41,8 @@ from numpy.typing import DTypeLike
 
 from har_pipeline.core.errors import StoreError
 from har_pipeline.core.files import new_file, read_json, remove, remove_debris, sync_folder, write_json
-from har_pipeline.core.records import FeatureRecord, FeatureSpec
+from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
+from har_pipeline.datasets.units import SOURCES, Source
 from har_pipeline.features.store import Damage, FeatureStore, UnreadableError, choose_feature_set, writing_to
 
 FORMAT_VERSION = 3
@@ -270,6 +271,19 @@ class PackedStore:
             self._require_current(feature_set)
             self._compared.add(feature_set)
         return self._record(feature_set, video_id)
+
+    def load(
+        self,
+        feature_set: str,
+        records: Sequence[VideoRecord] | Path | str,
+        *,
+        apart: Sequence[Source] = SOURCES,
+        allow_missing: bool = False,
+    ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        """Return X, y and groups of the videos of a manifest, for scikit-learn; see `export.load_arrays`."""
+        from har_pipeline.features.export import load_arrays
+
+        return load_arrays(self, feature_set, records, apart=apart, allow_missing=allow_missing)
 
     def verify(self, feature_set: str) -> Iterator[Damage | None]:
         """Read every video of a set against its checksum; yields None for a sound one and its `Damage` otherwise."""

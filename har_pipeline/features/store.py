@@ -39,7 +39,15 @@ import numpy as np
 
 from har_pipeline.core.errors import FeatureMismatchError, StoreError
 from har_pipeline.core.files import publish, remove, remove_debris, staging_name, write_text
-from har_pipeline.core.records import VIDEO_ID_PATTERN, FeatureRecord, FeatureSpec, VideoSource, check_video_id
+from har_pipeline.core.records import (
+    VIDEO_ID_PATTERN,
+    FeatureRecord,
+    FeatureSpec,
+    VideoRecord,
+    VideoSource,
+    check_video_id,
+)
+from har_pipeline.datasets.units import SOURCES, Source
 from har_pipeline.features.options import made_by
 
 if TYPE_CHECKING:
@@ -556,6 +564,19 @@ class FeatureStore:
             provenance=commit["provenance"],
             file=commit.get("file", {}),
         )
+
+    def load(
+        self,
+        feature_set: str,
+        records: Sequence[VideoRecord] | Path | str,
+        *,
+        apart: Sequence[Source] = SOURCES,
+        allow_missing: bool = False,
+    ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        """Return X, y and groups of the videos of a manifest, for scikit-learn; see `export.load_arrays`."""
+        from har_pipeline.features.export import load_arrays
+
+        return load_arrays(self, feature_set, records, apart=apart, allow_missing=allow_missing)
 
     def verify(self, feature_set: str) -> Iterator[Damage | None]:
         """Read every video of a set against its checksums; yields None for a sound one and its `Damage` otherwise.
