@@ -74,6 +74,7 @@ from .inference.cost import measure_live_cost as measure_live_cost
 from .inference.cost import time_videos as time_videos
 from .inference.examples import right_and_wrong as right_and_wrong
 from .inference.examples import save_examples as save_examples
+from .inference.export import export_onnx as export_onnx
 from .inference.live import CAMERA_HORIZON as CAMERA_HORIZON
 from .inference.live import StatefulRecogniser as StatefulRecogniser
 from .inference.load import load_run as load_run

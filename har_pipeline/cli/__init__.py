@@ -12,6 +12,7 @@ import typer
 from har_pipeline import __version__
 from har_pipeline.cli import (
     evaluate,
+    export,
     extract,
     features,
     frames,
@@ -53,6 +54,7 @@ app.command("lr-range")(train_video.lr_range)
 app.command("sweep")(sweep.sweep)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("export")(export.export)
 app.command("fuse")(fuse.fuse)
 app.command("compare")(fuse.compare)
 
