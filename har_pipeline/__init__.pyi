@@ -101,6 +101,10 @@ from .models.extractors.build import build_extractor as build_extractor
 from .models.extractors.nets import all_nets as all_nets
 from .models.heads import build_head as build_head
 from .models.heads.classifier import SequenceClassifier as SequenceClassifier
+from .report.data import Report as Report
+from .report.data import ReportSources as ReportSources
+from .report.data import collect_results as collect_results
+from .report.page import write_report as write_report
 from .synthetic.dataset import GENERATOR_VERSION as GENERATOR_VERSION
 from .synthetic.dataset import render_video as render_video
 from .synthetic.dataset import write_dataset as write_dataset

@@ -218,6 +218,8 @@ def test_synthetic_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for name in ("NET", "STEPS_LSTM"):
         monkeypatch.setattr(pipeline, name, dataclasses.replace(getattr(pipeline, name), epochs=1))
     result = pipeline.run(tmp_path / "out", 2, 0.0, "cpu")
-    assert set(result["accuracy"]) == {"mean_pool", "lstm", "lstm_flow", "product", "convnet3d", "convnet3d_lstm"}
+    assert set(result["accuracy"]) == {"mean_pool", "lstm", "lstm_flow", "lstm_product", "convnet3d", "convnet3d_lstm"}
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count('<details class="run"') == 6
+    assert page.count("data:image/jpeg;base64,") >= 6
+    assert page.count("data:video/mp4;base64,") >= 6

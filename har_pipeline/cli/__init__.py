@@ -19,6 +19,7 @@ from har_pipeline.cli import (
     fuse,
     manifest,
     predict,
+    report,
     splits,
     sweep,
     synth,
@@ -53,6 +54,7 @@ app.command("train-video")(train_video.train_video)
 app.command("lr-range")(train_video.lr_range)
 app.command("sweep")(sweep.sweep)
 app.command("evaluate")(evaluate.evaluate)
+app.command("report")(report.report)
 app.command("predict")(predict.predict)
 app.command("export")(export.export)
 app.command("fuse")(fuse.fuse)

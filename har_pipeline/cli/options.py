@@ -6,9 +6,10 @@ import contextlib
 import dataclasses
 import inspect
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand
@@ -16,6 +17,9 @@ from typer.core import TyperCommand
 from har_pipeline.core.errors import HarError
 from har_pipeline.core.options import Option, options_of
 from har_pipeline.core.text import printable
+
+if TYPE_CHECKING:
+    from har_pipeline.evaluation.run_folder import Origin
 
 AllowMissing = Annotated[bool, typer.Option(help="Leave out videos that have no features.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
@@ -38,6 +42,10 @@ StoreOrPack = Annotated[
 Workers = Annotated[int | None, typer.Option(help="Worker processes. Default: from the CPU count.", min=1)]
 
 
+# Where a command's context keeps its arguments as they were typed.
+TYPED = f"{__name__}.typed"
+
+
 class Command(TyperCommand):
     """A command whose help names its arguments as docs/cli.md does, whatever Typer's way: MANIFEST, [VIDEOS...]."""
 
@@ -54,9 +62,12 @@ class Command(TyperCommand):
         return [self.options_metavar or "", *arguments]
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
-        """Parse the arguments; control characters of one that is refused are shown."""
+        """Parse the arguments; control characters of one that is refused are shown. The context keeps them as typed."""
+        words = list(args[1] if len(args) > 1 else kwargs["args"])  # parsing empties the list
         with _shown_errors():
-            return super().make_context(*args, **kwargs)
+            ctx = super().make_context(*args, **kwargs)
+        ctx.meta[TYPED] = words
+        return ctx
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; control characters of an argument that it refuses are shown."""
@@ -152,6 +163,15 @@ def given_options(ctx: typer.Context | None, names: Iterable[str]) -> list[str]:
     """Return those of a command's parameters that were given on the command line, as they were written."""
     given = [name for name in names if ctx and getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"]
     return [f"--{name.replace('_', '-')}" for name in given]
+
+
+def run_origin(ctx: typer.Context, manifest: Path, root: Path | None) -> Origin:
+    """Return what a command's runs are made by and from: its command line, printable, and the manifest."""
+    from har_pipeline.evaluation.run_folder import Origin
+
+    # Without the program's own name, which may be a path or `python -m`.
+    words = ["har", *ctx.command_path.removeprefix(ctx.find_root().command_path).split(), *ctx.meta[TYPED]]
+    return Origin(command=printable(shlex.join(words)), manifest=manifest, root=root)
 
 
 def option_error(error: ValueError, names: Iterable[str]) -> typer.BadParameter:

@@ -129,6 +129,7 @@ def sweep(
             workers=workers,
             overwrite=overwrite,
             allow_missing=allow_missing,
+            origin=options.run_origin(ctx, manifest, root),
             on_done=on_done,
         )
     first, last = chosen[0], chosen[-1]

@@ -480,6 +480,14 @@ class FeatureStore:
         """Return video_id -> what was wrong with its file, for the videos whose files had faults."""
         return {video_id: tuple(notes) for video_id, notes in self._commits(feature_set, "decode_notes") if notes}
 
+    def num_frames(self, feature_set: str) -> dict[str, int]:
+        """Return video_id -> frames of its file, as far as known; leaves out what `checksums` does."""
+        return {video_id: int(value) for video_id, value in self._commits(feature_set, "num_frames")}
+
+    def written(self, feature_set: str) -> dict[str, str]:
+        """Return video_id -> when its features were stored, as ISO 8601, where that is known."""
+        return {video_id: str(value) for video_id, value in self._commits(feature_set, "written") if value}
+
     def _commits(self, feature_set: str, key: str, *, strict: bool = False) -> Iterator[tuple[str, Any]]:
         for video_id in self.video_ids(feature_set):
             node = self.path / feature_set / video_id

@@ -24,6 +24,7 @@ from threadpoolctl import threadpool_limits
 from har_pipeline.core.errors import ExtractionError, HarError, RunError
 from har_pipeline.core.processes import working_on
 from har_pipeline.core.records import Split, VideoRecord
+from har_pipeline.evaluation.run_folder import FROM_PYTHON, Origin
 from har_pipeline.features.job import num_cores
 from har_pipeline.features.reader import FeatureReader
 from har_pipeline.features.reduce import ReduceOptions, reduce_features
@@ -64,6 +65,7 @@ class Task:
     runs: Sequence[PlannedRun]
     overwrite: bool
     allow_missing: bool
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +140,15 @@ def run_sweep(
     workers: int | None = None,
     overwrite: bool = False,
     allow_missing: bool = False,
+    origin: Origin = FROM_PYTHON,
     on_done: OnDone = lambda point, outcomes: None,
 ) -> SweepRuns:
     """Train the runs of all points on all splits with `repeats` seeds each, and return what became of them.
 
     With `pca` the features are first reduced for each split (`reduce.reduce_features`); the results stay in the store.
     workers: processes, None = one per core on a CPU, one with a GPU; each holds the features of its runs in memory. A
-    failed run is reported in `failed` and does not stop the others. folds: as `jobs.plan_jobs`.
+    failed run is reported in `failed` and does not stop the others. folds: as `jobs.plan_jobs`. origin: as
+    `jobs.run_jobs`.
     Raises: RunError if another process trains there, a finished run was trained differently, or a worker dies; HarError if
     the features cannot be reduced.
     """
@@ -169,7 +173,7 @@ def run_sweep(
             if made[point]:
                 on_done(point, made[point])
             for (_, name), group in pending.items():
-                tasks.append(Task(point, store, name, records, group, overwrite, allow_missing))
+                tasks.append(Task(point, store, name, records, group, overwrite, allow_missing, origin))
         workers = _affordable_workers(tasks, streams, workers)
         if len(tasks) < workers:
             tasks = [dataclasses.replace(task, runs=[run]) for task in tasks for run in task.runs]
@@ -268,6 +272,7 @@ def _work(task: Task) -> Made:
             overwrite=task.overwrite,
             allow_missing=task.allow_missing,
             locked=True,
+            origin=task.origin,
             on_done=finished.append,
         )
     except HarError as error:

@@ -7,21 +7,24 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from safetensors import safe_open
 
 from har_pipeline.core.errors import RunError, first_few
-from har_pipeline.core.files import write_json
+from har_pipeline.core.files import read_json, write_json
 from har_pipeline.evaluation.metrics import confusion_matrix
 from har_pipeline.evaluation.plots import Line, save_sweep_curves
 from har_pipeline.evaluation.run_folder import WEIGHTS, read_run
 from har_pipeline.evaluation.scores import select_part
 from har_pipeline.evaluation.statistics import mean_and_sd, mean_class_accuracy
 from har_pipeline.evaluation.tables import write_csv
-from har_pipeline.training.jobs import Outcome
-from har_pipeline.training.sweep import SweepRuns, Value
+from har_pipeline.training.axes import Value
+
+if TYPE_CHECKING:  # tables are read without torch
+    from har_pipeline.training.jobs import Outcome
+    from har_pipeline.training.sweep import SweepRuns
 
 TABLE, PLOT, SUMMARY = "sweep.csv", "sweep.png", "sweep.json"
 
@@ -187,6 +190,22 @@ def write_sweep(
     }
     write_json(out / SUMMARY, values)
     return summaries, choices
+
+
+def read_sweep(folder: Path) -> list[PointSummary]:
+    """Return the means of each point that `write_sweep` wrote. Raises: RunError if its sweep.json is missing or malformed."""
+    path = folder / SUMMARY
+    points = read_json(path, RunError, "is it a folder of `har sweep`?").get("points")
+    names = [field.name for field in dataclasses.fields(PointSummary)]
+    try:
+        found = [
+            {**{name: one[name] for name in names}, "values": tuple(one["values"].items())} for one in points or ()
+        ]
+        if not found or not all(one["values"] and isinstance(one["accuracy"], float) for one in found):
+            raise ValueError("no points")
+        return [PointSummary(**one) for one in found]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{path}: malformed ({error}); run the same sweep again") from error
 
 
 def curves(summaries: Sequence[PointSummary], measure: Measure = "accuracy") -> tuple[str, list[Line]]:

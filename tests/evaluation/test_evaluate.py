@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import errno
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +16,17 @@ from train_split import train_split
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import Scores
+from har_pipeline.evaluation import evaluate as evaluate_module
 from har_pipeline.evaluation.evaluate import evaluate
-from har_pipeline.evaluation.metrics import confusion_matrix, extremes, measure_scores, ranks, write_measures
-from har_pipeline.evaluation.scores import concat_scores, read_scores, select_part, write_scores
+from har_pipeline.evaluation.metrics import Measures, confusion_matrix, extremes, measure_scores, ranks, write_measures
+from har_pipeline.evaluation.scores import concat_scores, read_scores, select_part, stack_scores, write_scores
 from har_pipeline.evaluation.statistics import mean_class_accuracy, wilson_interval
 from har_pipeline.inference.load import load_run
 from har_pipeline.inference.predict import predict_scores, top_k
 from har_pipeline.training.options import TrainConfig
+
+RUN_FILES = ("run.json", "split.json", "head.safetensors", "scores.csv", "history.csv")
+NEW = "video_id,label,split,fold,seed,predicted,correct,a,b"
 
 
 def scores_of(
@@ -160,6 +167,52 @@ def test_scores_round_trip_exactly(tmp_path: Path) -> None:
         assert getattr(read, name) == getattr(scores, name)
 
 
+def test_scores_say_what_was_predicted_and_whether_it_is_right(tmp_path: Path) -> None:
+    write_scores(tmp_path / "scores.csv", scores_of("aab", "aba"))
+    rows = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
+    assert [(row["label"], row["predicted"], row["correct"]) for row in rows] == [
+        ("a", "a", "true"), ("a", "b", "false"), ("b", "a", "false")
+    ]  # fmt: skip
+    assert list(rows[0])[:8] == ["video_id", "label", "split", "fold", "seed", "predicted", "correct", "a"]
+
+
+def same(first: Scores, second: Scores) -> bool:
+    one, two = ({**dataclasses.asdict(own), "probabilities": own.probabilities.tolist()} for own in (first, second))
+    return one == two
+
+
+@pytest.mark.parametrize(
+    "classes", ["a,b,c", "correct,predicted,z", "predicted,correct,z", "predicted,correct", "0.5,true,1"]
+)
+@pytest.mark.parametrize("rows", [4, 0])
+def test_no_class_is_taken_for_a_column_nor_a_column_for_a_class(tmp_path: Path, classes: str, rows: int) -> None:
+    names = tuple(classes.split(","))
+    scores = Scores(
+        video_ids=tuple(f"v{k}" for k in range(rows)),
+        labels=(*names, *names)[:rows],
+        classes=names,
+        probabilities=np.random.default_rng(0).dirichlet(np.ones(len(names)), size=rows),
+        part=("test",) * rows,
+        fold=(0,) * rows,
+        seed=(0,) * rows,
+    )
+    write_scores(tmp_path / "new.csv", scores)
+    assert same(read_scores(tmp_path / "new.csv"), scores)
+    # As older versions wrote it: without a row nothing tells columns and classes apart.
+    header, *lines = csv.reader((tmp_path / "new.csv").read_text().splitlines())
+    old = "\n".join(",".join([*row[:5], *row[7:]]) for row in (header, *lines)) + "\n"
+    (tmp_path / "old.csv").write_text(old)
+    if rows or names[:2] != ("predicted", "correct"):
+        assert same(read_scores(tmp_path / "old.csv"), scores)
+
+
+def test_a_spreadsheet_may_have_written_the_scores(tmp_path: Path) -> None:
+    write_scores(tmp_path / "scores.csv", scores_of("aab", "aba"))
+    text = (tmp_path / "scores.csv").read_text()
+    (tmp_path / "scores.csv").write_text(text.replace("true", "TRUE").replace("false", "FALSE"))
+    assert same(read_scores(tmp_path / "scores.csv"), scores_of("aab", "aba"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -169,6 +222,10 @@ def test_scores_round_trip_exactly(tmp_path: Path) -> None:
         ("video_id,label,split,fold,seed,a\nv,a,test,0,0,x\n", "line 2: could not convert"),
         ("video_id,label,split,fold,seed,a\nv,a,test,one,0,1\n", "line 2: invalid literal"),
         ("video_id,label,split,fold,seed,a\nv,a,test,0,0,nan\n", "not finite"),
+        (f"{NEW}\nv,a,test,0,0,a,true,0.4,0.6\n", "line 2: predicted, correct are a, true, but .* say b, false"),
+        (f"{NEW}\nv,a,test,0,0,b,true,0.4,0.6\n", "line 2: predicted, correct are b, true, but .* say b, false"),
+        (f"{NEW}\nv,a,test,0,0,b,,0.4,0.6\n", "line 2: predicted, correct are b, , but"),
+        (f"{NEW}\nv,a,test,0,0,b\n", "line 2: 6 columns instead of 9"),
     ],
 )
 def test_a_malformed_scores_file_names_file_and_line(tmp_path: Path, text: str, message: str) -> None:
@@ -255,6 +312,91 @@ def test_evaluating_a_run_writes_what_it_returns(run_dir: Path) -> None:
     assert [int(row["correct"]) for row in table] == np.diag(result.confusion).tolist()
     for name in ("confusion.png", "training.png"):
         assert (run_dir / name).read_bytes().startswith(b"\x89PNG")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_mistakes_are_listed_with_the_most_confident_first(tmp_path: Path) -> None:
+    scores = scores_of("aabbc", "abbac")
+    values = scores.probabilities.copy()
+    values[3] = [0.9, 0.1, 0.0]
+    measures = measure_scores(dataclasses.replace(scores, probabilities=values))
+    assert [(one.video_id, one.label, one.predicted, one.probability) for one in measures.mistakes] == [
+        ("v3", "b", "a", 0.9), ("v1", "a", "b", 0.6)
+    ]  # fmt: skip
+    assert [one.label_probability for one in measures.mistakes] == [0.1, 0.2]
+    write_measures(measures, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "mistakes.csv").read_text().splitlines()))
+    assert [(row["video_id"], row["predicted"], float(row["probability"])) for row in rows] == [
+        ("v3", "a", 0.9),
+        ("v1", "b", 0.6),
+    ]
+    assert [one["video_id"] for one in json.loads((tmp_path / "evaluation.json").read_text())["mistakes"]] == [
+        "v3",
+        "v1",
+    ]
+
+
+def test_a_fusion_of_repeats_lists_the_mistakes_of_all(tmp_path: Path) -> None:
+    scores = stack_scores([scores_of("aab", "abb"), scores_of("aab", "aaa", seed=1)])
+    write_scores(tmp_path / "scores.csv", scores)
+    (tmp_path / "fusion.json").write_text("{}")
+    found = evaluate(tmp_path)
+    assert [(one.video_id, one.seed) for one in found.mistakes] == [("v1", 0), ("v2", 1)]
+
+
+def test_results_go_to_another_folder_and_the_run_stays_as_it_is(run_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(run_dir, tmp_path / "run", ignore=lambda _, names: set(names) - {*RUN_FILES, run_dir.name})
+    before = contents(tmp_path / "run")
+    result = evaluate(tmp_path / "run", out=tmp_path / "new/results")
+    assert contents(tmp_path / "run") == before
+    assert {"evaluation.json", "confusion.png", "mistakes.csv", "training.png"} <= contents(
+        tmp_path / "new/results"
+    ).keys()
+    assert result.to_dict() == evaluate(tmp_path / "run").to_dict()
+    again = contents(tmp_path / "run")
+    assert {name: again[name] for name in contents(tmp_path / "new/results")} == contents(tmp_path / "new/results")
+    evaluate(tmp_path / "run", part="val", out=tmp_path / "new/results")
+    assert (tmp_path / "new/results/val/evaluation.json").is_file()
+
+
+def test_folds_and_repeats_are_written_as_the_same_tree_elsewhere(run_dir: Path, tmp_path: Path) -> None:
+    scores = stack_scores([scores_of("aab", "abb"), scores_of("aab", "aaa", seed=1)])
+    (tmp_path / "fusion").mkdir()
+    write_scores(tmp_path / "fusion/scores.csv", scores)
+    (tmp_path / "fusion/fusion.json").write_text("{}")
+    before = contents(tmp_path / "fusion")
+    evaluate(tmp_path / "fusion", out=tmp_path / "out")
+    assert contents(tmp_path / "fusion") == before
+    assert {"repeats.json", "seed0/mistakes.csv", "seed1/confusion.png"} <= contents(tmp_path / "out").keys()
+
+
+def test_results_are_not_written_over_something_else(run_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(run_dir, tmp_path / "other")
+    with pytest.raises(RunError, match="other holds another run or fusion"):
+        evaluate(run_dir, out=tmp_path / "other")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="file is a file"):
+        evaluate(run_dir, out=tmp_path / "file")
+    evaluate(run_dir, out=run_dir)
+
+
+def test_a_run_folder_that_cannot_be_written_says_the_way_out(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = evaluate_module.write_measures
+
+    def write(measures: Measures, folder: Path) -> None:
+        if folder == run_dir:
+            raise PermissionError(errno.EROFS, "Read-only file system", str(folder / "evaluation.json"))
+        written(measures, folder)
+
+    monkeypatch.setattr(evaluate_module, "write_measures", write)
+    with pytest.raises(RunError, match=r"evaluation.json: Read-only file system; name another folder .* --out"):
+        evaluate(run_dir)
+    evaluate(run_dir, out=tmp_path / "out")
 
 
 def counted_scores(counts: dict[str, dict[str, int]]) -> Scores:

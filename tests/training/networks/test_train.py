@@ -28,7 +28,7 @@ from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.evaluation.compare import compare_members
 from har_pipeline.evaluation.evaluate import evaluate
 from har_pipeline.evaluation.members import load_members
-from har_pipeline.evaluation.run_folder import RunSummary, read_history, read_run
+from har_pipeline.evaluation.run_folder import Origin, RunSummary, read_history, read_run
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.inference.load import load_network, load_run
 from har_pipeline.inference.predict import predict_scores
@@ -254,6 +254,19 @@ def test_seconds_count_the_epochs_of_all_processes(task: Task, tmp_path: Path) -
     assert seconds[0] == 1000
     assert sum(seconds) <= summary.seconds < 1000 + 100
     assert json.loads((tmp_path / "run/run.json").read_text())["summary"]["seconds"] == summary.seconds
+
+
+def test_an_unfinished_run_goes_on_with_another_command_line(task: Task, tmp_path: Path) -> None:
+    typed = Origin(command="har train-video m.csv -o run", manifest=tmp_path / "m.csv")
+    with pytest.raises(Stop):
+        task.train(FAST, tmp_path / "run", on_batch=stop, origin=typed)
+    epochs: list[Epoch] = []
+    task.train(FAST, tmp_path / "run", on_epoch=epochs.append, origin=Origin(command="har train-video n.csv"))
+    assert [e.epoch for e in epochs] == list(range(2, FAST.num_epochs + 1))
+    info = json.loads((tmp_path / "run/run.json").read_text())
+    assert info["command"] == "har train-video n.csv"
+    assert info["manifest"] is info["root"] is info["store"] is None
+    read_run(tmp_path / "run")
 
 
 def test_a_run_with_hard_gates_is_read_with_them(task: Task, tmp_path: Path) -> None:
