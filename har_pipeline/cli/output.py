@@ -53,10 +53,10 @@ def print_rows(rows: list[dict[str, Any]], as_json: bool, *, empty: str = "") ->
 def describe(outcome: Outcome) -> str:
     """Return one line on a finished run."""
     summary = outcome.summary
-    return (
-        f"test video accuracy {summary.test_accuracy:.1%} on {summary.num_test} videos "
-        f"({summary.num_train} train, {summary.num_val} val), {summary.seconds:.1f} s"
-    )
+    seconds, train = f"{summary.seconds:.1f} s", f"{summary.num_train} train, {summary.num_val} val"
+    if summary.test_accuracy is None:
+        return f"no test part: accuracy is not measured ({train}), {seconds}"
+    return f"test video accuracy {summary.test_accuracy:.1%} on {summary.num_test} videos ({train}), {seconds}"
 
 
 def print_outcomes(outcomes: Sequence[Outcome], out: Path, model: str, as_json: bool) -> None:
@@ -70,7 +70,8 @@ def print_outcomes(outcomes: Sequence[Outcome], out: Path, model: str, as_json: 
         return
     for outcome in outcomes:
         say(f"{outcome.run.folder}: {model}, {describe(outcome)}")
-    say(f"next: har evaluate {out}")
+    tested = any(outcome.summary.test_accuracy is not None for outcome in outcomes)
+    say(f"next: har evaluate {out}" if tested else f"next: har predict VIDEO --run {out}")
 
 
 def print_failures(notes: dict[str, tuple[str, ...]], failed: dict[str, str], failed_before: dict[str, str]) -> None:

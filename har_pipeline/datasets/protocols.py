@@ -57,6 +57,8 @@ class Protocol:
     val_apart: tuple[Source, ...] = SOURCES
     # Whether copies and links of one file are kept apart like the file itself; published lists are taken as they are.
     copies_apart: bool = True
+    # Whether its splits test anything; without, nothing is held back from a final model.
+    tests: bool = True
 
     @property
     def help(self) -> str:
@@ -221,6 +223,11 @@ def _column(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]
     return [Fold(train, test, val)]
 
 
+def _all(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]:
+    """All videos train and none tests: for a final model, whose accuracy is not measured."""
+    return [Fold(list(records), [])]
+
+
 PROTOCOLS: dict[str, Protocol] = {
     "kth_original": Protocol(_kth_original, copies_apart=False),
     "kth_random5": Protocol(_kth_random5, copies_apart=False),
@@ -241,4 +248,10 @@ PROTOCOLS: dict[str, Protocol] = {
     "group_kfold": Protocol(_group_kfold, reads=("num_folds",)),
     "holdout": Protocol(_holdout, reads=("test_fraction",)),
     "column": Protocol(_column, reads=("column",)),
+    "all": Protocol(_all, tests=False),
 }
+
+
+def has_test_part(protocol: str) -> bool:
+    """Return whether splits of a protocol test videos; those of the user's own always do."""
+    return protocol not in PROTOCOLS or PROTOCOLS[protocol].tests

@@ -92,7 +92,7 @@ def choose_splits(
     notes = unused_videos(chosen, records)
     if "val_fraction" not in choice.unread(records):
         notes += odd_validation_share(chosen, choice.val_fraction or 0.0)
-    if choice.protocol != "column":
+    if choice.protocol != "column" and PROTOCOLS[choice.protocol].tests:
         notes += unread_column(splits, records)
     if not PROTOCOLS[choice.protocol].copies_apart:
         notes += copied_videos(chosen, records)
@@ -147,7 +147,7 @@ def make_splits(
     for index, fold in enumerate(rule.split(records, options)):
         where = f"{protocol} split {index}"
         for part, side in (("train", fold.train), ("test", fold.test)):
-            if not side:
+            if not side and (part == "train" or rule.tests):
                 raise SplitError(
                     f"{where}: none of the {len(records)} videos is in {part}; is this the right protocol?"
                 )
@@ -194,7 +194,7 @@ def _check_split(split: Split, records: Sequence[VideoRecord], rule: Protocol) -
         if len(set(ids)) < len(ids):
             raise SplitError(f"{where}: {len(ids) - len(set(ids))} {part} ids appear more than once")
         parts[part] = [by_id[video_id] for video_id in ids]
-    for part in ("train", "test"):
+    for part in ("train", "test") if rule.tests else ("train",):
         if not parts[part]:
             raise SplitError(f"{where}: no {part} videos")
     for first, second, sources in (

@@ -5,6 +5,8 @@ Videos that are in the store are skipped, so an interrupted job resumes where it
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +20,7 @@ from har_pipeline.features.options import ExtractOptions
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.models.device import keep_freed_memory
 from har_pipeline.models.extractors.base import Extractor
-from har_pipeline.video.clip_worker import DecodeTask, View
+from har_pipeline.video.clip_worker import DecodeTask, Row, View
 from har_pipeline.video.flow.cache import FlowCache
 from har_pipeline.video.flow.spec import FlowSpec
 from har_pipeline.video.preprocess import parse_resize
@@ -83,9 +85,13 @@ def extract_many(
     store: FeatureStore,
     wanted: Sequence[tuple[Extractor, ExtractOptions]],
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    *,
+    rows_of_file_at_once: bool = False,
 ) -> list[ExtractSummary]:
     """As `extract`, for several feature sets in one pass over each file; one summary for each.
 
+    rows_of_file_at_once: read the file that neighbouring records share once for all of them, which must name their last
+    frames, be sorted by their first ones, and be new to the store; what was odd about the file is noted for the first.
     What concerns the job (fps, workers, decoder, time limit, shard, retry_failed, flow_cache) is read from the first
     options. Raises: ExtractionError also if two of the feature sets are the same.
     """
@@ -116,6 +122,8 @@ def extract_many(
         failed=sum(len(summary.failed) + len(summary.failed_before) for summary in summaries),
     )
     tasks = [_task(record, job, views[record.video_id]) for record in mine if views[record.video_id]]
+    if rows_of_file_at_once:
+        tasks = [_of_rows(list(own)) for _, own in itertools.groupby(tasks, key=lambda task: task.path)]
     started = time.perf_counter()
     if any(lane.extractor.device.type == "cpu" for lane in lanes):
         keep_freed_memory()
@@ -149,3 +157,10 @@ def _task(record: VideoRecord, job: ExtractOptions, views: Sequence[View]) -> De
         max_frames=job.max_frames,
         hash_content=job.flow_cache is not None,
     )
+
+
+def _of_rows(tasks: Sequence[DecodeTask]) -> DecodeTask:
+    """Return the task of reading a file once for the rows of several tasks."""
+    rows = tuple(Row(task.video_id, task.start_frame, task.end_frame or 0) for task in tasks)
+    end = max(row.end_frame for row in rows)
+    return dataclasses.replace(tasks[0], start_frame=rows[0].start_frame, end_frame=end, rows=rows)

@@ -203,6 +203,7 @@ def live_scores(
     """
     recogniser = StatefulRecogniser(run_dir, device=device)
     run = recogniser.run
+    run.require_part(part)
     ids = {"val": run.split.val, "test": run.split.test}[part]
     by_id = {record.video_id: record for record in records}
     if absent := [video_id for video_id in ids if video_id not in by_id]:

@@ -152,6 +152,11 @@ def run_sweep(
     Raises: RunError if another process trains there, a finished run was trained differently, or a worker dies; HarError if
     the features cannot be reduced.
     """
+    if untested := [split for split in splits if not split.test]:
+        raise RunError(
+            f"a sweep compares accuracies, and {untested[0].protocol} has no test part: sweep with another --protocol, and "
+            "train the best values with `har train --protocol all`"
+        )
     with training_lock(points[0].folder.parent):
         made: dict[Point, list[Outcome]] = {}
         tasks: list[Task] = []

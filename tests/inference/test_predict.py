@@ -17,7 +17,8 @@ from har_pipeline.features.options import ExtractOptions
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureStreams
 from har_pipeline.inference.load import load_run
-from har_pipeline.inference.predict import extractor_for, predict, predict_scores, sample_frames, save_picture
+from har_pipeline.inference.predict import predict, predict_scores, sample_frames, save_picture
+from har_pipeline.inference.sources import extractor_for
 from har_pipeline.models.extractors import build_extractor
 from har_pipeline.training.options import TrainConfig
 from har_pipeline.video.decode import FrameReader
@@ -93,7 +94,7 @@ def test_a_run_of_two_streams_makes_both_of_a_file(tmp_path: Path, records: list
     (prediction,) = predict([records[5].path], run, device="cpu", workers=1)
     expected = predict_scores(run, FeatureStreams(both, names).read(ids[5]).features)
     np.testing.assert_allclose(prediction.probabilities, expected, atol=1e-6)
-    with pytest.raises(RunError, match="has 2 streams: give --weights once for each"):
+    with pytest.raises(RunError, match="these are the weights of none of"):
         predict([records[5].path], tmp_path / "run", weights="random", device="cpu")
 
 
@@ -131,21 +132,27 @@ def test_other_weights_than_the_runs_are_refused(tmp_path: Path, records) -> Non
     assert '"random:3"' in text
     spec_path.write_text(text.replace('"random:3"', '"sha256:' + "0" * 64 + '"'), encoding="utf-8")
     change_info(tmp_path / "run")
-    with pytest.raises(FeatureMismatchError, match="--weights PATH"):
+    with pytest.raises(FeatureMismatchError, match="give the file with --weights FILE"):
         predict([records[4].path], tmp_path / "run", device="cpu")
 
 
-def test_c3ds_mean_cube_is_asked_for(tmp_path: Path, records) -> None:
+def test_c3ds_mean_cube_is_found_where_it_was_used_last(tmp_path: Path, records) -> None:
     cube = tmp_path / "cube.npy"
     np.save(cube, np.full((3, 16, 128, 171), 90, np.float32))
     store = FeatureStore(tmp_path / "store.zarr", create=True)
     net = build_extractor("c3d", layer="pool5", weights="random", device="cpu", precision="fp32", mean_cube=cube)
     clips = ClipSpec(sampling="uniform", num_clips=1, clip_len=16)
     name = extract(records[:2], store, net, ExtractOptions(clips=clips, dtype="float32")).feature_set
-    assert "cube sha256:" in store.spec(name).preprocess
-    with pytest.raises(FeatureMismatchError, match="--mean-cube"):
-        extractor_for(store.spec(name), device="cpu")
-    assert extractor_for(store.spec(name), mean_cube=cube, device="cpu").preprocess.cube is not None
+    spec = store.spec(name)
+    assert "cube sha256:" in spec.preprocess
+    assert extractor_for(spec, device="cpu").preprocess.cube is not None
+    moved = cube.rename(tmp_path / "moved.npy")
+    with pytest.raises(
+        FeatureMismatchError, match=r"--mean-cube FILE; where it was used last, .*cube\.npy, it is no longer"
+    ):
+        extractor_for(spec, device="cpu")
+    assert extractor_for(spec, mean_cube=moved, device="cpu").preprocess.cube is not None
+    assert extractor_for(spec, device="cpu").preprocess.cube is not None
 
 
 def test_sample_frames_spread_over_the_video(records) -> None:

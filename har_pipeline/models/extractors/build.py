@@ -12,6 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from har_pipeline.core.errors import ExtractionError
 from har_pipeline.core.files import file_sha256
+from har_pipeline.core.known_files import remember
 from har_pipeline.core.records import Stream
 from har_pipeline.models.device import PRECISIONS, pick_device, pick_precision
 from har_pipeline.models.extractors.base import Extractor, Preprocess
@@ -98,5 +99,6 @@ def _with_cube(preprocess: Preprocess, path: Path) -> Preprocess:
         raise ExtractionError(
             f"{path}: the mean cube is for the BGR frames of the original weights, but these weights read RGB"
         )
-    cube = torch.from_numpy(read_mean_cube(path))
-    return replace(preprocess, cube=cube, cube_sha256=file_sha256(path))
+    cube, sha256 = torch.from_numpy(read_mean_cube(path)), file_sha256(path)
+    remember(path, sha256)
+    return replace(preprocess, cube=cube, cube_sha256=sha256)

@@ -17,7 +17,8 @@ import torch
 from safetensors import safe_open
 
 from har_pipeline.core.errors import WeightsError
-from har_pipeline.core.files import cached_weights, file_sha256
+from har_pipeline.core.files import cached_weights, file_sha256, weights_cache
+from har_pipeline.core.known_files import find_used, remember
 from har_pipeline.core.records import Stream, TrainedOn
 from har_pipeline.models.extractors.base import Net, Preprocess, Weights
 from har_pipeline.models.state import key_differences
@@ -68,7 +69,28 @@ def find_weights(net: Net, choice: str | None, layer: str, stream: Stream, seed:
         raise WeightsError(
             f"{net.name}: {choice!r} is neither a file nor one of {', '.join([*net.weights, 'random'])} (see `har models`)"
         )
-    return FoundWeights(path, f"sha256:{file_sha256(path)}", net.file_preprocess(path, stream))
+    sha256 = file_sha256(path)
+    remember(path, sha256)
+    return FoundWeights(path, f"sha256:{sha256}", net.file_preprocess(path, stream))
+
+
+def weights_with_hash(net: Net, stream: Stream, sha256: str) -> str | None:
+    """Return what `find_weights` is to be told for the weights with this hash (in hex); None if they are nowhere.
+
+    That is the name of weights with this published hash, or of those in the cache that have it, or else the file where one
+    with this hash was used last.
+    """
+    of_stream = {name: weights for name, weights in net.weights.items() if weights.stream == stream}
+    for name, weights in of_stream.items():
+        if weights.sha256 and sha256.startswith(weights.sha256):
+            return name
+    for name, weights in of_stream.items():
+        if weights.packaged is None and not weights.sha256:
+            file = weights_cache() / weights.url.rsplit("/", 1)[1]
+            if file.is_file() and file_sha256(file) == sha256:
+                return name
+    used = find_used(sha256)
+    return None if used is None else str(used)
 
 
 def _published_file(net: Net, name: str, weights: Weights) -> Path:
