@@ -18,6 +18,7 @@ from har_pipeline.cli import (
     frames,
     fuse,
     manifest,
+    models,
     predict,
     report,
     splits,
@@ -43,8 +44,8 @@ app = App(
 app.add_typer(manifest.manifest_app, name="manifest")
 app.add_typer(splits.splits_app, name="splits")
 app.add_typer(features.features_app, name="features")
+app.add_typer(models.models_app, name="models")
 app.command("synth")(synth.synth)
-app.command("models")(extract.models)
 app.command("extract")(extract.extract)
 app.command("flow")(extract.flow)
 app.command("points")(extract.points)
