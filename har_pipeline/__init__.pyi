@@ -48,6 +48,7 @@ from .evaluation.statistics import Interval as Interval
 from .evaluation.statistics import mcnemar as mcnemar
 from .evaluation.statistics import mean_interval as mean_interval
 from .features.encode import encode_features as encode_features
+from .features.export import export_features as export_features
 from .features.extract import extract as extract
 from .features.extract import extract_many as extract_many
 from .features.frames import frame_shape as frame_shape
@@ -73,6 +74,7 @@ from .inference.cost import measure_live_cost as measure_live_cost
 from .inference.cost import time_videos as time_videos
 from .inference.examples import right_and_wrong as right_and_wrong
 from .inference.examples import save_examples as save_examples
+from .inference.export import export_onnx as export_onnx
 from .inference.live import CAMERA_HORIZON as CAMERA_HORIZON
 from .inference.live import StatefulRecogniser as StatefulRecogniser
 from .inference.load import load_run as load_run

@@ -163,7 +163,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     extractor = build_extractor(
         options.extractor, layer=options.layer, weights=asked, device=options.device, precision="fp32"
     )
-    clips = dataclasses.replace(extractor.input.clips, num_clips=options.frames)
+    # Algorithm 1 reads the first frames.
+    clips = dataclasses.replace(extractor.input.clips, sampling="first", num_clips=options.frames)
     summary = extract(records, store, extractor, ExtractOptions(clips=clips, workers=options.workers))
     splits = make_splits(records, protocol, val_fraction=0.0, manifest_sha256=sha256)
     config = dataclasses.replace(HEAD, epochs=options.epochs, device=options.device)

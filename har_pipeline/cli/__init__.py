@@ -12,11 +12,13 @@ import typer
 from har_pipeline import __version__
 from har_pipeline.cli import (
     evaluate,
+    export,
     extract,
     features,
     frames,
     fuse,
     manifest,
+    models,
     predict,
     report,
     splits,
@@ -42,8 +44,8 @@ app = App(
 app.add_typer(manifest.manifest_app, name="manifest")
 app.add_typer(splits.splits_app, name="splits")
 app.add_typer(features.features_app, name="features")
+app.add_typer(models.models_app, name="models")
 app.command("synth")(synth.synth)
-app.command("models")(extract.models)
 app.command("extract")(extract.extract)
 app.command("flow")(extract.flow)
 app.command("points")(extract.points)
@@ -55,6 +57,7 @@ app.command("sweep")(sweep.sweep)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("predict")(predict.predict)
+app.command("export")(export.export)
 app.command("fuse")(fuse.fuse)
 app.command("compare")(fuse.compare)
 

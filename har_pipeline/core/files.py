@@ -349,7 +349,7 @@ def weights_cache() -> Path:
     Raises: WeightsError naming HAR_CACHE if the user has no home folder.
     """
     if folder := os.environ.get("HAR_CACHE"):
-        return Path(folder) / "weights"
+        return Path(os.path.expanduser(folder)) / "weights"
     import platformdirs
 
     try:

@@ -20,6 +20,7 @@ import torch
 from har_pipeline.core.records import VideoSource
 from har_pipeline.features.job import file_of, num_cores
 from har_pipeline.features.lanes import Attempt, Lane
+from har_pipeline.features.seen import seen_of_video
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.video.clip_worker import Chunk, ClipPlan, DecodeTask, DecodeWorker, Done, Message, OfRow
 from har_pipeline.video.flow.compute import compute_flow
@@ -261,6 +262,7 @@ class Engine:
         lane.summary.done += 1
         lane.summary.padded += plan.padded
         lane.summary.clips += len(plan.clip_bounds)
+        lane.summary.seen = lane.summary.seen.with_video(*seen_of_video(lane.spec, plan.num_frames, plan.fps))
         if done.notes:
             lane.summary.notes[attempt.video_id] = done.notes
 

@@ -101,8 +101,10 @@ def extract_many(
     specs = [feature_spec(extractor, options) for extractor, options in wanted]
     if len({spec.name for spec in specs}) < len(specs):
         raise ExtractionError("the same features are asked for twice")
-    for spec in specs:
-        store.create_feature_set(spec)
+    if (names := [options.name for _, options in wanted if options.name is not None]) and len(set(names)) < len(names):
+        raise ExtractionError("a name belongs to one feature set")
+    for spec, (_, options) in zip(specs, wanted, strict=True):
+        store.create_feature_set(spec, options.name)
     store.remove_debris()
     cache = FlowCache(job.flow_cache) if job.flow_cache else None
     lanes = [

@@ -62,7 +62,7 @@ def find_weights(net: Net, choice: str | None, layer: str, stream: Stream, seed:
             raise WeightsError(f"{net.name} weights {choice!r} end before layer {layer}; they reach {weights.layers}")
         if weights.stream != stream:
             raise WeightsError(f"{net.name} weights {choice!r} are for {weights.stream}, not for {stream}")
-        path = _published_file(net, choice, weights)
+        path = published_file(net, choice)
         return FoundWeights(path, f"sha256:{file_sha256(path)}", weights.preprocess)
     path = Path(choice).expanduser()
     if not path.is_file():
@@ -93,11 +93,19 @@ def weights_with_hash(net: Net, stream: Stream, sha256: str) -> str | None:
     return None if used is None else str(used)
 
 
-def _published_file(net: Net, name: str, weights: Weights) -> Path:
+def published_file(net: Net, name: str) -> Path:
+    """Return the file of a net's published weights, downloaded into the cache if it is not there, its hash checked.
+
+    Raises: WeightsError if the net has no such weights, the cache cannot be used, the download fails, or the hash differs.
+    """
+    if name not in net.weights:
+        raise WeightsError(f"{net.name} has no weights {name!r}; it has: {', '.join(net.weights)}")
+    weights = net.weights[name]
     if weights.packaged is not None:
         path = weights.packaged()
     else:
-        path = cached_weights(weights.url.rsplit("/", 1)[1])
+        assert weights.file is not None
+        path = cached_weights(weights.file)
         if not path.exists():
             _download(net, name, weights, path)
     found = file_sha256(path)

@@ -10,6 +10,7 @@ import pytest
 
 from har_pipeline.core.errors import ExtractionError
 from har_pipeline.models.extractors import all_nets, describe_nets, find_net
+from har_pipeline.video.clips import shares_seen
 
 
 @pytest.fixture
@@ -38,6 +39,14 @@ def test_single_nets_come_before_families() -> None:
     assert names[:6] == ["c3d", "convnet3d", "efficientnet_lite0", "i3d", "vgg16", "tsn_bninception"]
     assert names[-1] == "mvit_base_16x4"
     assert all(net.name == name for name, net in all_nets().items())
+
+
+def test_the_default_clips_of_every_net_see_the_whole_video() -> None:
+    for net in all_nets().values():
+        for read in net.inputs.values():
+            for num_frames in (300, 1000, 5000):
+                span, _ = shares_seen(num_frames, read.clips, 25.0, None)
+                assert span > 0.95, (net.name, num_frames)
 
 
 def test_an_unknown_net_lists_the_known_ones() -> None:
