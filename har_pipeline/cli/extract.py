@@ -16,6 +16,7 @@ from har_pipeline.cli.progress import extraction_bar, video_bar
 from har_pipeline.core.errors import VideoError
 from har_pipeline.core.options import device_option, option, seed_option
 from har_pipeline.core.records import ClipSpec, Crops, Padding, Sampling
+from har_pipeline.core.signals import goes_on_when_repeated
 from har_pipeline.features.options import ExtractOptions, LocalOptions
 from har_pipeline.models.net_names import check_extractor_name
 from har_pipeline.video.flow.spec import FlowMethod, FlowSpec
@@ -207,6 +208,7 @@ def extract(
 
     if store.exists():
         FeatureStore(store, create=True)
+    goes_on_when_repeated()
     if handcrafted:
         chosen = dataclasses.replace(
             local, extractor=name, layer=nets.layer or "", dtype=how.dtype, shard=parse_shard(shard)

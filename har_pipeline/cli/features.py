@@ -14,6 +14,7 @@ from har_pipeline.cli.options import AsJson, Shown, Store, StoreOrPack, given_op
 from har_pipeline.cli.output import note, print_json, print_rows, say
 from har_pipeline.cli.progress import video_bar
 from har_pipeline.cli.split_options import chosen_splits
+from har_pipeline.core.signals import goes_on_when_repeated
 from har_pipeline.datasets.splits import SplitChoice
 from har_pipeline.features.options import EncodeOptions, MotionOptions
 
@@ -206,6 +207,7 @@ def pack(
     from har_pipeline.features.store import FeatureStore
 
     opened, path = FeatureStore(store), out or default_pack_path(store)
+    goes_on_when_repeated()
     summaries = []
     for name in [opened.resolve(prefix) for prefix in features] if features else whole_sets(opened):
         with video_bar() as update:
@@ -335,6 +337,7 @@ def _fit_sets(
     as_json: bool,
 ) -> None:
     """Make a feature set for each split, and print what `words` says of it. train: the command that reads it."""
+    goes_on_when_repeated()
     summaries = []
     for one in splits:
         with video_bar() as update:
@@ -387,6 +390,7 @@ def motion(
             + ("choose with --features" if found else "make one with `har frames`")
         )
     source = opened.resolve(features) if features is not None else found[0]
+    goes_on_when_repeated()
     with video_bar() as update:
         summary = motion_features(opened, source, how, lambda done, total: update("motion maps", done, total))
     if as_json:

@@ -12,6 +12,7 @@ from har_pipeline.cli import options
 from har_pipeline.cli.options import Shown, parse_shard, with_options
 from har_pipeline.cli.output import note, print_failures, print_json
 from har_pipeline.cli.progress import video_bar
+from har_pipeline.core.signals import goes_on_when_repeated
 from har_pipeline.features.options import RawOptions
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def frames(
     from har_pipeline.features.store import FeatureStore
 
     opened = FeatureStore(store, create=True)
+    goes_on_when_repeated()
     with video_bar() as update:
         summary = store_raw_frames(records, opened, how, lambda state: update("frames", state.finished, state.total))
     print_failures(summary.notes, summary.failed, summary.failed_before)

@@ -16,6 +16,7 @@ from har_pipeline.cli.output import note, print_table
 from har_pipeline.cli.progress import sweep_table
 from har_pipeline.cli.split_options import chosen_splits
 from har_pipeline.core.options import option
+from har_pipeline.core.signals import goes_on_when_repeated
 from har_pipeline.datasets.splits import SplitChoice
 from har_pipeline.training.axes import parse_axis
 from har_pipeline.training.options import TrainConfig
@@ -118,6 +119,7 @@ def sweep(
     points = plan_points(axes, TrainConfig(seed=split.seed, device=device), "", out)
     specs = {point.feature_set: opened.spec(opened.resolve(point.feature_set)) for point in points}
     _note_scaling([point.config.for_features([specs[point.feature_set]]) for point in points])
+    goes_on_when_repeated()
     with sweep_table(points, len(chosen) * repeats) as on_done:
         result = run_sweep(
             opened,

@@ -13,6 +13,7 @@ from har_pipeline.cli.options import Shown, given_options, with_options
 from har_pipeline.cli.output import note, print_outcomes
 from har_pipeline.cli.progress import training_table
 from har_pipeline.cli.split_options import chosen_splits
+from har_pipeline.core.signals import goes_on_when_repeated
 from har_pipeline.datasets.splits import SplitChoice
 from har_pipeline.models.config import SCIKIT_HEADS
 from har_pipeline.training.options import TrainConfig
@@ -68,6 +69,8 @@ def train(
     from har_pipeline.training.jobs import plan_jobs, run_jobs
 
     jobs = plan_jobs(chosen, out, seed=config.seed, repeats=repeats, folds=split.every)
+    if len(jobs) > 1:
+        goes_on_when_repeated()
     with training_table(jobs, config.epochs) as (on_epoch, on_done):
         outcomes = run_jobs(
             opened,

@@ -18,6 +18,7 @@ from har_pipeline.cli.split_options import chosen_splits
 from har_pipeline.core.errors import ManifestError, SplitError
 from har_pipeline.core.options import option
 from har_pipeline.core.records import RawStream
+from har_pipeline.core.signals import goes_on_when_repeated
 from har_pipeline.datasets.splits import SplitChoice
 from har_pipeline.training.options import VideoTrainConfig
 
@@ -158,6 +159,7 @@ def train_video(
     with joined_world(config.device) as (world, device):
         config = dataclasses.replace(config, device=device)
         jobs = plan_jobs(chosen, out, seed=config.seed, repeats=repeats, folds=split.every)
+        goes_on_when_repeated()
         # Before the frames are prepared, which may take hours.
         with training_lock(out) if world.first else nullcontext():
             opened, name = frames.prepare(records, chosen, path, config.model, world)
