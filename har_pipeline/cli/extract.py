@@ -301,7 +301,15 @@ def points(
     from har_pipeline.video.local.drawing import local_descriptor_sheet
     from har_pipeline.video.local.worker import find_points
 
-    shown, found = find_points(video, extractor, short_side=short_side, start=start_frame, stop=start_frame + frames)
+    with video_bar("frames") as update:
+        shown, found = find_points(
+            video,
+            extractor,
+            short_side=short_side,
+            start=start_frame,
+            stop=start_frame + frames,
+            on_frame=lambda done, total: update("search", done, total),
+        )
     write_picture(out, local_descriptor_sheet(shown, found, pictures))
     if as_json:
         print_json(
@@ -343,9 +351,17 @@ def flow(
 
     spec = FlowSpec(method=method, bound_px=bound)
     notes: list[str] = []
-    count = write_flow_video(
-        video, out, spec, device=str(pick_device(device)), short_side=short_side, max_px=max_px, on_note=notes.append
-    )
+    with video_bar("frames") as update:
+        count = write_flow_video(
+            video,
+            out,
+            spec,
+            device=str(pick_device(device)),
+            short_side=short_side,
+            max_px=max_px,
+            on_note=notes.append,
+            on_frame=lambda done, total: update("flow", done, total or None),
+        )
     for text in notes:
         note(f"NOTE: {video}: {text}")
     if as_json:

@@ -147,16 +147,20 @@ def verify(
     names = [opened.resolve(features)] if features else opened.feature_sets()
     odd: dict[bool, list[dict[str, str]]] = {True: [], False: []}
     checked = 0
-    for name in names:
-        try:
-            for damage in opened.verify(name):
-                checked += damage is None or damage.kind == "features"
-                if damage is not None:
-                    odd[damage.readable].append(_damaged(name, damage))
-                    if delete and damage.readable and of_store is not None:
-                        of_store.mend(name, damage)
-        except StoreError as error:  # of the set as a whole, or of a deletion; the other sets are checked
-            odd[False].append({"feature_set": name, "video_id": "", "kind": "set", "reason": str(error)})
+    with video_bar() as update:
+        for name in names:
+            try:
+                videos, before = len(opened.video_ids(name)), checked
+                update(name, 0, videos)
+                for damage in opened.verify(name):
+                    checked += damage is None or damage.kind == "features"
+                    update(name, checked - before, videos)
+                    if damage is not None:
+                        odd[damage.readable].append(_damaged(name, damage))
+                        if delete and damage.readable and of_store is not None:
+                            of_store.mend(name, damage)
+            except StoreError as error:  # of the set as a whole, or of a deletion; the other sets are checked
+                odd[False].append({"feature_set": name, "video_id": "", "kind": "set", "reason": str(error)})
     if of_store is not None and not features:
         for name, reason in of_store.damaged_sets().items():
             odd[False].append({"feature_set": name, "video_id": "", "kind": "set", "reason": reason})
@@ -209,9 +213,9 @@ def pack(
     opened, path = FeatureStore(store), out or default_pack_path(store)
     goes_on_when_repeated()
     summaries = []
-    for name in [opened.resolve(prefix) for prefix in features] if features else whole_sets(opened):
-        with video_bar() as update:
-            summaries.append(pack_features(opened, name, path, update))
+    with video_bar() as update:
+        for name in [opened.resolve(prefix) for prefix in features] if features else whole_sets(opened):
+            summaries.append(pack_features(opened, name, path, _named(update, f"{name}, ")))
     if as_json:
         print_json([dataclasses.asdict(summary) for summary in summaries])
         return
@@ -328,6 +332,11 @@ def encode(
     )
 
 
+def _named(update: OnProgress, name: str) -> OnProgress:
+    """Return `update` for stages whose names begin with `name`."""
+    return lambda stage, done, total: update(f"{name}{stage}", done, total)
+
+
 def _fit_sets(
     splits: Sequence[Split],
     job: Callable[[Split, OnProgress], FitSummary],
@@ -341,7 +350,7 @@ def _fit_sets(
     summaries = []
     for one in splits:
         with video_bar() as update:
-            made = job(one, update)
+            made = job(one, _named(update, f"split {one.index}, " * (len(splits) > 1)))
         summaries.append({"protocol": one.protocol, "split": one.index, **dataclasses.asdict(made)})
         said = words(made)
         if not as_json:

@@ -10,7 +10,7 @@ import typer
 
 from har_pipeline.cli import options
 from har_pipeline.cli.options import Shown, given_options, with_options
-from har_pipeline.cli.output import note, print_outcomes
+from har_pipeline.cli.output import note, print_outcomes, reporter
 from har_pipeline.cli.progress import training_table
 from har_pipeline.cli.split_options import chosen_splits
 from har_pipeline.core.signals import goes_on_when_repeated
@@ -71,7 +71,7 @@ def train(
     jobs = plan_jobs(chosen, out, seed=config.seed, repeats=repeats, folds=split.every)
     if len(jobs) > 1:
         goes_on_when_repeated()
-    with training_table(jobs, config.epochs) as (on_epoch, on_done):
+    with training_table(jobs, config.epochs, reporter(config.head, as_json)) as (on_epoch, on_done):
         outcomes = run_jobs(
             opened,
             names,
@@ -85,4 +85,4 @@ def train(
             on_done=on_done,
             on_threads=lambda threads: note(threads.describe()),
         )
-    print_outcomes(outcomes, out, config.head, as_json)
+    print_outcomes(outcomes, out, as_json)

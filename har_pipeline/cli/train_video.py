@@ -12,7 +12,7 @@ import typer
 
 from har_pipeline.cli import options
 from har_pipeline.cli.options import Shown, given_options, with_options
-from har_pipeline.cli.output import note, print_json, print_outcomes
+from har_pipeline.cli.output import note, print_json, print_outcomes, reporter
 from har_pipeline.cli.progress import step_bar, training_bar, video_bar
 from har_pipeline.cli.split_options import chosen_splits
 from har_pipeline.core.errors import ManifestError, SplitError
@@ -163,7 +163,8 @@ def train_video(
         # Before the frames are prepared, which may take hours.
         with training_lock(out) if world.first else nullcontext():
             opened, name = frames.prepare(records, chosen, path, config.model, world)
-            with training_bar(jobs, config.num_epochs, silent=not world.first) as (on_epoch, on_batch, on_done):
+            report = reporter(config.model, as_json)
+            with training_bar(jobs, config.num_epochs, report, silent=not world.first) as (on_epoch, on_batch, on_done):
                 outcomes = run_jobs(
                     opened,
                     [name],
@@ -180,7 +181,7 @@ def train_video(
                     on_threads=lambda threads: note(threads.describe()),
                 )
         if world.first:
-            print_outcomes(outcomes, out, config.model, as_json)
+            print_outcomes(outcomes, out, as_json)
 
 
 @with_options
