@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from har_pipeline.cli import options
-from har_pipeline.cli.options import AsJson, Shown, Store, StoreOrPack, given_options, with_options
+from har_pipeline.cli.options import AsJson, Store, StoreOrPack, given_options, with_options
 from har_pipeline.cli.output import note, print_json, print_rows, say
 from har_pipeline.cli.progress import video_bar
 from har_pipeline.cli.split_options import chosen_splits
@@ -30,11 +30,6 @@ features_app = options.App(
 )
 
 FeatureSet = Annotated[str | None, typer.Option("--features", help="Feature set, or a prefix of its name.")]
-UNFITTED = SplitChoice(val_fraction=0.0)
-OF_SPLIT = {
-    "split": "Split number, or `all`: one feature set for every split.",
-    "val_fraction": "As for `har train`: give 0.2 if that runs with --patience and without --val-fraction.",
-}
 
 
 @features_app.command("list")
@@ -239,18 +234,19 @@ def reduce(
     manifest: Annotated[Path, typer.Option(help="Manifest CSV, as for `har train`.")],
     dim: Annotated[int, typer.Option(help="Principal components to keep.", min=1)],
     features: FeatureSet = None,
-    split: Annotated[SplitChoice, Shown(help=OF_SPLIT)] = UNFITTED,
+    split: SplitChoice,
     whiten: Annotated[bool, typer.Option(help="Divide each component by its standard deviation.")] = False,
     l2: Annotated[bool, typer.Option(help="Divide each reduced clip by its norm.")] = False,
     randomised: Annotated[bool, typer.Option(help="Approximate PCA in a random subspace, drawn with --seed.")] = False,
-    allow_missing: Annotated[bool, typer.Option(help="Fit without training videos that have no features.")] = False,
+    allow_missing: options.AllowMissing = False,
     root: options.Root = None,
     as_json: AsJson = False,
 ) -> None:
     """Reduce a feature set by PCA, fitted on a split's training videos only.
 
-    The result is a new feature set with every video of the first; `har train` accepts it for that split and refuses it
-    for others. Exact unless --randomised. An interrupted reduction continues when run again.
+    The result is a new feature set with every video of the first, one for each split of --split all; `har train` accepts
+    it for that split and refuses it for others: give --val-fraction as there, 0.2 if that is run with --patience. Exact
+    unless --randomised. An interrupted reduction continues when run again.
     """
     from har_pipeline.datasets.manifests import read_manifest
     from har_pipeline.features.store import FeatureStore
@@ -287,7 +283,7 @@ def encode(
     store: Store,
     manifest: Annotated[Path, typer.Option(help="Manifest CSV, as for `har train`.")],
     features: FeatureSet = None,
-    split: Annotated[SplitChoice, Shown(help=OF_SPLIT)] = UNFITTED,
+    split: SplitChoice,
     how: EncodeOptions,
     root: options.Root = None,
     as_json: AsJson = False,
@@ -295,8 +291,9 @@ def encode(
     """Encode all rows of a video as one, a Fisher vector or a bag of words, fitted on a split's training videos only.
 
     For local descriptors and for the clips of any net. The result is a new feature set with every video of the first;
-    `har train` accepts it for that split and refuses it for others. Rows of zeros mean that nothing was found; a video of
-    such rows only becomes zeros, and is noted. An interrupted encoding continues when run again.
+    `har train` accepts it for that split and refuses it for others: give --val-fraction as there, 0.2 if that is run with
+    --patience. Rows of zeros mean that nothing was found; a video of such rows only becomes zeros, and is noted. An
+    interrupted encoding continues when run again.
 
     Example: har features encode store.zarr --features idt --manifest manifest.csv, then har train manifest.csv store.zarr
     --features idt-rgb-fisher256 --head svm --logistic-c 100

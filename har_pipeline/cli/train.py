@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from har_pipeline.cli import options
-from har_pipeline.cli.options import Shown, given_options, with_options
+from har_pipeline.cli.options import given_options, with_options
 from har_pipeline.cli.output import note, print_outcomes, reporter
 from har_pipeline.cli.progress import training_table
 from har_pipeline.cli.split_options import chosen_splits
@@ -17,9 +16,6 @@ from har_pipeline.core.signals import goes_on_when_repeated
 from har_pipeline.datasets.splits import SplitChoice
 from har_pipeline.models.config import SCIKIT_HEADS
 from har_pipeline.training.options import TrainConfig
-
-SPLIT = SplitChoice(val_fraction=None)
-VALIDATION = "Share of the training subjects kept for validation. Default: 0.2 with --patience or plateau, otherwise 0."
 
 
 @with_options
@@ -33,7 +29,7 @@ def train(
         list[str] | None,
         typer.Option(help="Feature set, or a prefix of its name. Repeat for each feature set of --mid-fusion."),
     ] = None,
-    split: Annotated[SplitChoice, Shown(help={"val_fraction": VALIDATION})] = SPLIT,
+    split: SplitChoice,
     repeats: options.Repeats = 1,
     config: TrainConfig,
     tensorboard: Annotated[bool, typer.Option(help="Also write TensorBoard event files to the run folder.")] = False,
@@ -56,9 +52,7 @@ def train(
         note(f"NOTE: the head {config.head} with these options does not read {', '.join(unread)}")
     if repeats > 1 and config.head in SCIKIT_HEADS:
         note(f"NOTE: {config.head} has a single optimum, whatever the seed: its repeats are nearly identical")
-    if split.val_fraction is None:
-        watches = config.patience is not None or config.schedule == "plateau"
-        split = dataclasses.replace(split, val_fraction=0.2 if watches else 0.0)
+    split = split.with_validation(config.patience is not None or config.schedule == "plateau")
     records = read_manifest(manifest, root=root, check_files=False)
     from har_pipeline.features.pack import open_features
 

@@ -300,9 +300,9 @@ def test_split_options_without_effect_are_noted(work: Path, tmp_path: Path) -> N
     train = ("train", manifest, str(work / "store.zarr"), "--features", "drawn-rgb", "--head", "mean_pool")
     out = ("-o", str(tmp_path / "run"), "--overwrite")
     assert notes_of(*train, *out, "--test-fraction", "0.4") == []
-    assert notes_of(*train, *out, "--protocol", "group_kfold", "--column", "split", "--test-fraction", "0.3") == [
-        "the protocol group_kfold does not read --test-fraction, --column"
-    ]
+    assert notes_of(
+        *train, *out, "--protocol", "group_kfold", "--split", "0", "--column", "split", "--test-fraction", "0.3"
+    ) == ["the protocol group_kfold does not read --test-fraction, --column"]
     assert notes_of("splits", "show", manifest, "--num-folds", "5") == [
         "the protocol holdout does not read --num-folds"
     ]
