@@ -29,7 +29,7 @@ from har_pipeline.cli import (
 )
 from har_pipeline.cli.options import App
 from har_pipeline.core.errors import errors_as_lines
-from har_pipeline.core.processes import end_in_order_when_terminated
+from har_pipeline.core.signals import signals_as_lines
 from har_pipeline.core.text import printable
 
 app = App(
@@ -93,6 +93,5 @@ def main() -> None:
             stream.reconfigure(
                 errors="backslashreplace"
             )  # a label is shown even where the terminal's encoding lacks it
-    end_in_order_when_terminated()
-    with errors_as_lines():
+    with signals_as_lines(), errors_as_lines():
         app()

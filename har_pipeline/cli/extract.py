@@ -16,6 +16,7 @@ from har_pipeline.cli.progress import extraction_bar, video_bar
 from har_pipeline.core.errors import VideoError
 from har_pipeline.core.options import device_option, option, seed_option
 from har_pipeline.core.records import ClipSpec, Crops, Padding, Sampling
+from har_pipeline.core.signals import goes_on_when_repeated
 from har_pipeline.features.options import ExtractOptions, LocalOptions
 from har_pipeline.models.net_names import check_extractor_name
 from har_pipeline.video.flow.spec import FlowMethod, FlowSpec
@@ -188,6 +189,7 @@ def extract(
         check_set_name(how.name)
     if store.exists():
         FeatureStore(store, create=True)
+    goes_on_when_repeated()
     if handcrafted:
         chosen = dataclasses.replace(
             local, extractor=name, layer=nets.layer or "", dtype=how.dtype, shard=parse_shard(shard)
@@ -284,7 +286,15 @@ def points(
     from har_pipeline.video.local.drawing import local_descriptor_sheet
     from har_pipeline.video.local.worker import find_points
 
-    shown, found = find_points(video, extractor, short_side=short_side, start=start_frame, stop=start_frame + frames)
+    with video_bar("frames") as update:
+        shown, found = find_points(
+            video,
+            extractor,
+            short_side=short_side,
+            start=start_frame,
+            stop=start_frame + frames,
+            on_frame=lambda done, total: update("search", done, total),
+        )
     write_picture(out, local_descriptor_sheet(shown, found, pictures))
     if as_json:
         print_json(
@@ -326,9 +336,17 @@ def flow(
 
     spec = FlowSpec(method=flow_method, bound_px=flow_bound)
     notes: list[str] = []
-    count = write_flow_video(
-        video, out, spec, device=str(pick_device(device)), short_side=short_side, max_px=max_px, on_note=notes.append
-    )
+    with video_bar("frames") as update:
+        count = write_flow_video(
+            video,
+            out,
+            spec,
+            device=str(pick_device(device)),
+            short_side=short_side,
+            max_px=max_px,
+            on_note=notes.append,
+            on_frame=lambda done, total: update("flow", done, total or None),
+        )
     for text in notes:
         note(f"NOTE: {video}: {text}")
     if as_json:

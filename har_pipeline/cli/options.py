@@ -21,14 +21,14 @@ from har_pipeline.core.text import printable
 if TYPE_CHECKING:
     from har_pipeline.evaluation.run_folder import Origin
 
-AllowMissing = Annotated[bool, typer.Option(help="Leave out videos that have no features.")]
+AllowMissing = Annotated[bool, typer.Option(help="Leave out videos that have no features, or no frames.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps; auto uses a GPU if there is one.")]
 Manifest = Annotated[Path, typer.Argument(help="Manifest CSV; make one with `har manifest build`.")]
 Overwrite = Annotated[bool, typer.Option(help="Replace runs that exist, finished or not.")]
 Repeats = Annotated[
     int,
-    typer.Option(help="Number of seeds to train, starting at --seed (then in OUT/seed0 ...).", min=1),
+    typer.Option(help="Number of seeds to train, starting at --seed (then in folders seed0, seed1 ...).", min=1),
 ]
 Root = Annotated[
     Path | None, typer.Option(help="Folder that the manifest's paths are relative to. Default: the manifest's folder.")

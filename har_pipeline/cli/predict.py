@@ -320,12 +320,8 @@ def _predict_live(source: str, run: Path, top: int, horizon: int | None, device:
         notes.append(text)
         note(f"NOTE: {source}: {text}")
 
-    try:
-        for decision in decide_live(recogniser, live_frames(source, recogniser.stream, on_note)):
-            _print_decision(decision, recogniser.run.classes, top, notes, as_json)
-    except KeyboardInterrupt:
-        note("stopped")
-        return
+    for decision in decide_live(recogniser, live_frames(source, recogniser.stream, on_note)):
+        _print_decision(decision, recogniser.run.classes, top, notes, as_json)
     if not recogniser.windows:
         raise RunError(f"{source}: fewer than the {recogniser.window_frames} frames of one window: no decision")
     if not recogniser.seen_foreground:

@@ -15,9 +15,6 @@ from har_pipeline.core.text import printable
 # What `files.partial_path` calls the file or folder `stem` + suffix while it is not complete.
 _PARTIAL = re.compile(r"(?<![^/\s'\"])\.([^/]+?)\.partial-[^/\s]+?\.[0-9a-f]{12,32}(?![0-9a-f])(\.[^/\s.:'\"]+)?")
 
-# Exit code of a program that ends because of SIGTERM.
-TERMINATED = 143
-
 
 class HarError(Exception):
     """Base of every error whose cause the user can act on. The CLI prints it as one line and exits with code 1."""
@@ -82,9 +79,6 @@ def errors_as_lines() -> Iterator[None]:
         # Typer ends silently at any broken pipe, whoever's it is; Rich only at ours, which it has then replaced.
         if isinstance(end.__context__, BrokenPipeError) and _open_file(1) == stdout:
             _end(end.__context__)
-        if end.code in (130, TERMINATED):  # the former is Typer's for Ctrl-C
-            word = "interrupted" if end.code == 130 else "terminated"
-            print(f"{word}: finished work is kept; run the same command again to continue", file=sys.stderr)
         raise
     except MemoryError as error:
         sys.exit(_line(f"not enough memory ({error})" if str(error) else "not enough memory"))

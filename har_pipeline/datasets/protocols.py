@@ -66,6 +66,18 @@ class Protocol:
         return (self.split.__doc__ or "").splitlines()[0]
 
 
+_NTU_ID = re.compile(r"S\d{3}C\d{3}P(\d{3})R\d{3}A\d{3}")
+
+
+def default_protocol(records: Sequence[VideoRecord]) -> str:
+    """Return the protocol for which nobody asked: `xsub` if the ids are those of NTU RGB+D, otherwise `holdout`."""
+    found = [_NTU_ID.match(record.video_id) for record in records]
+    subjects = {int(match[1]) for match in found if match}
+    # The other subjects of NTU RGB+D 120 have no side in this protocol, and a part of the data may lack one.
+    ours = all(found) and max(subjects, default=0) <= 40
+    return "xsub" if ours and subjects & NTU_TRAIN_SUBJECTS and subjects - NTU_TRAIN_SUBJECTS else "holdout"
+
+
 def cell(record: VideoRecord, column: str) -> str:
     """Return a record's text in a manifest column, "" if it has none."""
     value = record.extra.get(column, "") if column.startswith("x_") else getattr(record, column, "")

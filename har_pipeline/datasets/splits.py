@@ -19,10 +19,12 @@ from har_pipeline.core.files import write_text
 from har_pipeline.core.options import check_options, option, seed_option
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.datasets.identity import one_name_per_file
-from har_pipeline.datasets.protocols import PROTOCOLS, Protocol, SplitOptions, cell
+from har_pipeline.datasets.protocols import PROTOCOLS, Protocol, SplitOptions, cell, default_protocol
 from har_pipeline.datasets.units import source_of, take_share
 
 PARTS = ("train", "val", "test")
+# Share of the training side that is kept for validation where that is read and nobody asked for another one.
+VALIDATION_SHARE = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,15 +34,26 @@ class SplitChoice:
     Raises: ValueError if a value is out of range.
     """
 
-    protocol: str = option("holdout", "Split protocol; `har splits show --help` lists them.")
-    split: str = option("0", "Split number, or `all` (then in OUT/split0, OUT/split1 ...).")
+    # None: `default_protocol`.
+    protocol: str | None = option(
+        None,
+        "Split protocol; `har splits show --help` lists them. Default: xsub for the ids of NTU RGB+D, otherwise holdout.",
+    )
+    # None: 0, and a note if there are others.
+    split: str | None = option(
+        None, "Split number, or `all`, as papers do: a run, or a fit, for each. Default: 0, the first one."
+    )
     split_file: Path | None = option(None, "Split file of `har splits write`, instead of --protocol.")
     num_folds: int = option(5, "Number of folds (group_kfold).", min=2)
     test_fraction: float = option(0.3, "Share of the videos to test on (holdout).", min=0.01, max=0.9)
     column: str = option("split", "Manifest column with the parts: split, or one of your own, x_... (column).")
-    # Where the protocol `column` names validation videos, those are taken instead.
+    # Where the protocol `column` names validation videos, those are taken instead. None: see `with_validation`.
     val_fraction: float | None = option(
-        0.2, "Share of the training subjects or groups kept for validation.", min=0, max=0.9
+        None,
+        "Share of the training subjects or groups kept for validation. Default: 0.2 where validation videos are read "
+        "(--patience, --schedule plateau, har sweep, ConvLSTMs), otherwise 0.",
+        min=0,
+        max=0.9,
     )
     seed: int = seed_option()
 
@@ -52,13 +65,22 @@ class SplitChoice:
         """Whether every split of the protocol is chosen, each for a folder of its own."""
         return self.split == "all" and self.split_file is None
 
+    def with_validation(self, read: bool) -> SplitChoice:
+        """Return the choice with a share of validation videos: its own, or the default. read: whether they are read."""
+        return self if self.val_fraction is not None else replace(self, val_fraction=VALIDATION_SHARE if read else 0.0)
+
+    def protocol_of(self, records: Sequence[VideoRecord]) -> str:
+        """Return the protocol, of the records if none was asked for."""
+        return self.protocol or default_protocol(records)
+
     def unread(self, records: Sequence[VideoRecord]) -> list[str]:
         """Return the names of the options that change nothing beside the others."""
         if self.split_file is not None:
             return ["protocol", "split", "num_folds", "test_fraction", "column", "val_fraction"]
-        read = PROTOCOLS[self.protocol].reads
+        protocol = self.protocol_of(records)
+        read = PROTOCOLS[protocol].reads
         unread = [name for name in ("num_folds", "test_fraction", "column") if name not in read]
-        if self.protocol == "column" and names_validation(records, self.column):
+        if protocol == "column" and names_validation(records, self.column):
             unread.append("val_fraction")
         return unread
 
@@ -82,21 +104,24 @@ def choose_splits(
             ]
         split = replace(split, manifest_sha256=manifest_sha256 or split.manifest_sha256)
         return [split], notes + unused_videos([split], records)
+    protocol = choice.protocol_of(records)
     splits = protocol_splits(records, choice, manifest_sha256)
-    chosen = [split for split in splits if choice.split in ("all", str(split.index))]
+    chosen = [split for split in splits if (choice.split or "0") in ("all", str(split.index))]
     if not chosen:
         numbers = [split.index for split in splits]
-        raise ValueError(
-            f"split must be all or one of {numbers}, the splits of {choice.protocol}, not {choice.split!r}"
-        )
+        raise ValueError(f"split must be all or one of {numbers}, the splits of {protocol}, not {choice.split!r}")
     notes = unused_videos(chosen, records)
+    if choice.split is None and len(splits) > 1:
+        notes.append(
+            f"{protocol} has {len(splits)} splits and this is split 0 only; its result is the mean over all (--split all)"
+        )
     if "val_fraction" not in choice.unread(records):
         notes += odd_validation_share(chosen, choice.val_fraction or 0.0)
-    if choice.protocol != "column" and PROTOCOLS[choice.protocol].tests:
+    if protocol != "column" and PROTOCOLS[protocol].tests:
         notes += unread_column(splits, records)
-    if not PROTOCOLS[choice.protocol].copies_apart:
+    if not PROTOCOLS[protocol].copies_apart:
         notes += copied_videos(chosen, records)
-    if choice.protocol == "holdout" and not any(record.subject or record.group for record in records):
+    if protocol == "holdout" and not any(record.subject or record.group for record in records):
         notes.append(
             "the manifest has no subject or group: one person or scene may appear in both training and test videos, which "
             "makes the accuracy too high; fill in those columns (data_manifests/README.md)"
@@ -108,7 +133,7 @@ def protocol_splits(records: Sequence[VideoRecord], choice: SplitChoice, manifes
     """Return every split of the chosen protocol. Raises: as `make_splits`."""
     return make_splits(
         records,
-        choice.protocol,
+        choice.protocol_of(records),
         seed=choice.seed,
         val_fraction=choice.val_fraction or 0.0,
         num_folds=choice.num_folds,

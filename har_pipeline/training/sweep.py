@@ -9,9 +9,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import itertools
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -293,12 +290,3 @@ def _work(task: Task) -> Made:
 def _start_worker(threads: int) -> None:
     torch.set_num_threads(threads)
     threadpool_limits(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End this worker if the sweep was killed: it would wait for its next task forever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -79,12 +79,8 @@ WRONG = [
     ("sweep m.csv s.zarr --set unit=2,4", 1, "'unit' cannot be swept"),
     ("sweep m.csv s.zarr --set dropout=much", 1, "'much' is not float"),
     ("sweep m.csv s.zarr --head lstm,telepathy", 1, "'telepathy' is not one of"),
-    (
-        "train-video m.csv",
-        1,
-        "the default protocol here is xsub, of NTU RGB+D: name another, such as --protocol holdout",
-    ),
-    ("lr-range m.csv", 1, "the default protocol here is xsub, of NTU RGB+D: name another, such as --protocol holdout"),
+    ("train-video m.csv --protocol xsub", 1, "xsub: running-0: subject must be 1 to 40"),
+    ("lr-range m.csv --protocol xsub", 1, "xsub: running-0: subject must be 1 to 40"),
 ]
 LIGHT = [
     "features list s.zarr",

@@ -14,7 +14,7 @@ from har_pipeline.core.errors import SplitError
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.datasets.builders import build_manifest, kth_rule_records
 from har_pipeline.datasets.official_lists import read_hmdb51_lists, read_ucf101_lists
-from har_pipeline.datasets.protocols import PROTOCOLS
+from har_pipeline.datasets.protocols import PROTOCOLS, default_protocol
 from har_pipeline.datasets.splits import (
     SplitChoice,
     check_split,
@@ -22,6 +22,7 @@ from har_pipeline.datasets.splits import (
     describe_splits,
     make_splits,
     odd_validation_share,
+    protocol_splits,
     read_split_file,
     unread_column,
     unused_videos,
@@ -522,3 +523,37 @@ def test_the_split_of_a_file_names_the_manifest_it_is_used_with(tmp_path: Path) 
     (chosen,), notes = choose_splits(SMALL, SplitChoice(split_file=tmp_path / "split.json"), "0" * 64)
     assert chosen.manifest_sha256 == "0" * 64
     assert "was written for another manifest" in notes[0]
+
+
+def ntu(*subjects: int) -> list[VideoRecord]:
+    ids = [f"S001C001P{subject:03d}R001A{action:03d}" for subject in subjects for action in (1, 2)]
+    return [video(one, one[-4:], subject=one[9:12]) for one in ids]
+
+
+def test_the_default_protocol_is_ntu_rgb_d_s_for_its_ids_only() -> None:
+    assert default_protocol(ntu(1, 2, 3, 6)) == "xsub"
+    # Of NTU RGB+D 120, of one side of the protocol only, of another data set with subjects.
+    for records in (ntu(1, 3, 41), ntu(1, 2), ntu(3, 6), SMALL, [*ntu(1, 3), *SMALL]):
+        assert default_protocol(records) == "holdout"
+    assert [split.protocol for split in protocol_splits(ntu(1, 2, 3, 6), SplitChoice())] == ["xsub"]
+    assert SplitChoice().unread(ntu(1, 2, 3, 6)) == ["num_folds", "test_fraction", "column"]
+    assert SplitChoice().unread(SMALL) == ["num_folds", "column"]
+
+
+def test_validation_videos_are_taken_by_default_where_they_are_read() -> None:
+    assert SplitChoice().with_validation(True).val_fraction == 0.2
+    assert SplitChoice().with_validation(False).val_fraction == 0.0
+    assert SplitChoice(val_fraction=0.1).with_validation(True).val_fraction == 0.1
+    assert SplitChoice(val_fraction=0.0).with_validation(True).val_fraction == 0.0
+
+
+def test_one_of_several_splits_is_noted_unless_it_was_asked_for() -> None:
+    folds = SplitChoice(protocol="leave_one_group_out", val_fraction=0.0)
+    records = crossed("group", ["a", "b", "c"])
+    (one,), (note,) = choose_splits(records, folds)
+    assert one.index == 0
+    assert (
+        "leave_one_group_out has 3 splits and this is split 0 only; its result is the mean over all (--split all)"
+        in note
+    )
+    assert choose_splits(records, replace(folds, split="0"))[1] == []

@@ -352,7 +352,10 @@ def test_a_failed_run_is_an_exit_code(work: Path, tmp_path: Path) -> None:
     assert CliRunner().invoke(app, arguments(work, tmp_path / "out", "--set", "units")).exit_code == 2
 
 
-def test_a_terminal_shows_a_table(task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_terminal_shows_a_table(
+    task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # Rich takes stderr for a terminal
     points = plan_points([UNITS], BASE, task.name, tmp_path / "out")
     with sweep_table(points, 2, live=True) as on_done:
         task.run(points, splits=2, on_done=on_done)
