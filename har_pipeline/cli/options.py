@@ -13,9 +13,9 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 from typer.core import TyperCommand
 
-from har_pipeline.core.errors import HarError
+from har_pipeline.core.errors import HarError, UsageError
 from har_pipeline.core.options import Option, options_of
-from har_pipeline.core.text import printable
+from har_pipeline.core.text import did_you_mean, printable
 
 AllowMissing = Annotated[bool, typer.Option(help="Leave out videos that have no features.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
@@ -68,9 +68,19 @@ class Command(TyperCommand):
 def _shown_errors() -> Iterator[None]:
     try:
         yield
+    except UsageError as error:
+        raise typer.BadParameter(printable(str(error))) from error
     except typer.BadParameter as error:
-        error.message = printable(error.message)
+        error.message = printable(_with_near_choice(error))
         raise
+
+
+def _with_near_choice(error: typer.BadParameter) -> str:
+    """Return the message of a refused value, with the choice that it resembles."""
+    choices = getattr(getattr(error.param, "type", None), "choices", ())
+    refused = re.search(r"'(.*?)' is not one of", error.message)
+    near = did_you_mean(refused[1], map(str, choices)).strip() if refused else ""
+    return f"{error.message} D{near[1:]}" if near else error.message
 
 
 class App(typer.Typer):
