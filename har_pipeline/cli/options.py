@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type
 import typer
 from typer.core import TyperCommand
 
-from har_pipeline.core.errors import HarError
+from har_pipeline.core.errors import HarError, UsageError
 from har_pipeline.core.options import Option, options_of
-from har_pipeline.core.text import printable
+from har_pipeline.core.text import did_you_mean, printable
 
 if TYPE_CHECKING:
     from har_pipeline.evaluation.run_folder import Origin
@@ -79,9 +79,19 @@ class Command(TyperCommand):
 def _shown_errors() -> Iterator[None]:
     try:
         yield
+    except UsageError as error:
+        raise typer.BadParameter(printable(str(error))) from error
     except typer.BadParameter as error:
-        error.message = printable(error.message)
+        error.message = printable(_with_near_choice(error))
         raise
+
+
+def _with_near_choice(error: typer.BadParameter) -> str:
+    """Return the message of a refused value, with the choice that it resembles."""
+    choices = getattr(getattr(error.param, "type", None), "choices", ())
+    refused = re.search(r"'(.*?)' is not one of", error.message)
+    near = did_you_mean(refused[1], map(str, choices)).strip() if refused else ""
+    return f"{error.message} D{near[1:]}" if near else error.message
 
 
 class App(typer.Typer):
