@@ -496,7 +496,7 @@ def _fit_sets(
     if as_json:
         print_json(summaries)
     elif len(summaries) == 1:
-        typer.echo(f"next: {train} --features {summaries[0]['feature_set']} ... (the same split)")
+        typer.echo(f"next: {train} --features {name or summaries[0]['feature_set']} ... (the same split)")
 
 
 @features_app.command()

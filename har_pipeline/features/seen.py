@@ -52,7 +52,7 @@ class Seen:
         """Return what is to be said of videos that were hardly seen, empty if there is none."""
         if not self.little:
             return ""
-        return f"of {self.little:,} of {self.videos:,} videos the clips span less than half: {WAY_OUT}"
+        return f"the clips span less than half of {self.little:,} of {self.videos:,} videos: {WAY_OUT}"
 
 
 def with_least(mean: float, least: float) -> str:

@@ -111,7 +111,8 @@ def choose_feature_set(
         if not prefix and found:
             raise StoreError(f"{path} holds {len(found)} feature sets, choose one with --features: {there}")
         what = "no feature set starts" if not found else f"{len(found)} feature sets start"
-        raise StoreError(f"{path}: {what} with {prefix!r}; there are: {there}")
+        name_one = f"; `har features name {path} SET NAME` gives one a name to choose it by" if found else ""
+        raise StoreError(f"{path}: {what} with {prefix!r}; there are: {there}{name_one}")
     return found[0]
 
 

@@ -32,7 +32,7 @@ def test_first_frames_of_long_videos_are_told_of(tmp_path: Path, records: list[V
     assert (few.seen.videos, few.seen.little) == (2, 1)
     assert (few.seen.span_mean, few.seen.span_min) == pytest.approx(((0.8 + 0.2) / 2, 0.2))
     assert few.seen.describe() == "clips span 50 % (least 20 %) of a video and read 50 % (least 20 %) of its frames"
-    assert few.seen.note().startswith("of 1 of 2 videos the clips span less than half: --sampling uniform")
+    assert few.seen.note().startswith("the clips span less than half of 1 of 2 videos: --sampling uniform")
     spread = ExtractOptions(clips=ClipSpec(sampling="uniform", num_clips=8))
     whole = extract(records, store, pixel_extractor(), spread)
     assert (whole.seen.span_min, whole.seen.little, whole.seen.note()) == (1.0, 0, "")
