@@ -21,6 +21,7 @@ from har_pipeline.features.frames import options_of, store_raw_frames
 from har_pipeline.features.local import extract_local, local_options
 from har_pipeline.features.motion import motion_features, motion_options
 from har_pipeline.features.options import MOTION, ExtractOptions
+from har_pipeline.features.seen import little_seen
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureTable, joined_features
 from har_pipeline.inference.load import HeadRun, NetworkRun, load_run
@@ -155,7 +156,9 @@ def _store_features(
             found = store.read(spec.name, video_id)
             streams.append(found if fit is None else derived_record(found, fit, spec.dtype))
         # Each stream reads the file itself and may note the same.
-        notes = tuple(dict.fromkeys(text for found in streams for text in found.decode_notes))
+        little = (little_seen(spec, found.num_frames, found.fps) for spec, found in zip(specs, streams, strict=True))
+        said = (*(text for found in streams for text in found.decode_notes), *filter(None, little))
+        notes = tuple(dict.fromkeys(said))
         return dataclasses.replace(streams[0], features=joined_features(streams), decode_notes=notes)
 
     return failed, read
