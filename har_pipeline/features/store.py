@@ -549,27 +549,24 @@ class FeatureStore:
 
     def checksums(self, feature_set: str) -> dict[str, str]:
         """Return video_id -> checksum of its complete features; a damaged commit is left out and told of."""
-        return {video_id: str(commit["checksum"]) for video_id, commit in self._commits(feature_set)}
+        return {video_id: str(value) for video_id, value in self._commits(feature_set, "checksum")}
 
     def num_clips(self, feature_set: str) -> dict[str, int]:
         """Return video_id -> N, in the order of `video_ids`. Raises: StoreError if a commit cannot be read."""
-        return {video_id: int(commit["num_clips"]) for video_id, commit in self._commits(feature_set, strict=True)}
+        return {video_id: int(value) for video_id, value in self._commits(feature_set, "num_clips", strict=True)}
 
     def lengths(self, feature_set: str) -> dict[str, tuple[int, float]]:
         """Return video_id -> (frames, frame rate) of the video, as in `VideoSource`; leaves out what `checksums` does."""
-        return {
-            video_id: (int(commit["num_frames"]), float(commit["fps"]))
-            for video_id, commit in self._commits(feature_set)
-        }
+        commits = self._whole_commits(feature_set)
+        return {video_id: (int(commit["num_frames"]), float(commit["fps"])) for video_id, commit in commits}
 
     def files(self, feature_set: str) -> dict[str, dict[str, str]]:
         """Return video_id -> the file that was read, as `FeatureRecord.file`; leaves out what `checksums` does."""
-        return {video_id: commit.get("file") or {} for video_id, commit in self._commits(feature_set)}
+        return {video_id: value or {} for video_id, value in self._commits(feature_set, "file")}
 
     def decode_notes(self, feature_set: str) -> dict[str, tuple[str, ...]]:
         """Return video_id -> what was wrong with its file, for the videos whose files had faults."""
-        found = ((video_id, commit["decode_notes"]) for video_id, commit in self._commits(feature_set))
-        return {video_id: tuple(notes) for video_id, notes in found if notes}
+        return {video_id: tuple(notes) for video_id, notes in self._commits(feature_set, "decode_notes") if notes}
 
     def num_frames(self, feature_set: str) -> dict[str, int]:
         """Return video_id -> frames of its file, as far as known; leaves out what `checksums` does."""
@@ -577,10 +574,12 @@ class FeatureStore:
 
     def written(self, feature_set: str) -> dict[str, str]:
         """Return video_id -> when its features were stored, as ISO 8601, where that is known."""
-        found = ((video_id, commit.get("written")) for video_id, commit in self._commits(feature_set))
-        return {video_id: str(value) for video_id, value in found if value}
+        return {video_id: str(value) for video_id, value in self._commits(feature_set, "written") if value}
 
-    def _commits(self, feature_set: str, *, strict: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _commits(self, feature_set: str, key: str, *, strict: bool = False) -> Iterator[tuple[str, Any]]:
+        return ((video_id, commit.get(key)) for video_id, commit in self._whole_commits(feature_set, strict=strict))
+
+    def _whole_commits(self, feature_set: str, *, strict: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
         for video_id in self.video_ids(feature_set):
             node = self.path / feature_set / video_id
             try:
