@@ -101,6 +101,7 @@ from .models.extractors.build import build_extractor as build_extractor
 from .models.extractors.nets import all_nets as all_nets
 from .models.heads import build_head as build_head
 from .models.heads.classifier import SequenceClassifier as SequenceClassifier
+from .report.card import model_card as model_card
 from .report.data import Report as Report
 from .report.data import ReportSources as ReportSources
 from .report.data import collect_results as collect_results

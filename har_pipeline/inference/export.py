@@ -33,7 +33,8 @@ from har_pipeline.features.fitted import source_spec
 from har_pipeline.features.options import MOTION
 from har_pipeline.features.pca import Projection
 from har_pipeline.inference.load import HeadRun, NetworkRun, load_run
-from har_pipeline.inference.predict import extractor_for, predict_scores
+from har_pipeline.inference.predict import predict_scores
+from har_pipeline.inference.sources import extractor_for
 from har_pipeline.models.extractors.base import Extractor
 from har_pipeline.models.heads.for_onnx import for_onnx
 from har_pipeline.video.local.spec import HANDCRAFTED
