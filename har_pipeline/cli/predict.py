@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -32,59 +36,158 @@ Horizon = Annotated[
 ]
 Weights = Annotated[
     list[str] | None,
-    typer.Option(help="Weights file of the extractor, if the run was trained with one; once per stream of the run."),
+    typer.Option(
+        metavar="FILE|STREAM=FILE",
+        help="Weights file of an extractor that is neither published nor where it was used last; several are told apart by "
+        "their hash, or by the stream or the feature set named before the =.",
+    ),
 ]
+Given = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Video files, folders of videos, or patterns such as 'clips/*.mp4'; depth files or folders if the run reads depth."
+    ),
+]
+# Endings of patterns that a shell may not have expanded.
+WILD = re.compile(r"[*?\[]")
 
 
 def predict(
-    run: Annotated[Path, typer.Option(help="Run folder of `har train` or `har train-video`.")],
-    videos: Annotated[
-        list[Path] | None, typer.Argument(help="Video files; depth files or folders if the run reads depth.")
-    ] = None,
+    run: Annotated[
+        list[Path],
+        typer.Option(
+            help="Run folder of `har train` or `har train-video`, of all folds and repeats of a job (their mean), or of "
+            "`har fuse`. Several runs are fused."
+        ),
+    ],
+    videos: Given = None,
     live: LiveSource = None,
     horizon: Horizon = None,
     top: Annotated[int, typer.Option(help="Classes to show.", min=1)] = 3,
+    rule: Annotated[Literal["sum", "product"], typer.Option(help="How several runs are fused.")] = "sum",
     weights: Weights = None,
-    mean_cube: Annotated[Path | None, typer.Option(help="Mean cube of c3d, if the run was trained with one.")] = None,
+    mean_cube: Annotated[
+        Path | None, typer.Option(help="Mean cube of c3d, if the run needs one that is not where it was used last.")
+    ] = None,
+    window: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Classify windows of this length that slide over each video.", min=0.04),
+    ] = None,
+    hop: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="From one window to the next. Default: half a window.", min=0.02),
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Also write a CSV file: a row for each video, with all classes.")
+    ] = None,
+    segments: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --window, also write a CSV file of what happens when: video, start_s, end_s, label, probability; and "
+            "its timeline beside it (PNG)."
+        ),
+    ] = None,
+    timeline: Annotated[
+        Path | None, typer.Option(help="With --window, draw the probabilities over time into this PNG.")
+    ] = None,
+    annotate: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the video with its best classes, with --window those of each moment, and a timeline: a file such "
+            "as out.mp4, of several videos a folder."
+        ),
+    ] = None,
     picture: Annotated[Path | None, typer.Option(help="Also draw frames and bars into this PNG.")] = None,
     device: Device = "auto",
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Classify videos with a trained run: the best classes of each, with bars.
+    """Classify videos with trained runs: the best classes of each, with bars.
 
+    With --window, a long video with several actions is cut into segments: each moment has the mean of the windows that hold
+    it, and neighbours with the same best class are joined.
     With --live a stateful network of `har train-video` decides after every window, as frames come (--json: a line of JSON
     for each); a depth video has no class until there is foreground.
 
-    Examples: har predict --run run clip1.avi clip2.avi
+    Examples: har predict clip1.avi clips/ --run run
+    har predict match.mp4 --run rgb --run flow --window 4 --segments what.csv --annotate match_seen.mp4
     har predict --run run --live MDepth-folder
     """
     if (live is None) == (not videos):
         raise typer.BadParameter("give video files, or --live with one file or camera")
-    if live is not None and (weights or mean_cube or picture or workers):
-        raise typer.BadParameter("--weights, --mean-cube, --picture and --workers do not go with --live")
+    if live is not None and (weights or mean_cube or picture or workers or window or hop or csv or annotate):
+        raise typer.BadParameter(
+            "--weights, --mean-cube, --picture, --workers, --window, --hop, --csv and --annotate do not go with --live"
+        )
     if live is None and horizon is not None:
         raise typer.BadParameter("--horizon belongs to --live")
-    from har_pipeline.evaluation.plan import require_single_run
-    from har_pipeline.evaluation.run_folder import read_run
-
-    require_single_run(run, "har predict needs one")
-    folders = read_run(run).spec.stream == "depth"
-    if videos and not any(path.is_file() or (folders and path.is_dir()) for path in videos):
-        for path in videos:
-            note(f"failed: {path}: {'is a folder, not a video file' if path.is_dir() else 'the file does not exist'}")
-        raise typer.Exit(1)
+    if window is None and (hop or segments or timeline):
+        raise typer.BadParameter("--hop, --segments and --timeline need --window SECONDS")
+    if window is not None and hop is not None and hop > window:
+        raise typer.BadParameter(f"--hop {hop:g} must not be longer than --window {window:g}")
     if live is not None:
-        _predict_live(live, run, top, horizon, device, as_json)
-        return
-    from har_pipeline.inference.load import load_run
-    from har_pipeline.inference.predict import predict as predict_files
+        if len(run) > 1:
+            raise typer.BadParameter("--live takes one --run")
+        from har_pipeline.evaluation.plan import require_single_run
 
-    loaded = load_run(run)
+        require_single_run(run[0], "har predict --live needs one")
+        _predict_live(live, run[0], top, horizon, device, as_json)
+        return
+    outputs = Outputs(csv=csv, segments=segments, timeline=timeline, annotate=annotate, picture=picture)
+    _predict_files(videos or [], run, rule, top, weights, mean_cube, window, hop, outputs, device, workers, as_json)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """The files to write."""
+
+    csv: Path | None
+    segments: Path | None
+    timeline: Path | None
+    annotate: Path | None
+    picture: Path | None
+
+
+def _predict_files(
+    given: Sequence[str],
+    run: Sequence[Path],
+    rule: Literal["sum", "product"],
+    top: int,
+    weights: Sequence[str] | None,
+    mean_cube: Path | None,
+    window: float | None,
+    hop: float | None,
+    outputs: Outputs,
+    device: str,
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    from har_pipeline.evaluation.members import FUSION_JSON, run_folders
+    from har_pipeline.evaluation.plan import no_run_error
+    from har_pipeline.evaluation.run_folder import recover_run
+
+    for folder in run:
+        recover_run(folder)
+        if not run_folders(folder) and not (folder / FUSION_JSON).exists():
+            raise no_run_error(folder)
+    found = [path for text in given for path in _expanded(text)]
+    if not any(path.exists() for path in found):
+        for path in found:
+            note(f"failed: {path}: the file does not exist{', and none matches' if WILD.search(str(path)) else ''}")
+        raise typer.Exit(1)
+    from har_pipeline.inference.ensemble import load_classifier, notes_of, runs_of
+    from har_pipeline.inference.predict import predict as predict_files
+    from har_pipeline.inference.timeline import Windows
+
+    classifier = load_classifier(run, rule)
+    if not any(one.spec.stream == "depth" for one in runs_of(classifier)):
+        found = [path for one in found for path in _videos_of(one)]
+    _check_annotate(outputs.annotate, found)
     with video_bar() as show:
         predictions = predict_files(
-            videos or [],
-            loaded,
+            found,
+            classifier,
+            windows=None if window is None else Windows(length_s=window, hop_s=hop or window / 2),
             top=top,
             weights=weights,
             mean_cube=mean_cube,
@@ -92,28 +195,12 @@ def predict(
             workers=workers,
             on_progress=lambda done, total: show("predict", done, total),
         )
-    if loaded.random_weights:
+    if classifier.random_weights:
         note("WARNING: the features of this run come from random weights: its predictions mean nothing")
-    _report(predictions, loaded.classes, picture, as_json)
-
-
-def _report(predictions: Sequence[Prediction], classes: Sequence[str], picture: Path | None, as_json: bool) -> None:
-    if as_json:
-        print_json(
-            [{"video": str(p.path), "top": _rows(p.top), "error": p.error, "notes": p.notes} for p in predictions]
-        )
-    else:
-        width = max(len(label) for label in classes)
-        for prediction in predictions:
-            if prediction.error is None:
-                say(str(prediction.path))
-                for label, probability in prediction.top:
-                    say(f"  {label.ljust(width)}  {probability:6.1%}  {'█' * round(30 * probability)}")
-    if picture is not None:
-        from har_pipeline.inference.predict import save_picture
-
-        save_picture(picture, predictions)
-        note(f"written: {picture}")
+    for text in notes_of(classifier):
+        note(f"NOTE: {text}")
+    _print_predictions(predictions, classifier.classes, as_json)
+    _write(predictions, classifier.classes, outputs, top)
     for prediction in predictions:
         for text in prediction.notes:
             note(f"NOTE: {prediction.path}: {text}")
@@ -121,6 +208,101 @@ def _report(predictions: Sequence[Prediction], classes: Sequence[str], picture: 
             note(f"failed: {prediction.error}")
     if any(prediction.error for prediction in predictions):
         raise typer.Exit(1)
+
+
+def _expanded(text: str) -> list[Path]:
+    """Return the files that a pattern matches, sorted, or the path itself."""
+    path = Path(text).expanduser()
+    if path.exists() or not WILD.search(text):
+        return [path]
+    import glob
+
+    return [Path(name) for name in sorted(glob.glob(str(path), recursive=True))] or [path]
+
+
+def _videos_of(path: Path) -> list[Path]:
+    """Return the videos below a folder; any other path itself, and a folder without any, which fails."""
+    if not path.is_dir():
+        return [path]
+    from har_pipeline.datasets.folders import videos_below
+
+    return [path / found.relative_to(path.resolve()) for found in videos_below(path)] or [path]
+
+
+def _check_annotate(annotate: Path | None, videos: Sequence[Path]) -> None:
+    if annotate is not None and (len(videos) > 1) == bool(annotate.suffix) and not annotate.is_dir():
+        wanted = "a folder, for several videos" if len(videos) > 1 else "a file such as out.mp4, for one video"
+        raise typer.BadParameter(f"--annotate {annotate}: give {wanted}")
+
+
+def _print_predictions(predictions: Sequence[Prediction], classes: Sequence[str], as_json: bool) -> None:
+    if as_json:
+        print_json([_json_of(one) for one in predictions])
+        return
+    width = max(len(label) for label in classes)
+    for prediction in predictions:
+        if prediction.error is None:
+            say(str(prediction.path))
+            for label, probability in prediction.top:
+                say(f"  {label.ljust(width)}  {probability:6.1%}  {'█' * round(30 * probability)}")
+            for one in prediction.timeline.segments() if prediction.timeline else ():
+                say(f"  {one.start_s:8.2f} s to {one.end_s:8.2f} s  {one.label.ljust(width)}  {one.probability:6.1%}")
+
+
+def _json_of(prediction: Prediction) -> dict[str, Any]:
+    row = {
+        "video": str(prediction.path),
+        "top": _rows(prediction.top),
+        "error": prediction.error,
+        "notes": prediction.notes,
+    }
+    if prediction.timeline is not None:
+        row["segments"] = [dataclasses.asdict(one) for one in prediction.timeline.segments()]
+    return row
+
+
+def _write(predictions: Sequence[Prediction], classes: tuple[str, ...], outputs: Outputs, top: int) -> None:
+    """Write the files that are asked for."""
+    from har_pipeline.inference.predict import save_picture, save_timeline, write_predictions
+    from har_pipeline.inference.timeline import write_segments
+
+    written = []
+    if outputs.csv is not None:
+        write_predictions(outputs.csv, predictions, classes)
+        written.append(outputs.csv)
+    timelines = [(one.path, one.timeline) for one in predictions if one.timeline is not None]
+    drawn = outputs.timeline
+    if outputs.segments is not None:
+        write_segments(outputs.segments, timelines)
+        drawn = drawn or outputs.segments.with_suffix(".png")
+        written.append(outputs.segments)
+    if drawn is not None and timelines:
+        save_timeline(drawn, predictions)
+        written.append(drawn)
+    if outputs.picture is not None:
+        save_picture(outputs.picture, predictions)
+        written.append(outputs.picture)
+    if outputs.annotate is not None:
+        written += _write_annotated(predictions, classes, outputs.annotate, top)
+    for path in written:
+        note(f"written: {path}")
+
+
+def _write_annotated(
+    predictions: Sequence[Prediction], classes: tuple[str, ...], annotate: Path, top: int
+) -> list[Path]:
+    from har_pipeline.inference.annotate import write_annotated
+
+    folder = not annotate.suffix or annotate.is_dir()
+    written: list[Path] = []
+    for prediction in predictions:
+        if prediction.error is None:
+            names = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+            choices = (annotate / f"{prediction.path.stem}{name}.mp4" for name in names)
+            path = next(one for one in choices if one not in written) if folder else annotate
+            write_annotated(path, prediction, classes, top=top)
+            written.append(path)
+    return written
 
 
 def _predict_live(source: str, run: Path, top: int, horizon: int | None, device: str, as_json: bool) -> None:

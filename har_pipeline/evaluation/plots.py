@@ -27,6 +27,19 @@ BEST, OTHER, LOSS, INK = "#1f5fa8", "#a9c4e4", "#c8501e", "#222222"
 RIGHT, WRONG = "#2e8b57", "#c0392b"
 LONGEST_TEXT = 90
 MARKERS = "osD^vPX*<>"
+# Of the classes of a timeline, in the order in which they come; more classes begin again.
+SEGMENT_COLOURS = (
+    "#1f5fa8",
+    "#e08214",
+    "#2e8b57",
+    "#c0392b",
+    "#7b5ea7",
+    "#8c6d4f",
+    "#d76aa3",
+    "#7f7f7f",
+    "#b5a52a",
+    "#28a5b8",
+)
 
 # A name and its points: (value on the axis, mean, deviation or None).
 Line = tuple[str, Sequence[tuple[int | float | str | bool | None, float, float | None]]]
@@ -39,6 +52,15 @@ class Example(NamedTuple):
     best: Sequence[tuple[str, float]]  # (class, probability), best first
     title: str
     truth: str | None = None  # its true class, if that is to be shown
+
+
+class TimelineRow(NamedTuple):
+    """A video of `save_timelines`."""
+
+    title: str
+    edges_s: np.ndarray  # (M + 1,) where its stretches begin and end
+    probabilities: np.ndarray  # (M, K); NaN where nothing is known
+    segments: Sequence[tuple[float, float, str]]  # (start in s, end, class)
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -452,3 +474,51 @@ def length_counts(lengths: Mapping[str, Sequence[int]], edges: Sequence[int]) ->
     names = [shorter, *inner, longer]
     kept = [k for k in range(len(names)) if 0 < k < len(names) - 1 or counts[:, k].any()]
     return [names[k] for k in kept], counts[:, kept]
+
+
+def segment_colours(labels: Sequence[str]) -> dict[str, str]:
+    """Return a colour for each class that occurs, in the order in which they come."""
+    return {label: SEGMENT_COLOURS[k % len(SEGMENT_COLOURS)] for k, label in enumerate(dict.fromkeys(labels))}
+
+
+def save_timelines(path: Path, rows: Sequence[TimelineRow], classes: Sequence[str]) -> None:
+    """Save for each video the probabilities over its time of the classes that are anywhere the best, and its segments above."""
+    colours = segment_colours([label for row in rows for _, _, label in row.segments])
+    figure = _figure(10, 0.6 + 2.2 * len(rows))
+    for axes, row in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
+        for start, end, label in row.segments:
+            axes.axvspan(start, end, ymin=0.93, color=colours[label], linewidth=0)
+        for label in dict.fromkeys(label for _, _, label in row.segments):
+            values = row.probabilities[:, list(classes).index(label)]
+            axes.stairs(values, row.edges_s, baseline=None, color=colours[label], linewidth=1.5)
+        axes.set_xlim(row.edges_s[0], row.edges_s[-1])
+        axes.set_ylim(0, 1.1)
+        axes.set_yticks([0, 0.5, 1])
+        _percent(axes.yaxis)
+        axes.set_title(_plain(row.title), fontsize=9, loc="left")
+        axes.set_xlabel("time / s")
+        axes.spines[["top", "right"]].set_visible(False)
+        # The blank, because a legend leaves out names that begin with an underscore.
+        handles = [axes.plot([], [], color=colour, label=f" {_plain(label)}")[0] for label, colour in colours.items()]
+    axes.legend(handles=handles, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+    _save(figure, path)
+
+
+def caption_picture(best: Sequence[tuple[str, float]], width: int, height: int) -> np.ndarray:
+    """Return (height, width, 3) uint8 with a line for each class and its probability, best first, as bars."""
+    figure = _figure(width / DPI, height / DPI)
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0, 0, 1, 1))
+    size = 0.5 * height / max(1, len(best)) * 72 / DPI
+    for place, (label, probability) in enumerate(best):
+        colour = BEST if place == 0 else OTHER
+        axes.barh(place, probability, color=colour, height=0.86)
+        ink = "white" if place == 0 and probability > 0.5 else INK
+        axes.text(0.01, place, f"{_plain(label)}  {probability:.0%}", va="center", color=ink, fontsize=size)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(max(1, len(best)) - 0.5, -0.5)
+    axes.set_axis_off()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from")
+        figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[:height, :width, :3].copy()  # type: ignore[attr-defined]

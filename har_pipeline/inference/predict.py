@@ -13,7 +13,8 @@ import torch
 
 from har_pipeline.core.errors import RunError, VideoError
 from har_pipeline.core.records import TIME_LIMIT_S, VideoRecord
-from har_pipeline.evaluation.plots import Example, save_topk_bars
+from har_pipeline.evaluation.plots import Example, TimelineRow, save_timelines, save_topk_bars
+from har_pipeline.evaluation.tables import write_csv
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureTable
 from har_pipeline.inference.ensemble import (
@@ -202,6 +203,32 @@ def top_k(classes: Sequence[str], probabilities: np.ndarray, k: int = 3) -> list
     """Return the k most probable (class, probability), best first; fewer if there are fewer classes."""
     order = np.argsort(-np.asarray(probabilities), kind="stable")[:k]
     return [(classes[number], float(probabilities[number])) for number in order]
+
+
+def write_predictions(path: Path, predictions: Sequence[Prediction], classes: Sequence[str]) -> None:
+    """Write a row for each video as CSV: video, error, its best class, that one's probability, and those of all classes."""
+    rows = (
+        [str(one.path), one.error, *(one.top[0] if one.top else (None, None)), *_cells(one, len(classes))]
+        for one in predictions
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_csv(path, ["video", "error", "predicted", "probability", *classes], rows)
+
+
+def _cells(prediction: Prediction, count: int) -> list[float | None]:
+    return [None] * count if prediction.probabilities is None else prediction.probabilities.tolist()
+
+
+def save_timeline(path: Path, predictions: Sequence[Prediction]) -> None:
+    """Draw the timelines of the videos that have one (PNG)."""
+    rows = [
+        TimelineRow(one.path.name, one.timeline.edges_s, one.timeline.probabilities, one.timeline.spans())
+        for one in predictions
+        if one.timeline
+    ]
+    if rows:
+        classes = next(one.timeline.classes for one in predictions if one.timeline)
+        save_timelines(path, rows, classes)
 
 
 def save_picture(path: Path, predictions: Sequence[Prediction], frames_per_video: int = 4) -> None:

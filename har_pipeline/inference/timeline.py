@@ -71,10 +71,14 @@ class Timeline:
         known = ~np.isnan(self.probabilities[:, 0])
         return np.average(self.probabilities[known], axis=0, weights=np.diff(self.edges_s)[known])
 
-    def at(self, time_s: float) -> np.ndarray:
-        """Return the (K,) probabilities of a moment; those of the first or last stretch before and after the video."""
-        place = int(np.searchsorted(self.edges_s, time_s, side="right")) - 1
-        return np.asarray(self.probabilities[min(max(place, 0), len(self.probabilities) - 1)])
+    def place(self, time_s: float) -> int:
+        """Return the number of the stretch that a moment is in; the first or last one before and after the video."""
+        place = int(np.searchsorted(self.edges_s, time_s + _SAME_S, side="right")) - 1
+        return min(max(place, 0), len(self.probabilities) - 1)
+
+    def spans(self) -> list[tuple[float, float, str]]:
+        """Return (start in s, end, class) of the segments."""
+        return [(one.start_s, one.end_s, one.label) for one in self.segments()]
 
     def segments(self) -> list[Segment]:
         """Return the video's segments: neighbouring stretches with the same best class, joined."""
