@@ -77,6 +77,8 @@ from .inference.examples import save_examples as save_examples
 from .inference.export import export_onnx as export_onnx
 from .inference.live import CAMERA_HORIZON as CAMERA_HORIZON
 from .inference.live import StatefulRecogniser as StatefulRecogniser
+from .inference.live import decide_live as decide_live
+from .inference.live_heads import HeadRecogniser as HeadRecogniser
 from .inference.load import load_run as load_run
 from .inference.maps import first_maps as first_maps
 from .inference.maps import save_first_maps as save_first_maps
@@ -101,6 +103,7 @@ from .models.extractors.build import build_extractor as build_extractor
 from .models.extractors.nets import all_nets as all_nets
 from .models.heads import build_head as build_head
 from .models.heads.classifier import SequenceClassifier as SequenceClassifier
+from .report.card import model_card as model_card
 from .report.data import Report as Report
 from .report.data import ReportSources as ReportSources
 from .report.data import collect_results as collect_results
@@ -136,6 +139,7 @@ from .training.sweep import plan_points as plan_points
 from .training.sweep import run_sweep as run_sweep
 from .training.sweep_table import Measure as Measure
 from .training.sweep_table import write_sweep as write_sweep
+from .video.camera import live_frames as live_frames
 from .video.decode import FrameReader as FrameReader
 from .video.depth import movement_box as movement_box
 from .video.depth import read_depth as read_depth

@@ -11,6 +11,7 @@ import typer
 
 from har_pipeline import __version__
 from har_pipeline.cli import (
+    card,
     evaluate,
     export,
     extract,
@@ -57,6 +58,7 @@ app.command("sweep")(sweep.sweep)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("predict")(predict.predict)
+app.command("card")(card.card)
 app.command("export")(export.export)
 app.command("fuse")(fuse.fuse)
 app.command("compare")(fuse.compare)

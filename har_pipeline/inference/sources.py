@@ -113,6 +113,10 @@ class HeadSources:
             feature_spec(extractor, options).require_equal(spec, str(one.run))
             self._nets[spec.name] = extractor, options
 
+    def extractor(self, spec: FeatureSpec) -> Extractor:
+        """Return the net that makes the features of one of the runs' specs."""
+        return self._nets[spec.name][0]
+
     def fill(self, store: FeatureStore, job: Job) -> None:
         """Make the features of all rows."""
         self._store = store
