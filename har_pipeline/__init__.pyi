@@ -72,6 +72,7 @@ from .features.table import FeatureTable as FeatureTable
 from .features.table import load_features as load_features
 from .inference.cost import measure_live_cost as measure_live_cost
 from .inference.cost import time_videos as time_videos
+from .inference.ensemble import load_classifier as load_classifier
 from .inference.examples import right_and_wrong as right_and_wrong
 from .inference.examples import save_examples as save_examples
 from .inference.export import export_onnx as export_onnx
@@ -84,6 +85,8 @@ from .inference.maps import first_maps as first_maps
 from .inference.maps import save_first_maps as save_first_maps
 from .inference.predict import predict as predict
 from .inference.predict import save_picture as save_picture
+from .inference.timeline import Windows as Windows
+from .inference.timeline import write_segments as write_segments
 from .models.config import RECURRENT_HEADS as RECURRENT_HEADS
 from .models.config import RESIDUAL_HEADS as RESIDUAL_HEADS
 from .models.config import Fusion as Fusion

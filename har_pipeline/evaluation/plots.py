@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CELL_TEXT_CLASSES = 20
 DPI = 120
-BEST, OTHER, LOSS, INK = "#1f5fa8", "#a9c4e4", "#c8501e", "#222222"
+BEST, OTHER, FAINT, LOSS, INK = "#1f5fa8", "#a9c4e4", "#e4e8ee", "#c8501e", "#222222"
 RIGHT, WRONG = "#2e8b57", "#c0392b"
 LONGEST_TEXT = 90
 MARKERS = "osD^vPX*<>"
@@ -616,10 +616,8 @@ def caption_picture(best: Sequence[tuple[str, float]], width: int, height: int) 
     axes = figure.add_axes((0, 0, 1, 1))
     size = 0.5 * height / max(1, len(best)) * 72 / DPI
     for place, (label, probability) in enumerate(best):
-        colour = BEST if place == 0 else OTHER
-        axes.barh(place, probability, color=colour, height=0.86)
-        ink = "white" if place == 0 and probability > 0.5 else INK
-        axes.text(0.01, place, f"{_plain(label)}  {probability:.0%}", va="center", color=ink, fontsize=size)
+        axes.barh(place, probability, color=OTHER if place == 0 else FAINT, height=0.86)
+        axes.text(0.01, place, f"{_plain(label)}  {probability:.0%}", va="center", color=INK, fontsize=size)
     axes.set_xlim(0, 1)
     axes.set_ylim(max(1, len(best)) - 0.5, -0.5)
     axes.set_axis_off()

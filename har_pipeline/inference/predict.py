@@ -31,7 +31,7 @@ from har_pipeline.models.device import pick_precision
 from har_pipeline.training.batches import FeatureBatch, Frames, class_probabilities
 from har_pipeline.training.networks.loop import sampling_of, video_probabilities
 from har_pipeline.video.clips import sparse_clip_indices
-from har_pipeline.video.decode import FrameReader, probe
+from har_pipeline.video.decode import FrameReader, probe, tail_note
 
 OnProgress = Callable[[int, int], None]
 
@@ -58,6 +58,7 @@ class _Asked:
     records: tuple[VideoRecord, ...]
     spans_s: np.ndarray | None = None  # (W, 2) float64
     error: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def predict(
@@ -129,7 +130,8 @@ def _predicted(
         return Prediction(asked.path, (), None, asked.error or reasons[0])
     kept = [number for number, record in enumerate(asked.records) if record.video_id not in failed]
     # What is odd about a file with windows stands at the first of them.
-    notes = [text for source in sources for text in source.notes.get(asked.records[0].video_id, ())]
+    notes = list(asked.notes)
+    notes += [text for source in sources for text in source.notes.get(asked.records[0].video_id, ())]
     rows, frames = [], None
     for number in kept:
         found: dict[Path, np.ndarray] = {}
@@ -162,6 +164,7 @@ def _asked(number: int, path: Path, depth: bool, windows: Windows | None) -> _As
         return _Asked(path, (VideoRecord(video_id=name, label="unknown", path=place),))
     try:
         info = probe(place)
+        notes = tuple(tail_note(info, info.packet_frames))
     except VideoError as error:
         return _Asked(path, (), error=str(error))
     spans = windows.spans(info.packet_frames, info.timing)
@@ -169,7 +172,7 @@ def _asked(number: int, path: Path, depth: bool, windows: Windows | None) -> _As
         VideoRecord(video_id=f"{name}.{row:07d}", label="unknown", path=place, start_frame=start, end_frame=stop)
         for row, (start, stop) in enumerate(spans.tolist())
     )
-    return _Asked(path, records, info.timing.begin_s(spans))
+    return _Asked(path, records, info.timing.begin_s(spans), notes=notes)
 
 
 def predict_scores(run: HeadRun | NetworkRun, features: np.ndarray) -> np.ndarray:

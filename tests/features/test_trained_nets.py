@@ -156,6 +156,18 @@ def test_new_videos_are_classified_with_the_weights_used_last(trained: Trained, 
             np.testing.assert_allclose(one.probabilities, expected, atol=1e-5)
 
 
+def test_a_net_of_all_videos_has_no_votes_to_count(trained: Trained, tmp_path: Path) -> None:
+    every = Split(protocol="all", index=0, train=tuple(record.video_id for record in trained.records), test=())
+    summary = train_split(trained.frames, trained.windows, trained.records, every, CONFIG, tmp_path / "net")
+    assert (summary.test_accuracy, summary.val_accuracy, summary.num_train) == (None, None, 8)
+    run = read_run(tmp_path / "net")
+    assert "test_accuracy_by_vote" not in run.info
+    assert any("no test part" in text for text in run.notes)
+    path = trained.records[0].path
+    assert path is not None
+    assert predict([path], tmp_path / "net", device="cpu")[0].error is None
+
+
 def test_weights_that_are_gone_are_asked_for_by_name(trained: Trained, tmp_path: Path) -> None:
     train_split(trained.store, trained.features, trained.records, trained.split, HEAD, tmp_path / "head")
     path, sha256 = trained.records[6].path, file_sha256(trained.weights)

@@ -77,20 +77,21 @@ def find_weights(net: Net, choice: str | None, layer: str, stream: Stream, seed:
 def weights_with_hash(net: Net, stream: Stream, sha256: str) -> str | None:
     """Return what `find_weights` is to be told for the weights with this hash (in hex); None if they are nowhere.
 
-    That is the name of weights with this published hash, or of those in the cache that have it, or else the file where one
-    with this hash was used last.
+    That is the name of published weights, where they are in the cache or come with a package, or else the file where one
+    with this hash was used last, or else the name of what would have to be downloaded.
     """
     of_stream = {name: weights for name, weights in net.weights.items() if weights.stream == stream}
-    for name, weights in of_stream.items():
-        if weights.sha256 and sha256.startswith(weights.sha256):
-            return name
-    for name, weights in of_stream.items():
-        if weights.packaged is None and not weights.sha256:
-            file = weights_cache() / weights.url.rsplit("/", 1)[1]
-            if file.is_file() and file_sha256(file) == sha256:
+    published = [name for name, one in of_stream.items() if one.sha256 and sha256.startswith(one.sha256)]
+    for name in published or of_stream:
+        if of_stream[name].packaged is not None:
+            if published:
                 return name
+            continue
+        file = weights_cache() / of_stream[name].url.rsplit("/", 1)[1]
+        if file.is_file() and file_sha256(file) == sha256:
+            return name
     used = find_used(sha256)
-    return None if used is None else str(used)
+    return str(used) if used is not None else next(iter(published), None)
 
 
 def published_file(net: Net, name: str) -> Path:
