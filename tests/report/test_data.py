@@ -243,11 +243,14 @@ def test_a_sweep_is_read_without_torch(tmp_path: Path) -> None:
         }
         for units in (64, 128)
     ]
-    (tmp_path / "sweep.json").write_text(json.dumps({"swept": ["units", "head"], "points": points}))
+    chosen = {"split": 1, "values": {"units": 64, "head": "lstm"}, "val_accuracy": 0.4, "accuracy": 0.564}
+    (tmp_path / "sweep.json").write_text(json.dumps({"points": points, "chosen on validation videos": [chosen]}))
     report = collect_results([tmp_path])
     assert report.results == []
     assert [point.accuracy for point in report.sweeps[0].points] == [0.5 + 0.064, 0.5 + 0.128]
-    assert "recurrent units" in render(report)
+    page = render(report)
+    assert "recurrent units" in page
+    assert "units 64, head lstm: 40.0\u00a0% of the validation videos, 56.4\u00a0% of the test videos" in page
     code = (
         "import sys; from pathlib import Path; from har_pipeline.report.data import collect_results; "
         "from har_pipeline.report.page import render; render(collect_results([Path(sys.argv[1])])); "
@@ -350,6 +353,18 @@ def test_a_run_in_words(folds: Path, tmp_path: Path) -> None:
     first = option_rows(read_run(run))[0]
     assert (first.name, first.value, first.default, first.changed) == ("--units", "8", "320", True)
     assert "recurrent layer" in first.meaning
+
+
+def test_measured_speed_is_told(run: Path) -> None:
+    times = {"videos": 3, "whole_s": 0.25, "network_s": 0.0125, "device": "cpu"}
+    (run / "timing.json").write_text(json.dumps(times))
+    (result,) = collect_results([run]).results
+    assert dict(result.facts)["Speed"] == (
+        "0.25 s a video from the file, 0.0125 s of the network alone: means over 3 videos, one at a time, cpu"
+    )
+    (run / "timing.json").write_text("{}")
+    with pytest.raises(RunError, match="measure again"):
+        collect_results([run])
 
 
 def colours(spec: Any) -> Iterator[str]:
