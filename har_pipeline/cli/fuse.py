@@ -45,7 +45,7 @@ def fuse(
 
     Writes fusion.json, fusion.csv and scores.csv of the chosen rule, which `har evaluate` and `har fuse` read again.
     """
-    check_folder(out)
+    check_folder(out, holds=("a run folder",))
     given = _numbers(weights) if weights else None
     members = _load(runs)
     # After the paths are known to be runs: this imports scipy.
@@ -139,6 +139,7 @@ def compare(
     """Compare two runs class by class: gains, the difference of their confusion matrices (PNG, CSV), McNemar's test."""
     from har_pipeline.evaluation.categories import read_groups
 
+    check_folder(out)
     grouping = read_groups(groups) if groups else None
     one, two = _load([first, second])
     from har_pipeline.evaluation.compare import compare_members, write_comparison

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from har_pipeline.core.errors import HarError, UsageError
+from har_pipeline.core.kinds import what_is
 from har_pipeline.core.options import Option, options_of
 from har_pipeline.core.text import did_you_mean, printable
 
@@ -77,10 +78,10 @@ def _shown_errors() -> Iterator[None]:
 
 def _with_near_choice(error: typer.BadParameter) -> str:
     """Return the message of a refused value, with the choice that it resembles."""
-    choices = getattr(getattr(error.param, "type", None), "choices", ())
-    refused = re.search(r"'(.*?)' is not one of", error.message)
-    near = did_you_mean(refused[1], map(str, choices)).strip() if refused else ""
-    return f"{error.message} D{near[1:]}" if near else error.message
+    message = error.message.removeprefix("Value error, ")
+    given, *choices = re.findall(r"'([^']*)'", message) or [""]
+    near = did_you_mean(given, choices).strip() if "is not one of" in message else ""
+    return f"{message} D{near[1:]}" if near else message
 
 
 class App(typer.Typer):
@@ -173,10 +174,12 @@ def option_error(error: ValueError, names: Iterable[str]) -> typer.BadParameter:
     return typer.BadParameter(fields.sub(lambda found: f"--{found[1].replace('_', '-')}", str(error)))
 
 
-def check_folder(out: Path) -> None:
-    """Check a folder to be written. Raises: typer.BadParameter if a file is there."""
+def check_folder(out: Path, *, holds: tuple[str, ...] = ()) -> None:
+    """Check a folder to be written. Raises: typer.BadParameter if a file is there, a store or pack, or a thing in `holds`."""
     if out.is_file():
         raise typer.BadParameter(f"{out} is a file: name a folder")
+    if (found := what_is(out)) in ("a feature store", "a pack of features", *holds):
+        raise typer.BadParameter(f"{out} is {found}: name another folder")
 
 
 def parse_shard(text: str) -> tuple[int, int]:

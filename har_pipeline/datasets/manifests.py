@@ -271,7 +271,11 @@ def _resolve(text: str, base: Path, check_files: bool, may_be_folder: bool) -> P
     if check_files and not os.path.exists(path):
         raise ValueError(f"file {text!r} does not exist under the root {base}")
     if check_files and not may_be_folder and os.path.isdir(path):
-        raise ValueError(f"path {text!r} is a folder, not a video file")
+        raise ValueError(
+            f"path {text!r} is a folder, not a video file (depth frames belong into the column depth_path)"
+        )
+    if not may_be_folder and text.lower().endswith(".mat"):
+        raise ValueError(f"path {text!r} is a depth file: name it in the column depth_path, which `har frames` reads")
     return path
 
 

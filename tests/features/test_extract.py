@@ -15,7 +15,7 @@ from paths import python_path
 from pixel_nets import pixel_extractor
 from video_files import make_audio, make_video
 
-from har_pipeline.core.errors import ExtractionError
+from har_pipeline.core.errors import ExtractionError, UsageError
 from har_pipeline.core.records import ClipSpec, VideoRecord
 from har_pipeline.datasets.manifests import write_manifest
 from har_pipeline.features.engine import Progress
@@ -209,9 +209,9 @@ def test_options_that_make_no_sense() -> None:
     for options in ({"shard": (3, 2)}, {"dtype": "int8"}, {"fps": 0.0}, {"workers": 0}, {"batch_size": 0}):
         with pytest.raises(ExtractionError):
             ExtractOptions(**options)  # type: ignore[arg-type]
-    with pytest.raises(ExtractionError, match="wants 32 px"):
+    with pytest.raises(UsageError, match="wants 32 px"):
         feature_spec(pixel_extractor(), ExtractOptions(resize="stretch-64"))
-    with pytest.raises(ExtractionError, match="write stretch-<size>"):
+    with pytest.raises(UsageError, match="write stretch-<size>"):
         feature_spec(pixel_extractor(), ExtractOptions(resize="squeeze"))
 
 

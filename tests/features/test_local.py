@@ -10,7 +10,7 @@ import pytest
 from har_command import har
 from video_files import make_video
 
-from har_pipeline.core.errors import ExtractionError
+from har_pipeline.core.errors import ExtractionError, UsageError
 from har_pipeline.core.records import FeatureSpec, VideoRecord
 from har_pipeline.datasets.manifests import write_manifest
 from har_pipeline.features.local import LocalSummary, describe_handcrafted, extract_local, local_options
@@ -83,7 +83,7 @@ def test_layers_are_descriptors_joined_in_their_order(tmp_path: Path) -> None:
     assert np.array_equal(whole[:, 72:], part)
     assert LocalOptions(extractor="harris3d_hof", layer="hof+hog").spec() == store.spec(both.feature_set)
     for layer in ("mbh", "hof+hof", "hof+"):
-        with pytest.raises(ExtractionError, match=r"has no layer .*; it has: hog, hof, or several joined by"):
+        with pytest.raises(UsageError, match=r"has no layer .*; it has: hog, hof, or several joined by"):
             LocalOptions(extractor="harris3d_hof", layer=layer)
 
 
