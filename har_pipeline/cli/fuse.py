@@ -45,7 +45,7 @@ def fuse(
 
     Writes fusion.json, fusion.csv and scores.csv of the chosen rule, which `har evaluate` and `har fuse` read again.
     """
-    check_folder(out, holds=("a run folder",))
+    check_folder(out)
     given = _numbers(weights) if weights else None
     members = _load(runs)
     # After the paths are known to be runs: this imports scipy.

@@ -107,7 +107,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 
     The parameter's default gives the options' defaults; without one it is the dataclass with all of its defaults. Fields
     of the same name in several dataclasses share an option, listed where the last of them has it. All parameters are
-    keyword-only. A ValueError of the dataclass becomes a usage error, a HarError the error of the command.
+    keyword-only. What the dataclass refuses is a usage error.
     """
     hints = get_type_hints(command, include_extras=True)
     shown: dict[str, inspect.Parameter] = {}
@@ -153,9 +153,7 @@ def _changed(default: Any, given: Mapping[str, Any]) -> Any:
     names = {name: one.name or name for name, (one, _) in options_of(kind).items()}
     try:
         return dataclasses.replace(default, **{name: given[shown] for name, shown in names.items() if shown in given})
-    except HarError:
-        raise
-    except ValueError as error:
+    except (HarError, ValueError) as error:
         raise option_error(error, names) from error
 
 
@@ -165,7 +163,7 @@ def given_options(ctx: typer.Context | None, names: Iterable[str]) -> list[str]:
     return [f"--{name.replace('_', '-')}" for name in given]
 
 
-def option_error(error: ValueError, names: Iterable[str]) -> typer.BadParameter:
+def option_error(error: Exception, names: Iterable[str]) -> typer.BadParameter:
     """Return the usage error of a refused value, its fields `names` written as options: `--batch-size`, not `batch_size`.
 
     Words of the language, as in `the published schedule`, stay: a field is followed by what it must be or belongs to.
@@ -174,11 +172,11 @@ def option_error(error: ValueError, names: Iterable[str]) -> typer.BadParameter:
     return typer.BadParameter(fields.sub(lambda found: f"--{found[1].replace('_', '-')}", str(error)))
 
 
-def check_folder(out: Path, *, holds: tuple[str, ...] = ()) -> None:
-    """Check a folder to be written. Raises: typer.BadParameter if a file is there, a store or pack, or a thing in `holds`."""
+def check_folder(out: Path) -> None:
+    """Check a folder to be written. Raises: typer.BadParameter if a file is there, or a store or pack."""
     if out.is_file():
         raise typer.BadParameter(f"{out} is a file: name a folder")
-    if (found := what_is(out)) in ("a feature store", "a pack of features", *holds):
+    if (found := what_is(out)) in ("a feature store", "a pack of features"):
         raise typer.BadParameter(f"{out} is {found}: name another folder")
 
 

@@ -100,7 +100,6 @@ WRONG = [
     ("manifest build folder videos -o videos", 2, "videos is a folder: name a file, such as videos/manifest.csv"),
     ("splits write m.csv -o s.zarr", 2, "s.zarr is a feature store: name another folder"),
     ("synth s.zarr", 2, "s.zarr is a feature store: name another folder"),
-    ("fuse run run2 -o run", 2, "run is a run folder: name another folder"),
     ("flow videos/running/a.avi -o videos", 2, "videos is a folder: name a file"),
     ("extract depth.csv d.zarr", 1, "name depth (depth_path) and no colour videos (path)"),
     ("extract depth.csv d.zarr", 1, "`har frames depth.csv d.zarr` prepares"),

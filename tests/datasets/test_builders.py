@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from har_pipeline.cli import app
 from har_pipeline.core.errors import ManifestError, UsageError
+from har_pipeline.core.kinds import VIDEO_SUFFIXES
 from har_pipeline.core.records import VideoRecord, check_video_id
 from har_pipeline.datasets.builders import (
     BUILDERS,
@@ -575,3 +576,10 @@ def test_real_folders(real_data: Path, tmp_path: Path, dataset: str, folder: str
     path = tmp_path / "manifest.csv"
     write_manifest(path, records, root=real_data / folder)
     assert read_manifest(path) == records
+
+
+def test_the_documented_endings_are_those_of_the_code() -> None:
+    text = (ROOT / "data_manifests/README.md").read_text(encoding="utf-8")
+    listed = re.search(r"Video endings, in upper or lower case: ([^.]+)\.", text)
+    assert listed is not None
+    assert re.split(r",\s+", listed[1]) == sorted(ending[1:] for ending in VIDEO_SUFFIXES)
