@@ -13,7 +13,7 @@ from har_pipeline.cli import options
 from har_pipeline.cli.options import given_options, parse_shard, with_options
 from har_pipeline.cli.output import note, print_failures, print_json
 from har_pipeline.cli.progress import extraction_bar, video_bar
-from har_pipeline.core.errors import VideoError
+from har_pipeline.core.errors import ManifestError, VideoError
 from har_pipeline.core.options import device_option, option, seed_option
 from har_pipeline.core.records import ClipSpec, Crops, Padding, Sampling
 from har_pipeline.core.signals import goes_on_when_repeated
@@ -183,6 +183,11 @@ def extract(
     from har_pipeline.datasets.manifests import read_manifest
 
     records = read_manifest(manifest, root=root, check_files=False)
+    if not any(record.path for record in records):
+        raise ManifestError(
+            f"{manifest}: its rows name depth (depth_path) and no colour videos (path): nets read depth as raw frames, which "
+            f"`har frames {manifest} {store}` prepares"
+        )
     from har_pipeline.features.store import FeatureStore, check_set_name
 
     if how.name is not None:
@@ -310,6 +315,8 @@ def _check_picture(video: Path, out: Path) -> None:
         raise VideoError(f"{video}: {'is a folder' if video.is_dir() else 'no such file'}")
     if out.exists() and out.samefile(video):
         raise typer.BadParameter(f"{out} is the video itself: give another name")
+    if out.is_dir():
+        raise typer.BadParameter(f"{out} is a folder: name a file")
     if not out.parent.is_dir():
         raise typer.BadParameter(f"{out}: no such folder: {out.parent}")
 

@@ -135,10 +135,10 @@ def _note_unlabelled(records: list[VideoRecord]) -> None:
     loose = [str(record.path or record.depth_path) for record in records if not record.label]
     if not loose:
         return
-    whose = "no video is" if len(loose) == len(records) else f"{len(loose)} of {len(records)} videos are not"
+    count = "all" if len(loose) == len(records) else f"{len(loose)} of {len(records)}"
     note(
-        f"NOTE: {whose} in a class folder: their label is empty. They can be extracted and predicted; for training put each "
-        "into a folder named after its class, or fill in the label"
+        f"NOTE: videos in no class folder, whose label is empty: {count}. They can be extracted and predicted; for training "
+        "put each into a folder named after its class, or fill in the label"
     )
     if len(loose) < len(records):
         for path in loose[:LISTED_AT_MOST]:

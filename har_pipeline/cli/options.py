@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperCommand
 
 from har_pipeline.core.errors import HarError, UsageError
+from har_pipeline.core.kinds import what_is
 from har_pipeline.core.options import Option, options_of
 from har_pipeline.core.text import did_you_mean, printable
 
@@ -88,10 +89,10 @@ def _shown_errors() -> Iterator[None]:
 
 def _with_near_choice(error: typer.BadParameter) -> str:
     """Return the message of a refused value, with the choice that it resembles."""
-    choices = getattr(getattr(error.param, "type", None), "choices", ())
-    refused = re.search(r"'(.*?)' is not one of", error.message)
-    near = did_you_mean(refused[1], map(str, choices)).strip() if refused else ""
-    return f"{error.message} D{near[1:]}" if near else error.message
+    message = error.message.removeprefix("Value error, ")
+    given, *choices = re.findall(r"'([^']*)'", message) or [""]
+    near = did_you_mean(given, choices).strip() if "is not one of" in message else ""
+    return f"{message} D{near[1:]}" if near else message
 
 
 class App(typer.Typer):
@@ -117,7 +118,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 
     The parameter's default gives the options' defaults; without one it is the dataclass with all of its defaults. Fields
     of the same name in several dataclasses share an option, listed where the last of them has it. All parameters are
-    keyword-only. A ValueError of the dataclass becomes a usage error, a HarError the error of the command.
+    keyword-only. What the dataclass refuses is a usage error.
     """
     hints = get_type_hints(command, include_extras=True)
     shown: dict[str, inspect.Parameter] = {}
@@ -163,9 +164,7 @@ def _changed(default: Any, given: Mapping[str, Any]) -> Any:
     names = {name: one.name or name for name, (one, _) in options_of(kind).items()}
     try:
         return dataclasses.replace(default, **{name: given[shown] for name, shown in names.items() if shown in given})
-    except HarError:
-        raise
-    except ValueError as error:
+    except (HarError, ValueError) as error:
         raise option_error(error, names) from error
 
 
@@ -184,7 +183,7 @@ def run_origin(ctx: typer.Context, manifest: Path, root: Path | None) -> Origin:
     return Origin(command=printable(shlex.join(words)), manifest=manifest, root=root)
 
 
-def option_error(error: ValueError, names: Iterable[str]) -> typer.BadParameter:
+def option_error(error: Exception, names: Iterable[str]) -> typer.BadParameter:
     """Return the usage error of a refused value, its fields `names` written as options: `--batch-size`, not `batch_size`.
 
     Words of the language, as in `the published schedule`, stay: a field is followed by what it must be or belongs to.
@@ -194,9 +193,11 @@ def option_error(error: ValueError, names: Iterable[str]) -> typer.BadParameter:
 
 
 def check_folder(out: Path) -> None:
-    """Check a folder to be written. Raises: typer.BadParameter if a file is there."""
+    """Check a folder to be written. Raises: typer.BadParameter if a file is there, or a store or pack."""
     if out.is_file():
         raise typer.BadParameter(f"{out} is a file: name a folder")
+    if (found := what_is(out)) in ("a feature store", "a pack of features"):
+        raise typer.BadParameter(f"{out} is {found}: name another folder")
 
 
 def parse_shard(text: str) -> tuple[int, int]:

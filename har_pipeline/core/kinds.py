@@ -32,9 +32,9 @@ def what_is(path: Path | str) -> str:
     """Return what a path leads to, as in `X is ...`: a feature store, a run folder, a manifest, a video file, absent."""
     path = Path(path)
     try:
-        if path.is_dir():
+        if os.path.isdir(path):  # pathlib's raises on names that are too long
             return _what_folder(path)
-        if not path.exists():
+        if not os.path.exists(path):
             return "absent"
         if is_video_name(path.name):
             return "a video file"

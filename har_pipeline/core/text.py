@@ -24,7 +24,7 @@ def printable(text: str) -> str:
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return `did you mean 'lstm'? ` for the choice that a wrong word resembles most, "" if it resembles none.
 
-    Upper and lower case, `-` and `_` are alike. A choice's initials (`loso`) and its beginning (`vgg`) resemble it too.
+    Upper and lower case, `-` and `_` are alike. A choice's initials (`loso`) and what its beginning resembles (`vgg`) do too.
     """
     plain = {_plain(choice): choice for choice in choices}
     given = _plain(word)
@@ -34,6 +34,8 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     near = [name for name in (given, initials.get(given, "")) if name in plain]
     near += difflib.get_close_matches(given, plain, 1)
     near += [name for name in plain if len(given) > 1 and name.startswith(given)]
+    beginnings = {name[: len(given)]: name for name in reversed([*plain])} if len(given) > 3 else {}
+    near += [beginnings[start] for start in difflib.get_close_matches(given, beginnings, 1, 0.75)]
     return f"did you mean {plain[near[0]]!r}? " if near else ""
 
 

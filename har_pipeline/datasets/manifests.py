@@ -19,6 +19,7 @@ from har_pipeline.core.errors import ManifestError
 from har_pipeline.core.files import write_text
 from har_pipeline.core.kinds import what_is
 from har_pipeline.core.records import VideoRecord, folded_id
+from har_pipeline.core.spreadsheets import LINE_END, decoded, delimiter_of
 from har_pipeline.core.text import did_you_mean
 
 PATH_COLUMNS = ("path", "depth_path")
@@ -28,9 +29,7 @@ COLUMNS = ("video_id", "path", "label", *TEXT_COLUMNS[:4], *NUMBER_COLUMNS, "dep
 OWN_PREFIX = "x_"
 _ROOT_LINE = "# root:"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_DELIMITERS = (",", ";", "\t")
 _SEP_LINE = re.compile(r"sep=[,;\t]")  # Excel's own
-_BOMS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 # What other programs call the columns.
 _OTHER_NAMES = {
@@ -133,12 +132,12 @@ def _read_lines(path: Path) -> tuple[list[tuple[int, str]], Path | None, str]:
     lines: list[tuple[int, str]] = []
     delimiter = ""
     # Not splitlines, which also cuts at form feeds and Unicode separators and would shift the row numbers.
-    for number, line in enumerate(re.split(r"\r\n|\n|\r", _text_of(path)), 1):
+    for number, line in enumerate(LINE_END.split(_text_of(path)), 1):
         if lines or not _is_comment(line):
             if not lines and _SEP_LINE.fullmatch(line.strip()):
                 continue
             if not lines and line.strip():
-                delimiter = _delimiter(line)
+                delimiter = delimiter_of(line, COLUMNS)
             # A spreadsheet writes empty rows as delimiters alone.
             if line.strip() and (not lines or line.strip(f'{delimiter}" \t')):
                 lines.append((number, line + "\n"))
@@ -180,30 +179,13 @@ def _text_of(path: Path) -> str:
         raise ManifestError(f"{path} is {found}, not a manifest (a CSV file){way_out}") from error
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror})") from error
-    encoding = next((name for mark, name in _BOMS.items() if content.startswith(mark)), "utf-8")
     found = what_is(path)
     if found in ("a video file", "a split file"):
         raise ManifestError(f"{path} is {found}, not a manifest (a CSV file)")
     try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError as error:
-        number = len(re.findall(rb"\r\n|\n|\r", content[: error.start])) + 1
-        raise ManifestError(
-            f"{path}: not UTF-8 text: line {number} holds bytes of another encoding, and which one they do not tell; save it "
-            "as UTF-8 (Excel: CSV UTF-8; LibreOffice: character set Unicode (UTF-8))"
-        ) from error
-    if 4 * text.count("\x00") > len(text):  # UTF-16 without its mark
-        raise ManifestError(f"{path}: not UTF-8 text; save it as UTF-8 (Excel: CSV UTF-8)")
-    return text
-
-
-def _delimiter(header: str) -> str:
-    """Return what separates the cells of a header: that of `,` `;` and tab which makes the most names of columns."""
-
-    def known(delimiter: str) -> int:
-        return sum(cell.strip(' "') in COLUMNS for cell in header.split(delimiter))
-
-    return max(_DELIMITERS, key=known)  # the first of equal ones
+        return decoded(content)
+    except ValueError as error:
+        raise ManifestError(f"{path}: {error}") from error
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:
@@ -271,7 +253,11 @@ def _resolve(text: str, base: Path, check_files: bool, may_be_folder: bool) -> P
     if check_files and not os.path.exists(path):
         raise ValueError(f"file {text!r} does not exist under the root {base}")
     if check_files and not may_be_folder and os.path.isdir(path):
-        raise ValueError(f"path {text!r} is a folder, not a video file")
+        raise ValueError(
+            f"path {text!r} is a folder, not a video file (depth frames belong into the column depth_path)"
+        )
+    if not may_be_folder and text.lower().endswith(".mat"):
+        raise ValueError(f"path {text!r} is a depth file: name it in the column depth_path, which `har frames` reads")
     return path
 
 
@@ -327,7 +313,7 @@ def manifest_text(
 def read_comments(path: Path) -> list[str]:
     """Return the lines above a manifest's header that begin with `#`, apart from that which names the root."""
     comments = []
-    for line in re.split(r"\r\n|\n|\r", _text_of(path)):
+    for line in LINE_END.split(_text_of(path)):
         if line.strip() and not _is_comment(line) and not _SEP_LINE.fullmatch(line.strip()):
             break
         if _is_comment(line) and not line.lstrip('"').startswith(_ROOT_LINE):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,7 +33,7 @@ def update_records(before: Sequence[VideoRecord], built: Sequence[VideoRecord]) 
 
     before: the rows there were, maybe edited by hand; built: those that a builder makes of the videos there are. A row of
     before stays if its file is still there, or a row of its id whose file has moved: as it is, but for its paths, and for
-    cells that were empty, which are filled. A file that was divided into several rows stays divided.
+    columns that no row filled before, which are filled. A file that was divided into several rows stays divided.
     """
     by_id = {record.video_id: record for record in built}
     of_file: dict[object, list[VideoRecord]] = {}
@@ -47,7 +47,9 @@ def update_records(before: Sequence[VideoRecord], built: Sequence[VideoRecord]) 
         return next(iter(same), None) if there else by_id.get(old.video_id)
 
     pairs = [(old, built_row(old)) for old in before]
-    kept = [(old, _merged(old, new), new) for old, new in pairs if new is not None]
+    filled = {name for name in _TEXTS if any(getattr(old, name) for old in before)}
+    filled |= {name for old in before for name in old.extra}
+    kept = [(old, _merged(old, new, filled), new) for old, new in pairs if new is not None]
     met = {new.video_id for _, _, new in kept}
     added = [record for record in built if record.video_id not in met]
     edited = Counter(name for _, row, new in kept for name in _differing(row, new))
@@ -64,10 +66,11 @@ def _file(record: VideoRecord) -> object:
     return record.path or record.depth_path
 
 
-def _merged(old: VideoRecord, new: VideoRecord) -> VideoRecord:
-    """Return the old row with the new one's paths, and its cells where the old one's are empty."""
-    changes: dict[str, Any] = {name: getattr(new, name) for name in _TEXTS if not getattr(old, name)}
-    return replace(old, path=new.path, depth_path=new.depth_path, extra={**new.extra, **old.extra}, **changes)
+def _merged(old: VideoRecord, new: VideoRecord, filled: Collection[str]) -> VideoRecord:
+    """Return the old row with the new one's paths, and its cells of the columns that are not in `filled`."""
+    changes: dict[str, Any] = {name: getattr(new, name) for name in _TEXTS if name not in filled}
+    extra = {**{name: value for name, value in new.extra.items() if name not in filled}, **old.extra}
+    return replace(old, path=new.path, depth_path=new.depth_path, extra=extra, **changes)
 
 
 def _differing(row: VideoRecord, new: VideoRecord) -> list[str]:

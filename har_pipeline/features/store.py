@@ -40,6 +40,7 @@ import numpy as np
 
 from har_pipeline.core.errors import FeatureMismatchError, StoreError
 from har_pipeline.core.files import publish, remove, remove_debris, staging_name, write_text
+from har_pipeline.core.kinds import what_is
 from har_pipeline.core.records import (
     VIDEO_ID_PATTERN,
     FeatureRecord,
@@ -48,6 +49,7 @@ from har_pipeline.core.records import (
     VideoSource,
     check_video_id,
 )
+from har_pipeline.core.text import did_you_mean
 from har_pipeline.datasets.units import SOURCES, Source
 from har_pipeline.features.options import made_by
 from har_pipeline.features.words import differences
@@ -112,7 +114,8 @@ def choose_feature_set(
             raise StoreError(f"{path} holds {len(found)} feature sets, choose one with --features: {there}")
         what = "no feature set starts" if not found else f"{len(found)} feature sets start"
         name_one = f"; `har features name {path} SET NAME` gives one a name to choose it by" if found else ""
-        raise StoreError(f"{path}: {what} with {prefix!r}; there are: {there}{name_one}")
+        near = "" if found else did_you_mean(prefix, names)
+        raise StoreError(f"{path}: {what} with {prefix!r}; {near}there are: {there}{name_one}")
     return found[0]
 
 
@@ -340,15 +343,14 @@ class FeatureStore:
         meta = self.path / META
         if create and not (meta.exists() and meta.stat().st_size):
             if self.path.exists() and not (self.path.is_dir() and all(map(_is_own, self.path.iterdir()))):
-                raise StoreError(f"{self.path} exists and is not a feature store: choose another path")
+                raise StoreError(f"{self.path} is {what_is(self.path)}, not a feature store: choose another path")
             with writing_to(self.path):
                 # Two processes may get here together: both write the same bytes.
                 self.path.mkdir(parents=True, exist_ok=True)
                 _write_group(self.path, {"har_pipeline_store": FORMAT_VERSION})
         if not meta.exists():
-            raise StoreError(
-                f"{self.path} is not a feature store (no zarr.json); create one with `har extract` or `har frames`"
-            )
+            found = f"is {what_is(self.path)}, not a feature store" if self.path.exists() else "is not a feature store"
+            raise StoreError(f"{self.path} {found} (no zarr.json); create one with `har extract` or `har frames`")
         version = self._attributes(self.path).get("har_pipeline_store")
         if version != FORMAT_VERSION:
             raise StoreError(f"{self.path} is a Zarr group but not a feature store of format {FORMAT_VERSION}")

@@ -81,6 +81,40 @@ WRONG = [
     ("sweep m.csv s.zarr --head lstm,telepathy", 2, "'telepathy' is not one of"),
     ("train-video m.csv --protocol xsub", 1, "xsub: running-0: subject must be 1 to 40"),
     ("lr-range m.csv --protocol xsub", 1, "xsub: running-0: subject must be 1 to 40"),
+    ("sweep m.csv s.zarr --dropout 0,0.5", 2, "--dropout is swept as --set dropout=VALUE,VALUE"),
+    ("sweep m.csv s.zarr --seeds 3", 2, "No such option: --seeds"),
+    # One thing given in the place of another.
+    ("train s.zarr m.csv", 1, "s.zarr is a feature store, not a manifest (a CSV file)"),
+    ("sweep s.zarr m.csv --units 2", 1, "s.zarr is a feature store, not a manifest"),
+    ("extract s.zarr m.csv", 1, "s.zarr is a feature store, not a manifest"),
+    ("splits show videos", 1, "videos is a folder, not a manifest (a CSV file); create a manifest of it with"),
+    ("train videos/running/a.avi s.zarr", 1, "a.avi is a video file, not a manifest"),
+    ("train m.csv m.csv", 1, "m.csv is a manifest, not a feature store"),
+    ("extract m.csv run", 1, "run is a run folder, not a feature store: choose another path"),
+    ("train m.csv run", 1, "run is a run folder, not a feature store"),
+    ("features list run", 1, "run is a run folder, not a feature store"),
+    ("features pack m.csv", 1, "m.csv is a manifest, not a feature store"),
+    ("evaluate s.zarr", 1, "s.zarr is not a run folder but a feature store; make one with"),
+    ("compare s.zarr m.csv", 1, "s.zarr is not a run folder but a feature store"),
+    ("predict videos/running/a.avi --run m.csv", 1, "m.csv is not a run folder but a manifest"),
+    ("train m.csv s.zarr --split-file m.csv", 1, "m.csv: not a split file but a manifest"),
+    ("manifest build folder m.csv -o o.csv", 1, "m.csv is a manifest, not a folder"),
+    ("manifest build folder videos -o videos", 2, "videos is a folder: name a file, such as videos/manifest.csv"),
+    ("splits write m.csv -o s.zarr", 2, "s.zarr is a feature store: name another folder"),
+    ("synth s.zarr", 2, "s.zarr is a feature store: name another folder"),
+    ("flow videos/running/a.avi -o videos", 2, "videos is a folder: name a file"),
+    ("extract depth.csv d.zarr", 1, "name depth (depth_path) and no colour videos (path)"),
+    ("extract depth.csv d.zarr", 1, "`har frames depth.csv d.zarr` prepares"),
+    ("extract depth.csv d.zarr --extractor idt", 1, "`har frames depth.csv d.zarr` prepares"),
+    # Names that resemble another.
+    ("manifest build kht videos -o o.csv", 2, "'utd_mhad'. Did you mean 'kth'?"),
+    ("train m.csv s.zarr --head lstmm", 2, "Did you mean 'lstm'?"),
+    ("train m.csv s.zarr --protocol hold-outs", 2, "unknown protocol 'hold-outs'; did you mean 'holdout'?"),
+    ("train m.csv s.zarr --features dravn", 1, "did you mean 'drawn"),
+    ("evaluate run --groups ucf10", 1, "groups ucf10: no such file; did you mean 'ucf101'?"),
+    ("extract m.csv s.zarr --extractor idt --layer hoof", 2, "idt has no layer 'hoof'"),
+    ("manifest bild", 2, "Did you mean 'build'?"),
+    ("train m.csv s.zarr --epoch 3", 2, "--epochs"),
 ]
 LIGHT = [
     "features list s.zarr",
@@ -98,6 +132,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     feature_store(folder / "s.zarr", features)
     rows = [f"{v},{label},videos/{v}.avi,s{v[-1]},{'test' if v[-1] == '0' else 'train'}" for v, label in labels.items()]
     (folder / "m.csv").write_text("video_id,label,path,subject,split\n" + "\n".join(rows) + "\n")
+    (folder / "depth.csv").write_text("video_id,label,depth_path\na,run,a.mat\n")
+    (folder / "run").mkdir()
+    (folder / "run/run.json").write_text("{}")
     (folder / "videos/running").mkdir(parents=True)
     (folder / "videos/running/a.avi").touch()
     return folder

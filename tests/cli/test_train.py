@@ -418,3 +418,54 @@ def test_the_most_confident_mistakes_are_shown_and_results_go_where_asked(work: 
     assert "mistakes.csv" in out
     _, err = har(work, "evaluate", str(tmp_path / "job"), "--out", str(tmp_path / "job/seed0/split0"), code=1)
     assert "holds another run or fusion" in err
+
+
+def test_rows_without_a_label_are_left_out_and_told_of(work: Path, tmp_path: Path) -> None:
+    """In the run as well: its head is the one trained without these rows."""
+    text = (work / "manifest.csv").read_text()
+    mixed = tmp_path / "mixed.csv"
+    mixed.write_text(text + "".join(f"n{n},,videos/n{n}.avi,s{n}\n" for n in range(7)))
+    said = "NOTE: 7 of 31 videos of the manifest have no label and are left out: n0, n1, n2, n3, n4, ..."
+    infos = []
+    for number, manifest in enumerate((work / "manifest.csv", mixed)):
+        command = [
+            "train",
+            manifest,
+            work / "store.zarr",
+            "--features",
+            "drawn-rgb",
+            *FAST,
+            "-o",
+            tmp_path / f"run{number}",
+        ]
+        done = CliRunner().invoke(app, [*map(str, command)])
+        assert done.exit_code == 0, done.output
+        assert done.stderr.count(said) == number
+        infos.append(json.loads((tmp_path / f"run{number}/run.json").read_text()))
+    assert [said.removeprefix("NOTE: ") in info["summary"]["notes"] for info in infos] == [False, True]
+    assert (tmp_path / "run0/scores.csv").read_bytes() == (tmp_path / "run1/scores.csv").read_bytes()
+    shown = CliRunner().invoke(app, ["splits", "show", str(mixed), "--protocol", "loso", "--val-fraction", "0"])
+    assert said in shown.stderr
+    none = tmp_path / "none.csv"
+    none.write_text("video_id,label,path\n" + "".join(f"n{n},,n{n}.avi\n" for n in range(3)))
+    _, error = har(work, "splits", "show", str(none), code=1)
+    assert "none of the 3 videos of the manifest has a label" in error
+
+
+def test_split_files_that_differ_are_not_overwritten(work: Path, tmp_path: Path) -> None:
+    command = ("splits", "write", str(work / "manifest.csv"), "-o", str(tmp_path), "--protocol", "logo")
+    _, error = har(work, *command, code=1)
+    assert "leave_one_group_out needs column 'group'" in error
+    command = (*command[:-1], "loso", "--val-fraction", "0")
+    har(work, *command)
+    files = sorted(tmp_path.iterdir())
+    assert [file.name for file in files] == [f"leave_one_subject_out-{n}.json" for n in range(8)]
+    har(work, *command)
+    edited = files[2].read_text().replace('"seed": 0', '"seed": 5')
+    files[2].write_text(edited)
+    _, error = har(work, *command, code=1)
+    assert "leave_one_subject_out-2.json exists and differs" in error
+    assert "--overwrite" in error
+    assert files[2].read_text() == edited
+    har(work, *command, "--overwrite")
+    assert '"seed": 0' in files[2].read_text()

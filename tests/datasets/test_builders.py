@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from har_pipeline.cli import app
 from har_pipeline.core.errors import ManifestError, UsageError
+from har_pipeline.core.kinds import VIDEO_SUFFIXES
 from har_pipeline.core.records import VideoRecord, check_video_id
 from har_pipeline.datasets.builders import (
     BUILDERS,
@@ -166,7 +167,7 @@ def test_a_flat_folder_makes_a_manifest_without_labels(tmp_path: Path) -> None:
     root = tree(tmp_path / "data", "a.mp4", "b.GIF", "c.MTS", "d.txt")
     manifest = tmp_path / "m.csv"
     done = built("folder", root, "-o", manifest)
-    assert "NOTE: no video is in a class folder: their label is empty" in done.stderr
+    assert "NOTE: videos in no class folder, whose label is empty: all." in done.stderr
     assert "left out: " in done.stderr
     assert "3 rows, 0 classes" in done.stdout
     assert manifest.read_text().splitlines() == [
@@ -178,7 +179,7 @@ def test_a_flat_folder_makes_a_manifest_without_labels(tmp_path: Path) -> None:
 def test_all_files_without_a_class_folder_are_told_at_once(tmp_path: Path) -> None:
     root = tree(tmp_path / "data", "run/a.mp4", *(f"loose{n}.mp4" for n in range(12)))
     done = built("folder", root, "-o", tmp_path / "m.csv")
-    assert "NOTE: 12 of 13 videos are not in a class folder" in done.stderr
+    assert "NOTE: videos in no class folder, whose label is empty: 12 of 13." in done.stderr
     assert [line for line in done.stderr.splitlines() if line.startswith("no label")] == [
         *(f"no label: {root / name}.mp4" for name in sorted(f"loose{n}" for n in range(12))[:10]),
         "no label: 2 more",
@@ -233,6 +234,28 @@ def test_update_keeps_what_was_edited(tmp_path: Path) -> None:
     assert manifest.read_bytes() == before
     listed = json.loads(built("folder", root, "-o", manifest, "--update", "--json").stdout)
     assert (listed["added"], listed["removed"], listed["edited"]) == ([], [], {"label": 1})
+
+
+def test_update_fills_new_columns_and_leaves_emptied_cells_empty(tmp_path: Path) -> None:
+    root = tree(tmp_path / "data", *(f"Class/v_Class_g0{n}_c01.avi" for n in (1, 2, 3)))
+    manifest = root / "m.csv"
+    built("ucf101", root, "-o", manifest)
+    manifest.write_text(manifest.read_text().replace("g01_c01.avi,Class,g01", "g01_c01.avi,,g01"))
+    done = built("ucf101", root, "-o", manifest, "--splits", ucf101_lists(tmp_path / "lists"), "--update")
+    assert table(read_manifest(manifest), "label", "group", "split") == [
+        ("", "g01", "test"),
+        ("Class", "g02", "train"),
+        ("Class", "g03", "train"),
+    ]
+    assert "kept: 3 rows; other than the folder's names say, and kept: label in 1" in done.stderr
+    sequences = tmp_path / "kth"
+    tree(sequences, "person01_boxing_d1_uncomp.avi")
+    listed = tmp_path / "00sequences.txt"
+    listed.write_text("person01_boxing_d1 frames 1-9, 10-19\n")
+    built("kth", sequences, "-o", manifest, "--overwrite")
+    done = built("kth", sequences, "-o", manifest, "--update", "--sequences", listed)
+    assert "removed: 1: person01_boxing_d1" in done.stderr
+    assert [record.video_id for record in read_manifest(manifest)] == ["person01_boxing_d1_s1", "person01_boxing_d1_s2"]
 
 
 def test_update_finds_moved_files_by_their_id(tmp_path: Path) -> None:
@@ -424,6 +447,12 @@ def test_official_list_errors(tmp_path: Path) -> None:
     (lists / "testlist03.txt").unlink()
     with pytest.raises(ManifestError, match=r"testlist03\.txt: no such list"):
         build_manifest("ucf101", root, splits=lists)
+    with pytest.raises(ManifestError, match=r"trainlist01\.txt is a file of another kind, not the folder of the"):
+        build_manifest("ucf101", root, splits=lists / "trainlist01.txt")
+    with pytest.raises(ManifestError, match="none is absent, not the folder of the data set's official lists"):
+        build_manifest("hmdb51", root, splits=tmp_path / "none")
+    with pytest.raises(ManifestError, match="lists is a folder, not the list itself"):
+        build_manifest("kth", root, sequences=lists)
     with pytest.raises(ManifestError, match="no list such as wave_test_split1"):
         build_manifest("hmdb51", root, splits=lists)
     (lists / "wave_test_split1.txt").write_text("a.avi 1\nb.avi 3\n")
@@ -575,3 +604,10 @@ def test_real_folders(real_data: Path, tmp_path: Path, dataset: str, folder: str
     path = tmp_path / "manifest.csv"
     write_manifest(path, records, root=real_data / folder)
     assert read_manifest(path) == records
+
+
+def test_the_documented_endings_are_those_of_the_code() -> None:
+    text = (ROOT / "data_manifests/README.md").read_text(encoding="utf-8")
+    listed = re.search(r"Video endings, in upper or lower case: ([^.]+)\.", text)
+    assert listed is not None
+    assert re.split(r",\s+", listed[1]) == sorted(ending[1:] for ending in VIDEO_SUFFIXES)

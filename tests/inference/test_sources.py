@@ -37,7 +37,9 @@ def test_files_are_told_apart_by_name_or_hash(files: tuple[Path, Path]) -> None:
     first, second = (source("convnet3d", "rgb", file_sha256(file)) for file in files)
     found = _assigned([first, second], [f"rgb={files[1]}"])
     assert found == {second.spec.name: str(files[1])}
-    with pytest.raises(RunError, match=r"these are the weights of none of flow .*, rgb .*: write --weights STREAM=FILE"):
+    with pytest.raises(
+        RunError, match=r"these are the weights of none of flow .*, rgb .*: write --weights STREAM=FILE"
+    ):
         _assigned([rgb, flow], ["other.pt"])
     with pytest.raises(RunError, match=r"there is no stream or feature set 'depth', but flow \(i3d-flow"):
         _assigned([rgb, flow], ["depth=x.pt"])
