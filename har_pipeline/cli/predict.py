@@ -56,6 +56,8 @@ Given = Annotated[
 ]
 # Endings of patterns that a shell may not have expanded.
 WILD = re.compile(r"[*?\[]")
+# Share by which a window may differ from the one that was asked for without a word.
+NEAR = 0.1
 
 
 def predict(
@@ -350,18 +352,14 @@ def _predict_live(source: str, run: Path, how: Live, top: int, as_json: bool) ->
         notes.append(text)
         note(f"NOTE: {source}: {text}")
 
-    try:
-        frames = opened(live_frames(source, stream, on_note, rates.append))
-        recogniser, sees = _recogniser(loaded, camera, rates[0] if rates else 0.0, how)
-        if loaded.random_weights:
-            note("WARNING: the features of this run come from random weights: its predictions mean nothing")
-        if how.realtime and not camera:
-            frames = paced(frames, rates[0])
-        for decision in decide_live(recogniser, frames, drop=camera or how.realtime):
-            _print_decision(decision, loaded.classes, sees, top, notes, as_json)
-    except KeyboardInterrupt:
-        note("stopped")
-        return
+    frames = opened(live_frames(source, stream, on_note, rates.append))
+    recogniser, sees = _recogniser(loaded, camera, rates[0] if rates else 0.0, how)
+    if loaded.random_weights:
+        note("WARNING: the features of this run come from random weights: its predictions mean nothing")
+    if how.realtime and not camera:
+        frames = paced(frames, rates[0])
+    for decision in decide_live(recogniser, frames, drop=camera or how.realtime):
+        _print_decision(decision, loaded.classes, sees, top, notes, as_json)
     if not recogniser.windows:
         raise RunError(f"{source}: fewer than the {recogniser.window_frames} frames of one window: no decision")
     if not recogniser.seen_foreground:
@@ -382,6 +380,8 @@ def _recogniser(
         head = HeadRecogniser(
             run, fps=fps, window_s=how.window, weights=how.weights, mean_cube=how.mean_cube, device=how.device
         )
+        if how.window is not None and abs(head.window_s / how.window - 1) > NEAR:
+            note(f"NOTE: windows of {head.window_s:.3g} s, the nearest to {how.window:g} s that the run's clips allow")
         return head, f"last {head.window_s:.3g} s"
     if how.window or how.weights or how.mean_cube:
         raise typer.BadParameter("--window, --weights and --mean-cube are for heads of `har train`")
