@@ -1,6 +1,6 @@
 """Run folders: everything a training run leaves, and all that a prediction needs.
 
-    run.json           options, feature set and spec, classes, hashes, versions, measures; written last
+    run.json           options, feature set and spec, classes, hashes, versions, measures, command, paths; written last
     split.json         the ids of the training, validation and test videos
     head.safetensors   weights, with the input scaling (network.safetensors of a network on raw video)
     reduction.safetensors  the fit of reduced features (of a further stream with its number); encoding.safetensors of encoded
@@ -80,6 +80,24 @@ class RunSummary:
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as a plain dict, ready for JSON."""
         return {**dataclasses.asdict(self), "path": str(self.path)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What a run was made by and from, for people and reports; it does not identify the run, so that it may change."""
+
+    command: str | None = None  # the command line as typed, printable; None: made from Python
+    manifest: Path | None = None  # None: unknown
+    root: Path | None = None  # given in the place of the manifest's own; None: that one, or unknown
+    store: Path | None = None  # or pack; None: unknown
+
+    def to_dict(self) -> dict[str, str | None]:
+        """Return the entries of run.json, with absolute paths."""
+        paths = {name: getattr(self, name) for name in ("manifest", "root", "store")}
+        return {"command": self.command, **{name: path and str(path.absolute()) for name, path in paths.items()}}
+
+
+FROM_PYTHON = Origin()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
