@@ -30,7 +30,7 @@ from har_pipeline.cli import (
 )
 from har_pipeline.cli.options import App
 from har_pipeline.core.errors import errors_as_lines
-from har_pipeline.core.processes import end_in_order_when_terminated
+from har_pipeline.core.signals import signals_as_lines
 from har_pipeline.core.text import printable
 
 app = App(
@@ -54,7 +54,7 @@ app.command("frames")(frames.frames)
 app.command("train")(train.train)
 app.command("train-video")(train_video.train_video)
 app.command("lr-range")(train_video.lr_range)
-app.command("sweep")(sweep.sweep)
+app.command("sweep", cls=sweep.Command)(sweep.sweep)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("predict")(predict.predict)
@@ -95,6 +95,5 @@ def main() -> None:
             stream.reconfigure(
                 errors="backslashreplace"
             )  # a label is shown even where the terminal's encoding lacks it
-    end_in_order_when_terminated()
-    with errors_as_lines():
+    with signals_as_lines(), errors_as_lines():
         app()

@@ -13,9 +13,10 @@ from har_pipeline.cli import options
 from har_pipeline.cli.options import given_options, parse_shard, with_options
 from har_pipeline.cli.output import note, print_failures, print_json
 from har_pipeline.cli.progress import extraction_bar, video_bar
-from har_pipeline.core.errors import VideoError
+from har_pipeline.core.errors import ManifestError, VideoError
 from har_pipeline.core.options import device_option, option, seed_option
 from har_pipeline.core.records import ClipSpec, Crops, Padding, Sampling
+from har_pipeline.core.signals import goes_on_when_repeated
 from har_pipeline.features.options import ExtractOptions, LocalOptions
 from har_pipeline.models.net_names import check_extractor_name
 from har_pipeline.video.flow.spec import FlowMethod, FlowSpec
@@ -182,12 +183,18 @@ def extract(
     from har_pipeline.datasets.manifests import read_manifest
 
     records = read_manifest(manifest, root=root, check_files=False)
+    if not any(record.path for record in records):
+        raise ManifestError(
+            f"{manifest}: its rows name depth (depth_path) and no colour videos (path): nets read depth as raw frames, which "
+            f"`har frames {manifest} {store}` prepares"
+        )
     from har_pipeline.features.store import FeatureStore, check_set_name
 
     if how.name is not None:
         check_set_name(how.name)
     if store.exists():
         FeatureStore(store, create=True)
+    goes_on_when_repeated()
     if handcrafted:
         chosen = dataclasses.replace(
             local, extractor=name, layer=nets.layer or "", dtype=how.dtype, shard=parse_shard(shard)
@@ -284,7 +291,15 @@ def points(
     from har_pipeline.video.local.drawing import local_descriptor_sheet
     from har_pipeline.video.local.worker import find_points
 
-    shown, found = find_points(video, extractor, short_side=short_side, start=start_frame, stop=start_frame + frames)
+    with video_bar("frames") as update:
+        shown, found = find_points(
+            video,
+            extractor,
+            short_side=short_side,
+            start=start_frame,
+            stop=start_frame + frames,
+            on_frame=lambda done, total: update("search", done, total),
+        )
     write_picture(out, local_descriptor_sheet(shown, found, pictures))
     if as_json:
         print_json(
@@ -300,6 +315,8 @@ def _check_picture(video: Path, out: Path) -> None:
         raise VideoError(f"{video}: {'is a folder' if video.is_dir() else 'no such file'}")
     if out.exists() and out.samefile(video):
         raise typer.BadParameter(f"{out} is the video itself: give another name")
+    if out.is_dir():
+        raise typer.BadParameter(f"{out} is a folder: name a file")
     if not out.parent.is_dir():
         raise typer.BadParameter(f"{out}: no such folder: {out.parent}")
 
@@ -326,9 +343,17 @@ def flow(
 
     spec = FlowSpec(method=flow_method, bound_px=flow_bound)
     notes: list[str] = []
-    count = write_flow_video(
-        video, out, spec, device=str(pick_device(device)), short_side=short_side, max_px=max_px, on_note=notes.append
-    )
+    with video_bar("frames") as update:
+        count = write_flow_video(
+            video,
+            out,
+            spec,
+            device=str(pick_device(device)),
+            short_side=short_side,
+            max_px=max_px,
+            on_note=notes.append,
+            on_frame=lambda done, total: update("flow", done, total or None),
+        )
     for text in notes:
         note(f"NOTE: {video}: {text}")
     if as_json:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from har_pipeline.cli import options
-from har_pipeline.cli.options import AsJson, Shown, Store, StoreOrPack, given_options, with_options
+from har_pipeline.cli.options import AsJson, Store, StoreOrPack, given_options, with_options
 from har_pipeline.cli.output import note, print_json, print_rows, say
 from har_pipeline.cli.progress import video_bar
 from har_pipeline.cli.split_options import chosen_splits
+from har_pipeline.core.signals import goes_on_when_repeated
 from har_pipeline.datasets.splits import SplitChoice
 from har_pipeline.features.options import NAME, EncodeOptions, MotionOptions
 
@@ -31,11 +32,6 @@ features_app = options.App(
 FeatureSet = Annotated[
     str | None, typer.Option("--features", help="Feature set, by a name that it was given or the start of its own.")
 ]
-UNFITTED = SplitChoice(val_fraction=0.0)
-OF_SPLIT = {
-    "split": "Split number, or `all`: one feature set for every split.",
-    "val_fraction": "As for `har train`: give 0.2 if that runs with --patience and without --val-fraction.",
-}
 
 
 @features_app.command("list")
@@ -96,13 +92,36 @@ def show(
     store: StoreOrPack,
     features: FeatureSet = None,
     video_id: Annotated[str | None, typer.Option(help="Also show the record of this video.")] = None,
+    video: Annotated[
+        str | None,
+        typer.Option(help="Draw the feature sequence of this video: values, their norm, and how alike the steps are."),
+    ] = None,
+    projection: Annotated[
+        str | None, typer.Option(help="Draw all videos of the set as points, coloured by class: pca or tsne.")
+    ] = None,
+    manifest: Annotated[Path | None, typer.Option(help="Manifest with the classes, for --projection.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Picture to write. Default: features.png, or projection.png."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show how a feature set was made, its videos and failures. Without --features: every set (JSON: a list)."""
+    """Show how a feature set was made, its videos and failures. Without --features: every set (JSON: a list).
+
+    With --video or --projection: a picture (PNG, SVG or PDF).
+    """
+    from har_pipeline.cli.feature_pictures import check_picture, draw_projection, draw_video
     from har_pipeline.core.errors import StoreError
     from har_pipeline.features.pack import open_features
 
+    check_picture(video, projection, manifest, out)
     opened = open_features(store)
+    if video is not None:
+        draw_video(opened, opened.resolve(features or ""), video, out or Path("features.png"))
+        return
+    if projection is not None and manifest is not None:
+        draw_projection(opened, opened.resolve(features or ""), manifest, projection, out or Path("projection.png"))
+        return
     names = [opened.resolve(features)] if features else opened.feature_sets()
     if not names:
         raise StoreError(f"{store}: no feature set; make one with `har extract`")
@@ -201,16 +220,20 @@ def verify(
     names = [opened.resolve(features)] if features else opened.feature_sets()
     odd: dict[bool, list[dict[str, str]]] = {True: [], False: []}
     checked = 0
-    for name in names:
-        try:
-            for damage in opened.verify(name):
-                checked += damage is None or damage.kind == "features"
-                if damage is not None:
-                    odd[damage.readable].append(_damaged(name, damage))
-                    if delete and damage.readable and of_store is not None:
-                        of_store.mend(name, damage)
-        except StoreError as error:  # of the set as a whole, or of a deletion; the other sets are checked
-            odd[False].append({"feature_set": name, "video_id": "", "kind": "set", "reason": str(error)})
+    with video_bar() as update:
+        for name in names:
+            try:
+                videos, before = len(opened.video_ids(name)), checked
+                update(name, 0, videos)
+                for damage in opened.verify(name):
+                    checked += damage is None or damage.kind == "features"
+                    update(name, checked - before, videos)
+                    if damage is not None:
+                        odd[damage.readable].append(_damaged(name, damage))
+                        if delete and damage.readable and of_store is not None:
+                            of_store.mend(name, damage)
+            except StoreError as error:  # of the set as a whole, or of a deletion; the other sets are checked
+                odd[False].append({"feature_set": name, "video_id": "", "kind": "set", "reason": str(error)})
     if of_store is not None and not features:
         for name, reason in of_store.damaged_sets().items():
             odd[False].append({"feature_set": name, "video_id": "", "kind": "set", "reason": reason})
@@ -261,10 +284,11 @@ def pack(
     from har_pipeline.features.store import FeatureStore
 
     opened, path = FeatureStore(store), out or default_pack_path(store)
+    goes_on_when_repeated()
     summaries = []
-    for name in [opened.resolve(prefix) for prefix in features] if features else whole_sets(opened):
-        with video_bar() as update:
-            summaries.append(pack_features(opened, name, path, update))
+    with video_bar() as update:
+        for name in [opened.resolve(prefix) for prefix in features] if features else whole_sets(opened):
+            summaries.append(pack_features(opened, name, path, _named(update, f"{name}, ")))
     if as_json:
         print_json([dataclasses.asdict(summary) for summary in summaries])
         return
@@ -331,19 +355,20 @@ def reduce(
     manifest: Annotated[Path, typer.Option(help="Manifest CSV, as for `har train`.")],
     dim: Annotated[int, typer.Option(help="Principal components to keep.", min=1)],
     features: FeatureSet = None,
-    split: Annotated[SplitChoice, Shown(help=OF_SPLIT)] = UNFITTED,
+    split: SplitChoice,
     whiten: Annotated[bool, typer.Option(help="Divide each component by its standard deviation.")] = False,
     l2: Annotated[bool, typer.Option(help="Divide each reduced clip by its norm.")] = False,
     randomised: Annotated[bool, typer.Option(help="Approximate PCA in a random subspace, drawn with --seed.")] = False,
-    allow_missing: Annotated[bool, typer.Option(help="Fit without training videos that have no features.")] = False,
+    allow_missing: options.AllowMissing = False,
     name: Annotated[str | None, typer.Option(help=NAME)] = None,
     root: options.Root = None,
     as_json: AsJson = False,
 ) -> None:
     """Reduce a feature set by PCA, fitted on a split's training videos only.
 
-    The result is a new feature set with every video of the first; `har train` accepts it for that split and refuses it
-    for others. Exact unless --randomised. An interrupted reduction continues when run again.
+    The result is a new feature set with every video of the first, one for each split of --split all; `har train` accepts
+    it for that split and refuses it for others: give --val-fraction as there, 0.2 if that is run with --patience. Exact
+    unless --randomised. An interrupted reduction continues when run again.
     """
     from har_pipeline.datasets.manifests import read_manifest
     from har_pipeline.features.store import FeatureStore
@@ -386,7 +411,7 @@ def encode(
     store: Store,
     manifest: Annotated[Path, typer.Option(help="Manifest CSV, as for `har train`.")],
     features: FeatureSet = None,
-    split: Annotated[SplitChoice, Shown(help=OF_SPLIT)] = UNFITTED,
+    split: SplitChoice,
     how: EncodeOptions,
     root: options.Root = None,
     as_json: AsJson = False,
@@ -394,8 +419,9 @@ def encode(
     """Encode all rows of a video as one, a Fisher vector or a bag of words, fitted on a split's training videos only.
 
     For local descriptors and for the clips of any net. The result is a new feature set with every video of the first;
-    `har train` accepts it for that split and refuses it for others. Rows of zeros mean that nothing was found; a video of
-    such rows only becomes zeros, and is noted. An interrupted encoding continues when run again.
+    `har train` accepts it for that split and refuses it for others: give --val-fraction as there, 0.2 if that is run with
+    --patience. Rows of zeros mean that nothing was found; a video of such rows only becomes zeros, and is noted. An
+    interrupted encoding continues when run again.
 
     Example: har features encode store.zarr --features idt --manifest manifest.csv, then har train manifest.csv store.zarr
     --features idt-rgb-fisher256 --head svm --logistic-c 100
@@ -432,6 +458,11 @@ def encode(
     )
 
 
+def _named(update: OnProgress, name: str) -> OnProgress:
+    """Return `update` for stages whose names begin with `name`."""
+    return lambda stage, done, total: update(f"{name}{stage}", done, total)
+
+
 def _fit_sets(
     splits: Sequence[Split],
     job: Callable[[Split, OnProgress], FitSummary],
@@ -447,10 +478,11 @@ def _fit_sets(
     """
     if name is not None and len(splits) > 1:
         raise typer.BadParameter("--name is for one feature set: give the number of one --split")
+    goes_on_when_repeated()
     summaries = []
     for one in splits:
         with video_bar() as update:
-            made = job(one, update)
+            made = job(one, _named(update, f"split {one.index}, " * (len(splits) > 1)))
         summaries.append({"protocol": one.protocol, "split": one.index, **dataclasses.asdict(made)})
         said = words(made)
         if not as_json:
@@ -464,7 +496,7 @@ def _fit_sets(
     if as_json:
         print_json(summaries)
     elif len(summaries) == 1:
-        typer.echo(f"next: {train} --features {summaries[0]['feature_set']} ... (the same split)")
+        typer.echo(f"next: {train} --features {name or summaries[0]['feature_set']} ... (the same split)")
 
 
 @features_app.command()
@@ -499,6 +531,7 @@ def motion(
             + ("choose with --features" if found else "make one with `har frames`")
         )
     source = opened.resolve(features) if features is not None else found[0]
+    goes_on_when_repeated()
     with video_bar() as update:
         summary = motion_features(opened, source, how, lambda done, total: update("motion maps", done, total))
     if as_json:

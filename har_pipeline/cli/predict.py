@@ -198,6 +198,8 @@ def _predict_files(
     classifier = load_classifier(run, rule)
     if not any(one.spec.stream == "depth" for one in runs_of(classifier)):
         found = [path for one in found for path in _videos_of(one)]
+    elif outputs.annotate is not None:
+        raise RunError(f"{run[0]} reads depth: --annotate is for colour videos, --picture draws depth")
     _check_annotate(outputs.annotate, found)
     with video_bar() as show:
         predictions = predict_files(

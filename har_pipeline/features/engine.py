@@ -38,6 +38,8 @@ class Progress:
     already: int = 0
     done: int = 0
     failed: int = 0
+    # Clips whose features are there, also of videos that are not done.
+    clips: int = 0
     # Seconds that the main process spent waiting for decoders, on flow, on the net, and waiting for the writer.
     stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("decode", "flow", "device", "write"), 0.0))
 
@@ -229,6 +231,7 @@ class Engine:
             self._fail(lane, attempt.video_id, reason, attempt.file)
             return
         attempt.rows += len(rows)
+        self.progress.clips += len(rows)
         attempt.last_row = stored[-1:]
         self._submit(lambda: attempt.writer.result().append(stored))
         self._commit_if_complete(lane, attempt)

@@ -65,7 +65,7 @@ class JobOptions:
         MAX_FRAMES, "Most frames that one video may have, also at --fps; a longer one fails.", min=1
     )
     retry_failed: bool = option(False, "Try videos again that failed before.")
-    replace_changed: bool = option(False, "Re-extract videos whose source file has changed.")
+    replace_changed: bool = option(False, "Make again what comes from a file that has changed since.")
 
     def __post_init__(self) -> None:
         check_options(self, ExtractionError)
@@ -223,7 +223,7 @@ class EncodeOptions:
         256_000, "Most rows to fit on, an equal share of each training video, drawn with --seed.", min=1
     )
     seed: int = 0
-    allow_missing: bool = option(False, "Fit without training videos that have no features.")
+    allow_missing: bool = option(False, "Leave out videos that have no features, or no frames.")
     name: str | None = option(None, NAME)
 
     def __post_init__(self) -> None:

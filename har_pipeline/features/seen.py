@@ -52,7 +52,7 @@ class Seen:
         """Return what is to be said of videos that were hardly seen, empty if there is none."""
         if not self.little:
             return ""
-        return f"of {self.little:,} of {self.videos:,} videos the clips span less than half: {WAY_OUT}"
+        return f"the clips span less than half of {self.little:,} of {self.videos:,} videos: {WAY_OUT}"
 
 
 def with_least(mean: float, least: float) -> str:
@@ -92,6 +92,11 @@ def seen_of_set(spec: FeatureSpec, lengths: Iterable[tuple[int, float]]) -> Seen
 
 
 def little_seen(spec: FeatureSpec, num_frames: int, fps: float) -> str:
-    """Return what is to be said of one video of which the clips span less than half, empty otherwise."""
+    """Return what is to be said of a video to predict of which the clips span less than half, empty otherwise."""
     span, _ = seen_of_video(spec, num_frames, fps)
-    return f"only {percent(span)} of it was seen, from the first to the last frame read" if span < LITTLE else ""
+    if span >= LITTLE:
+        return ""
+    return (
+        f"{spec.extractor} sees {percent(span)} of it only, by its clips ({spec.clips.describe()}): for a run that sees all of "
+        "it, extract with --sampling uniform and train again"
+    )

@@ -40,6 +40,7 @@ import numpy as np
 
 from har_pipeline.core.errors import FeatureMismatchError, StoreError
 from har_pipeline.core.files import publish, remove, remove_debris, staging_name, write_text
+from har_pipeline.core.kinds import what_is
 from har_pipeline.core.records import (
     VIDEO_ID_PATTERN,
     FeatureRecord,
@@ -48,6 +49,7 @@ from har_pipeline.core.records import (
     VideoSource,
     check_video_id,
 )
+from har_pipeline.core.text import did_you_mean
 from har_pipeline.datasets.units import SOURCES, Source
 from har_pipeline.features.options import made_by
 from har_pipeline.features.words import differences
@@ -111,7 +113,9 @@ def choose_feature_set(
         if not prefix and found:
             raise StoreError(f"{path} holds {len(found)} feature sets, choose one with --features: {there}")
         what = "no feature set starts" if not found else f"{len(found)} feature sets start"
-        raise StoreError(f"{path}: {what} with {prefix!r}; there are: {there}")
+        name_one = f"; `har features name {path} SET NAME` gives one a name to choose it by" if found else ""
+        near = "" if found else did_you_mean(prefix, names)
+        raise StoreError(f"{path}: {what} with {prefix!r}; {near}there are: {there}{name_one}")
     return found[0]
 
 
@@ -339,15 +343,14 @@ class FeatureStore:
         meta = self.path / META
         if create and not (meta.exists() and meta.stat().st_size):
             if self.path.exists() and not (self.path.is_dir() and all(map(_is_own, self.path.iterdir()))):
-                raise StoreError(f"{self.path} exists and is not a feature store: choose another path")
+                raise StoreError(f"{self.path} is {what_is(self.path)}, not a feature store: choose another path")
             with writing_to(self.path):
                 # Two processes may get here together: both write the same bytes.
                 self.path.mkdir(parents=True, exist_ok=True)
                 _write_group(self.path, {"har_pipeline_store": FORMAT_VERSION})
         if not meta.exists():
-            raise StoreError(
-                f"{self.path} is not a feature store (no zarr.json); create one with `har extract` or `har frames`"
-            )
+            found = f"is {what_is(self.path)}, not a feature store" if self.path.exists() else "is not a feature store"
+            raise StoreError(f"{self.path} {found} (no zarr.json); create one with `har extract` or `har frames`")
         version = self._attributes(self.path).get("har_pipeline_store")
         if version != FORMAT_VERSION:
             raise StoreError(f"{self.path} is a Zarr group but not a feature store of format {FORMAT_VERSION}")
@@ -548,27 +551,24 @@ class FeatureStore:
 
     def checksums(self, feature_set: str) -> dict[str, str]:
         """Return video_id -> checksum of its complete features; a damaged commit is left out and told of."""
-        return {video_id: str(commit["checksum"]) for video_id, commit in self._commits(feature_set)}
+        return {video_id: str(value) for video_id, value in self._commits(feature_set, "checksum")}
 
     def num_clips(self, feature_set: str) -> dict[str, int]:
         """Return video_id -> N, in the order of `video_ids`. Raises: StoreError if a commit cannot be read."""
-        return {video_id: int(commit["num_clips"]) for video_id, commit in self._commits(feature_set, strict=True)}
+        return {video_id: int(value) for video_id, value in self._commits(feature_set, "num_clips", strict=True)}
 
     def lengths(self, feature_set: str) -> dict[str, tuple[int, float]]:
         """Return video_id -> (frames, frame rate) of the video, as in `VideoSource`; leaves out what `checksums` does."""
-        return {
-            video_id: (int(commit["num_frames"]), float(commit["fps"]))
-            for video_id, commit in self._commits(feature_set)
-        }
+        commits = self._whole_commits(feature_set)
+        return {video_id: (int(commit["num_frames"]), float(commit["fps"])) for video_id, commit in commits}
 
     def files(self, feature_set: str) -> dict[str, dict[str, str]]:
         """Return video_id -> the file that was read, as `FeatureRecord.file`; leaves out what `checksums` does."""
-        return {video_id: commit.get("file") or {} for video_id, commit in self._commits(feature_set)}
+        return {video_id: value or {} for video_id, value in self._commits(feature_set, "file")}
 
     def decode_notes(self, feature_set: str) -> dict[str, tuple[str, ...]]:
         """Return video_id -> what was wrong with its file, for the videos whose files had faults."""
-        found = ((video_id, commit["decode_notes"]) for video_id, commit in self._commits(feature_set))
-        return {video_id: tuple(notes) for video_id, notes in found if notes}
+        return {video_id: tuple(notes) for video_id, notes in self._commits(feature_set, "decode_notes") if notes}
 
     def num_frames(self, feature_set: str) -> dict[str, int]:
         """Return video_id -> frames of its file, as far as known; leaves out what `checksums` does."""
@@ -576,10 +576,12 @@ class FeatureStore:
 
     def written(self, feature_set: str) -> dict[str, str]:
         """Return video_id -> when its features were stored, as ISO 8601, where that is known."""
-        found = ((video_id, commit.get("written")) for video_id, commit in self._commits(feature_set))
-        return {video_id: str(value) for video_id, value in found if value}
+        return {video_id: str(value) for video_id, value in self._commits(feature_set, "written") if value}
 
-    def _commits(self, feature_set: str, *, strict: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _commits(self, feature_set: str, key: str, *, strict: bool = False) -> Iterator[tuple[str, Any]]:
+        return ((video_id, commit.get(key)) for video_id, commit in self._whole_commits(feature_set, strict=strict))
+
+    def _whole_commits(self, feature_set: str, *, strict: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
         for video_id in self.video_ids(feature_set):
             node = self.path / feature_set / video_id
             try:

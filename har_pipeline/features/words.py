@@ -28,10 +28,11 @@ def differences(specs: Mapping[str, FeatureSpec]) -> dict[str, str]:
 
 
 def among_their_nets(specs: Mapping[str, FeatureSpec]) -> dict[str, str]:
-    """Return name -> what is different of this set among those of its extractor and stream."""
+    """Return name -> what is different of this set among those whose own names differ in the hash only."""
+    kinds = {name: (spec.extractor, spec.stream, spec.fit.title if spec.fit else "") for name, spec in specs.items()}
     found: dict[str, str] = {}
-    for kind in dict.fromkeys((spec.extractor, spec.stream) for spec in specs.values()):
-        found |= differences({name: spec for name, spec in specs.items() if (spec.extractor, spec.stream) == kind})
+    for kind in dict.fromkeys(kinds.values()):
+        found |= differences({name: spec for name, spec in specs.items() if kinds[name] == kind})
     return found
 
 

@@ -86,10 +86,9 @@ def load_classifier(paths: Path | str | Sequence[Path | str], rule: PlainRule = 
     found = []
     for folder in folders:
         nodes = _of_folds(folder, loaded)
-        several = len(nodes) > 1
-        notes = tuple(unfinished(folder)) if several else ()
-        members = tuple(nodes.values())
-        found.append(Ensemble(path=folder, members=members, notes=notes) if several else members[0])
+        members, notes = tuple(nodes.values()), tuple(unfinished(folder))
+        together = len(members) > 1 or notes
+        found.append(Ensemble(path=folder, members=members, notes=notes) if together else members[0])
     if len(found) == 1:
         return found[0]
     return Ensemble(path=folders[0], members=tuple(found), product=rule == "product")

@@ -31,7 +31,7 @@ from har_pipeline.models.device import pick_precision
 from har_pipeline.training.batches import FeatureBatch, Frames, class_probabilities
 from har_pipeline.training.networks.loop import sampling_of, video_probabilities
 from har_pipeline.video.clips import sparse_clip_indices
-from har_pipeline.video.decode import FrameReader, probe
+from har_pipeline.video.decode import FrameReader, probe, tail_note
 
 OnProgress = Callable[[int, int], None]
 
@@ -44,7 +44,8 @@ class Prediction:
     top: tuple[tuple[str, float], ...]  # (class, probability), best first
     probabilities: np.ndarray | None  # (K,) float64 in the order of the classes; None after an error
     error: str | None = None  # why the file cannot be read
-    # (F, S, S, C) uint8, the frames that a network on raw video was shown; None for a head, several runs, and windows.
+    # (F, S, S, C) uint8, the frames that a network on raw video was shown; None for a head, windows, and several runs on
+    # colour videos.
     frames: np.ndarray | None = None
     notes: tuple[str, ...] = ()  # what was odd about the file
     timeline: Timeline | None = None  # with windows: the classes of each moment; `probabilities` are their mean then
@@ -58,6 +59,7 @@ class _Asked:
     records: tuple[VideoRecord, ...]
     spans_s: np.ndarray | None = None  # (W, 2) float64
     error: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def predict(
@@ -129,7 +131,8 @@ def _predicted(
         return Prediction(asked.path, (), None, asked.error or reasons[0])
     kept = [number for number, record in enumerate(asked.records) if record.video_id not in failed]
     # What is odd about a file with windows stands at the first of them.
-    notes = [text for source in sources for text in source.notes.get(asked.records[0].video_id, ())]
+    notes = list(asked.notes)
+    notes += [text for source in sources for text in source.notes.get(asked.records[0].video_id, ())]
     rows, frames = [], None
     for number in kept:
         found: dict[Path, np.ndarray] = {}
@@ -137,7 +140,8 @@ def _predicted(
             for run, read in source.read(asked.records[number].video_id):
                 found[run.path] = predict_scores(run, read.features)[None]
                 notes += read.decode_notes
-                if run is classifier and isinstance(run, NetworkRun) and asked.spans_s is None:
+                shown = run is classifier or run.spec.stream == "depth"  # which has no picture of its own
+                if isinstance(run, NetworkRun) and shown and asked.spans_s is None:
                     channels, height, width = run.frame_shape
                     frames = read.features.reshape(-1, height, width, channels)
         rows.append(class_probabilities_of(classifier, found)[0])
@@ -162,6 +166,7 @@ def _asked(number: int, path: Path, depth: bool, windows: Windows | None) -> _As
         return _Asked(path, (VideoRecord(video_id=name, label="unknown", path=place),))
     try:
         info = probe(place)
+        notes = tuple(tail_note(info, info.packet_frames))
     except VideoError as error:
         return _Asked(path, (), error=str(error))
     spans = windows.spans(info.packet_frames, info.timing)
@@ -169,7 +174,7 @@ def _asked(number: int, path: Path, depth: bool, windows: Windows | None) -> _As
         VideoRecord(video_id=f"{name}.{row:07d}", label="unknown", path=place, start_frame=start, end_frame=stop)
         for row, (start, stop) in enumerate(spans.tolist())
     )
-    return _Asked(path, records, info.timing.begin_s(spans))
+    return _Asked(path, records, info.timing.begin_s(spans), notes=notes)
 
 
 def predict_scores(run: HeadRun | NetworkRun, features: np.ndarray) -> np.ndarray:

@@ -12,7 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from har_pipeline.core.errors import ExtractionError
+from har_pipeline.core.errors import UsageError
+from har_pipeline.core.text import unknown
 from har_pipeline.video.local.spec import HANDCRAFTED
 
 _MODULES = Path(__file__).parent / "extractors"
@@ -47,13 +48,13 @@ def _names_in(module: ast.Module) -> Iterator[str]:
 
 
 def check_net_name(name: str) -> None:
-    """Raise ExtractionError listing the nets, if there is none of that name."""
+    """Raise UsageError listing the nets, if there is none of that name."""
     if name not in net_names():
-        raise ExtractionError(f"unknown net {name!r}; choose from: {', '.join(net_names())}")
+        raise UsageError(unknown("net", name, net_names()))
 
 
 def check_extractor_name(name: str) -> None:
-    """Raise ExtractionError listing the nets and the handcrafted extractors, if there is none of that name."""
+    """Raise UsageError listing the nets and the handcrafted extractors, if there is none of that name."""
     names = (*net_names(), *HANDCRAFTED)
     if name not in names:
-        raise ExtractionError(f"unknown extractor {name!r}; choose from: {', '.join(names)}")
+        raise UsageError(unknown("extractor", name, names))

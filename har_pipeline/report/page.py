@@ -317,9 +317,11 @@ def _fusion(one: FusionResult) -> dict[str, Any]:
 
 def _sweep(number: int, one: Sweep, chart: Callable[..., str]) -> dict[str, Any]:
     x, lines = curves(one.points)
-    names = [name for name, _ in one.points[0].values]
+    # Options with their values; those of numbers only are aligned as numbers.
+    swept = {name: [dict(point.values)[name] for point in one.points] for name, _ in one.points[0].values}
+    numbers = {name: all(type(value) in (int, float) for value in values) for name, values in swept.items()}
     columns = [
-        *((WORDS.get(name, name.replace("_", " ")), True) for name in names),
+        *((WORDS.get(name, name.replace("_", " ")), numbers[name]) for name in swept),
         ("runs", True),
         ("validation accuracy", True),
         ("video accuracy", True),
@@ -329,10 +331,7 @@ def _sweep(number: int, one: Sweep, chart: Callable[..., str]) -> dict[str, Any]
     ]
     rows: list[list[Cell]] = [
         [
-            *(
-                (str(value), float(value) if isinstance(value, int | float) else None)
-                for value in dict(point.values).values()
-            ),
+            *((str(value), float(str(value))) if numbers[name] else str(value) for name, value in point.values),
             _number(point.runs),
             _share(point.val_accuracy),
             _share(point.accuracy),
@@ -344,9 +343,22 @@ def _sweep(number: int, one: Sweep, chart: Callable[..., str]) -> dict[str, Any]
     ]
     return {
         "name": one.name,
+        "chosen": _chosen(one),
         "chart": chart(f"sweep-{number}", charts.sweep(WORDS.get(x, x.replace("_", " ")), lines)),
         "table": Table(name=f"Sweep {one.name}", columns=columns, rows=rows),
     }
+
+
+def _chosen(one: Sweep) -> list[tuple[str, str]]:
+    """Return what the validation videos chose, in words."""
+    return [
+        (
+            f"Split {choice.split}",
+            f"{', '.join(f'{name} {value}' for name, value in choice.values)}: {percent(choice.val_accuracy)} of the "
+            f"validation videos, {percent(choice.accuracy)} of the test videos",
+        )
+        for choice in one.choices
+    ]
 
 
 def _result(number: int, one: Result, chart: Callable[..., str], media: Media, best: bool) -> dict[str, Any]:

@@ -156,6 +156,18 @@ def test_new_videos_are_classified_with_the_weights_used_last(trained: Trained, 
             np.testing.assert_allclose(one.probabilities, expected, atol=1e-5)
 
 
+def test_a_net_of_all_videos_has_no_votes_to_count(trained: Trained, tmp_path: Path) -> None:
+    every = Split(protocol="all", index=0, train=tuple(record.video_id for record in trained.records), test=())
+    summary = train_split(trained.frames, trained.windows, trained.records, every, CONFIG, tmp_path / "net")
+    assert (summary.test_accuracy, summary.val_accuracy, summary.num_train) == (None, None, 8)
+    run = read_run(tmp_path / "net")
+    assert "test_accuracy_by_vote" not in run.info
+    assert any("no test part" in text for text in run.notes)
+    path = trained.records[0].path
+    assert path is not None
+    assert predict([path], tmp_path / "net", device="cpu")[0].error is None
+
+
 def test_weights_that_are_gone_are_asked_for_by_name(trained: Trained, tmp_path: Path) -> None:
     train_split(trained.store, trained.features, trained.records, trained.split, HEAD, tmp_path / "head")
     path, sha256 = trained.records[6].path, file_sha256(trained.weights)
@@ -226,8 +238,8 @@ def test_from_the_command_line(trained: Trained) -> None:
     (name,) = store.feature_sets()
     assert name == trained.features
     assert np.array_equal(store.read(name, "v3").features, trained.store.read(name, "v3").features)
-    wrong = har(*command, "--weights", "net/network.safetensors", "--resize", "stretch-54", cwd=trained.folder, code=1)
-    assert "convnet3d wants 34x54 px, resize 'stretch-54' gives 54" in wrong.stderr
+    wrong = har(*command, "--weights", "net/network.safetensors", "--resize", "stretch-54", cwd=trained.folder, code=2)
+    assert "convnet3d wants 34x54 px, resize 'stretch-54' gives 54" in " ".join(wrong.stderr.replace("│", " ").split())
     common = ("--device", "cpu", "--epochs", "1", "--protocol", "leave_one_group_out", "--val-fraction", "0")
     depth = har(
         "train-video", "m.csv", "--model", "convnet3d", "--stream", "depth", *common, cwd=trained.folder, code=2

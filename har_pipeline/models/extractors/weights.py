@@ -16,10 +16,11 @@ import pooch
 import torch
 from safetensors import safe_open
 
-from har_pipeline.core.errors import WeightsError
+from har_pipeline.core.errors import UsageError, WeightsError
 from har_pipeline.core.files import cached_weights, file_sha256, weights_cache
 from har_pipeline.core.known_files import find_used, remember
 from har_pipeline.core.records import Stream, TrainedOn
+from har_pipeline.core.text import did_you_mean
 from har_pipeline.models.extractors.base import Net, Preprocess, Weights
 from har_pipeline.models.state import key_differences
 
@@ -50,7 +51,8 @@ class FoundWeights:
 def find_weights(net: Net, choice: str | None, layer: str, stream: Stream, seed: int) -> FoundWeights:
     """Return the weights named by `choice`: a name of `net.weights`, a file, `random`, or None for the net's default.
 
-    Raises: WeightsError if the choice is unknown, a file is missing, a download fails, or its hash is not the published one.
+    Raises: UsageError if the choice is unknown, WeightsError if a file is missing, a download fails, or its hash is not the
+    published one.
     """
     default = net.inputs[stream].weights
     choice = choice or default
@@ -66,8 +68,10 @@ def find_weights(net: Net, choice: str | None, layer: str, stream: Stream, seed:
         return FoundWeights(path, f"sha256:{file_sha256(path)}", weights.preprocess)
     path = Path(choice).expanduser()
     if not path.is_file():
-        raise WeightsError(
-            f"{net.name}: {choice!r} is neither a file nor one of {', '.join([*net.weights, 'random'])} (see `har models`)"
+        names = [*net.weights, "random"]
+        raise UsageError(
+            f"{net.name}: {choice!r} is neither a file nor one of {', '.join(names)}; {did_you_mean(choice, names)}(see "
+            "`har models`)"
         )
     sha256 = file_sha256(path)
     remember(path, sha256)
@@ -77,20 +81,21 @@ def find_weights(net: Net, choice: str | None, layer: str, stream: Stream, seed:
 def weights_with_hash(net: Net, stream: Stream, sha256: str) -> str | None:
     """Return what `find_weights` is to be told for the weights with this hash (in hex); None if they are nowhere.
 
-    That is the name of weights with this published hash, or of those in the cache that have it, or else the file where one
-    with this hash was used last.
+    That is the name of published weights, where they are in the cache or come with a package, or else the file where one
+    with this hash was used last, or else the name of what would have to be downloaded.
     """
     of_stream = {name: weights for name, weights in net.weights.items() if weights.stream == stream}
-    for name, weights in of_stream.items():
-        if weights.sha256 and sha256.startswith(weights.sha256):
-            return name
-    for name, weights in of_stream.items():
-        if weights.packaged is None and not weights.sha256:
-            file = weights_cache() / weights.url.rsplit("/", 1)[1]
-            if file.is_file() and file_sha256(file) == sha256:
+    published = [name for name, one in of_stream.items() if one.sha256 and sha256.startswith(one.sha256)]
+    for name in published or of_stream:
+        if of_stream[name].packaged is not None:
+            if published:
                 return name
+            continue
+        file = weights_cache() / of_stream[name].url.rsplit("/", 1)[1]
+        if file.is_file() and file_sha256(file) == sha256:
+            return name
     used = find_used(sha256)
-    return None if used is None else str(used)
+    return str(used) if used is not None else next(iter(published), None)
 
 
 def published_file(net: Net, name: str) -> Path:

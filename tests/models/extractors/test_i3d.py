@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from har_pipeline.core.errors import ExtractionError, WeightsError
+from har_pipeline.core.errors import UsageError, WeightsError
 from har_pipeline.core.records import VideoRecord
 from har_pipeline.features.extract import extract
 from har_pipeline.features.options import ExtractOptions
@@ -249,7 +249,7 @@ def test_bad_files_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.Monke
 def test_streams_and_names() -> None:
     with pytest.raises(WeightsError, match="are for flow, not for rgb"):
         build_extractor("i3d", weights="kinetics-flow", device="cpu")
-    with pytest.raises(ExtractionError, match="reads rgb, flow, not depth"):
+    with pytest.raises(UsageError, match="reads rgb, flow, not depth"):
         build_extractor("i3d", stream="depth", weights="random", device="cpu")
 
 

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from har_pipeline.core.errors import ExtractionError
+from har_pipeline.core.errors import UsageError
 from har_pipeline.models.extractors import all_nets, describe_nets, find_net
 from har_pipeline.video.clips import shares_seen
 
@@ -50,5 +50,5 @@ def test_the_default_clips_of_every_net_see_the_whole_video() -> None:
 
 
 def test_an_unknown_net_lists_the_known_ones() -> None:
-    with pytest.raises(ExtractionError, match=r"unknown net 'vgg'; choose from: c3d, .*efficientnet_lite0.*, x3d_m"):
+    with pytest.raises(UsageError, match=r"unknown net 'vgg'; did you mean 'vgg16'\? choose from: c3d, .*, x3d_m"):
         find_net("vgg")

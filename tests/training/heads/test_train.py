@@ -13,7 +13,7 @@ from real_features import ucf101_fc6
 from safetensors.torch import load_file
 from train_split import train_split
 
-from har_pipeline.core.errors import DeviceError, RunError
+from har_pipeline.core.errors import DeviceError, RunError, UsageError
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.evaluation.evaluate import evaluate
 from har_pipeline.evaluation.run_folder import RunSummary, read_history
@@ -361,7 +361,7 @@ def test_missing_test_videos_are_left_out_on_demand_and_listed(tmp_path: Path) -
 
 
 def test_an_unknown_device_is_an_error(task: Task, tmp_path: Path) -> None:
-    with pytest.raises(DeviceError, match="unknown device 'quantum'"):
+    with pytest.raises(UsageError, match="unknown device 'quantum'"):
         task.train(dataclasses.replace(SMALL, device="quantum"), tmp_path / "run")
     with pytest.raises(DeviceError, match="device 'cuda:99': this machine has"):
         task.train(dataclasses.replace(SMALL, device="cuda:99"), tmp_path / "run")
