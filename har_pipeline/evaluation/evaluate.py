@@ -181,6 +181,7 @@ def _evaluate_run(run: RunRecord, to: _Target, grouping: Grouping | None) -> tup
     notes = list(run.notes)
     if missing := run.info.get("summary", {}).get("missing", []):
         notes.append(f"{len(missing)} videos had no features and were left out: {', '.join(missing[:5])}")
+    run.require_part(to.part)
     scores = select_part(run.scores(), to.part)
     measures = measure_scores(scores, notes=notes, grouping=grouping)
     if folder := to.folder(run.path):

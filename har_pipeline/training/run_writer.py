@@ -83,15 +83,13 @@ def write_run(
     run_dir: what the folder will be called. weights: name of the file with the model's weights. job: of which the run is a
     part, as `plan.job_sha256` returns it; empty for a run that stands alone. origin: what it was made by and from.
     """
-    test_accuracy = part_accuracy(trained.scores, "test")
-    assert test_accuracy is not None
     summary = RunSummary(
         path=run_dir,
         epochs=len(trained.history),
         best_epoch=trained.best_epoch,
         train_accuracy=trained.train_accuracy,
         val_accuracy=trained.val_accuracy,
-        test_accuracy=test_accuracy,
+        test_accuracy=part_accuracy(trained.scores, "test"),
         num_train=len(data.parts.train),
         num_val=len(data.parts.val),
         num_test=len(data.parts.test),

@@ -100,9 +100,8 @@ def _cell(values: Values, outcome: Outcome) -> Cell:
         split=outcome.run.split.index,
         seed=outcome.run.seed,
         val_accuracy=summary.val_accuracy,
-        accuracy=summary.test_accuracy,
-        # One draw: the interval is not read.
-        mean_class_accuracy=mean_class_accuracy(confusion, draws=1).value,
+        accuracy=summary.measured_accuracy,
+        mean_class_accuracy=mean_class_accuracy(confusion).value,
         num_test=summary.num_test,
         parameters=sum(math.prod(shape) for shape in shapes),
         seconds=summary.seconds,

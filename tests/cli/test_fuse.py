@@ -80,7 +80,11 @@ def test_fusing_folds_by_hand(work: Path, tmp_path: Path) -> None:
     assert [row["name"] for row in table["rows"]] == ["rgb", "flow", "sum", "product", "weighted", "learned", "oracle"]
     assert (table["num_videos"], table["folds"], table["missing"]) == (18, [0, 1], {"rgb": [], "flow": []})
     assert sorted(table["learned_weights"]) == ["fold 0 seed 0", "fold 1 seed 0"]
-    assert json.loads((tmp_path / "out/fusion.json").read_text()) == table
+    written = json.loads((tmp_path / "out/fusion.json").read_text())
+    assert [(one["name"], (tmp_path / "out" / one["path"]).resolve()) for one in written.pop("members")] == [
+        (name, (work / name).resolve()) for name in ("rgb", "flow")
+    ]
+    assert written == table
     fused = read_scores(tmp_path / "out/scores.csv")
     expected = {}
     for fold in (0, 1):

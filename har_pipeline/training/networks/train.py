@@ -103,6 +103,8 @@ def train_network(
 def _votes(data: TrainingData, config: VideoTrainConfig, learner: Learner) -> dict[str, Any]:
     """Return the test accuracy of both votes of the clips, of which the run's scores show one."""
     rows, found = data.parts.test, {}
+    if not len(rows):
+        return {}
     for how in get_args(Vote):
         sampling = dataclasses.replace(sampling_of(config), vote=how)
         best = learner.probabilities(rows, sampling=sampling).argmax(axis=1)
