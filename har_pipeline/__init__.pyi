@@ -34,8 +34,6 @@ from .evaluation.metrics import Measures as Measures
 from .evaluation.metrics import extremes as extremes
 from .evaluation.metrics import measure_scores as measure_scores
 from .evaluation.metrics import write_measures as write_measures
-from .evaluation.page import Section as Section
-from .evaluation.page import write_page as write_page
 from .evaluation.plots import save_depth_crop as save_depth_crop
 from .evaluation.plots import save_feature_sequence as save_feature_sequence
 from .evaluation.plots import save_length_histogram as save_length_histogram
@@ -50,6 +48,7 @@ from .evaluation.statistics import Interval as Interval
 from .evaluation.statistics import mcnemar as mcnemar
 from .evaluation.statistics import mean_interval as mean_interval
 from .features.encode import encode_features as encode_features
+from .features.export import export_features as export_features
 from .features.extract import extract as extract
 from .features.extract import extract_many as extract_many
 from .features.frames import frame_shape as frame_shape
@@ -78,8 +77,11 @@ from .inference.cost import time_videos as time_videos
 from .inference.ensemble import load_classifier as load_classifier
 from .inference.examples import right_and_wrong as right_and_wrong
 from .inference.examples import save_examples as save_examples
+from .inference.export import export_onnx as export_onnx
 from .inference.live import CAMERA_HORIZON as CAMERA_HORIZON
 from .inference.live import StatefulRecogniser as StatefulRecogniser
+from .inference.live import decide_live as decide_live
+from .inference.live_heads import HeadRecogniser as HeadRecogniser
 from .inference.load import load_run as load_run
 from .inference.maps import first_maps as first_maps
 from .inference.maps import save_first_maps as save_first_maps
@@ -106,11 +108,14 @@ from .models.extractors.build import build_extractor as build_extractor
 from .models.extractors.nets import all_nets as all_nets
 from .models.heads import build_head as build_head
 from .models.heads.classifier import SequenceClassifier as SequenceClassifier
+from .report.card import model_card as model_card
 from .report.data import Report as Report
 from .report.data import ReportSources as ReportSources
 from .report.data import collect_results as collect_results
 from .report.gallery import shown_videos as shown_videos
 from .report.page import write_report as write_report
+from .report.sections import Section as Section
+from .report.sections import write_page as write_page
 from .synthetic.dataset import GENERATOR_VERSION as GENERATOR_VERSION
 from .synthetic.dataset import render_video as render_video
 from .synthetic.dataset import write_dataset as write_dataset
@@ -142,6 +147,7 @@ from .training.sweep import plan_points as plan_points
 from .training.sweep import run_sweep as run_sweep
 from .training.sweep_table import Measure as Measure
 from .training.sweep_table import write_sweep as write_sweep
+from .video.camera import live_frames as live_frames
 from .video.decode import FrameReader as FrameReader
 from .video.depth import movement_box as movement_box
 from .video.depth import read_depth as read_depth

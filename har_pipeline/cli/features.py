@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from har_pipeline.cli import options
-from har_pipeline.cli.options import AsJson, Shown, Store, StoreOrPack, given_options, with_options
+from har_pipeline.cli.options import AsJson, Store, StoreOrPack, given_options, with_options
 from har_pipeline.cli.output import note, print_json, print_rows, say
 from har_pipeline.cli.progress import video_bar
 from har_pipeline.cli.split_options import chosen_splits
+from har_pipeline.core.signals import goes_on_when_repeated
 from har_pipeline.datasets.splits import SplitChoice
-from har_pipeline.features.options import EncodeOptions, MotionOptions
+from har_pipeline.features.options import NAME, EncodeOptions, MotionOptions
 
 if TYPE_CHECKING:
     from har_pipeline.core.records import Split
@@ -28,37 +29,62 @@ features_app = options.App(
     help="List, show, verify, pack, reduce and encode the feature sets of a store, or make motion maps.",
 )
 
-FeatureSet = Annotated[str | None, typer.Option("--features", help="Feature set, or a prefix of its name.")]
-UNFITTED = SplitChoice(val_fraction=0.0)
-OF_SPLIT = {
-    "split": "Split number, or `all`: one feature set for every split.",
-    "val_fraction": "As for `har train`: give 0.2 if that runs with --patience and without --val-fraction.",
-}
+FeatureSet = Annotated[
+    str | None, typer.Option("--features", help="Feature set, by a name that it was given or the start of its own.")
+]
 
 
 @features_app.command("list")
 def list_sets(store: StoreOrPack, as_json: AsJson = False) -> None:
-    """List the feature sets of a store or a pack."""
+    """List the feature sets of a store or a pack: names, videos, how much of them was seen, and in what sets differ.
+
+    spanned: the part of a video from the first to the last frame that was read. read: the share of its frames.
+    """
     from har_pipeline.features.pack import open_features
+    from har_pipeline.features.seen import seen_of_set, with_least
+    from har_pipeline.features.words import among_their_nets
 
     opened = open_features(store)
-    rows = []
-    for name in opened.feature_sets():
-        spec = opened.spec(name)
+    specs = {name: opened.spec(name) for name in opened.feature_sets()}
+    called, differs = {one: name for name, one in opened.names().items()}, among_their_nets(specs)
+    rows, shown = [], []
+    for name, spec in specs.items():
+        videos, failed = len(opened.video_ids(name)), len(opened.failures(name))
+        seen = seen_of_set(spec, opened.lengths(name).values())
+        fitted = f"{spec.fit.protocol} split {spec.fit.split}" if spec.fit else None
+        span, read = with_least(seen.span_mean, seen.span_min), with_least(seen.read_mean, seen.read_min)
         rows.append(
             {
                 "feature_set": name,
-                "videos": len(opened.video_ids(name)),
-                "failed": len(opened.failures(name)),
+                "name": called.get(name),
+                "videos": videos,
+                "failed": failed,
                 "layer": spec.layer,
                 "dim": spec.feature_dim,
                 "dtype": spec.dtype,
                 "precision": spec.precision,
                 "weights": spec.weights[:17],
-                "fitted on": f"{spec.fit.protocol} split {spec.fit.split}" if spec.fit else None,
+                "fitted on": fitted,
+                "clips": spec.clips.describe(),
+                "differs": differs[name],
+                **{key: value for key, value in dataclasses.asdict(seen).items() if key != "videos"},
             }
         )
-    print_rows(rows, as_json, empty="no feature sets")
+        shown.append(
+            {
+                "feature_set": name,
+                "name": called.get(name),
+                "videos": videos,
+                "failed": failed,
+                "layer": spec.layer,
+                "dim": spec.feature_dim,
+                "spanned": span if seen.videos else None,
+                "read": read if seen.videos else None,
+                "fitted on": fitted,
+                "differs in": differs[name],
+            }
+        )
+    print_rows(rows if as_json else shown, as_json, empty="no feature sets")
 
 
 @features_app.command()
@@ -99,7 +125,7 @@ def show(
     names = [opened.resolve(features)] if features else opened.feature_sets()
     if not names:
         raise StoreError(f"{store}: no feature set; make one with `har extract`")
-    results = [_description(opened, name, video_id) for name in names]
+    results = [_description(opened, name, video_id, not as_json) for name in names]
     if as_json:
         print_json(results[0] if len(results) == 1 else results)
         return
@@ -109,13 +135,20 @@ def show(
         _print_description(result)
 
 
-def _description(opened: FeatureStore | PackedStore, name: str, video_id: str | None) -> dict[str, object]:
+def _description(
+    opened: FeatureStore | PackedStore, name: str, video_id: str | None, in_words: bool
+) -> dict[str, object]:
     from har_pipeline.features.pack import PackedStore
+    from har_pipeline.features.seen import percent, seen_of_set, seen_of_video
 
+    spec = opened.spec(name)
+    seen = seen_of_set(spec, opened.lengths(name).values())
     result: dict[str, object] = {
         "feature_set": name,
-        "spec": opened.spec(name).to_dict(),
+        "name": next((own for own, one in opened.names().items() if one == name), None),
+        "spec": spec.to_dict(),
         "videos": len(opened.video_ids(name)),
+        "seen": seen.describe() if in_words else dataclasses.asdict(seen),
         "failures": opened.failures(name),
         "notes": opened.decode_notes(name),
     }
@@ -125,6 +158,7 @@ def _description(opened: FeatureStore | PackedStore, name: str, video_id: str | 
         result["pack"] = opened.describe(name)
     if video_id is not None:
         record = opened.read(name, video_id)
+        span, read = seen_of_video(spec, record.num_frames, record.fps)
         result["record"] = {
             **{f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name != "features"},
             "clip_starts": record.clip_starts.tolist(),
@@ -132,6 +166,8 @@ def _description(opened: FeatureStore | PackedStore, name: str, video_id: str | 
             "clip_times_s": record.clip_times_s.tolist(),
             "shape": list(record.features.shape),
             "mean": float(record.features.astype("float32").mean()),
+            "spanned": percent(span) if in_words else span,
+            "read": percent(read) if in_words else read,
         }
     return result
 
@@ -144,6 +180,21 @@ def _print_description(result: dict[str, object]) -> None:
                 say(f"  {inner}: {text}")
         else:
             say(f"{key}: {value}")
+
+
+@features_app.command("name")
+def give_name(
+    store: Store,
+    features: Annotated[str, typer.Argument(help="Feature set, by a name that it was given or the start of its own.")],
+    name: Annotated[str, typer.Argument(help=NAME)],
+) -> None:
+    """Give a feature set a name, by which `--features` then finds it, in place of an earlier one."""
+    from har_pipeline.features.store import FeatureStore
+
+    opened = FeatureStore(store)
+    found = opened.resolve(features)
+    opened.give_name(found, name)
+    say(f"{found}: {name}")
 
 
 @features_app.command()
@@ -169,16 +220,20 @@ def verify(
     names = [opened.resolve(features)] if features else opened.feature_sets()
     odd: dict[bool, list[dict[str, str]]] = {True: [], False: []}
     checked = 0
-    for name in names:
-        try:
-            for damage in opened.verify(name):
-                checked += damage is None or damage.kind == "features"
-                if damage is not None:
-                    odd[damage.readable].append(_damaged(name, damage))
-                    if delete and damage.readable and of_store is not None:
-                        of_store.mend(name, damage)
-        except StoreError as error:  # of the set as a whole, or of a deletion; the other sets are checked
-            odd[False].append({"feature_set": name, "video_id": "", "kind": "set", "reason": str(error)})
+    with video_bar() as update:
+        for name in names:
+            try:
+                videos, before = len(opened.video_ids(name)), checked
+                update(name, 0, videos)
+                for damage in opened.verify(name):
+                    checked += damage is None or damage.kind == "features"
+                    update(name, checked - before, videos)
+                    if damage is not None:
+                        odd[damage.readable].append(_damaged(name, damage))
+                        if delete and damage.readable and of_store is not None:
+                            of_store.mend(name, damage)
+            except StoreError as error:  # of the set as a whole, or of a deletion; the other sets are checked
+                odd[False].append({"feature_set": name, "video_id": "", "kind": "set", "reason": str(error)})
     if of_store is not None and not features:
         for name, reason in of_store.damaged_sets().items():
             odd[False].append({"feature_set": name, "video_id": "", "kind": "set", "reason": reason})
@@ -229,10 +284,11 @@ def pack(
     from har_pipeline.features.store import FeatureStore
 
     opened, path = FeatureStore(store), out or default_pack_path(store)
+    goes_on_when_repeated()
     summaries = []
-    for name in [opened.resolve(prefix) for prefix in features] if features else whole_sets(opened):
-        with video_bar() as update:
-            summaries.append(pack_features(opened, name, path, update))
+    with video_bar() as update:
+        for name in [opened.resolve(prefix) for prefix in features] if features else whole_sets(opened):
+            summaries.append(pack_features(opened, name, path, _named(update, f"{name}, ")))
     if as_json:
         print_json([dataclasses.asdict(summary) for summary in summaries])
         return
@@ -248,6 +304,49 @@ def pack(
 
 
 @features_app.command()
+def export(
+    store: StoreOrPack,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .npz, .parquet or .h5.")],
+    features: FeatureSet = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Manifest CSV: its videos in its order, with their labels and other columns.")
+    ] = None,
+    allow_missing: options.AllowMissing = False,
+    root: options.Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a feature set into one file for numpy (.npz), pandas (.parquet) or HDF5 (.h5), with how it was made.
+
+    npz and h5: `features` (rows, D), and `offsets`: video v owns the rows offsets[v] to offsets[v + 1]; parquet: one row for
+    each clip, with video_id and step. Needs `pip install 'har-pipeline[parquet]'` or `'har-pipeline[hdf5]'`.
+
+    Example: har features export store.zarr --features i3d --manifest manifest.csv -o features.parquet
+    """
+    from har_pipeline.datasets.manifests import read_manifest
+    from har_pipeline.features.export import export_features
+    from har_pipeline.features.pack import open_features
+
+    records = None if manifest is None else read_manifest(manifest, root=root, check_files=False)
+    with video_bar() as update:
+        summary = export_features(
+            open_features(store),
+            features or "",
+            out,
+            records,
+            allow_missing=allow_missing,
+            on_video=lambda done, total: update("export", done, total),
+        )
+    if summary.missing:
+        note(f"NOTE: {len(summary.missing)} videos have no features and are left out: {', '.join(summary.missing[:5])}")
+    if as_json:
+        print_json(dataclasses.asdict(summary))
+    else:
+        say(
+            f"{summary.path}: {summary.feature_set}, {summary.videos:,} videos, {summary.rows:,} rows of {summary.dim} values"
+        )
+
+
+@features_app.command()
 @with_options
 def reduce(
     *,
@@ -256,18 +355,20 @@ def reduce(
     manifest: Annotated[Path, typer.Option(help="Manifest CSV, as for `har train`.")],
     dim: Annotated[int, typer.Option(help="Principal components to keep.", min=1)],
     features: FeatureSet = None,
-    split: Annotated[SplitChoice, Shown(help=OF_SPLIT)] = UNFITTED,
+    split: SplitChoice,
     whiten: Annotated[bool, typer.Option(help="Divide each component by its standard deviation.")] = False,
     l2: Annotated[bool, typer.Option(help="Divide each reduced clip by its norm.")] = False,
     randomised: Annotated[bool, typer.Option(help="Approximate PCA in a random subspace, drawn with --seed.")] = False,
-    allow_missing: Annotated[bool, typer.Option(help="Fit without training videos that have no features.")] = False,
+    allow_missing: options.AllowMissing = False,
+    name: Annotated[str | None, typer.Option(help=NAME)] = None,
     root: options.Root = None,
     as_json: AsJson = False,
 ) -> None:
     """Reduce a feature set by PCA, fitted on a split's training videos only.
 
-    The result is a new feature set with every video of the first; `har train` accepts it for that split and refuses it
-    for others. Exact unless --randomised. An interrupted reduction continues when run again.
+    The result is a new feature set with every video of the first, one for each split of --split all; `har train` accepts
+    it for that split and refuses it for others: give --val-fraction as there, 0.2 if that is run with --patience. Exact
+    unless --randomised. An interrupted reduction continues when run again.
     """
     from har_pipeline.datasets.manifests import read_manifest
     from har_pipeline.features.store import FeatureStore
@@ -279,7 +380,12 @@ def reduce(
 
     source = opened.resolve(features or "")
     how = ReduceOptions(
-        dim=dim, whiten=whiten, l2=l2, seed=split.seed if randomised else None, allow_missing=allow_missing
+        dim=dim,
+        whiten=whiten,
+        l2=l2,
+        seed=split.seed if randomised else None,
+        allow_missing=allow_missing,
+        name=name,
     )
 
     def words(made: FitSummary) -> str:
@@ -293,6 +399,7 @@ def reduce(
         "projected",
         f"har train {manifest} {store}",
         as_json,
+        name,
     )
 
 
@@ -304,7 +411,7 @@ def encode(
     store: Store,
     manifest: Annotated[Path, typer.Option(help="Manifest CSV, as for `har train`.")],
     features: FeatureSet = None,
-    split: Annotated[SplitChoice, Shown(help=OF_SPLIT)] = UNFITTED,
+    split: SplitChoice,
     how: EncodeOptions,
     root: options.Root = None,
     as_json: AsJson = False,
@@ -312,8 +419,9 @@ def encode(
     """Encode all rows of a video as one, a Fisher vector or a bag of words, fitted on a split's training videos only.
 
     For local descriptors and for the clips of any net. The result is a new feature set with every video of the first;
-    `har train` accepts it for that split and refuses it for others. Rows of zeros mean that nothing was found; a video of
-    such rows only becomes zeros, and is noted. An interrupted encoding continues when run again.
+    `har train` accepts it for that split and refuses it for others: give --val-fraction as there, 0.2 if that is run with
+    --patience. Rows of zeros mean that nothing was found; a video of such rows only becomes zeros, and is noted. An
+    interrupted encoding continues when run again.
 
     Example: har features encode store.zarr --features idt --manifest manifest.csv, then har train manifest.csv store.zarr
     --features idt-rgb-fisher256 --head svm --logistic-c 100
@@ -346,7 +454,13 @@ def encode(
         "encoded",
         f"har train {manifest} {store}",
         as_json,
+        how.name,
     )
+
+
+def _named(update: OnProgress, name: str) -> OnProgress:
+    """Return `update` for stages whose names begin with `name`."""
+    return lambda stage, done, total: update(f"{name}{stage}", done, total)
 
 
 def _fit_sets(
@@ -356,12 +470,19 @@ def _fit_sets(
     done: str,
     train: str,
     as_json: bool,
+    name: str | None,
 ) -> None:
-    """Make a feature set for each split, and print what `words` says of it. train: the command that reads it."""
+    """Make a feature set for each split, and print what `words` says of it. train: the command that reads it; name: the set's.
+
+    Raises: typer.BadParameter if there is one name for several sets.
+    """
+    if name is not None and len(splits) > 1:
+        raise typer.BadParameter("--name is for one feature set: give the number of one --split")
+    goes_on_when_repeated()
     summaries = []
     for one in splits:
         with video_bar() as update:
-            made = job(one, update)
+            made = job(one, _named(update, f"split {one.index}, " * (len(splits) > 1)))
         summaries.append({"protocol": one.protocol, "split": one.index, **dataclasses.asdict(made)})
         said = words(made)
         if not as_json:
@@ -375,7 +496,7 @@ def _fit_sets(
     if as_json:
         print_json(summaries)
     elif len(summaries) == 1:
-        typer.echo(f"next: {train} --features {summaries[0]['feature_set']} ... (the same split)")
+        typer.echo(f"next: {train} --features {name or summaries[0]['feature_set']} ... (the same split)")
 
 
 @features_app.command()
@@ -410,6 +531,7 @@ def motion(
             + ("choose with --features" if found else "make one with `har frames`")
         )
     source = opened.resolve(features) if features is not None else found[0]
+    goes_on_when_repeated()
     with video_bar() as update:
         summary = motion_features(opened, source, how, lambda done, total: update("motion maps", done, total))
     if as_json:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from har_pipeline.cli import options
-from har_pipeline.cli.options import Shown, parse_shard, with_options
+from har_pipeline.cli.options import parse_shard, with_options
 from har_pipeline.cli.output import note, print_failures, print_json
 from har_pipeline.cli.progress import video_bar
+from har_pipeline.core.signals import goes_on_when_repeated
 from har_pipeline.features.options import RawOptions
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def frames(
     *,
     manifest: options.Manifest,
     store: options.Store,
-    how: Annotated[RawOptions, Shown(help={"replace_changed": "Prepare again videos whose source file has changed."})],
+    how: RawOptions,
     shard: options.Shard = "1/1",
     lengths: Annotated[
         Path | None, typer.Option(help="Also plot the videos' lengths by class to this file, such as lengths.png.")
@@ -52,6 +53,7 @@ def frames(
     from har_pipeline.features.store import FeatureStore
 
     opened = FeatureStore(store, create=True)
+    goes_on_when_repeated()
     with video_bar() as update:
         summary = store_raw_frames(records, opened, how, lambda state: update("frames", state.finished, state.total))
     print_failures(summary.notes, summary.failed, summary.failed_before)

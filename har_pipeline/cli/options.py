@@ -14,21 +14,22 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type
 import typer
 from typer.core import TyperCommand
 
-from har_pipeline.core.errors import HarError
+from har_pipeline.core.errors import HarError, UsageError
+from har_pipeline.core.kinds import what_is
 from har_pipeline.core.options import Option, options_of
-from har_pipeline.core.text import printable
+from har_pipeline.core.text import did_you_mean, printable
 
 if TYPE_CHECKING:
     from har_pipeline.evaluation.run_folder import Origin
 
-AllowMissing = Annotated[bool, typer.Option(help="Leave out videos that have no features.")]
+AllowMissing = Annotated[bool, typer.Option(help="Leave out videos that have no features, or no frames.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps; auto uses a GPU if there is one.")]
 Manifest = Annotated[Path, typer.Argument(help="Manifest CSV; make one with `har manifest build`.")]
 Overwrite = Annotated[bool, typer.Option(help="Replace runs that exist, finished or not.")]
 Repeats = Annotated[
     int,
-    typer.Option(help="Number of seeds to train, starting at --seed (then in OUT/seed0 ...).", min=1),
+    typer.Option(help="Number of seeds to train, starting at --seed (then in folders seed0, seed1 ...).", min=1),
 ]
 Root = Annotated[
     Path | None, typer.Option(help="Folder that the manifest's paths are relative to. Default: the manifest's folder.")
@@ -79,9 +80,19 @@ class Command(TyperCommand):
 def _shown_errors() -> Iterator[None]:
     try:
         yield
+    except UsageError as error:
+        raise typer.BadParameter(printable(str(error))) from error
     except typer.BadParameter as error:
-        error.message = printable(error.message)
+        error.message = printable(_with_near_choice(error))
         raise
+
+
+def _with_near_choice(error: typer.BadParameter) -> str:
+    """Return the message of a refused value, with the choice that it resembles."""
+    message = error.message.removeprefix("Value error, ")
+    given, *choices = re.findall(r"'([^']*)'", message) or [""]
+    near = did_you_mean(given, choices).strip() if "is not one of" in message else ""
+    return f"{message} D{near[1:]}" if near else message
 
 
 class App(typer.Typer):
@@ -107,7 +118,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 
     The parameter's default gives the options' defaults; without one it is the dataclass with all of its defaults. Fields
     of the same name in several dataclasses share an option, listed where the last of them has it. All parameters are
-    keyword-only. A ValueError of the dataclass becomes a usage error, a HarError the error of the command.
+    keyword-only. What the dataclass refuses is a usage error.
     """
     hints = get_type_hints(command, include_extras=True)
     shown: dict[str, inspect.Parameter] = {}
@@ -153,9 +164,7 @@ def _changed(default: Any, given: Mapping[str, Any]) -> Any:
     names = {name: one.name or name for name, (one, _) in options_of(kind).items()}
     try:
         return dataclasses.replace(default, **{name: given[shown] for name, shown in names.items() if shown in given})
-    except HarError:
-        raise
-    except ValueError as error:
+    except (HarError, ValueError) as error:
         raise option_error(error, names) from error
 
 
@@ -174,7 +183,7 @@ def run_origin(ctx: typer.Context, manifest: Path, root: Path | None) -> Origin:
     return Origin(command=printable(shlex.join(words)), manifest=manifest, root=root)
 
 
-def option_error(error: ValueError, names: Iterable[str]) -> typer.BadParameter:
+def option_error(error: Exception, names: Iterable[str]) -> typer.BadParameter:
     """Return the usage error of a refused value, its fields `names` written as options: `--batch-size`, not `batch_size`.
 
     Words of the language, as in `the published schedule`, stay: a field is followed by what it must be or belongs to.
@@ -184,9 +193,11 @@ def option_error(error: ValueError, names: Iterable[str]) -> typer.BadParameter:
 
 
 def check_folder(out: Path) -> None:
-    """Check a folder to be written. Raises: typer.BadParameter if a file is there."""
+    """Check a folder to be written. Raises: typer.BadParameter if a file is there, or a store or pack."""
     if out.is_file():
         raise typer.BadParameter(f"{out} is a file: name a folder")
+    if (found := what_is(out)) in ("a feature store", "a pack of features"):
+        raise typer.BadParameter(f"{out} is {found}: name another folder")
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,19 +60,47 @@ def describe(outcome: Outcome) -> str:
     return f"test video accuracy {summary.test_accuracy:.1%} on {summary.num_test} videos ({train}), {seconds}"
 
 
-def print_outcomes(outcomes: Sequence[Outcome], out: Path, model: str, as_json: bool) -> None:
-    """Print the results of the finished runs of a job, and their notes."""
+def reporter(model: str, as_json: bool) -> Callable[[Outcome], None]:
+    """Return the function that prints the result of a finished run; on stderr where JSON goes to stdout."""
+
+    def report(outcome: Outcome) -> None:
+        (note if as_json else say)(f"{outcome.run.folder}: {model}, {describe(outcome)}")
+        sys.stdout.flush()  # a file gets it now, too
+
+    return report
+
+
+def print_outcomes(outcomes: Sequence[Outcome], out: Path, as_json: bool) -> None:
+    """Print the mean over the finished runs of a job, which `reporter` has printed one by one, and their notes."""
     from har_pipeline.evaluation.plan import merge_notes
 
+    if kept := [one.run.folder for one in outcomes if one.kept]:
+        many = len(outcomes) > 1
+        what = f"{len(kept)} of {len(outcomes)} runs" if many else str(kept[0])
+        note(f"{what}: already trained, kept (--overwrite trains {'them' if many else 'it'} again)")
     for text in merge_notes({str(one.run.folder.relative_to(out)): one.summary.notes for one in outcomes}):
         note(f"NOTE: {text}")
     if as_json:
         print_json([outcome.summary.to_dict() for outcome in outcomes])
         return
-    for outcome in outcomes:
-        say(f"{outcome.run.folder}: {model}, {describe(outcome)}")
-    tested = any(outcome.summary.test_accuracy is not None for outcome in outcomes)
+    tested = [one for one in outcomes if one.summary.test_accuracy is not None]
+    if len(tested) > 1:
+        say(_mean(tested))
     say(f"next: har evaluate {out}" if tested else f"next: har predict VIDEO --run {out}")
+
+
+def _mean(outcomes: Sequence[Outcome]) -> str:
+    """Return a line on the mean over several runs."""
+    from har_pipeline.evaluation.statistics import counted, mean_and_sd
+
+    mean, sd = mean_and_sd([outcome.summary.measured_accuracy for outcome in outcomes])
+    runs = [outcome.run for outcome in outcomes]
+    splits, seeds = (
+        counted(len(set(numbers)), word)
+        for numbers, word in (([run.split.index for run in runs], "split"), ([run.seed for run in runs], "seed"))
+    )
+    spread = "" if sd is None else f", sd {sd:.1%}"
+    return f"mean over {splits}, {seeds}: test video accuracy {mean:.1%}{spread}"
 
 
 def print_failures(notes: dict[str, tuple[str, ...]], failed: dict[str, str], failed_before: dict[str, str]) -> None:

@@ -19,20 +19,26 @@ from har_pipeline.cli.progress import video_bar
 from har_pipeline.core.errors import RunError, VideoError
 
 if TYPE_CHECKING:
-    from har_pipeline.inference.live import Decision
+    from har_pipeline.inference.live import Decision, StatefulRecogniser
+    from har_pipeline.inference.live_heads import HeadRecogniser
+    from har_pipeline.inference.load import HeadRun, NetworkRun
     from har_pipeline.inference.predict import Prediction
 
 
 LiveSource = Annotated[
     str | None,
     typer.Option(
-        metavar="FILE|CAMERA",
-        help="Decide after every 8 frames of a file, a depth folder, or a camera by its number, such as 0.",
+        metavar="CAMERA|URL|FILE",
+        help="Decide while frames come, from a camera by its number such as 0, a URL such as rtsp://..., a file or a depth "
+        "folder.",
     ),
 ]
 Horizon = Annotated[
     int | None,
-    typer.Option(help="Number of latest decisions that count with --live; default: 26 with a camera, else all.", min=1),
+    typer.Option(
+        help="Number of latest decisions of a network that count with --live; default: 26 with a camera, else all.",
+        min=1,
+    ),
 ]
 Weights = Annotated[
     list[str] | None,
@@ -50,6 +56,8 @@ Given = Annotated[
 ]
 # Endings of patterns that a shell may not have expanded.
 WILD = re.compile(r"[*?\[]")
+# Share by which a window may differ from the one that was asked for without a word.
+NEAR = 0.1
 
 
 def predict(
@@ -63,6 +71,10 @@ def predict(
     videos: Given = None,
     live: LiveSource = None,
     horizon: Horizon = None,
+    realtime: Annotated[
+        bool,
+        typer.Option("--realtime", help="With --live, read a file at its own rate and drop frames, as of a camera."),
+    ] = False,
     top: Annotated[int, typer.Option(help="Classes to show.", min=1)] = 3,
     rule: Annotated[Literal["sum", "product"], typer.Option(help="How several runs are fused.")] = "sum",
     weights: Weights = None,
@@ -71,7 +83,11 @@ def predict(
     ] = None,
     window: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="Classify windows of this length that slide over each video.", min=0.04),
+        typer.Option(
+            metavar="SECONDS",
+            help="Classify windows of this length that slide over each video; with --live, what a head decides on.",
+            min=0.04,
+        ),
     ] = None,
     hop: Annotated[
         float | None,
@@ -106,21 +122,20 @@ def predict(
 
     With --window, a long video with several actions is cut into segments: each moment has the mean of the windows that hold
     it, and neighbours with the same best class are joined.
-    With --live a stateful network of `har train-video` decides after every window, as frames come (--json: a line of JSON
-    for each); a depth video has no class until there is foreground.
+    With --live, as frames come (--json: a line of JSON for each decision), a head on one net of colour frames decides on the
+    last seconds, a stateful network of `har train-video` after every 8 frames on all so far; a depth video has no class until
+    there is foreground. Frames of a camera or URL that come too fast are dropped and counted.
 
     Examples: har predict clip1.avi clips/ --run run
     har predict match.mp4 --run rgb --run flow --window 4 --segments what.csv --annotate match_seen.mp4
-    har predict --run run --live MDepth-folder
+    har predict --run run --live 0 --window 3
     """
     if (live is None) == (not videos):
         raise typer.BadParameter("give video files, or --live with one file or camera")
-    if live is not None and (weights or mean_cube or picture or workers or window or hop or csv or annotate):
-        raise typer.BadParameter(
-            "--weights, --mean-cube, --picture, --workers, --window, --hop, --csv and --annotate do not go with --live"
-        )
-    if live is None and horizon is not None:
-        raise typer.BadParameter("--horizon belongs to --live")
+    if live is not None and (picture or workers or hop or csv or annotate):
+        raise typer.BadParameter("--picture, --workers, --hop, --csv and --annotate do not go with --live")
+    if live is None and (horizon is not None or realtime):
+        raise typer.BadParameter(f"{'--realtime' if realtime else '--horizon'} belongs to --live")
     if window is None and (hop or segments or timeline):
         raise typer.BadParameter("--hop, --segments and --timeline need --window SECONDS")
     if window is not None and hop is not None and hop > window:
@@ -131,7 +146,8 @@ def predict(
         from har_pipeline.evaluation.plan import require_single_run
 
         require_single_run(run[0], "har predict --live needs one")
-        _predict_live(live, run[0], top, horizon, device, as_json)
+        how = Live(horizon, window, realtime, tuple(weights or ()), mean_cube, device)
+        _predict_live(live, run[0], how, top, as_json)
         return
     outputs = Outputs(csv=csv, segments=segments, timeline=timeline, annotate=annotate, picture=picture)
     _predict_files(videos or [], run, rule, top, weights, mean_cube, window, hop, outputs, device, workers, as_json)
@@ -307,46 +323,96 @@ def _write_annotated(
     return written
 
 
-def _predict_live(source: str, run: Path, top: int, horizon: int | None, device: str, as_json: bool) -> None:
-    file = Path(source).expanduser()
-    camera = source.isdigit() and not file.exists()
-    if not camera and not file.exists():
-        raise VideoError(f"{source}: does not exist")
-    from har_pipeline.inference.live import CAMERA_HORIZON, StatefulRecogniser, decide_live
-    from har_pipeline.video.camera import live_frames
+@dataclass(frozen=True, slots=True)
+class Live:
+    """How to decide while frames come."""
 
-    recogniser = StatefulRecogniser(run, horizon=horizon or (CAMERA_HORIZON if camera else None), device=device)
+    horizon: int | None
+    window: float | None
+    realtime: bool
+    weights: tuple[str, ...]
+    mean_cube: Path | None
+    device: str
+
+
+def _predict_live(source: str, run: Path, how: Live, top: int, as_json: bool) -> None:
+    from har_pipeline.video.camera import is_camera
+
+    camera = is_camera(source)
+    if not camera and not Path(source).expanduser().exists():
+        raise VideoError(f"{source}: does not exist")
+    from har_pipeline.inference.live import decide_live
+    from har_pipeline.inference.load import load_run
+    from har_pipeline.video.camera import live_frames, opened, paced
+
+    loaded = load_run(run)
+    stream: Literal["depth", "rgb"] = "depth" if loaded.spec.stream == "depth" else "rgb"
     notes: list[str] = []
+    rates: list[float] = []
 
     def on_note(text: str) -> None:
         notes.append(text)
         note(f"NOTE: {source}: {text}")
 
-    try:
-        for decision in decide_live(recogniser, live_frames(source, recogniser.stream, on_note)):
-            _print_decision(decision, recogniser.run.classes, top, notes, as_json)
-    except KeyboardInterrupt:
-        note("stopped")
-        return
+    frames = opened(live_frames(source, stream, on_note, rates.append))
+    recogniser, sees = _recogniser(loaded, camera, rates[0] if rates else 0.0, how)
+    if loaded.random_weights:
+        note("WARNING: the features of this run come from random weights: its predictions mean nothing")
+    if how.realtime and not camera:
+        frames = paced(frames, rates[0])
+    for decision in decide_live(recogniser, frames, drop=camera or how.realtime):
+        _print_decision(decision, loaded.classes, sees, top, notes, as_json)
     if not recogniser.windows:
         raise RunError(f"{source}: fewer than the {recogniser.window_frames} frames of one window: no decision")
     if not recogniser.seen_foreground:
         raise VideoError(f"{source}: no window has any foreground: all depth values are 0")
 
 
-def _print_decision(decision: Decision, classes: Sequence[str], top: int, notes: Sequence[str], as_json: bool) -> None:
+def _recogniser(
+    run: HeadRun | NetworkRun, camera: bool, fps: float, how: Live
+) -> tuple[HeadRecogniser | StatefulRecogniser, str]:
+    """Return what decides, and in words on what."""
+    from har_pipeline.inference.live import CAMERA_HORIZON, StatefulRecogniser
+    from har_pipeline.inference.live_heads import HeadRecogniser
+    from har_pipeline.inference.load import HeadRun
+
+    if isinstance(run, HeadRun):
+        if how.horizon is not None:
+            raise typer.BadParameter("--horizon is for networks of `har train-video`; a head takes --window SECONDS")
+        head = HeadRecogniser(
+            run, fps=fps, window_s=how.window, weights=how.weights, mean_cube=how.mean_cube, device=how.device
+        )
+        if how.window is not None and abs(head.window_s / how.window - 1) > NEAR:
+            note(f"NOTE: windows of {head.window_s:.3g} s, the nearest to {how.window:g} s that the run's clips allow")
+        return head, f"last {head.window_s:.3g} s"
+    if how.window or how.weights or how.mean_cube:
+        raise typer.BadParameter("--window, --weights and --mean-cube are for heads of `har train`")
+    horizon = how.horizon or (CAMERA_HORIZON if camera else None)
+    return StatefulRecogniser(run, horizon=horizon, device=how.device), "so far"
+
+
+def _print_decision(
+    decision: Decision, classes: Sequence[str], sees: str, top: int, notes: Sequence[str], as_json: bool
+) -> None:
     from har_pipeline.inference.predict import top_k
 
     known = decision.seen_foreground
     best = top_k(classes, decision.probabilities, top) if known else []
     now = top_k(classes, decision.latest, 1) if known else []
+    speed = f"{1000 * decision.latency_s:.0f} ms  {decision.frames_per_s:.1f} frames/s  {decision.dropped} dropped"
     if as_json:
         row = {"frames": decision.frames, "so_far": _rows(best), "this_window": next(iter(_rows(now)), None)}
+        row |= {
+            "latency_ms": round(1000 * decision.latency_s, 2),
+            "frames_per_s": round(decision.frames_per_s, 2),
+            "dropped": decision.dropped,
+        }
         typer.echo(json.dumps({**row, "notes": notes}))
     elif known:
         width = max(len(label) for label in classes)
         shown = "   ".join(f"{label.ljust(width)} {probability:6.1%}" for label, probability in best)
-        say(f"frame {decision.frames:5d}  so far: {shown}   this window: {now[0][0]} {now[0][1]:.1%}")
+        window = f"   this window: {now[0][0]} {now[0][1]:.1%}" if sees == "so far" else ""
+        say(f"frame {decision.frames:5d}  {sees}: {shown}{window}   {speed}")
     else:
         typer.echo(f"frame {decision.frames:5d}  no foreground yet, all depth values are 0: no class")
 

@@ -37,6 +37,8 @@ def note_unread(ctx: typer.Context, records: list[VideoRecord], choice: SplitCho
     """Print a note if options were given that the choice of splits does not read."""
     if given := given_options(ctx, choice.unread(records)):
         reader = (
-            f"the protocol {choice.protocol} does not read" if choice.split_file is None else "--split-file replaces"
+            f"the protocol {choice.protocol_of(records)} does not read"
+            if choice.split_file is None
+            else "--split-file replaces"
         )
         note(f"NOTE: {reader} {', '.join(given)}")

@@ -6,25 +6,25 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from har_pipeline.cli import options
-from har_pipeline.cli.options import Shown, with_options
+from har_pipeline.cli.options import with_options
 from har_pipeline.cli.output import note, print_table
 from har_pipeline.cli.progress import sweep_table
 from har_pipeline.cli.split_options import chosen_splits
-from har_pipeline.core.options import option
+from har_pipeline.core.options import option, options_of
+from har_pipeline.core.signals import goes_on_when_repeated
 from har_pipeline.datasets.splits import SplitChoice
-from har_pipeline.training.axes import parse_axis
+from har_pipeline.training.axes import NOT_SWEPT, parse_axis
 from har_pipeline.training.options import TrainConfig
 
 if TYPE_CHECKING:
     from har_pipeline.training.sweep_table import Choice, PointSummary
 
 SWEPT = "Swept: one value, or several separated by commas"
-VALIDATION = "Share of the training subjects kept for validation, which chooses the best values; 0: nothing is chosen."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +55,22 @@ class Swept:
         return found
 
 
+class Command(options.Command):
+    """`har sweep`, which tells how an option of `har train` is swept that it has not by itself."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse the arguments."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except Exception as error:  # Typer has no public name for that of an unknown option
+            name = str(getattr(error, "option_name", "")).removeprefix("--").replace("-", "_").removeprefix("no_")
+            if name not in options_of(TrainConfig) or name in NOT_SWEPT:
+                raise
+            raise typer.BadParameter(
+                f"--{name.replace('_', '-')} is swept as --set {name}=VALUE,VALUE", ctx=getattr(error, "ctx", None)
+            ) from error
+
+
 @with_options
 def sweep(
     *,
@@ -71,13 +87,13 @@ def sweep(
             rich_help_panel=SWEPT,
         ),
     ] = None,
-    split: Annotated[SplitChoice, Shown(help={"split": "Split number, or `all`.", "val_fraction": VALIDATION})],
-    repeats: Annotated[int, typer.Option(help="Number of seeds to train, starting at --seed.", min=1)] = 1,
+    split: SplitChoice,
+    repeats: options.Repeats = 1,
     workers: Annotated[
         int | None, typer.Option(help="Training processes. Default: one per core, or one with a GPU.", min=1)
     ] = None,
     allow_missing: options.AllowMissing = False,
-    overwrite: Annotated[bool, typer.Option(help="Train finished runs again.")] = False,
+    overwrite: options.Overwrite = False,
     root: options.Root = None,
     device: options.Device = "auto",
     as_json: options.AsJson = False,
@@ -110,7 +126,7 @@ def sweep(
     opened = open_features(store)
     for prefix in (swept.features or "").split(","):
         opened.resolve(prefix.strip())
-    chosen = chosen_splits(ctx, manifest, records, split)
+    chosen = chosen_splits(ctx, manifest, records, split.with_validation(True))
 
     from har_pipeline.training.sweep import plan_points, run_sweep
     from har_pipeline.training.sweep_table import SUMMARY, write_sweep
@@ -118,6 +134,7 @@ def sweep(
     points = plan_points(axes, TrainConfig(seed=split.seed, device=device), "", out)
     specs = {point.feature_set: opened.spec(opened.resolve(point.feature_set)) for point in points}
     _note_scaling([point.config.for_features([specs[point.feature_set]]) for point in points])
+    goes_on_when_repeated()
     with sweep_table(points, len(chosen) * repeats) as on_done:
         result = run_sweep(
             opened,

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from har_pipeline.cli import options
-from har_pipeline.cli.options import Shown, given_options, with_options
-from har_pipeline.cli.output import note, print_outcomes
+from har_pipeline.cli.options import given_options, with_options
+from har_pipeline.cli.output import note, print_outcomes, reporter
 from har_pipeline.cli.progress import training_table
 from har_pipeline.cli.split_options import chosen_splits
+from har_pipeline.core.signals import goes_on_when_repeated
 from har_pipeline.datasets.splits import SplitChoice
 from har_pipeline.models.config import SCIKIT_HEADS
 from har_pipeline.training.options import TrainConfig
-
-SPLIT = SplitChoice(val_fraction=None)
-VALIDATION = "Share of the training subjects kept for validation. Default: 0.2 with --patience or plateau, otherwise 0."
 
 
 @with_options
@@ -32,7 +29,7 @@ def train(
         list[str] | None,
         typer.Option(help="Feature set, or a prefix of its name. Repeat for each feature set of --mid-fusion."),
     ] = None,
-    split: Annotated[SplitChoice, Shown(help={"val_fraction": VALIDATION})] = SPLIT,
+    split: SplitChoice,
     repeats: options.Repeats = 1,
     config: TrainConfig,
     tensorboard: Annotated[bool, typer.Option(help="Also write TensorBoard event files to the run folder.")] = False,
@@ -55,9 +52,7 @@ def train(
         note(f"NOTE: the head {config.head} with these options does not read {', '.join(unread)}")
     if repeats > 1 and config.head in SCIKIT_HEADS:
         note(f"NOTE: {config.head} has a single optimum, whatever the seed: its repeats are nearly identical")
-    if split.val_fraction is None:
-        watches = config.patience is not None or config.schedule == "plateau"
-        split = dataclasses.replace(split, val_fraction=0.2 if watches else 0.0)
+    split = split.with_validation(config.patience is not None or config.schedule == "plateau")
     records = read_manifest(manifest, root=root, check_files=False)
     from har_pipeline.features.pack import open_features
 
@@ -68,7 +63,9 @@ def train(
     from har_pipeline.training.jobs import plan_jobs, run_jobs
 
     jobs = plan_jobs(chosen, out, seed=config.seed, repeats=repeats, folds=split.every)
-    with training_table(jobs, config.epochs) as (on_epoch, on_done):
+    if len(jobs) > 1:
+        goes_on_when_repeated()
+    with training_table(jobs, config.epochs, reporter(config.head, as_json)) as (on_epoch, on_done):
         outcomes = run_jobs(
             opened,
             names,
@@ -83,4 +80,4 @@ def train(
             on_done=on_done,
             on_threads=lambda threads: note(threads.describe()),
         )
-    print_outcomes(outcomes, out, config.head, as_json)
+    print_outcomes(outcomes, out, as_json)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from har_pipeline.cli import options
-from har_pipeline.cli.options import Shown, given_options, with_options
-from har_pipeline.cli.output import note, print_json, print_outcomes
+from har_pipeline.cli.options import Shown, with_options
+from har_pipeline.cli.output import note, print_json, print_outcomes, reporter
 from har_pipeline.cli.progress import step_bar, training_bar, video_bar
 from har_pipeline.cli.split_options import chosen_splits
-from har_pipeline.core.errors import ManifestError, SplitError
 from har_pipeline.core.options import option
 from har_pipeline.core.records import RawStream
+from har_pipeline.core.signals import goes_on_when_repeated
 from har_pipeline.datasets.splits import SplitChoice
 from har_pipeline.training.options import VideoTrainConfig
 
@@ -27,12 +27,6 @@ if TYPE_CHECKING:
     from har_pipeline.features.store import FeatureStore
     from har_pipeline.models.config import NetworkName
     from har_pipeline.training.networks.distributed import World
-
-SPLIT = SplitChoice(protocol="xsub", val_fraction=0.1)
-BY_MODEL = {
-    "protocol": "Split protocol; `har splits show --help` lists them. Default: xsub; holdout for convnet3d.",
-    "val_fraction": "Share of the training videos to validate on. Default: 0.1; 0 for convnet3d.",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +43,8 @@ class FrameSource:
         "Store or pack of raw frames; missing frames are prepared into a store. Default: frames.zarr beside OUT.",
         panel="Videos",
     )
-    features: str = option("", "Raw-frame set, or a prefix of its name, if there are several.", panel="Videos")
-    allow_missing: bool = option(False, "Leave out videos whose frames cannot be prepared.", panel="Videos")
+    features: str | None = option(None, "Raw-frame set, or a prefix of its name, if there are several.", panel="Videos")
+    allow_missing: bool = option(False, "Leave out videos that have no features, or no frames.", panel="Videos")
     workers: int | None = option(None, "Worker processes. Default: from the CPU count.", min=1)
 
     def of(self, model: NetworkName) -> tuple[RawStream, bool]:
@@ -71,7 +65,7 @@ class FrameSource:
         path = self.store or out.absolute().parent / "frames.zarr"
         if path.exists():
             stream, windows = self.of(model)
-            choose_frames(open_features(path), stream, self.features, windows=windows)
+            choose_frames(open_features(path), stream, self.features or "", windows=windows)
         return path
 
     def prepare(
@@ -88,7 +82,7 @@ class FrameSource:
                     [record for record in records if record.video_id in ids],
                     path,
                     stream,
-                    features=self.features,
+                    features=self.features or "",
                     windows=windows,
                     workers=self.workers,
                     on_progress=lambda state: update("frames", state.finished, state.total),
@@ -98,28 +92,12 @@ class FrameSource:
             for video_id, reason in {**summary.failed_before, **summary.failed}.items() if summary else ():
                 note(f"failed: {video_id}: {reason}")
         world.share(None)
-        return open_frames(path, stream, self.features, windows=windows)
+        return open_frames(path, stream, self.features or "", windows=windows)
 
 
-def _splits(
-    ctx: typer.Context, manifest: Path, records: list[VideoRecord], split: SplitChoice, model: NetworkName
-) -> list[Split]:
-    """Return the chosen splits; an error about the default protocol says that it is the default."""
-    if model == "convnet3d":
-        # Its features are for a head: the splits are those of `har train`.
-        split = dataclasses.replace(
-            split,
-            protocol=split.protocol if given_options(ctx, ["protocol"]) else "holdout",
-            val_fraction=split.val_fraction if given_options(ctx, ["val_fraction"]) else 0.0,
-        )
-    try:
-        return chosen_splits(ctx, manifest, records, split)
-    except (ManifestError, SplitError) as error:
-        if split.split_file is not None or split.protocol != SPLIT.protocol or given_options(ctx, ["protocol"]):
-            raise
-        raise type(error)(
-            f"{error} (the default protocol here is {split.protocol}, of NTU RGB+D: name another, such as --protocol holdout)"
-        ) from error
+def reads_validation(model: NetworkName) -> bool:
+    """Return whether training of a network reads validation videos; the 3D-ConvNet makes features for a head of `har train`."""
+    return model != "convnet3d"
 
 
 @with_options
@@ -128,7 +106,7 @@ def train_video(
     ctx: typer.Context,
     manifest: options.Manifest,
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to write.")] = Path("run"),
-    split: Annotated[SplitChoice, Shown(help=BY_MODEL)] = SPLIT,
+    split: SplitChoice,
     repeats: options.Repeats = 1,
     config: VideoTrainConfig,
     frames: FrameSource,
@@ -148,7 +126,7 @@ def train_video(
 
     options.check_folder(out)
     records = read_manifest(manifest, root=root, check_files=False)
-    chosen = _splits(ctx, manifest, records, split, config.model)
+    chosen = chosen_splits(ctx, manifest, records, split.with_validation(reads_validation(config.model)))
     path = frames.path(out, config.model)
 
     from har_pipeline.training.jobs import plan_jobs, run_jobs
@@ -158,10 +136,12 @@ def train_video(
     with joined_world(config.device) as (world, device):
         config = dataclasses.replace(config, device=device)
         jobs = plan_jobs(chosen, out, seed=config.seed, repeats=repeats, folds=split.every)
+        goes_on_when_repeated()
         # Before the frames are prepared, which may take hours.
         with training_lock(out) if world.first else nullcontext():
             opened, name = frames.prepare(records, chosen, path, config.model, world)
-            with training_bar(jobs, config.num_epochs, silent=not world.first) as (on_epoch, on_batch, on_done):
+            report = reporter(config.model, as_json)
+            with training_bar(jobs, config.num_epochs, report, silent=not world.first) as (on_epoch, on_batch, on_done):
                 outcomes = run_jobs(
                     opened,
                     [name],
@@ -179,7 +159,7 @@ def train_video(
                     on_threads=lambda threads: note(threads.describe()),
                 )
         if world.first:
-            print_outcomes(outcomes, out, config.model, as_json)
+            print_outcomes(outcomes, out, as_json)
 
 
 @with_options
@@ -190,7 +170,7 @@ def lr_range(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for lr_range.png, .csv and .json.")] = Path(
         "lr_range"
     ),
-    split: Annotated[SplitChoice, Shown(help={"split": "Split number.", **BY_MODEL})] = SPLIT,
+    split: Annotated[SplitChoice, Shown(help={"split": "Split number. Default: 0."})],
     config: Annotated[
         VideoTrainConfig,
         Shown(without=("schedule", "epochs", "learning_rate", "cycle_epochs", "patience", "stop_after")),
@@ -213,7 +193,8 @@ def lr_range(
         raise typer.BadParameter("--lowest must be above 0 and below --highest")
     options.check_folder(out)
     records = read_manifest(manifest, root=root, check_files=False)
-    chosen = _splits(ctx, manifest, records, split, config.model)
+    split = dataclasses.replace(split.with_validation(reads_validation(config.model)), split=split.split or "0")
+    chosen = chosen_splits(ctx, manifest, records, split)
     path = frames.path(out, config.model)
 
     from har_pipeline.features.frames import frame_shape

@@ -15,12 +15,13 @@ from har_pipeline.core.text import printable
 # What `files.partial_path` calls the file or folder `stem` + suffix while it is not complete.
 _PARTIAL = re.compile(r"(?<![^/\s'\"])\.([^/]+?)\.partial-[^/\s]+?\.[0-9a-f]{12,32}(?![0-9a-f])(\.[^/\s.:'\"]+)?")
 
-# Exit code of a program that ends because of SIGTERM.
-TERMINATED = 143
-
 
 class HarError(Exception):
     """Base of every error whose cause the user can act on. The CLI prints it as one line and exits with code 1."""
+
+
+class UsageError(HarError, ValueError):
+    """What a command was given is wrong whatever its files hold, such as the name of no net. The CLI exits with code 2."""
 
 
 class ManifestError(HarError, ValueError):
@@ -68,12 +69,16 @@ def first_few(texts: Sequence[str], between: str = ", ") -> str:
 def errors_as_lines() -> Iterator[None]:
     """End the program with one line on stderr and exit code 1 at a `HarError` or an error of the operating system.
 
-    Only where nobody reads our own output any more, as in `har models | head`, it ends without a line.
+    At a `UsageError` the code is 2. Only where nobody reads our own output any more, as in `har models | head`, it ends
+    without a line.
     """
     stdout = _open_file(1)
     try:
         yield
         print(end="", flush=True)
+    except UsageError as error:
+        print(_line(str(error)), file=sys.stderr)
+        sys.exit(2)
     except HarError as error:
         sys.exit(_line(str(error)))
     except OSError as error:
@@ -82,9 +87,6 @@ def errors_as_lines() -> Iterator[None]:
         # Typer ends silently at any broken pipe, whoever's it is; Rich only at ours, which it has then replaced.
         if isinstance(end.__context__, BrokenPipeError) and _open_file(1) == stdout:
             _end(end.__context__)
-        if end.code in (130, TERMINATED):  # the former is Typer's for Ctrl-C
-            word = "interrupted" if end.code == 130 else "terminated"
-            print(f"{word}: finished work is kept; run the same command again to continue", file=sys.stderr)
         raise
     except MemoryError as error:
         sys.exit(_line(f"not enough memory ({error})" if str(error) else "not enough memory"))

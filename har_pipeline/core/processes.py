@@ -1,38 +1,19 @@
-"""Child processes, and what Ctrl-C and the termination signal do to a command that has some: it ends with one line."""
+"""Child processes that share the work of a command; none is left when it ends, however it ends."""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
 import os
-import signal
-import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
-from har_pipeline.core.errors import TERMINATED
+from har_pipeline.core.signals import interrupts_kept_back
 
 Task = TypeVar("Task")
 Made = TypeVar("Made")
-
-
-@contextlib.contextmanager
-def interrupts_kept_back() -> Iterator[None]:
-    """Start child processes in this context, and neither Ctrl-C nor SIGTERM does anything to them: their parent ends them.
-
-    Else each would print a traceback of its own, even while it imports. A signal that comes meanwhile is handled when the
-    context ends: a child that has read only half of what it needs would print one too.
-    """
-    if sys.platform == "win32":
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -62,8 +43,10 @@ def working_on(
     initializer: called with `arguments` in each process.
     """
     context = multiprocessing.get_context("spawn")
-    with _isolated():  # it starts a process of its own
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=initializer, initargs=arguments)
+    with interrupts_kept_back(), _isolated():  # it starts a process of its own
+        pool = ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_start_worker, initargs=(initializer, *arguments)
+        )
     try:
         with interrupts_kept_back(), _isolated():
             futures = {pool.submit(work, task): task for task in tasks}
@@ -76,10 +59,14 @@ def working_on(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def end_in_order_when_terminated() -> None:
-    """Let SIGTERM, as `kill` or a batch system sends it, end this program as Ctrl-C does, with exit code 143."""
-    signal.signal(signal.SIGTERM, _end)
+def _start_worker(initializer: Callable[..., None], *arguments: Any) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    initializer(*arguments)
 
 
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(TERMINATED)
+def _end_with_parent() -> None:
+    """End this worker if its parent was killed: it would wait for its next task forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

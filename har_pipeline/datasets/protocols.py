@@ -10,8 +10,9 @@ import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from har_pipeline.core.errors import SplitError
+from har_pipeline.core.errors import SplitError, UsageError
 from har_pipeline.core.records import VideoRecord
+from har_pipeline.core.text import unknown
 from har_pipeline.datasets.units import SOURCES, Source, take_share, units
 
 KTH_TEST_PERSONS = frozenset({2, 3, 5, 6, 7, 8, 9, 10, 22})
@@ -64,6 +65,18 @@ class Protocol:
     def help(self) -> str:
         """What it splits by, in a line."""
         return (self.split.__doc__ or "").splitlines()[0]
+
+
+_NTU_ID = re.compile(r"S\d{3}C\d{3}P(\d{3})R\d{3}A\d{3}")
+
+
+def default_protocol(records: Sequence[VideoRecord]) -> str:
+    """Return the protocol for which nobody asked: `xsub` if the ids are those of NTU RGB+D, otherwise `holdout`."""
+    found = [_NTU_ID.match(record.video_id) for record in records]
+    subjects = {int(match[1]) for match in found if match}
+    # The other subjects of NTU RGB+D 120 have no side in this protocol, and a part of the data may lack one.
+    ours = all(found) and max(subjects, default=0) <= 40
+    return "xsub" if ours and subjects & NTU_TRAIN_SUBJECTS and subjects - NTU_TRAIN_SUBJECTS else "holdout"
 
 
 def cell(record: VideoRecord, column: str) -> str:
@@ -255,3 +268,26 @@ PROTOCOLS: dict[str, Protocol] = {
 def has_test_part(protocol: str) -> bool:
     """Return whether splits of a protocol test videos; those of the user's own always do."""
     return protocol not in PROTOCOLS or PROTOCOLS[protocol].tests
+
+
+# What else protocols are called.
+_OTHER_NAMES = {
+    **dict.fromkeys(("loso", "lopo", "leave_one_person_out", "leave_one_actor_out"), "leave_one_subject_out"),
+    **dict.fromkeys(("logo", "leave_one_sequence_out", "leave_one_scene_out"), "leave_one_group_out"),
+    **dict.fromkeys(("cross_subject", "x_sub", "cs"), "xsub"),
+    **dict.fromkeys(("cross_view", "x_view", "cv"), "xview"),
+    **dict.fromkeys(("kfold", "k_fold", "gkfold", "stratified_group_kfold"), "group_kfold"),
+    **dict.fromkeys(("hold_out", "random"), "holdout"),
+}
+
+
+def protocol_name(name: str) -> str:
+    """Return the name in `PROTOCOLS` of a protocol that may be called otherwise, such as `loso` or `cross-subject`.
+
+    Raises: UsageError with the names, if there is none.
+    """
+    plain = name.strip().lower().replace("-", "_")
+    found = _OTHER_NAMES.get(plain, plain)
+    if found not in PROTOCOLS:
+        raise UsageError(unknown("protocol", name, PROTOCOLS))
+    return found

@@ -20,6 +20,7 @@ import torch
 from har_pipeline.core.records import VideoSource
 from har_pipeline.features.job import file_of, num_cores
 from har_pipeline.features.lanes import Attempt, Lane
+from har_pipeline.features.seen import seen_of_video
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.video.clip_worker import Chunk, ClipPlan, DecodeTask, DecodeWorker, Done, Message, OfRow
 from har_pipeline.video.flow.compute import compute_flow
@@ -37,6 +38,8 @@ class Progress:
     already: int = 0
     done: int = 0
     failed: int = 0
+    # Clips whose features are there, also of videos that are not done.
+    clips: int = 0
     # Seconds that the main process spent waiting for decoders, on flow, on the net, and waiting for the writer.
     stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("decode", "flow", "device", "write"), 0.0))
 
@@ -228,6 +231,7 @@ class Engine:
             self._fail(lane, attempt.video_id, reason, attempt.file)
             return
         attempt.rows += len(rows)
+        self.progress.clips += len(rows)
         attempt.last_row = stored[-1:]
         self._submit(lambda: attempt.writer.result().append(stored))
         self._commit_if_complete(lane, attempt)
@@ -261,6 +265,7 @@ class Engine:
         lane.summary.done += 1
         lane.summary.padded += plan.padded
         lane.summary.clips += len(plan.clip_bounds)
+        lane.summary.seen = lane.summary.seen.with_video(*seen_of_video(lane.spec, plan.num_frames, plan.fps))
         if done.notes:
             lane.summary.notes[attempt.video_id] = done.notes
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from har_pipeline.core.errors import ExtractionError
+from har_pipeline.core.errors import ExtractionError, UsageError
 from har_pipeline.core.records import FeatureSpec, VideoRecord
 from har_pipeline.features.engine import Engine, Progress
 from har_pipeline.features.job import shard_of, unfinished
@@ -29,7 +29,7 @@ from har_pipeline.video.preprocess import parse_resize
 def feature_spec(extractor: Extractor, options: ExtractOptions) -> FeatureSpec:
     """Return the spec of the features that this extractor makes with these options.
 
-    Raises: ExtractionError if the resize mode does not give the net's input size, the clips do not fit the net, or flow is
+    Raises: UsageError if the resize mode does not give the net's input size, the clips do not fit the net, or flow is
     asked for from a net on RGB.
     """
     net = extractor.net
@@ -38,16 +38,16 @@ def feature_spec(extractor: Extractor, options: ExtractOptions) -> FeatureSpec:
     try:
         height, width = parse_resize(resize).shape
     except ValueError as error:
-        raise ExtractionError(str(error)) from error
+        raise UsageError(str(error)) from error
     if (height, width) != extractor.input.shape:
         shapes = extractor.input.shape, (height, width)
         wanted, given = ("x".join(map(str, dict.fromkeys(shape[::-1]))) for shape in shapes)
-        raise ExtractionError(f"{net.name} wants {wanted} px, resize {resize!r} gives {given}")
+        raise UsageError(f"{net.name} wants {wanted} px, resize {resize!r} gives {given}")
     shortest, longest = extractor.input.clip_lens
     if not shortest <= clips.clip_len <= longest:
-        raise ExtractionError(f"{net.name} takes clips of {shortest} to {longest} frames, not {clips.clip_len}")
+        raise UsageError(f"{net.name} takes clips of {shortest} to {longest} frames, not {clips.clip_len}")
     if options.flow is not None and extractor.stream != "flow":
-        raise ExtractionError(f"a flow method was given, but {net.name} reads {extractor.stream}")
+        raise UsageError(f"a flow method was given, but {net.name} reads {extractor.stream}")
     return FeatureSpec(
         extractor=net.name,
         weights=extractor.weights,
@@ -75,7 +75,7 @@ def extract(
     """Write the features of all records that `store` lacks, and return what was done.
 
     A video that fails is recorded in the store and in the summary; the others go on.
-    Raises: ExtractionError if the options do not fit the net; StoreError if the store cannot be written.
+    Raises: UsageError if the options do not fit the net; StoreError if the store cannot be written.
     """
     return extract_many(records, store, [(extractor, options or ExtractOptions())], on_progress)[0]
 
@@ -93,7 +93,7 @@ def extract_many(
     rows_of_file_at_once: read the file that neighbouring records share once for all of them, which must name their last
     frames, be sorted by their first ones, and be new to the store; what was odd about the file is noted for the first.
     What concerns the job (fps, workers, decoder, time limit, shard, retry_failed, flow_cache) is read from the first
-    options. Raises: ExtractionError also if two of the feature sets are the same.
+    options. Raises: as `extract`, and ExtractionError if two of the feature sets are the same.
     """
     job = wanted[0][1]
     if any(options.fps != job.fps for _, options in wanted):
@@ -101,8 +101,10 @@ def extract_many(
     specs = [feature_spec(extractor, options) for extractor, options in wanted]
     if len({spec.name for spec in specs}) < len(specs):
         raise ExtractionError("the same features are asked for twice")
-    for spec in specs:
-        store.create_feature_set(spec)
+    if (names := [options.name for _, options in wanted if options.name is not None]) and len(set(names)) < len(names):
+        raise ExtractionError("a name belongs to one feature set")
+    for spec, (_, options) in zip(specs, wanted, strict=True):
+        store.create_feature_set(spec, options.name)
     store.remove_debris()
     cache = FlowCache(job.flow_cache) if job.flow_cache else None
     lanes = [

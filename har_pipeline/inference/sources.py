@@ -22,6 +22,7 @@ from har_pipeline.features.frames import options_of, store_raw_frames
 from har_pipeline.features.local import extract_local, local_options
 from har_pipeline.features.motion import motion_features, motion_options
 from har_pipeline.features.options import MOTION, ExtractOptions
+from har_pipeline.features.seen import little_seen
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import joined_features
 from har_pipeline.inference.load import HeadRun, NetworkRun
@@ -112,6 +113,10 @@ class HeadSources:
             feature_spec(extractor, options).require_equal(spec, str(one.run))
             self._nets[spec.name] = extractor, options
 
+    def extractor(self, spec: FeatureSpec) -> Extractor:
+        """Return the net that makes the features of one of the runs' specs."""
+        return self._nets[spec.name][0]
+
     def fill(self, store: FeatureStore, job: Job) -> None:
         """Make the features of all rows."""
         self._store = store
@@ -158,14 +163,15 @@ class HeadSources:
 
     def _read(self, run: HeadRun, video_id: str) -> FeatureRecord:
         """Return what a run reads of a row: its streams' features, reduced or encoded by its fits, joined."""
-        streams = []
+        streams, notes = [], []
         for stream, fit in zip(run.streams, self._fits[run.path], strict=True):
             spec = stream.spec if fit is None else source_spec(stream.spec, fit.source_dim)
             found = self._store.read(spec.name, video_id)
             streams.append(found if fit is None else derived_record(found, fit, stream.spec.dtype))
+            notes += [*found.decode_notes, little_seen(spec, found.num_frames, found.fps)]
         # Each stream reads the file itself and may note the same.
-        notes = tuple(dict.fromkeys(text for found in streams for text in found.decode_notes))
-        return dataclasses.replace(streams[0], features=joined_features(streams), decode_notes=notes)
+        said = tuple(dict.fromkeys(filter(None, notes)))
+        return dataclasses.replace(streams[0], features=joined_features(streams), decode_notes=said)
 
 
 def _refuse_weights(sources: Sequence[_Source], nets: Sequence[_Source]) -> None:

@@ -412,7 +412,11 @@ def sweep(x_name: str, lines: Sequence[Line]) -> Spec:
         for value, mean, sd in points
     ]
     x: Spec = {"field": "x", "type": "quantitative" if numbers else "ordinal", "title": x_name, "sort": None}
-    x |= {"scale": {"zero": False}} if numbers else {"axis": {"labelAngle": 0, "labelLimit": 110, "grid": False}}
+    if numbers:
+        ticks: Spec = {"values": sorted(set(every))} if len(set(every)) <= 12 else {}
+        x |= {"scale": {"zero": False}, "axis": {"format": "~g", "labelOverlap": True, **ticks}}
+    else:
+        x |= {"axis": {"labelAngle": 0, "labelLimit": 110, "grid": False}}
     y = _value("mean", "video accuracy", scale={"zero": False}, axis={**PERCENT, "tickCount": 5})
     colour = {
         "field": "line",

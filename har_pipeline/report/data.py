@@ -32,7 +32,9 @@ from har_pipeline.evaluation.statistics import Interval, counted, mean_interval
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.report.gallery import Shown, shown_videos
 from har_pipeline.report.words import Fact, OptionRow, describe_features, describe_run, option_rows
-from har_pipeline.training.sweep_table import SUMMARY, PointSummary, read_sweep
+from har_pipeline.training.sweep_table import SUMMARY, Choice, PointSummary, read_sweep
+
+TIMING = "timing.json"  # of `har evaluate --time`
 
 LENGTH_BINS = 8
 CONFUSED = 25
@@ -163,10 +165,11 @@ class FusionResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """A sweep's points."""
+    """A sweep's points, and those that the validation videos of each split chose; none without validation videos."""
 
     name: str
     points: Sequence[PointSummary]
+    choices: Sequence[Choice]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,7 +253,7 @@ def collect_results(
             for path, member in zip(runs, members, strict=True)
             if (path / FUSION_JSON).is_file()
         ],
-        sweeps=[Sweep(name=path.resolve().name, points=read_sweep(path)) for path in sweeps],
+        sweeps=[_sweep(path) for path in sweeps],
     )
 
 
@@ -352,7 +355,7 @@ def _result(
         lengths=lengths,
         curves=curves,
         features=[(name, describe_features(spec, len(runs))) for name, spec in features.items()],
-        facts=describe_run(runs) if runs else [],
+        facts=[*describe_run(runs), *_speed(path)] if runs else [],
         options=option_rows(runs[0]) if runs else [],
         extraction=extraction,
         listed=listed[:LISTED_VIDEOS],
@@ -570,6 +573,19 @@ def _extraction(store: FeatureStore, feature_set: str) -> Extraction:
     )
 
 
+def _speed(path: Path) -> list[Fact]:
+    """Return what `har evaluate --time` measured, if it did."""
+    if not (path / TIMING).is_file():
+        return []
+    found = read_json(path / TIMING, RunError, "measure again with `har evaluate --time`")
+    try:
+        whole, network, videos = float(found["whole_s"]), float(found["network_s"]), int(found["videos"])
+        said = f"{whole:.3g} s a video from the file, {network:.3g} s of the network alone"
+        return [("Speed", f"{said}: means over {counted(videos, 'video')}, one at a time, {found['device']}")]
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path / TIMING}: malformed ({error!r}); measure again with `har evaluate --time`") from error
+
+
 def _comparisons(
     members: Sequence[Member], part: str, grouping: Grouping | None
 ) -> tuple[list[Comparison], list[Fact]]:
@@ -582,6 +598,11 @@ def _comparisons(
             except HarError as error:
                 not_found.append((f"{first.name}, {second.name}", str(error)))
     return found, not_found
+
+
+def _sweep(path: Path) -> Sweep:
+    points, choices = read_sweep(path)
+    return Sweep(name=path.resolve().name, points=points, choices=choices)
 
 
 def _fusion(path: Path, name: str) -> FusionResult:

@@ -311,7 +311,7 @@ def write_dataset(
     flow: bool = False,
     decided_early: bool = False,
     scenarios: Sequence[str] | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
     workers: int | None = None,
 ) -> Path:
     """Write the data set and return the path of its manifest, `out/manifest.csv`, which is written last.
@@ -337,9 +337,9 @@ def write_dataset(
     out.mkdir(parents=True, exist_ok=True)
     jobs = [(s, action, scenario) for s in range(1, num_subjects + 1) for action in ACTIONS for scenario in chosen]
     wanted = _Wanted(out, seed, depth, flow, decided_early)
+    on_progress(0, len(jobs))
     for done, _ in enumerate(_write_all(wanted, jobs, workers), start=1):
-        if on_progress is not None:
-            on_progress(done, len(jobs))
+        on_progress(done, len(jobs))
     facts: dict[str, object] = {
         "generator": "har_pipeline.synthetic",
         "generator_version": GENERATOR_VERSION,

@@ -11,6 +11,7 @@ import numpy as np
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import FeatureSpec, Scores, Split, VideoRecord
 from har_pipeline.datasets.protocols import PROTOCOLS, has_test_part
+from har_pipeline.datasets.splits import unlabelled_videos
 from har_pipeline.datasets.units import SOURCES, units
 from har_pipeline.evaluation.run_folder import features_sha256, files_sha256, labels_sha256
 from har_pipeline.features.fitted import Fit, read_fit, require_same_training_videos
@@ -99,7 +100,7 @@ def load_training_data(
             classes=labels,
             split=split,
             missing=missing,
-            notes=(*table.notes, *_untested_classes(table, parts, labels)),
+            notes=(*table.notes, *unlabelled_videos(records), *_untested_classes(table, parts, labels)),
             feature_sets=streams.names,
             specs=specs,
             fits=fits,

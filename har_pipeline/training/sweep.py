@@ -9,9 +9,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import itertools
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -21,7 +18,7 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
-from har_pipeline.core.errors import ExtractionError, HarError, RunError
+from har_pipeline.core.errors import ExtractionError, HarError, RunError, UsageError
 from har_pipeline.core.processes import working_on
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.evaluation.run_folder import FROM_PYTHON, Origin
@@ -86,17 +83,17 @@ OnDone = Callable[[Point, Sequence[Outcome]], None]
 def plan_points(axes: Sequence[Axis], base: TrainConfig, feature_set: str, out: Path) -> list[Point]:
     """Return every combination of the axes' values, numbers ascending, the last axis fastest.
 
-    feature_set: of all points, unless `features` is an axis. Raises: RunError if nothing is swept, an axis or a value is
+    feature_set: of all points, unless `features` is an axis. Raises: UsageError if nothing is swept, an axis or a value is
     duplicate, values do not go together, or a head does not read what is swept.
     """
     names = [axis.name for axis in axes]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise RunError(f"{', '.join(twice)} given twice: give all values at once, such as 1,2,3")
+        raise UsageError(f"{', '.join(twice)} given twice: give all values at once, such as 1,2,3")
     for axis in axes:
         if len(set(axis.values)) != len(axis.values):
-            raise RunError(f"{axis.name}: duplicate value in {', '.join(map(str, axis.values))}")
+            raise UsageError(f"{axis.name}: duplicate value in {', '.join(map(str, axis.values))}")
     if not axes:
-        raise RunError("nothing is swept: give several values of an option, such as --units 64,128,320")
+        raise UsageError("nothing is swept: give several values of an option, such as --units 64,128,320")
     swept = {axis.name for axis in axes if len(axis.values) > 1} or set(names)
     points = []
     for combination in itertools.product(*(_ordered(axis.values) for axis in axes)):
@@ -108,9 +105,9 @@ def plan_points(axes: Sequence[Axis], base: TrainConfig, feature_set: str, out: 
         try:
             config = dataclasses.replace(base, **chosen)  # type: ignore[arg-type]
         except ValueError as error:
-            raise RunError(f"{name}: {error}") from error
+            raise UsageError(f"{name}: {error}") from error
         if unread := [option for option in swept if option not in (FEATURES, PCA) and not config.reads(option)]:
-            raise RunError(
+            raise UsageError(
                 f"{', '.join(sorted(unread))} has no effect in {name}: the head {config.head} (schedule {config.schedule}) "
                 "does not read it. Sweep it for other heads only, or sweep something else; a residual stack is as wide as "
                 "its input: sweep pca or input_projection"
@@ -293,12 +290,3 @@ def _work(task: Task) -> Made:
 def _start_worker(threads: int) -> None:
     torch.set_num_threads(threads)
     threadpool_limits(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End this worker if the sweep was killed: it would wait for its next task forever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

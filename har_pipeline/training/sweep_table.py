@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from safetensors import safe_open
@@ -101,8 +101,7 @@ def _cell(values: Values, outcome: Outcome) -> Cell:
         seed=outcome.run.seed,
         val_accuracy=summary.val_accuracy,
         accuracy=summary.measured_accuracy,
-        # One draw: the interval is not read.
-        mean_class_accuracy=mean_class_accuracy(confusion, draws=1).value,
+        mean_class_accuracy=mean_class_accuracy(confusion).value,
         num_test=summary.num_test,
         parameters=sum(math.prod(shape) for shape in shapes),
         seconds=summary.seconds,
@@ -192,18 +191,24 @@ def write_sweep(
     return summaries, choices
 
 
-def read_sweep(folder: Path) -> list[PointSummary]:
-    """Return the means of each point that `write_sweep` wrote. Raises: RunError if its sweep.json is missing or malformed."""
+def read_sweep(folder: Path) -> tuple[list[PointSummary], list[Choice]]:
+    """Return the means of each point, and the choices, that `write_sweep` wrote.
+
+    Raises: RunError if its sweep.json is missing or malformed.
+    """
     path = folder / SUMMARY
-    points = read_json(path, RunError, "is it a folder of `har sweep`?").get("points")
-    names = [field.name for field in dataclasses.fields(PointSummary)]
+    values = read_json(path, RunError, "is it a folder of `har sweep`?")
+
+    def entries(kind: Any, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        names = [field.name for field in dataclasses.fields(kind)]
+        return [{**{name: row[name] for name in names}, "values": tuple(row["values"].items())} for row in rows]
+
     try:
-        found = [
-            {**{name: one[name] for name in names}, "values": tuple(one["values"].items())} for one in points or ()
-        ]
-        if not found or not all(one["values"] and isinstance(one["accuracy"], float) for one in found):
+        points = entries(PointSummary, values["points"])
+        if not points or not all(one["values"] and isinstance(one["accuracy"], float) for one in points):
             raise ValueError("no points")
-        return [PointSummary(**one) for one in found]
+        choices = entries(Choice, values["chosen on validation videos"])
+        return [PointSummary(**one) for one in points], [Choice(**one) for one in choices]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{path}: malformed ({error}); run the same sweep again") from error
 

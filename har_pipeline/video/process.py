@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from har_pipeline.core.errors import ExtractionError, VideoError
-from har_pipeline.core.processes import interrupts_kept_back
+from har_pipeline.core.signals import interrupts_kept_back
 
 # Processes that may die in a row before they begin a task; then the job ends.
 MAX_STARTS = 3

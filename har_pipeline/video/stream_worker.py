@@ -31,6 +31,7 @@ class Opened:
     """The first message."""
 
     fps: float
+    frames: int  # as many as there should be, by the file's header or index; 0 if unknown
     notes: tuple[str, ...]
 
 
@@ -48,13 +49,14 @@ def _serve_frames(task: StreamTask, connection: Connection) -> Ended:
 
     if task.stream == "depth":
         video = read_depth(task.path, start=task.start_frame, stop=task.end_frame)
-        send(Opened(video.fps, video.notes))
+        send(Opened(video.fps, len(video.frames), video.notes))
         rows = max(1, BLOCK_BYTES // video.frames[0].nbytes)
         for start in range(0, len(video.frames), rows):
             send(video.frames[start : start + rows])
         return Ended(())
     info = probe(task.path)
-    send(Opened(info.fps, (*info.notes, *info.timing.notes)))
+    announced = max(0, min(info.announced_frames, task.end_frame or info.announced_frames) - task.start_frame)
+    send(Opened(info.fps, announced, (*info.notes, *info.timing.notes)))
     reader = FrameReader(task.path, start=task.start_frame, stop=task.end_frame, info=info)
     block: list[np.ndarray] = []
     for _, frame in reader:
@@ -83,11 +85,13 @@ def read_frames(
     time_limit_s: float = TIME_LIMIT_S,
     memory_limit_gb: float = MEMORY_LIMIT_GB,
     on_open: Callable[[float], None] = lambda fps: None,
+    on_count: Callable[[int], None] = lambda frames: None,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> Iterator[np.ndarray]:
     """Yield the frames `[start, stop)` of a video, one by one: (H, W, 3) uint8 RGB, or (H, W) uint16 mm of depth.
 
-    on_open: called with the frames/s before the first frame; on_note: with what is odd about the file. The limits are those
+    on_open: called with the frames/s before the first frame; on_count: with how many frames there should be, 0 if the file
+    does not say; on_note: with what is odd about the file. The limits are those
     of `JobOptions`. Memory does not grow with an RGB video; depth is read as a whole first.
     Raises: VideoError if the file cannot be read, also after some of its frames.
     """
@@ -113,6 +117,7 @@ def read_frames(
                     for text in message.notes:
                         on_note(text)
                     on_open(message.fps)
+                    on_count(message.frames)
                 case Ended():
                     for text in message.notes:
                         on_note(text)

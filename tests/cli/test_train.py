@@ -14,6 +14,7 @@ from feature_sets import blobs, feature_store
 from typer.testing import CliRunner
 
 from har_pipeline.cli import app
+from har_pipeline.cli.output import reporter
 from har_pipeline.cli.progress import SHOWN_AT_MOST, sweep_table, training_table
 from har_pipeline.core.records import Split, VideoSource
 from har_pipeline.evaluation.run_folder import RunSummary
@@ -55,9 +56,14 @@ def har(work: Path, command: str, *arguments: str, code: int = 0) -> tuple[str, 
 def test_folds_and_repeats_are_one_job_that_goes_on(work: Path, tmp_path: Path) -> None:
     command = ("--features", "drawn-rgb", "--split", "all", "--repeats", "2", "-o", str(tmp_path / "job"))
     out, err = har(work, "train", *command)
-    assert out.count("test video accuracy") == 4
-    assert f"next: har evaluate {tmp_path / 'job'}" in out
-    assert "[3/4] split 0, seed 1: test video accuracy" in err
+    lines = out.splitlines()
+    folders = [f"{tmp_path / 'job'}/seed{seed}/split{fold}: " for seed in range(2) for fold in range(2)]
+    assert [line[: len(folder)] for line, folder in zip(lines, folders, strict=False)] == folders
+    accuracies = [float(re.findall(r"test video accuracy ([\d.]+)%", line)[0]) for line in lines[:4]]
+    mean, sd = np.mean(accuracies), np.std(accuracies, ddof=1)
+    assert lines[4] == f"mean over 2 splits, 2 seeds: test video accuracy {mean:.1f}%, sd {sd:.1f}%"
+    assert lines[5:] == [f"next: har evaluate {tmp_path / 'job'}"]
+    assert "test video accuracy" not in err
     for seed in range(2):
         for fold in range(2):
             run = load_run(tmp_path / f"job/seed{seed}/split{fold}")
@@ -69,8 +75,11 @@ def test_folds_and_repeats_are_one_job_that_goes_on(work: Path, tmp_path: Path) 
     for path in (tmp_path / "job/seed1/split0").iterdir():
         path.unlink()
     out, err = har(work, "train", *command)
-    assert err.count("already trained, kept") == 3
-    assert out.count("test video accuracy") == 4
+    assert "3 of 4 runs: already trained, kept (--overwrite trains them again)" in err
+    assert out.count("test video accuracy") == 5
+    out, err = har(work, "train", *command, "--json")
+    assert len(json.loads(out)) == 4
+    assert err.count("test video accuracy") == 4
     out, _ = har(work, "evaluate", str(tmp_path / "job"))
     assert "mean over 2 repeats, of each over its folds: video accuracy" in out
     result = json.loads(har(work, "evaluate", str(tmp_path / "job"), "--json")[0])
@@ -183,18 +192,32 @@ def summary_of(job: PlannedRun) -> RunSummary:
     )  # fmt: skip
 
 
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Rich take stderr for a terminal."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+
+
+def nothing(outcome: Outcome) -> None:
+    """Report no result."""
+
+
+@pytest.mark.usefixtures("terminal")
 def test_a_terminal_gets_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     jobs = jobs_of(3)
-    with training_table(jobs, 4, live=True) as (on_epoch, on_done):
+    with training_table(jobs, 4, reporter("lstm", False), live=True) as (on_epoch, on_done):
         on_done(Outcome(jobs[0], summary_of(jobs[0]), kept=True))
         on_done(Outcome(jobs[1], summary_of(jobs[1]), kept=False))
         on_epoch(jobs[2], Epoch(2, 0.1, 0.5, 0.625, 0.5, 0.75, 0.1))
-    shown = capsys.readouterr().err
+    out, shown = capsys.readouterr()
+    # Once the table is gone, each result once.
+    assert [line.partition(":")[0] for line in out.splitlines()] == ["out/split0", "out/split1"]
     assert "2 of 3 runs finished" in shown
     for text in ("kept", "done", "training", "2/4", "62.5%", "75.0%", "87.5%"):
         assert text in shown, text
 
 
+@pytest.mark.usefixtures("terminal")
 def test_values_of_a_sweep_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     values = (("column", "[bold]x_a[/] \x1b[31m"),)
     point = Point(values=values, config=TrainConfig(), feature_set="", pca=None, folder=Path("out"))
@@ -203,9 +226,10 @@ def test_values_of_a_sweep_are_no_markup(capsys: pytest.CaptureFixture[str]) -> 
     assert "[bold]x_a[/] \\x1b[31m" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("terminal")
 def test_a_long_table_shows_the_runs_around_the_one_that_trains(capsys: pytest.CaptureFixture[str]) -> None:
     jobs = jobs_of(100)
-    with training_table(jobs, 4, live=True) as (on_epoch, on_done):
+    with training_table(jobs, 4, nothing, live=True) as (on_epoch, on_done):
         for job in jobs[:60]:
             on_done(Outcome(job, summary_of(job), kept=False))
         on_epoch(jobs[60], Epoch(2, 0.1, 0.5, 0.625, None, None, 0.1))
@@ -216,14 +240,36 @@ def test_a_long_table_shows_the_runs_around_the_one_that_trains(capsys: pytest.C
 
 def test_elsewhere_a_line_for_each_run(capsys: pytest.CaptureFixture[str]) -> None:
     jobs = jobs_of(2)
-    with training_table(jobs, 4, live=False) as (on_epoch, on_done):
+    with training_table(jobs, 4, reporter("lstm", False), live=False) as (on_epoch, on_done):
         on_epoch(jobs[0], Epoch(1, 0.1, 0.5, 0.625, None, None, 0.1))
         for number, job in enumerate(jobs):
             on_done(Outcome(job, summary_of(job), kept=number == 1))
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("[1/2] split 0, seed 0: test video accuracy 87.5% on 8 videos")
-    assert "out/split1: already trained, kept" in lines[1]
-    assert len(lines) == 2
+    out, err = capsys.readouterr()
+    described = "test video accuracy 87.5% on 8 videos (9 train, 0 val), 1.5 s"
+    assert out.splitlines() == [
+        f"out/split0: lstm, {described}",
+        f"out/split1: lstm, {described}",
+    ]
+    assert not err
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_elsewhere_epochs_say_how_long_it_takes(
+    runs: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("har_pipeline.cli.progress.QUIET_S", 0.0)
+    monkeypatch.setattr("har_pipeline.cli.progress.EVERY_S", 0.0)
+    jobs = jobs_of(runs)
+    with training_table(jobs, 4, nothing, live=False) as (on_epoch, on_done):
+        for job in jobs:
+            for number in range(1, 5):
+                on_epoch(job, Epoch(number, 0.1, 0.5, 0.625, None, None, 0.1))
+            on_done(Outcome(job, summary_of(job), kept=False))
+    err = capsys.readouterr().err
+    if runs == 1:
+        assert re.search(r"^train: 2 of 4 epochs, .* left, loss 0.500, 62.5%$", err, re.M)
+    else:
+        assert re.search(r"^train: 1 of 3 runs, .* left, split 1, seed 0, epoch 2/4, loss 0.500, 62.5%$", err, re.M)
 
 
 def test_a_split_of_another_manifest_is_noted(work: Path, tmp_path: Path) -> None:
@@ -255,9 +301,9 @@ def test_split_options_without_effect_are_noted(work: Path, tmp_path: Path) -> N
     train = ("train", manifest, str(work / "store.zarr"), "--features", "drawn-rgb", "--head", "mean_pool")
     out = ("-o", str(tmp_path / "run"), "--overwrite")
     assert notes_of(*train, *out, "--test-fraction", "0.4") == []
-    assert notes_of(*train, *out, "--protocol", "group_kfold", "--column", "split", "--test-fraction", "0.3") == [
-        "the protocol group_kfold does not read --test-fraction, --column"
-    ]
+    assert notes_of(
+        *train, *out, "--protocol", "group_kfold", "--split", "0", "--column", "split", "--test-fraction", "0.3"
+    ) == ["the protocol group_kfold does not read --test-fraction, --column"]
     assert notes_of("splits", "show", manifest, "--num-folds", "5") == [
         "the protocol holdout does not read --num-folds"
     ]
@@ -373,3 +419,54 @@ def test_the_most_confident_mistakes_are_shown_and_results_go_where_asked(work: 
     assert "mistakes.csv" in out
     _, err = har(work, "evaluate", str(tmp_path / "job"), "--out", str(tmp_path / "job/seed0/split0"), code=1)
     assert "holds another run or fusion" in err
+
+
+def test_rows_without_a_label_are_left_out_and_told_of(work: Path, tmp_path: Path) -> None:
+    """In the run as well: its head is the one trained without these rows."""
+    text = (work / "manifest.csv").read_text()
+    mixed = tmp_path / "mixed.csv"
+    mixed.write_text(text + "".join(f"n{n},,videos/n{n}.avi,s{n}\n" for n in range(7)))
+    said = "NOTE: 7 of 31 videos of the manifest have no label and are left out: n0, n1, n2, n3, n4, ..."
+    infos = []
+    for number, manifest in enumerate((work / "manifest.csv", mixed)):
+        command = [
+            "train",
+            manifest,
+            work / "store.zarr",
+            "--features",
+            "drawn-rgb",
+            *FAST,
+            "-o",
+            tmp_path / f"run{number}",
+        ]
+        done = CliRunner().invoke(app, [*map(str, command)])
+        assert done.exit_code == 0, done.output
+        assert done.stderr.count(said) == number
+        infos.append(json.loads((tmp_path / f"run{number}/run.json").read_text()))
+    assert [said.removeprefix("NOTE: ") in info["summary"]["notes"] for info in infos] == [False, True]
+    assert (tmp_path / "run0/scores.csv").read_bytes() == (tmp_path / "run1/scores.csv").read_bytes()
+    shown = CliRunner().invoke(app, ["splits", "show", str(mixed), "--protocol", "loso", "--val-fraction", "0"])
+    assert said in shown.stderr
+    none = tmp_path / "none.csv"
+    none.write_text("video_id,label,path\n" + "".join(f"n{n},,n{n}.avi\n" for n in range(3)))
+    _, error = har(work, "splits", "show", str(none), code=1)
+    assert "none of the 3 videos of the manifest has a label" in error
+
+
+def test_split_files_that_differ_are_not_overwritten(work: Path, tmp_path: Path) -> None:
+    command = ("splits", "write", str(work / "manifest.csv"), "-o", str(tmp_path), "--protocol", "logo")
+    _, error = har(work, *command, code=1)
+    assert "leave_one_group_out needs column 'group'" in error
+    command = (*command[:-1], "loso", "--val-fraction", "0")
+    har(work, *command)
+    files = sorted(tmp_path.iterdir())
+    assert [file.name for file in files] == [f"leave_one_subject_out-{n}.json" for n in range(8)]
+    har(work, *command)
+    edited = files[2].read_text().replace('"seed": 0', '"seed": 5')
+    files[2].write_text(edited)
+    _, error = har(work, *command, code=1)
+    assert "leave_one_subject_out-2.json exists and differs" in error
+    assert "--overwrite" in error
+    assert files[2].read_text() == edited
+    har(work, *command, "--overwrite")
+    assert '"seed": 0' in files[2].read_text()

@@ -20,6 +20,7 @@ from har_pipeline.features.store import FeatureStore
 from har_pipeline.inference.load import load_run
 from har_pipeline.training.history import Epoch
 from har_pipeline.training.jobs import Outcome, PlannedRun
+from har_pipeline.training.networks.fit import BatchProgress
 
 SUBJECTS = (1, 2, 3, 6)
 FAST = ("--width", "0.05", "--epochs", "2", "--batch-size", "4", "--device", "cpu", "--workers", "1")
@@ -47,7 +48,7 @@ def har(*arguments: str, code: int = 0) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def run(ntu: Path) -> Path:
-    out, err = har("train-video", str(ntu / "manifest.csv"), "--protocol", "xsub", "-o", str(ntu / "run"), *FAST)
+    out, err = har("train-video", str(ntu / "manifest.csv"), "-o", str(ntu / "run"), *FAST)  # the ids are NTU RGB+D's
     assert "frames of 16 videos prepared" in err
     assert "epoch 2/2: loss" in err
     assert "0.05 times the paper's filters" in err
@@ -151,7 +152,7 @@ def test_folds_and_repeats(ntu: Path, run: Path, tmp_path: Path) -> None:
     out, err = har(*fast, "--json")
     assert len(json.loads(out)) == 4
     _, err = har(*fast)
-    assert err.count("already trained, kept") == 4
+    assert "4 of 4 runs: already trained, kept" in err
     out, _ = har("evaluate", str(tmp_path / "job"))
     assert "mean over 4 splits" in out
     assert "all test videos of these splits pooled" in out
@@ -193,14 +194,29 @@ def test_stopped_by_hand_it_can_be_continued(
 
 
 @pytest.mark.parametrize("silent", [False, True])
-def test_one_of_several_processes_tells_what_was_kept(
-    ntu: Path, run: Path, silent: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_of_several_processes_reports(ntu: Path, run: Path, silent: bool) -> None:
     job = PlannedRun(load_run(run).split, 0, run)
     info = json.loads((run / "run.json").read_text())["summary"]
-    with training_bar([job], 2, silent=silent) as (_, _, on_done):
+    reported: list[Outcome] = []
+    with training_bar([job], 2, reported.append, silent=silent) as (_, _, on_done):
         on_done(Outcome(job, RunSummary(**info, path=run), kept=True))
-    assert ("already trained, kept" in capsys.readouterr().err) is not silent
+    assert len(reported) == (not silent)
+
+
+def test_batches_say_how_long_it_takes(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("har_pipeline.cli.progress.QUIET_S", 0.0)
+    monkeypatch.setattr("har_pipeline.cli.progress.EVERY_S", 0.0)
+    split = load_run(run).split
+    for jobs in ([PlannedRun(split, 0, run)], [PlannedRun(split, seed, run / str(seed)) for seed in range(3)]):
+        with training_bar(jobs, 2, lambda outcome: None) as (_, on_batch, _):
+            for batch in range(1, 5):
+                on_batch(jobs[0], BatchProgress(1, 2, batch, 10, 1.25, 0.5, 1e-3))
+        err = capsys.readouterr().err
+        where = "4 of 20 batches" if len(jobs) == 1 else "0 of 3 runs"
+        name = "" if len(jobs) == 1 else "split 0, seed 0, "
+        assert re.search(rf"^train: {where}, .*/s, .* left, {name}epoch 1/2: loss 1.250, 50.0%", err, re.M), err
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
-from har_pipeline.core.errors import SplitError
+from har_pipeline.core.errors import SplitError, UsageError
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.datasets.builders import build_manifest, kth_rule_records
 from har_pipeline.datasets.official_lists import read_hmdb51_lists, read_ucf101_lists
-from har_pipeline.datasets.protocols import PROTOCOLS
+from har_pipeline.datasets.protocols import PROTOCOLS, default_protocol
 from har_pipeline.datasets.splits import (
     SplitChoice,
     check_split,
@@ -22,7 +22,9 @@ from har_pipeline.datasets.splits import (
     describe_splits,
     make_splits,
     odd_validation_share,
+    protocol_splits,
     read_split_file,
+    unlabelled_videos,
     unread_column,
     unused_videos,
     write_split_file,
@@ -171,12 +173,59 @@ def test_xview_shares_subjects_with_the_test_side_only() -> None:
         ("group_kfold", {}, "cannot make 5 folds of 1 subjects or groups"),
         ("column", {}, "column 'split' must contain train and test"),
         ("holdout", {}, "cannot divide 1 subjects, groups or files"),
-        ("twofold", {}, "unknown protocol 'twofold'; choose from: kth_original"),
     ],
 )
 def test_protocols_that_do_not_fit(protocol: str, columns: dict[str, str], message: str) -> None:
     with pytest.raises(SplitError, match=message):
         make_splits([video("a", **columns)], protocol)
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol"),
+    [
+        ("loso", "leave_one_subject_out"),
+        ("LOGO", "leave_one_group_out"),
+        ("cross-subject", "xsub"),
+        ("X-View", "xview"),
+    ],
+)
+def test_protocols_are_known_by_other_names(name: str, protocol: str) -> None:
+    assert SplitChoice(protocol=name).protocol == protocol
+    if protocol == "leave_one_subject_out":
+        splits = make_splits(crossed("subject", ["a", "b"]), name, val_fraction=0)
+        assert {split.protocol for split in splits} == {protocol}
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("hold-out2", "holdout"), ("kth", "kth_original"), ("leave_one_out", "leave_one")]
+)
+def test_unknown_protocols_name_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(UsageError, match=f"unknown protocol '{name}'; did you mean '{near}.*choose from: kth_original"):
+        make_splits([video("a")], name)
+    with pytest.raises(UsageError, match="unknown protocol 'twofold'; choose from"):
+        SplitChoice(protocol="twofold")
+
+
+def test_videos_without_a_label_are_in_no_split(tmp_path: Path) -> None:
+    records = crossed("subject", ["a", "b", "c"])
+    nameless = [video(f"n{n}", "", subject="d") for n in range(7)]
+    splits = make_splits([*nameless, *records], "leave_one_subject_out", val_fraction=0)
+    assert splits == make_splits(records, "leave_one_subject_out", val_fraction=0)
+    note = "7 of 13 videos of the manifest have no label and are left out: n0, n1, n2, n3, n4, ..."
+    assert unlabelled_videos([*records, *nameless]) == [note]
+    assert unlabelled_videos(records) == unused_videos(splits, [*records, *nameless]) == []
+    with pytest.raises(SplitError, match="none of the 7 videos of the manifest has a label: fill in the column label"):
+        make_splits(nameless, "holdout")
+    with pytest.raises(SplitError, match="1 test videos have no label in the manifest: n0"):
+        check_split(replace(splits[0], test=("n0",)), [*records, *nameless])
+
+
+@pytest.mark.parametrize(("name", "what"), [("m.csv", "a manifest"), ("film.mp4", "a video file"), ("", "a folder")])
+def test_what_is_no_split_file_is_told(tmp_path: Path, name: str, what: str) -> None:
+    if name:
+        (tmp_path / name).write_text("video_id,path,label\n")
+    with pytest.raises(SplitError, match=f"not a split file.*{what}|{what}, not a split file"):
+        read_split_file(tmp_path / name)
 
 
 @pytest.mark.parametrize("column", ["group", "subject"])
@@ -522,3 +571,37 @@ def test_the_split_of_a_file_names_the_manifest_it_is_used_with(tmp_path: Path) 
     (chosen,), notes = choose_splits(SMALL, SplitChoice(split_file=tmp_path / "split.json"), "0" * 64)
     assert chosen.manifest_sha256 == "0" * 64
     assert "was written for another manifest" in notes[0]
+
+
+def ntu(*subjects: int) -> list[VideoRecord]:
+    ids = [f"S001C001P{subject:03d}R001A{action:03d}" for subject in subjects for action in (1, 2)]
+    return [video(one, one[-4:], subject=one[9:12]) for one in ids]
+
+
+def test_the_default_protocol_is_ntu_rgb_d_s_for_its_ids_only() -> None:
+    assert default_protocol(ntu(1, 2, 3, 6)) == "xsub"
+    # Of NTU RGB+D 120, of one side of the protocol only, of another data set with subjects.
+    for records in (ntu(1, 3, 41), ntu(1, 2), ntu(3, 6), SMALL, [*ntu(1, 3), *SMALL]):
+        assert default_protocol(records) == "holdout"
+    assert [split.protocol for split in protocol_splits(ntu(1, 2, 3, 6), SplitChoice())] == ["xsub"]
+    assert SplitChoice().unread(ntu(1, 2, 3, 6)) == ["num_folds", "test_fraction", "column"]
+    assert SplitChoice().unread(SMALL) == ["num_folds", "column"]
+
+
+def test_validation_videos_are_taken_by_default_where_they_are_read() -> None:
+    assert SplitChoice().with_validation(True).val_fraction == 0.2
+    assert SplitChoice().with_validation(False).val_fraction == 0.0
+    assert SplitChoice(val_fraction=0.1).with_validation(True).val_fraction == 0.1
+    assert SplitChoice(val_fraction=0.0).with_validation(True).val_fraction == 0.0
+
+
+def test_one_of_several_splits_is_noted_unless_it_was_asked_for() -> None:
+    folds = SplitChoice(protocol="leave_one_group_out", val_fraction=0.0)
+    records = crossed("group", ["a", "b", "c"])
+    (one,), (note,) = choose_splits(records, folds)
+    assert one.index == 0
+    assert (
+        "leave_one_group_out has 3 splits and this is split 0 only; its result is the mean over all (--split all)"
+        in note
+    )
+    assert choose_splits(records, replace(folds, split="0"))[1] == []

@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -127,16 +128,45 @@ def test_wilson_refuses_impossible_counts(successes: int, trials: int) -> None:
         wilson_interval(successes, trials)
 
 
-def test_the_interval_of_the_mean_class_agrees_with_redrawing_videos_one_by_one() -> None:
-    confusion = 10 * np.array([[30, 10, 0], [5, 12, 3], [0, 1, 9]])
-    interval = mean_class_accuracy(confusion)
-    rng = np.random.default_rng(1)
-    hits = [np.repeat([1, 0], [confusion[k, k], confusion[k].sum() - confusion[k, k]]) for k in range(3)]
-    draws = [np.mean([rng.choice(h, len(h)).mean() for h in hits]) for _ in range(4000)]
-    assert interval.value == pytest.approx((30 / 40 + 12 / 20 + 9 / 10) / 3)
-    assert interval.low == pytest.approx(np.quantile(draws, 0.025), abs=0.01)
-    assert interval.high == pytest.approx(np.quantile(draws, 0.975), abs=0.01)
-    assert mean_class_accuracy(confusion) == interval
+@pytest.mark.parametrize("right", [(9, 9, 5), (10, 10, 10), (0, 0, 0), (10, 10, 0)])
+def test_of_classes_of_one_size_the_mean_class_has_the_interval_of_the_video_accuracy(right: tuple[int, ...]) -> None:
+    """It once ended at the value itself, or near it, and was another."""
+    confusion = np.array([[right[0], 10 - right[0], 0], [0, right[1], 10 - right[1]], [10 - right[2], 0, right[2]]])
+    interval, whole = mean_class_accuracy(confusion), wilson_interval(sum(right), 30)
+    assert (interval.value, interval.low, interval.high) == pytest.approx((whole.value, whole.low, whole.high))
+
+
+def test_videos_of_small_classes_widen_the_interval_of_the_mean_class() -> None:
+    small, even = (np.diag(sizes) + np.ones((2, 2), int) - np.eye(2, dtype=int) for sizes in ((2, 58), (30, 30)))
+    widths = [found.high - found.low for found in (mean_class_accuracy(small), mean_class_accuracy(even))]
+    assert widths[0] > 2 * widths[1]
+    absent = np.pad(even, ((0, 1), (0, 1)))  # a class without videos
+    assert mean_class_accuracy(absent) == mean_class_accuracy(even)
+
+
+@pytest.mark.parametrize(
+    ("videos", "accuracies"),
+    [
+        ([3] * 101, [0.9] * 101),
+        ([3] * 101, np.linspace(0.5, 1, 101)),
+        ([1] * 20, [0.8] * 20),
+        ([10] * 6, [1, 1, 0.95, 0.9, 0.6, 0.5]),
+        ([2, 3, 5, 10, 30, 80], [0.99, 0.98, 0.95, 0.9, 0.7, 0.6]),
+        ([37] * 101, np.linspace(0.6, 1, 101)),
+    ],
+    ids=["few videos", "few, classes differ", "one each", "as in the papers", "odd sizes", "UCF-101"],
+)
+def test_the_interval_of_the_mean_class_holds_the_truth(videos: list[int], accuracies: Sequence[float]) -> None:
+    """In 95 of 100 test sets drawn from known accuracies. An earlier rule held it in 47 to 95 of them."""
+    rng = np.random.default_rng(0)
+    sizes, held, trials = np.array(videos), 0, 600
+    for _ in range(trials):
+        right = rng.binomial(sizes, accuracies)
+        confusion = np.diag(right)
+        confusion[np.arange(len(sizes)), np.arange(len(sizes)) - 1] += sizes - right
+        found = mean_class_accuracy(confusion)
+        held += found.low <= np.mean(accuracies) <= found.high
+    assert held / trials > 0.93
 
 
 def test_the_interval_of_the_mean_class_is_never_empty() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,13 +15,14 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """Playwright's Chromium, or the one of the system. What it does is of no interest to the network."""
+    """Playwright's Chromium, or the one of the system; without one the tests are skipped, by `make browser-test` they fail."""
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
         own = Path(playwright.chromium.executable_path)
         path = str(own) if own.exists() else next(filter(None, map(shutil.which, NAMES)), None)
         if path is None:
-            pytest.skip("no Chromium: apt install chromium, or python -m playwright install chromium")
+            absent = pytest.fail if os.environ.get("HAR_BROWSER") == "required" else pytest.skip
+            absent("no Chromium: apt install chromium, or python -m playwright install chromium")
         found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield found
         found.close()

@@ -170,7 +170,7 @@ def test_the_matrix_has_every_mistake_and_is_zoomed(page_file: Path, runs: list[
     assert cells.count() == int((best.confusion > 0).sum())
     mistakes = matrix.locator('svg .mark-rect path[fill="var(--wrong)"]')
     assert mistakes.count() == int((best.confusion > 0).sum() - (best.confusion.diagonal() > 0).sum())
-    texts = matrix.locator("svg .mark-text text").all_text_contents()
+    texts = matrix.locator("svg .role-mark.mark-text text").all_text_contents()
     assert sorted(map(int, texts)) == sorted(int(n) for n in best.confusion.ravel() if n)
     width = matrix.locator("svg").bounding_box()["width"]
     matrix.get_by_role("button", name="Larger").click()
@@ -181,7 +181,7 @@ def test_the_matrix_has_every_mistake_and_is_zoomed(page_file: Path, runs: list[
     page.wait_for_function("document.querySelector('details.run[open] [data-shown=shares]').ariaPressed === 'true'")
     shares = best.confusion / best.confusion.sum(axis=1, keepdims=True)
     page.wait_for_function(
-        "wanted => [...document.querySelectorAll('details.run[open] .matrix .mark-text text')]"
+        "wanted => [...document.querySelectorAll('details.run[open] .matrix .role-mark.mark-text text')]"
         ".some(one => one.textContent == wanted)",
         arg=f"{100 * shares.max():.0f}",
     )
@@ -250,7 +250,7 @@ def test_labels_names_and_notes_that_hold_html_are_text(tmp_path: Path, open_pag
     labels = page.locator(".matrix svg .role-axis-label text").all_text_contents()
     assert any(text.startswith("<img src=x") for text in labels)
     assert "49" not in labels
-    page.locator(".matrix svg .mark-text text").first.hover()
+    page.locator(".matrix svg .role-mark.mark-text text").first.hover()
     page.locator("#vg-tooltip-element.visible").wait_for()
     assert page.locator("#vg-tooltip-element img").count() == 0
 

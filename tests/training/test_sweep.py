@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from har_pipeline.cli import app
 from har_pipeline.cli.progress import sweep_table
-from har_pipeline.core.errors import RunError
+from har_pipeline.core.errors import RunError, UsageError
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.evaluation.scores import read_scores
 from har_pipeline.features.pack import open_features, pack_features
@@ -90,7 +90,7 @@ def test_values_are_read_as_their_option_wants_them() -> None:
     ],
 )
 def test_values_that_are_none(name: str, text: str, message: str) -> None:
-    with pytest.raises(RunError, match=message):
+    with pytest.raises(UsageError, match=message):
         parse_axis(name, text)
 
 
@@ -127,7 +127,7 @@ def test_a_plan_has_every_combination_in_order() -> None:
     ],
 )
 def test_plans_that_make_no_sense(axes: list[Axis], message: str) -> None:
-    with pytest.raises(RunError, match=message):
+    with pytest.raises(UsageError, match=message):
         plan_points(axes, BASE, "", Path("out"))
 
 
@@ -352,7 +352,10 @@ def test_a_failed_run_is_an_exit_code(work: Path, tmp_path: Path) -> None:
     assert CliRunner().invoke(app, arguments(work, tmp_path / "out", "--set", "units")).exit_code == 2
 
 
-def test_a_terminal_shows_a_table(task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_terminal_shows_a_table(
+    task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # Rich takes stderr for a terminal
     points = plan_points([UNITS], BASE, task.name, tmp_path / "out")
     with sweep_table(points, 2, live=True) as on_done:
         task.run(points, splits=2, on_done=on_done)

@@ -16,10 +16,11 @@ import pooch
 import torch
 from safetensors import safe_open
 
-from har_pipeline.core.errors import WeightsError
+from har_pipeline.core.errors import UsageError, WeightsError
 from har_pipeline.core.files import cached_weights, file_sha256, weights_cache
 from har_pipeline.core.known_files import find_used, remember
 from har_pipeline.core.records import Stream, TrainedOn
+from har_pipeline.core.text import did_you_mean
 from har_pipeline.models.extractors.base import Net, Preprocess, Weights
 from har_pipeline.models.state import key_differences
 
@@ -50,7 +51,8 @@ class FoundWeights:
 def find_weights(net: Net, choice: str | None, layer: str, stream: Stream, seed: int) -> FoundWeights:
     """Return the weights named by `choice`: a name of `net.weights`, a file, `random`, or None for the net's default.
 
-    Raises: WeightsError if the choice is unknown, a file is missing, a download fails, or its hash is not the published one.
+    Raises: UsageError if the choice is unknown, WeightsError if a file is missing, a download fails, or its hash is not the
+    published one.
     """
     default = net.inputs[stream].weights
     choice = choice or default
@@ -62,12 +64,14 @@ def find_weights(net: Net, choice: str | None, layer: str, stream: Stream, seed:
             raise WeightsError(f"{net.name} weights {choice!r} end before layer {layer}; they reach {weights.layers}")
         if weights.stream != stream:
             raise WeightsError(f"{net.name} weights {choice!r} are for {weights.stream}, not for {stream}")
-        path = _published_file(net, choice, weights)
+        path = published_file(net, choice)
         return FoundWeights(path, f"sha256:{file_sha256(path)}", weights.preprocess)
     path = Path(choice).expanduser()
     if not path.is_file():
-        raise WeightsError(
-            f"{net.name}: {choice!r} is neither a file nor one of {', '.join([*net.weights, 'random'])} (see `har models`)"
+        names = [*net.weights, "random"]
+        raise UsageError(
+            f"{net.name}: {choice!r} is neither a file nor one of {', '.join(names)}; {did_you_mean(choice, names)}(see "
+            "`har models`)"
         )
     sha256 = file_sha256(path)
     remember(path, sha256)
@@ -94,11 +98,19 @@ def weights_with_hash(net: Net, stream: Stream, sha256: str) -> str | None:
     return str(used) if used is not None else next(iter(published), None)
 
 
-def _published_file(net: Net, name: str, weights: Weights) -> Path:
+def published_file(net: Net, name: str) -> Path:
+    """Return the file of a net's published weights, downloaded into the cache if it is not there, its hash checked.
+
+    Raises: WeightsError if the net has no such weights, the cache cannot be used, the download fails, or the hash differs.
+    """
+    if name not in net.weights:
+        raise WeightsError(f"{net.name} has no weights {name!r}; it has: {', '.join(net.weights)}")
+    weights = net.weights[name]
     if weights.packaged is not None:
         path = weights.packaged()
     else:
-        path = cached_weights(weights.url.rsplit("/", 1)[1])
+        assert weights.file is not None
+        path = cached_weights(weights.file)
         if not path.exists():
             _download(net, name, weights, path)
     found = file_sha256(path)
@@ -127,11 +139,20 @@ def _download(net: Net, name: str, weights: Weights, path: Path) -> None:
         pooch.retrieve(weights.url, known_hash=None, fname=path.name, path=path.parent)
     except Exception as error:
         raise WeightsError(
-            f"{net.name}: cannot download {weights.url} ({type(error).__name__}: {error}). Download it on another "
+            f"{net.name}: cannot download {weights.url} ({_why(error)}). Download it on another "
             f"machine and give the file with `--weights PATH`, or put it at {path} (HAR_CACHE moves that folder)"
         ) from error
     if not weights.sha256 and not weights.md5:
         log.warning("no hash is published for %s; this file's sha256 is %s", weights.url, file_sha256(path))
+
+
+def _why(error: Exception) -> str:
+    """Return why a download failed: of an error that the library wrapped in others, what the innermost says."""
+    inner = error.args[0] if error.args and isinstance(error.args[0], Exception) else error
+    reason = getattr(inner, "reason", inner)
+    # The library begins with the object that failed: HTTPSConnection(host=..., port=443): Failed to resolve ...
+    said = " ".join(str(reason).split()).split("): ", 1)[-1]
+    return said if reason is not error else f"{type(error).__name__}: {said}"
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:

@@ -1,7 +1,7 @@
 "use strict";
 // Charts, tables, the matrix and the gallery of a report. No framework; nothing is read from the network.
 (() => {
-  const specs = JSON.parse(document.getElementById("charts").textContent);
+  const specs = JSON.parse(document.getElementById("charts")?.textContent || "{}");
   const text = { labelColor: "var(--ink)", titleColor: "var(--muted)", labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500 };
   const config = {
     aria: false, // each chart is named as a whole, and its numbers are in tables
@@ -86,11 +86,11 @@
       return number === undefined ? cell.textContent.trim().toLowerCase() : number === "" ? null : Number(number);
     };
     heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
-      const down = head.getAttribute("aria-sort") === "ascending" || (!head.hasAttribute("aria-sort") && head.classList.contains("number"));
+      const before = head.getAttribute("aria-sort");
+      const down = before ? before === "ascending" : head.classList.contains("number");
       for (const other of heads) other.removeAttribute("aria-sort");
-      head.setAttribute("aria-sort", down && head.dataset.last !== "descending" ? "descending" : "ascending");
-      head.dataset.last = head.getAttribute("aria-sort");
-      const sign = head.dataset.last === "ascending" ? 1 : -1;
+      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      const sign = down ? -1 : 1;
       const rows = [...body.rows].map((row) => [value(row, column), row]);
       const empty = (one) => one === null || one === "";
       rows.sort(([a], [b]) => empty(a) || empty(b) ? Number(empty(a)) - Number(empty(b))

@@ -11,6 +11,7 @@ from pathlib import Path
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import Split
 from har_pipeline.evaluation.run_folder import FROM_PYTHON, TENSORBOARD, WEIGHTS, Origin, RunSummary, new_run_folder
+from har_pipeline.models.config import RECURRENT_HEADS
 from har_pipeline.models.device import pick_device
 from har_pipeline.training.data import TrainingData, held_out_scores
 from har_pipeline.training.heads.fit import fit_head, probabilities_of
@@ -96,5 +97,12 @@ def _notes(data: TrainingData, config: TrainConfig) -> list[str]:
     if config.num_steps is not None and (short := int((lengths < config.num_steps).sum())):
         notes.append(
             f"{short} of {len(lengths)} videos have fewer than {config.num_steps} clips: some of theirs are used repeatedly"
+        )
+    single = len(lengths) if config.num_steps == 1 else int((lengths == 1).sum())
+    if config.head in RECURRENT_HEADS and 2 * single > len(lengths):
+        which = "every video is" if single == len(lengths) else f"{single} of {len(lengths)} videos are"
+        notes.append(
+            f"{which} a sequence of one step, in which {config.head} sees nothing change: take several clips of a video "
+            "(har extract --sampling uniform --num-clips 10), or a head without time (--head mean_pool)"
         )
     return notes

@@ -29,15 +29,18 @@ def write_flow_video(
     short_side: int | None = None,
     max_px: float = 10.0,
     on_note: Callable[[str], None] = lambda text: None,
+    on_frame: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
     """Write the flow of a video as pictures, one per frame pair at the source's mean rate; returns their number.
 
     short_side: px to which frames are scaled first, keeping the aspect ratio; max_px: flow of full saturation. Where the
-    frame size changes, frames are stretched to the first one's. on_note: called with what is odd about the source.
+    frame size changes, frames are stretched to the first one's. on_note: called with what is odd about the source; on_frame:
+    with the pictures made, and how many there should be by the file's header, 0 if it does not say.
     Memory does not grow with the video. Raises: VideoError if the source cannot be read or has fewer than two frames.
     """
     rates: list[float] = []
-    read = read_frames(source, on_open=rates.append, on_note=on_note)
+    counts: list[int] = []
+    read = read_frames(source, on_open=rates.append, on_count=counts.append, on_note=on_note)
     first = next(read)
 
     def pictures() -> Iterator[np.ndarray]:
@@ -49,11 +52,15 @@ def write_flow_video(
             else _even(_scaled(frame, short_side))
             for frame in read
         )
+        done, total = 0, max(0, counts[0] - 1)
+        on_frame(0, total)
         while block := list(islice(frames, FRAMES_PER_BLOCK)):
             stack = np.stack([last, *block])
             for flow in compute_flow(stack[:-1], stack[1:], spec, device).cpu().numpy():
                 yield flow_to_rgb(flow, max_px)
             last = block[-1]
+            done += len(block)
+            on_frame(done, max(done, total))
 
     try:
         return write_video(target, pictures(), fps=rates[0], bit_rate=BIT_RATE)

@@ -84,16 +84,26 @@ class VideoFrames:
 
 
 def find_points(
-    path: Path, extractor: str, *, short_side: int, start: int, stop: int
+    path: Path,
+    extractor: str,
+    *,
+    short_side: int,
+    start: int,
+    stop: int,
+    on_frame: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[np.ndarray], Points]:
     """Return the frames `[start, stop)` of a video, (H, W, 3) uint8 each, and what an extractor finds in them.
 
+    on_frame: called with the frames searched and how many there should be.
     Raises: VideoError if none of them can be read.
     """
     frames: list[np.ndarray] = []
 
     def kept() -> Iterator[np.ndarray]:
-        for frame in VideoFrames(path, short_side, start=start, stop=stop, max_frames=stop - start):
+        video = VideoFrames(path, short_side, start=start, stop=stop, max_frames=stop - start)
+        total = max(0, min(stop, video.info.announced_frames) - start)
+        for frame in video:
+            on_frame(len(frames), max(len(frames), total))
             frames.append(frame)
             yield frame
 

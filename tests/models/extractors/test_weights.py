@@ -12,7 +12,7 @@ from malice import Malice, malicious_pickle
 from safetensors.torch import save_file
 from torch import nn
 
-from har_pipeline.core.errors import ExtractionError, WeightsError
+from har_pipeline.core.errors import ExtractionError, UsageError, WeightsError
 from har_pipeline.core.files import cached_weights
 from har_pipeline.core.known_files import remember
 from har_pipeline.models.extractors import build_extractor
@@ -28,7 +28,7 @@ def test_bad_weights_give_clear_errors(tmp_path: Path) -> None:
     text.write_text("not a weights file")
     with pytest.raises(WeightsError, match=r"weights\.pth: not a readable weights file"):
         build_extractor("vgg16", weights=str(text), device="cpu")
-    with pytest.raises(WeightsError, match="neither a file nor one of imagenet, oxford, keras, random"):
+    with pytest.raises(UsageError, match="neither a file nor one of imagenet, oxford, keras, random"):
         build_extractor("vgg16", weights="imagnet", device="cpu")
     with pytest.raises(WeightsError, match="end before layer fc6"):
         build_extractor("vgg16", layer="fc6", weights="oxford", device="cpu")
