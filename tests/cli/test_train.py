@@ -411,6 +411,7 @@ def test_the_most_confident_mistakes_are_shown_and_results_go_where_asked(work: 
     assert mistakes
     first = max(mistakes, key=lambda one: one["probability"])
     assert "the most confident mistakes (" in out
+    assert "of the mean class accuracy that of the mean of Jeffreys' posteriors" in out
     table = out.split("the most confident mistakes (")[1].splitlines()
     assert table[1].split("  ")[0] == "video_id"
     assert table[3].split()[:3] == [first["video_id"], first["label"], first["predicted"]]
