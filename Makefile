@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint types imports spelling wheel compat clean
+.PHONY: demo test test-all browser-test lint types imports spelling wheel compat clean
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "har_pipeline needs Python 3.11 or newer: make PYTHON=python3.12 demo")'
@@ -26,6 +26,10 @@ test: .venv/installed-dev
 # Every test, and the share of the code that they reach, which may not fall below the floor in pyproject.toml.
 test-all: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --hypothesis-profile=exhaustive --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+
+# The page of results in a headless browser, which `make test` does as well where there is one.
+browser-test: .venv/installed-dev
+	HAR_BROWSER=required OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m needs_browser $(PYTEST_ARGS) tests/report
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

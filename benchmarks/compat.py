@@ -33,7 +33,7 @@ NEWEST = 20
 VIDEO = "data/boxing/person01_boxing_d1_uncomp.avi"
 STEPS = {
     "render": "synth data --subjects 3 --scenario d1 --depth",
-    "extract": "extract data/manifest.csv store.zarr --num-clips 8 --device cpu",
+    "extract": "extract data/manifest.csv store.zarr --sampling first --num-clips 8 --device cpu",
     "train": "train data/manifest.csv store.zarr --features eff --head lstm --units 16 --epochs 5 --device cpu -o run",
     "train a support vector machine": "train data/manifest.csv store.zarr --features eff --head svm --device cpu -o svm",
     "reduce": "features reduce store.zarr --manifest data/manifest.csv --features eff --dim 4",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -39,6 +40,7 @@ from har_pipeline import (
 )
 
 FRAMES_PER_VIDEO = 40
+VIDEOS_PER_SUBJECT = 24  # of the rendered set
 
 
 def decoded_batches(records: list[VideoRecord], batch_size: int, resize: str) -> list[torch.Tensor]:
@@ -100,7 +102,9 @@ def main() -> None:
     if exact.device.type == "cpu":
         keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
-        records = read_manifest(write_dataset(Path(folder), num_subjects=3))[: arguments.videos // arguments.rounds]
+        each = arguments.videos // arguments.rounds
+        subjects = min(25, max(1, math.ceil(each / VIDEOS_PER_SUBJECT)))
+        records = read_manifest(write_dataset(Path(folder), num_subjects=subjects))[:each]
         batches = decoded_batches(records, 64 if exact.device.type == "cuda" else 16, exact.input.resize)
         runs: dict[str, Callable[[], None]] = {
             "engine_fp32": lambda: run_engine(exact, records, options),

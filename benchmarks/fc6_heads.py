@@ -101,7 +101,7 @@ def test_accuracies(task: Task, name: str, config: TrainConfig) -> list[float]:
     jobs = plan_jobs(
         [task.split], task.out / "test" / name, repeats=1 if config.head in ("mean_pool", "svm") else SEEDS
     )
-    return [run.summary.test_accuracy for run in run_jobs(task.store, [task.features], task.records, jobs, config)]
+    return [run.summary.measured_accuracy for run in run_jobs(task.store, [task.features], task.records, jobs, config)]
 
 
 def choose(task: Task, head: HeadName) -> tuple[str, TrainConfig, dict[str, float]]:

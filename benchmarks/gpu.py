@@ -33,15 +33,18 @@ def parts(dry: bool) -> dict[str, tuple[int, list[str]]]:
     few = ["--rounds", "1"] if dry else ["--rounds", "5"]
     small = ["--network", "convlstm-stateful", "--batch", "1"] if dry else []
     tests = ["-m", "pytest", "-q", "-m", "needs_cuda", "-p", "no:cacheprovider", *LENIENT, "tests"]
-    videos = ["--videos", "2" if dry else "100"]
+    # Enough that starting the workers, about two seconds a round, is a small part.
+    videos = ["--rounds", "1", "--videos", "2"] if dry else ["--rounds", "3", "--videos", "360"]
+    # Most of the time is OpenCV's, half a second a pair.
+    pairs = ["--rounds", "1", "--pairs", "1"] if dry else ["--rounds", "2", "--pairs", "32"]
     table = ["--videos", "20", "--clips", "4", "--dim", "8", "--loader-workers", "0"] if dry else ["--videos", "4000"]
     loaders = [] if dry else ["--loader-workers", "0", "8"]
     return {
         **({} if dry else {"tests": (90, tests)}),
         "convlstm": (120, ["benchmarks/convlstm.py", *few, *device, *small]),
-        "extract": (90, ["benchmarks/extract.py", "--extractor", "vgg16", *few, *videos, *device]),
+        "extract": (170, ["benchmarks/extract.py", "--extractor", "vgg16", *videos, *device]),
         "nets": (60, ["benchmarks/nets.py", *device, "--nets", *(NETS[:1] if dry else NETS)]),
-        "flow": (60, ["benchmarks/flow.py", *few, "--pairs", "1" if dry else "16", *device, *(["--eager"] * dry)]),
+        "flow": (150, ["benchmarks/flow.py", *pairs, *device, *(["--eager"] * dry)]),
         "train": (60, ["benchmarks/train.py", *few, *table, *loaders, *device]),
     }
 

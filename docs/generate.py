@@ -1,4 +1,4 @@
-"""Write docs/cli.md, docs/extractors.md, docs/results.md and the README's table of nets from the code and benchmarks/results.
+"""Write docs/cli.md, docs/extractors.md, docs/results.md, nets.json and the README's table of nets from the code and results.
 
 Run it after either has changed; with --check it writes nothing and names the pages that have changed. A test does that too.
 
@@ -7,6 +7,7 @@ python docs/generate.py [--check]
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from raw_results import raw_block
 
 from har_pipeline.features.local import describe_handcrafted
 from har_pipeline.models.extractors import all_nets, describe_nets
+from har_pipeline.models.net_names import NETS_JSON
 
 INTRODUCTION = """\
 # Extractors
@@ -189,6 +191,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "cli.md": cli_page(),
         ROOT / "docs" / "extractors.md": extractors_page(),
         ROOT / "docs" / "results.md": results_page(),
+        NETS_JSON: json.dumps(describe_nets(), indent=1, ensure_ascii=False) + "\n",
         readme: filled(readme.read_text(encoding="utf-8"), {"laptop": laptop_block()}),
     }
 

@@ -37,8 +37,10 @@ from .evaluation.metrics import write_measures as write_measures
 from .evaluation.page import Section as Section
 from .evaluation.page import write_page as write_page
 from .evaluation.plots import save_depth_crop as save_depth_crop
+from .evaluation.plots import save_feature_sequence as save_feature_sequence
 from .evaluation.plots import save_length_histogram as save_length_histogram
 from .evaluation.plots import save_lengths as save_lengths
+from .evaluation.plots import save_projection as save_projection
 from .evaluation.run_folder import read_history as read_history
 from .evaluation.run_folder import read_run as read_run
 from .evaluation.scores import concat_scores as concat_scores
@@ -48,6 +50,7 @@ from .evaluation.statistics import Interval as Interval
 from .evaluation.statistics import mcnemar as mcnemar
 from .evaluation.statistics import mean_interval as mean_interval
 from .features.encode import encode_features as encode_features
+from .features.export import export_features as export_features
 from .features.extract import extract as extract
 from .features.extract import extract_many as extract_many
 from .features.frames import frame_shape as frame_shape
@@ -62,6 +65,8 @@ from .features.options import MotionOptions as MotionOptions
 from .features.options import RawOptions as RawOptions
 from .features.pack import open_features as open_features
 from .features.pack import pack_features as pack_features
+from .features.projection import project as project
+from .features.projection import video_means as video_means
 from .features.reader import FeatureReader as FeatureReader
 from .features.reduce import ReduceOptions as ReduceOptions
 from .features.reduce import reduce_features as reduce_features
@@ -71,15 +76,21 @@ from .features.table import FeatureTable as FeatureTable
 from .features.table import load_features as load_features
 from .inference.cost import measure_live_cost as measure_live_cost
 from .inference.cost import time_videos as time_videos
+from .inference.ensemble import load_classifier as load_classifier
 from .inference.examples import right_and_wrong as right_and_wrong
 from .inference.examples import save_examples as save_examples
+from .inference.export import export_onnx as export_onnx
 from .inference.live import CAMERA_HORIZON as CAMERA_HORIZON
 from .inference.live import StatefulRecogniser as StatefulRecogniser
+from .inference.live import decide_live as decide_live
+from .inference.live_heads import HeadRecogniser as HeadRecogniser
 from .inference.load import load_run as load_run
 from .inference.maps import first_maps as first_maps
 from .inference.maps import save_first_maps as save_first_maps
 from .inference.predict import predict as predict
 from .inference.predict import save_picture as save_picture
+from .inference.timeline import Windows as Windows
+from .inference.timeline import write_segments as write_segments
 from .models.config import RECURRENT_HEADS as RECURRENT_HEADS
 from .models.config import RESIDUAL_HEADS as RESIDUAL_HEADS
 from .models.config import Fusion as Fusion
@@ -99,6 +110,12 @@ from .models.extractors.build import build_extractor as build_extractor
 from .models.extractors.nets import all_nets as all_nets
 from .models.heads import build_head as build_head
 from .models.heads.classifier import SequenceClassifier as SequenceClassifier
+from .report.card import model_card as model_card
+from .report.data import Report as Report
+from .report.data import ReportSources as ReportSources
+from .report.data import collect_results as collect_results
+from .report.gallery import shown_videos as shown_videos
+from .report.page import write_report as write_report
 from .synthetic.dataset import GENERATOR_VERSION as GENERATOR_VERSION
 from .synthetic.dataset import render_video as render_video
 from .synthetic.dataset import write_dataset as write_dataset
@@ -130,9 +147,11 @@ from .training.sweep import plan_points as plan_points
 from .training.sweep import run_sweep as run_sweep
 from .training.sweep_table import Measure as Measure
 from .training.sweep_table import write_sweep as write_sweep
+from .video.camera import live_frames as live_frames
 from .video.decode import FrameReader as FrameReader
 from .video.depth import movement_box as movement_box
 from .video.depth import read_depth as read_depth
+from .video.encode import write_video as write_video
 from .video.flow.compute import compute_flow as compute_flow
 from .video.flow.compute import opencv_method as opencv_method
 from .video.flow.spec import FlowSpec as FlowSpec
@@ -144,5 +163,6 @@ from .video.local.trajectories import dense_trajectories as dense_trajectories
 from .video.preprocess import parse_resize as parse_resize
 from .video.preprocess import resize_frame as resize_frame
 from .video.preprocess import with_crops as with_crops
+from .video.preview import preview as preview
 
 __version__: str

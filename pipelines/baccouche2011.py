@@ -129,8 +129,8 @@ def run(manifest: Path, out: Path, kth: bool, test_fraction: float, net: VideoTr
         "people": len({record.subject for record in records}),
         "3D-ConvNet + Voting": summary([one["majority"] for one in votes], tested),
         "3D-ConvNet + soft voting": summary([one["soft"] for one in votes], tested),
-        "3D-ConvNet + LSTM": summary([one.summary.test_accuracy for one in heads], tested),
-        "Harris-3D + LSTM": summary([one.summary.test_accuracy for one in harris], tested),
+        "3D-ConvNet + LSTM": summary([one.summary.measured_accuracy for one in heads], tested),
+        "Harris-3D + LSTM": summary([one.summary.measured_accuracy for one in harris], tested),
         "seconds of the nets": [one.summary.seconds for one in nets],
     }
 

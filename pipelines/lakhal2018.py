@@ -216,7 +216,7 @@ def train(
             options = ReduceOptions(dim=pca, allow_missing=True)
             names = [reduce_features(data.store, name, job.split, options).feature_set for name in features]
         (outcome,) = run_jobs(data.store, names, data.records, [job], config, allow_missing=True)
-        right += outcome.summary.test_accuracy * outcome.summary.num_test
+        right += outcome.summary.measured_accuracy * outcome.summary.num_test
         tests += outcome.summary.num_test
     # Over all tests, as `fuse` has it: folds may differ in size.
     return mean_interval([right / tests], tested(data))

@@ -26,7 +26,9 @@ from papers import Row, beside, found, lead, printed, sections, trained_on, vide
 
 from har_pipeline import (
     Axis,
+    ClipSpec,
     ExtractOptions,
+    Extractor,
     FeatureStore,
     Interval,
     Measure,
@@ -151,6 +153,11 @@ def departures(
     return made
 
 
+def first_frames(extractor: Extractor, count: int) -> ClipSpec:
+    """Return what algorithm 1 reads of a video: its first frames."""
+    return dataclasses.replace(extractor.input.clips, sampling="first", num_clips=count)
+
+
 def run(options: argparse.Namespace) -> dict[str, Any]:
     protocol, table, published_units, label = PAPER[options.dataset]
     manifest = options.out / "manifest.csv"
@@ -163,8 +170,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     extractor = build_extractor(
         options.extractor, layer=options.layer, weights=asked, device=options.device, precision="fp32"
     )
-    clips = dataclasses.replace(extractor.input.clips, num_clips=options.frames)
-    summary = extract(records, store, extractor, ExtractOptions(clips=clips, workers=options.workers))
+    how = ExtractOptions(clips=first_frames(extractor, options.frames), workers=options.workers)
+    summary = extract(records, store, extractor, how)
     splits = make_splits(records, protocol, val_fraction=0.0, manifest_sha256=sha256)
     config = dataclasses.replace(HEAD, epochs=options.epochs, device=options.device)
     # UCF-11 reports the mean over classes (section 3.2), the others the share of videos.

@@ -1,4 +1,4 @@
-"""The whole two-stage job on the embedded data set: render, extract, train two heads, evaluate, write a page.
+"""The whole two-stage job on the embedded data set: render, extract, train two heads, evaluate, write the page of results.
 
 Run by `make demo`. EfficientNet-Lite0 with real ImageNet weights reads every second frame of the first 40, and, as TSN's
 temporal net, stacks of five optical flow fields, both in one pass over the videos. Each person is held out once
@@ -25,14 +25,13 @@ from har_pipeline import (
     ExtractOptions,
     FeatureStore,
     FlowSpec,
-    Interval,
     RawOptions,
-    Section,
+    ReportSources,
     TrainConfig,
     VideoRecord,
     build_extractor,
+    collect_results,
     errors_as_lines,
-    evaluate,
     extract,
     extract_many,
     fuse,
@@ -40,13 +39,12 @@ from har_pipeline import (
     make_splits,
     manifest_sha256,
     plan_jobs,
-    predict,
     read_manifest,
     run_jobs,
-    save_picture,
     store_raw_frames,
     write_dataset,
-    write_page,
+    write_fusion,
+    write_report,
 )
 
 RGB = ExtractOptions(clips=ClipSpec(sampling="first", num_clips=20, clip_stride=2))
@@ -64,11 +62,11 @@ RUNS = {
 }
 
 
-Results = dict[str, tuple[str, str, Interval]]
+def learn_features(out: Path, records: list[VideoRecord], store: FeatureStore, sha256: str, device: str) -> list[Path]:
+    """Train the 3D-ConvNet on two thirds of the people, put its features into the store, and train an LSTM on them.
 
-
-def learn_features(out: Path, records: list[VideoRecord], store: FeatureStore, sha256: str, device: str) -> Results:
-    """Train the 3D-ConvNet on two thirds of the people, put its features into the store, and train an LSTM on them."""
+    Returns the folders of both runs.
+    """
     splits = make_splits(records, "holdout", val_fraction=0.0, test_fraction=1 / 3, manifest_sha256=sha256)
     windows = store_raw_frames(records, store, RawOptions(stream="rgb", window="person")).feature_set
     config = dataclasses.replace(NET, device=device)
@@ -76,21 +74,7 @@ def learn_features(out: Path, records: list[VideoRecord], store: FeatureStore, s
     extractor = build_extractor("convnet3d", weights=str(net.run.folder / "network.safetensors"), device=device)
     features = extract(records, store, extractor).feature_set
     run_jobs(store, [features], records, plan_jobs(splits, out / "convnet3d_lstm"), STEPS_LSTM)
-    heads = {"convnet3d": "3D-ConvNet, vote of its clips", "convnet3d_lstm": "3D-ConvNet, LSTM"}
-    found = {name: evaluate(out / name).measures for name in heads}
-    return {name: (heads[name], "rgb", one.top1) for name, one in found.items() if one}
-
-
-def _rows(results: Results) -> list[dict[str, object]]:
-    return [
-        {
-            "head": head,
-            "stream": stream,
-            "video accuracy": f"{top1.value:.1%}",
-            "95 % interval": f"{top1.low:.1%} to {top1.high:.1%}",
-        }
-        for head, stream, top1 in results.values()
-    ]
+    return [out / "convnet3d", out / "convnet3d_lstm"]
 
 
 def run(out: Path, subjects: int, install_seconds: float, device: str) -> dict[str, object]:
@@ -115,51 +99,27 @@ def run(out: Path, subjects: int, install_seconds: float, device: str) -> dict[s
     clock("extract")
     sha256 = manifest_sha256(manifest)
     splits = make_splits(records, "leave_one_subject_out", val_fraction=0.0, manifest_sha256=sha256)
-    results: Results = {}
     for name, (stream, config) in RUNS.items():
         run_jobs(store, [features[stream]], records, plan_jobs(splits, out / name), config)
-        pooled = evaluate(out / name).measures
-        assert pooled is not None  # leave-one-subject-out tests every video once
-        results[name] = (config.head, stream, pooled.top1)
-    fusion, _ = fuse([load_member(out / "lstm", "rgb"), load_member(out / "lstm_flow", "flow")])
-    results["product"] = ("product of both LSTMs", "rgb and flow", fusion.row("product").top1)
+    members = [load_member(out / "lstm", "lstm"), load_member(out / "lstm_flow", "lstm_flow")]
+    table, fused = fuse(members)
+    write_fusion(out / "lstm_product", table, fused, members)
     clock("train")
     learned = learn_features(out, records, store, sha256, device)
     clock("3D-ConvNet")
-    clips = [r.path for r in records if r.subject == "person01" and r.scenario == "d1" and r.path]
-    save_picture(out / "predictions.png", predict(clips, out / "lstm" / "split0", device=device))
-    sections = [
-        Section(
-            title="Video accuracy on people never seen in training",
-            rows=_rows(results),
-            text=f"{len(records)} videos, chance 16.7 %.",
-        ),
-        Section(
-            title="Features learned from scratch, on two people held out",
-            rows=_rows(learned),
-            text="The 3D-ConvNet of Baccouche 2011: 17,169 parameters, no weights from elsewhere, one split.",
-        ),
-        Section(title="Confusion matrix of the LSTM on RGB", pictures=[out / "lstm" / "confusion.png"]),
-        Section(title="Predictions for a held-out person", pictures=[out / "predictions.png"]),
-        *(
-            Section(
-                title=f"How the {stream} features were made",
-                facts={"generator": GENERATOR_VERSION, **store.spec(name).to_dict()},
-            )
-            for stream, name in features.items()
-        ),
-    ]
-    write_page(
-        out / "report.html",
-        "har_pipeline demo",
-        "Six actions, rendered people: frames and optical flow through a net, two heads; and a net trained from scratch.",
-        sections,
+    report = collect_results(
+        [*(out / name for name in RUNS), out / "lstm_product", *learned],
+        title="har_pipeline demo",
+        lead=f"Six actions, {len(records)} rendered videos of {subjects} people (generator {GENERATOR_VERSION}), chance "
+        "16.7 %. Mean pooling and an LSTM on frames, an LSTM on optical flow, and the product of both LSTMs: each person was "
+        "held out once. convnet3d, the 3D-ConvNet of Baccouche 2011, and an LSTM on its features were learned from scratch: "
+        "one split, with a third of the people held out.",
+        sources=ReportSources(records={record.video_id: record for record in records}, store=store.path),
+        at_most=8,
     )
+    write_report(report, out / "report.html", single_file=True)
     clock("page")
-    return {
-        "accuracy": {name: top1.value for name, (_, _, top1) in (results | learned).items()},
-        "seconds": ledger,
-    }
+    return {"accuracy": {one.name: one.top1 for one in report.results}, "seconds": ledger}
 
 
 if __name__ == "__main__":

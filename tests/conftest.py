@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from har_pipeline.core import known_files
 
 # Time limits per example would fail on a busy machine. `make test-all` takes the second profile.
 settings.register_profile("short", deadline=None, max_examples=30)
@@ -28,6 +31,15 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir():
         pytest.skip(f"no real data at {REAL_DATA} (set HAR_REAL_DATA)")
     return REAL_DATA
+
+
+@pytest.fixture(autouse=True, scope="session")
+def known_files_index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep the index of used weights files, which belongs to the user, out of the tests; give the one that stands in."""
+    index = tmp_path_factory.getbasetemp() / known_files.INDEX
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(known_files, "index_file", lambda: index)
+        yield index
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

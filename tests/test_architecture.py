@@ -14,6 +14,7 @@ import pytest
         "har_pipeline.cli",
         "har_pipeline.video.clip_worker, har_pipeline.video.frame_worker",
         "har_pipeline.features.store",
+        "har_pipeline.report.page, har_pipeline.report.gallery",
     ],
 )
 def test_light_modules_load_no_torch(modules: str) -> None:

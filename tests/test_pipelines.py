@@ -15,7 +15,11 @@ from experiments import PIPELINES, check_report, lines_of, load
 from feature_sets import split_of
 from pixel_nets import build_pixel_extractor
 
+from har_pipeline.core.records import ClipSpec
+from har_pipeline.features.extract import feature_spec
+from har_pipeline.features.options import ExtractOptions
 from har_pipeline.inference.load import load_run
+from har_pipeline.models.extractors import build_extractor
 
 
 def kth_data(folder: Path) -> list[str]:
@@ -108,6 +112,21 @@ def test_orozco2020(
     if dataset == "hmdb51":
         assert pipeline.run(options) == result
         assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("run.json")} == runs
+
+
+def test_published_feature_sets_are_not_those_of_a_net_s_own_clips() -> None:
+    """The names, and so the specs, that the sets had when nets read the first frames by default."""
+    vgg16 = build_extractor("vgg16", weights="random", device="cpu", precision="fp32")
+    lite0 = build_extractor("efficientnet_lite0", device="cpu", precision="fp32")
+    orozco, demo, interaction = (load(name) for name in ("orozco2020", "synthetic_demo", "ut_interaction"))
+    clips = orozco.first_frames(vgg16, orozco.FRAMES)
+    assert clips == ClipSpec(sampling="first", num_clips=40)
+    assert feature_spec(vgg16, ExtractOptions(clips=clips)).name == "vgg16-rgb-f94a514e5c"
+    assert feature_spec(lite0, demo.RGB).name == "efficientnet_lite0-rgb-d081122907"
+    of_pairs = ExtractOptions(clips=interaction.CLIPS["efficientnet_lite0"])
+    assert feature_spec(lite0, of_pairs).name == "efficientnet_lite0-rgb-0ca0ca4312"
+    own = vgg16.input.clips
+    assert (own.sampling, own.num_clips) == ("uniform", 40)
 
 
 # What each option of Orozco's pipeline is changed to, and what is then told; None: which files, machine, number of processes.
@@ -218,6 +237,8 @@ def test_synthetic_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for name in ("NET", "STEPS_LSTM"):
         monkeypatch.setattr(pipeline, name, dataclasses.replace(getattr(pipeline, name), epochs=1))
     result = pipeline.run(tmp_path / "out", 2, 0.0, "cpu")
-    assert set(result["accuracy"]) == {"mean_pool", "lstm", "lstm_flow", "product", "convnet3d", "convnet3d_lstm"}
+    assert set(result["accuracy"]) == {"mean_pool", "lstm", "lstm_flow", "lstm_product", "convnet3d", "convnet3d_lstm"}
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count('<details class="run"') == 6
+    assert page.count("data:image/jpeg;base64,") >= 6
+    assert page.count("data:video/mp4;base64,") >= 6

@@ -11,13 +11,17 @@ import typer
 
 from har_pipeline import __version__
 from har_pipeline.cli import (
+    card,
     evaluate,
+    export,
     extract,
     features,
     frames,
     fuse,
     manifest,
+    models,
     predict,
+    report,
     splits,
     sweep,
     synth,
@@ -41,8 +45,8 @@ app = App(
 app.add_typer(manifest.manifest_app, name="manifest")
 app.add_typer(splits.splits_app, name="splits")
 app.add_typer(features.features_app, name="features")
+app.add_typer(models.models_app, name="models")
 app.command("synth")(synth.synth)
-app.command("models")(extract.models)
 app.command("extract")(extract.extract)
 app.command("flow")(extract.flow)
 app.command("points")(extract.points)
@@ -50,9 +54,12 @@ app.command("frames")(frames.frames)
 app.command("train")(train.train)
 app.command("train-video")(train_video.train_video)
 app.command("lr-range")(train_video.lr_range)
-app.command("sweep")(sweep.sweep)
+app.command("sweep", cls=sweep.Command)(sweep.sweep)
 app.command("evaluate")(evaluate.evaluate)
+app.command("report")(report.report)
 app.command("predict")(predict.predict)
+app.command("card")(card.card)
+app.command("export")(export.export)
 app.command("fuse")(fuse.fuse)
 app.command("compare")(fuse.compare)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from har_pipeline.cli.options import AsJson, Device, Root, given_options
-from har_pipeline.cli.output import note, print_json, print_table
+from har_pipeline.cli.output import note, print_json, print_table, say
 from har_pipeline.cli.progress import video_bar
 
 if TYPE_CHECKING:
@@ -46,9 +46,15 @@ def evaluate(
     root: Root = None,
     time_videos: Annotated[int, typer.Option(help="Number of random test videos for --time.", min=1)] = 100,
     device: Device = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for the results. Default: the run's, which otherwise stays as it is."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Report accuracy with 95 % confidence intervals, per class, and write the confusion matrix (PNG and CSV).
+    """Report accuracy with 95 % confidence intervals, per class, and the most confident mistakes; write them as files.
+
+    Files: the confusion matrix (PNG, CSV), per_class.csv, mistakes.csv (every video classified wrong), evaluation.json.
 
     --time adds the mean seconds per video, one at a time: from the file, and of the network alone (timing.json).
     --live adds the accuracy of decisions that use past frames only, on the same videos (live.json).
@@ -59,18 +65,19 @@ def evaluate(
 
     _note_unused(ctx, time=time, live=live)
     records = _records(run, "--time" if time else "--live", manifest, root) if time or live else []
-    result = evaluate_folder(run, part=part, grouping=read_groups(groups) if groups else None)
-    times = _time(run, records, time_videos, device) if time else None
-    cost = _live(run, records, part, device) if live else None
+    folder = out or run
+    result = evaluate_folder(run, part=part, grouping=read_groups(groups) if groups else None, out=out)
+    times = _time(run, records, time_videos, device, folder) if time else None
+    cost = _live(run, records, part, device, folder) if live else None
     if as_json:
         more = {"timing": times.to_dict()} if times else {}
         print_json({**result.to_dict(), **more, **({"live": cost.to_dict()} if cost else {})})
     else:
         for text in result.notes:
             note(f"NOTE: {text}")
-        _print_result(result, run, best_and_worst)
+        _print_result(result, folder if part == "test" else folder / part, best_and_worst)
         if times is not None:
-            _print_times(times, run)
+            _print_times(times, folder)
         if cost is not None:
             _print_live(cost)
     if (times and times.failed) or (cost and cost.failed):
@@ -95,18 +102,18 @@ def _records(run: Path, option: str, manifest: Path | None, root: Path | None) -
     return read_manifest(manifest, root=root, check_files=False)
 
 
-def _time(run: Path, records: list[VideoRecord], videos: int, device: str) -> VideoTimes:
+def _time(run: Path, records: list[VideoRecord], videos: int, device: str, folder: Path) -> VideoTimes:
     from har_pipeline.core.files import write_json
     from har_pipeline.inference.cost import time_videos
 
     times = time_videos(run, records, videos=videos, device=device)
-    write_json(run / "timing.json", times.to_dict())
+    write_json(folder / "timing.json", times.to_dict())
     for video_id, reason in times.failed.items():
         note(f"not timed: {video_id}: {reason}")
     return times
 
 
-def _live(run: Path, records: list[VideoRecord], part: str, device: str) -> LiveCost:
+def _live(run: Path, records: list[VideoRecord], part: str, device: str, folder: Path) -> LiveCost:
     from har_pipeline.core.files import write_json
     from har_pipeline.inference.cost import measure_live_cost
 
@@ -116,13 +123,13 @@ def _live(run: Path, records: list[VideoRecord], part: str, device: str) -> Live
         )
     for video_id, reason in cost.failed.items():
         note(f"not decided live: {video_id}: {reason}")
-    path = (run if part == "test" else run / part) / "live.json"
+    path = (folder if part == "test" else folder / part) / "live.json"
     write_json(path, cost.to_dict())
     note(f"written: {path}")
     return cost
 
 
-def _print_times(times: VideoTimes, run: Path) -> None:
+def _print_times(times: VideoTimes, folder: Path) -> None:
     from har_pipeline.evaluation.statistics import counted
 
     videos = f"{counted(times.videos, 'video')} of {times.mean_frames:.0f} frames on average"
@@ -132,7 +139,7 @@ def _print_times(times: VideoTimes, run: Path) -> None:
         ["network alone", f"{times.network_s:.3f}", f"{times.network_median_s:.3f}"],
     ]
     print_table(["seconds per video", "mean", "median"], rows)
-    typer.echo(f"written: {run}/timing.json")
+    say(f"written: {folder}/timing.json")
 
 
 def _print_live(cost: LiveCost) -> None:
@@ -150,24 +157,45 @@ def _print_live(cost: LiveCost) -> None:
     )
 
 
-def _print_result(result: Evaluation, run: Path, best_and_worst: bool) -> None:
+def _print_result(result: Evaluation, folder: Path, best_and_worst: bool) -> None:
     one = {"run": "", "folds": "split", "repeats": "repeat"}[result.kind]
     if result.members:
         _print_members(result, one)
     if result.measures is not None:
         if result.members:
-            typer.echo("\nall test videos of these splits pooled:")
+            typer.echo(f"\nall {result.measures.part} videos of these splits pooled:")
         _print_measures(result.measures, best_and_worst)
     if result.per_group:
         typer.echo("" if result.measures else f"\nmean over {one}s by group; intervals for the videos of one {one}:")
         _print_groups(result.per_group)
+    _print_mistakes(result)
     written = [f"{result.kind}.json"] if result.members else []
-    if (run / "training.png").exists():
+    if (folder / "training.png").exists():
         written.append("training.png")
     if result.measures is not None:
-        written += ["confusion.png", "confusion.csv", "per_class.csv", "best_and_worst.csv", "evaluation.json"]
+        written += ["confusion.png", "confusion.csv", "per_class.csv", "best_and_worst.csv", "mistakes.csv"]
+        written.append("evaluation.json")
     more = f", and the files of each {one} in its folder" if result.members else ""
-    typer.echo(f"\nwritten: {run}/{', '.join(written)}{more}")
+    typer.echo("")
+    say(f"written: {folder}/{', '.join(written)}{more}")
+
+
+def _print_mistakes(result: Evaluation) -> None:
+    from har_pipeline.evaluation.metrics import EXTREMES
+
+    found = result.mistakes
+    if not found:
+        typer.echo("\nno video was classified wrong")
+        return
+    shown = found[:EXTREMES]
+    of = "" if len(found) == len(shown) else f" of {len(found)}"
+    typer.echo(f"\nthe most confident mistakes ({len(shown)}{of}):")
+    # Only what tells them apart; runs of one split have one fold.
+    seeds = len({one.seed for one in found}) > 1
+    rows: list[list[object]] = [
+        [one.video_id, one.label, one.predicted, f"{one.probability:.1%}", *[one.seed] * seeds] for one in shown
+    ]
+    print_table(["video_id", "true class", "predicted", "probability", *["seed"] * seeds], rows)
 
 
 def _print_members(result: Evaluation, one: str) -> None:

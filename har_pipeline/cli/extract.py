@@ -1,4 +1,4 @@
-"""`har models`, `har extract`, `har flow` and `har points`: extractors, extraction, and pictures of what they see."""
+"""`har extract`, `har flow` and `har points`: extraction, and pictures of what extractors see."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from har_pipeline.cli import options
 from har_pipeline.cli.options import given_options, parse_shard, with_options
 from har_pipeline.cli.output import note, print_failures, print_json
 from har_pipeline.cli.progress import extraction_bar, video_bar
-from har_pipeline.core.errors import VideoError
+from har_pipeline.core.errors import ManifestError, VideoError
 from har_pipeline.core.options import device_option, option, seed_option
 from har_pipeline.core.records import ClipSpec, Crops, Padding, Sampling
 from har_pipeline.core.signals import goes_on_when_repeated
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from har_pipeline.features.store import FeatureStore
     from har_pipeline.models.extractors.base import Extractor
 
-FRAMES_OF_A_FRAME_NET = 40
 BOUND = "Clip flow to plus or minus this many pixels per frame."
 METHOD = "How flow is computed."
 
@@ -46,7 +45,10 @@ class NetChoice:
     layer: str | None = option(
         None, "Layer of the net; of a handcrafted extractor its descriptors, joined by +. Default: the extractor's own."
     )
-    weights: str | None = option(None, "Name from `har models`, a file, or `random` (tests only).")
+    weights: str | None = option(
+        None,
+        "Name from `har models`, downloaded once into the cache (HAR_CACHE moves it), a file, or `random` (tests only).",
+    )
     mean_cube: Path | None = option(None, "c3d: subtract this mean cube (.npy) instead of the channel means.")
     seed: int = seed_option()
     device: str = device_option()
@@ -104,8 +106,8 @@ class ClipChoice:
 
     sampling: Sampling | None = option(
         None,
-        "Which clips of a video to read. first: the first ones; uniform: spread over the video; dense: all; "
-        "sparse: some of the dense ones; segments: the middle of equal parts (TSN). Default: the net's own.",
+        "Which clips of a video to read. uniform: spread over the video; dense: all; sparse: some of the dense ones; "
+        "segments: the middle of equal parts (TSN); first: the first ones only. Default: the net's own, over the whole video.",
     )
     num_clips: int | None = option(None, "Clips per video (frames, for frame nets).", min=1)
     clip_len: int | None = option(None, "Frames per clip.", min=1)
@@ -129,37 +131,12 @@ class ClipChoice:
                 )
             given["num_clips"] = None
         elif default.num_clips is None and "num_clips" not in given:
-            if default.clip_len > 1:
-                raise typer.BadParameter(f"{sampling} sampling needs --num-clips")
-            given["num_clips"] = FRAMES_OF_A_FRAME_NET
+            raise typer.BadParameter(f"{sampling} sampling needs --num-clips")
+        if "clip_stride" in given and sampling in ("uniform", "segments"):
+            raise typer.BadParameter(
+                f"--clip-stride is for --sampling first, dense and sparse: {sampling} sampling sets where clips begin"
+            )
         return dataclasses.replace(default, **given)
-
-
-def models(as_json: options.AsJson = False) -> None:
-    """List the nets and the handcrafted extractors: layers and feature dimensions, weights and licences."""
-    from har_pipeline.features.local import describe_handcrafted
-    from har_pipeline.models.extractors import describe_nets
-
-    rows = describe_nets()
-    if as_json:
-        print_json([*rows, *describe_handcrafted()])
-        return
-    for row in rows:
-        listed = ", ".join(
-            f"{k} {v:,}{' (default)' if k == row['default_layer'] else ''}" for k, v in row["layers"].items()
-        )
-        typer.echo(f"{row['net']}  weights {row['weights']!r}, {row['stream']}  ({row['source']})")
-        typer.echo(f"  input {row['input']}, {row['gmacs_per_clip']} GMAC a clip, {row['preprocess']}")
-        typer.echo(f"  default clips: {row['clips']}; frames {row['resize']}")
-        typer.echo(f"  layers: {listed}")
-        typer.echo(f"  trained on {row['trained_on']}; licence {row['licence']}")
-        typer.echo(f"  from {row['url']}, sha256 {row['sha256'] or 'not published'}\n")
-    for row in describe_handcrafted():
-        typer.echo(f"{row['extractor']}  handcrafted, no weights, {row['stream']}  ({row['source']})")
-        typer.echo(f"  one feature for each {row['finds']}; frames {row['resize']}")
-        listed = ", ".join(f"{name} {dim}" for name, dim in row["layers"].items())
-        typer.echo(f"  layers: {listed}, or several joined by +; default {row['default_layer']}\n")
-    typer.echo("Besides these weights: --weights PATH (a local file) and --weights random (for tests).")
 
 
 # Options of `har extract` that only nets have, and that only handcrafted extractors have.
@@ -197,15 +174,24 @@ def extract(
     A video that cannot be read is reported with its reason and recorded in the store; the others continue, and the exit
     code is 1. Several processes or machines may write to one store at the same time.
     """
-    (name, *_), handcrafted = nets.names, nets.names[0] in HANDCRAFTED
+    (name, *others), handcrafted = nets.names, nets.names[0] in HANDCRAFTED
+    if how.name is not None and others:
+        raise typer.BadParameter("--name is for one feature set: give one --extractor")
     if given := given_options(ctx, OF_NETS if handcrafted else OF_HANDCRAFTED):
         kind = "is handcrafted" if handcrafted else "is a net"
         raise typer.BadParameter(f"{name} {kind} and has no {' or '.join(given)}")
     from har_pipeline.datasets.manifests import read_manifest
 
     records = read_manifest(manifest, root=root, check_files=False)
-    from har_pipeline.features.store import FeatureStore
+    if not any(record.path for record in records):
+        raise ManifestError(
+            f"{manifest}: its rows name depth (depth_path) and no colour videos (path): nets read depth as raw frames, which "
+            f"`har frames {manifest} {store}` prepares"
+        )
+    from har_pipeline.features.store import FeatureStore, check_set_name
 
+    if how.name is not None:
+        check_set_name(how.name)
     if store.exists():
         FeatureStore(store, create=True)
     goes_on_when_repeated()
@@ -233,6 +219,8 @@ def extract(
         summaries = extract_many(records, FeatureStore(store, create=True), wanted, update)
     for summary in summaries:
         print_failures(summary.notes, summary.failed, summary.failed_before)
+        if text := summary.seen.note():
+            note(f"NOTE: {summary.feature_set}: {text}")
     if summaries[0].flow_cache:
         note(f"NOTE: {summaries[0].flow_cache}")
     if as_json:
@@ -276,6 +264,8 @@ def _print_summary(summary: ExtractSummary) -> None:
         f"{summary.feature_set}: {summary.done} videos done, {summary.already} already there, {failures} failed, "
         f"of {summary.total}; {padded}{summary.clips} clips, {rate:.1f} clips/s, {summary.device} {summary.precision}"
     )
+    if text := summary.seen.describe():
+        typer.echo(f"  {text}")
 
 
 def points(
@@ -325,6 +315,8 @@ def _check_picture(video: Path, out: Path) -> None:
         raise VideoError(f"{video}: {'is a folder' if video.is_dir() else 'no such file'}")
     if out.exists() and out.samefile(video):
         raise typer.BadParameter(f"{out} is the video itself: give another name")
+    if out.is_dir():
+        raise typer.BadParameter(f"{out} is a folder: name a file")
     if not out.parent.is_dir():
         raise typer.BadParameter(f"{out}: no such folder: {out.parent}")
 
@@ -332,8 +324,8 @@ def _check_picture(video: Path, out: Path) -> None:
 def flow(
     video: Annotated[Path, typer.Argument(help="Video file.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Video to write, such as flow.mp4.")],
-    method: Annotated[FlowMethod, typer.Option(help=METHOD)] = "tvl1",
-    bound: Annotated[float, typer.Option(help=BOUND, min=0.1)] = 20.0,
+    flow_method: Annotated[FlowMethod, typer.Option(help=METHOD)] = "tvl1",
+    flow_bound: Annotated[float, typer.Option(help=BOUND, min=0.1)] = 20.0,
     max_px: Annotated[
         float, typer.Option(help="Flow speed, in pixels per frame, drawn at full saturation.", min=0.1)
     ] = 10.0,
@@ -349,7 +341,7 @@ def flow(
     from har_pipeline.models.device import pick_device
     from har_pipeline.video.flow.render import write_flow_video
 
-    spec = FlowSpec(method=method, bound_px=bound)
+    spec = FlowSpec(method=flow_method, bound_px=flow_bound)
     notes: list[str] = []
     with video_bar("frames") as update:
         count = write_flow_video(

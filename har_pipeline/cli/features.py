@@ -16,7 +16,7 @@ from har_pipeline.cli.progress import video_bar
 from har_pipeline.cli.split_options import chosen_splits
 from har_pipeline.core.signals import goes_on_when_repeated
 from har_pipeline.datasets.splits import SplitChoice
-from har_pipeline.features.options import EncodeOptions, MotionOptions
+from har_pipeline.features.options import NAME, EncodeOptions, MotionOptions
 
 if TYPE_CHECKING:
     from har_pipeline.core.records import Split
@@ -29,32 +29,62 @@ features_app = options.App(
     help="List, show, verify, pack, reduce and encode the feature sets of a store, or make motion maps.",
 )
 
-FeatureSet = Annotated[str | None, typer.Option("--features", help="Feature set, or a prefix of its name.")]
+FeatureSet = Annotated[
+    str | None, typer.Option("--features", help="Feature set, by a name that it was given or the start of its own.")
+]
 
 
 @features_app.command("list")
 def list_sets(store: StoreOrPack, as_json: AsJson = False) -> None:
-    """List the feature sets of a store or a pack."""
+    """List the feature sets of a store or a pack: names, videos, how much of them was seen, and in what sets differ.
+
+    spanned: the part of a video from the first to the last frame that was read. read: the share of its frames.
+    """
     from har_pipeline.features.pack import open_features
+    from har_pipeline.features.seen import seen_of_set, with_least
+    from har_pipeline.features.words import among_their_nets
 
     opened = open_features(store)
-    rows = []
-    for name in opened.feature_sets():
-        spec = opened.spec(name)
+    specs = {name: opened.spec(name) for name in opened.feature_sets()}
+    called, differs = {one: name for name, one in opened.names().items()}, among_their_nets(specs)
+    rows, shown = [], []
+    for name, spec in specs.items():
+        videos, failed = len(opened.video_ids(name)), len(opened.failures(name))
+        seen = seen_of_set(spec, opened.lengths(name).values())
+        fitted = f"{spec.fit.protocol} split {spec.fit.split}" if spec.fit else None
+        span, read = with_least(seen.span_mean, seen.span_min), with_least(seen.read_mean, seen.read_min)
         rows.append(
             {
                 "feature_set": name,
-                "videos": len(opened.video_ids(name)),
-                "failed": len(opened.failures(name)),
+                "name": called.get(name),
+                "videos": videos,
+                "failed": failed,
                 "layer": spec.layer,
                 "dim": spec.feature_dim,
                 "dtype": spec.dtype,
                 "precision": spec.precision,
                 "weights": spec.weights[:17],
-                "fitted on": f"{spec.fit.protocol} split {spec.fit.split}" if spec.fit else None,
+                "fitted on": fitted,
+                "clips": spec.clips.describe(),
+                "differs": differs[name],
+                **{key: value for key, value in dataclasses.asdict(seen).items() if key != "videos"},
             }
         )
-    print_rows(rows, as_json, empty="no feature sets")
+        shown.append(
+            {
+                "feature_set": name,
+                "name": called.get(name),
+                "videos": videos,
+                "failed": failed,
+                "layer": spec.layer,
+                "dim": spec.feature_dim,
+                "spanned": span if seen.videos else None,
+                "read": read if seen.videos else None,
+                "fitted on": fitted,
+                "differs in": differs[name],
+            }
+        )
+    print_rows(rows if as_json else shown, as_json, empty="no feature sets")
 
 
 @features_app.command()
@@ -62,17 +92,40 @@ def show(
     store: StoreOrPack,
     features: FeatureSet = None,
     video_id: Annotated[str | None, typer.Option(help="Also show the record of this video.")] = None,
+    video: Annotated[
+        str | None,
+        typer.Option(help="Draw the feature sequence of this video: values, their norm, and how alike the steps are."),
+    ] = None,
+    projection: Annotated[
+        str | None, typer.Option(help="Draw all videos of the set as points, coloured by class: pca or tsne.")
+    ] = None,
+    manifest: Annotated[Path | None, typer.Option(help="Manifest with the classes, for --projection.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Picture to write. Default: features.png, or projection.png."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show how a feature set was made, its videos and failures. Without --features: every set (JSON: a list)."""
+    """Show how a feature set was made, its videos and failures. Without --features: every set (JSON: a list).
+
+    With --video or --projection: a picture (PNG, SVG or PDF).
+    """
+    from har_pipeline.cli.feature_pictures import check_picture, draw_projection, draw_video
     from har_pipeline.core.errors import StoreError
     from har_pipeline.features.pack import open_features
 
+    check_picture(video, projection, manifest, out)
     opened = open_features(store)
+    if video is not None:
+        draw_video(opened, opened.resolve(features or ""), video, out or Path("features.png"))
+        return
+    if projection is not None and manifest is not None:
+        draw_projection(opened, opened.resolve(features or ""), manifest, projection, out or Path("projection.png"))
+        return
     names = [opened.resolve(features)] if features else opened.feature_sets()
     if not names:
         raise StoreError(f"{store}: no feature set; make one with `har extract`")
-    results = [_description(opened, name, video_id) for name in names]
+    results = [_description(opened, name, video_id, not as_json) for name in names]
     if as_json:
         print_json(results[0] if len(results) == 1 else results)
         return
@@ -82,13 +135,20 @@ def show(
         _print_description(result)
 
 
-def _description(opened: FeatureStore | PackedStore, name: str, video_id: str | None) -> dict[str, object]:
+def _description(
+    opened: FeatureStore | PackedStore, name: str, video_id: str | None, in_words: bool
+) -> dict[str, object]:
     from har_pipeline.features.pack import PackedStore
+    from har_pipeline.features.seen import percent, seen_of_set, seen_of_video
 
+    spec = opened.spec(name)
+    seen = seen_of_set(spec, opened.lengths(name).values())
     result: dict[str, object] = {
         "feature_set": name,
-        "spec": opened.spec(name).to_dict(),
+        "name": next((own for own, one in opened.names().items() if one == name), None),
+        "spec": spec.to_dict(),
         "videos": len(opened.video_ids(name)),
+        "seen": seen.describe() if in_words else dataclasses.asdict(seen),
         "failures": opened.failures(name),
         "notes": opened.decode_notes(name),
     }
@@ -98,6 +158,7 @@ def _description(opened: FeatureStore | PackedStore, name: str, video_id: str | 
         result["pack"] = opened.describe(name)
     if video_id is not None:
         record = opened.read(name, video_id)
+        span, read = seen_of_video(spec, record.num_frames, record.fps)
         result["record"] = {
             **{f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name != "features"},
             "clip_starts": record.clip_starts.tolist(),
@@ -105,6 +166,8 @@ def _description(opened: FeatureStore | PackedStore, name: str, video_id: str | 
             "clip_times_s": record.clip_times_s.tolist(),
             "shape": list(record.features.shape),
             "mean": float(record.features.astype("float32").mean()),
+            "spanned": percent(span) if in_words else span,
+            "read": percent(read) if in_words else read,
         }
     return result
 
@@ -117,6 +180,21 @@ def _print_description(result: dict[str, object]) -> None:
                 say(f"  {inner}: {text}")
         else:
             say(f"{key}: {value}")
+
+
+@features_app.command("name")
+def give_name(
+    store: Store,
+    features: Annotated[str, typer.Argument(help="Feature set, by a name that it was given or the start of its own.")],
+    name: Annotated[str, typer.Argument(help=NAME)],
+) -> None:
+    """Give a feature set a name, by which `--features` then finds it, in place of an earlier one."""
+    from har_pipeline.features.store import FeatureStore
+
+    opened = FeatureStore(store)
+    found = opened.resolve(features)
+    opened.give_name(found, name)
+    say(f"{found}: {name}")
 
 
 @features_app.command()
@@ -226,6 +304,49 @@ def pack(
 
 
 @features_app.command()
+def export(
+    store: StoreOrPack,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .npz, .parquet or .h5.")],
+    features: FeatureSet = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Manifest CSV: its videos in its order, with their labels and other columns.")
+    ] = None,
+    allow_missing: options.AllowMissing = False,
+    root: options.Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a feature set into one file for numpy (.npz), pandas (.parquet) or HDF5 (.h5), with how it was made.
+
+    npz and h5: `features` (rows, D), and `offsets`: video v owns the rows offsets[v] to offsets[v + 1]; parquet: one row for
+    each clip, with video_id and step. Needs `pip install 'har-pipeline[parquet]'` or `'har-pipeline[hdf5]'`.
+
+    Example: har features export store.zarr --features i3d --manifest manifest.csv -o features.parquet
+    """
+    from har_pipeline.datasets.manifests import read_manifest
+    from har_pipeline.features.export import export_features
+    from har_pipeline.features.pack import open_features
+
+    records = None if manifest is None else read_manifest(manifest, root=root, check_files=False)
+    with video_bar() as update:
+        summary = export_features(
+            open_features(store),
+            features or "",
+            out,
+            records,
+            allow_missing=allow_missing,
+            on_video=lambda done, total: update("export", done, total),
+        )
+    if summary.missing:
+        note(f"NOTE: {len(summary.missing)} videos have no features and are left out: {', '.join(summary.missing[:5])}")
+    if as_json:
+        print_json(dataclasses.asdict(summary))
+    else:
+        say(
+            f"{summary.path}: {summary.feature_set}, {summary.videos:,} videos, {summary.rows:,} rows of {summary.dim} values"
+        )
+
+
+@features_app.command()
 @with_options
 def reduce(
     *,
@@ -239,6 +360,7 @@ def reduce(
     l2: Annotated[bool, typer.Option(help="Divide each reduced clip by its norm.")] = False,
     randomised: Annotated[bool, typer.Option(help="Approximate PCA in a random subspace, drawn with --seed.")] = False,
     allow_missing: options.AllowMissing = False,
+    name: Annotated[str | None, typer.Option(help=NAME)] = None,
     root: options.Root = None,
     as_json: AsJson = False,
 ) -> None:
@@ -258,7 +380,12 @@ def reduce(
 
     source = opened.resolve(features or "")
     how = ReduceOptions(
-        dim=dim, whiten=whiten, l2=l2, seed=split.seed if randomised else None, allow_missing=allow_missing
+        dim=dim,
+        whiten=whiten,
+        l2=l2,
+        seed=split.seed if randomised else None,
+        allow_missing=allow_missing,
+        name=name,
     )
 
     def words(made: FitSummary) -> str:
@@ -272,6 +399,7 @@ def reduce(
         "projected",
         f"har train {manifest} {store}",
         as_json,
+        name,
     )
 
 
@@ -326,6 +454,7 @@ def encode(
         "encoded",
         f"har train {manifest} {store}",
         as_json,
+        how.name,
     )
 
 
@@ -341,8 +470,14 @@ def _fit_sets(
     done: str,
     train: str,
     as_json: bool,
+    name: str | None,
 ) -> None:
-    """Make a feature set for each split, and print what `words` says of it. train: the command that reads it."""
+    """Make a feature set for each split, and print what `words` says of it. train: the command that reads it; name: the set's.
+
+    Raises: typer.BadParameter if there is one name for several sets.
+    """
+    if name is not None and len(splits) > 1:
+        raise typer.BadParameter("--name is for one feature set: give the number of one --split")
     goes_on_when_repeated()
     summaries = []
     for one in splits:
@@ -361,7 +496,7 @@ def _fit_sets(
     if as_json:
         print_json(summaries)
     elif len(summaries) == 1:
-        typer.echo(f"next: {train} --features {summaries[0]['feature_set']} ... (the same split)")
+        typer.echo(f"next: {train} --features {name or summaries[0]['feature_set']} ... (the same split)")
 
 
 @features_app.command()

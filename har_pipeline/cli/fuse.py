@@ -139,6 +139,7 @@ def compare(
     """Compare two runs class by class: gains, the difference of their confusion matrices (PNG, CSV), McNemar's test."""
     from har_pipeline.evaluation.categories import read_groups
 
+    check_folder(out)
     grouping = read_groups(groups) if groups else None
     one, two = _load([first, second])
     from har_pipeline.evaluation.compare import compare_members, write_comparison

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from har_pipeline.cli import options
 from har_pipeline.cli.output import note, print_json, say
+from har_pipeline.core.errors import ManifestError, first_few
+from har_pipeline.core.files import holds_other, write_text
+from har_pipeline.core.kinds import what_is
+
+if TYPE_CHECKING:
+    from har_pipeline.core.records import VideoRecord
+    from har_pipeline.datasets.updates import ManifestUpdate
 
 manifest_app = options.App(no_args_is_help=True, help="Build manifests from data set folders, and check them.")
 LISTED_AT_MOST = 10
@@ -18,7 +25,9 @@ Layout = Literal["folder", "kth", "ucf11", "ucf101", "hmdb51", "ntu", "ut_intera
 
 @manifest_app.command()
 def build(
-    dataset: Annotated[Layout, typer.Argument(help="Layout of the folder; folder = one subfolder per class.")],
+    dataset: Annotated[
+        Layout, typer.Argument(help="Layout of the folder; folder = one subfolder per class, or none: no labels.")
+    ],
     root: Annotated[Path, typer.Argument(help="The data set's folder.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Manifest to write.")],
     sequences: Annotated[Path | None, typer.Option(help="KTH's 00sequences.txt, for one row per sequence.")] = None,
@@ -31,14 +40,44 @@ def build(
             help="Official split for the column `split`; all three are in x_split1 to x_split3.", min=1, max=3
         ),
     ] = 1,
+    update: Annotated[
+        bool,
+        typer.Option(
+            help="Bring an existing manifest up to date: rows stay as they are, with your columns and changes; rows of new "
+            "videos are added, those of videos that are gone removed."
+        ),
+    ] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing manifest, with all changes made to it.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write a manifest from the folder and file names of a data set. Files and folders that do not fit are listed."""
+    """Write a manifest from the folder and file names of a data set. Files and folders that do not fit are listed.
+
+    A manifest that exists and differs stays, unless --update or --overwrite is given. Videos that stand in no class folder
+    have an empty label: they can be extracted and predicted, and training leaves them out.
+    """
+    if update and overwrite:
+        raise typer.BadParameter("--update keeps what --overwrite replaces: give one of them")
+    if out.is_dir():
+        raise typer.BadParameter(f"{out} is {what_is(out)}: name a file, such as {out / 'manifest.csv'}")
     from har_pipeline.datasets.builders import build_manifest, left_out, parts_taken_for_classes
-    from har_pipeline.datasets.manifests import write_manifest
+    from har_pipeline.datasets.manifests import manifest_text
 
     records = build_manifest(dataset, root, sequences=sequences, splits=splits, split_index=split_index)
-    write_manifest(out, records, root=root)
+    made: ManifestUpdate | None = None
+    if update and out.exists():
+        made, text = _updated(out, records, root)
+        records = list(made.records)
+    else:
+        text = manifest_text(out, records, root=root)
+    changed = not out.exists() or holds_other(out, text)
+    if changed and out.exists() and not (update or overwrite):
+        raise ManifestError(
+            f"{out} exists ({what_is(out)}) and differs from what would be written: --update keeps its rows and your columns, "
+            "--overwrite replaces it, -o names another file"
+        )
+    if changed:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, text)
     if dataset == "folder" and (parts := sorted({record.split for record in records if record.split})):
         note(
             f"folders named after parts ({', '.join(parts)}) fill the column split, the folders below them are the "
@@ -49,19 +88,63 @@ def build(
             f"NOTE: the folders {', '.join(parts)} look like parts of a split, but other folders stand beside them, so all of "
             "them are taken for classes; move the others away if that is wrong"
         )
-    labels = {record.label for record in records}
+    _note_unlabelled(records)
+    labels = {record.label for record in records} - {""}
     others = left_out(root, records, known=(out, sequences, splits))
     for path in others[:LISTED_AT_MOST]:
         what = "nothing in it is taken by" if path.is_dir() else "its name does not follow"
         note(f"left out: {path}: {what} {dataset}'s rule")
     if len(others) > LISTED_AT_MOST:
         note(f"left out: {len(others) - LISTED_AT_MOST} more")
+    if made is not None:
+        _note_update(made)
     if as_json:
-        summary = {"manifest": str(out), "videos": len(records), "classes": sorted(labels)}
-        print_json({**summary, "left_out": [str(path) for path in others]})
+        summary = {"manifest": str(out), "videos": len(records), "classes": sorted(labels), "written": changed}
+        unlabelled = [record.video_id for record in records if not record.label]
+        changes = (
+            {"added": made.added, "removed": made.removed, "moved": made.moved, "edited": made.edited} if made else {}
+        )
+        print_json({**summary, **changes, "unlabelled": unlabelled, "left_out": [str(path) for path in others]})
     else:
         step = "extract" if any(record.path for record in records) else "frames"
-        say(f"{out}: {len(records)} rows, {len(labels)} classes; next: har {step} {out} store.zarr")
+        state = "" if changed else ", as it was"
+        say(f"{out}: {len(records)} rows, {len(labels)} classes{state}; next: har {step} {out} store.zarr")
+
+
+def _updated(out: Path, records: list[VideoRecord], root: Path) -> tuple[ManifestUpdate, str]:
+    """Return what becomes of an existing manifest's rows, and its new text."""
+    from har_pipeline.datasets.manifests import manifest_text, read_comments, read_manifest
+    from har_pipeline.datasets.updates import update_records
+
+    made = update_records(read_manifest(out, check_files=False), records)
+    return made, manifest_text(out, made.records, root=root, comments=read_comments(out))
+
+
+def _note_update(made: ManifestUpdate) -> None:
+    """Say which rows were added and removed, and where the manifest differs from the data set's rule."""
+    for word, ids in (("added", made.added), ("removed", made.removed), ("moved", made.moved)):
+        if ids:
+            note(f"{word}: {len(ids)}: {first_few(ids)}")
+    stay = len(made.records) - len(made.added)
+    edited = ", ".join(f"{name} in {count}" for name, count in made.edited.items())
+    note(f"kept: {stay} rows" + (f"; other than the folder's names say, and kept: {edited}" if edited else ""))
+
+
+def _note_unlabelled(records: list[VideoRecord]) -> None:
+    """Say which videos stand in no class folder."""
+    loose = [str(record.path or record.depth_path) for record in records if not record.label]
+    if not loose:
+        return
+    count = "all" if len(loose) == len(records) else f"{len(loose)} of {len(records)}"
+    note(
+        f"NOTE: videos in no class folder, whose label is empty: {count}. They can be extracted and predicted; for training "
+        "put each into a folder named after its class, or fill in the label"
+    )
+    if len(loose) < len(records):
+        for path in loose[:LISTED_AT_MOST]:
+            note(f"no label: {path}")
+        if len(loose) > LISTED_AT_MOST:
+            note(f"no label: {len(loose) - LISTED_AT_MOST} more")
 
 
 @manifest_app.command()
@@ -76,6 +159,8 @@ def check(
     summary = check_manifest(manifest, root=root)
     if as_json:
         print_json(dataclasses.asdict(summary))
-    else:
-        for key, value in dataclasses.asdict(summary).items():
-            say(f"{key}: {value}")
+        return
+    missing = f", {summary.unlabelled} rows without a label (not trained on)" if summary.unlabelled else ""
+    say(f"ok: {manifest}: {summary.rows} rows, {len(summary.classes)} classes{missing}; all files are there")
+    for key, value in dataclasses.asdict(summary).items():
+        say(f"{key}: {value}")

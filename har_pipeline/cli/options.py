@@ -6,16 +6,21 @@ import contextlib
 import dataclasses
 import inspect
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
-from har_pipeline.core.errors import HarError
+from har_pipeline.core.errors import HarError, UsageError
+from har_pipeline.core.kinds import what_is
 from har_pipeline.core.options import Option, options_of
-from har_pipeline.core.text import printable
+from har_pipeline.core.text import did_you_mean, printable
+
+if TYPE_CHECKING:
+    from har_pipeline.evaluation.run_folder import Origin
 
 AllowMissing = Annotated[bool, typer.Option(help="Leave out videos that have no features, or no frames.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
@@ -38,6 +43,10 @@ StoreOrPack = Annotated[
 Workers = Annotated[int | None, typer.Option(help="Worker processes. Default: from the CPU count.", min=1)]
 
 
+# Where a command's context keeps its arguments as they were typed.
+TYPED = f"{__name__}.typed"
+
+
 class Command(TyperCommand):
     """A command whose help names its arguments as docs/cli.md does, whatever Typer's way: MANIFEST, [VIDEOS...]."""
 
@@ -54,9 +63,12 @@ class Command(TyperCommand):
         return [self.options_metavar or "", *arguments]
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
-        """Parse the arguments; control characters of one that is refused are shown."""
+        """Parse the arguments; control characters of one that is refused are shown. The context keeps them as typed."""
+        words = list(args[1] if len(args) > 1 else kwargs["args"])  # parsing empties the list
         with _shown_errors():
-            return super().make_context(*args, **kwargs)
+            ctx = super().make_context(*args, **kwargs)
+        ctx.meta[TYPED] = words
+        return ctx
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; control characters of an argument that it refuses are shown."""
@@ -68,9 +80,19 @@ class Command(TyperCommand):
 def _shown_errors() -> Iterator[None]:
     try:
         yield
+    except UsageError as error:
+        raise typer.BadParameter(printable(str(error))) from error
     except typer.BadParameter as error:
-        error.message = printable(error.message)
+        error.message = printable(_with_near_choice(error))
         raise
+
+
+def _with_near_choice(error: typer.BadParameter) -> str:
+    """Return the message of a refused value, with the choice that it resembles."""
+    message = error.message.removeprefix("Value error, ")
+    given, *choices = re.findall(r"'([^']*)'", message) or [""]
+    near = did_you_mean(given, choices).strip() if "is not one of" in message else ""
+    return f"{message} D{near[1:]}" if near else message
 
 
 class App(typer.Typer):
@@ -96,7 +118,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 
     The parameter's default gives the options' defaults; without one it is the dataclass with all of its defaults. Fields
     of the same name in several dataclasses share an option, listed where the last of them has it. All parameters are
-    keyword-only. A ValueError of the dataclass becomes a usage error, a HarError the error of the command.
+    keyword-only. What the dataclass refuses is a usage error.
     """
     hints = get_type_hints(command, include_extras=True)
     shown: dict[str, inspect.Parameter] = {}
@@ -142,9 +164,7 @@ def _changed(default: Any, given: Mapping[str, Any]) -> Any:
     names = {name: one.name or name for name, (one, _) in options_of(kind).items()}
     try:
         return dataclasses.replace(default, **{name: given[shown] for name, shown in names.items() if shown in given})
-    except HarError:
-        raise
-    except ValueError as error:
+    except (HarError, ValueError) as error:
         raise option_error(error, names) from error
 
 
@@ -154,7 +174,16 @@ def given_options(ctx: typer.Context | None, names: Iterable[str]) -> list[str]:
     return [f"--{name.replace('_', '-')}" for name in given]
 
 
-def option_error(error: ValueError, names: Iterable[str]) -> typer.BadParameter:
+def run_origin(ctx: typer.Context, manifest: Path, root: Path | None) -> Origin:
+    """Return what a command's runs are made by and from: its command line, printable, and the manifest."""
+    from har_pipeline.evaluation.run_folder import Origin
+
+    # Without the program's own name, which may be a path or `python -m`.
+    words = ["har", *ctx.command_path.removeprefix(ctx.find_root().command_path).split(), *ctx.meta[TYPED]]
+    return Origin(command=printable(shlex.join(words)), manifest=manifest, root=root)
+
+
+def option_error(error: Exception, names: Iterable[str]) -> typer.BadParameter:
     """Return the usage error of a refused value, its fields `names` written as options: `--batch-size`, not `batch_size`.
 
     Words of the language, as in `the published schedule`, stay: a field is followed by what it must be or belongs to.
@@ -164,9 +193,11 @@ def option_error(error: ValueError, names: Iterable[str]) -> typer.BadParameter:
 
 
 def check_folder(out: Path) -> None:
-    """Check a folder to be written. Raises: typer.BadParameter if a file is there."""
+    """Check a folder to be written. Raises: typer.BadParameter if a file is there, or a store or pack."""
     if out.is_file():
         raise typer.BadParameter(f"{out} is a file: name a folder")
+    if (found := what_is(out)) in ("a feature store", "a pack of features"):
+        raise typer.BadParameter(f"{out} is {found}: name another folder")
 
 
 def parse_shard(text: str) -> tuple[int, int]:

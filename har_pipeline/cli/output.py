@@ -54,10 +54,10 @@ def print_rows(rows: list[dict[str, Any]], as_json: bool, *, empty: str = "") ->
 def describe(outcome: Outcome) -> str:
     """Return one line on a finished run."""
     summary = outcome.summary
-    return (
-        f"test video accuracy {summary.test_accuracy:.1%} on {summary.num_test} videos "
-        f"({summary.num_train} train, {summary.num_val} val), {summary.seconds:.1f} s"
-    )
+    seconds, train = f"{summary.seconds:.1f} s", f"{summary.num_train} train, {summary.num_val} val"
+    if summary.test_accuracy is None:
+        return f"no test part: accuracy is not measured ({train}), {seconds}"
+    return f"test video accuracy {summary.test_accuracy:.1%} on {summary.num_test} videos ({train}), {seconds}"
 
 
 def reporter(model: str, as_json: bool) -> Callable[[Outcome], None]:
@@ -83,16 +83,17 @@ def print_outcomes(outcomes: Sequence[Outcome], out: Path, as_json: bool) -> Non
     if as_json:
         print_json([outcome.summary.to_dict() for outcome in outcomes])
         return
-    if len(outcomes) > 1:
-        say(_mean(outcomes))
-    say(f"next: har evaluate {out}")
+    tested = [one for one in outcomes if one.summary.test_accuracy is not None]
+    if len(tested) > 1:
+        say(_mean(tested))
+    say(f"next: har evaluate {out}" if tested else f"next: har predict VIDEO --run {out}")
 
 
 def _mean(outcomes: Sequence[Outcome]) -> str:
     """Return a line on the mean over several runs."""
     from har_pipeline.evaluation.statistics import counted, mean_and_sd
 
-    mean, sd = mean_and_sd([outcome.summary.test_accuracy for outcome in outcomes])
+    mean, sd = mean_and_sd([outcome.summary.measured_accuracy for outcome in outcomes])
     runs = [outcome.run for outcome in outcomes]
     splits, seeds = (
         counted(len(set(numbers)), word)

@@ -465,4 +465,4 @@ def _percent(value: float | None) -> str:
 
 
 def _mean(outcomes: Sequence[Outcome]) -> str:
-    return f"{sum(outcome.summary.test_accuracy for outcome in outcomes) / len(outcomes):.1%}"
+    return f"{sum(outcome.summary.measured_accuracy for outcome in outcomes) / len(outcomes):.1%}"

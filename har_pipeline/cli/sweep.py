@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,10 +15,10 @@ from har_pipeline.cli.options import with_options
 from har_pipeline.cli.output import note, print_table
 from har_pipeline.cli.progress import sweep_table
 from har_pipeline.cli.split_options import chosen_splits
-from har_pipeline.core.options import option
+from har_pipeline.core.options import option, options_of
 from har_pipeline.core.signals import goes_on_when_repeated
 from har_pipeline.datasets.splits import SplitChoice
-from har_pipeline.training.axes import parse_axis
+from har_pipeline.training.axes import NOT_SWEPT, parse_axis
 from har_pipeline.training.options import TrainConfig
 
 if TYPE_CHECKING:
@@ -53,6 +53,22 @@ class Swept:
                 raise typer.BadParameter(f"--set {text!r}: write NAME=VALUE or NAME=VALUE,VALUE")
             found.append((name.strip().replace("-", "_"), values))
         return found
+
+
+class Command(options.Command):
+    """`har sweep`, which tells how an option of `har train` is swept that it has not by itself."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse the arguments."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except Exception as error:  # Typer has no public name for that of an unknown option
+            name = str(getattr(error, "option_name", "")).removeprefix("--").replace("-", "_").removeprefix("no_")
+            if name not in options_of(TrainConfig) or name in NOT_SWEPT:
+                raise
+            raise typer.BadParameter(
+                f"--{name.replace('_', '-')} is swept as --set {name}=VALUE,VALUE", ctx=getattr(error, "ctx", None)
+            ) from error
 
 
 @with_options
@@ -130,6 +146,7 @@ def sweep(
             workers=workers,
             overwrite=overwrite,
             allow_missing=allow_missing,
+            origin=options.run_origin(ctx, manifest, root),
             on_done=on_done,
         )
     first, last = chosen[0], chosen[-1]

@@ -75,6 +75,7 @@ def train(
             overwrite=overwrite,
             allow_missing=allow_missing,
             tensorboard=tensorboard,
+            origin=options.run_origin(ctx, manifest, root),
             on_epoch=on_epoch,
             on_done=on_done,
             on_threads=lambda threads: note(threads.describe()),

@@ -151,6 +151,7 @@ def train_video(
                     overwrite=overwrite,
                     allow_missing=frames.allow_missing,
                     locked=True,
+                    origin=options.run_origin(ctx, manifest, root),
                     world=world,
                     on_epoch=on_epoch,
                     on_batch=on_batch,

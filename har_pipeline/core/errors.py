@@ -20,6 +20,10 @@ class HarError(Exception):
     """Base of every error whose cause the user can act on. The CLI prints it as one line and exits with code 1."""
 
 
+class UsageError(HarError, ValueError):
+    """What a command was given is wrong whatever its files hold, such as the name of no net. The CLI exits with code 2."""
+
+
 class ManifestError(HarError, ValueError):
     """A manifest or split file is malformed, or does not fit the files it names."""
 
@@ -65,12 +69,16 @@ def first_few(texts: Sequence[str], between: str = ", ") -> str:
 def errors_as_lines() -> Iterator[None]:
     """End the program with one line on stderr and exit code 1 at a `HarError` or an error of the operating system.
 
-    Only where nobody reads our own output any more, as in `har models | head`, it ends without a line.
+    At a `UsageError` the code is 2. Only where nobody reads our own output any more, as in `har models | head`, it ends
+    without a line.
     """
     stdout = _open_file(1)
     try:
         yield
         print(end="", flush=True)
+    except UsageError as error:
+        print(_line(str(error)), file=sys.stderr)
+        sys.exit(2)
     except HarError as error:
         sys.exit(_line(str(error)))
     except OSError as error:

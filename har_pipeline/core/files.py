@@ -316,6 +316,11 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8", newline="")
 
 
+def holds_other(path: Path, text: str) -> bool:
+    """Return whether a path is taken by anything else than a file of this text, which a person may have edited."""
+    return os.path.lexists(path) and not (path.is_file() and path.read_bytes() == text.encode())
+
+
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all: indented, keys in the order given."""
     write_text(path, json.dumps(values, indent=2) + "\n")
@@ -349,7 +354,7 @@ def weights_cache() -> Path:
     Raises: WeightsError naming HAR_CACHE if the user has no home folder.
     """
     if folder := os.environ.get("HAR_CACHE"):
-        return Path(folder) / "weights"
+        return Path(os.path.expanduser(folder)) / "weights"
     import platformdirs
 
     try:

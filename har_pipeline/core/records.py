@@ -18,7 +18,9 @@ if TYPE_CHECKING:  # `har --help` waits for no numpy
     import numpy as np
 
 
+# Of ids and of feature sets' names. More characters than ASCII's: `check_video_id`.
 VIDEO_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+MAX_ID_BYTES = 200  # of the UTF-8 form: ids are names of folders, which hold 255
 # Names of the store's own metadata, and of devices on Windows (nul, nul.txt), which some mounted file systems refuse; no
 # such system can hold a name that ends in a dot either.
 RESERVED_ID_PATTERN = re.compile(r"zarr\.json|(?:con|prn|aux|nul|(?:com|lpt)[0-9])(?:\..*)?|.*\.", re.IGNORECASE)
@@ -45,13 +47,27 @@ MEMORY_LIMIT_GB = 4.0
 FeatureType = Literal["float16", "float32"]
 
 
-def check_video_id(video_id: str) -> str:
-    """Return `video_id` if it is a legal one: letters, digits, `.`, `_`, `-`, at most 200 characters, and not reserved.
+def is_id_character(character: str) -> bool:
+    """Return whether an id may hold a character: a letter or digit of any script, a mark on one, `.`, `_` or `-`."""
+    return character in "._-" or character.isalnum() or unicodedata.category(character)[0] == "M"
 
+
+def check_video_id(video_id: str) -> str:
+    """Return `video_id` if it is a legal one: letters and digits of any script, `.`, `_`, `-`, and not reserved.
+
+    It begins with a letter or digit, is in Unicode's composed form (NFC), and has at most 200 bytes in UTF-8.
     Raises: ValueError otherwise.
     """
-    if not VIDEO_ID_PATTERN.fullmatch(video_id):
-        raise ValueError(f"video_id {video_id!r} must match [A-Za-z0-9][A-Za-z0-9._-]* and have at most 200 characters")
+    if not VIDEO_ID_PATTERN.fullmatch(video_id) and (
+        not video_id[:1].isalnum()
+        or not all(map(is_id_character, video_id))
+        or not unicodedata.is_normalized("NFC", video_id)
+        or len(video_id.encode()) > MAX_ID_BYTES
+    ):
+        raise ValueError(
+            f"video_id {video_id!r} must be letters, digits, '.', '_' and '-', begin with a letter or digit, and have at "
+            f"most {MAX_ID_BYTES} characters (of other scripts than Latin fewer: {MAX_ID_BYTES} bytes of UTF-8)"
+        )
     if RESERVED_ID_PATTERN.fullmatch(video_id):
         raise ValueError(
             f"video_id {video_id!r} is reserved: zarr.json, names of devices such as con and nul, and a dot at the end"
@@ -59,17 +75,24 @@ def check_video_id(video_id: str) -> str:
     return video_id
 
 
+def folded_id(video_id: str) -> str:
+    """Return what two ids share that some file systems take for one: they differ in upper and lower case only."""
+    return unicodedata.normalize("NFC", video_id.casefold())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoRecord:
     """One row of a manifest: the frames `[start_frame, end_frame)` of a file, numbered from 0.
 
-    Names of classes, people and so on are kept in Unicode's composed form (NFC): typed names and those of a Mac's folders
-    differ in nothing that can be seen.
+    Ids and names of classes, people and so on are kept in Unicode's composed form (NFC): typed names and those of a Mac's
+    folders differ in nothing that can be seen.
     Raises: ValueError if the id is illegal, the range is empty or negative, or no path is given.
     """
 
     video_id: str
-    label: str
+    label: (
+        str  # the class; empty of a video whose class is not known: it can be extracted and predicted, not trained on
+    )
     path: Path | None = None  # absolute, of a video file; one of the two paths is set
     depth_path: Path | None = None  # absolute, of a depth file or folder
     subject: str | None = None
@@ -82,13 +105,11 @@ class VideoRecord:
     extra: Mapping[str, str] = field(default_factory=dict)  # the manifest's own columns, whose names start with x_
 
     def __post_init__(self) -> None:
-        check_video_id(self.video_id)
-        for name in ("label", "subject", "group", "camera", "scenario", "split"):
+        for name in ("video_id", "label", "subject", "group", "camera", "scenario", "split"):
             text = getattr(self, name)
             if text and not text.isascii():
                 object.__setattr__(self, name, unicodedata.normalize("NFC", text))
-        if not self.label:
-            raise ValueError(f"{self.video_id}: label is empty")
+        check_video_id(self.video_id)
         if self.path is None and self.depth_path is None:
             raise ValueError(f"{self.video_id}: one of path and depth_path is required")
         if self.start_frame < 0:
@@ -130,6 +151,26 @@ class ClipSpec:
             raise ValueError(f"num_clips must be at least 1 for {self.sampling} sampling, not {self.num_clips}")
         if self.segment_seed is not None and self.sampling != "segments":
             raise ValueError(f"segment_seed belongs to segments sampling, not to {self.sampling}")
+
+    def describe(self) -> str:
+        """Return the clips in words, such as `uniform, 10 clips of 64 frames`; what sampling does not read is left out."""
+        count = "all" if self.num_clips is None else str(self.num_clips)
+        several = self.num_clips != 1
+        step = f" (every {_ordinal(self.frame_interval)})" if self.frame_interval > 1 else ""
+        clips = (
+            f"frame{'s' * several}" if self.clip_len == 1 else f"clip{'s' * several} of {self.clip_len} frames{step}"
+        )
+        strided = self.sampling in ("first", "dense", "sparse") and several
+        apart = self.clip_stride != 1 or (self.clip_len > 1 and self.sampling == "dense")
+        stride = f", one every {self.clip_stride}" if strided and apart else ""
+        seed = "" if self.segment_seed is None else f", at places drawn with seed {self.segment_seed}"
+        return f"{self.sampling}, {count} {clips}{stride}{seed}"
+
+
+def _ordinal(number: int) -> str:
+    """Return `2nd`, `3rd`, `11th`."""
+    last = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th") if number % 100 not in (11, 12, 13) else "th"
+    return f"{number}{last}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from har_pipeline.core.errors import ManifestError
-from har_pipeline.core.records import RESERVED_ID_PATTERN, VideoRecord
-from har_pipeline.datasets.folders import VIDEO_SUFFIXES, videos_below, walk
+from har_pipeline.core.errors import ManifestError, UsageError
+from har_pipeline.core.kinds import VIDEO_SUFFIXES, is_video_name
+from har_pipeline.core.records import MAX_ID_BYTES, RESERVED_ID_PATTERN, VideoRecord, folded_id, is_id_character
+from har_pipeline.core.text import unknown
+from har_pipeline.datasets.folders import videos_below, walk
 from har_pipeline.datasets.official_lists import read_hmdb51_lists, read_kth_sequences, read_ucf101_lists
 from har_pipeline.datasets.protocols import KTH_TEST_PERSONS
 
@@ -67,21 +71,22 @@ class Builder:
 def escape_id(text: str) -> str:
     """Return a legal video_id for a relative path: `/` becomes `__`, other illegal characters `-xHH` per UTF-8 byte.
 
-    Names that look escaped (`-x41`) are escaped too, so that two names never get one id; an id that would not begin with
-    a letter or digit, or that is reserved (`nul`), is prefixed with `v`. Raises: ManifestError if the id is longer than
-    200 characters.
+    Letters and digits of every script stay, in Unicode's composed form. Names that look escaped (`-x41`) are escaped too, so
+    that two names never get one id; an id that would not begin with a letter or digit, or that is reserved (`nul`), is
+    prefixed with `v`. Of an id that would be too long the end is replaced by a hash of the whole.
     """
 
-    def escaped(match: re.Match[str]) -> str:
-        return "".join(f"-x{byte:02X}" for byte in os.fsencode(match[0]))
+    def escaped(found: str) -> str:
+        return "".join(f"-x{byte:02X}" for byte in os.fsencode(found))
 
-    name = re.sub(r"[^A-Za-z0-9._-]|-(?=x[0-9A-F]{2})|\.$", escaped, text.replace("/", "__"))
+    name = unicodedata.normalize("NFC", text).replace("/", "__")
+    name = re.sub(r"-(?=x[0-9A-F]{2})|\.$", lambda match: escaped(match[0]), name)
+    name = "".join(character if is_id_character(character) else escaped(character) for character in name)
     if not name[:1].isalnum() or RESERVED_ID_PATTERN.fullmatch(name):
         name = f"v{name}"
-    if len(name) > 200:
-        raise ManifestError(
-            f"{text!r}: its id would have {len(name)} characters, at most 200 are allowed; rename the file"
-        )
+    if len(name.encode()) > MAX_ID_BYTES:
+        mark = f"-{hashlib.sha256(name.encode()).hexdigest()[:10]}"
+        name = name.encode()[: MAX_ID_BYTES - len(mark)].decode(errors="ignore") + mark
     return name
 
 
@@ -96,7 +101,7 @@ def _matching(
 
 
 def _folder(root: Path, options: BuildOptions) -> list[VideoRecord]:
-    """Return one record per video file; its class is the first folder below `root`.
+    """Return one record per video file; its class is the first folder below `root`, none of a file beside such folders.
 
     Where all first folders are named after parts, as in Kinetics' `train/CLASS` and mmaction2's `videos_train/CLASS`, they
     give `split`, and the class is the folder below.
@@ -113,13 +118,8 @@ def _folder(root: Path, options: BuildOptions) -> list[VideoRecord]:
     for path, relative in zip(paths, relatives, strict=True):
         *folders, _ = relative.parts
         part = _part_of_folder(folders.pop(0)) if by_part and folders else None
-        if not folders:
-            raise ManifestError(
-                f"{path}: is not in a class folder; put each class's videos into a folder named after the class"
-                + (f", below {relative.parts[0]}/" if part else " (`har predict` needs no manifest)")
-            )
         name = escape_id(relative.with_suffix("").as_posix())
-        records.append(VideoRecord(video_id=name, label=folders[0], path=path, split=part))
+        records.append(VideoRecord(video_id=name, label=folders[0] if folders else "", path=path, split=part))
     return records
 
 
@@ -214,11 +214,14 @@ def _ucf101(root: Path, options: BuildOptions) -> list[VideoRecord]:
 def _hmdb51(root: Path, options: BuildOptions) -> list[VideoRecord]:
     """Return HMDB-51's files, `<class>/<name>.avi`; the group is the film that the name starts with.
 
+    A file that is in no class folder is left out.
+
     Source: Kuehne 2011; lists `<class>_test_split<N>.txt`.
     """
     listed = read_hmdb51_lists(options.splits) if options.splits else {}
     records = []
-    for path in videos_below(root):
+    top = root.expanduser().resolve()
+    for path in (found for found in videos_below(root) if found.parent != top):
         label = path.parent.name
         name = escape_id(f"{label}__{path.stem}")
         film = re.sub(f"_{re.escape(label)}$", "", _HMDB_TAIL.sub("", path.stem))
@@ -234,10 +237,10 @@ def _with_splits(
 ) -> list[VideoRecord]:
     """Return the records with their official parts; a file that no list names is `unused` in all three splits.
 
-    Raises: ManifestError if the lists name none of the files, or the split number does not exist.
+    Raises: ManifestError if the lists name none of the files; UsageError if the split number does not exist.
     """
     if options.split_index not in (1, 2, 3):
-        raise ManifestError(f"the official splits are 1, 2 and 3, not {options.split_index}")
+        raise UsageError(f"the official splits are 1, 2 and 3, not {options.split_index}")
     if not any(columns):
         raise ManifestError(f"{options.splits}: the lists name none of the {len(records)} files")
     unused = {f"x_split{number}": "unused" for number in (1, 2, 3)}
@@ -262,7 +265,7 @@ def _ntu(root: Path, options: BuildOptions) -> list[VideoRecord]:
     for folder, folders, files in walk(root):
         for name in files:
             path = folder / name
-            if path.suffix.lower() in VIDEO_SUFFIXES and _NTU.fullmatch(path.stem):
+            if is_video_name(name) and _NTU.fullmatch(path.stem):
                 _add_once(rgb, path.stem[:20], path)
         for name in [name for name in folders if re.fullmatch(r"(?:[SCPRA]\d{3}){5}", name)]:
             _add_once(masked if "masked" in folder.name else full, name, folder / name)
@@ -349,21 +352,22 @@ def build_manifest(
     """Return the records of a data set's folder, sorted by id; `dataset` is one of `BUILDERS`, the rest `BuildOptions`.
 
     Files are listed by name and never opened.
-    Raises: ManifestError if the data set is unknown, no file fits, two files get one id, or an option does not apply.
+    Raises: ManifestError if no file fits or two files get one id; UsageError if the data set is unknown, or an option does
+    not apply.
     """
     if dataset not in BUILDERS:
-        raise ManifestError(f"unknown data set {dataset!r}; choose from: {', '.join(BUILDERS)}")
+        raise UsageError(unknown("data set", dataset, BUILDERS))
     for name, given in (("sequences", sequences), ("splits", splits)):
         if given is not None and name not in BUILDERS[dataset].reads:
             readers = [other for other, builder in BUILDERS.items() if name in builder.reads]
-            raise ManifestError(f"{name} is an option of {' and '.join(readers)}, not of {dataset}")
+            raise UsageError(f"{name} is an option of {' and '.join(readers)}, not of {dataset}")
     options = BuildOptions(sequences=sequences, splits=splits, split_index=split_index)
     records = BUILDERS[dataset].build(root, options)
     if not records:
-        raise ManifestError(f"{root}: no video files below it (known suffixes: {', '.join(sorted(VIDEO_SUFFIXES))})")
+        raise ManifestError(f"{root}: no video files below it (known endings: {', '.join(sorted(VIDEO_SUFFIXES))})")
     owner: dict[str, VideoRecord] = {}
     for record in records:
-        other = owner.setdefault(record.video_id.casefold(), record)
+        other = owner.setdefault(folded_id(record.video_id), record)
         if other is not record:
             first, second = (one.path or one.depth_path for one in (other, record))
             same = "" if other.video_id == record.video_id else ", but for upper and lower case"

@@ -7,10 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from har_pipeline.core.errors import ManifestError
-
-VIDEO_SUFFIXES = frozenset(
-    (".avi", ".mp4", ".mkv", ".mov", ".mpg", ".mpeg", ".m4v", ".webm", ".wmv", ".flv", ".3gp", ".ts")
-)
+from har_pipeline.core.kinds import is_video_name, what_is
 
 
 def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
@@ -20,7 +17,8 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     Raises: ManifestError if `root` is not a folder.
     """
     if not root.is_dir():
-        raise ManifestError(f"{root}: no such folder")
+        missing = not root.exists()
+        raise ManifestError(f"{root}: no such folder" if missing else f"{root} is {what_is(root)}, not a folder")
     seen: set[str] = set()
     for folder, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -33,6 +31,6 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
 
 
 def videos_below(root: Path) -> list[Path]:
-    """Return all files with a video suffix, sorted, dead links included: they have to be reported later."""
+    """Return all files with a video's ending, sorted, dead links included: they have to be reported later."""
     found = [folder / name for folder, _, files in walk(root.expanduser().resolve()) for name in files]
-    return sorted(path for path in found if path.suffix.lower() in VIDEO_SUFFIXES)
+    return sorted(path for path in found if is_video_name(path.name))

@@ -6,7 +6,6 @@ Columns, the id rule and the root rule are documented in data_manifests/README.m
 from __future__ import annotations
 
 import csv
-import difflib
 import hashlib
 import io
 import os
@@ -18,7 +17,10 @@ from pathlib import Path
 
 from har_pipeline.core.errors import ManifestError
 from har_pipeline.core.files import write_text
-from har_pipeline.core.records import VideoRecord
+from har_pipeline.core.kinds import what_is
+from har_pipeline.core.records import VideoRecord, folded_id
+from har_pipeline.core.spreadsheets import LINE_END, decoded, delimiter_of
+from har_pipeline.core.text import did_you_mean
 
 PATH_COLUMNS = ("path", "depth_path")
 TEXT_COLUMNS = ("subject", "group", "camera", "scenario", "split")
@@ -27,6 +29,21 @@ COLUMNS = ("video_id", "path", "label", *TEXT_COLUMNS[:4], *NUMBER_COLUMNS, "dep
 OWN_PREFIX = "x_"
 _ROOT_LINE = "# root:"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SEP_LINE = re.compile(r"sep=[,;\t]")  # Excel's own
+
+# What other programs call the columns.
+_OTHER_NAMES = {
+    **dict.fromkeys(("class", "class_name", "action", "category", "target", "y", "activity"), "label"),
+    **dict.fromkeys(("file", "filename", "file_name", "filepath", "file_path", "video", "video_path"), "path"),
+    **dict.fromkeys(("id", "name", "video_name", "clip", "clip_id", "key"), "video_id"),
+    **dict.fromkeys(("person", "actor", "performer", "participant", "user"), "subject"),
+    **dict.fromkeys(("scene", "sequence", "session", "source"), "group"),
+    **dict.fromkeys(("part", "subset", "set", "usage"), "split"),
+    **dict.fromkeys(("start", "first_frame", "begin"), "start_frame"),
+    **dict.fromkeys(("end", "last_frame", "stop"), "end_frame"),
+    **dict.fromkeys(("depth", "depth_file"), "depth_path"),
+    **dict.fromkeys(("view", "cam"), "camera"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +53,8 @@ class ManifestSummary:
     rows: int
     # Label -> rows.
     classes: dict[str, int]
+    # Rows without a label.
+    unlabelled: int
     # How many different ones.
     subjects: int
     groups: int
@@ -58,14 +77,15 @@ def read_manifest(
     check_files: whether to check that the files exist.
     Raises: ManifestError listing the first `max_errors` wrong rows by line number.
     """
-    lines, stated_root = _read_lines(path)
+    lines, stated_root, delimiter = _read_lines(path)
     base = (root or stated_root or path.parent).expanduser().resolve()
     if (check_files or root) and not base.is_dir():
         raise ManifestError(f"{path}: root {base} is not a folder; give the data's folder with --root")
-    reader = csv.DictReader((line for _, line in lines), strict=True)
+    reader = csv.DictReader((line for _, line in lines), strict=True, delimiter=delimiter)
     numbers = [number for number, _ in lines]
     try:
-        header = list(reader.fieldnames or [])
+        header = [name.strip() for name in reader.fieldnames or []]
+        reader.fieldnames = header
         _check_header(path, header)
         rows = [(numbers[min(reader.line_num, len(numbers)) - 1], row) for row in reader]
     except csv.Error as error:
@@ -80,7 +100,7 @@ def read_manifest(
     for number, row in rows:
         try:
             record = _record(row, base, check_files)
-            first, row_of_first = first_seen.setdefault(record.video_id.casefold(), (record.video_id, number))
+            first, row_of_first = first_seen.setdefault(folded_id(record.video_id), (record.video_id, number))
             if row_of_first != number:
                 raise ValueError(_duplicate(first, record.video_id, f"row {row_of_first}"))
             records.append(record)
@@ -95,10 +115,7 @@ def read_manifest(
 
 
 def _duplicate(first: str, second: str, where: str) -> str:
-    """Return what is wrong with two ids that are equal, or that file systems may take for equal.
-
-    Ids are ASCII, so that they have a single Unicode form.
-    """
+    """Return what is wrong with two ids that are equal, or that file systems may take for equal."""
     if first == second:
         return f"duplicate video_id {second!r} (first in {where})"
     return (
@@ -107,44 +124,74 @@ def _duplicate(first: str, second: str, where: str) -> str:
     )
 
 
-def _read_lines(path: Path) -> tuple[list[tuple[int, str]], Path | None]:
-    """Return (line number, text) of all lines from the header on but blank ones, and the root named in a comment above it."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise ManifestError(f"{path}: no such manifest; create one with `har manifest build`") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: not a readable UTF-8 text file ({type(error).__name__})") from error
-    root = None
+def _read_lines(path: Path) -> tuple[list[tuple[int, str]], Path | None, str]:
+    """Return (line number, text) of all lines from the header on but empty ones, the root that a comment above it names, and
+    the character between cells.
+    """
+    root_line: tuple[int, str] | None = None
     lines: list[tuple[int, str]] = []
+    delimiter = ""
     # Not splitlines, which also cuts at form feeds and Unicode separators and would shift the row numbers.
-    for number, line in enumerate(re.split(r"\r\n|\n|\r", text), 1):
-        if lines or not line.startswith("#"):
-            if line.strip():
+    for number, line in enumerate(LINE_END.split(_text_of(path)), 1):
+        if lines or not _is_comment(line):
+            if not lines and _SEP_LINE.fullmatch(line.strip()):
+                continue
+            if not lines and line.strip():
+                delimiter = delimiter_of(line, COLUMNS)
+            # A spreadsheet writes empty rows as delimiters alone.
+            if line.strip() and (not lines or line.strip(f'{delimiter}" \t')):
                 lines.append((number, line + "\n"))
-        elif line.startswith(_ROOT_LINE):
-            stated = line.removeprefix(_ROOT_LINE).strip()
-            try:
-                if _CONTROL.search(stated):
-                    raise ValueError("it contains a control character")
-                root = path.parent / Path(stated).expanduser()
-            except (ValueError, RuntimeError) as error:  # the latter for the home of a user who does not exist
-                raise ManifestError(
-                    f"{path}: root {stated!r} in line {number}: {error}; give it with --root"
-                ) from error
+        elif line.lstrip('"').startswith(_ROOT_LINE):
+            root_line = number, line
     if not lines:
         raise ManifestError(f"{path}: empty file")
-    return lines, root
+    root = None
+    if root_line is not None:
+        number, line = root_line
+        # A spreadsheet fills lines up with empty cells, and quotes them.
+        line = line.removesuffix(delimiter * lines[0][1].count(delimiter))
+        if line.startswith('"') and line.endswith('"'):
+            line = line[1:-1].replace('""', '"')
+        stated = line.removeprefix(_ROOT_LINE).strip()
+        try:
+            if _CONTROL.search(stated):
+                raise ValueError("it contains a control character")
+            root = path.parent / Path(stated).expanduser()
+        except (ValueError, RuntimeError) as error:  # the latter for the home of a user who does not exist
+            raise ManifestError(f"{path}: root {stated!r} in line {number}: {error}; give it with --root") from error
+    return lines, root, delimiter
+
+
+def _is_comment(line: str) -> bool:
+    """Return whether a line above the header is a comment; a spreadsheet may have quoted it."""
+    return line.lstrip('"').startswith("#")
+
+
+def _text_of(path: Path) -> str:
+    """Return a manifest's text: in UTF-8, or as a byte order mark says. Raises: ManifestError if it is neither."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ManifestError(f"{path}: no such manifest; create one with `har manifest build`") from error
+    except IsADirectoryError as error:
+        found = what_is(path)
+        way_out = "; create a manifest of it with `har manifest build`" if found == "a folder" else ""
+        raise ManifestError(f"{path} is {found}, not a manifest (a CSV file){way_out}") from error
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read ({error.strerror})") from error
+    found = what_is(path)
+    if found in ("a video file", "a split file"):
+        raise ManifestError(f"{path} is {found}, not a manifest (a CSV file)")
+    try:
+        return decoded(content)
+    except ValueError as error:
+        raise ManifestError(f"{path}: {error}") from error
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:
-    for name in header:
-        if name not in COLUMNS and not name.startswith(OWN_PREFIX):
-            near = difflib.get_close_matches(name, COLUMNS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"own columns start with {OWN_PREFIX!r}"
-            if ";" in name or "\t" in name:
-                hint = "cells must be separated by commas"
-            raise ManifestError(f"{path}: unknown column {name!r}; {hint}")
+    if wrong := [name for name in header if name not in COLUMNS and not name.startswith(OWN_PREFIX)]:
+        listed = "; ".join(f"unknown column {name!r}; {_column_hint(name, header)}" for name in wrong)
+        raise ManifestError(f"{path}: {listed}")
     if repeated := [name for name, count in Counter(header).items() if count > 1]:
         raise ManifestError(f"{path}: duplicate column {repeated[0]!r}")
     missing = [name for name in ("video_id", "label") if name not in header]
@@ -152,6 +199,16 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
         missing.append("path (or depth_path)")
     if missing:
         raise ManifestError(f"{path}: missing the required column {' and '.join(missing)}; found: {', '.join(header)}")
+
+
+def _column_hint(name: str, header: Sequence[str]) -> str:
+    """Return what to do about a column of an unknown name."""
+    meant = _OTHER_NAMES.get(name.lower().replace(" ", "_").replace("-", "_"), "")
+    hint = f"did you mean {meant!r}?" if meant else did_you_mean(name, COLUMNS).strip()
+    own = f"own columns start with {OWN_PREFIX!r}"
+    if not hint or any(f"did you mean {there!r}?" == hint for there in header):
+        return own
+    return f"{hint} ({own})" if meant else hint
 
 
 def _record(row: Mapping[str | None, str | None], base: Path, check_files: bool) -> VideoRecord:
@@ -196,33 +253,47 @@ def _resolve(text: str, base: Path, check_files: bool, may_be_folder: bool) -> P
     if check_files and not os.path.exists(path):
         raise ValueError(f"file {text!r} does not exist under the root {base}")
     if check_files and not may_be_folder and os.path.isdir(path):
-        raise ValueError(f"path {text!r} is a folder, not a video file")
+        raise ValueError(
+            f"path {text!r} is a folder, not a video file (depth frames belong into the column depth_path)"
+        )
+    if not may_be_folder and text.lower().endswith(".mat"):
+        raise ValueError(f"path {text!r} is a depth file: name it in the column depth_path, which `har frames` reads")
     return path
 
 
 def write_manifest(path: Path, records: Sequence[VideoRecord], *, root: Path | None = None) -> None:
-    """Write records as a manifest, atomically, with the columns that are in use.
+    """Write records as a manifest, atomically; see `manifest_text`."""
+    text = manifest_text(path, records, root=root)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
 
-    Paths are written relative to the manifest's folder if all files are below it, else relative to `root`, which the first
-    line then names. Raises: ManifestError if there is no record, an id appears twice, a file is outside both folders, an
-    own column does not start with `x_`, or a cell could not be read back unchanged.
+
+def manifest_text(
+    path: Path, records: Sequence[VideoRecord], *, root: Path | None = None, comments: Sequence[str] = ()
+) -> str:
+    """Return the manifest of records that `path` is to hold, with the columns that are in use.
+
+    Paths are written relative to the manifest's folder if all files are below it, else relative to `root`, which a line
+    above the header then names. comments: other lines to stand there.
+    Raises: ManifestError if there is no record, an id appears twice, a file is outside both folders, an own column does not
+    start with `x_`, or a cell could not be read back unchanged.
     """
     if not records:
         raise ManifestError(f"{path}: no videos to write")
     known: dict[str, str] = {}
     for record in records:
-        if first := known.get(record.video_id.casefold()):
+        if first := known.get(folded_id(record.video_id)):
             raise ManifestError(f"{path}: {_duplicate(first, record.video_id, 'an earlier record')}")
-        known[record.video_id.casefold()] = record.video_id
+        known[folded_id(record.video_id)] = record.video_id
     own = sorted({name for record in records for name in record.extra})
     if wrong := [name for name in own if not name.startswith(OWN_PREFIX)]:
         raise ManifestError(f"{path}: own column {wrong[0]!r} must start with {OWN_PREFIX!r}")
     folder = path.parent.resolve()
     files = [file for record in records for file in (record.path, record.depth_path) if file is not None]
-    base, header = folder, ""
+    base, header = folder, "".join(f"{line}\n" for line in comments)
     if any(_relative(file, folder) is None for file in files):
         base = (root or folder).expanduser().resolve()
-        header = f"{_ROOT_LINE} {base}\n"
+        header += f"{_ROOT_LINE} {base}\n"
         _check_cell(path, "first line", "root", str(base))
         if outside := [file for file in files if _relative(file, base) is None]:
             raise ManifestError(f"{path}: {outside[0]} is outside the root {base}")
@@ -230,14 +301,24 @@ def write_manifest(path: Path, records: Sequence[VideoRecord], *, root: Path | N
     for row in rows:
         for name, value in row.items():
             _check_cell(path, row["video_id"], name, value)
-    used = [name for name in (*COLUMNS, *own) if any(row.get(name) for row in rows)]
+    used = [name for name in (*COLUMNS, *own) if name == "label" or any(row.get(name) for row in rows)]
     text = io.StringIO(newline="")
     text.write(header)
     writer = csv.DictWriter(text, used, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text.getvalue())
+    return text.getvalue()
+
+
+def read_comments(path: Path) -> list[str]:
+    """Return the lines above a manifest's header that begin with `#`, apart from that which names the root."""
+    comments = []
+    for line in LINE_END.split(_text_of(path)):
+        if line.strip() and not _is_comment(line) and not _SEP_LINE.fullmatch(line.strip()):
+            break
+        if _is_comment(line) and not line.lstrip('"').startswith(_ROOT_LINE):
+            comments.append(line.strip('"'))
+    return comments
 
 
 def _relative(file: Path, base: Path) -> str | None:
@@ -280,7 +361,8 @@ def check_manifest(path: Path, *, root: Path | None = None) -> ManifestSummary:
 
     return ManifestSummary(
         rows=len(records),
-        classes=dict(sorted(Counter(record.label for record in records).items())),
+        classes=dict(sorted(Counter(record.label for record in records if record.label).items())),
+        unlabelled=sum(not record.label for record in records),
         subjects=distinct("subject"),
         groups=distinct("group"),
         cameras=distinct("camera"),

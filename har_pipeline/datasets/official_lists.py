@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from har_pipeline.core.errors import ManifestError
+from har_pipeline.core.kinds import what_is
 
 _KTH_NAME = re.compile(r"person\d\d_[a-z]+_d[1-4]")
 
@@ -40,6 +41,7 @@ def read_ucf101_lists(folder: Path) -> dict[str, dict[str, str]]:
     Lower case, because copies of the data set spell HandstandPushups in different ways.
     Raises: ManifestError if one of the six lists is missing.
     """
+    _check_folder(folder)
     listed: dict[str, dict[str, str]] = {}
     for number in (1, 2, 3):
         for part in ("train", "test"):
@@ -55,6 +57,7 @@ def read_hmdb51_lists(folder: Path) -> dict[tuple[str, str], dict[str, str]]:
 
     Raises: ManifestError if there is no list, or a line has no such flag.
     """
+    _check_folder(folder)
     parts = {"0": "unused", "1": "train", "2": "test"}
     listed: dict[tuple[str, str], dict[str, str]] = {}
     for number in (1, 2, 3):
@@ -72,7 +75,14 @@ def read_hmdb51_lists(folder: Path) -> dict[tuple[str, str], dict[str, str]]:
     return listed
 
 
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ManifestError(f"{folder} is {what_is(folder)}, not the folder of the data set's official lists")
+
+
 def _read_lines(path: Path) -> list[str]:
+    if path.is_dir():
+        raise ManifestError(f"{path} is a folder, not the list itself")
     if not path.is_file():
         raise ManifestError(f"{path}: no such list; download the data set's official lists")
     # Decoded like file names, so that any name in a list matches its file.

@@ -10,8 +10,9 @@ import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from har_pipeline.core.errors import SplitError
+from har_pipeline.core.errors import SplitError, UsageError
 from har_pipeline.core.records import VideoRecord
+from har_pipeline.core.text import unknown
 from har_pipeline.datasets.units import SOURCES, Source, take_share, units
 
 KTH_TEST_PERSONS = frozenset({2, 3, 5, 6, 7, 8, 9, 10, 22})
@@ -57,6 +58,8 @@ class Protocol:
     val_apart: tuple[Source, ...] = SOURCES
     # Whether copies and links of one file are kept apart like the file itself; published lists are taken as they are.
     copies_apart: bool = True
+    # Whether its splits test anything; without, nothing is held back from a final model.
+    tests: bool = True
 
     @property
     def help(self) -> str:
@@ -233,6 +236,11 @@ def _column(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]
     return [Fold(train, test, val)]
 
 
+def _all(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]:
+    """All videos train and none tests: for a final model, whose accuracy is not measured."""
+    return [Fold(list(records), [])]
+
+
 PROTOCOLS: dict[str, Protocol] = {
     "kth_original": Protocol(_kth_original, copies_apart=False),
     "kth_random5": Protocol(_kth_random5, copies_apart=False),
@@ -253,4 +261,33 @@ PROTOCOLS: dict[str, Protocol] = {
     "group_kfold": Protocol(_group_kfold, reads=("num_folds",)),
     "holdout": Protocol(_holdout, reads=("test_fraction",)),
     "column": Protocol(_column, reads=("column",)),
+    "all": Protocol(_all, tests=False),
 }
+
+
+def has_test_part(protocol: str) -> bool:
+    """Return whether splits of a protocol test videos; those of the user's own always do."""
+    return protocol not in PROTOCOLS or PROTOCOLS[protocol].tests
+
+
+# What else protocols are called.
+_OTHER_NAMES = {
+    **dict.fromkeys(("loso", "lopo", "leave_one_person_out", "leave_one_actor_out"), "leave_one_subject_out"),
+    **dict.fromkeys(("logo", "leave_one_sequence_out", "leave_one_scene_out"), "leave_one_group_out"),
+    **dict.fromkeys(("cross_subject", "x_sub", "cs"), "xsub"),
+    **dict.fromkeys(("cross_view", "x_view", "cv"), "xview"),
+    **dict.fromkeys(("kfold", "k_fold", "gkfold", "stratified_group_kfold"), "group_kfold"),
+    **dict.fromkeys(("hold_out", "random"), "holdout"),
+}
+
+
+def protocol_name(name: str) -> str:
+    """Return the name in `PROTOCOLS` of a protocol that may be called otherwise, such as `loso` or `cross-subject`.
+
+    Raises: UsageError with the names, if there is none.
+    """
+    plain = name.strip().lower().replace("-", "_")
+    found = _OTHER_NAMES.get(plain, plain)
+    if found not in PROTOCOLS:
+        raise UsageError(unknown("protocol", name, PROTOCOLS))
+    return found

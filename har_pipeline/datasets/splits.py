@@ -14,12 +14,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from har_pipeline.core.errors import SplitError
+from har_pipeline.core.errors import SplitError, first_few
 from har_pipeline.core.files import write_text
+from har_pipeline.core.kinds import what_is
 from har_pipeline.core.options import check_options, option, seed_option
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.datasets.identity import one_name_per_file
-from har_pipeline.datasets.protocols import PROTOCOLS, Protocol, SplitOptions, cell, default_protocol
+from har_pipeline.datasets.protocols import PROTOCOLS, Protocol, SplitOptions, cell, default_protocol, protocol_name
 from har_pipeline.datasets.units import source_of, take_share
 
 PARTS = ("train", "val", "test")
@@ -31,9 +32,10 @@ VALIDATION_SHARE = 0.2
 class SplitChoice:
     """Which splits of a manifest: those of a protocol, one of them, or the split of a file.
 
-    Raises: ValueError if a value is out of range.
+    Raises: ValueError if a value is out of range, UsageError if there is no such protocol.
     """
 
+    # Also by its initials, `loso`, or another name that it is known by; kept as the name in `PROTOCOLS`.
     # None: `default_protocol`.
     protocol: str | None = option(
         None,
@@ -41,7 +43,7 @@ class SplitChoice:
     )
     # None: 0, and a note if there are others.
     split: str | None = option(
-        None, "Split number, or `all`, as papers do (then in folders split0, split1 ...). Default: 0, the first one."
+        None, "Split number, or `all`, as papers do: a run, or a fit, for each. Default: 0, the first one."
     )
     split_file: Path | None = option(None, "Split file of `har splits write`, instead of --protocol.")
     num_folds: int = option(5, "Number of folds (group_kfold).", min=2)
@@ -59,6 +61,8 @@ class SplitChoice:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.protocol is not None:
+            object.__setattr__(self, "protocol", protocol_name(self.protocol))
 
     @property
     def every(self) -> bool:
@@ -117,7 +121,7 @@ def choose_splits(
         )
     if "val_fraction" not in choice.unread(records):
         notes += odd_validation_share(chosen, choice.val_fraction or 0.0)
-    if protocol != "column":
+    if protocol != "column" and PROTOCOLS[protocol].tests:
         notes += unread_column(splits, records)
     if not PROTOCOLS[protocol].copies_apart:
         notes += copied_videos(chosen, records)
@@ -154,17 +158,22 @@ def make_splits(
     column: str = "split",
     manifest_sha256: str = "",
 ) -> list[Split]:
-    """Return the splits of a protocol, numbered from 0 in its order.
+    """Return the splits of a protocol, numbered from 0 in its order; videos without a label are in none.
 
     val_fraction: share of the training side's videos kept for validation, by whole subjects or groups, at least one of
     them unless 0; not read where the protocol `column` finds validation videos. num_folds, test_fraction, column: see
     `SplitOptions`.
-    Raises: SplitError if the protocol is unknown or its columns are missing, a part is empty, a subject, group or file is
-    on both sides, or a class is tested but not trained.
+    Raises: SplitError if the protocol's columns are missing, a part is empty, a subject, group or file is on both sides, or
+    a class is tested but not trained; UsageError if there is no such protocol.
     """
-    if protocol not in PROTOCOLS:
-        raise SplitError(f"unknown protocol {protocol!r}; choose from: {', '.join(PROTOCOLS)}")
+    protocol = protocol_name(protocol)
     rule = PROTOCOLS[protocol]
+    if not (labelled := [record for record in records if record.label]):
+        raise SplitError(
+            f"none of the {len(records)} videos of the manifest has a label: fill in the column label to train on them; "
+            "`har extract` and `har predict` need none"
+        )
+    records = labelled
     if rule.copies_apart:
         records = one_name_per_file(records)
     options = SplitOptions(seed=seed, num_folds=num_folds, test_fraction=test_fraction, column=column)
@@ -172,7 +181,7 @@ def make_splits(
     for index, fold in enumerate(rule.split(records, options)):
         where = f"{protocol} split {index}"
         for part, side in (("train", fold.train), ("test", fold.test)):
-            if not side:
+            if not side and (part == "train" or rule.tests):
                 raise SplitError(
                     f"{where}: none of the {len(records)} videos is in {part}; is this the right protocol?"
                 )
@@ -219,7 +228,11 @@ def _check_split(split: Split, records: Sequence[VideoRecord], rule: Protocol) -
         if len(set(ids)) < len(ids):
             raise SplitError(f"{where}: {len(ids) - len(set(ids))} {part} ids appear more than once")
         parts[part] = [by_id[video_id] for video_id in ids]
-    for part in ("train", "test"):
+        if nameless := [record.video_id for record in parts[part] if not record.label]:
+            raise SplitError(
+                f"{where}: {len(nameless)} {part} videos have no label in the manifest: {first_few(nameless)}"
+            )
+    for part in ("train", "test") if rule.tests else ("train",):
         if not parts[part]:
             raise SplitError(f"{where}: no {part} videos")
     for first, second, sources in (
@@ -252,9 +265,14 @@ def describe_splits(splits: Sequence[Split], records: Sequence[VideoRecord]) -> 
     return rows
 
 
+def split_text(split: Split) -> str:
+    """Return the content of a split's file."""
+    return json.dumps(asdict(split), indent=1) + "\n"
+
+
 def write_split_file(path: Path, split: Split) -> None:
     """Write a split as JSON, atomically."""
-    write_text(path, json.dumps(asdict(split), indent=1) + "\n")
+    write_text(path, split_text(split))
 
 
 def read_split_file(path: Path) -> Split:
@@ -278,23 +296,36 @@ def read_split_file(path: Path) -> Split:
         return Split(**{"index": 0, **values, **parts})
     except FileNotFoundError as error:
         raise SplitError(f"{path}: no such split file; create one with `har splits write`") from error
+    except IsADirectoryError as error:
+        raise SplitError(f"{path} is {what_is(path)}, not a split file, which `har splits write` makes") from error
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise SplitError(f"{path}: not a split file: {error}") from error
+        found = what_is(path)
+        kind = f" but {found}" if found in ("a manifest", "a video file") else ""
+        raise SplitError(f"{path}: not a split file{kind}: {error}") from error
 
 
 LISTED_AT_MOST = 5
 
 
 def unused_videos(splits: Sequence[Split], records: Sequence[VideoRecord]) -> list[str]:
-    """Return a note on the manifest's videos that are in no part of any split, if there are any."""
+    """Return a note on the manifest's videos that have a label and are in no part of any split, if there are any."""
     used = {video_id for split in splits for part in (split.train, split.val, split.test) for video_id in part}
-    unused = [record.video_id for record in records if record.video_id not in used]
+    unused = [record.video_id for record in records if record.label and record.video_id not in used]
     if not unused:
         return []
     first = splits[0]
     where = f"{first.protocol} split {first.index}" if len(splits) == 1 else f"{len(splits)} splits of {first.protocol}"
-    listed = ", ".join(unused[:LISTED_AT_MOST]) + ", ..." * (len(unused) > LISTED_AT_MOST)
-    return [f"{len(unused)} of {len(records)} videos of the manifest are not used by {where}: {listed}"]
+    return [f"{len(unused)} of {len(records)} videos of the manifest are not used by {where}: {first_few(unused)}"]
+
+
+def unlabelled_videos(records: Sequence[VideoRecord]) -> list[str]:
+    """Return a note on the manifest's videos that have no label, and so are in no split, if there are any."""
+    nameless = [record.video_id for record in records if not record.label]
+    if not nameless:
+        return []
+    return [
+        f"{len(nameless)} of {len(records)} videos of the manifest have no label and are left out: {first_few(nameless)}"
+    ]
 
 
 def odd_validation_share(splits: Sequence[Split], fraction: float) -> list[str]:

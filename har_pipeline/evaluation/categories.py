@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from har_pipeline.core.errors import ManifestError
+from har_pipeline.core.spreadsheets import decoded, delimiter_of
+from har_pipeline.core.text import did_you_mean
 from har_pipeline.evaluation.statistics import Interval, wilson_interval
 
 BUILT_IN = ("ucf101", "hmdb51")
@@ -75,11 +77,15 @@ def read_groups(source: str | Path) -> Grouping:
     name = str(source)
     built_in = files("har_pipeline.evaluation.data") / f"{name}_groups.csv"
     try:
-        text = (built_in if name in BUILT_IN else Path(source)).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
-        raise ManifestError(f"groups {name}: {why}; give a CSV file, or one of {', '.join(BUILT_IN)}") from error
-    rows = list(csv.reader(text.splitlines()))
+        text = decoded((built_in if name in BUILT_IN else Path(source)).read_bytes())
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        why = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({reason})"
+        way_out = f"{did_you_mean(name, BUILT_IN)}give a CSV file, or one of {', '.join(BUILT_IN)}"
+        raise ManifestError(f"groups {name}: {why}; {way_out}") from error
+    lines = text.splitlines()
+    delimiter = delimiter_of(lines[0], ("class", "group", "complex")) if lines else ","
+    rows = list(csv.reader(lines, delimiter=delimiter))
     if not rows or rows[0] not in (["class", "group"], ["class", "group", "complex"]):
         raise ManifestError(f"groups {name}: the first line must be `class,group` or `class,group,complex`")
     group_of: dict[str, str] = {}

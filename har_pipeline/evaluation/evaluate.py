@@ -6,6 +6,7 @@ The result is a tree: repeats hold runs or folds, folds hold runs, and the leave
 from __future__ import annotations
 
 import dataclasses
+import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from har_pipeline.core.errors import RunError
+from har_pipeline.core.errors import HarError, RunError
 from har_pipeline.core.files import write_json
 from har_pipeline.core.records import Scores
 from har_pipeline.evaluation.categories import Grouping, GroupResult
 from har_pipeline.evaluation.members import FUSION_JSON
-from har_pipeline.evaluation.metrics import Measures, measure_scores, write_measures
+from har_pipeline.evaluation.metrics import Measures, Mistake, measure_scores, sorted_mistakes, write_measures
 from har_pipeline.evaluation.plan import (
+    PLAN_JSON,
     fold_folders,
     merge_notes,
     no_run_error,
@@ -34,6 +36,9 @@ from har_pipeline.evaluation.plots import save_training_curves
 from har_pipeline.evaluation.run_folder import RUN_JSON, SCORES, RunRecord, read_run, recover_run
 from har_pipeline.evaluation.scores import concat_scores, read_scores, select_part
 from har_pipeline.evaluation.statistics import Interval, mean_and_sd, mean_interval
+
+# What a folder of somebody else's, or on a disk for reading, says.
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +60,13 @@ class Evaluation:
     pooled_top1: float | None = None  # of repeats of folds: mean accuracy on all videos of a repeat
     pooled_sd: float | None = None
 
+    @property
+    def mistakes(self) -> tuple[Mistake, ...]:
+        """The videos that were classified wrong, the most confident mistakes first; one in several members each time."""
+        if self.measures is not None:
+            return self.measures.mistakes
+        return sorted_mistakes(one for member in self.members.values() for one in member.mistakes)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the evaluation as a plain nested dict, ready for JSON."""
         if self.kind == "run" and self.measures is not None:
@@ -73,26 +85,69 @@ class Evaluation:
         }
 
 
-def evaluate(path: Path | str, *, part: str = "test", grouping: Grouping | None = None) -> Evaluation:
+def evaluate(
+    path: Path | str,
+    *,
+    part: str = "test",
+    grouping: Grouping | None = None,
+    out: Path | str | None = None,
+    write: bool = True,
+) -> Evaluation:
     """Evaluate the stored scores of a run, of the folds or repeats of a job, or of a fusion, and write the results there.
+
+    out: the folder to write into instead, with subfolders as in `path`, which then stays as it is and may be read-only.
+    write: False writes nothing at all.
 
     A run gets the files of `write_measures` (of the validation part in its folder `val`), and training.png if it has
     several epochs; a folder of folds those of the pooled videos, and folds.json; a folder of repeats repeats.json.
     Folds are pooled if they have the same classes and test no video twice.
-    Raises: RunError if there is no run, a run is incomplete or damaged, runs are not of one job, no repeat is finished, or
-    there are no scores of that part.
+    Raises: RunError if there is no run, a run is incomplete or damaged, runs are not of one job, no repeat is finished,
+    there are no scores of that part, `out` holds something else, or nothing can be written there.
     """
     path = Path(path)
     recover_run(path)
-    if (path / RUN_JSON).exists():
-        return _evaluate_run(read_run(path), part, grouping)[0]
-    if (path / FUSION_JSON).exists():
-        return _evaluate_scores(select_part(read_scores(path / SCORES), part), _folder(path, part), grouping)
-    if repeats := repeat_folders(path):
-        return _evaluate_repeats(path, repeats, part, grouping)
-    if fold_folders(path):
-        return _evaluate_folds(path, part, grouping)
+    to = _Target(path, (path if out is None else Path(out)) if write else None, part)
+    to.check()
+    try:
+        if (path / RUN_JSON).exists():
+            return _evaluate_run(read_run(path), to, grouping)[0]
+        if (path / FUSION_JSON).exists():
+            return _evaluate_scores(select_part(read_scores(path / SCORES), part), to.folder(path), grouping)
+        if repeats := repeat_folders(path):
+            return _evaluate_repeats(path, repeats, to, grouping)
+        if fold_folders(path):
+            return _evaluate_folds(path, to, grouping)
+    except OSError as error:
+        if isinstance(error, HarError) or error.errno not in NOT_WRITABLE:
+            raise
+        raise RunError(f"{error.filename}: {error.strerror}; name another folder for the results with --out") from error
     raise no_run_error(path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where the results of a part of what is in `path` are written: the same tree in `out`; None: nowhere."""
+
+    path: Path
+    out: Path | None
+    part: str
+
+    def folder(self, of: Path) -> Path | None:
+        """Return where the results of the run or job `of`, in `path` or `path` itself, go; None: nowhere."""
+        if self.out is None:
+            return None
+        found = self.out / of.relative_to(self.path)
+        return found if self.part == "test" else found / self.part
+
+    def check(self) -> None:
+        if self.out is None:
+            return
+        if self.out.exists() and not self.out.is_dir():
+            raise RunError(f"{self.out} is a file: name a folder for the results")
+        if self.out.resolve() == self.path.resolve():
+            return
+        if any((self.out / name).exists() for name in (RUN_JSON, SCORES, PLAN_JSON)):
+            raise RunError(f"{self.out} holds another run or fusion: choose another folder for the results")
 
 
 def mean_groups(tables: Sequence[Sequence[GroupResult]]) -> tuple[GroupResult, ...]:
@@ -122,35 +177,37 @@ def mean_groups(tables: Sequence[Sequence[GroupResult]]) -> tuple[GroupResult, .
     return tuple(means)
 
 
-def _evaluate_run(run: RunRecord, part: str, grouping: Grouping | None) -> tuple[Evaluation, Scores]:
+def _evaluate_run(run: RunRecord, to: _Target, grouping: Grouping | None) -> tuple[Evaluation, Scores]:
     notes = list(run.notes)
     if missing := run.info.get("summary", {}).get("missing", []):
         notes.append(f"{len(missing)} videos had no features and were left out: {', '.join(missing[:5])}")
-    scores = select_part(run.scores(), part)
+    run.require_part(to.part)
+    scores = select_part(run.scores(), to.part)
     measures = measure_scores(scores, notes=notes, grouping=grouping)
-    folder = _folder(run.path, part)
-    write_measures(measures, folder)
-    history = run.history()
-    if len(history["epoch"]) > 1:
-        save_training_curves(folder / "training.png", history)
+    if folder := to.folder(run.path):
+        write_measures(measures, folder)
+        history = run.history()
+        if len(history["epoch"]) > 1:
+            save_training_curves(folder / "training.png", history)
     return _of_run(measures), scores
 
 
-def _evaluate_folds(path: Path, part: str, grouping: Grouping | None) -> Evaluation:
+def _evaluate_folds(path: Path, to: _Target, grouping: Grouping | None) -> Evaluation:
     runs = {number: read_run(fold) for number, fold in fold_folders(path).items()}
     require_one_job(list(runs.values()))
-    found = {number: _evaluate_run(run, part, grouping) for number, run in runs.items()}
+    found = {number: _evaluate_run(run, to, grouping) for number, run in runs.items()}
     folds, scores = {i: one for i, (one, _) in found.items()}, [own for _, own in found.values()]
     ids = [video_id for own in scores for video_id in own.video_ids]
     notes = [*unfinished_folds(path), *merge_notes({f"split{i}": fold.notes for i, fold in folds.items()})]
     pooled = None
     if len(ids) == len(set(ids)) and len({own.classes for own in scores}) == 1:
         pooled = measure_scores(concat_scores(scores), notes=notes, grouping=grouping)
-        write_measures(pooled, _folder(path, part))
-    return _written(_of_members("folds", folds, pooled, notes), _folder(path, part))
+        if folder := to.folder(path):
+            write_measures(pooled, folder)
+    return _written(_of_members("folds", folds, pooled, notes), to.folder(path))
 
 
-def _evaluate_repeats(path: Path, found: Mapping[int, Path], part: str, grouping: Grouping | None) -> Evaluation:
+def _evaluate_repeats(path: Path, found: Mapping[int, Path], to: _Target, grouping: Grouping | None) -> Evaluation:
     # A repeat that lacks folds has another mean than the others.
     whole = {seed: own for seed, own in found.items() if not (planned_runs(own) and unfinished_runs(own))}
     if not whole:
@@ -163,18 +220,16 @@ def _evaluate_repeats(path: Path, found: Mapping[int, Path], part: str, grouping
     members = [fold for own in whole.values() for fold in (fold_folders(own).values() or [own])]
     require_one_job([read_run(member) for member in members])
     repeats = {
-        seed: _evaluate_folds(own, part, grouping)
-        if folds[own.name]
-        else _evaluate_run(read_run(own), part, grouping)[0]
+        seed: _evaluate_folds(own, to, grouping) if folds[own.name] else _evaluate_run(read_run(own), to, grouping)[0]
         for seed, own in whole.items()
     }
     said = {text for own in whole.values() for text in unfinished_folds(own)}
     more = dict.fromkeys(text for one in repeats.values() for text in one.notes if text not in said)
     left_out = [f"{own.name} is left out: it lacks folds" for seed, own in found.items() if seed not in whole]
-    return _written(_of_members("repeats", repeats, None, [*unfinished(path), *left_out, *more]), _folder(path, part))
+    return _written(_of_members("repeats", repeats, None, [*unfinished(path), *left_out, *more]), to.folder(path))
 
 
-def _evaluate_scores(scores: Scores, folder: Path, grouping: Grouping | None) -> Evaluation:
+def _evaluate_scores(scores: Scores, folder: Path | None, grouping: Grouping | None) -> Evaluation:
     """Evaluate scores without a run; repeats go to `seed<k>`, and folds that share videos to `split<i>`."""
     if len(set(scores.seed)) > 1:
         members = _evaluate_each(scores, scores.seed, folder, "seed", grouping)
@@ -183,17 +238,18 @@ def _evaluate_scores(scores: Scores, folder: Path, grouping: Grouping | None) ->
         members = _evaluate_each(scores, scores.fold, folder, "split", grouping)
         return _written(_of_members("folds", members), folder)
     measures = measure_scores(scores, grouping=grouping)
-    write_measures(measures, folder)
+    if folder:
+        write_measures(measures, folder)
     return _of_run(measures)
 
 
 def _evaluate_each(
-    scores: Scores, numbers: Sequence[int], folder: Path, name: str, grouping: Grouping | None
+    scores: Scores, numbers: Sequence[int], folder: Path | None, name: str, grouping: Grouping | None
 ) -> dict[int, Evaluation]:
     def rows(wanted: int) -> Scores:
         return scores.select([row for row, number in enumerate(numbers) if number == wanted])
 
-    return {n: _evaluate_scores(rows(n), folder / f"{name}{n}", grouping) for n in sorted(set(numbers))}
+    return {n: _evaluate_scores(rows(n), folder and folder / f"{name}{n}", grouping) for n in sorted(set(numbers))}
 
 
 def _of_run(measures: Measures) -> Evaluation:
@@ -241,11 +297,8 @@ def _of_members(
     )
 
 
-def _folder(path: Path, part: str) -> Path:
-    return path if part == "test" else path / part
-
-
-def _written(evaluation: Evaluation, folder: Path) -> Evaluation:
-    folder.mkdir(exist_ok=True)
-    write_json(folder / f"{evaluation.kind}.json", evaluation.to_dict())
+def _written(evaluation: Evaluation, folder: Path | None) -> Evaluation:
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / f"{evaluation.kind}.json", evaluation.to_dict())
     return evaluation

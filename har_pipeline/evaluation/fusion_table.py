@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,18 @@ from har_pipeline.evaluation.fusion import (
     sum_rule,
     weighted_rule,
 )
-from har_pipeline.evaluation.members import FUSION_JSON, LEARNED_JSON, ROW_NAMES, FoldSeed, Joined, Member, join
+from har_pipeline.evaluation.members import (
+    FUSION_JSON,
+    LEARNED_JSON,
+    MEMBERS,
+    ROW_NAMES,
+    FoldSeed,
+    Joined,
+    Member,
+    fold_seed_name,
+    join,
+    scores_hash,
+)
 from har_pipeline.evaluation.run_folder import RUN_JSON, SCORES
 from har_pipeline.evaluation.scores import write_scores
 from har_pipeline.evaluation.statistics import Interval, PairedTest, counted, mcnemar, mean_and_sd, mean_interval
@@ -131,8 +143,8 @@ def fuse(
         folds=tuple(sorted({joined.keys[row][1] for row in tests})),
         seeds=tuple(sorted(set(seeds.tolist()))),
         weights=None if weights is None else tuple(weights),
-        learned_weights={f"fold {fold} seed {seed}": values for (fold, seed), values in learned.items()},
-        temperatures={f"fold {fold} seed {seed}": values for (fold, seed), values in temperatures.items()},
+        learned_weights={fold_seed_name(*key): values for key, values in learned.items()},
+        temperatures={fold_seed_name(*key): values for key, values in temperatures.items()},
         missing=joined.missing["test"],
         notes=(*joined.notes, *notes, *(_few_videos(joined) if calibrated or learn else ())),
     )
@@ -199,12 +211,13 @@ def _verdict(rows: Sequence[FusionRow], rule: str, best_run: str, test: PairedTe
 def write_fusion(folder: Path, table: FusionTable, scores: Scores, members: Sequence[Member]) -> None:
     """Write fusion.json, fusion.csv (the table), scores.csv, and learned_from.json, which a later fusion checks.
 
+    fusion.json holds the table, and where the members are, relative to the folder: by it `har predict` finds them.
     Raises: RunError if the folder holds a run of `har train`.
     """
     if (folder / RUN_JSON).exists():
         raise RunError(f"{folder} holds a run: choose another folder for the fusion")
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / FUSION_JSON, table.to_dict())
+    write_json(folder / FUSION_JSON, {**table.to_dict(), MEMBERS: [_place(member, folder) for member in members]})
     write_scores(folder / SCORES, scores)
     folds = sorted({fold for member in members for fold in member.learned_from})
     learned = {
@@ -226,3 +239,11 @@ def write_fusion(folder: Path, table: FusionTable, scores: Scores, members: Sequ
         for row in table.rows
     )
     write_csv(folder / "fusion.csv", header, rows)
+
+
+def _place(member: Member, folder: Path) -> dict[str, Any]:
+    """Return where a member is, as fusion.json says it."""
+    if member.path is None:
+        return {"name": member.name, "path": None, "scores_sha256": None}
+    path = os.path.relpath(member.path.resolve(), folder.resolve())
+    return {"name": member.name, "path": Path(path).as_posix(), "scores_sha256": scores_hash(member.path)}

@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from har_pipeline.core.errors import RunError, first_few
+from har_pipeline.core.files import file_sha256
 from har_pipeline.core.records import Scores
 from har_pipeline.evaluation.plan import merge_notes, no_run_error, require_one_job
-from har_pipeline.evaluation.run_folder import RUN_JSON, SCORES, read_run, recover_run
+from har_pipeline.evaluation.run_folder import RUN_JSON, SCORES, json_sha256, read_run, recover_run
 from har_pipeline.evaluation.scores import read_scores, stack_scores
 
 # Written by `fusion_table.write_fusion`.
 FUSION_JSON, LEARNED_JSON = "fusion.json", "learned_from.json"
+MEMBERS = "members"  # the entry of fusion.json that says where the runs are
 PARTS = ("val", "test")
 
 # Lines of a fusion's table that are not runs.
@@ -37,6 +39,7 @@ class Member:
     learned_from: Mapping[int, frozenset[str]] = field(default_factory=dict)
     stream: str = ""  # stream of its features; empty if unknown
     notes: tuple[str, ...] = ()  # what a reader must know, such as random backbone weights
+    path: Path | None = None  # its folder; None: it was not read from one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +126,8 @@ def load_member(path: Path, name: str) -> Member:
     else:
         if not (path / SCORES).is_file():
             raise no_run_error(path)
-        return Member(name=name, scores=read_scores(path / SCORES), learned_from=_read_learned(path / LEARNED_JSON))
+        learned_from = _read_learned(path / LEARNED_JSON)
+        return Member(name=name, scores=read_scores(path / SCORES), learned_from=learned_from, path=path)
     learned: dict[int, frozenset[str]] = {}
     for run in runs:
         ids = frozenset(run.split.train) | frozenset(run.split.val)
@@ -137,7 +141,18 @@ def load_member(path: Path, name: str) -> Member:
         raise RunError(f"{path}: {error}") from error
     stream = min(streams) if len(streams) == 1 else ""
     notes = merge_notes({str(run.path.relative_to(path)): run.notes for run in runs})
-    return Member(name=name, scores=scores, learned_from=learned, stream=stream, notes=tuple(notes))
+    return Member(name=name, scores=scores, learned_from=learned, stream=stream, notes=tuple(notes), path=path)
+
+
+def scores_hash(path: Path) -> str:
+    """Return one hash over the scores of a folder that `load_member` takes, by which a fusion knows its members again."""
+    folders = run_folders(path) or [path]
+    return json_sha256([[str(folder.relative_to(path)), file_sha256(folder / SCORES)] for folder in folders])
+
+
+def fold_seed_name(fold: int, seed: int) -> str:
+    """Return the key in fusion.json of what belongs to a fold and repeat."""
+    return f"fold {fold} seed {seed}"
 
 
 def _read_learned(path: Path) -> dict[int, frozenset[str]]:
@@ -166,6 +181,16 @@ def join(members: Sequence[Member], part: str = "test") -> Joined:
     classes = members[0].scores.classes
     for member in members:
         _check_member(member, classes, names[0])
+    for member in members:
+        if part not in member.scores.part:
+            raise RunError(
+                f"{member.name} has no {part} videos: "
+                + (
+                    "train it with --val-fraction"
+                    if part == "val"
+                    else "a run of --protocol all is for `har predict` only"
+                )
+            )
     check_leakage(members)
     seeds, left_out = _target_seeds(members)
     tables = [_rows_by_key(member, seeds) for member in members]

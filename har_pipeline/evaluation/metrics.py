@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,19 @@ class ClassResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mistake:
+    """A video whose most probable class is not its own."""
+
+    video_id: str
+    label: str
+    predicted: str
+    probability: float  # of the predicted class
+    label_probability: float  # of the label
+    fold: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measures:
     """Accuracies on videos that were each tested once, in [0, 1], with 95 % intervals."""
 
@@ -54,6 +67,7 @@ class Measures:
     notes: tuple[str, ...] = ()  # what a reader must know, such as random backbone weights
     grouping: Grouping | None = None  # coarse categories, if asked for
     per_group: tuple[GroupResult, ...] = ()
+    mistakes: tuple[Mistake, ...] = ()  # all of them, the most confident first
 
     def to_dict(self) -> dict[str, Any]:
         """Return the measures as a plain nested dict, ready for JSON; the grouping by its name."""
@@ -104,7 +118,30 @@ def measure_scores(scores: Scores, *, notes: Sequence[str] = (), grouping: Group
         notes=tuple(notes),
         grouping=grouping,
         per_group=tuple(group_results(confusion, scores.classes, grouping)) if grouping else (),
+        mistakes=_mistakes(scores, labels, predicted),
     )
+
+
+def _mistakes(scores: Scores, labels: np.ndarray, predicted: np.ndarray) -> tuple[Mistake, ...]:
+    """Return the videos of which the class numbers `labels` and `predicted`, (V,) int64, differ."""
+    found = [
+        Mistake(
+            video_id=scores.video_ids[row],
+            label=scores.labels[row],
+            predicted=scores.classes[predicted[row]],
+            probability=float(scores.probabilities[row, predicted[row]]),
+            label_probability=float(scores.probabilities[row, labels[row]]),
+            fold=scores.fold[row],
+            seed=scores.seed[row],
+        )
+        for row in np.flatnonzero(labels != predicted).tolist()
+    ]
+    return sorted_mistakes(found)
+
+
+def sorted_mistakes(mistakes: Iterable[Mistake]) -> tuple[Mistake, ...]:
+    """Return mistakes with the most confident first, of equals by id and seed."""
+    return tuple(sorted(mistakes, key=lambda one: (-one.probability, one.video_id, one.seed, one.fold)))
 
 
 def _class_result(confusion: np.ndarray, k: int, classes: Sequence[str]) -> ClassResult:
@@ -143,7 +180,8 @@ def extremes(measures: Measures, count: int = EXTREMES) -> Extremes | None:
 def write_measures(measures: Measures, folder: Path) -> None:
     """Write evaluation.json, per_class.csv, confusion.csv and .png, and best_and_worst.csv (`extremes`) into `folder`.
 
-    With a grouping also per_group.csv, and confusion_groups.csv and .png: the matrix ordered by group.
+    mistakes.csv has a row for each video that was classified wrong, the most confident mistakes first. With a grouping also
+    per_group.csv, and confusion_groups.csv and .png: the matrix ordered by group.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "evaluation.json", measures.to_dict())
@@ -180,6 +218,8 @@ def write_measures(measures: Measures, folder: Path) -> None:
         ["list", "place", "label", "accuracy", "videos", "confused_with", "confused_videos"],
         _extreme_rows(extremes(measures)),
     )
+    names = [field.name for field in dataclasses.fields(Mistake)]
+    write_csv(folder / "mistakes.csv", names, (dataclasses.astuple(one) for one in measures.mistakes))
     if measures.grouping is not None:
         _write_groups(measures, measures.grouping, folder)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from har_pipeline.core.errors import RunError, first_few
 from har_pipeline.core.files import write_json
+from har_pipeline.core.kinds import what_is
 from har_pipeline.core.records import FeatureSpec, Split
 from har_pipeline.evaluation.run_folder import (
     RUN_JSON,
@@ -210,6 +211,8 @@ def no_run_error(path: Path) -> RunError:
         return RunError(f"the training of {path} is not finished: run the same training command again to continue")
     if not path.exists():
         return RunError(f"{path} does not exist; make a run with `har train` or `har train-video`")
+    if (found := what_is(path)) != "a folder":
+        return RunError(f"{path} is not a run folder but {found}; make one with `har train` or `har train-video`")
     return RunError(
         f"{path} is not a run folder (no {RUN_JSON}, no split0 or seed0); make one with `har train` or `har train-video`"
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,10 +24,26 @@ if TYPE_CHECKING:
 
 CELL_TEXT_CLASSES = 20
 DPI = 120
-BEST, OTHER, LOSS, INK = "#1f5fa8", "#a9c4e4", "#c8501e", "#222222"
+BEST, OTHER, FAINT, LOSS, INK = "#1f5fa8", "#a9c4e4", "#e4e8ee", "#c8501e", "#222222"
 RIGHT, WRONG = "#2e8b57", "#c0392b"
 LONGEST_TEXT = 90
 MARKERS = "osD^vPX*<>"
+GREY = "#d9d9d9"
+# Steps of a sequence that a picture of usual size can show; classes that a reader can tell apart.
+LONGEST_SEQUENCE, CLASSES_TOLD_APART = 400, 20
+# Of the classes of a timeline, in the order in which they come; more classes begin again.
+SEGMENT_COLOURS = (
+    "#1f5fa8",
+    "#e08214",
+    "#2e8b57",
+    "#c0392b",
+    "#7b5ea7",
+    "#8c6d4f",
+    "#d76aa3",
+    "#7f7f7f",
+    "#b5a52a",
+    "#28a5b8",
+)
 
 # A name and its points: (value on the axis, mean, deviation or None).
 Line = tuple[str, Sequence[tuple[int | float | str | bool | None, float, float | None]]]
@@ -39,6 +56,15 @@ class Example(NamedTuple):
     best: Sequence[tuple[str, float]]  # (class, probability), best first
     title: str
     truth: str | None = None  # its true class, if that is to be shown
+
+
+class TimelineRow(NamedTuple):
+    """A video of `save_timelines`."""
+
+    title: str
+    edges_s: np.ndarray  # (M + 1,) where its stretches begin and end
+    probabilities: np.ndarray  # (M, K); NaN where nothing is known
+    segments: Sequence[tuple[float, float, str]]  # (start in s, end, class)
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -452,3 +478,150 @@ def length_counts(lengths: Mapping[str, Sequence[int]], edges: Sequence[int]) ->
     names = [shorter, *inner, longer]
     kept = [k for k in range(len(names)) if 0 < k < len(names) - 1 or counts[:, k].any()]
     return [names[k] for k in kept], counts[:, kept]
+
+
+def save_feature_sequence(
+    path: Path, features: np.ndarray, times_s: np.ndarray, *, title: str, length_s: float | None = None
+) -> None:
+    """Save a video's features (N, D): the values, their norm over time, and the cosine similarity of every two steps.
+
+    times_s: (N, 2) start and end of each step, s from the start of the file; where one is not finite, steps are numbered.
+    length_s: of the file.
+    The colours of the values end at their 1st and 99th percentiles. Of more than 400 steps evenly spaced ones are drawn.
+    """
+    count, dim = features.shape
+    shown = np.unique(np.linspace(0, count - 1, min(count, LONGEST_SEQUENCE)).round().astype(int))
+    values = features[shown].astype(np.float32)
+    norms = np.linalg.norm(values, axis=1)
+    similarity = _cosine(values, norms)
+    timed = bool(np.isfinite(times_s).all())
+    some = "" if len(shown) == count else f" ({len(shown)} of them drawn)"
+    whole = f"{length_s:.1f} s" if length_s else "the file"
+    seen = f", {times_s.min():.1f} to {times_s.max():.1f} s of {whole}" if timed else ""
+    figure = _figure(10.5, 5.4)
+    figure.suptitle(
+        f"{_plain(title)}\n{count} {'step' if count == 1 else 'steps'} x {dim} values{some}{seen}", fontsize=10
+    )
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.35, 1)).ravel()
+    heat, line = left.subplots(2, 1, height_ratios=(2.4, 1), sharex=True)
+    edges = (-0.5, len(shown) - 0.5)
+    low, high = np.percentile(values, (1, 99))
+    image = heat.imshow(
+        values.T, aspect="auto", cmap="viridis", vmin=low, vmax=max(high, low + 1e-12), extent=(*edges, dim, 0),
+        interpolation="nearest",
+    )  # fmt: skip
+    heat.set_ylabel("dimension")
+    heat.set_title("values", fontsize=10)
+    left.colorbar(image, ax=heat, fraction=0.05, pad=0.02)
+    line.plot(norms, color=BEST, marker="o" if len(shown) <= 60 else None, markersize=3, linewidth=1.2)
+    line.set_ylabel("norm")
+    line.set_ylim(0, 1.08 * float(norms.max()) or 1)
+    line.grid(alpha=0.3)
+    axes = right.add_subplot()
+    alike = axes.imshow(
+        similarity, cmap="magma", vmin=min(0.0, float(similarity.min())), vmax=1, interpolation="nearest"
+    )
+    axes.set_title("cosine similarity of the steps", fontsize=10)
+    right.colorbar(alike, ax=axes, fraction=0.045, pad=0.02)
+    places = np.unique(np.linspace(0, len(shown) - 1, min(6, len(shown))).round().astype(int))
+    names = [f"{times_s[shown[k], 0]:.1f}" if timed else str(shown[k]) for k in places]
+    what = "start of the step / s" if timed else "step"
+    for one in (line, axes):
+        one.set_xticks(places, names)
+        one.set_xlabel(what)
+    line.set_xlim(edges)
+    axes.set_yticks(places, names)
+    axes.set_ylabel(what)
+    _save(figure, path)
+
+
+def _cosine(values: np.ndarray, norms: np.ndarray) -> np.ndarray:
+    """Return (N, N) cosine similarities of the rows of (N, D); 0 of a row of zeros."""
+    unit = np.divide(values, norms[:, None], out=np.zeros_like(values), where=norms[:, None] > 0)
+    return unit @ unit.T
+
+
+def save_projection(
+    path: Path, points: np.ndarray, labels: Sequence[str], *, axes_names: tuple[str, str], title: str
+) -> None:
+    """Save (V, 2) points coloured by class, with a legend that counts each class's points.
+
+    At most 20 classes can be told apart, by ten colours and two markers: of more, the 20 with the most points are, and the
+    others are grey.
+    """
+    counts = Counter(labels)
+    ordered = sorted(counts, key=lambda label: (-counts[label], label))
+    named, others = sorted(ordered[:CLASSES_TOLD_APART]), ordered[CLASSES_TOLD_APART:]
+    figure = _figure(8.6, 5.6)
+    axes = figure.add_subplot()
+    own = np.array(labels)
+    size = 26 if len(points) <= 500 else 12
+    for number, label in enumerate(named):
+        chosen = points[own == label]
+        axes.scatter(
+            chosen[:, 0],
+            chosen[:, 1],
+            s=size,
+            color=f"C{number % 10}",
+            marker="o" if number < 10 else "^",
+            linewidth=0,
+            alpha=0.85,
+            # The blank, because a legend leaves out names that begin with an underscore.
+            label=" " * label.startswith("_") + f"{_plain(label) or 'no class'} ({counts[label]})",
+        )
+    if others:  # below the others, and last in the legend
+        rest = np.isin(own, others)
+        text = f"{len(others)} other classes ({int(rest.sum())})"
+        axes.scatter(points[rest, 0], points[rest, 1], s=size, color=GREY, linewidth=0, zorder=0.9, label=text)
+    axes.set_xlabel(axes_names[0])
+    axes.set_ylabel(axes_names[1])
+    axes.set_title("\n".join(_plain(line) for line in title.splitlines()), fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), title="class (videos)")
+    _save(figure, path)
+
+
+def segment_colours(labels: Sequence[str]) -> dict[str, str]:
+    """Return a colour for each class that occurs, in the order in which they come."""
+    return {label: SEGMENT_COLOURS[k % len(SEGMENT_COLOURS)] for k, label in enumerate(dict.fromkeys(labels))}
+
+
+def save_timelines(path: Path, rows: Sequence[TimelineRow], classes: Sequence[str]) -> None:
+    """Save for each video the probabilities over its time of the classes that are anywhere the best, and its segments above."""
+    colours = segment_colours([label for row in rows for _, _, label in row.segments])
+    figure = _figure(10, 0.6 + 2.2 * len(rows))
+    for axes, row in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
+        for start, end, label in row.segments:
+            axes.axvspan(start, end, ymin=0.93, color=colours[label], linewidth=0)
+        for label in dict.fromkeys(label for _, _, label in row.segments):
+            values = row.probabilities[:, list(classes).index(label)]
+            axes.stairs(values, row.edges_s, baseline=None, color=colours[label], linewidth=1.5)
+        axes.set_xlim(row.edges_s[0], row.edges_s[-1])
+        axes.set_ylim(0, 1.1)
+        axes.set_yticks([0, 0.5, 1])
+        _percent(axes.yaxis)
+        axes.set_title(_plain(row.title), fontsize=9, loc="left")
+        axes.set_xlabel("time / s")
+        axes.spines[["top", "right"]].set_visible(False)
+        # The blank, because a legend leaves out names that begin with an underscore.
+        handles = [axes.plot([], [], color=colour, label=f" {_plain(label)}")[0] for label, colour in colours.items()]
+    axes.legend(handles=handles, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+    _save(figure, path)
+
+
+def caption_picture(best: Sequence[tuple[str, float]], width: int, height: int) -> np.ndarray:
+    """Return (height, width, 3) uint8 with a line for each class and its probability, best first, as bars."""
+    figure = _figure(width / DPI, height / DPI)
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0, 0, 1, 1))
+    size = 0.5 * height / max(1, len(best)) * 72 / DPI
+    for place, (label, probability) in enumerate(best):
+        axes.barh(place, probability, color=OTHER if place == 0 else FAINT, height=0.86)
+        axes.text(0.01, place, f"{_plain(label)}  {probability:.0%}", va="center", color=INK, fontsize=size)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(max(1, len(best)) - 0.5, -0.5)
+    axes.set_axis_off()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from")
+        figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[:height, :width, :3].copy()  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
 """Run folders: everything a training run leaves, and all that a prediction needs.
 
-    run.json           options, feature set and spec, classes, hashes, versions, measures; written last
+    run.json           options, feature set and spec, classes, hashes, versions, measures, command, paths; written last
     split.json         the ids of the training, validation and test videos
     head.safetensors   weights, with the input scaling (network.safetensors of a network on raw video)
     reduction.safetensors  the fit of reduced features (of a further stream with its number); encoding.safetensors of encoded
@@ -62,7 +62,7 @@ class RunSummary:
     best_epoch: int  # the epoch whose weights were kept, from 1
     train_accuracy: float  # video accuracies, in [0, 1]
     val_accuracy: float | None  # None without validation videos
-    test_accuracy: float
+    test_accuracy: float | None  # None without a test part, of a final model
     num_train: int  # videos
     num_val: int
     num_test: int
@@ -70,9 +70,34 @@ class RunSummary:
     notes: tuple[str, ...]  # what a reader must know, such as random backbone weights
     seconds: float
 
+    @property
+    def measured_accuracy(self) -> float:
+        """The test accuracy. Raises: RunError if the run has no test part."""
+        if self.test_accuracy is None:
+            raise RunError(f"{self.path} has no test part: its accuracy is not measured")
+        return self.test_accuracy
+
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as a plain dict, ready for JSON."""
         return {**dataclasses.asdict(self), "path": str(self.path)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What a run was made by and from, for people and reports; it does not identify the run, so that it may change."""
+
+    command: str | None = None  # the command line as typed, printable; None: made from Python
+    manifest: Path | None = None  # None: unknown
+    root: Path | None = None  # given in the place of the manifest's own; None: that one, or unknown
+    store: Path | None = None  # or pack; None: unknown
+
+    def to_dict(self) -> dict[str, str | None]:
+        """Return the entries of run.json, with absolute paths."""
+        paths = {name: getattr(self, name) for name in ("manifest", "root", "store")}
+        return {"command": self.command, **{name: path and str(path.absolute()) for name, path in paths.items()}}
+
+
+FROM_PYTHON = Origin()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +162,20 @@ class RunRecord:
     def job(self) -> str:
         """What identifies the job it is a fold or repeat of, see `job_sha256`; empty of a single run or an older one."""
         return str(self.info.get("job", ""))
+
+    def require_part(self, part: str) -> None:
+        """Raise RunError that says what to do if the run has no videos of a part, `test` or `val`."""
+        if not {"val": self.split.val, "test": self.split.test}.get(part, True):
+            raise RunError(f"{self.path} {self._no_part(part)}")
+
+    def _no_part(self, part: str) -> str:
+        if part == "val":
+            return "has no validation videos: train with --val-fraction"
+        there = "report its validation videos with --part val" if self.split.val else "it is for `har predict`"
+        return (
+            f"was trained on all videos ({self.split.protocol}): it has no test part, and its accuracy is not measured; "
+            f"{there}, or train with another --protocol to measure"
+        )
 
     def scores(self) -> Scores:
         """Read the run's scores file. Raises: RunError if it is missing, malformed or not the one that was written."""

@@ -11,23 +11,38 @@ import numpy as np
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import Scores
-from har_pipeline.evaluation.tables import write_csv
+from har_pipeline.evaluation.tables import is_number, write_csv
 
 COLUMNS = ("video_id", "label", "split", "fold", "seed")
+# Columns that follow from the others, for people; files of older versions and of others lack them.
+DERIVED = ("predicted", "correct")
+_WORDS = {True: "true", False: "false"}
+
+
+def predicted_classes(scores: Scores) -> list[str]:
+    """Return the most probable class of each video; among equals the first."""
+    return [scores.classes[k] for k in scores.probabilities.argmax(axis=1)]
 
 
 def write_scores(path: Path, scores: Scores) -> None:
-    """Write scores as CSV: video_id, label, split (train, val or test), fold, seed, one probability column per class.
+    """Write scores as CSV: a row per video, with one probability column per class.
 
-    Probabilities are written in full, so that reading gives the same float64 back.
+    Before them video_id, label, split (train, val or test), fold, seed, predicted (the most probable class) and correct
+    (`true` or `false`). Probabilities are written in full, so that reading gives the same float64 back.
     """
-    rows = zip(scores.video_ids, scores.labels, scores.part, scores.fold, scores.seed, strict=True)
+    predicted = predicted_classes(scores)
+    correct = [_WORDS[said == label] for said, label in zip(predicted, scores.labels, strict=True)]
+    rows = zip(scores.video_ids, scores.labels, scores.part, scores.fold, scores.seed, predicted, correct, strict=True)
     cells = ([*row, *map(repr, own.tolist())] for row, own in zip(rows, scores.probabilities, strict=True))
-    write_csv(path, [*COLUMNS, *scores.classes], cells, exact=True)
+    write_csv(path, [*COLUMNS, *DERIVED, *scores.classes], cells, exact=True)
 
 
 def read_scores(path: Path) -> Scores:
-    """Read what `write_scores` wrote. Raises: RunError naming the file and row if it is missing or malformed."""
+    """Read what `write_scores` wrote, with or without the columns `DERIVED`.
+
+    Raises: RunError naming the file and row if it is missing or malformed, or a row's `predicted` or `correct` is not what
+    its label and probabilities say.
+    """
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.reader(file))
@@ -37,20 +52,21 @@ def read_scores(path: Path) -> Scores:
         raise RunError(f"{path}: not a table of scores ({error}); train the run again") from error
     if not rows or tuple(rows[0][: len(COLUMNS)]) != COLUMNS:
         raise RunError(f"{path}: the first columns must be {', '.join(COLUMNS)}")
-    classes, body = tuple(rows[0][len(COLUMNS) :]), rows[1:]
+    first = len(COLUMNS) + (len(DERIVED) if _has_derived(rows) else 0)
+    classes, body = tuple(rows[0][first:]), rows[1:]
     probabilities = np.empty((len(body), len(classes)))
     folds, seeds = [], []
     for number, row in enumerate(body):
         try:
             if len(row) != len(rows[0]):
                 raise ValueError(f"{len(row)} columns instead of {len(rows[0])}")
-            probabilities[number] = [float(value) for value in row[len(COLUMNS) :]]
+            probabilities[number] = [float(value) for value in row[first:]]
             folds.append(int(row[3]))
             seeds.append(int(row[4]))
         except ValueError as error:
             raise RunError(f"{path}, line {number + 2}: {error}") from error
     try:
-        return Scores(
+        scores = Scores(
             video_ids=tuple(row[0] for row in body),
             labels=tuple(row[1] for row in body),
             classes=classes,
@@ -61,6 +77,23 @@ def read_scores(path: Path) -> Scores:
         )
     except ValueError as error:
         raise RunError(f"{path}: {error}") from error
+    if first > len(COLUMNS):
+        for number, (row, predicted) in enumerate(zip(body, predicted_classes(scores), strict=True)):
+            # Spreadsheets write TRUE.
+            said = (row[first - 2], row[first - 1].lower())
+            wanted = (predicted, _WORDS[predicted == row[1]])
+            if said != wanted:
+                raise RunError(
+                    f"{path}, line {number + 2}: predicted, correct are {', '.join(said)}, but the label and the probabilities "
+                    f"say {', '.join(wanted)}; correct them, or leave both columns out"
+                )
+    return scores
+
+
+def _has_derived(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the columns after `COLUMNS` are `DERIVED`: they may be classes of these names, with numbers below."""
+    place = slice(len(COLUMNS), len(COLUMNS) + len(DERIVED))
+    return tuple(rows[0][place]) == DERIVED and not any(is_number(cell) for row in rows[1:2] for cell in row[place][1:])
 
 
 def stack_scores(parts: Sequence[Scores]) -> Scores:

@@ -9,7 +9,6 @@ from statistics import NormalDist
 import numpy as np
 
 CONFIDENCE = 0.95
-DRAWS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +40,11 @@ def mean_interval(shares: Sequence[float] | np.ndarray, videos: int) -> Interval
     return wilson_interval(round(float(np.mean(shares)) * videos, 9), videos)
 
 
-def wilson_interval(successes: float, trials: int, confidence: float = CONFIDENCE) -> Interval:
+def wilson_interval(successes: float, trials: float, confidence: float = CONFIDENCE) -> Interval:
     """Return the share of successes with Wilson's score interval, which stays in [0, 1] and is not empty at 0 or 1.
 
-    `successes` may be a mean over repeats on the same videos; the interval is then conservative.
+    `successes` may be a mean over repeats on the same videos; the interval is then conservative. `trials` may be what a
+    weighted mean is worth.
     Raises: ValueError unless 0 <= successes <= trials and trials > 0.
     Source: Wilson 1927.
     """
@@ -86,19 +86,18 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> PairedTest:
     return PairedTest(more, less, float(binomtest(more, more + less).pvalue) if more + less else 1.0)
 
 
-def mean_class_accuracy(confusion: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> Interval:
-    """Return the mean of the classes' accuracies with a 95 % interval.
+def mean_class_accuracy(confusion: np.ndarray) -> Interval:
+    """Return the mean of the classes' accuracies with a 95 % interval; classes without videos do not count.
 
-    Classes without videos do not count. Each class's accuracy is drawn from Beta(right + 1/2, wrong + 1/2), Jeffreys'
-    posterior: unlike a bootstrap of the videos it has a width where a class is all right or all wrong. The interval spans
-    the quantiles of the draws' means, and the mean itself. It assumes independent videos; for clips cut from one recording
-    it is too narrow. Source: Brown, Cai and DasGupta 2001, section 3.1.2.
+    The interval is Wilson's for as many videos as the mean is worth: of K classes with n_k videos K^2 / sum(1 / n_k), all of
+    them if each class has as many as the others, when it is the interval of the video accuracy, and fewer else, because each
+    video of a small class weighs more. Where classes differ in accuracy it is on the wide side. It assumes independent
+    videos; for clips cut from one recording it is too narrow.
+    Source: Wilson 1927, with the effective number of Korn and Graubard 1998.
     """
     videos = confusion.sum(axis=1)
     seen = videos > 0
-    correct, videos = np.diag(confusion)[seen], videos[seen]
-    accuracies = correct / videos
-    drawn = np.random.default_rng(seed).beta(correct + 0.5, videos - correct + 0.5, size=(draws, len(videos)))
-    low, high = np.quantile(drawn.mean(axis=1), [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
-    mean = float(accuracies.mean())
-    return Interval(mean, min(mean, float(low)), max(mean, float(high)))
+    mean = float(np.mean(np.diag(confusion)[seen] / videos[seen]))
+    worth = float(seen.sum() ** 2 / np.sum(1 / videos[seen]))
+    interval = wilson_interval(min(mean * worth, worth), worth)
+    return Interval(mean, min(mean, interval.low), max(mean, interval.high))

@@ -71,7 +71,13 @@ def encode_features(
     source = store.resolve(feature_set)
     spec = encoded_spec(store.spec(source), split, options)
     summary, facts = fitted.derive_fitted(
-        store, spec, split, lambda: _fit(store, spec, split, options, on_progress), "encode", on_progress
+        store,
+        spec,
+        split,
+        lambda: _fit(store, spec, split, options, on_progress),
+        "encode",
+        on_progress,
+        options.name,
     )
     assert spec.encoding is not None
     try:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -20,8 +20,9 @@ import torch
 from har_pipeline.core.records import VideoSource
 from har_pipeline.features.job import file_of, num_cores
 from har_pipeline.features.lanes import Attempt, Lane
+from har_pipeline.features.seen import seen_of_video
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.video.clip_worker import Chunk, ClipPlan, DecodeTask, DecodeWorker, Done, Message
+from har_pipeline.video.clip_worker import Chunk, ClipPlan, DecodeTask, DecodeWorker, Done, Message, OfRow
 from har_pipeline.video.flow.compute import compute_flow
 from har_pipeline.video.preprocess import Crop, crop_places
 from har_pipeline.video.process import Failed, run_tasks
@@ -56,6 +57,7 @@ class Engine:
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="har-writer")
         self.writes: deque[Future[None]] = deque()
         self.attempts: dict[tuple[int, str], Attempt] = {}
+        self.ended_rows: set[str] = set()  # of tasks with several rows, those whose last message has come
 
     def run(
         self, tasks: Sequence[DecodeTask], num_workers: int | None, on_progress: Callable[[Progress], None]
@@ -94,6 +96,14 @@ class Engine:
     def _handle(self, worker: DecodeWorker, task: DecodeTask, message: Message) -> None:
         video_id = task.video_id
         match message:
+            case OfRow():
+                row = message.row
+                if isinstance(message.message, Done | Failed):
+                    self.ended_rows.add(row.video_id)
+                of_row = replace(
+                    task, video_id=row.video_id, start_frame=row.start_frame, end_frame=row.end_frame, rows=()
+                )
+                self._handle(worker, of_row, message.message)
             case ClipPlan():
                 self._cancel(message.lane, video_id)
                 lane = self.lanes[message.lane]
@@ -110,6 +120,14 @@ class Engine:
                 if attempt is not None:
                     self._add(self.lanes[message.lane], attempt, worker.frames(message), message)
                 worker.release(message.slot)
+            case Done() if task.rows:
+                if message.notes:
+                    for lane in self.lanes:
+                        lane.summary.notes[task.video_id] = message.notes
+            case Failed() if task.rows:
+                for row in task.rows:
+                    for view in task.views if row.video_id not in self.ended_rows else ():
+                        self._fail(self.lanes[view.lane], row.video_id, message.reason, file_of(task))
             case Done():
                 for view in task.views:
                     attempt = self.attempts.get((view.lane, video_id))
@@ -247,6 +265,7 @@ class Engine:
         lane.summary.done += 1
         lane.summary.padded += plan.padded
         lane.summary.clips += len(plan.clip_bounds)
+        lane.summary.seen = lane.summary.seen.with_video(*seen_of_video(lane.spec, plan.num_frames, plan.fps))
         if done.notes:
             lane.summary.notes[attempt.video_id] = done.notes
 

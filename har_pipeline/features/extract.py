@@ -5,11 +5,13 @@ Videos that are in the store are skipped, so an interrupted job resumes where it
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from har_pipeline.core.errors import ExtractionError
+from har_pipeline.core.errors import ExtractionError, UsageError
 from har_pipeline.core.records import FeatureSpec, VideoRecord
 from har_pipeline.features.engine import Engine, Progress
 from har_pipeline.features.job import shard_of, unfinished
@@ -18,7 +20,7 @@ from har_pipeline.features.options import ExtractOptions
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.models.device import keep_freed_memory
 from har_pipeline.models.extractors.base import Extractor
-from har_pipeline.video.clip_worker import DecodeTask, View
+from har_pipeline.video.clip_worker import DecodeTask, Row, View
 from har_pipeline.video.flow.cache import FlowCache
 from har_pipeline.video.flow.spec import FlowSpec
 from har_pipeline.video.preprocess import parse_resize
@@ -27,7 +29,7 @@ from har_pipeline.video.preprocess import parse_resize
 def feature_spec(extractor: Extractor, options: ExtractOptions) -> FeatureSpec:
     """Return the spec of the features that this extractor makes with these options.
 
-    Raises: ExtractionError if the resize mode does not give the net's input size, the clips do not fit the net, or flow is
+    Raises: UsageError if the resize mode does not give the net's input size, the clips do not fit the net, or flow is
     asked for from a net on RGB.
     """
     net = extractor.net
@@ -36,16 +38,16 @@ def feature_spec(extractor: Extractor, options: ExtractOptions) -> FeatureSpec:
     try:
         height, width = parse_resize(resize).shape
     except ValueError as error:
-        raise ExtractionError(str(error)) from error
+        raise UsageError(str(error)) from error
     if (height, width) != extractor.input.shape:
         shapes = extractor.input.shape, (height, width)
         wanted, given = ("x".join(map(str, dict.fromkeys(shape[::-1]))) for shape in shapes)
-        raise ExtractionError(f"{net.name} wants {wanted} px, resize {resize!r} gives {given}")
+        raise UsageError(f"{net.name} wants {wanted} px, resize {resize!r} gives {given}")
     shortest, longest = extractor.input.clip_lens
     if not shortest <= clips.clip_len <= longest:
-        raise ExtractionError(f"{net.name} takes clips of {shortest} to {longest} frames, not {clips.clip_len}")
+        raise UsageError(f"{net.name} takes clips of {shortest} to {longest} frames, not {clips.clip_len}")
     if options.flow is not None and extractor.stream != "flow":
-        raise ExtractionError(f"a flow method was given, but {net.name} reads {extractor.stream}")
+        raise UsageError(f"a flow method was given, but {net.name} reads {extractor.stream}")
     return FeatureSpec(
         extractor=net.name,
         weights=extractor.weights,
@@ -73,7 +75,7 @@ def extract(
     """Write the features of all records that `store` lacks, and return what was done.
 
     A video that fails is recorded in the store and in the summary; the others go on.
-    Raises: ExtractionError if the options do not fit the net; StoreError if the store cannot be written.
+    Raises: UsageError if the options do not fit the net; StoreError if the store cannot be written.
     """
     return extract_many(records, store, [(extractor, options or ExtractOptions())], on_progress)[0]
 
@@ -83,11 +85,15 @@ def extract_many(
     store: FeatureStore,
     wanted: Sequence[tuple[Extractor, ExtractOptions]],
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    *,
+    rows_of_file_at_once: bool = False,
 ) -> list[ExtractSummary]:
     """As `extract`, for several feature sets in one pass over each file; one summary for each.
 
+    rows_of_file_at_once: read the file that neighbouring records share once for all of them, which must name their last
+    frames, be sorted by their first ones, and be new to the store; what was odd about the file is noted for the first.
     What concerns the job (fps, workers, decoder, time limit, shard, retry_failed, flow_cache) is read from the first
-    options. Raises: ExtractionError also if two of the feature sets are the same.
+    options. Raises: as `extract`, and ExtractionError if two of the feature sets are the same.
     """
     job = wanted[0][1]
     if any(options.fps != job.fps for _, options in wanted):
@@ -95,8 +101,10 @@ def extract_many(
     specs = [feature_spec(extractor, options) for extractor, options in wanted]
     if len({spec.name for spec in specs}) < len(specs):
         raise ExtractionError("the same features are asked for twice")
-    for spec in specs:
-        store.create_feature_set(spec)
+    if (names := [options.name for _, options in wanted if options.name is not None]) and len(set(names)) < len(names):
+        raise ExtractionError("a name belongs to one feature set")
+    for spec, (_, options) in zip(specs, wanted, strict=True):
+        store.create_feature_set(spec, options.name)
     store.remove_debris()
     cache = FlowCache(job.flow_cache) if job.flow_cache else None
     lanes = [
@@ -116,6 +124,8 @@ def extract_many(
         failed=sum(len(summary.failed) + len(summary.failed_before) for summary in summaries),
     )
     tasks = [_task(record, job, views[record.video_id]) for record in mine if views[record.video_id]]
+    if rows_of_file_at_once:
+        tasks = [_of_rows(list(own)) for _, own in itertools.groupby(tasks, key=lambda task: task.path)]
     started = time.perf_counter()
     if any(lane.extractor.device.type == "cpu" for lane in lanes):
         keep_freed_memory()
@@ -149,3 +159,10 @@ def _task(record: VideoRecord, job: ExtractOptions, views: Sequence[View]) -> De
         max_frames=job.max_frames,
         hash_content=job.flow_cache is not None,
     )
+
+
+def _of_rows(tasks: Sequence[DecodeTask]) -> DecodeTask:
+    """Return the task of reading a file once for the rows of several tasks."""
+    rows = tuple(Row(task.video_id, task.start_frame, task.end_frame or 0) for task in tasks)
+    end = max(row.end_frame for row in rows)
+    return dataclasses.replace(tasks[0], start_frame=rows[0].start_frame, end_frame=end, rows=rows)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from har_pipeline.core.errors import ExtractionError, StoreError
+from har_pipeline.core.errors import ExtractionError, StoreError, UsageError
 from har_pipeline.core.records import EncodingSpec, FeatureSpec
 from har_pipeline.features.pca import Projection, fit_exact, in_blocks
 from har_pipeline.video.local.spec import HANDCRAFTED, layer_blocks
@@ -39,7 +39,7 @@ def blocks_of(spec: FeatureSpec) -> dict[str, int]:
         return {WHOLE: spec.feature_dim}
     try:
         found = layer_blocks(spec.extractor, spec.layer)
-    except ExtractionError as error:
+    except UsageError as error:
         raise StoreError(f"{spec.name}: {error}") from error
     if spec.fit is None and sum(found.values()) != spec.feature_dim:
         raise StoreError(f"{spec.name}: {spec.layer} has {sum(found.values())} values, but its rows {spec.feature_dim}")

@@ -259,15 +259,19 @@ def derive_fitted(
     fit: Callable[[], tuple[Fit | Components, dict[str, Any]]],
     stage: str,
     on_progress: OnProgress,
+    called: str | None = None,
 ) -> tuple[FitSummary, dict[str, Any]]:
     """Store a fit, if there is none yet, and write every video that the set of `spec` lacks; return also the fit's facts.
 
     A fit on features that have been extracted again since is replaced, with all that was derived by it.
     fit: called for the fit and its facts (`TrainingVideos.facts` and more). stage: what `on_progress` is told of a video.
-    Raises: what `fit` raises; ExtractionError if a video cannot be derived; StoreError if anything stored is damaged.
+    called: the set's name, see `FeatureStore.give_name`. Raises: what `fit` raises; ExtractionError if a video cannot be
+    derived; StoreError if anything stored is damaged, or another set has the name.
     """
     started, name = time.perf_counter(), spec.name
     assert spec.fit is not None
+    if called is not None:
+        store.require_free(called, name)
     store.remove_debris()
     facts = store.fit_attributes(name)
     stale = facts is not None and _of_other_features(store, spec, split, facts)
@@ -280,7 +284,7 @@ def derive_fitted(
         store.write_fit(name, fit_arrays(made), facts)
         facts = store.fit_attributes(name) or facts
     stored = fit_of(store.read_fit(name), spec)
-    store.create_feature_set(spec)
+    store.create_feature_set(spec, called)
     total, written = derive_videos(
         store,
         spec.fit.source,

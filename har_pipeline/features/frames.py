@@ -86,7 +86,8 @@ def choose_frames(
         if (spec.extractor, spec.stream, _windows_of(spec) is not None) == (EXTRACTOR, stream, windows)
         and spec.fit is None
     ]
-    found = [name for name in of_stream if name.startswith(features)]
+    called = store.names().get(features)
+    found = [name for name in of_stream if name == called] or [name for name in of_stream if name.startswith(features)]
     if len(found) > 1 or (features and not found):
         kind = f"{'windows' if windows else 'raw-frame sets'} of {stream}"
         what = f"{len(found) or 'no'} {kind}{f' start with {features!r}' if features else ''}"
@@ -114,7 +115,7 @@ def store_raw_frames(
     other = "rgb" if options.stream == "depth" else "depth"
     if not any(getattr(record, column) for record in records):
         raise ExtractionError(f"no row of the manifest has a {column}; for its other files use --stream {other}")
-    feature_set = store.create_feature_set(options.spec())
+    feature_set = store.create_feature_set(options.spec(), options.name)
     store.remove_debris()
     summary = RawSummary(feature_set=feature_set)
     todo = videos_to_do(store, summary, records, column, options)

@@ -14,6 +14,7 @@ import torch
 
 from har_pipeline.core.records import FeatureSpec
 from har_pipeline.features.job import JobSummary, provenance
+from har_pipeline.features.seen import Seen
 from har_pipeline.features.store import FeatureWriter
 from har_pipeline.models.extractors.base import Extractor
 from har_pipeline.video.clip_worker import ClipPlan, Done, View
@@ -32,6 +33,7 @@ class ExtractSummary(JobSummary):
 
     padded: int = 0  # done videos that are shorter than their clips, so that frames stand in for missing ones
     clips: int = 0
+    seen: Seen = field(default_factory=Seen)  # of the done videos
     stages: dict[str, float] = field(default_factory=dict)  # of the whole job, as in `Progress`
     bound_by: str = "nothing"  # the stage that took the whole job most of its time
     device: str

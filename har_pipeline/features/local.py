@@ -43,7 +43,7 @@ def extract_local(
     if the store cannot be written.
     """
     spec = options.spec()
-    summary = LocalSummary(feature_set=store.create_feature_set(spec))
+    summary = LocalSummary(feature_set=store.create_feature_set(spec, options.name))
     store.remove_debris()
     tasks = [_task(record, path, options) for record, path in videos_to_do(store, summary, records, "path", options)]
     made_with = provenance("numpy", "opencv-contrib-python-headless", "av")

@@ -123,7 +123,7 @@ def motion_features(
     frames = store.spec(source)
     spec = motion_spec(frames, options)
     store.remove_debris()
-    store.create_feature_set(spec)
+    store.create_feature_set(spec, options.name)
     total, done = derive_videos(
         store, source, spec.name, lambda record: motion_record(record, frames, options), on_video
     )

@@ -41,12 +41,16 @@ Window = Literal["person", "pair"]
 WINDOWS: dict[Window, str] = {"person": "short60-person34x54", "pair": "fit-54x34"}
 
 
+NAME = "Name for the feature set, by which `--features` finds it: letters, digits, dots, hyphens, underscores."
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobOptions:
     """How a job goes over the videos of a manifest; changes no number. Raises: ExtractionError if a value is out of range."""
 
     # (k, n): do the k-th of n parts only, k from 1.
     shard: tuple[int, int] = (1, 1)
+    name: str | None = option(None, NAME)
     workers: int | None = option(None, "Worker processes. Default: from the CPU count.", min=1)
     time_limit_s: float = option(
         TIME_LIMIT_S, "Time limit for reading one video, in seconds; inf: none.", min=0.001, name="time_limit"
@@ -220,6 +224,7 @@ class EncodeOptions:
     )
     seed: int = 0
     allow_missing: bool = option(False, "Leave out videos that have no features, or no frames.")
+    name: str | None = option(None, NAME)
 
     def __post_init__(self) -> None:
         check_options(self, ExtractionError)
@@ -235,6 +240,7 @@ class MotionOptions:
 
     size: int = option(32, "Width and height of a map, in pixels.", min=1, max=1024)
     parts: int = option(3, "Equal parts of the video, a map for each.", min=1, max=100)
+    name: str | None = option(None, NAME)
 
     def __post_init__(self) -> None:
         check_options(self, ExtractionError)

@@ -1,6 +1,7 @@
 """Packs: read-optimised copies of feature sets, one file each, taken wherever training takes a feature store.
 
-A pack is a folder with `pack.json`, which marks it, and a safetensors file `<feature_set>.safetensors` per set:
+A pack is a folder with `pack.json`, which marks it and has the names that users gave to sets, and a safetensors file
+`<feature_set>.safetensors` per set:
     features                   (sum N, D) in the set's dtype, one video after the other in the order of their ids
     offsets                    (V + 1,) int64, video v owns the rows `[offsets[v], offsets[v + 1])`
     clip_starts, clip_ends     (sum N,) int64
@@ -41,13 +42,16 @@ from numpy.typing import DTypeLike
 
 from har_pipeline.core.errors import StoreError
 from har_pipeline.core.files import new_file, read_json, remove, remove_debris, sync_folder, write_json
-from har_pipeline.core.records import FeatureRecord, FeatureSpec
+from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
+from har_pipeline.datasets.units import SOURCES, Source
 from har_pipeline.features.store import Damage, FeatureStore, UnreadableError, choose_feature_set, writing_to
 
 FORMAT_VERSION = 3
 READABLE = (2, 3)
 MAX_HEADER_BYTES = 10**8  # as the library limits it
 PACK_JSON, SUFFIX, METADATA, REDUCTION = "pack.json", ".safetensors", "har_pipeline_pack", "reduction."
+# In pack.json: what users call the sets; other versions read nothing there.
+NAMES = "names"
 DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(dtype)
     for name, dtype in {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "U8": "u1", "BOOL": "?"}.items()
@@ -220,9 +224,15 @@ class PackedStore:
     def resolve(self, prefix: str) -> str:
         """Return the full name of a feature set; see `FeatureStore.resolve`."""
         try:
-            return choose_feature_set(self.path, prefix, self.feature_sets(), self.spec)
+            return choose_feature_set(self.path, prefix, self.feature_sets(), self.spec, self.names())
         except StoreError as error:
             raise StoreError(f"{error} (`har features pack` adds others)") from error
+
+    def names(self) -> dict[str, str]:
+        """Return name -> feature set; see `FeatureStore.names`."""
+        found, sets = read_json(self.path / PACK_JSON, StoreError, _AGAIN).get(NAMES), self.feature_sets()
+        names = found.items() if isinstance(found, dict) else ()
+        return {name: one for name, one in names if isinstance(one, str) and one in sets}
 
     def info(self, feature_set: str) -> dict[str, Any]:
         """Return what the header says: spec, numbers of videos and clips, the store and its state, date, version, hashes.
@@ -270,6 +280,25 @@ class PackedStore:
             self._require_current(feature_set)
             self._compared.add(feature_set)
         return self._record(feature_set, video_id)
+
+    def load(
+        self,
+        feature_set: str,
+        records: Sequence[VideoRecord] | Path | str,
+        *,
+        apart: Sequence[Source] = SOURCES,
+        allow_missing: bool = False,
+    ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        """Return X, y and groups of the videos of a manifest, for scikit-learn; see `export.load_arrays`."""
+        from har_pipeline.features.export import load_arrays
+
+        return load_arrays(self, feature_set, records, apart=apart, allow_missing=allow_missing)
+
+    def lengths(self, feature_set: str) -> dict[str, tuple[int, float]]:
+        """Return video_id -> (frames, frame rate) of the video; see `FeatureStore.lengths`."""
+        packed = self._open(feature_set)
+        numbers = zip(packed.clips["num_frames"].tolist(), packed.clips["fps"].tolist(), strict=True)
+        return dict(zip(packed.videos["video_ids"], numbers, strict=True))
 
     def verify(self, feature_set: str) -> Iterator[Damage | None]:
         """Read every video of a set against its checksum; yields None for a sound one and its `Damage` otherwise."""
@@ -428,6 +457,10 @@ def pack_features(
             remove_debris(path, feature_set)
             with new_file(pack.file(feature_set)) as partial:
                 _write_set(partial, store, feature_set, os.path.relpath(store.path.resolve(), path.resolve()), on_video)
+        called = [name for name, one in store.names().items() if one == feature_set]
+        names = {name: one for name, one in pack.names().items() if one != feature_set and name not in called}
+        if (names := {**names, **dict.fromkeys(called, feature_set)}) != pack.names():
+            write_json(path / PACK_JSON, {METADATA: FORMAT_VERSION, NAMES: names})
     info = PackedStore(path).info(feature_set)
     return PackSummary(
         feature_set=feature_set,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +13,8 @@ from har_pipeline.core.records import FeatureRecord, FeatureSpec
 
 class FeatureReader(Protocol):
     """A feature store or a pack of one, for reading: `store.FeatureStore`, `pack.PackedStore`."""
+
+    path: Path
 
     def resolve(self, prefix: str, /) -> str:
         """Return the full name of the feature set that starts with `prefix`."""

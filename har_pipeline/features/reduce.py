@@ -26,6 +26,7 @@ class ReduceOptions:
     l2: bool = False
     seed: int | None = None  # of the randomised solver; None: the exact one
     allow_missing: bool = False  # leave out training videos that have no features
+    name: str | None = None  # for the feature set, see `FeatureStore.give_name`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +72,13 @@ def reduce_features(
     source = store.resolve(feature_set)
     spec = reduced_spec(store.spec(source), split, options)
     summary, facts = fitted.derive_fitted(
-        store, spec, split, lambda: _fit(store, source, split, options, on_progress), "project", on_progress
+        store,
+        spec,
+        split,
+        lambda: _fit(store, source, split, options, on_progress),
+        "project",
+        on_progress,
+        options.name,
     )
     try:
         explained = float(facts["explained"])

@@ -6,7 +6,8 @@ An array is built in the group `_staging` and renamed into place after its commi
 on the disk, so a kill or a power cut at any moment leaves no partial video, and of two processes that finish the same video
 the first one's features stay. What dead processes leave in `_staging` is removed as core/files.py describes.
 Reasons of failed videos are in `_failures`, and the fit of a reduced or encoded feature set in `_reduction`, so
-that whoever lists a feature set's arrays sees features only.
+that whoever lists a feature set's arrays sees features only. Names that users gave to feature sets are groups in `_names`,
+each of which says the set that it stands for; made by renaming, so that of two processes one has the name.
 Arrays have one chunk, or chunks of at most 64 MiB if a video is longer, so that writing needs bounded memory.
 
 A store may come from anywhere. Nothing but the metadata that this module writes is accepted (`_check_array`), before any
@@ -39,15 +40,26 @@ import numpy as np
 
 from har_pipeline.core.errors import FeatureMismatchError, StoreError
 from har_pipeline.core.files import publish, remove, remove_debris, staging_name, write_text
-from har_pipeline.core.records import VIDEO_ID_PATTERN, FeatureRecord, FeatureSpec, VideoSource, check_video_id
+from har_pipeline.core.kinds import what_is
+from har_pipeline.core.records import (
+    VIDEO_ID_PATTERN,
+    FeatureRecord,
+    FeatureSpec,
+    VideoRecord,
+    VideoSource,
+    check_video_id,
+)
+from har_pipeline.core.text import did_you_mean
+from har_pipeline.datasets.units import SOURCES, Source
 from har_pipeline.features.options import made_by
+from har_pipeline.features.words import differences
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     import zarr.codecs
 
-STAGING, FAILURES, REDUCTION = "_staging", "_failures", "_reduction"
+STAGING, FAILURES, REDUCTION, NAMES = "_staging", "_failures", "_reduction", "_names"
 META = "zarr.json"
 FORMAT_VERSION = 1
 CHUNK_BYTES = 64 * 2**20
@@ -84,18 +96,41 @@ class Damage:
     readable: bool = True  # whether it was read and is wrong; else it may be sound
 
 
-def choose_feature_set(path: Path, prefix: str, names: Sequence[str], spec_of: Callable[[str], FeatureSpec]) -> str:
-    """Return the one of `names` that `prefix` means; see `FeatureStore.resolve`. path: named in the error."""
-    found = [name for name in names if name == prefix] or [name for name in names if name.startswith(prefix)]
+def choose_feature_set(
+    path: Path, prefix: str, sets: Sequence[str], spec_of: Callable[[str], FeatureSpec], names: Mapping[str, str]
+) -> str:
+    """Return the one of `sets` that `prefix` means; see `FeatureStore.resolve`. path: told in the error. names: name -> set."""
+    if prefix not in sets and prefix in names:
+        return names[prefix]
+    found = [one for one in sets if one == prefix] or [one for one in sets if one.startswith(prefix)]
     if len(found) > 1:
-        found = [name for name in found if spec_of(name).fit is None] or found
+        found = [one for one in found if spec_of(one).fit is None] or found
     if len(found) != 1:
-        there = ", ".join(found or names) or "none"
+        told = differences({one: spec_of(one) for one in found})
+        called = {one: repr(name) for name, one in names.items()}
+        facts = {one: ", ".join(filter(None, (called.get(one), told.get(one)))) for one in found or sets}
+        there = "; ".join(f"{one} ({fact})" if fact else one for one, fact in facts.items()) or "none"
         if not prefix and found:
             raise StoreError(f"{path} holds {len(found)} feature sets, choose one with --features: {there}")
         what = "no feature set starts" if not found else f"{len(found)} feature sets start"
-        raise StoreError(f"{path}: {what} with {prefix!r}; there are: {there}")
+        name_one = f"; `har features name {path} SET NAME` gives one a name to choose it by" if found else ""
+        near = "" if found else did_you_mean(prefix, names)
+        raise StoreError(f"{path}: {what} with {prefix!r}; {near}there are: {there}{name_one}")
     return found[0]
+
+
+def check_set_name(name: str) -> str:
+    """Return `name` if a feature set may have it: what may be a video's id, and does not end as a set's own name does.
+
+    Raises: StoreError otherwise.
+    """
+    try:
+        check_video_id(name)
+    except ValueError as error:
+        raise StoreError(f"the name {str(error).removeprefix('video_id ')}") from error
+    if _SET_NAME.fullmatch(name):
+        raise StoreError(f"the name {name!r} ends as the names that feature sets have by themselves: give another one")
+    return name
 
 
 @functools.cache
@@ -308,15 +343,14 @@ class FeatureStore:
         meta = self.path / META
         if create and not (meta.exists() and meta.stat().st_size):
             if self.path.exists() and not (self.path.is_dir() and all(map(_is_own, self.path.iterdir()))):
-                raise StoreError(f"{self.path} exists and is not a feature store: choose another path")
+                raise StoreError(f"{self.path} is {what_is(self.path)}, not a feature store: choose another path")
             with writing_to(self.path):
                 # Two processes may get here together: both write the same bytes.
                 self.path.mkdir(parents=True, exist_ok=True)
                 _write_group(self.path, {"har_pipeline_store": FORMAT_VERSION})
         if not meta.exists():
-            raise StoreError(
-                f"{self.path} is not a feature store (no zarr.json); create one with `har extract` or `har frames`"
-            )
+            found = f"is {what_is(self.path)}, not a feature store" if self.path.exists() else "is not a feature store"
+            raise StoreError(f"{self.path} {found} (no zarr.json); create one with `har extract` or `har frames`")
         version = self._attributes(self.path).get("har_pipeline_store")
         if version != FORMAT_VERSION:
             raise StoreError(f"{self.path} is a Zarr group but not a feature store of format {FORMAT_VERSION}")
@@ -381,11 +415,65 @@ class FeatureStore:
             yield node.name, found
 
     def resolve(self, prefix: str) -> str:
-        """Return the full name of the one feature set that starts with `prefix`, or the only one of them that has no fit.
+        """Return the feature set of the name `prefix`, or the one that starts with it, or the only one of them without a fit.
 
-        Raises: StoreError if there is not exactly one; the message lists the candidates.
+        Raises: StoreError if there is not exactly one; the message lists the candidates, and in what they differ.
         """
-        return choose_feature_set(self.path, prefix, self.feature_sets(), self.spec)
+        return choose_feature_set(self.path, prefix, self.feature_sets(), self.spec, self.names())
+
+    def names(self) -> dict[str, str]:
+        """Return name -> feature set of the sets that were given names, sorted; tells once of a damaged one."""
+        found = {}
+        for name in sorted(entries(self.path / NAMES)):
+            node = self.path / NAMES / name
+            try:
+                owner = (
+                    _read_metadata(node, "group")["attributes"].get("feature_set") if is_there(node / META) else None
+                )
+            except (ValueError, UnreadableError) as error:
+                if str(node) not in self._told:
+                    self._told.add(str(node))
+                    log.warning("passed over: %s: %s", node, error)
+                continue
+            if isinstance(owner, str) and VIDEO_ID_PATTERN.fullmatch(owner) and is_there(self.path / owner / META):
+                found[name] = owner
+        return found
+
+    def require_free(self, name: str, feature_set: str) -> None:
+        """Check that a set, which need not exist yet, may be given a name. Raises: StoreError if another one has it."""
+        check_set_name(name)
+        self._node(NAMES, name)  # refuses another spelling
+        owner = self.names().get(name, feature_set)
+        if owner != feature_set:
+            raise StoreError(
+                f"{self.path}: {name!r} is the name of {owner}, which was made in another way: give another name, or rename "
+                f"that one with `har features name {self.path} {name} NEW_NAME`"
+            )
+
+    def give_name(self, feature_set: str, name: str) -> None:
+        """Give a name to a feature set, in place of the one that it has; `resolve` then finds the set by it.
+
+        Raises: StoreError if another set has the name, or it is not allowed, see `check_set_name`.
+        """
+        self.spec(feature_set)
+        self.require_free(name, feature_set)
+        staged, final = self.path / STAGING / staging_name(), self.path / NAMES / name
+        node = self._node(NAMES, name)
+        if node is not None and name not in self.names():
+            self._discard(node)  # damaged, or of a set that is gone
+            node = None
+        if node is None:
+            with writing_to(self.path):
+                for group in (STAGING, NAMES):
+                    self._make_group(group)
+                staged.mkdir()
+                _write_group(staged, {"feature_set": feature_set})
+                self.discard_rump(final)
+                published = publish(staged, final, META)
+            if not published:
+                self.require_free(name, feature_set)
+        for other in [other for other, owner in self.names().items() if owner == feature_set and other != name]:
+            self._discard(self._node(NAMES, other))
 
     def spec(self, feature_set: str) -> FeatureSpec:
         """Return how the features of a set were computed."""
@@ -420,11 +508,14 @@ class FeatureStore:
                 f"{group}: a feature set of another version, or of another program ({error})"
             ) from error
 
-    def create_feature_set(self, spec: FeatureSpec) -> str:
-        """Create the group of `spec` if it is missing, or a power cut left it empty, and return its name.
+    def create_feature_set(self, spec: FeatureSpec, name: str | None = None) -> str:
+        """Create the group of `spec` if it is missing, or a power cut left it empty, and return what it is called.
 
-        Raises: FeatureMismatchError if the group of that name has another spec.
+        name: given to the set, see `give_name`. Raises: FeatureMismatchError if the group has another spec; StoreError if
+        another set has the name, before anything is written.
         """
+        if name is not None:
+            self.require_free(name, spec.name)
         if not VIDEO_ID_PATTERN.fullmatch(spec.name):  # `_` begins the store's own names
             raise StoreError(f"{spec.name!r} is no name of a feature set: rename the extractor")
         group = self.path / spec.name
@@ -432,13 +523,15 @@ class FeatureStore:
             if self._node(spec.name) is None or not (group / META).stat().st_size:
                 group.mkdir(exist_ok=True)
                 _write_group(group, {"spec": spec.to_dict()})
-            for name in (STAGING, FAILURES, f"{FAILURES}/{spec.name}"):
-                self._make_group(name)
+            for own in (STAGING, FAILURES, f"{FAILURES}/{spec.name}"):
+                self._make_group(own)
         try:
             stored = FeatureSpec.from_dict(self._attributes(group)["spec"])
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{group}: {_DAMAGED} ({error!r}); delete its {META} and run the same command") from error
         spec.require_equal(stored, f"{self.path}/{spec.name}")
+        if name is not None:
+            self.give_name(spec.name, name)
         return spec.name
 
     def _make_group(self, name: str) -> None:
@@ -464,6 +557,11 @@ class FeatureStore:
         """Return video_id -> N, in the order of `video_ids`. Raises: StoreError if a commit cannot be read."""
         return {video_id: int(value) for video_id, value in self._commits(feature_set, "num_clips", strict=True)}
 
+    def lengths(self, feature_set: str) -> dict[str, tuple[int, float]]:
+        """Return video_id -> (frames, frame rate) of the video, as in `VideoSource`; leaves out what `checksums` does."""
+        commits = self._whole_commits(feature_set)
+        return {video_id: (int(commit["num_frames"]), float(commit["fps"])) for video_id, commit in commits}
+
     def files(self, feature_set: str) -> dict[str, dict[str, str]]:
         """Return video_id -> the file that was read, as `FeatureRecord.file`; leaves out what `checksums` does."""
         return {video_id: value or {} for video_id, value in self._commits(feature_set, "file")}
@@ -472,7 +570,18 @@ class FeatureStore:
         """Return video_id -> what was wrong with its file, for the videos whose files had faults."""
         return {video_id: tuple(notes) for video_id, notes in self._commits(feature_set, "decode_notes") if notes}
 
+    def num_frames(self, feature_set: str) -> dict[str, int]:
+        """Return video_id -> frames of its file, as far as known; leaves out what `checksums` does."""
+        return {video_id: frames for video_id, (frames, _) in self.lengths(feature_set).items()}
+
+    def written(self, feature_set: str) -> dict[str, str]:
+        """Return video_id -> when its features were stored, as ISO 8601, where that is known."""
+        return {video_id: str(value) for video_id, value in self._commits(feature_set, "written") if value}
+
     def _commits(self, feature_set: str, key: str, *, strict: bool = False) -> Iterator[tuple[str, Any]]:
+        return ((video_id, commit.get(key)) for video_id, commit in self._whole_commits(feature_set, strict=strict))
+
+    def _whole_commits(self, feature_set: str, *, strict: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
         for video_id in self.video_ids(feature_set):
             node = self.path / feature_set / video_id
             try:
@@ -486,7 +595,7 @@ class FeatureStore:
                     self._told.add(str(node))
                     log.warning("%s", told)
                 continue
-            yield video_id, commit.get(key)
+            yield video_id, commit
 
     def require_spelling(self, feature_set: str, video_id: str) -> None:
         """Check that no other video of the set has the folder of `video_id`. Raises: StoreError naming both."""
@@ -556,6 +665,19 @@ class FeatureStore:
             provenance=commit["provenance"],
             file=commit.get("file", {}),
         )
+
+    def load(
+        self,
+        feature_set: str,
+        records: Sequence[VideoRecord] | Path | str,
+        *,
+        apart: Sequence[Source] = SOURCES,
+        allow_missing: bool = False,
+    ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        """Return X, y and groups of the videos of a manifest, for scikit-learn; see `export.load_arrays`."""
+        from har_pipeline.features.export import load_arrays
+
+        return load_arrays(self, feature_set, records, apart=apart, allow_missing=allow_missing)
 
     def verify(self, feature_set: str) -> Iterator[Damage | None]:
         """Read every video of a set against its checksums; yields None for a sound one and its `Damage` otherwise.
@@ -767,7 +889,7 @@ def _is_unborn(node: Path) -> bool:
 
 def _is_own(node: Path) -> bool:
     """Whether a file or folder may stand in a store whose own metadata is missing or empty: they are then written again."""
-    own = node.name in (STAGING, FAILURES, REDUCTION) or _SET_NAME.fullmatch(node.name) is not None
+    own = node.name in (STAGING, FAILURES, REDUCTION, NAMES) or _SET_NAME.fullmatch(node.name) is not None
     return _is_unborn(node) or (own and node.is_dir())
 
 

@@ -129,17 +129,17 @@ def load_features(
     present = set(streams.video_ids())
     kept = tuple(video_id for video_id in ids if video_id in present)
     if len(kept) < len(ids) and not allow_missing:
-        raise RunError(_missing_message(streams, [video_id for video_id in ids if video_id not in present], len(ids)))
+        raise RunError(missing_message(streams, [video_id for video_id in ids if video_id not in present], len(ids)))
     if not kept:
         raise RunError(
             f"{'+'.join(streams.names)}: none of the {len(ids)} videos has features; run `{made_by(streams.specs[0])}` first"
         )
     _check_derived(streams, kept)
     lengths, checksums, odd = [], [], {}
-    with contextlib.closing(_Rows(int(memory_fraction * available_memory()), spill_dir)) as rows:
+    with contextlib.closing(Rows(int(memory_fraction * available_memory()), spill_dir)) as rows:
         for video_id in kept:
             record = streams.read(video_id, check=True)
-            _check_file(record, by_id[video_id])
+            check_file(record, by_id[video_id])
             if record.decode_notes:
                 odd[video_id] = "; ".join(record.decode_notes)
             rows.add(video_id, record.features)
@@ -151,8 +151,11 @@ def load_features(
     return FeatureTable(kept, labels, flat, offsets, tuple(checksums), _odd_files(odd, len(kept)))
 
 
-def _check_file(record: FeatureRecord, video: VideoRecord) -> None:
-    """Compare names only: training does not need the files."""
+def check_file(record: FeatureRecord, video: VideoRecord) -> None:
+    """Check that features were made from the file that the manifest names: by its name, as training does not need the file.
+
+    Raises: RunError naming both.
+    """
     names = {path.name for path in (video.path, video.depth_path) if path is not None}
     now = {"frames": frames_read(video.start_frame, video.end_frame)}
     if record.file and (record.file["name"] not in names or differ(record.file, now)):
@@ -190,10 +193,11 @@ def _all_finite(features: np.ndarray) -> bool:
     return bool(np.isfinite(features).all())
 
 
-class _Rows:
+class Rows:
     """Collects (n, D) arrays; once they exceed `budget` bytes they continue in a temporary file."""
 
     def __init__(self, budget: int, spill_dir: Path | None) -> None:
+        """spill_dir: the folder of that file; None: the system's."""
         self._budget, self._spill_dir = budget, spill_dir
         self._parts: list[np.ndarray] = []
         self._first: tuple[int, np.dtype[Any]] | None = None
@@ -201,6 +205,7 @@ class _Rows:
         self._file: IO[bytes] | None = None
 
     def add(self, video_id: str, features: np.ndarray) -> None:
+        """Take the features (n, D) of a video. Raises: RunError if they do not fit to those before, or are not finite."""
         if features.ndim != 2 or not len(features):
             raise RunError(f"{video_id}: features of shape {features.shape} hold no clip; extract the video again")
         shape = (features.shape[1], features.dtype)
@@ -232,6 +237,7 @@ class _Rows:
         return writing_to(self._spill_dir or Path(tempfile.gettempdir()), way_out)
 
     def join(self) -> np.ndarray:
+        """Return all rows in order, in memory or as a memory map."""
         if self._file is None or self._first is None:
             return np.concatenate(self._parts)
         with self._spilling():
@@ -335,7 +341,8 @@ def _some(ids: Sequence[str]) -> str:
     return f"{len(ids)} video{'s' if len(ids) > 1 else ''} ({', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''})"
 
 
-def _missing_message(streams: FeatureStreams, missing: Sequence[str], wanted: int) -> str:
+def missing_message(streams: FeatureStreams, missing: Sequence[str], wanted: int) -> str:
+    """Return in words how many of the `wanted` videos have no features, why, and what to do. missing: their ids."""
     failures = streams.failures()
     failed = [video_id for video_id in missing if video_id in failures]
     why = f"; the reason is known for {len(failed)}, of the first: {failures[failed[0]]}" if failed else ""

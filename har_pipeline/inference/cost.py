@@ -64,6 +64,7 @@ def time_videos(
     NTU RGB+D; it does not say whether reading files is part of it.
     """
     run = load_network(run)
+    run.require_part("test")
     tested, where = set(run.split.test), pick_device(device)
     found = sorted((record for record in records if record.video_id in tested), key=lambda record: record.video_id)
     if not found:

@@ -1,4 +1,6 @@
-"""Recognition while a video is running: the stateful network's decision after every window of 8 frames.
+"""Recognition while a video is running; here the stateful network's decision after every window of 8 frames.
+
+Heads, whose windows slide, are in `live_heads`; `decide_live` takes both.
 
 A live camera does not know the future. So depth is cropped and scaled by the frames so far (`video.depth.CausalDepth`),
 whereas training and testing use the whole video; `cost.measure_live_cost` measures the difference. RGB frames are prepared
@@ -7,10 +9,13 @@ one by one in either case. Source: Sanchez-Caballero 2020, section 6, names this
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,12 +28,15 @@ from har_pipeline.models.convlstm.networks import NetworkState
 from har_pipeline.models.convlstm.windows import WEIGHT_POWER, stateful_indices
 from har_pipeline.models.device import pick_device, pick_precision
 from har_pipeline.training.networks.loop import sampling_of
+from har_pipeline.video.camera import every_frame, newest_frames
 from har_pipeline.video.depth import CausalDepth
 from har_pipeline.video.frame_worker import scale_rgb
 from har_pipeline.video.stream_worker import read_frames
 
 # The longest video that the published training shows the network: 208 frames.
 CAMERA_HORIZON = 26
+# Decisions that the rate of frames is measured over.
+RATED = 10
 
 
 class StatefulRecogniser:
@@ -70,6 +78,11 @@ class StatefulRecogniser:
     def window_frames(self) -> int:
         """Frames from the first to the last one of a window, those included that the network does not see."""
         return (self._network.clip_len - 1) * self.run.config.frame_step + 1
+
+    @property
+    def capacity(self) -> int:
+        """Frames that may wait: those of one window."""
+        return self.window_frames
 
     @property
     def stream(self) -> RawStream:
@@ -148,6 +161,16 @@ class StatefulRecogniser:
             del self._waiting[:length]
         return self.probabilities
 
+    def keep(self, number: int, frame: np.ndarray) -> np.ndarray | None:
+        """Return the frame: each counts."""
+        return frame
+
+    def take(self, number: int, image: np.ndarray) -> bool:
+        """Take a single frame; return whether it ended a window."""
+        before = self.windows
+        self.push(image[None])
+        return self.windows > before
+
     def _decide(self, window: np.ndarray) -> None:
         """Update the state with a window (T, S, S, C) uint8."""
         clips = torch.from_numpy(window).to(self._device).movedim(-1, 1)[None].to(torch.float32).div_(255)
@@ -160,23 +183,69 @@ class StatefulRecogniser:
         self._sum += found * float(self.windows) ** WEIGHT_POWER
 
 
+class Recogniser(Protocol):
+    """What decides while a video is running: `StatefulRecogniser`, `live_heads.HeadRecogniser`."""
+
+    @property
+    def capacity(self) -> int:
+        """Frames that may wait to be taken before the oldest is dropped."""
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """(K,) float64, of what was seen so far, or of the last window."""
+
+    @property
+    def latest(self) -> np.ndarray:
+        """(K,) float64, of the last window alone."""
+
+    @property
+    def seen_foreground(self) -> bool:
+        """Whether the probabilities name a class."""
+
+    def keep(self, number: int, frame: np.ndarray) -> np.ndarray | None:
+        """Return what is needed of a frame, None if nothing is; called in the thread that reads frames."""
+
+    def take(self, number: int, image: np.ndarray) -> bool:
+        """Take what was kept; return whether there is a new decision."""
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """The decision after a window."""
 
-    frames: int  # frames so far
-    probabilities: np.ndarray  # (K,) float64, of all windows so far
+    frames: int  # of the source so far
+    probabilities: np.ndarray  # (K,) float64, of all windows so far; of a head the last one's
     latest: np.ndarray  # (K,) float64, of the last window alone
     seen_foreground: bool  # without foreground the probabilities are uniform and name no class
+    latency_s: float  # from the arrival of the last frame to the decision
+    frames_per_s: float  # of the source, over the last decisions
+    dropped: int  # frames so far that were needed and came too fast
 
 
-def decide_live(recogniser: StatefulRecogniser, frames: Iterator[np.ndarray]) -> Iterator[Decision]:
-    """Yield the decision after each window of a stream of single frames, (H, W) uint16 or (H, W, 3) uint8."""
-    for seen, frame in enumerate(frames, start=1):
-        before = recogniser.windows
-        recogniser.push(frame[None])
-        if recogniser.windows > before:
-            yield Decision(seen, recogniser.probabilities, recogniser.latest, recogniser.seen_foreground)
+def decide_live(recogniser: Recogniser, frames: Iterator[np.ndarray], *, drop: bool = False) -> Iterator[Decision]:
+    """Yield the decision after each window of a stream of single frames, (H, W) uint16 or (H, W, 3) uint8.
+
+    drop: do not let the source wait, as with a camera: frames that come faster than they can be taken are dropped, the oldest
+    first, rather than that decisions fall behind.
+    """
+    keep = recogniser.keep
+    came = newest_frames(frames, keep, recogniser.capacity) if drop else every_frame(frames, keep)
+    clock = deque([(time.perf_counter(), 0)], maxlen=RATED + 1)
+    with closing(came):
+        for one in came:
+            if recogniser.take(one.number, one.image):
+                now, seen = time.perf_counter(), one.number + 1
+                since, before = clock[0]
+                clock.append((now, seen))
+                yield Decision(
+                    frames=seen,
+                    probabilities=recogniser.probabilities,
+                    latest=recogniser.latest,
+                    seen_foreground=recogniser.seen_foreground,
+                    latency_s=now - one.came_s,
+                    frames_per_s=(seen - before) / max(now - since, 1e-9),
+                    dropped=one.dropped,
+                )
 
 
 def file_of(record: VideoRecord, stream: RawStream) -> Path:
@@ -203,6 +272,7 @@ def live_scores(
     """
     recogniser = StatefulRecogniser(run_dir, device=device)
     run = recogniser.run
+    run.require_part(part)
     ids = {"val": run.split.val, "test": run.split.test}[part]
     by_id = {record.video_id: record for record in records}
     if absent := [video_id for video_id in ids if video_id not in by_id]:

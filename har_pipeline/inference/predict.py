@@ -1,44 +1,39 @@
-"""A new video -> ranked classes, from a run folder alone: same frames, same net, same head or network as in training."""
+"""New videos -> ranked classes, from run folders alone: same frames, same nets, same heads or networks as in training."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from har_pipeline.core.errors import FeatureMismatchError, RunError
-from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
-from har_pipeline.evaluation.plots import Example, save_topk_bars
-from har_pipeline.features.extract import extract_many, feature_spec
-from har_pipeline.features.fitted import derived_record, source_spec
-from har_pipeline.features.frames import options_of, store_raw_frames
-from har_pipeline.features.local import extract_local, local_options
-from har_pipeline.features.motion import motion_features, motion_options
-from har_pipeline.features.options import MOTION, ExtractOptions
+from har_pipeline.core.errors import RunError, VideoError
+from har_pipeline.core.records import TIME_LIMIT_S, VideoRecord
+from har_pipeline.evaluation.plots import Example, TimelineRow, save_timelines, save_topk_bars
+from har_pipeline.evaluation.tables import write_csv
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.features.table import FeatureTable, joined_features
-from har_pipeline.inference.load import HeadRun, NetworkRun, load_run
-from har_pipeline.models.convlstm.windows import stepped_length
-from har_pipeline.models.device import pick_device, pick_precision
-from har_pipeline.models.extractors import build_extractor, find_net
-from har_pipeline.models.extractors.base import Extractor
+from har_pipeline.features.table import FeatureTable
+from har_pipeline.inference.ensemble import (
+    Classifier,
+    PlainRule,
+    class_probabilities_of,
+    load_classifier,
+    runs_of,
+)
+from har_pipeline.inference.load import HeadRun, NetworkRun
+from har_pipeline.inference.sources import Files, FrameSources, HeadSources, Job
+from har_pipeline.inference.timeline import Timeline, Windows, timeline_of
+from har_pipeline.models.device import pick_precision
 from har_pipeline.training.batches import FeatureBatch, Frames, class_probabilities
 from har_pipeline.training.networks.loop import sampling_of, video_probabilities
 from har_pipeline.video.clips import sparse_clip_indices
-from har_pipeline.video.decode import FrameReader, probe
-from har_pipeline.video.flow.spec import parse_flow
-from har_pipeline.video.local.spec import HANDCRAFTED
+from har_pipeline.video.decode import FrameReader, probe, tail_note
 
 OnProgress = Callable[[int, int], None]
-
-# Why videos failed, and what reads the features of the others.
-Stored = tuple[Mapping[str, str], Callable[[str], FeatureRecord]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +42,33 @@ class Prediction:
 
     path: Path
     top: tuple[tuple[str, float], ...]  # (class, probability), best first
-    probabilities: np.ndarray | None  # (K,) float64 in the order of the run's classes; None after an error
+    probabilities: np.ndarray | None  # (K,) float64 in the order of the classes; None after an error
     error: str | None = None  # why the file cannot be read
-    # (F, S, S, C) uint8, the frames that a network on raw video was shown; None for a head.
+    # (F, S, S, C) uint8, the frames that a network on raw video was shown; None for a head, several runs, and windows.
     frames: np.ndarray | None = None
     notes: tuple[str, ...] = ()  # what was odd about the file
+    timeline: Timeline | None = None  # with windows: the classes of each moment; `probabilities` are their mean then
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A file, the rows that it is read as, and, with windows, when each of them begins and ends."""
+
+    path: Path
+    records: tuple[VideoRecord, ...]
+    spans_s: np.ndarray | None = None  # (W, 2) float64
+    error: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def predict(
     paths: Sequence[Path],
-    run: HeadRun | NetworkRun | Path | str,
+    run: Classifier | Path | str | Sequence[Path | str],
     *,
+    rule: PlainRule = "sum",
+    windows: Windows | None = None,
     top: int = 3,
-    weights: str | Sequence[str | None] | None = None,
+    weights: str | Sequence[str] | None = None,
     mean_cube: Path | None = None,
     device: str = "auto",
     workers: int | None = None,
@@ -67,176 +76,103 @@ def predict(
 ) -> list[Prediction]:
     """Return the classes of each video file or depth folder, in order; a file that cannot be read gets its error.
 
-    weights: files of the extractors' weights, one for each stream of the run (None: published weights); mean_cube: of the
-    streams whose extractor used one. Both are for heads only. A run of several streams reads each file once.
-    on_progress: called with the videos done and their total.
-    Raises: RunError if the run is incomplete or the options do not fit it; FeatureMismatchError if the extractor's weights
+    run: a run, a job, a fusion, or several of them, see `load_classifier`. Features that several runs share are made once.
+    rule: how the probabilities of several are fused. windows: classify windows that slide over each file, which is read once
+    from its start to its end, in memory that does not grow with it; colour videos only.
+    weights: files of the extractors' weights where they are neither published, nor in the cache, nor where they were used
+    last: `FILE`, which its hash assigns if there are several streams, or `STREAM=FILE` with a stream or (the start of) the
+    name of a feature set; mean_cube: the same for a mean cube. Both are for heads only.
+    on_progress: called with the videos or windows done and their total.
+    Raises: RunError if a run is incomplete or the options do not fit it; FeatureMismatchError if the extractor's weights
     cannot be found.
     """
-    run = load_run(run) if isinstance(run, Path | str) else run
-    stream = "depth_path" if run.spec.stream == "depth" else "path"
-    records = [
-        VideoRecord(video_id=f"video{i:06d}", label="unknown", **{stream: path.expanduser().resolve()})  # type: ignore[arg-type]
-        for i, path in enumerate(paths)
+    classifier = load_classifier(run) if isinstance(run, Path | str) else run
+    classifier = load_classifier(classifier, rule) if isinstance(classifier, Sequence) else classifier
+    runs = runs_of(classifier)
+    heads = [one for one in runs if isinstance(one, HeadRun)]
+    networks = [one for one in runs if isinstance(one, NetworkRun)]
+    depth = {one.spec.stream == "depth" for one in runs}
+    if len(depth) > 1:
+        raise RunError("some of the runs read depth, others colour: no file is both")
+    if windows is not None and True in depth:
+        raise RunError(
+            f"{runs[0].path} reads depth: windows are for colour videos; har predict --live decides as frames come"
+        )
+    files = Files([weights] if isinstance(weights, str) else list(weights or ()), mean_cube)
+    if not heads and (files.weights or mean_cube):
+        raise RunError(f"{runs[0].path} contains all weights of its network: omit --weights and --mean-cube")
+    head_sources = HeadSources(heads, files, device)
+    frame_sources = FrameSources(networks, device)
+    asked = [_asked(number, path, True in depth, windows) for number, path in enumerate(paths)]
+    records = [record for one in asked for record in one.records]
+    limit_s = TIME_LIMIT_S + max((float(one.spans_s[-1, 1]) for one in asked if one.spans_s is not None), default=0.0)
+    job = Job(
+        records=records, windows=windows is not None, workers=workers, time_limit_s=limit_s, on_progress=on_progress
+    )
+    sources: list[HeadSources | FrameSources] = [
+        *([head_sources] if heads else []),
+        *([frame_sources] if networks else []),
     ]
     with tempfile.TemporaryDirectory(prefix="har_predict_") as folder:
         store = FeatureStore(Path(folder) / "store.zarr", create=True)
-        if isinstance(run, HeadRun):
-            failed, read = _store_features(run, records, store, weights, mean_cube, device, workers, on_progress)
-        elif weights or mean_cube:
-            raise RunError(f"{run.path} contains all weights of its network: omit --weights and --mean-cube")
-        else:
-            failed, read = _store_frames(run, records, store, device, workers, on_progress)
-        predictions = []
-        for path, record in zip(paths, records, strict=True):
-            if reason := failed.get(record.video_id):
-                predictions.append(Prediction(path, (), None, reason))
-                continue
-            stored = read(record.video_id)
-            probabilities = predict_scores(run, stored.features)
-            best = tuple(top_k(run.classes, probabilities, top))
-            frames = None
-            if isinstance(run, NetworkRun):
-                channels, height, width = run.frame_shape
-                frames = stored.features.reshape(-1, height, width, channels)
-            predictions.append(Prediction(path, best, probabilities, frames=frames, notes=stored.decode_notes))
-    return predictions
+        for source in sources if records else ():
+            source.fill(store, job)
+        return [_predicted(classifier, sources, one, top) for one in asked]
 
 
-def _store_features(
-    run: HeadRun,
-    records: Sequence[VideoRecord],
-    store: FeatureStore,
-    weights: str | Sequence[str | None] | None,
-    mean_cube: Path | None,
-    device: str,
-    workers: int | None,
-    on_progress: OnProgress,
-) -> Stored:
-    """Extract the features that a head reads, one pass over the files for each frame rate."""
-    fits = [run.fit(number) for number in range(len(run.streams))]
-    specs = [
-        stream.spec if fit is None else source_spec(stream.spec, fit.source_dim)
-        for stream, fit in zip(run.streams, fits, strict=True)
-    ]
-    files = [weights] * len(specs) if weights is None or isinstance(weights, str) else list(weights)
-    if len(files) != len(specs) or (isinstance(weights, str) and len(specs) > 1):
-        raise RunError(f"{run.path} has {len(specs)} streams: give --weights once for each, in the order of the run")
-    # By name: two streams may have been made from the same feature set.
-    wanted: dict[str, tuple[Extractor, ExtractOptions]] = {}
-    failed: dict[str, str] = {}
-    for spec, file in zip(specs, files, strict=True):
-        if spec.extractor == MOTION:
-            if file is not None:
-                raise RunError(f"{run.path} reads motion maps, which no network makes: omit --weights")
-            failed |= _store_motion_maps(spec, records, store, workers, on_progress)
-        elif spec.extractor in HANDCRAFTED:
-            if file is not None:
-                raise RunError(f"{run.path} reads features of {spec.extractor}, which has no weights: omit --weights")
-            local = dataclasses.replace(local_options(spec), workers=workers)
-            described = extract_local(records, store, local, lambda now: on_progress(now.finished, now.total))
-            failed |= described.failed
-        elif spec.name not in wanted:
-            cube = mean_cube if len(specs) == 1 or "cube" in spec.preprocess else None
-            extractor = extractor_for(spec, weights=file, mean_cube=cube, device=device)
-            flow = parse_flow(spec.flow) if spec.flow else None
-            same = {name: getattr(spec, name) for name in ("clips", "fps", "resize", "dtype")}
-            wanted[spec.name] = extractor, ExtractOptions(**same, flow=flow, workers=workers)
-            feature_spec(*wanted[spec.name]).require_equal(spec, str(run.path))
-    for rate in {options.fps: None for _, options in wanted.values()}:
-        one_pass = [one for one in wanted.values() if one[1].fps == rate]
-        made = extract_many(records, store, one_pass, lambda now: on_progress(now.done + now.failed, now.total))
-        for summary in made:
-            failed.update(summary.failed)
-
-    def read(video_id: str) -> FeatureRecord:
-        streams = []
-        for spec, fit in zip(specs, fits, strict=True):
-            found = store.read(spec.name, video_id)
-            streams.append(found if fit is None else derived_record(found, fit, spec.dtype))
-        # Each stream reads the file itself and may note the same.
-        notes = tuple(dict.fromkeys(text for found in streams for text in found.decode_notes))
-        return dataclasses.replace(streams[0], features=joined_features(streams), decode_notes=notes)
-
-    return failed, read
+def _predicted(
+    classifier: Classifier, sources: Sequence[HeadSources | FrameSources], asked: _Asked, top: int
+) -> Prediction:
+    """Return what a classifier says of a file, whose rows the sources have read."""
+    failed = {video_id: reason for source in sources for video_id, reason in source.failed.items()}
+    reasons = [failed[record.video_id] for record in asked.records if record.video_id in failed]
+    if asked.error or len(reasons) == len(asked.records):
+        return Prediction(asked.path, (), None, asked.error or reasons[0])
+    kept = [number for number, record in enumerate(asked.records) if record.video_id not in failed]
+    # What is odd about a file with windows stands at the first of them.
+    notes = list(asked.notes)
+    notes += [text for source in sources for text in source.notes.get(asked.records[0].video_id, ())]
+    rows, frames = [], None
+    for number in kept:
+        found: dict[Path, np.ndarray] = {}
+        for source in sources:
+            for run, read in source.read(asked.records[number].video_id):
+                found[run.path] = predict_scores(run, read.features)[None]
+                notes += read.decode_notes
+                if run is classifier and isinstance(run, NetworkRun) and asked.spans_s is None:
+                    channels, height, width = run.frame_shape
+                    frames = read.features.reshape(-1, height, width, channels)
+        rows.append(class_probabilities_of(classifier, found)[0])
+    if reasons:
+        notes.append(f"{len(reasons)} of {len(asked.records)} windows could not be read: {reasons[0]}")
+    probabilities, timeline = rows[0], None
+    if asked.spans_s is not None:
+        timeline = timeline_of(classifier.classes, asked.spans_s[kept], np.stack(rows))
+        probabilities = timeline.mean
+    best = tuple(top_k(classifier.classes, probabilities, top))
+    # Several rows and streams may note the same.
+    said = tuple(dict.fromkeys(notes))
+    return Prediction(asked.path, best, probabilities, frames=frames, notes=said, timeline=timeline)
 
 
-def _store_motion_maps(
-    spec: FeatureSpec,
-    records: Sequence[VideoRecord],
-    store: FeatureStore,
-    workers: int | None,
-    on_progress: OnProgress,
-) -> dict[str, str]:
-    """Prepare raw frames and make the motion maps of `spec` of them; return video_id -> why it failed."""
-    frames, how = motion_options(spec)
-    options = dataclasses.replace(options_of(frames), workers=workers)
-    summary = store_raw_frames(records, store, options, lambda state: on_progress(state.finished, state.total))
-    motion_features(store, summary.feature_set, how)
-    return summary.failed
-
-
-def _store_frames(
-    run: NetworkRun,
-    records: Sequence[VideoRecord],
-    store: FeatureStore,
-    device: str,
-    workers: int | None,
-    on_progress: OnProgress,
-) -> Stored:
-    """Prepare the frames that a network reads."""
-    run.network.to(pick_device(device))
-    options = dataclasses.replace(options_of(run.spec), workers=workers)
-    summary = store_raw_frames(records, store, options, lambda state: on_progress(state.finished, state.total))
-
-    def read(video_id: str) -> FeatureRecord:
-        stored = store.read(summary.feature_set, video_id)
-        notes = (*stored.decode_notes, *_repeated(run, len(stored.features)))
-        return dataclasses.replace(stored, decode_notes=notes)
-
-    return summary.failed, read
-
-
-def extractor_for(
-    spec: FeatureSpec, *, weights: str | None = None, mean_cube: Path | None = None, device: str = "auto"
-) -> Extractor:
-    """Return the extractor that makes features of `spec`; `weights` and `mean_cube`: files, if `spec` was made with them.
-
-    Raises: FeatureMismatchError if the weights are not those of the spec.
-    """
-    net = find_net(spec.extractor)
-    seed = 0
-    if spec.weights.startswith("random:"):
-        weights, seed = "random", int(spec.weights.removeprefix("random:"))
-    elif weights is None:
-        digits = spec.weights.removeprefix("sha256:")
-        of_stream = {name: w for name, w in net.weights.items() if w.stream == spec.stream and w.sha256}
-        weights = next((name for name, w in of_stream.items() if digits.startswith(w.sha256)), None)
-        if weights is None:
-            raise FeatureMismatchError(
-                f"the features were made with {net.name} weights {spec.weights[:23]}..., which are not published ones: "
-                "give the file with --weights PATH"
-            )
-    extractor = build_extractor(
-        spec.extractor,
-        layer=spec.layer,
-        stream=spec.stream,
-        weights=weights,
-        device=device,
-        precision=spec.precision,
-        seed=seed,
-        mean_cube=mean_cube,
+def _asked(number: int, path: Path, depth: bool, windows: Windows | None) -> _Asked:
+    """Return the rows of a file. A file that cannot be read fails later without windows, and here with them."""
+    name, place = f"video{number:06d}", path.expanduser().resolve()
+    if depth:
+        return _Asked(path, (VideoRecord(video_id=name, label="unknown", depth_path=place),))
+    if windows is None:
+        return _Asked(path, (VideoRecord(video_id=name, label="unknown", path=place),))
+    try:
+        info = probe(place)
+        notes = tuple(tail_note(info, info.packet_frames))
+    except VideoError as error:
+        return _Asked(path, (), error=str(error))
+    spans = windows.spans(info.packet_frames, info.timing)
+    records = tuple(
+        VideoRecord(video_id=f"{name}.{row:07d}", label="unknown", path=place, start_frame=start, end_frame=stop)
+        for row, (start, stop) in enumerate(spans.tolist())
     )
-    if extractor.weights != spec.weights:
-        raise FeatureMismatchError(f"weights {extractor.weights} differ from the run's, {spec.weights}")
-    if extractor.preprocess.describe() != spec.preprocess:
-        way_out = "extract its features and train it again: an older version prepared them otherwise"
-        if mean_cube is not None:
-            way_out = "omit --mean-cube"
-        if "cube" in spec.preprocess:
-            way_out = "give its mean cube with --mean-cube"
-        raise FeatureMismatchError(f"the run's frames were prepared as {spec.preprocess}: {way_out}")
-    return extractor
+    return _Asked(path, records, info.timing.begin_s(spans), notes=notes)
 
 
 def predict_scores(run: HeadRun | NetworkRun, features: np.ndarray) -> np.ndarray:
@@ -272,18 +208,30 @@ def top_k(classes: Sequence[str], probabilities: np.ndarray, k: int = 3) -> list
     return [(classes[number], float(probabilities[number])) for number in order]
 
 
-def _repeated(run: NetworkRun, num_frames: int) -> list[str]:
-    """Return a note on a video that is shorter than a clip, or a stateful network's window."""
-    sampling, clip_len = sampling_of(run.config), run.network.clip_len
-    if stepped_length(num_frames, sampling.step) >= clip_len:
-        return []
-    if num_frames == 1:
-        return [f"1 frame: shown {clip_len} times, so nothing moves"]
-    if run.network.votes:
-        return [f"{num_frames} frames: the last one shown again to fill the {clip_len} that the network sees at once"]
-    if sampling.spread:
-        return [f"{num_frames} frames: some shown repeatedly to fill the {clip_len} that the network sees at once"]
-    return [f"{num_frames} frames: played backwards and forwards to fill the {clip_len} that the network sees at once"]
+def write_predictions(path: Path, predictions: Sequence[Prediction], classes: Sequence[str]) -> None:
+    """Write a row for each video as CSV: video, error, its best class, that one's probability, and those of all classes."""
+    rows = (
+        [str(one.path), one.error, *(one.top[0] if one.top else (None, None)), *_cells(one, len(classes))]
+        for one in predictions
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_csv(path, ["video", "error", "predicted", "probability", *classes], rows)
+
+
+def _cells(prediction: Prediction, count: int) -> list[float | None]:
+    return [None] * count if prediction.probabilities is None else prediction.probabilities.tolist()
+
+
+def save_timeline(path: Path, predictions: Sequence[Prediction]) -> None:
+    """Draw the timelines of the videos that have one (PNG)."""
+    rows = [
+        TimelineRow(one.path.name, one.timeline.edges_s, one.timeline.probabilities, one.timeline.spans())
+        for one in predictions
+        if one.timeline
+    ]
+    if rows:
+        classes = next(one.timeline.classes for one in predictions if one.timeline)
+        save_timelines(path, rows, classes)
 
 
 def save_picture(path: Path, predictions: Sequence[Prediction], frames_per_video: int = 4) -> None:

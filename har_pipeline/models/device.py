@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from har_pipeline.core.errors import DeviceError
+from har_pipeline.core.errors import DeviceError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -23,16 +23,16 @@ KNOWN = "auto, cpu, cuda, cuda:N or mps"
 def pick_device(choice: str = "auto") -> torch.device:
     """Return the device `cpu`, `cuda`, `cuda:N` or `mps`; `auto`: the first GPU that this PyTorch can use, else the CPU.
 
-    Raises: DeviceError if it is absent, or the installed PyTorch cannot compute on it.
+    Raises: UsageError if there is no such name, DeviceError if it is absent, or the installed PyTorch cannot compute on it.
     """
     if choice == "auto":
         return _first_gpu() or torch.device("cpu")
     try:
         device = torch.device(choice)
     except RuntimeError as error:
-        raise DeviceError(f"unknown device {choice!r}: use {KNOWN}") from error
+        raise UsageError(f"unknown device {choice!r}: use {KNOWN}") from error
     if device.type not in ("cpu", "cuda", "mps"):
-        raise DeviceError(f"unknown device {choice!r}: use {KNOWN}")
+        raise UsageError(f"unknown device {choice!r}: use {KNOWN}")
     if device.type == "cuda":
         if (device.index or 0) >= torch.cuda.device_count():
             raise DeviceError(
@@ -121,7 +121,7 @@ def pick_precision(choice: str, device: torch.device) -> str:
         native = capability.startswith("AVX512") and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _cpu_has_bf16()
         return "bf16" if native else "fp32"
     if choice not in PRECISIONS:
-        raise DeviceError(f"unknown precision {choice!r}: use auto, fp32, bf16 or fp16")
+        raise UsageError(f"unknown precision {choice!r}: use auto, fp32, bf16 or fp16")
     if choice == "fp16" and device.type == "cpu":
         raise DeviceError("fp16 needs a CUDA or MPS device; use fp32 or bf16 on a CPU")
     if choice == "bf16" and device.type == "mps" and not torch.backends.mps.is_macos_or_newer(14, 0):

@@ -1,21 +1,39 @@
-"""The names of the nets, read from the source of their modules: importing those would load torch for a misspelt name."""
+"""The names of the nets, and what is known of them, without importing their modules, which would load torch.
+
+The names are read from the source of the modules, the rest from nets.json beside them, which `docs/generate.py` writes.
+"""
 
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from har_pipeline.core.errors import ExtractionError
+from har_pipeline.core.errors import UsageError
+from har_pipeline.core.text import unknown
 from har_pipeline.video.local.spec import HANDCRAFTED
+
+_MODULES = Path(__file__).parent / "extractors"
+NETS_JSON = _MODULES / "nets.json"
+
+
+def net_rows() -> list[dict[str, Any]]:
+    """Return what `extractors.describe_nets` returns; slowly where a net was added since nets.json was written."""
+    rows: list[dict[str, Any]] = json.loads(NETS_JSON.read_text(encoding="utf-8"))
+    if {row["net"] for row in rows} == set(net_names()):
+        return rows
+    from har_pipeline.models.extractors import describe_nets
+
+    return describe_nets()
 
 
 @cache
 def net_names() -> tuple[str, ...]:
     """Return the names of all nets, sorted: the first argument, or `name`, of each call in the modules' `NET` and `NETS`."""
-    sources = (path.read_text(encoding="utf-8") for path in (Path(__file__).parent / "extractors").glob("*.py"))
+    sources = (path.read_text(encoding="utf-8") for path in _MODULES.glob("*.py"))
     return tuple(sorted(name for source in sources for name in _names_in(ast.parse(source))))
 
 
@@ -30,13 +48,13 @@ def _names_in(module: ast.Module) -> Iterator[str]:
 
 
 def check_net_name(name: str) -> None:
-    """Raise ExtractionError listing the nets, if there is none of that name."""
+    """Raise UsageError listing the nets, if there is none of that name."""
     if name not in net_names():
-        raise ExtractionError(f"unknown net {name!r}; choose from: {', '.join(net_names())}")
+        raise UsageError(unknown("net", name, net_names()))
 
 
 def check_extractor_name(name: str) -> None:
-    """Raise ExtractionError listing the nets and the handcrafted extractors, if there is none of that name."""
+    """Raise UsageError listing the nets and the handcrafted extractors, if there is none of that name."""
     names = (*net_names(), *HANDCRAFTED)
     if name not in names:
-        raise ExtractionError(f"unknown extractor {name!r}; choose from: {', '.join(names)}")
+        raise UsageError(unknown("extractor", name, names))

@@ -6,7 +6,8 @@ import types
 from dataclasses import dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
-from har_pipeline.core.errors import RunError
+from har_pipeline.core.errors import UsageError
+from har_pipeline.core.text import did_you_mean
 from har_pipeline.training.options import TrainConfig
 
 Value = int | float | str | bool | None
@@ -31,13 +32,13 @@ class Axis:
 def parse_axis(name: str, text: str) -> Axis:
     """Return the axis of an option from its comma-separated values, such as `0,0.5`; `none` where an option may be None.
 
-    Raises: RunError if the option is unknown or cannot be swept, or a value is not of its type.
+    Raises: UsageError if the option is unknown or cannot be swept, or a value is not of its type.
     """
     hints = get_type_hints(TrainConfig)
     kind = {FEATURES: str, PCA: int}.get(name) or hints.get(name)
     if kind is None or name in NOT_SWEPT:
         possible = [option for option in (*hints, FEATURES, PCA) if option not in NOT_SWEPT]
-        raise RunError(f"{name!r} cannot be swept; these can: {', '.join(possible)}")
+        raise UsageError(f"{name!r} cannot be swept; {did_you_mean(name, possible)}these can: {', '.join(possible)}")
     return Axis(name, tuple(_parse(name, part.strip(), kind) for part in text.split(",")))
 
 
@@ -58,4 +59,5 @@ def _parse(name: str, text: str, kind: object) -> Value:
         except ValueError:
             pass
     wanted = f"one of {get_args(kind)}" if get_origin(kind) is Literal else getattr(kind, "__name__", str(kind))
-    raise RunError(f"{name}: {text!r} is not {wanted}")
+    near = did_you_mean(text, get_args(kind)) if get_origin(kind) is Literal else ""
+    raise UsageError(f"{name}: {text!r} is not {wanted}{f'; {near.strip()}' * bool(near)}")

@@ -10,11 +10,14 @@ import numpy as np
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import FeatureSpec, Scores, Split, VideoRecord
-from har_pipeline.datasets.protocols import PROTOCOLS
+from har_pipeline.datasets.protocols import PROTOCOLS, has_test_part
+from har_pipeline.datasets.splits import unlabelled_videos
 from har_pipeline.datasets.units import SOURCES, units
 from har_pipeline.evaluation.run_folder import features_sha256, files_sha256, labels_sha256
 from har_pipeline.features.fitted import Fit, read_fit, require_same_training_videos
 from har_pipeline.features.table import FeatureStreams, FeatureTable, load_features
+
+NO_TEST_PART = "all videos were for training (--protocol all): no test part, accuracy is not measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ def load_training_data(
         present = set(table.video_ids)
         parts = Parts(*(table.rows_of(part) for part in (split.train, split.val, split.test)))
         missing = tuple(v for v in (*split.train, *split.val, *split.test) if v not in present)
-        _check_parts(table, parts, labels, missing)
+        _check_parts(table, parts, labels, missing, tested=bool(split.test))
         return TrainingData(
             table=table,
             parts=parts,
@@ -97,7 +100,7 @@ def load_training_data(
             classes=labels,
             split=split,
             missing=missing,
-            notes=(*table.notes, *_untested_classes(table, parts, labels)),
+            notes=(*table.notes, *unlabelled_videos(records), *_untested_classes(table, parts, labels)),
             feature_sets=streams.names,
             specs=specs,
             fits=fits,
@@ -123,7 +126,7 @@ def split_classes(records: Sequence[VideoRecord], split: Split) -> tuple[str, ..
     """
     labels = {record.video_id: record.label for record in records}
     name = f"{split.protocol} split {split.index}"
-    if not split.train or not split.test:
+    if not split.train or (not split.test and has_test_part(split.protocol)):
         raise RunError(f"{name} has no {'test' if split.train else 'training'} videos")
     for part in (split.train, split.val, split.test):
         if unknown := [video_id for video_id in part if video_id not in labels]:
@@ -143,15 +146,19 @@ def split_classes(records: Sequence[VideoRecord], split: Split) -> tuple[str, ..
     return classes
 
 
-def _check_parts(table: FeatureTable, parts: Parts, classes: tuple[str, ...], missing: tuple[str, ...]) -> None:
+def _check_parts(
+    table: FeatureTable, parts: Parts, classes: tuple[str, ...], missing: tuple[str, ...], *, tested: bool
+) -> None:
     present = set(table.labels[parts.train].tolist())
     if absent := [label for number, label in enumerate(classes) if number not in present]:
         raise RunError(f"without the {len(missing)} missing videos no training video of {absent[:5]} is left")
-    if not len(parts.test):
+    if tested and not len(parts.test):
         raise RunError("without the missing videos no test video is left")
 
 
 def _untested_classes(table: FeatureTable, parts: Parts, classes: tuple[str, ...]) -> list[str]:
+    if not len(parts.test):
+        return [NO_TEST_PART]
     tested = set(table.labels[parts.test].tolist())
     if not (untested := [label for number, label in enumerate(classes) if number not in tested]):
         return []
@@ -165,7 +172,7 @@ def held_out_scores(data: TrainingData, seed: int, probabilities: Callable[[np.n
         video_ids=tuple(data.table.video_ids[row] for row in rows),
         labels=tuple(data.classes[data.table.labels[row]] for row in rows),
         classes=data.classes,
-        probabilities=probabilities(rows),
+        probabilities=probabilities(rows) if len(rows) else np.zeros((0, len(data.classes))),
         part=("val",) * len(data.parts.val) + ("test",) * len(data.parts.test),
         fold=(data.split.index,) * len(rows),
         seed=(seed,) * len(rows),

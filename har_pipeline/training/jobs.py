@@ -16,9 +16,11 @@ from har_pipeline.core.errors import RunError, first_few
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.evaluation.plan import Plan, job_sha256, join_job, splits_sha256, write_plan
 from har_pipeline.evaluation.run_folder import (
+    FROM_PYTHON,
     HEAD,
     RUN_JSON,
     VIDEO,
+    Origin,
     RunSummary,
     features_sha256,
     free_run_path,
@@ -145,6 +147,7 @@ def run_jobs(
     allow_missing: bool = False,
     tensorboard: bool = False,
     locked: bool = False,
+    origin: Origin = FROM_PYTHON,
     world: World = ALONE,
     on_epoch: Callable[[PlannedRun, Epoch], None] = lambda run, epoch: None,
     on_batch: Callable[[PlannedRun, BatchProgress], None] = lambda run, progress: None,
@@ -158,9 +161,9 @@ def run_jobs(
     interrupted job resumes at the unfinished fold. The features are read once for all folds of the same classes; each run
     is what `train_head` or `train_network` alone would make. tensorboard: of heads. Several processes
     may each make a part of the planned runs at the same time. locked: the caller holds the `training_lock` of the job's
-    folder, or of one above. world, on_batch: of networks; all processes but the first return the runs that were kept only.
-    On a CPU, where the caller has not chosen, they take as many threads as there are free cores, see `threads`; on_threads:
-    called with them.
+    folder, or of one above. origin: what the runs are made by; the store's path is added. world, on_batch: of networks; all
+    processes but the first return the runs that were kept only. On a CPU, where the caller has not chosen, they take as many
+    threads as there are free cores, see `threads`; on_threads: called with them.
     Raises: RunError if another process trains there, and as `train_head`, `train_network`, `finished_run` and
     `load_training_data`; FeatureMismatchError before anything is trained if features were fitted on other training videos
     than those of any run.
@@ -169,6 +172,7 @@ def run_jobs(
         if world.first and not locked:
             for folder in _folders_to_lock(runs):
                 stack.enter_context(training_lock(folder))
+        origin = dataclasses.replace(origin, store=store.path)
         streams = FeatureStreams(store, feature_sets)
         device = pick_device(config.device)
         if isinstance(config, VideoTrainConfig):
@@ -208,13 +212,21 @@ def run_jobs(
                     run.folder,
                     overwrite=overwrite,
                     job=job,
+                    origin=origin,
                     locked=True,
                     world=world,
                     on_epoch=tell,
                     on_batch=progress,
                 )
             return train_head(
-                next(folds), own, run.folder, overwrite=overwrite, tensorboard=tensorboard, job=job, on_epoch=tell
+                next(folds),
+                own,
+                run.folder,
+                overwrite=overwrite,
+                tensorboard=tensorboard,
+                job=job,
+                origin=origin,
+                on_epoch=tell,
             )
 
         if pending and (threads := stack.enter_context(training_threads(device))) is not None:

@@ -16,9 +16,11 @@ from har_pipeline.core.files import write_json
 from har_pipeline.core.records import Scores, TrainedOn
 from har_pipeline.evaluation.run_folder import (
     FORMATS,
+    FROM_PYTHON,
     HISTORY,
     SCORES,
     SPLIT_JSON,
+    Origin,
     RunSummary,
     fit_file,
     package_versions,
@@ -51,6 +53,8 @@ class Trained:
     val_accuracy: float | None
     notes: tuple[str, ...]
     device: torch.device
+    # When the process began that finished it; `seconds` count those of interrupted ones as well.
+    started: datetime
     seconds: float
     # Further entries of run.json for this kind of run.
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -72,21 +76,20 @@ def write_run(
     config: TrainConfig | VideoTrainConfig,
     trained: Trained,
     job: str = "",
+    origin: Origin = FROM_PYTHON,
 ) -> RunSummary:
     """Write the files of a run into `folder`, run.json last, and return its summary.
 
     run_dir: what the folder will be called. weights: name of the file with the model's weights. job: of which the run is a
-    part, as `plan.job_sha256` returns it; empty for a run that stands alone.
+    part, as `plan.job_sha256` returns it; empty for a run that stands alone. origin: what it was made by and from.
     """
-    test_accuracy = part_accuracy(trained.scores, "test")
-    assert test_accuracy is not None
     summary = RunSummary(
         path=run_dir,
         epochs=len(trained.history),
         best_epoch=trained.best_epoch,
         train_accuracy=trained.train_accuracy,
         val_accuracy=trained.val_accuracy,
-        test_accuracy=test_accuracy,
+        test_accuracy=part_accuracy(trained.scores, "test"),
         num_train=len(data.parts.train),
         num_val=len(data.parts.val),
         num_test=len(data.parts.test),
@@ -118,7 +121,9 @@ def write_run(
         "device": device_name(trained.device),
         "threads": torch.get_num_threads(),
         "versions": package_versions(),
+        "started": trained.started.astimezone(UTC).isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        **origin.to_dict(),
         **stream_info(data.feature_sets, data.specs),
         "labels_sha256": data.labels_sha256,
         "features_sha256": data.features_sha256,

@@ -18,9 +18,10 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
-from har_pipeline.core.errors import ExtractionError, HarError, RunError
+from har_pipeline.core.errors import ExtractionError, HarError, RunError, UsageError
 from har_pipeline.core.processes import working_on
 from har_pipeline.core.records import Split, VideoRecord
+from har_pipeline.evaluation.run_folder import FROM_PYTHON, Origin
 from har_pipeline.features.job import num_cores
 from har_pipeline.features.reader import FeatureReader
 from har_pipeline.features.reduce import ReduceOptions, reduce_features
@@ -61,6 +62,7 @@ class Task:
     runs: Sequence[PlannedRun]
     overwrite: bool
     allow_missing: bool
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +83,17 @@ OnDone = Callable[[Point, Sequence[Outcome]], None]
 def plan_points(axes: Sequence[Axis], base: TrainConfig, feature_set: str, out: Path) -> list[Point]:
     """Return every combination of the axes' values, numbers ascending, the last axis fastest.
 
-    feature_set: of all points, unless `features` is an axis. Raises: RunError if nothing is swept, an axis or a value is
+    feature_set: of all points, unless `features` is an axis. Raises: UsageError if nothing is swept, an axis or a value is
     duplicate, values do not go together, or a head does not read what is swept.
     """
     names = [axis.name for axis in axes]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise RunError(f"{', '.join(twice)} given twice: give all values at once, such as 1,2,3")
+        raise UsageError(f"{', '.join(twice)} given twice: give all values at once, such as 1,2,3")
     for axis in axes:
         if len(set(axis.values)) != len(axis.values):
-            raise RunError(f"{axis.name}: duplicate value in {', '.join(map(str, axis.values))}")
+            raise UsageError(f"{axis.name}: duplicate value in {', '.join(map(str, axis.values))}")
     if not axes:
-        raise RunError("nothing is swept: give several values of an option, such as --units 64,128,320")
+        raise UsageError("nothing is swept: give several values of an option, such as --units 64,128,320")
     swept = {axis.name for axis in axes if len(axis.values) > 1} or set(names)
     points = []
     for combination in itertools.product(*(_ordered(axis.values) for axis in axes)):
@@ -103,9 +105,9 @@ def plan_points(axes: Sequence[Axis], base: TrainConfig, feature_set: str, out: 
         try:
             config = dataclasses.replace(base, **chosen)  # type: ignore[arg-type]
         except ValueError as error:
-            raise RunError(f"{name}: {error}") from error
+            raise UsageError(f"{name}: {error}") from error
         if unread := [option for option in swept if option not in (FEATURES, PCA) and not config.reads(option)]:
-            raise RunError(
+            raise UsageError(
                 f"{', '.join(sorted(unread))} has no effect in {name}: the head {config.head} (schedule {config.schedule}) "
                 "does not read it. Sweep it for other heads only, or sweep something else; a residual stack is as wide as "
                 "its input: sweep pca or input_projection"
@@ -135,16 +137,23 @@ def run_sweep(
     workers: int | None = None,
     overwrite: bool = False,
     allow_missing: bool = False,
+    origin: Origin = FROM_PYTHON,
     on_done: OnDone = lambda point, outcomes: None,
 ) -> SweepRuns:
     """Train the runs of all points on all splits with `repeats` seeds each, and return what became of them.
 
     With `pca` the features are first reduced for each split (`reduce.reduce_features`); the results stay in the store.
     workers: processes, None = one per core on a CPU, one with a GPU; each holds the features of its runs in memory. A
-    failed run is reported in `failed` and does not stop the others. folds: as `jobs.plan_jobs`.
+    failed run is reported in `failed` and does not stop the others. folds: as `jobs.plan_jobs`. origin: as
+    `jobs.run_jobs`.
     Raises: RunError if another process trains there, a finished run was trained differently, or a worker dies; HarError if
     the features cannot be reduced.
     """
+    if untested := [split for split in splits if not split.test]:
+        raise RunError(
+            f"a sweep compares accuracies, and {untested[0].protocol} has no test part: sweep with another --protocol, and "
+            "train the best values with `har train --protocol all`"
+        )
     with training_lock(points[0].folder.parent):
         made: dict[Point, list[Outcome]] = {}
         tasks: list[Task] = []
@@ -166,7 +175,7 @@ def run_sweep(
             if made[point]:
                 on_done(point, made[point])
             for (_, name), group in pending.items():
-                tasks.append(Task(point, store, name, records, group, overwrite, allow_missing))
+                tasks.append(Task(point, store, name, records, group, overwrite, allow_missing, origin))
         workers = _affordable_workers(tasks, streams, workers)
         if len(tasks) < workers:
             tasks = [dataclasses.replace(task, runs=[run]) for task in tasks for run in task.runs]
@@ -265,6 +274,7 @@ def _work(task: Task) -> Made:
             overwrite=task.overwrite,
             allow_missing=task.allow_missing,
             locked=True,
+            origin=task.origin,
             on_done=finished.append,
         )
     except HarError as error:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from safetensors import safe_open
 
 from har_pipeline.core.errors import RunError, first_few
-from har_pipeline.core.files import write_json
+from har_pipeline.core.files import read_json, write_json
 from har_pipeline.evaluation.metrics import confusion_matrix
 from har_pipeline.evaluation.plots import Line, save_sweep_curves
 from har_pipeline.evaluation.run_folder import WEIGHTS, read_run
 from har_pipeline.evaluation.scores import select_part
 from har_pipeline.evaluation.statistics import mean_and_sd, mean_class_accuracy
 from har_pipeline.evaluation.tables import write_csv
-from har_pipeline.training.jobs import Outcome
-from har_pipeline.training.sweep import SweepRuns, Value
+from har_pipeline.training.axes import Value
+
+if TYPE_CHECKING:  # tables are read without torch
+    from har_pipeline.training.jobs import Outcome
+    from har_pipeline.training.sweep import SweepRuns
 
 TABLE, PLOT, SUMMARY = "sweep.csv", "sweep.png", "sweep.json"
 
@@ -97,9 +100,8 @@ def _cell(values: Values, outcome: Outcome) -> Cell:
         split=outcome.run.split.index,
         seed=outcome.run.seed,
         val_accuracy=summary.val_accuracy,
-        accuracy=summary.test_accuracy,
-        # One draw: the interval is not read.
-        mean_class_accuracy=mean_class_accuracy(confusion, draws=1).value,
+        accuracy=summary.measured_accuracy,
+        mean_class_accuracy=mean_class_accuracy(confusion).value,
         num_test=summary.num_test,
         parameters=sum(math.prod(shape) for shape in shapes),
         seconds=summary.seconds,
@@ -187,6 +189,28 @@ def write_sweep(
     }
     write_json(out / SUMMARY, values)
     return summaries, choices
+
+
+def read_sweep(folder: Path) -> tuple[list[PointSummary], list[Choice]]:
+    """Return the means of each point, and the choices, that `write_sweep` wrote.
+
+    Raises: RunError if its sweep.json is missing or malformed.
+    """
+    path = folder / SUMMARY
+    values = read_json(path, RunError, "is it a folder of `har sweep`?")
+
+    def entries(kind: Any, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        names = [field.name for field in dataclasses.fields(kind)]
+        return [{**{name: row[name] for name in names}, "values": tuple(row["values"].items())} for row in rows]
+
+    try:
+        points = entries(PointSummary, values["points"])
+        if not points or not all(one["values"] and isinstance(one["accuracy"], float) for one in points):
+            raise ValueError("no points")
+        choices = entries(Choice, values["chosen on validation videos"])
+        return [PointSummary(**one) for one in points], [Choice(**one) for one in choices]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{path}: malformed ({error}); run the same sweep again") from error
 
 
 def curves(summaries: Sequence[PointSummary], measure: Measure = "accuracy") -> tuple[str, list[Line]]:

@@ -12,6 +12,7 @@ import math
 import mmap
 import os
 import tempfile
+from collections import deque
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -55,6 +56,18 @@ class DecodeTask(Task):
     decoder: Decoder
     max_frames: int  # of the row, also after its frame rate is changed
     hash_content: bool = False  # whether `ClipPlan.content` is wanted
+    # Rows of the same file, sorted by their start and within this one, that are cut instead of it in one pass; they may
+    # overlap. Their messages come as `OfRow`.
+    rows: tuple[Row, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The frames [start_frame, end_frame) of a file."""
+
+    video_id: str
+    start_frame: int
+    end_frame: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +106,15 @@ class Done:
     decoder: str
 
 
-Message = ClipPlan | Chunk | Done | Failed
+@dataclass(frozen=True, slots=True)
+class OfRow:
+    """A message on one of a task's rows."""
+
+    row: Row
+    message: ClipPlan | Chunk | Done | Failed
+
+
+Message = ClipPlan | Chunk | Done | Failed | OfRow
 
 
 class _Sender:
@@ -103,6 +124,7 @@ class _Sender:
         self.connection = connection
         self.slots = np.frombuffer(memory, np.uint8).reshape(num_slots, -1)
         self.free = list(range(num_slots))
+        self.row: Row | None = None  # what the messages are on, if it is not the task itself
 
     def receive(self) -> DecodeTask:
         """Return the next task, taking back slots that come before it."""
@@ -112,6 +134,11 @@ class _Sender:
                 return message
             self.free.append(message)
 
+    def post(self, message: ClipPlan | Chunk | Done | Failed) -> None:
+        """Send a message on the task, or on its row."""
+        with stopped_clock():
+            self.connection.send(message if self.row is None else OfRow(self.row, message))
+
     def send(self, lane: int, numbers: np.ndarray, frames: list[np.ndarray], clips: np.ndarray) -> None:
         with stopped_clock():
             while self.connection.poll() or not self.free:
@@ -120,15 +147,15 @@ class _Sender:
         size = frames[0].size
         for i, frame in enumerate(frames):
             self.slots[slot, i * size : (i + 1) * size] = frame.reshape(-1)
-        with stopped_clock():
-            self.connection.send(Chunk(lane, slot, (len(frames), *frames[0].shape), numbers, clips))
+        self.post(Chunk(lane, slot, (len(frames), *frames[0].shape), numbers, clips))
 
     def announce(self, plan: ClipPlan) -> None:
-        with stopped_clock():
-            self.connection.send(plan)
+        self.post(plan)
 
 
 def _decode(task: DecodeTask, sender: _Sender) -> Done:
+    if task.rows:
+        return _decode_rows(task, sender)
     content = file_sha256(task.path) if task.hash_content else ""
     info = probe(task.path)
     if info.packet_frames <= task.start_frame:
@@ -159,10 +186,7 @@ def _send_clips(
 
     Returns what was found instead if that changes the clips. trusted: `num_frames` was counted in a first pass.
     """
-    timing = info.timing.part(task.start_frame, task.start_frame + num_frames)
-    if max(num_frames, num_resampled(num_frames, timing, task.fps)) > task.max_frames:
-        raise VideoError(too_many_frames(task.path, task.max_frames, task.fps))
-    cutters = [_plan(task, view, info, num_frames, content, sender) for view in task.views]
+    cutters = _cutters(task, info, num_frames, content, sender)
     needed = _frames_needed(task)
     # Reading to the end tells the true number of frames; the first n clips do not depend on it once they are full.
     reads_all = needed is None or num_frames < needed
@@ -193,6 +217,40 @@ def _send_clips(
     return Done(tuple(notes), reader.decoder_used)
 
 
+def _decode_rows(task: DecodeTask, sender: _Sender) -> Done:
+    """Decode once and send the clips of each row as soon as their frames are there.
+
+    Rows that a file does not reach, because it has fewer frames than its container says, fail alone.
+    """
+    info = probe(task.path)
+    reader = FrameReader(task.path, decoder=task.decoder, start=task.start_frame, stop=task.end_frame, info=info)
+    waiting, begun = deque(task.rows), deque[tuple[Row, list[_ClipCutter]]]()
+    last = task.start_frame - 1
+    for last, frame in reader:
+        while waiting and waiting[0].start_frame <= last:
+            sender.row = row = waiting.popleft()
+            part = dataclasses.replace(task, start_frame=row.start_frame, end_frame=row.end_frame, rows=())
+            begun.append((row, _cutters(part, info, row.end_frame - row.start_frame, "", sender)))
+        for row, cutters in tuple(begun):
+            sender.row = row
+            for cutter in cutters:
+                if cutter.wants(last):
+                    cutter.add(last, frame)
+            if row.end_frame <= last + 1:
+                for cutter in cutters:
+                    cutter.finish()
+                notes = [note for note in (cutter.note() for cutter in cutters) if note]
+                sender.post(Done(tuple(dict.fromkeys(notes)), reader.decoder_used))
+                begun.remove((row, cutters))
+    for row in (*(row for row, _ in begun), *waiting):
+        sender.row = row
+        sender.post(Failed(f"{task.path}: the file ends at frame {last + 1}, before frame {row.end_frame}"))
+    sender.row = None
+    end = max(row.end_frame for row in task.rows)
+    notes = [*info.notes, *reader.notes, *info.timing.notes, *tail_note(info, last + 1, end)]
+    return Done(tuple(notes), reader.decoder_used)
+
+
 def _frames_needed(task: DecodeTask) -> int | None:
     """Return how many leading frames of the row suffice for all views, or None if that depends on its length.
 
@@ -204,6 +262,14 @@ def _frames_needed(task: DecodeTask) -> int | None:
     if task.fps is not None or None in needed:
         return None
     return max(count + view.flow for count, view in zip(needed, task.views, strict=True) if count is not None)
+
+
+def _cutters(task: DecodeTask, info: VideoInfo, num_frames: int, content: str, sender: _Sender) -> list[_ClipCutter]:
+    """Announce the clips of every view, and return what cuts them. Raises: VideoError if the row has too many frames."""
+    timing = info.timing.part(task.start_frame, task.start_frame + num_frames)
+    if max(num_frames, num_resampled(num_frames, timing, task.fps)) > task.max_frames:
+        raise VideoError(too_many_frames(task.path, task.max_frames, task.fps))
+    return [_plan(task, view, info, num_frames, content, sender) for view in task.views]
 
 
 def _plan(task: DecodeTask, view: View, info: VideoInfo, num_frames: int, content: str, sender: _Sender) -> _ClipCutter:

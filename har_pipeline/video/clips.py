@@ -108,6 +108,20 @@ def num_resampled(num_frames: int, source: Timing, target_fps: float | None) -> 
     return max(1, int(np.ceil((duration_s - source.slack_s) * target_fps)))
 
 
+def shares_seen(num_frames: int, spec: ClipSpec, fps: float, target_fps: float | None) -> tuple[float, float]:
+    """Return the share of a video from the first to the last frame that its clips read, and the share of frames that they read.
+
+    fps: of the video, read with target_fps only, to which it is then resampled; a changing rate is taken for a constant one.
+    """
+    resampled = target_fps is not None and fps > 0
+    count = num_resampled(num_frames, Timing(fps), target_fps if resampled else None)
+    indices = clip_indices(count, spec)
+    read = np.zeros(count, np.bool_)
+    read[indices] = True
+    # Of a video resampled to fewer frames the others are not read; to more, some are read repeatedly.
+    return (int(indices.max()) - int(indices.min()) + 1) / count, int(read.sum()) / max(count, num_frames)
+
+
 def max_frame_needed(spec: ClipSpec) -> int | None:
     """Return how many leading frames suffice to build the clips of a longer video; None if that depends on its length."""
     if spec.sampling != "first" or spec.num_clips is None:

@@ -84,6 +84,7 @@ class VideoInfo:
     container: str
     pixel_format: str
     notes: tuple[str, ...] = ()  # on the choice of the stream
+    pixel_aspect: float = 1.0  # width of a pixel over its height, as the header says; `FrameReader` does not apply it
 
     @property
     def fps(self) -> float:
@@ -171,6 +172,7 @@ def probe(path: Path) -> VideoInfo:
             container=name,
             pixel_format=str(context.pix_fmt),
             notes=notes,
+            pixel_aspect=float(stream.sample_aspect_ratio or 1),
         )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 
 import av
 import cv2
@@ -22,13 +24,14 @@ def write_video(
     *,
     bit_rate: int = 900_000,
     pixel_format: str = "yuv420p",
+    container_options: Mapping[str, str] = MappingProxyType({}),
 ) -> int:
     """Write frames to a video file and return how many were written.
 
     frames: (H, W, 3) uint8 RGB, all of one size, which is even where `pixel_format` halves the colour's resolution;
     fps: frames/s; codec, pixel_format: FFmpeg's names; bit_rate: bit/s, for codecs that use it (KTH's own files have
-    about 900,000). The suffix of `path` sets the container. The file appears under its name only when it is complete;
-    missing folders are created.
+    about 900,000). The suffix of `path` sets the container; container_options: FFmpeg's, such as `movflags`. The file
+    appears under its name only when it is complete; missing folders are created.
     Raises: ValueError if there is no frame, a frame has another shape or dtype, fps is not positive, or the codec is
     none for video; VideoError if codec or suffix is unknown, the codec refuses the frames, or the file cannot be written.
     """
@@ -41,7 +44,7 @@ def write_video(
             raise ValueError(f"{path}: {codec!r} is not a video codec")
         rate = Fraction(fps).limit_denominator(1001)
         with new_file(path) as partial:
-            return _encode(partial, path, frames, rate, codec, bit_rate, pixel_format)
+            return _encode(partial, path, frames, rate, codec, bit_rate, pixel_format, container_options)
     except (av.FFmpegError, av.codec.codec.UnknownCodecError, OSError) as error:
         raise VideoError(
             f"{path}: cannot write with codec {codec!r}, pixel format {pixel_format!r}: {error}; "
@@ -57,12 +60,13 @@ def _encode(
     codec: str,
     bit_rate: int,
     pixel_format: str,
+    container_options: Mapping[str, str],
 ) -> int:
     """Encode all frames into `partial`; messages name `path`. Returns the number of frames."""
     size: tuple[int, ...] | None = None
     count = 0
     try:
-        container = av.open(str(partial), "w")
+        container = av.open(str(partial), "w", container_options=dict(container_options))
     except ValueError as error:
         raise VideoError(
             f"{path}: cannot write: no container format has the suffix {path.suffix!r}, try .avi"
@@ -88,6 +92,23 @@ def _encode(
             raise ValueError(f"{path}: there is no frame to write")
         container.mux(stream.encode(None))
     return count
+
+
+def browser_clip(frames: Iterable[np.ndarray], fps: float, *, bit_rate: int = 160_000) -> bytes:
+    """Return an MP4 file that browsers play: H.264, yuv420p, its index before the frames.
+
+    frames, fps, bit_rate: as in `write_video`; the sides are even. Raises: as `write_video`.
+    """
+    # In a file, because the index is moved to the front by reading the file again.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        write_video(path, frames, fps, "libx264", bit_rate=bit_rate, container_options={"movflags": "faststart"})
+        return path.read_bytes()
+
+
+def jpeg(rgb: np.ndarray, quality: int = 70) -> bytes:
+    """Return an (H, W, 3) uint8 RGB picture as a JPEG file; quality: 0 to 100."""
+    return cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
 def write_depth_png(path: Path, depth_mm: np.ndarray) -> None:

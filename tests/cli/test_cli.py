@@ -25,7 +25,11 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_main_path(work: Path) -> None:
-    assert "8 rows" not in har("manifest", "check", "manifest.csv", cwd=work).stderr
+    checked = har("manifest", "check", "manifest.csv", cwd=work)
+    assert (checked.stdout.splitlines()[0], checked.stderr) == (
+        "ok: manifest.csv: 8 rows, 2 classes; all files are there",
+        "",
+    )
     shown = json.loads(har("features", "show", "store.zarr", "--json", cwd=work).stdout)
     assert (shown["videos"], shown["failures"]) == (8, {})
     assert shown["spec"]["weights"].startswith("sha256:57934424")
@@ -104,7 +108,6 @@ def test_a_flipped_byte_is_found_and_mended(work: Path) -> None:
         (("train", "manifest.csv", "store.zarr", "-o", "manifest.csv/run"), "manifest.csv"),
         (("train", "manifest.csv", "nowhere.zarr"), "har extract"),
         (("train", "manifest.csv", "store.zarr", "--features", "vgg"), "no feature set starts with 'vgg'"),
-        (("train", "manifest.csv", "store.zarr", "--protocol", "kth"), "choose from: kth_original"),
         (("evaluate", "videos"), "har train"),
         (("manifest", "build", "kth", "videos", "-o", "m.csv"), "person01_boxing_d1"),
         (("features", "list", "videos"), "not a feature store"),
@@ -127,19 +130,6 @@ def test_every_command_has_help(work: Path) -> None:
     commands += ["features reduce", "features encode", "fuse", "compare", "sweep"]
     for command in commands:
         assert len(har(*command.split(), "--help", cwd=work).stdout) > 200
-
-
-def test_models_lists_nets_layers_and_licences(work: Path) -> None:
-    rows = [row for row in json.loads(har("models", "--json", cwd=work).stdout) if "net" in row]
-    listed = {(row["net"], row["stream"], row["weights"]) for row in rows}
-    assert listed >= {
-        ("vgg16", "rgb", "imagenet"),
-        ("vgg16", "rgb", "oxford"),
-        ("efficientnet_lite0", "rgb", "imagenet"),
-        ("i3d", "flow", "kinetics-flow"),
-        ("tsn_efficientnet_lite0", "flow", "imagenet-flow"),
-    }
-    assert all(row["licence"] and row["layers"] and row["url"] and row["clips"] for row in rows)
 
 
 def test_options_have_the_defaults_of_the_dataclasses() -> None:
@@ -185,6 +175,11 @@ def test_several_nets_and_streams_share_a_store(work: Path) -> None:
         (["--extractor", "c3d", "--sampling", "uniform"], "needs --num-clips"),
         (["--crops", "ten"], "leaves no room for crops"),
         (["--segment-seed", "1"], "belongs to segments"),
+        (["--clip-stride", "2"], "--clip-stride is for --sampling first, dense and sparse"),
+        (
+            ["--extractor", "c3d", "--sampling", "segments", "--num-clips", "3", "--clip-stride", "2"],
+            "where clips begin",
+        ),
         (["--extractor", "vgg16", "--extractor", "c3d", "--layer", "fc6"], "belong to one net"),
     ],
 )
@@ -193,9 +188,29 @@ def test_options_that_do_not_go_together(work: Path, more: list[str], says: str)
     assert says in " ".join(done.stderr.replace("│", " ").split())
 
 
+def test_how_much_was_seen_is_said(work: Path) -> None:
+    make_video(work / "long" / "a" / "long.avi", 60)
+    make_video(work / "long" / "b" / "short.avi", 6)
+    har("manifest", "build", "folder", "long", "-o", "long.csv", cwd=work)
+    few = har("extract", "long.csv", "seen.zarr", "--sampling", "first", "--num-clips", 6, "--device", "cpu", cwd=work)
+    assert "clips span 55 % (least 10 %) of a video and read 55 % (least 10 %) of its frames" in few.stdout
+    (told,) = [line for line in few.stderr.splitlines() if "less than half" in line]
+    assert told.startswith("NOTE: efficientnet_lite0-rgb-")
+    assert told.endswith("--sampling uniform spreads the clips over the whole video")
+    whole = har("extract", "long.csv", "seen.zarr", "--num-clips", 6, "--device", "cpu", "--json", cwd=work)
+    assert "less than half" not in whole.stderr
+    assert json.loads(whole.stdout)["seen"]["span_min"] == 1.0
+    rows = {row["clips"]: row for row in json.loads(har("features", "list", "seen.zarr", "--json", cwd=work).stdout)}
+    assert rows["first, 6 frames"]["span_min"] == pytest.approx(0.1)
+    assert rows["uniform, 6 frames"]["read_min"] == pytest.approx(0.1)
+    assert "55 % (least 10 %)" in har("features", "list", "seen.zarr", cwd=work).stdout
+    shown = har("features", "show", "seen.zarr", "--video-id", "a__long", cwd=work).stdout
+    assert "clips span 100 % of a video and read 55 % (least 10 %) of its frames" in shown
+
+
 def test_flow_of_a_video_as_a_video(work: Path) -> None:
     video = next(path for path in sorted(work.rglob("*.avi")) if "bad" not in path.parts)
-    done = har("flow", str(video), "-o", "flow.mp4", "--method", "farneback", "--json", cwd=work)
+    done = har("flow", str(video), "-o", "flow.mp4", "--flow-method", "farneback", "--json", cwd=work)
     assert json.loads(done.stdout)["frames"] > 3
     assert (work / "flow.mp4").stat().st_size > 500
 
@@ -203,9 +218,9 @@ def test_flow_of_a_video_as_a_video(work: Path) -> None:
 def test_flow_never_replaces_its_video(work: Path) -> None:
     video = next(path for path in sorted(work.rglob("*.avi")) if "bad" not in path.parts)
     before = video.read_bytes()
-    har("flow", str(video), "-o", str(video), "--method", "farneback", cwd=work, code=2)
+    har("flow", str(video), "-o", str(video), "--flow-method", "farneback", cwd=work, code=2)
     assert video.read_bytes() == before
-    har("flow", str(video), "-o", "nowhere/flow.mp4", "--method", "farneback", cwd=work, code=2)
+    har("flow", str(video), "-o", "nowhere/flow.mp4", "--flow-method", "farneback", cwd=work, code=2)
     assert not (work / "nowhere").exists()
 
 

@@ -32,8 +32,8 @@ WRONG = [
     ("manifest build folder nowhere -o out.csv", 1, "nowhere"),
     ("manifest check nowhere.csv", 1, "nowhere.csv"),
     ("splits show nowhere.csv", 1, "nowhere.csv"),
-    ("splits show m.csv --protocol kth", 1, "unknown protocol 'kth'"),
-    ("splits write m.csv -o splits --protocol kth", 1, "unknown protocol 'kth'"),
+    ("splits show m.csv --protocol kth", 2, "unknown protocol 'kth'; did you mean 'kth_original'?"),
+    ("splits write m.csv -o splits --protocol kth", 2, "unknown protocol 'kth'; did you mean 'kth_original'?"),
     ("features list nowhere.zarr", 1, "not a feature store"),
     ("features show s.zarr --features vgg", 1, "starts with 'vgg'"),
     ("features verify s.zarr --features vgg", 1, "starts with 'vgg'"),
@@ -46,7 +46,7 @@ WRONG = [
     ("features encode s.zarr --manifest m.csv --features vgg", 1, "starts with 'vgg'"),
     ("features encode s.zarr --manifest m.csv --gaussians 0", 2, "--gaussians"),
     ("extract nowhere.csv s.zarr", 1, "nowhere.csv"),
-    ("extract m.csv s.zarr --extractor vgg", 1, "unknown extractor 'vgg'"),
+    ("extract m.csv s.zarr --extractor vgg", 2, "unknown extractor 'vgg'; did you mean 'vgg16'?"),
     ("extract m.csv videos", 1, "choose another path"),
     ("extract m.csv s.zarr --shard 3/2", 2, "--shard"),
     ("extract m.csv s.zarr --root nowhere", 1, "nowhere is not a folder"),
@@ -62,12 +62,12 @@ WRONG = [
     ("train nowhere.csv s.zarr", 1, "nowhere.csv"),
     ("train m.csv nowhere.zarr", 1, "not a feature store"),
     ("train m.csv s.zarr --features vgg", 1, "starts with 'vgg'"),
-    ("train m.csv s.zarr --protocol kth", 1, "unknown protocol 'kth'"),
+    ("train m.csv s.zarr --protocol kth", 2, "unknown protocol 'kth'; did you mean 'kth_original'?"),
     ("train m.csv s.zarr --split 7", 2, "--split must be all or one of"),
     ("train m.csv s.zarr --split-file nowhere.json", 1, "nowhere.json"),
     ("train m.csv s.zarr --head vote --num-layers 2", 2, "--num-layers belongs to"),
     ("train-video nowhere.csv", 1, "nowhere.csv"),
-    ("train-video m.csv --protocol kth", 1, "unknown protocol 'kth'"),
+    ("train-video m.csv --protocol kth", 2, "unknown protocol 'kth'; did you mean 'kth_original'?"),
     ("train-video m.csv --protocol column --store videos", 1, "not a feature store"),
     ("train-video m.csv --protocol column --store s.zarr --features vgg", 1, "start with 'vgg'"),
     ("lr-range nowhere.csv", 1, "nowhere.csv"),
@@ -76,11 +76,45 @@ WRONG = [
     ("sweep m.csv nowhere.zarr --units 2,4", 1, "not a feature store"),
     ("sweep m.csv s.zarr --units 2,4 --features vgg", 1, "starts with 'vgg'"),
     ("sweep m.csv s.zarr --set units", 2, "write NAME=VALUE"),
-    ("sweep m.csv s.zarr --set unit=2,4", 1, "'unit' cannot be swept"),
-    ("sweep m.csv s.zarr --set dropout=much", 1, "'much' is not float"),
-    ("sweep m.csv s.zarr --head lstm,telepathy", 1, "'telepathy' is not one of"),
+    ("sweep m.csv s.zarr --set unit=2,4", 2, "'unit' cannot be swept; did you mean 'units'?"),
+    ("sweep m.csv s.zarr --set dropout=much", 2, "'much' is not float"),
+    ("sweep m.csv s.zarr --head lstm,telepathy", 2, "'telepathy' is not one of"),
     ("train-video m.csv --protocol xsub", 1, "xsub: running-0: subject must be 1 to 40"),
     ("lr-range m.csv --protocol xsub", 1, "xsub: running-0: subject must be 1 to 40"),
+    ("sweep m.csv s.zarr --dropout 0,0.5", 2, "--dropout is swept as --set dropout=VALUE,VALUE"),
+    ("sweep m.csv s.zarr --seeds 3", 2, "No such option: --seeds"),
+    # One thing given in the place of another.
+    ("train s.zarr m.csv", 1, "s.zarr is a feature store, not a manifest (a CSV file)"),
+    ("sweep s.zarr m.csv --units 2", 1, "s.zarr is a feature store, not a manifest"),
+    ("extract s.zarr m.csv", 1, "s.zarr is a feature store, not a manifest"),
+    ("splits show videos", 1, "videos is a folder, not a manifest (a CSV file); create a manifest of it with"),
+    ("train videos/running/a.avi s.zarr", 1, "a.avi is a video file, not a manifest"),
+    ("train m.csv m.csv", 1, "m.csv is a manifest, not a feature store"),
+    ("extract m.csv run", 1, "run is a run folder, not a feature store: choose another path"),
+    ("train m.csv run", 1, "run is a run folder, not a feature store"),
+    ("features list run", 1, "run is a run folder, not a feature store"),
+    ("features pack m.csv", 1, "m.csv is a manifest, not a feature store"),
+    ("evaluate s.zarr", 1, "s.zarr is not a run folder but a feature store; make one with"),
+    ("compare s.zarr m.csv", 1, "s.zarr is not a run folder but a feature store"),
+    ("predict videos/running/a.avi --run m.csv", 1, "m.csv is not a run folder but a manifest"),
+    ("train m.csv s.zarr --split-file m.csv", 1, "m.csv: not a split file but a manifest"),
+    ("manifest build folder m.csv -o o.csv", 1, "m.csv is a manifest, not a folder"),
+    ("manifest build folder videos -o videos", 2, "videos is a folder: name a file, such as videos/manifest.csv"),
+    ("splits write m.csv -o s.zarr", 2, "s.zarr is a feature store: name another folder"),
+    ("synth s.zarr", 2, "s.zarr is a feature store: name another folder"),
+    ("flow videos/running/a.avi -o videos", 2, "videos is a folder: name a file"),
+    ("extract depth.csv d.zarr", 1, "name depth (depth_path) and no colour videos (path)"),
+    ("extract depth.csv d.zarr", 1, "`har frames depth.csv d.zarr` prepares"),
+    ("extract depth.csv d.zarr --extractor idt", 1, "`har frames depth.csv d.zarr` prepares"),
+    # Names that resemble another.
+    ("manifest build kht videos -o o.csv", 2, "'utd_mhad'. Did you mean 'kth'?"),
+    ("train m.csv s.zarr --head lstmm", 2, "Did you mean 'lstm'?"),
+    ("train m.csv s.zarr --protocol hold-outs", 2, "unknown protocol 'hold-outs'; did you mean 'holdout'?"),
+    ("train m.csv s.zarr --features dravn", 1, "did you mean 'drawn"),
+    ("evaluate run --groups ucf10", 1, "groups ucf10: no such file; did you mean 'ucf101'?"),
+    ("extract m.csv s.zarr --extractor idt --layer hoof", 2, "idt has no layer 'hoof'"),
+    ("manifest bild", 2, "Did you mean 'build'?"),
+    ("train m.csv s.zarr --epoch 3", 2, "--epochs"),
 ]
 LIGHT = [
     "features list s.zarr",
@@ -98,6 +132,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     feature_store(folder / "s.zarr", features)
     rows = [f"{v},{label},videos/{v}.avi,s{v[-1]},{'test' if v[-1] == '0' else 'train'}" for v, label in labels.items()]
     (folder / "m.csv").write_text("video_id,label,path,subject,split\n" + "\n".join(rows) + "\n")
+    (folder / "depth.csv").write_text("video_id,label,depth_path\na,run,a.mat\n")
+    (folder / "run").mkdir()
+    (folder / "run/run.json").write_text("{}")
     (folder / "videos/running").mkdir(parents=True)
     (folder / "videos/running/a.avi").touch()
     return folder

@@ -26,7 +26,7 @@ from har_pipeline.evaluation.compare import compare_members, write_comparison
 from har_pipeline.evaluation.fusion import product_rule
 from har_pipeline.evaluation.members import Member, load_members, run_folders
 from har_pipeline.evaluation.plan import Plan, write_plan
-from har_pipeline.evaluation.scores import read_scores
+from har_pipeline.evaluation.scores import read_scores, write_scores
 from har_pipeline.evaluation.statistics import wilson_interval
 from har_pipeline.inference.load import load_run
 from har_pipeline.training.options import TrainConfig
@@ -80,7 +80,11 @@ def test_fusing_folds_by_hand(work: Path, tmp_path: Path) -> None:
     assert [row["name"] for row in table["rows"]] == ["rgb", "flow", "sum", "product", "weighted", "learned", "oracle"]
     assert (table["num_videos"], table["folds"], table["missing"]) == (18, [0, 1], {"rgb": [], "flow": []})
     assert sorted(table["learned_weights"]) == ["fold 0 seed 0", "fold 1 seed 0"]
-    assert json.loads((tmp_path / "out/fusion.json").read_text()) == table
+    written = json.loads((tmp_path / "out/fusion.json").read_text())
+    assert [(one["name"], (tmp_path / "out" / one["path"]).resolve()) for one in written.pop("members")] == [
+        (name, (work / name).resolve()) for name in ("rgb", "flow")
+    ]
+    assert written == table
     fused = read_scores(tmp_path / "out/scores.csv")
     expected = {}
     for fold in (0, 1):
@@ -123,9 +127,10 @@ def with_repeats(source: Path, target: Path) -> Path:
     for seed in (0, 1):
         shutil.copytree(source, target / f"seed{seed}")
     for path in (target / "seed1").glob("*/scores.csv"):
-        rows = list(csv.reader(path.read_text().splitlines()))
-        changed = [[*row[:4], "1", row[6], row[5], *row[7:]] for row in rows[1:]]
-        path.write_text("\n".join(",".join(row) for row in [rows[0], *changed]) + "\n")
+        scores = read_scores(path)
+        exchanged = scores.probabilities[:, [1, 0, *range(2, len(scores.classes))]]
+        seeds = (1,) * len(scores.seed)
+        write_scores(path, dataclasses.replace(scores, probabilities=exchanged, seed=seeds))
         change_info(path.parent)
     return target
 

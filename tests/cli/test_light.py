@@ -86,3 +86,10 @@ def test_runs_are_evaluated_fused_and_compared_without_torch(work: Path) -> None
     for code, err, loaded in run_all(commands, work):
         assert code == 0, err
         assert not {"torch", "zarr", "sklearn"} & set(loaded)
+
+
+def test_nets_are_listed_without_torch(work: Path) -> None:
+    commands = [["models"], ["models", "i3d"], ["models", "--json"], ["models", "nothing"]]
+    for code, _, loaded in run_all(commands, work):
+        assert code == 0 or str(code).startswith("error: unknown extractor 'nothing'")
+        assert not loaded

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -357,3 +358,114 @@ def test_the_learning_rate_is_above_0_and_the_help_says_so(
     (line,) = [line for line in har(work, "train", "--help")[0].splitlines() if "--learning-rate" in line]
     assert "Above 0" in line
     assert "x>=0" not in line
+
+
+def test_a_run_remembers_its_command_and_where_everything_was(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    har(work, "train", "--features", "drawn-rgb", "--root", str(work), "-o", "my run")
+    info = json.loads((tmp_path / "my run/run.json").read_text())
+    fast = " ".join(FAST)
+    assert info["command"] == (
+        f"har train {work}/manifest.csv {work}/store.zarr {fast} --features drawn-rgb --root {work} -o 'my run'"
+    )
+    assert (info["manifest"], info["store"], info["root"]) == (f"{work}/manifest.csv", f"{work}/store.zarr", str(work))
+    started, finished = (datetime.fromisoformat(info[name]) for name in ("started", "finished"))
+    assert started <= finished
+    assert started.utcoffset() == timedelta(0)
+    assert (finished - started).total_seconds() == pytest.approx(info["summary"]["seconds"], abs=2)
+    # Another command line for the same job keeps the run as it is.
+    before = (tmp_path / "my run/run.json").read_bytes()
+    _, err = har(work, "train", "--features", "drawn-rgb", "--out", str(tmp_path / "my run"))
+    assert "already trained, kept" in err
+    assert (tmp_path / "my run/run.json").read_bytes() == before
+    har(work, "evaluate", "my run")
+
+
+def test_a_command_line_steers_no_terminal(work: Path, tmp_path: Path) -> None:
+    har(work, "train", "--features", "drawn-rgb", "-o", str(tmp_path / "a\x1b[2Jb"))
+    info = json.loads((tmp_path / "a\x1b[2Jb/run.json").read_text())
+    assert info["command"].endswith(r"a\x1b[2Jb'")
+    assert info["root"] is None
+
+
+def test_a_sweep_and_its_runs_remember_the_command(work: Path, tmp_path: Path) -> None:
+    command = [str(work / "manifest.csv"), str(work / "store.zarr"), "--features", "drawn-rgb", "--units", "3,4"]
+    command += ["--epochs", "1", "--device", "cpu", "--val-fraction", "0", "-o", str(tmp_path / "sweep")]
+    har(work, "sweep", *command)
+    for units in (3, 4):
+        info = json.loads((tmp_path / f"sweep/units_{units}/run.json").read_text())
+        assert info["command"] == " ".join(["har", "sweep", *command])
+        assert info["manifest"] == f"{work}/manifest.csv"
+
+
+def test_the_most_confident_mistakes_are_shown_and_results_go_where_asked(work: Path, tmp_path: Path) -> None:
+    har(work, "train", "--features", "drawn-rgb", "--split", "all", "--repeats", "2", "-o", str(tmp_path / "job"))
+    before = {path: path.read_bytes() for path in (tmp_path / "job").rglob("*.*") if path.is_file()}
+    out, _ = har(work, "evaluate", str(tmp_path / "job"), "--out", str(tmp_path / "results"))
+    assert {path: path.read_bytes() for path in (tmp_path / "job").rglob("*.*") if path.is_file()} == before
+    assert f"written: {tmp_path / 'results'}/repeats.json" in out
+    result = json.loads(har(work, "evaluate", str(tmp_path / "job"), "--out", str(tmp_path / "results"), "--json")[0])
+    mistakes = [one for own in result["repeats"].values() for one in own["pooled"]["mistakes"]]
+    assert mistakes
+    first = max(mistakes, key=lambda one: one["probability"])
+    assert "the most confident mistakes (" in out
+    table = out.split("the most confident mistakes (")[1].splitlines()
+    assert table[1].split("  ")[0] == "video_id"
+    assert table[3].split()[:3] == [first["video_id"], first["label"], first["predicted"]]
+    out, _ = har(work, "evaluate", str(tmp_path / "job/seed0/split0"), "--part", "test", "--out", str(tmp_path / "one"))
+    assert "mistakes.csv" in out
+    _, err = har(work, "evaluate", str(tmp_path / "job"), "--out", str(tmp_path / "job/seed0/split0"), code=1)
+    assert "holds another run or fusion" in err
+
+
+def test_rows_without_a_label_are_left_out_and_told_of(work: Path, tmp_path: Path) -> None:
+    """In the run as well: its head is the one trained without these rows."""
+    text = (work / "manifest.csv").read_text()
+    mixed = tmp_path / "mixed.csv"
+    mixed.write_text(text + "".join(f"n{n},,videos/n{n}.avi,s{n}\n" for n in range(7)))
+    said = "NOTE: 7 of 31 videos of the manifest have no label and are left out: n0, n1, n2, n3, n4, ..."
+    infos = []
+    for number, manifest in enumerate((work / "manifest.csv", mixed)):
+        command = [
+            "train",
+            manifest,
+            work / "store.zarr",
+            "--features",
+            "drawn-rgb",
+            *FAST,
+            "-o",
+            tmp_path / f"run{number}",
+        ]
+        done = CliRunner().invoke(app, [*map(str, command)])
+        assert done.exit_code == 0, done.output
+        assert done.stderr.count(said) == number
+        infos.append(json.loads((tmp_path / f"run{number}/run.json").read_text()))
+    assert [said.removeprefix("NOTE: ") in info["summary"]["notes"] for info in infos] == [False, True]
+    assert (tmp_path / "run0/scores.csv").read_bytes() == (tmp_path / "run1/scores.csv").read_bytes()
+    shown = CliRunner().invoke(app, ["splits", "show", str(mixed), "--protocol", "loso", "--val-fraction", "0"])
+    assert said in shown.stderr
+    none = tmp_path / "none.csv"
+    none.write_text("video_id,label,path\n" + "".join(f"n{n},,n{n}.avi\n" for n in range(3)))
+    _, error = har(work, "splits", "show", str(none), code=1)
+    assert "none of the 3 videos of the manifest has a label" in error
+
+
+def test_split_files_that_differ_are_not_overwritten(work: Path, tmp_path: Path) -> None:
+    command = ("splits", "write", str(work / "manifest.csv"), "-o", str(tmp_path), "--protocol", "logo")
+    _, error = har(work, *command, code=1)
+    assert "leave_one_group_out needs column 'group'" in error
+    command = (*command[:-1], "loso", "--val-fraction", "0")
+    har(work, *command)
+    files = sorted(tmp_path.iterdir())
+    assert [file.name for file in files] == [f"leave_one_subject_out-{n}.json" for n in range(8)]
+    har(work, *command)
+    edited = files[2].read_text().replace('"seed": 0', '"seed": 5')
+    files[2].write_text(edited)
+    _, error = har(work, *command, code=1)
+    assert "leave_one_subject_out-2.json exists and differs" in error
+    assert "--overwrite" in error
+    assert files[2].read_text() == edited
+    har(work, *command, "--overwrite")
+    assert '"seed": 0' in files[2].read_text()

@@ -71,6 +71,10 @@ def test_a_depth_tree_becomes_a_run(ntu: Path, run: Path) -> None:
     assert loaded.feature_set == name
     assert len(store.video_ids(name)) == 16
     assert loaded.spec.resize == "box-stretch-64"
+    info = json.loads((run / "run.json").read_text())
+    assert info["command"].startswith(f"har train-video {ntu}/manifest.csv --protocol xsub")
+    assert (info["manifest"], info["store"]) == (f"{ntu}/manifest.csv", f"{ntu}/frames.zarr")
+    assert info["started"] <= info["finished"]
 
 
 def test_the_other_network_and_protocol_take_the_frames_that_are_there(ntu: Path, run: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from har_pipeline.core.text import printable
+from har_pipeline.core.text import did_you_mean, printable, unknown
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,30 @@ def test_every_text_can_be_printed(text: str) -> None:
     shown.encode()
     assert "\x1b" not in shown
     assert printable(shown) == shown
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("LSTM", "lstm"),
+        ("res-lstm", "res_lstm"),
+        ("lstmm", "lstm"),
+        ("loso", "leave_one_subject_out"),
+        ("vgg", "vgg16"),
+        ("efficentnet", "efficientnet_lite0"),
+        ("telepathy", ""),
+        ("", ""),
+        ("-", ""),
+    ],
+)
+def test_a_wrong_name_leads_to_one_like_it(word: str, meant: str) -> None:
+    names = ["lstm", "res_lstm", "leave_one_subject_out", "vgg16", "efficientnet_lite0", "i3d"]
+    assert did_you_mean(word, names) == (f"did you mean {meant!r}? " if meant else "")
+    assert unknown("net", word, names).endswith(
+        "choose from: lstm, res_lstm, leave_one_subject_out, vgg16, efficientnet_lite0, i3d"
+    )
+
+
+@given(st.text(), st.lists(st.text()))
+def test_any_word_may_be_wrong(word: str, names: list[str]) -> None:
+    assert isinstance(did_you_mean(word, names), str)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import get_args
@@ -11,10 +12,11 @@ from dataset_trees import tree
 from hypothesis import example, given
 from hypothesis import strategies as st
 from paths import ROOT
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from har_pipeline.cli import app
-from har_pipeline.core.errors import ManifestError
+from har_pipeline.core.errors import ManifestError, UsageError
+from har_pipeline.core.kinds import VIDEO_SUFFIXES
 from har_pipeline.core.records import VideoRecord, check_video_id
 from har_pipeline.datasets.builders import (
     BUILDERS,
@@ -50,7 +52,7 @@ def test_ids_without_folders_can_be_turned_back(text: str) -> None:
     """Every text gets an id of its own: the escapes can be undone."""
     codes = re.split("((?:-x[0-9A-F]{2})+)", escape_id(text))
     undone = [bytes.fromhex(part.replace("-x", "")).decode() if part.startswith("-x") else part for part in codes]
-    assert "".join(undone) == text
+    assert "".join(undone) == unicodedata.normalize("NFC", text)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,14 @@ def test_ids_without_folders_can_be_turned_back(text: str) -> None:
     [
         ("run/a.b", "run__a.b"),
         ("run/my clip", "run__my-x20clip"),
-        ("ü", "v-xC3-xBC"),
+        ("ü", "ü"),
+        ("Z\u0075\u0308rich/2", "Z\u00fcrich__2"),  # as a Mac spells it
+        ("走/跑步 1", "走__跑步-x201"),
+        ("नमस्ते", "नमस्ते"),
+        ("العدو.1", "العدو.1"),
+        ("\u0308a", "v\u0308a"),
+        ("a\u202eb\u200d", "a-xE2-x80-xAEb-xE2-x80-x8D"),
+        ("😀run", "v-xF0-x9F-x98-x80run"),
         ("_run/a", "v_run__a"),
         ("a\udcff", "a-xFF"),
         ("nul.d/a", "vnul.d__a"),
@@ -69,10 +78,15 @@ def test_ids_by_example(text: str, expected: str) -> None:
     assert escape_id(text) == expected
 
 
-def test_ids_that_are_too_long() -> None:
-    assert len(escape_id("a" * 200)) == 200
-    with pytest.raises(ManifestError, match="have 201 characters, at most 200"):
-        escape_id("a" * 201)
+@pytest.mark.parametrize("letter", ["a", "跑", "é", "😀"])
+def test_ids_that_would_be_too_long_end_in_a_hash(letter: str) -> None:
+    assert escape_id("a" * 200) == "a" * 200
+    first, second = escape_id(f"{letter * 300}1"), escape_id(f"{letter * 300}2")
+    assert first != second
+    for name in (first, second):
+        assert re.fullmatch(r".+-[0-9a-f]{10}", check_video_id(name))
+        assert 185 < len(name.encode()) <= 200
+    assert first[:40] == escape_id(letter * 300)[:40]
 
 
 def test_folder(tmp_path: Path) -> None:
@@ -129,10 +143,131 @@ def test_parts_beside_other_folders_are_told_of(tmp_path: Path) -> None:
     assert "the folders test, train look like parts of a split, but other folders stand beside them" in done.stderr
 
 
-def test_a_part_without_class_folders_is_an_error(tmp_path: Path) -> None:
-    root = tree(tmp_path, "train/run/a.avi", "test/b.avi")
-    with pytest.raises(ManifestError, match=r"b\.avi: is not in a class folder; .* named after the class, below test/"):
-        build_manifest("folder", root)
+def test_a_file_beside_class_folders_has_no_label(tmp_path: Path) -> None:
+    root = tree(tmp_path, "train/run/a.avi", "test/b.avi", "c.avi")
+    assert table(build_manifest("folder", root), "video_id", "label", "split") == [
+        ("c", "", None),
+        ("test__b", "", "test"),
+        ("train__run__a", "run", "train"),
+    ]
+    hmdb = tree(tmp_path / "hmdb", "wave/a.avi", "b.avi")
+    records = build_manifest("hmdb51", hmdb)
+    assert table(records, "video_id", "label") == [("wave__a", "wave")]
+    assert left_out(hmdb, records) == [hmdb / "b.avi"]
+
+
+def built(*arguments: object, code: int = 0) -> Result:
+    done = CliRunner().invoke(app, ["manifest", "build", *map(str, arguments)])
+    found = 1 if isinstance(done.exception, ManifestError) else done.exit_code
+    assert found == code, done.output
+    return done
+
+
+def test_a_flat_folder_makes_a_manifest_without_labels(tmp_path: Path) -> None:
+    root = tree(tmp_path / "data", "a.mp4", "b.GIF", "c.MTS", "d.txt")
+    manifest = tmp_path / "m.csv"
+    done = built("folder", root, "-o", manifest)
+    assert "NOTE: videos in no class folder, whose label is empty: all." in done.stderr
+    assert "left out: " in done.stderr
+    assert "3 rows, 0 classes" in done.stdout
+    assert manifest.read_text().splitlines() == [
+        "video_id,path,label", "a,data/a.mp4,", "b,data/b.GIF,", "c,data/c.MTS,"
+    ]  # fmt: skip
+    assert [record.label for record in read_manifest(manifest)] == ["", "", ""]
+
+
+def test_all_files_without_a_class_folder_are_told_at_once(tmp_path: Path) -> None:
+    root = tree(tmp_path / "data", "run/a.mp4", *(f"loose{n}.mp4" for n in range(12)))
+    done = built("folder", root, "-o", tmp_path / "m.csv")
+    assert "NOTE: videos in no class folder, whose label is empty: 12 of 13." in done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("no label")] == [
+        *(f"no label: {root / name}.mp4" for name in sorted(f"loose{n}" for n in range(12))[:10]),
+        "no label: 2 more",
+    ]
+    listed = json.loads(built("folder", root, "-o", tmp_path / "m.csv", "--json").stdout)
+    assert (len(listed["unlabelled"]), listed["written"]) == (12, False)
+
+
+def test_a_manifest_that_differs_is_not_overwritten(tmp_path: Path) -> None:
+    root = tree(tmp_path / "data", "run/a.mp4", "jump/b.mp4")
+    manifest = root / "m.csv"
+    built("folder", root, "-o", manifest)
+    first = manifest.read_bytes()
+    assert "2 rows, 2 classes, as it was" in built("folder", root, "-o", manifest).stdout
+    manifest.write_bytes(first.replace(b"jump\n", b"leap\n"))
+    edited = manifest.read_bytes()
+    done = built("folder", root, "-o", manifest, code=1)
+    assert re.search(r"m\.csv exists \(a manifest\) and differs .*--update .*--overwrite", str(done.exception))
+    assert manifest.read_bytes() == edited
+    built("folder", root, "-o", manifest, "--overwrite")
+    assert manifest.read_bytes() == first
+    video = root / "run/a.mp4"
+    video.write_bytes(b"film")
+    assert "(a video file)" in str(built("folder", root, "-o", video, code=1).exception)
+    assert video.read_bytes() == b"film"
+    assert "name a file, such as" in built("folder", root, "-o", root, code=2).stderr
+    assert "give one of them" in built("folder", root, "-o", manifest, "--update", "--overwrite", code=2).stderr
+
+
+def test_update_keeps_what_was_edited(tmp_path: Path) -> None:
+    root = tree(tmp_path / "data", "run/a.mp4", "jump/b.mp4", "jump/c.mp4")
+    manifest = root / "m.csv"
+    built("folder", root, "-o", manifest)
+    manifest.write_text(
+        "# checked by hand\nvideo_id,path,label,subject,start_frame,end_frame,x_mood\n"
+        "zoe,run/a.mp4,run,p1,,,calm\nb1,jump/b.mp4,leap,p2,,9,\nb2,jump/b.mp4,jump,,9,,\njump__c,jump/c.mp4,jump,p3,,,wild\n"
+    )
+    (root / "jump/c.mp4").unlink()
+    tree(root, "run/d.mp4")
+    done = built("folder", root, "-o", manifest, "--update")
+    assert manifest.read_text() == (
+        "# checked by hand\nvideo_id,path,label,subject,start_frame,end_frame,x_mood\n"
+        "zoe,run/a.mp4,run,p1,,,calm\nb1,jump/b.mp4,leap,p2,0,9,\nb2,jump/b.mp4,jump,,9,,\nrun__d,run/d.mp4,run,,,,\n"
+    )
+    assert done.stderr.splitlines()[-3:] == [
+        "added: 1: run__d",
+        "removed: 1: jump__c",
+        "kept: 3 rows; other than the folder's names say, and kept: label in 1",
+    ]
+    before = manifest.read_bytes()
+    assert "as it was" in built("folder", root, "-o", manifest, "--update").stdout
+    assert manifest.read_bytes() == before
+    listed = json.loads(built("folder", root, "-o", manifest, "--update", "--json").stdout)
+    assert (listed["added"], listed["removed"], listed["edited"]) == ([], [], {"label": 1})
+
+
+def test_update_fills_new_columns_and_leaves_emptied_cells_empty(tmp_path: Path) -> None:
+    root = tree(tmp_path / "data", *(f"Class/v_Class_g0{n}_c01.avi" for n in (1, 2, 3)))
+    manifest = root / "m.csv"
+    built("ucf101", root, "-o", manifest)
+    manifest.write_text(manifest.read_text().replace("g01_c01.avi,Class,g01", "g01_c01.avi,,g01"))
+    done = built("ucf101", root, "-o", manifest, "--splits", ucf101_lists(tmp_path / "lists"), "--update")
+    assert table(read_manifest(manifest), "label", "group", "split") == [
+        ("", "g01", "test"),
+        ("Class", "g02", "train"),
+        ("Class", "g03", "train"),
+    ]
+    assert "kept: 3 rows; other than the folder's names say, and kept: label in 1" in done.stderr
+    sequences = tmp_path / "kth"
+    tree(sequences, "person01_boxing_d1_uncomp.avi")
+    listed = tmp_path / "00sequences.txt"
+    listed.write_text("person01_boxing_d1 frames 1-9, 10-19\n")
+    built("kth", sequences, "-o", manifest, "--overwrite")
+    done = built("kth", sequences, "-o", manifest, "--update", "--sequences", listed)
+    assert "removed: 1: person01_boxing_d1" in done.stderr
+    assert [record.video_id for record in read_manifest(manifest)] == ["person01_boxing_d1_s1", "person01_boxing_d1_s2"]
+
+
+def test_update_finds_moved_files_by_their_id(tmp_path: Path) -> None:
+    manifest = tmp_path / "m.csv"
+    built("folder", tree(tmp_path / "old", "run/a.mp4"), "-o", manifest)
+    text = manifest.read_text().replace("label", "label,subject").replace("a.mp4,run", "a.mp4,run,p1")
+    manifest.write_text(text)
+    (tmp_path / "old").rename(tmp_path / "new")
+    done = built("folder", tmp_path / "new", "-o", manifest, "--update")
+    assert "moved: 1: run__a" in done.stderr
+    (record,) = read_manifest(manifest)
+    assert (record.subject, record.path) == ("p1", tmp_path.resolve() / "new/run/a.mp4")
 
 
 def test_parts_are_told_on_the_command_line_and_drive_the_protocol_column(tmp_path: Path) -> None:
@@ -170,11 +305,9 @@ def test_folder_follows_links_once_and_lists_dead_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["a.avi"], r"a.avi: is not in a class folder; .*`har predict`"),
-        (["run/a.txt"], r"no video files below it \(known suffixes: .3gp, .avi"),
+        (["run/a.txt"], r"no video files below it \(known endings: .3g2, .3gp, .asf, .avi"),
         (["run/a.avi", "run/a.mp4"], r"a.avi and .*a.mp4 both get the id 'run__a'; rename or move one"),
         (["run/a/b.avi", "run/a__b.avi"], "both get the id 'run__a__b'"),
-        ([f"{'r' * 100}/{'a' * 99}.avi"], "201 characters"),
     ],
 )
 def test_folder_errors(tmp_path: Path, names: list[str], message: str) -> None:
@@ -184,11 +317,13 @@ def test_folder_errors(tmp_path: Path, names: list[str], message: str) -> None:
 
 def test_options_that_do_not_apply(tmp_path: Path) -> None:
     root = tree(tmp_path, "run/a.avi")
-    with pytest.raises(ManifestError, match="unknown data set 'imagenet'; choose from: folder, kth"):
+    with pytest.raises(UsageError, match="unknown data set 'imagenet'; choose from: folder, kth"):
         build_manifest("imagenet", root)
-    with pytest.raises(ManifestError, match="sequences is an option of kth, not of folder"):
+    with pytest.raises(UsageError, match="unknown data set 'UCF-101'; did you mean 'ucf101'"):
+        build_manifest("UCF-101", root)
+    with pytest.raises(UsageError, match="sequences is an option of kth, not of folder"):
         build_manifest("folder", root, sequences=root / "x")
-    with pytest.raises(ManifestError, match="splits is an option of ucf101 and hmdb51, not of kth"):
+    with pytest.raises(UsageError, match="splits is an option of ucf101 and hmdb51, not of kth"):
         build_manifest("kth", root, splits=root)
 
 
@@ -307,11 +442,17 @@ def test_ucf101(tmp_path: Path) -> None:
 def test_official_list_errors(tmp_path: Path) -> None:
     root = tree(tmp_path / "data", "Class/v_Class_g01_c01.avi")
     lists = ucf101_lists(tmp_path / "lists")
-    with pytest.raises(ManifestError, match="are 1, 2 and 3, not 4"):
+    with pytest.raises(UsageError, match="are 1, 2 and 3, not 4"):
         build_manifest("ucf101", root, splits=lists, split_index=4)
     (lists / "testlist03.txt").unlink()
     with pytest.raises(ManifestError, match=r"testlist03\.txt: no such list"):
         build_manifest("ucf101", root, splits=lists)
+    with pytest.raises(ManifestError, match=r"trainlist01\.txt is a file of another kind, not the folder of the"):
+        build_manifest("ucf101", root, splits=lists / "trainlist01.txt")
+    with pytest.raises(ManifestError, match="none is absent, not the folder of the data set's official lists"):
+        build_manifest("hmdb51", root, splits=tmp_path / "none")
+    with pytest.raises(ManifestError, match="lists is a folder, not the list itself"):
+        build_manifest("kth", root, sequences=lists)
     with pytest.raises(ManifestError, match="no list such as wave_test_split1"):
         build_manifest("hmdb51", root, splits=lists)
     (lists / "wave_test_split1.txt").write_text("a.avi 1\nb.avi 3\n")
@@ -463,3 +604,10 @@ def test_real_folders(real_data: Path, tmp_path: Path, dataset: str, folder: str
     path = tmp_path / "manifest.csv"
     write_manifest(path, records, root=real_data / folder)
     assert read_manifest(path) == records
+
+
+def test_the_documented_endings_are_those_of_the_code() -> None:
+    text = (ROOT / "data_manifests/README.md").read_text(encoding="utf-8")
+    listed = re.search(r"Video endings, in upper or lower case: ([^.]+)\.", text)
+    assert listed is not None
+    assert re.split(r",\s+", listed[1]) == sorted(ending[1:] for ending in VIDEO_SUFFIXES)

@@ -80,7 +80,6 @@ def test_ways_of_writing_the_same_row(data: Path, text: bytes) -> None:
         ("a,../outside.avi,run", "is outside the root"),
         ("a,run/../../outside.avi,run", "is outside the root"),
         ("a,,run", "one of path and depth_path"),
-        ("a,run/a.avi,", "label is empty"),
         (",run/a.avi,run", "video_id ''"),
         ("a b,run/a.avi,run", "video_id 'a b'"),
         ("a,run/a.avi", "number of cells differs"),
@@ -174,7 +173,14 @@ def test_all_problems_are_counted_and_the_first_listed(data: Path) -> None:
     [
         ("video_id,path,lable", "unknown column 'lable'; did you mean 'label'"),
         ("video_id,path,label,mood", "own columns start with 'x_'"),
-        ("video_id;path;label", "separated by commas"),
+        ("video_id,path,class", r"unknown column 'class'; did you mean 'label'\? \(own columns start with 'x_'\)"),
+        (
+            "id,filename,action",
+            "'id'; did you mean 'video_id'.*'filename'; did you mean 'path'.*'action'; did you mean 'la",
+        ),
+        ("video_id,path,label,class", "unknown column 'class'; own columns start with 'x_'"),
+        ("Video ID,path,Label", "unknown column 'Video ID'; did you mean 'video_id'.*'Label'; did you mean 'label'"),
+        ("video_id|path|label", "unknown column"),
         ("video_id,path,label,path", "duplicate column 'path'"),
         ("path,label", "missing the required column video_id"),
         ("video_id,path", "missing the required column label"),
@@ -204,7 +210,9 @@ def test_files_that_are_no_manifest(data: Path, content: bytes, message: str) ->
 def test_missing_manifest_and_folder_instead_of_it(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="no such manifest; create one with `har manifest build`"):
         read_manifest(tmp_path / "none.csv")
-    with pytest.raises(ManifestError, match="not a readable"):
+    with pytest.raises(
+        ManifestError, match=r"is a folder, not a manifest \(a CSV file\); create a manifest of it with"
+    ):
         read_manifest(tmp_path)
 
 
@@ -315,7 +323,7 @@ def records_of(draw: st.DrawFn) -> list[VideoRecord]:
         files = {kind: Path("/root") / draw(NAMES) / draw(NAMES) for kind in kinds}
         record = VideoRecord(
             video_id=video_id,
-            label=draw(NAMES),
+            label=draw(CELLS),
             subject=draw(OPTIONAL),
             group=draw(OPTIONAL),
             camera=draw(OPTIONAL),
@@ -354,10 +362,62 @@ def test_only_columns_in_use_are_written(data: Path) -> None:
     )
 
 
+EXPECTED = ("ä", "Läufe")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_what_spreadsheets_write_is_read(data: Path, delimiter: str, encoding: str) -> None:
+    rows = [
+        ("# root: run", "", ""),
+        ("video_id", "path", "label"),
+        ("ä", "a.avi", "Läufe"),
+        ("", "", ""),
+        ("b", "b.avi", ""),
+    ]
+    text = "\r\n".join(delimiter.join(row) for row in rows) + "\r\n"
+    mark = {"utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff"}.get(encoding, b"")
+    first, second = read_manifest(written(data, mark + text.encode(encoding)))
+    assert (first.video_id, first.label, first.path) == (*EXPECTED, data.resolve() / "run/a.avi")
+    assert (second.video_id, second.label) == ("b", "")
+
+
+def test_the_first_line_that_excel_writes_is_passed_over(data: Path) -> None:
+    for text in (
+        "sep=;\nvideo_id;path;label\na;run/a.avi;one,two\n",
+        '"# it, is"\nsep=;\nvideo_id;path;label\na;run/a.avi;"one,two"\n',
+    ):
+        assert [record.label for record in read_manifest(written(data, text))] == ["one,two"]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "mac-roman"])
+def test_letters_of_another_encoding_are_not_guessed(data: Path, encoding: str) -> None:
+    path = written(data, f"{HEADER}a,run/a.avi,run\r\nb,run/b.avi,Läufe\r\n".encode(encoding))
+    with pytest.raises(
+        ManifestError, match=r"line 3 holds bytes of another encoding; save it as UTF-8 \(Excel: CSV UTF-8"
+    ):
+        read_manifest(path)
+
+
+def test_utf_16_without_its_mark_is_refused(data: Path) -> None:
+    with pytest.raises(ManifestError, match="not UTF-8 text; save it as UTF-8"):
+        read_manifest(written(data, f"{HEADER}a,run/a.avi,run\n".encode("utf-16-le")))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [("clip.mp4", b"\x00", "a video file"), ("split.json", b'{"protocol": "x", "train": []}', "a split file")],
+)
+def test_other_files_are_told_by_what_they_are(tmp_path: Path, name: str, content: bytes, what: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ManifestError, match=rf"{name} is {what}, not a manifest"):
+        read_manifest(tmp_path / name)
+
+
 def test_summary_counts(data: Path) -> None:
-    rows = "a,run/a.avi,run,p1,g1,train\nb,run/b.avi,jump,p1,g2,test\nc,run/b.avi,run,p2,,\n"
+    rows = "a,run/a.avi,run,p1,g1,train\nb,run/b.avi,jump,p1,g2,test\nc,run/b.avi,run,p2,,\nd,run/b.avi,,,,\n"
     summary = check_manifest(written(data, f"video_id,path,label,subject,group,split\n{rows}"))
-    assert summary.rows == 3
+    assert (summary.rows, summary.unlabelled) == (4, 1)
     assert summary.classes == {"jump": 1, "run": 2}
     assert (summary.subjects, summary.groups, summary.cameras) == (2, 2, 0)
     assert summary.splits == {"test": 1, "train": 1}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
-from har_pipeline.core.errors import SplitError
+from har_pipeline.core.errors import SplitError, UsageError
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.datasets.builders import build_manifest, kth_rule_records
 from har_pipeline.datasets.official_lists import read_hmdb51_lists, read_ucf101_lists
@@ -24,6 +24,7 @@ from har_pipeline.datasets.splits import (
     odd_validation_share,
     protocol_splits,
     read_split_file,
+    unlabelled_videos,
     unread_column,
     unused_videos,
     write_split_file,
@@ -172,12 +173,59 @@ def test_xview_shares_subjects_with_the_test_side_only() -> None:
         ("group_kfold", {}, "cannot make 5 folds of 1 subjects or groups"),
         ("column", {}, "column 'split' must contain train and test"),
         ("holdout", {}, "cannot divide 1 subjects, groups or files"),
-        ("twofold", {}, "unknown protocol 'twofold'; choose from: kth_original"),
     ],
 )
 def test_protocols_that_do_not_fit(protocol: str, columns: dict[str, str], message: str) -> None:
     with pytest.raises(SplitError, match=message):
         make_splits([video("a", **columns)], protocol)
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol"),
+    [
+        ("loso", "leave_one_subject_out"),
+        ("LOGO", "leave_one_group_out"),
+        ("cross-subject", "xsub"),
+        ("X-View", "xview"),
+    ],
+)
+def test_protocols_are_known_by_other_names(name: str, protocol: str) -> None:
+    assert SplitChoice(protocol=name).protocol == protocol
+    if protocol == "leave_one_subject_out":
+        splits = make_splits(crossed("subject", ["a", "b"]), name, val_fraction=0)
+        assert {split.protocol for split in splits} == {protocol}
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("hold-out2", "holdout"), ("kth", "kth_original"), ("leave_one_out", "leave_one")]
+)
+def test_unknown_protocols_name_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(UsageError, match=f"unknown protocol '{name}'; did you mean '{near}.*choose from: kth_original"):
+        make_splits([video("a")], name)
+    with pytest.raises(UsageError, match="unknown protocol 'twofold'; choose from"):
+        SplitChoice(protocol="twofold")
+
+
+def test_videos_without_a_label_are_in_no_split(tmp_path: Path) -> None:
+    records = crossed("subject", ["a", "b", "c"])
+    nameless = [video(f"n{n}", "", subject="d") for n in range(7)]
+    splits = make_splits([*nameless, *records], "leave_one_subject_out", val_fraction=0)
+    assert splits == make_splits(records, "leave_one_subject_out", val_fraction=0)
+    note = "7 of 13 videos of the manifest have no label and are left out: n0, n1, n2, n3, n4, ..."
+    assert unlabelled_videos([*records, *nameless]) == [note]
+    assert unlabelled_videos(records) == unused_videos(splits, [*records, *nameless]) == []
+    with pytest.raises(SplitError, match="none of the 7 videos of the manifest has a label: fill in the column label"):
+        make_splits(nameless, "holdout")
+    with pytest.raises(SplitError, match="1 test videos have no label in the manifest: n0"):
+        check_split(replace(splits[0], test=("n0",)), [*records, *nameless])
+
+
+@pytest.mark.parametrize(("name", "what"), [("m.csv", "a manifest"), ("film.mp4", "a video file"), ("", "a folder")])
+def test_what_is_no_split_file_is_told(tmp_path: Path, name: str, what: str) -> None:
+    if name:
+        (tmp_path / name).write_text("video_id,path,label\n")
+    with pytest.raises(SplitError, match=f"not a split file.*{what}|{what}, not a split file"):
+        read_split_file(tmp_path / name)
 
 
 @pytest.mark.parametrize("column", ["group", "subject"])

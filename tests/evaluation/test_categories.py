@@ -56,6 +56,26 @@ def test_group_files_name_the_official_classes(real_data: Path) -> None:
     assert set(read_groups("hmdb51").group_of) == {path.name.removesuffix("_test_split1.txt") for path in files}
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_what_spreadsheets_write_is_read(tmp_path: Path, encoding: str, delimiter: str) -> None:
+    path = tmp_path / "groups.csv"
+    path.write_bytes(f"class{delimiter}group\r\nLäufe{delimiter}Füße\r\n".encode(encoding))
+    assert read_groups(path).group_of == {"Läufe": "Füße"}
+
+
+def test_groups_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "groups.csv"
+    path.write_bytes("class,group\r\nLäufe,Füße\r\n".encode("cp1252"))
+    for source, message in (
+        (path, "line 2 holds bytes of another encoding; save it as UTF-8"),
+        (tmp_path, "cannot be read .Is a directory.; give a CSV file"),
+        ("hmdb", "no such file; did you mean 'hmdb51'"),
+    ):
+        with pytest.raises(ManifestError, match=message):
+            read_groups(source)
+
+
 def test_classes_are_ordered_by_group() -> None:
     order = SMALL.order(["a", "b", "c"])
     assert order == [1, 2, 0]

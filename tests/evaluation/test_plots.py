@@ -10,6 +10,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from har_pipeline.evaluation import plots
 from har_pipeline.evaluation.plots import (
     BEST,
     RIGHT,
@@ -263,3 +264,36 @@ def test_lengths_fall_into_the_published_bins(tmp_path: Path) -> None:
     assert (names[0], names[-1], counts[0, 0], counts[0, -1], counts.sum()) == ("< 24", "> 300", 2, 2, 4)
     save_length_histogram(tmp_path / "lengths.png", lengths, edges)
     assert picture(tmp_path / "lengths.png").shape[1] > 600
+
+
+def test_a_feature_sequence_of_any_length_is_drawn(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for count, dim in ((1, 1), (3, 8), (5000, 4)):
+        times = np.stack([np.arange(count), np.arange(count) + 1], axis=1) / 25
+        path = tmp_path / f"{count}.png"
+        plots.save_feature_sequence(
+            path, rng.normal(size=(count, dim)).astype(np.float16), times, title="v", length_s=3
+        )
+        assert path.read_bytes().startswith(b"\x89PNG")
+    # A file without a frame rate has no times; features may be all zeros.
+    plots.save_feature_sequence(tmp_path / "z.png", np.zeros((3, 8)), np.full((3, 2), np.nan), title=r"a$_\x1b")
+
+
+@pytest.mark.parametrize(("classes", "named"), [(1, 1), (20, 20), (101, 20)])
+def test_a_projection_tells_twenty_classes_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classes: int, named: int
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    labels = [f"_class {k:03}" for k in range(classes) for _ in range(3)] + ["_class 000"]
+    points = np.random.default_rng(0).normal(size=(len(labels), 2))
+    plots.save_projection(tmp_path / "p.png", points, labels, axes_names=("x", "y"), title="t")
+    axes = drawn[0].axes[0]
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert texts[0] == " _class 000 (4)"
+    assert len(texts) == named + (classes > named)
+    if classes > named:
+        assert texts[-1] == "81 other classes (243)"
+    assert sum(len(one.get_offsets()) for one in axes.collections) == len(labels)
+    looks = {(tuple(one.get_facecolor()[0]), len(one.get_paths()[0])) for one in axes.collections}
+    assert len(looks) == len(texts)

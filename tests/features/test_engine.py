@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from video_files import join, make_video
 
-from har_pipeline.core.errors import ExtractionError
+from har_pipeline.core.errors import ExtractionError, UsageError
 from har_pipeline.core.records import ClipSpec, Stream, VideoRecord
 from har_pipeline.features.extract import extract, extract_many, feature_spec
 from har_pipeline.features.options import ExtractOptions
@@ -253,7 +253,7 @@ def test_a_frame_that_is_too_long_sided_is_a_reason(tmp_path: Path, store) -> No
     ],
 )
 def test_options_that_do_not_fit_are_refused(options: ExtractOptions, reason: str) -> None:
-    with pytest.raises(ExtractionError, match=reason):
+    with pytest.raises(UsageError, match=reason):
         feature_spec(grid("frames", 1), options)
 
 

@@ -15,12 +15,14 @@ from paths import python_path
 from pixel_nets import pixel_extractor
 from video_files import make_audio, make_video
 
-from har_pipeline.core.errors import ExtractionError
+from har_pipeline.core.errors import ExtractionError, UsageError
 from har_pipeline.core.records import ClipSpec, VideoRecord
-from har_pipeline.datasets.manifests import write_manifest
+from har_pipeline.datasets.builders import build_manifest
+from har_pipeline.datasets.manifests import read_manifest, write_manifest
 from har_pipeline.features.engine import Progress
 from har_pipeline.features.extract import extract, feature_spec
 from har_pipeline.features.options import ExtractOptions
+from har_pipeline.features.pack import PackedStore, pack_features
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.models.extractors import build_extractor
 
@@ -209,9 +211,9 @@ def test_options_that_make_no_sense() -> None:
     for options in ({"shard": (3, 2)}, {"dtype": "int8"}, {"fps": 0.0}, {"workers": 0}, {"batch_size": 0}):
         with pytest.raises(ExtractionError):
             ExtractOptions(**options)  # type: ignore[arg-type]
-    with pytest.raises(ExtractionError, match="wants 32 px"):
+    with pytest.raises(UsageError, match="wants 32 px"):
         feature_spec(pixel_extractor(), ExtractOptions(resize="stretch-64"))
-    with pytest.raises(ExtractionError, match="write stretch-<size>"):
+    with pytest.raises(UsageError, match="write stretch-<size>"):
         feature_spec(pixel_extractor(), ExtractOptions(resize="squeeze"))
 
 
@@ -314,7 +316,9 @@ def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path: Path) -> None
 
 @pytest.mark.needs_cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_cuda_agrees_with_the_cpu(tmp_path: Path, store: FeatureStore) -> None:
+def test_cuda_agrees_with_the_cpu(tmp_path: Path, store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A GPU's convolutions multiply in full float32, as the CPU's, only without TF32.
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     records = videos(tmp_path, 3)
     results = []
     for device in ("cpu", "cuda"):
@@ -325,3 +329,22 @@ def test_cuda_agrees_with_the_cpu(tmp_path: Path, store: FeatureStore) -> None:
     for video_id, features in results[0].items():
         difference = np.linalg.norm(features - results[1][video_id]) / np.linalg.norm(features)
         assert difference <= 2e-3
+
+
+def test_videos_without_labels_and_with_names_in_any_script(tmp_path: Path, store: FeatureStore) -> None:
+    folder = tmp_path / "videos"
+    for number, name in enumerate(("跑步 1.avi", "Z\u0075\u0308rich.MP4", "नमस्ते.mkv")):
+        make_video(folder / name, 8, seed=number, codec="mpeg4")
+    records = build_manifest("folder", folder)
+    assert [record.label for record in records] == ["", "", ""]
+    write_manifest(tmp_path / "m.csv", records)
+    assert read_manifest(tmp_path / "m.csv") == records
+    summary = extract(records, store, pixel_extractor(), ExtractOptions(workers=1))
+    assert (summary.done, summary.failed) == (3, {})
+    stored = FeatureStore(store.path)
+    assert stored.video_ids(summary.feature_set) == sorted(["跑步-x201", "Z\u00fcrich", "नमस्ते"])
+    assert all(damage is None for damage in stored.verify(summary.feature_set))
+    again = extract(records, stored, pixel_extractor(), ExtractOptions(workers=1))
+    assert (again.done, again.already) == (0, 3)
+    pack_features(stored, summary.feature_set, tmp_path / "s.pack")
+    assert PackedStore(tmp_path / "s.pack").video_ids(summary.feature_set) == stored.video_ids(summary.feature_set)

@@ -10,7 +10,7 @@ import pytest
 from har_command import har
 from video_files import make_video
 
-from har_pipeline.core.errors import ExtractionError
+from har_pipeline.core.errors import ExtractionError, UsageError
 from har_pipeline.core.records import FeatureSpec, VideoRecord
 from har_pipeline.datasets.manifests import write_manifest
 from har_pipeline.features.local import LocalSummary, describe_handcrafted, extract_local, local_options
@@ -83,7 +83,7 @@ def test_layers_are_descriptors_joined_in_their_order(tmp_path: Path) -> None:
     assert np.array_equal(whole[:, 72:], part)
     assert LocalOptions(extractor="harris3d_hof", layer="hof+hog").spec() == store.spec(both.feature_set)
     for layer in ("mbh", "hof+hof", "hof+"):
-        with pytest.raises(ExtractionError, match=r"has no layer .*; it has: hog, hof, or several joined by"):
+        with pytest.raises(UsageError, match=r"has no layer .*; it has: hog, hof, or several joined by"):
             LocalOptions(extractor="harris3d_hof", layer=layer)
 
 
@@ -190,8 +190,8 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     net = ("extract", "m.csv", "s.zarr", "--extractor", "efficientnet_lite0", "--max-points", "9")
     refused = har(*net, cwd=tmp_path, code=2).stderr.replace("│", " ")
     assert "efficientnet_lite0 is a net and has no --max-points" in " ".join(refused.split())
-    assert "it has: trajectory, hog, hof, mbh" in har(*command, "--layer", "fc6", cwd=tmp_path, code=1).stderr
-    assert "choose from: c3d, " in har("extract", "m.csv", "s.zarr", "--extractor", "vgg", cwd=tmp_path, code=1).stderr
+    assert "it has: trajectory, hog, hof, mbh" in har(*command, "--layer", "fc6", cwd=tmp_path, code=2).stderr
+    assert "choose from: c3d, " in har("extract", "m.csv", "s.zarr", "--extractor", "vgg", cwd=tmp_path, code=2).stderr
     models = har("models", cwd=tmp_path).stdout
     assert "idt  handcrafted, no weights, rgb" in models
     assert {"idt", "harris3d_hof"} <= {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from safetensors.torch import load_file, save_file
 from train_split import train_split
 from video_files import make_video
 
-from har_pipeline.core.errors import FeatureMismatchError, WeightsError
+from har_pipeline.core.errors import FeatureMismatchError, RunError, WeightsError
+from har_pipeline.core.files import file_sha256
+from har_pipeline.core.known_files import remember
 from har_pipeline.core.records import FeatureSpec, Split, TrainedOn, VideoRecord
 from har_pipeline.datasets.manifests import write_manifest
 from har_pipeline.evaluation.plan import require_one_job
@@ -143,14 +146,60 @@ def test_reduced_features_keep_the_guard(trained: Trained) -> None:
         load_training_data(FeatureStreams(trained.store, [reduced]), trained.records, [other])
 
 
-def test_new_videos_are_classified_with_the_weights_file(trained: Trained, tmp_path: Path) -> None:
+def test_new_videos_are_classified_with_the_weights_used_last(trained: Trained, tmp_path: Path) -> None:
     train_split(trained.store, trained.features, trained.records, trained.split, HEAD, tmp_path / "head")
-    scores, paths = read_run(tmp_path / "head").scores(), [trained.records[i].path for i in (6, 7)]
-    found = predict([path for path in paths if path], tmp_path / "head", weights=str(trained.weights), device="cpu")
-    for one, expected in zip(found, scores.probabilities, strict=True):
-        np.testing.assert_allclose(one.probabilities, expected, atol=1e-5)
-    with pytest.raises(FeatureMismatchError, match="not published ones: give the file with --weights"):
-        predict([path for path in paths if path], tmp_path / "head", device="cpu")
+    scores = read_run(tmp_path / "head").scores()
+    paths = [path for path in (trained.records[i].path for i in (6, 7)) if path]
+    for given in (None, str(trained.weights), f"rgb={trained.weights}", f"convnet3d-rgb={trained.weights}"):
+        found = predict(paths, tmp_path / "head", weights=given, device="cpu")
+        for one, expected in zip(found, scores.probabilities, strict=True):
+            np.testing.assert_allclose(one.probabilities, expected, atol=1e-5)
+
+
+def test_a_net_of_all_videos_has_no_votes_to_count(trained: Trained, tmp_path: Path) -> None:
+    every = Split(protocol="all", index=0, train=tuple(record.video_id for record in trained.records), test=())
+    summary = train_split(trained.frames, trained.windows, trained.records, every, CONFIG, tmp_path / "net")
+    assert (summary.test_accuracy, summary.val_accuracy, summary.num_train) == (None, None, 8)
+    run = read_run(tmp_path / "net")
+    assert "test_accuracy_by_vote" not in run.info
+    assert any("no test part" in text for text in run.notes)
+    path = trained.records[0].path
+    assert path is not None
+    assert predict([path], tmp_path / "net", device="cpu")[0].error is None
+
+
+def test_weights_that_are_gone_are_asked_for_by_name(trained: Trained, tmp_path: Path) -> None:
+    train_split(trained.store, trained.features, trained.records, trained.split, HEAD, tmp_path / "head")
+    path, sha256 = trained.records[6].path, file_sha256(trained.weights)
+    assert path is not None
+    moved = tmp_path / "moved.safetensors"
+    other = Path(shutil.copy(trained.weights, tmp_path / "other.safetensors"))
+    remember(trained.weights, sha256)
+    trained.weights.rename(moved)
+    try:
+        with pytest.raises(FeatureMismatchError) as told:
+            predict([path], tmp_path / "head", device="cpu")
+        # Another file in its place is not taken for it.
+        trained.weights.write_bytes(b"no weights")
+        with pytest.raises(FeatureMismatchError, match="give the file with --weights FILE"):
+            predict([path], tmp_path / "head", device="cpu")
+        (one,) = predict([path], tmp_path / "head", weights=str(moved), device="cpu")
+        assert one.error is None
+    finally:
+        other.replace(trained.weights)
+    for part in (
+        "convnet3d",
+        "rgb",
+        trained.features,
+        sha256,
+        str(trained.weights),
+        "give the file with --weights FILE",
+    ):
+        assert part in str(told.value)
+    (again,) = predict([path], tmp_path / "head", device="cpu")
+    assert again.top == one.top
+    with pytest.raises(RunError, match="there is no stream or feature set 'flow', but rgb"):
+        predict([path], tmp_path / "head", weights="flow=x.pt", device="cpu")
 
 
 def test_folds_with_a_net_each_are_one_job(trained: Trained, tmp_path: Path) -> None:
@@ -189,8 +238,8 @@ def test_from_the_command_line(trained: Trained) -> None:
     (name,) = store.feature_sets()
     assert name == trained.features
     assert np.array_equal(store.read(name, "v3").features, trained.store.read(name, "v3").features)
-    wrong = har(*command, "--weights", "net/network.safetensors", "--resize", "stretch-54", cwd=trained.folder, code=1)
-    assert "convnet3d wants 34x54 px, resize 'stretch-54' gives 54" in wrong.stderr
+    wrong = har(*command, "--weights", "net/network.safetensors", "--resize", "stretch-54", cwd=trained.folder, code=2)
+    assert "convnet3d wants 34x54 px, resize 'stretch-54' gives 54" in " ".join(wrong.stderr.replace("│", " ").split())
     common = ("--device", "cpu", "--epochs", "1", "--protocol", "leave_one_group_out", "--val-fraction", "0")
     depth = har(
         "train-video", "m.csv", "--model", "convnet3d", "--stream", "depth", *common, cwd=trained.folder, code=2

@@ -17,7 +17,7 @@ from har_pipeline.cli import app
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import VideoRecord
 from har_pipeline.datasets.manifests import write_manifest
-from har_pipeline.evaluation.scores import read_scores
+from har_pipeline.evaluation.scores import read_scores, select_part, write_scores
 from har_pipeline.evaluation.statistics import mcnemar, wilson_interval
 from har_pipeline.features.frames import store_raw_frames
 from har_pipeline.features.options import RawOptions
@@ -58,17 +58,13 @@ def test_both_sides_are_the_runs_own_scores_and_the_live_ones(depth_set: DepthSe
 
 def test_the_sides_are_not_swapped(depth_set: DepthSet, run: Path, tmp_path: Path) -> None:
     """A run whose stored answers are all right has a first side of 100 %, whatever is decided live."""
-    ids, labels = zip(*((r.video_id, r.label) for r in depth_set.records[6:]), strict=True)
-    rows = [
-        f"{v},{label},test,0,0,{int(label == 'goes')},{int(label == 'grows')}"
-        for v, label in zip(ids, labels, strict=True)
-    ]
-    header = (run / "scores.csv").read_text().splitlines()[0]
+    scores = select_part(read_scores(run / "scores.csv"), "test")
+    certain = np.array([[float(label == name) for name in scores.classes] for label in scores.labels])
     copy = tmp_path / "run"
     copy.mkdir()
     for path in run.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
-    (copy / "scores.csv").write_text("\n".join([header, *rows]) + "\n")
+    write_scores(copy / "scores.csv", dataclasses.replace(scores, probabilities=certain))
     change_info(copy)
     cost = measure_live_cost(copy, depth_set.records, device="cpu")
     live, _ = live_scores(copy, depth_set.records, device="cpu")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from run_files import change_info
 from train_split import train_split
-from video_files import make_video
+from video_files import make_video, set_matrix
 
 from har_pipeline.core.errors import FeatureMismatchError, RunError
 from har_pipeline.core.records import ClipSpec, Split, Stream, VideoRecord, VideoSource
@@ -16,11 +16,15 @@ from har_pipeline.features.extract import extract
 from har_pipeline.features.options import ExtractOptions
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import FeatureStreams
+from har_pipeline.inference.annotate import write_annotated
 from har_pipeline.inference.load import load_run
-from har_pipeline.inference.predict import extractor_for, predict, predict_scores, sample_frames, save_picture
+from har_pipeline.inference.predict import predict, predict_scores, sample_frames, save_picture
+from har_pipeline.inference.sources import extractor_for
+from har_pipeline.inference.timeline import Windows
 from har_pipeline.models.extractors import build_extractor
 from har_pipeline.training.options import TrainConfig
 from har_pipeline.video.decode import FrameReader
+from har_pipeline.video.encode import write_video
 from har_pipeline.video.flow.spec import FlowSpec
 
 CLIPS = {"rgb": ClipSpec(num_clips=3), "flow": ClipSpec(sampling="segments", num_clips=2, clip_len=5)}
@@ -93,7 +97,7 @@ def test_a_run_of_two_streams_makes_both_of_a_file(tmp_path: Path, records: list
     (prediction,) = predict([records[5].path], run, device="cpu", workers=1)
     expected = predict_scores(run, FeatureStreams(both, names).read(ids[5]).features)
     np.testing.assert_allclose(prediction.probabilities, expected, atol=1e-6)
-    with pytest.raises(RunError, match="has 2 streams: give --weights once for each"):
+    with pytest.raises(RunError, match="these are the weights of none of"):
         predict([records[5].path], tmp_path / "run", weights="random", device="cpu")
 
 
@@ -108,7 +112,12 @@ def test_a_bad_file_gets_its_error_and_the_others_their_classes(tmp_path: Path, 
     assert first.probabilities is None
     assert first.error is not None
     assert "the file is empty" in first.error
-    assert (second.error, second.notes) == (None, ())
+    # Three frames of nine are less than half of the video.
+    assert second.error is None
+    assert len(second.notes) == 1
+    assert second.notes[0].startswith(
+        "efficientnet_lite0 sees 33 % of it only, by its clips (first, 3 frames): for a run that sees"
+    )
     assert third.error is None
     assert any(text.startswith("40 frames are announced") for text in third.notes)
     save_picture(tmp_path / "picture.png", [first, second])
@@ -131,21 +140,27 @@ def test_other_weights_than_the_runs_are_refused(tmp_path: Path, records) -> Non
     assert '"random:3"' in text
     spec_path.write_text(text.replace('"random:3"', '"sha256:' + "0" * 64 + '"'), encoding="utf-8")
     change_info(tmp_path / "run")
-    with pytest.raises(FeatureMismatchError, match="--weights PATH"):
+    with pytest.raises(FeatureMismatchError, match="give the file with --weights FILE"):
         predict([records[4].path], tmp_path / "run", device="cpu")
 
 
-def test_c3ds_mean_cube_is_asked_for(tmp_path: Path, records) -> None:
+def test_c3ds_mean_cube_is_found_where_it_was_used_last(tmp_path: Path, records) -> None:
     cube = tmp_path / "cube.npy"
     np.save(cube, np.full((3, 16, 128, 171), 90, np.float32))
     store = FeatureStore(tmp_path / "store.zarr", create=True)
     net = build_extractor("c3d", layer="pool5", weights="random", device="cpu", precision="fp32", mean_cube=cube)
     clips = ClipSpec(sampling="uniform", num_clips=1, clip_len=16)
     name = extract(records[:2], store, net, ExtractOptions(clips=clips, dtype="float32")).feature_set
-    assert "cube sha256:" in store.spec(name).preprocess
-    with pytest.raises(FeatureMismatchError, match="--mean-cube"):
-        extractor_for(store.spec(name), device="cpu")
-    assert extractor_for(store.spec(name), mean_cube=cube, device="cpu").preprocess.cube is not None
+    spec = store.spec(name)
+    assert "cube sha256:" in spec.preprocess
+    assert extractor_for(spec, device="cpu").preprocess.cube is not None
+    moved = cube.rename(tmp_path / "moved.npy")
+    with pytest.raises(
+        FeatureMismatchError, match=r"--mean-cube FILE; where it was used last, .*cube\.npy, it is no longer"
+    ):
+        extractor_for(spec, device="cpu")
+    assert extractor_for(spec, mean_cube=moved, device="cpu").preprocess.cube is not None
+    assert extractor_for(spec, device="cpu").preprocess.cube is not None
 
 
 def test_sample_frames_spread_over_the_video(records) -> None:
@@ -155,3 +170,29 @@ def test_sample_frames_spread_over_the_video(records) -> None:
     assert (found[0] == frames[0]).all()
     assert found.shape == (3, 120, 160, 3)
     assert len({frame.tobytes() for frame in found}) == 3
+
+
+def test_a_video_of_another_size_rate_or_turn_is_read_as_it_looks(tmp_path: Path, records) -> None:
+    trained(tmp_path, records, "rgb")
+    run = load_run(tmp_path / "run")
+    upright = make_video(tmp_path / "up.mp4", 24, codec="libx264", width=240, height=320, fps=30)
+    # As telephones film: stored lying, with the turn in the header.
+    lying = write_turned(upright, tmp_path / "lying.mp4")
+    turned = set_matrix(lying, tmp_path / "turned.mp4", 0, 1, -1, 0)
+    large = make_video(tmp_path / "large.mp4", 50, codec="libx264", width=640, height=360, fps=50)
+    found = predict([upright, turned, large], run, device="cpu")
+    assert [one.error for one in found] == [None] * 3
+    # But for the losses of a second compression.
+    np.testing.assert_allclose(found[1].probabilities, found[0].probabilities, atol=0.05)
+    write_annotated(tmp_path / "seen.mp4", found[1], run.classes)
+    shape = next(frame for _, frame in FrameReader(tmp_path / "seen.mp4")).shape
+    assert shape[0] > 4 / 3 * shape[1]
+    (windowed,) = predict([turned], run, windows=Windows(length_s=0.4, hop_s=0.2), device="cpu")
+    assert windowed.timeline is not None
+    assert windowed.timeline.edges_s[-1] == pytest.approx(0.8)
+
+
+def write_turned(source: Path, target: Path) -> Path:
+    """Write a video's frames a quarter turn counterclockwise."""
+    write_video(target, (np.rot90(frame).copy() for _, frame in FrameReader(source)), 30, "libx264", bit_rate=4_000_000)
+    return target

@@ -104,7 +104,8 @@ def test_live_names_no_class_without_foreground(depth_set: DepthSet, tmp_path: P
     done = CliRunner().invoke(app, [*command, str(late), "--json"])
     assert done.exit_code == 0, done.output
     first, second = (json.loads(line) for line in done.stdout.splitlines())
-    assert first == {"frames": 8, "so_far": [], "this_window": None, "notes": []}
+    shared = {name: first[name] for name in ("frames", "so_far", "this_window", "notes")}
+    assert shared == {"frames": 8, "so_far": [], "this_window": None, "notes": []}
     assert len(second["so_far"]) == 2
     assert second["this_window"]["label"] in {"goes", "grows"}
 
@@ -156,13 +157,14 @@ def test_a_damaged_colour_file_is_noted_live(tmp_path: Path) -> None:
     assert f"40 frames are announced, {len(frames)} could be decoded" in notes
 
 
-def test_of_a_job_one_run_is_named(depth_set: DepthSet, tmp_path: Path) -> None:
-    job = tmp_path / "job"
-    shutil.copytree(depth_set.train(), job / "seed0/split1")
-    for arguments in (["x.avi"], ["--live", "x.avi"]):
-        done = CliRunner().invoke(app, ["predict", *arguments, "--run", str(job)])
-        assert isinstance(done.exception, RunError)
-        assert str(done.exception) == f"{job} is not a single run: har predict needs one, such as {job}/seed0/split1"
+def test_of_a_job_live_needs_one_run_and_files_get_their_mean(depth_set: DepthSet, tmp_path: Path) -> None:
+    job, run, video = tmp_path / "job", depth_set.train(), depth_set.path("v8")
+    shutil.copytree(run, job / "seed0/split1")
+    done = CliRunner().invoke(app, ["predict", "--live", "x.avi", "--run", str(job)])
+    assert isinstance(done.exception, RunError)
+    assert str(done.exception) == f"{job} is not a single run: har predict --live needs one, such as {job}/seed0/split1"
+    (alone,), (of_job,) = predict([video], run), predict([video], job)
+    np.testing.assert_array_equal(of_job.probabilities, alone.probabilities)  # type: ignore[arg-type]
     done = CliRunner().invoke(app, ["predict", "x.avi", "--run", str(tmp_path / "none")])
     assert "none does not exist" in str(done.exception)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from har_pipeline.core.errors import DeviceError
+from har_pipeline.core.errors import DeviceError, UsageError
 from har_pipeline.models import device
 from har_pipeline.models.device import PRECISIONS, pick_device, pick_precision
 
@@ -20,7 +20,7 @@ def test_devices_that_are_there() -> None:
 
 @pytest.mark.parametrize("choice", ["gpu", "quantum", "meta", "xpu"])
 def test_unknown_devices(choice: str) -> None:
-    with pytest.raises(DeviceError, match=f"unknown device '{choice}': use auto, cpu, cuda, cuda:N or mps"):
+    with pytest.raises(UsageError, match=f"unknown device '{choice}': use auto, cpu, cuda, cuda:N or mps"):
         pick_device(choice)
 
 
@@ -37,7 +37,7 @@ def test_devices_that_are_absent(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_precisions() -> None:
     assert pick_precision("auto", CPU) in ("fp32", "bf16")
     assert [pick_precision(name, torch.device("cuda")) for name in PRECISIONS] == list(PRECISIONS)
-    with pytest.raises(DeviceError, match="unknown precision 'half': use auto, fp32, bf16 or fp16"):
+    with pytest.raises(UsageError, match="unknown precision 'half': use auto, fp32, bf16 or fp16"):
         pick_precision("half", CPU)
     with pytest.raises(DeviceError, match="fp16 needs a CUDA or MPS device"):
         pick_precision("fp16", CPU)

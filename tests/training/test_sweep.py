@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from har_pipeline.cli import app
 from har_pipeline.cli.progress import sweep_table
-from har_pipeline.core.errors import RunError
+from har_pipeline.core.errors import RunError, UsageError
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.evaluation.scores import read_scores
 from har_pipeline.features.pack import open_features, pack_features
@@ -90,7 +90,7 @@ def test_values_are_read_as_their_option_wants_them() -> None:
     ],
 )
 def test_values_that_are_none(name: str, text: str, message: str) -> None:
-    with pytest.raises(RunError, match=message):
+    with pytest.raises(UsageError, match=message):
         parse_axis(name, text)
 
 
@@ -127,7 +127,7 @@ def test_a_plan_has_every_combination_in_order() -> None:
     ],
 )
 def test_plans_that_make_no_sense(axes: list[Axis], message: str) -> None:
-    with pytest.raises(RunError, match=message):
+    with pytest.raises(UsageError, match=message):
         plan_points(axes, BASE, "", Path("out"))
 
 

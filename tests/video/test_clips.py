@@ -18,6 +18,7 @@ from har_pipeline.video.clips import (
     max_frame_needed,
     resampled_indices,
     segment_centers,
+    shares_seen,
     sparse_clip_indices,
 )
 from har_pipeline.video.timing import Timing
@@ -248,3 +249,25 @@ def test_resampling_shows_the_frame_on_screen_at_each_time(num_frames: int, sour
 def test_a_rate_that_is_none_is_refused(rates: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="above 0"):
         resampled_indices(10, Timing(rates[0]), rates[1])
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "clips", "rates", "span", "read"),
+    [
+        (1000, ClipSpec(), (25.0, None), 0.04, 0.04),
+        (1000, ClipSpec(sampling="uniform"), (25.0, None), 1.0, 0.04),
+        (20, ClipSpec(), (25.0, None), 1.0, 1.0),
+        (640, spec("uniform", 64, 1, 1, 10, "loop"), (25.0, None), 1.0, 1.0),
+        (100, spec("uniform", 10, 2, 1, 1), (25.0, None), 0.19, 0.10),
+        # Of a video resampled to half of its frames the other half is not read; to twice as many, all frames are read.
+        (1000, spec("dense", 1, 1, 1, None), (50.0, 25.0), 1.0, 0.5),
+        (1000, spec("dense", 1, 1, 1, None), (25.0, 50.0), 1.0, 1.0),
+        (1000, ClipSpec(), (50.0, 25.0), 0.08, 0.04),
+        # A file that states no rate.
+        (1000, ClipSpec(), (0.0, 25.0), 0.04, 0.04),
+    ],
+)
+def test_what_share_of_a_video_is_seen(
+    num_frames: int, clips: ClipSpec, rates: tuple[float, float | None], span: float, read: float
+) -> None:
+    assert shares_seen(num_frames, clips, *rates) == pytest.approx((span, read))

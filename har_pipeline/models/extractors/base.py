@@ -61,6 +61,9 @@ def of_unit_range(mean: Sequence[float], std: Sequence[float]) -> Preprocess:
 
 IMAGENET_RGB = Preprocess(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
 
+# What nets of single frames read by default: as many frames as Orozco 2020 takes, but of the whole video.
+FRAMES = ClipSpec(sampling="uniform", num_clips=40)
+
 
 @dataclass(frozen=True, slots=True)
 class Weights:
@@ -81,12 +84,17 @@ class Weights:
     # The only layers that these weights reach.
     layers: tuple[str, ...] | None = None
 
+    @property
+    def file(self) -> str | None:
+        """The name of the downloaded file, None if nothing is downloaded."""
+        return self.url.rsplit("/", 1)[1] if self.packaged is None else None
+
 
 @dataclass(frozen=True, slots=True)
 class Input:
     """How a net reads one stream."""
 
-    # The authors' clips, the default.
+    # The default, over the whole video: the clips of the authors' test, or of the usual evaluation.
     clips: ClipSpec
     # (shortest, longest) clip that the net accepts, in frames.
     clip_lens: tuple[int, int]

@@ -10,9 +10,11 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from har_pipeline.core.errors import ExtractionError
+from har_pipeline.core.errors import ExtractionError, UsageError
 from har_pipeline.core.files import file_sha256
+from har_pipeline.core.known_files import remember
 from har_pipeline.core.records import Stream
+from har_pipeline.core.text import did_you_mean
 from har_pipeline.models.device import PRECISIONS, pick_device, pick_precision
 from har_pipeline.models.extractors.base import Extractor, Preprocess
 from har_pipeline.models.extractors.c3d import read_mean_cube
@@ -35,17 +37,19 @@ def build_extractor(
 
     weights: a name of `har models`, a file, `random` (drawn with `seed`), or None for the net's default.
     mean_cube: c3d's means of every pixel, see `c3d.read_mean_cube`, instead of the means per channel.
-    Raises: ExtractionError for an unknown net or layer, a stream that the net does not read, or a cube for another net;
+    Raises: UsageError for an unknown net or layer, a stream that the net does not read, or a cube for another net;
     DeviceError as `pick_device` and `pick_precision`; WeightsError if the weights cannot be had.
     """
     net = find_net(name)
     layer = layer or net.default_layer
     if layer not in net.layers:
-        raise ExtractionError(f"{name} has no layer {layer!r}; it has: {', '.join(net.layers)}")
+        raise UsageError(
+            f"{name} has no layer {layer!r}; {did_you_mean(layer, net.layers)}it has: {', '.join(net.layers)}"
+        )
     if stream not in net.inputs:
-        raise ExtractionError(f"{name} reads {', '.join(net.inputs)}, not {stream}")
+        raise UsageError(f"{name} reads {', '.join(net.inputs)}, not {stream}")
     if mean_cube is not None and name != "c3d":
-        raise ExtractionError(f"only c3d takes a mean cube, not {name}")
+        raise UsageError(f"only c3d takes a mean cube, not {name}")
     torch_device = pick_device(device)
     if precision == "auto" and not net.bf16_is_close:
         precision = "fp32"
@@ -98,5 +102,6 @@ def _with_cube(preprocess: Preprocess, path: Path) -> Preprocess:
         raise ExtractionError(
             f"{path}: the mean cube is for the BGR frames of the original weights, but these weights read RGB"
         )
-    cube = torch.from_numpy(read_mean_cube(path))
-    return replace(preprocess, cube=cube, cube_sha256=file_sha256(path))
+    cube, sha256 = torch.from_numpy(read_mean_cube(path)), file_sha256(path)
+    remember(path, sha256)
+    return replace(preprocess, cube=cube, cube_sha256=sha256)

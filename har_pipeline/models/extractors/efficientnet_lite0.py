@@ -13,8 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from har_pipeline.core.records import ClipSpec
-from har_pipeline.models.extractors.base import Input, Net, Preprocess, Weights
+from har_pipeline.models.extractors.base import FRAMES, Input, Net, Preprocess, Weights
 from har_pipeline.models.extractors.weights import load_strictly, read_state_dict
 from har_pipeline.models.padding import same_padding
 
@@ -116,7 +115,7 @@ _PREPROCESS = Preprocess(mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0))
 NET = Net(
     name="efficientnet_lite0",
     source="Tan and Le 2019, EfficientNet; Google's Lite0 variant",
-    inputs={"rgb": Input(clips=ClipSpec(), clip_lens=(1, 1), resize="stretch-224", weights="imagenet")},
+    inputs={"rgb": Input(clips=FRAMES, clip_lens=(1, 1), resize="stretch-224", weights="imagenet")},
     layers={"pooled": 1280, "logits": 1000},
     default_layer="pooled",
     gmacs=0.4,

@@ -12,7 +12,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from har_pipeline.core.records import ClipSpec
 from har_pipeline.models.extractors.base import Net
 from har_pipeline.models.net_names import check_net_name
 
@@ -34,7 +33,11 @@ def find_net(name: str) -> Net:
 
 
 def describe_nets() -> list[dict[str, Any]]:
-    """Return one row for each net and set of weights: what `har models` prints and docs/extractors.md shows."""
+    """Return one row for each net and set of weights: what docs/extractors.md shows, and nets.json keeps for `har models`.
+
+    default: whether these weights are the net's own for their stream. file: the weights' name in the cache, None if they are
+    not downloaded.
+    """
     rows: list[dict[str, Any]] = []
     for net in all_nets().values():
         for name, weights in net.weights.items():
@@ -45,12 +48,14 @@ def describe_nets() -> list[dict[str, Any]]:
                     "net": net.name,
                     "stream": weights.stream,
                     "input": f"{read.clips.clip_len}x{read.shape[0]}x{read.shape[1]}",
-                    "clips": _describe_clips(read.clips),
+                    "clips": read.clips.describe(),
                     "resize": read.resize,
                     "layers": layers,
                     "default_layer": net.default_layer,
                     "gmacs_per_clip": net.gmacs,
                     "weights": name,
+                    "default": read.weights == name,
+                    "file": weights.file,
                     "trained_on": weights.trained_on,
                     "licence": weights.licence,
                     "url": weights.url,
@@ -61,11 +66,3 @@ def describe_nets() -> list[dict[str, Any]]:
                 }
             )
     return rows
-
-
-def _describe_clips(clips: ClipSpec) -> str:
-    count = "all" if clips.num_clips is None else str(clips.num_clips)
-    frames = "frame" if clips.clip_len == 1 else f"{clips.clip_len} frames"
-    steps = f", every {clips.frame_interval}" if clips.frame_interval > 1 else ""
-    stride = f", a clip every {clips.clip_stride}" if clips.sampling == "dense" else ""
-    return f"{clips.sampling}, {count} x {frames}{steps}{stride}"

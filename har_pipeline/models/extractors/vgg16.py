@@ -19,8 +19,15 @@ from torch import nn
 from torchvision.models import VGG16_Weights, vgg16
 
 from har_pipeline.core.errors import WeightsError
-from har_pipeline.core.records import ClipSpec
-from har_pipeline.models.extractors.base import IMAGENET_RGB, Input, Net, Preprocess, Weights, of_unit_range
+from har_pipeline.models.extractors.base import (
+    FRAMES,
+    IMAGENET_RGB,
+    Input,
+    Net,
+    Preprocess,
+    Weights,
+    of_unit_range,
+)
 from har_pipeline.models.extractors.weights import load_strictly, read_state_dict
 
 # Keras's mode "caffe"; the authors' own means.
@@ -131,7 +138,7 @@ def _keras_tensors(group: Any, shape: tuple[int, ...]) -> tuple[torch.Tensor, to
 NET = Net(
     name="vgg16",
     source="Simonyan and Zisserman 2015, configuration D",
-    inputs={"rgb": Input(clips=ClipSpec(), clip_lens=(1, 1), resize="stretch-224", weights="imagenet")},
+    inputs={"rgb": Input(clips=FRAMES, clip_lens=(1, 1), resize="stretch-224", weights="imagenet")},
     layers={"pool5": 25088, "pool5_avg": 512, "fc6": 4096, "fc7": 4096},
     default_layer="pool5",
     gmacs=15.3,

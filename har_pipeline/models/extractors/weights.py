@@ -16,9 +16,11 @@ import pooch
 import torch
 from safetensors import safe_open
 
-from har_pipeline.core.errors import WeightsError
-from har_pipeline.core.files import cached_weights, file_sha256
+from har_pipeline.core.errors import UsageError, WeightsError
+from har_pipeline.core.files import cached_weights, file_sha256, weights_cache
+from har_pipeline.core.known_files import find_used, remember
 from har_pipeline.core.records import Stream, TrainedOn
+from har_pipeline.core.text import did_you_mean
 from har_pipeline.models.extractors.base import Net, Preprocess, Weights
 from har_pipeline.models.state import key_differences
 
@@ -49,7 +51,8 @@ class FoundWeights:
 def find_weights(net: Net, choice: str | None, layer: str, stream: Stream, seed: int) -> FoundWeights:
     """Return the weights named by `choice`: a name of `net.weights`, a file, `random`, or None for the net's default.
 
-    Raises: WeightsError if the choice is unknown, a file is missing, a download fails, or its hash is not the published one.
+    Raises: UsageError if the choice is unknown, WeightsError if a file is missing, a download fails, or its hash is not the
+    published one.
     """
     default = net.inputs[stream].weights
     choice = choice or default
@@ -61,21 +64,53 @@ def find_weights(net: Net, choice: str | None, layer: str, stream: Stream, seed:
             raise WeightsError(f"{net.name} weights {choice!r} end before layer {layer}; they reach {weights.layers}")
         if weights.stream != stream:
             raise WeightsError(f"{net.name} weights {choice!r} are for {weights.stream}, not for {stream}")
-        path = _published_file(net, choice, weights)
+        path = published_file(net, choice)
         return FoundWeights(path, f"sha256:{file_sha256(path)}", weights.preprocess)
     path = Path(choice).expanduser()
     if not path.is_file():
-        raise WeightsError(
-            f"{net.name}: {choice!r} is neither a file nor one of {', '.join([*net.weights, 'random'])} (see `har models`)"
+        names = [*net.weights, "random"]
+        raise UsageError(
+            f"{net.name}: {choice!r} is neither a file nor one of {', '.join(names)}; {did_you_mean(choice, names)}(see "
+            "`har models`)"
         )
-    return FoundWeights(path, f"sha256:{file_sha256(path)}", net.file_preprocess(path, stream))
+    sha256 = file_sha256(path)
+    remember(path, sha256)
+    return FoundWeights(path, f"sha256:{sha256}", net.file_preprocess(path, stream))
 
 
-def _published_file(net: Net, name: str, weights: Weights) -> Path:
+def weights_with_hash(net: Net, stream: Stream, sha256: str) -> str | None:
+    """Return what `find_weights` is to be told for the weights with this hash (in hex); None if they are nowhere.
+
+    That is the name of published weights, where they are in the cache or come with a package, or else the file where one
+    with this hash was used last, or else the name of what would have to be downloaded.
+    """
+    of_stream = {name: weights for name, weights in net.weights.items() if weights.stream == stream}
+    published = [name for name, one in of_stream.items() if one.sha256 and sha256.startswith(one.sha256)]
+    for name in published or of_stream:
+        if of_stream[name].packaged is not None:
+            if published:
+                return name
+            continue
+        file = weights_cache() / of_stream[name].url.rsplit("/", 1)[1]
+        if file.is_file() and file_sha256(file) == sha256:
+            return name
+    used = find_used(sha256)
+    return str(used) if used is not None else next(iter(published), None)
+
+
+def published_file(net: Net, name: str) -> Path:
+    """Return the file of a net's published weights, downloaded into the cache if it is not there, its hash checked.
+
+    Raises: WeightsError if the net has no such weights, the cache cannot be used, the download fails, or the hash differs.
+    """
+    if name not in net.weights:
+        raise WeightsError(f"{net.name} has no weights {name!r}; it has: {', '.join(net.weights)}")
+    weights = net.weights[name]
     if weights.packaged is not None:
         path = weights.packaged()
     else:
-        path = cached_weights(weights.url.rsplit("/", 1)[1])
+        assert weights.file is not None
+        path = cached_weights(weights.file)
         if not path.exists():
             _download(net, name, weights, path)
     found = file_sha256(path)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import Split
-from har_pipeline.evaluation.run_folder import TENSORBOARD, WEIGHTS, RunSummary, new_run_folder
+from har_pipeline.evaluation.run_folder import FROM_PYTHON, TENSORBOARD, WEIGHTS, Origin, RunSummary, new_run_folder
+from har_pipeline.models.config import RECURRENT_HEADS
 from har_pipeline.models.device import pick_device
 from har_pipeline.training.data import TrainingData, held_out_scores
 from har_pipeline.training.heads.fit import fit_head, probabilities_of
@@ -27,17 +29,18 @@ def train_head(
     overwrite: bool = False,
     tensorboard: bool = False,
     job: str = "",
+    origin: Origin = FROM_PYTHON,
     on_epoch: OnEpoch = lambda epoch: None,
 ) -> RunSummary:
     """Train a head on a split's training videos, score its validation and test videos, and write the run folder.
 
     Several streams are joined by mid fusion. On one CPU machine, with one number of threads, the same arguments give the
     same weights, bit for bit; torch's global random state is left as it was. tensorboard: also write its event files.
-    job: of which the run is a part, see `write_run`.
+    job, origin: of which the run is a part, and what it was made by, see `write_run`.
     Raises: RunError if `run_dir` is taken, validation videos are needed and there are none, streams cannot be joined, the
     device is absent, or the loss becomes NaN.
     """
-    start = time.perf_counter()
+    start, started = time.perf_counter(), datetime.now(UTC)
     config = config.for_features(data.specs)
     check_validation(data.split, config)
     _check_memory(data, config)
@@ -65,9 +68,10 @@ def train_head(
             val_accuracy=part_accuracy(scores, "val"),
             notes=(*_notes(data, config), *data.notes, *fitted.notes),
             device=pick_device(config.device),
+            started=started,
             seconds=time.perf_counter() - start,
         )
-        return write_run(folder, run_dir, WEIGHTS, data, config, trained, job)
+        return write_run(folder, run_dir, WEIGHTS, data, config, trained, job, origin)
 
 
 def _check_memory(data: TrainingData, config: TrainConfig) -> None:
@@ -93,5 +97,12 @@ def _notes(data: TrainingData, config: TrainConfig) -> list[str]:
     if config.num_steps is not None and (short := int((lengths < config.num_steps).sum())):
         notes.append(
             f"{short} of {len(lengths)} videos have fewer than {config.num_steps} clips: some of theirs are used repeatedly"
+        )
+    single = len(lengths) if config.num_steps == 1 else int((lengths == 1).sum())
+    if config.head in RECURRENT_HEADS and 2 * single > len(lengths):
+        which = "every video is" if single == len(lengths) else f"{single} of {len(lengths)} videos are"
+        notes.append(
+            f"{which} a sequence of one step, in which {config.head} sees nothing change: take several clips of a video "
+            "(har extract --sampling uniform --num-clips 10), or a head without time (--head mean_pool)"
         )
     return notes

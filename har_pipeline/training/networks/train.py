@@ -6,12 +6,13 @@ import dataclasses
 import functools
 import time
 from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import FeatureSpec
-from har_pipeline.evaluation.run_folder import VIDEO, RunSummary, lasting_run_folder, split_info
+from har_pipeline.evaluation.run_folder import FROM_PYTHON, VIDEO, Origin, RunSummary, lasting_run_folder, split_info
 from har_pipeline.features.frames import options_of
 from har_pipeline.features.options import RawOptions
 from har_pipeline.models.config import Vote
@@ -37,6 +38,7 @@ def train_network(
     *,
     overwrite: bool = False,
     job: str = "",
+    origin: Origin = FROM_PYTHON,
     locked: bool = False,
     world: World = ALONE,
     on_epoch: OnEpoch = lambda epoch: None,
@@ -44,15 +46,16 @@ def train_network(
 ) -> RunSummary | None:
     """Train a network on a split's training videos, score its validation and test videos, and write the run folder.
 
-    A killed training resumes at the epoch it had reached when the same call is made again. job: of which the run is a
-    part, see `write_run`. locked: as `jobs.run_jobs`. world: the processes that train together; all make the same call,
-    the first one writes, and the others return None. On one CPU machine, with one number of threads, the same call gives the
-    same weights, bit for bit, interrupted or not; GPUs add in varying order. The summary's train_accuracy is that of the
-    best epoch while the weights moved; its seconds include the epochs of earlier, interrupted processes.
+    A killed training resumes at the epoch it had reached when the same call is made again. job, origin: of which the run is
+    a part, and what it was made by, see `write_run`. locked: as `jobs.run_jobs`. world: the processes that train together;
+    all make the same call, the first one writes, and the others return None. On one CPU machine, with one number of threads,
+    the same call gives the same weights, bit for bit, interrupted or not; GPUs add in varying order. The summary's
+    train_accuracy is that of the best epoch while the weights moved; its seconds include the epochs of earlier, interrupted
+    processes.
     Raises: RunError if `run_dir` is taken or of an unfinished run with other options or data, or the loss is not finite;
     FeatureMismatchError if the data are not raw frames.
     """
-    start = time.perf_counter()
+    start, started = time.perf_counter(), datetime.now(UTC)
     lock = training_lock(run_dir) if world.first and not locked else nullcontext()
     with lock, _run_folder(data, config, run_dir, world, overwrite) as folder:
         checkpoint = folder and folder / CHECKPOINT
@@ -81,6 +84,7 @@ def train_network(
                 *data.notes,
             ),
             device=fitted.learner.frames.device,
+            started=started,
             seconds=time.perf_counter() - start + fitted.seconds_before,
             details={
                 "kind": VIDEO,
@@ -91,7 +95,7 @@ def train_network(
                 **votes,
             },
         )
-        summary = write_run(folder, run_dir, NETWORK, data, config, trained, job)
+        summary = write_run(folder, run_dir, NETWORK, data, config, trained, job, origin)
         (folder / CHECKPOINT).unlink(missing_ok=True)
     return summary
 
@@ -99,6 +103,8 @@ def train_network(
 def _votes(data: TrainingData, config: VideoTrainConfig, learner: Learner) -> dict[str, Any]:
     """Return the test accuracy of both votes of the clips, of which the run's scores show one."""
     rows, found = data.parts.test, {}
+    if not len(rows):
+        return {}
     for how in get_args(Vote):
         sampling = dataclasses.replace(sampling_of(config), vote=how)
         best = learner.probabilities(rows, sampling=sampling).argmax(axis=1)

@@ -31,7 +31,7 @@ def load_raft(method: str, weights: str | None, device: torch.device) -> nn.Modu
         torch.manual_seed(0)
         net: nn.Module = build(weights=None)
     if weights != "random":
-        path = Path(weights).expanduser() if weights is not None else _published_file(method)
+        path = Path(weights).expanduser() if weights is not None else published_raft(method)
         try:
             net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         except Exception as error:  # the reader raises whatever a damaged byte leads it to
@@ -40,8 +40,8 @@ def load_raft(method: str, weights: str | None, device: torch.device) -> nn.Modu
     return net.to(device).eval()
 
 
-def _published_file(method: str) -> Path:
-    """Return torchvision's weights file, downloaded if it is not in the cache. Raises: WeightsError."""
+def published_raft(method: str) -> Path:
+    """Return torchvision's weights file, downloaded if it is not in the cache, its hash checked. Raises: WeightsError."""
     url, digits = RAFT_URLS[method], published_digits(method)
     path = cached_weights(url.rsplit("/", 1)[1])
     if not path.exists():

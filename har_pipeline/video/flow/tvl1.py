@@ -212,14 +212,20 @@ def compiled_step(device_type: str) -> Step:
     if device_type == "cpu":
         options = {"cpp.threads": 1, "cpp_wrapper": True}
     step: Step = torch.compile(_step, dynamic=True, options=options)
-    started = time.perf_counter()
+    started, threads = time.perf_counter(), torch.get_num_threads()
     try:
+        # The kernel is valid for the number of threads that it was compiled with: on a CPU that of a pair's own thread,
+        # or each of them would compile it again, at the same time, which torch does not allow.
+        if device_type == "cpu":
+            torch.set_num_threads(1)
         # On a CPU pairs come one by one. On a GPU three, a number that no other size here has: equal sizes would be
         # compiled in as equal.
         _try_step(step, device_type, 1 if device_type == "cpu" else 3)
     except Exception as error:  # what a missing or broken compiler raises is not documented
         log.warning("optical flow runs without torch.compile, slower: %s", str(error).strip().split("\n")[0][:200])
         return _step
+    finally:
+        torch.set_num_threads(threads)
     log.info("optical flow: compiled in %.1f s", time.perf_counter() - started)
     return step
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from har_pipeline.core.errors import ExtractionError
+from har_pipeline.core.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +53,9 @@ HANDCRAFTED = {
 def layer_blocks(name: str, layer: str) -> dict[str, int]:
     """Return the descriptors that a layer such as `hog+hof` joins, with their numbers of values, in the order of a row.
 
-    Raises: ExtractionError if the extractor has no such descriptor, or one is named twice.
+    Raises: UsageError if the extractor has no such descriptor, or one is named twice.
     """
     blocks, parts = HANDCRAFTED[name].blocks, layer.split("+")
     if not set(parts) <= set(blocks) or len(set(parts)) < len(parts):
-        raise ExtractionError(f"{name} has no layer {layer!r}; it has: {', '.join(blocks)}, or several joined by +")
+        raise UsageError(f"{name} has no layer {layer!r}; it has: {', '.join(blocks)}, or several joined by +")
     return {block: size for block, size in blocks.items() if block in parts}

@@ -5,7 +5,7 @@ import torch
 from pictures import pictures
 from torch import nn
 
-from har_pipeline.core.errors import ExtractionError
+from har_pipeline.core.errors import UsageError
 from har_pipeline.models.extractors import build_extractor, find_net
 from har_pipeline.models.extractors.efficientnet_lite0 import EfficientNetLite0
 from har_pipeline.models.extractors.vgg16 import VGG16
@@ -74,7 +74,7 @@ def test_random_weights_follow_the_seed_and_leave_the_global_state() -> None:
 
 
 def test_choices_that_do_not_exist() -> None:
-    with pytest.raises(ExtractionError, match=r"choose from: .*efficientnet_lite0.*, vgg16"):
+    with pytest.raises(UsageError, match=r"choose from: .*efficientnet_lite0.*, vgg16"):
         build_extractor("vgg")
-    with pytest.raises(ExtractionError, match="it has: pool5"):
+    with pytest.raises(UsageError, match=r"'conv5'; did you mean 'pool5'.* it has: pool5"):
         build_extractor("vgg16", layer="conv5", weights="random")

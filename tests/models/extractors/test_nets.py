@@ -8,8 +8,9 @@ from types import ModuleType
 
 import pytest
 
-from har_pipeline.core.errors import ExtractionError
+from har_pipeline.core.errors import UsageError
 from har_pipeline.models.extractors import all_nets, describe_nets, find_net
+from har_pipeline.video.clips import shares_seen
 
 
 @pytest.fixture
@@ -40,6 +41,14 @@ def test_single_nets_come_before_families() -> None:
     assert all(net.name == name for name, net in all_nets().items())
 
 
+def test_the_default_clips_of_every_net_see_the_whole_video() -> None:
+    for net in all_nets().values():
+        for read in net.inputs.values():
+            for num_frames in (300, 1000, 5000):
+                span, _ = shares_seen(num_frames, read.clips, 25.0, None)
+                assert span > 0.95, (net.name, num_frames)
+
+
 def test_an_unknown_net_lists_the_known_ones() -> None:
-    with pytest.raises(ExtractionError, match=r"unknown net 'vgg'; choose from: c3d, .*efficientnet_lite0.*, x3d_m"):
+    with pytest.raises(UsageError, match=r"unknown net 'vgg'; did you mean 'vgg16'\? choose from: c3d, .*, x3d_m"):
         find_net("vgg")

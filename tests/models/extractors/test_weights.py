@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,14 +12,15 @@ from malice import Malice, malicious_pickle
 from safetensors.torch import save_file
 from torch import nn
 
-from har_pipeline.core.errors import ExtractionError, WeightsError
+from har_pipeline.core.errors import ExtractionError, UsageError, WeightsError
 from har_pipeline.core.files import cached_weights
+from har_pipeline.core.known_files import remember
 from har_pipeline.models.extractors import build_extractor
 from har_pipeline.models.extractors import weights as weights_module
-from har_pipeline.models.extractors.nets import all_nets
+from har_pipeline.models.extractors.nets import all_nets, find_net
 from har_pipeline.models.extractors.tsn import SegmentNet
 from har_pipeline.models.extractors.vgg16 import VGG16
-from har_pipeline.models.extractors.weights import PREFIXES, load_strictly, read_state_dict
+from har_pipeline.models.extractors.weights import PREFIXES, load_strictly, read_state_dict, weights_with_hash
 
 
 def test_bad_weights_give_clear_errors(tmp_path: Path) -> None:
@@ -26,7 +28,7 @@ def test_bad_weights_give_clear_errors(tmp_path: Path) -> None:
     text.write_text("not a weights file")
     with pytest.raises(WeightsError, match=r"weights\.pth: not a readable weights file"):
         build_extractor("vgg16", weights=str(text), device="cpu")
-    with pytest.raises(WeightsError, match="neither a file nor one of imagenet, oxford, keras, random"):
+    with pytest.raises(UsageError, match="neither a file nor one of imagenet, oxford, keras, random"):
         build_extractor("vgg16", weights="imagnet", device="cpu")
     with pytest.raises(WeightsError, match="end before layer fc6"):
         build_extractor("vgg16", layer="fc6", weights="oxford", device="cpu")
@@ -242,3 +244,22 @@ def test_no_door_runs_a_pickle(tmp_path: Path, net: str, name: str) -> None:
         with pytest.raises(WeightsError, match=name):
             build_extractor(net, weights=str(tmp_path / name), device="cpu")
     assert not marker.exists()
+
+
+def test_weights_are_known_by_their_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HAR_CACHE", str(tmp_path))
+    net = find_net("c3d")
+    assert weights_with_hash(net, "rgb", "dcc47ddc" + 56 * "0") == "sports1m-mmaction2"
+    # Without a published hash only the file tells.
+    cached = tmp_path / "weights" / "c3d.pickle"
+    sha256 = hashlib.sha256(b"the authors' weights").hexdigest()
+    assert weights_with_hash(net, "rgb", sha256) is None
+    cached.parent.mkdir()
+    cached.write_bytes(b"the authors' weights")
+    assert weights_with_hash(net, "rgb", sha256) == "sports1m"
+    cached.write_bytes(b"other weights")
+    assert weights_with_hash(net, "rgb", sha256) is None
+    own = tmp_path / "own.pt"
+    own.write_bytes(b"the authors' weights")
+    remember(own, sha256)
+    assert weights_with_hash(net, "rgb", sha256) == str(own)

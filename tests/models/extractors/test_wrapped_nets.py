@@ -116,7 +116,8 @@ def test_torchvision_rows_are_its_own(name: str) -> None:
     says = published.meta["_docs"]
     taken = net.inputs["rgb"].clips
     assert "`frame_rate=15`" in says
-    assert f"`clips_per_video={taken.num_clips}`" in says
+    # S3D's one clip spans 255 frames only: ours has more of them, for the whole of longer videos.
+    assert f"`clips_per_video={1 if name == 's3d' else taken.num_clips}`" in says
     assert f"`clip_len={taken.clip_len}`" in says
     # The cost stated there is that of 16 frames; it grows with the frames.
     assert net.gmacs == pytest.approx(published.meta["_ops"] * taken.clip_len / 16, rel=2e-3)

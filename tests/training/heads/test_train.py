@@ -13,7 +13,7 @@ from real_features import ucf101_fc6
 from safetensors.torch import load_file
 from train_split import train_split
 
-from har_pipeline.core.errors import DeviceError, RunError
+from har_pipeline.core.errors import DeviceError, RunError, UsageError
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.evaluation.evaluate import evaluate
 from har_pipeline.evaluation.run_folder import RunSummary, read_history
@@ -278,6 +278,27 @@ def test_random_backbone_weights_are_announced(tmp_path: Path) -> None:
     assert load_run(tmp_path / "run").random_weights
 
 
+def test_a_temporal_head_on_sequences_of_one_step_is_told_of(tmp_path: Path) -> None:
+    features, labels = blobs(CLASSES, 4)
+    store, name = feature_store(tmp_path / "store.zarr", {key: rows[:1] for key, rows in features.items()})
+    one_step = Task(store, name, manifest(labels), parts_of(list(labels), 3, 3))
+    summary = one_step.train(dataclasses.replace(SMALL, head="gru"), tmp_path / "gru")
+    (told,) = [text for text in summary.notes if "one step" in text]
+    assert told.startswith(
+        "every video is a sequence of one step, in which gru sees nothing change: take several clips"
+    )
+    assert "har extract --sampling uniform --num-clips 10" in told
+    summary = one_step.train(dataclasses.replace(SMALL, head="mean_pool"), tmp_path / "mean")
+    assert not [text for text in summary.notes if "one step" in text]
+    # Of one clip of each video that is taken, whatever there are.
+    store, name = feature_store(tmp_path / "more.zarr", features)
+    several = Task(store, name, manifest(labels), one_step.split)
+    summary = several.train(dataclasses.replace(SMALL, num_steps=1), tmp_path / "steps")
+    assert [text for text in summary.notes if text.startswith("every video is a sequence of one step")]
+    summary = several.train(SMALL, tmp_path / "several")
+    assert not [text for text in summary.notes if "one step" in text]
+
+
 def test_an_existing_run_is_replaced_only_on_demand(task: Task, tmp_path: Path) -> None:
     task.train(SMALL, tmp_path / "run")
     before = weights_of(tmp_path / "run")["classifier.weight"]
@@ -340,7 +361,7 @@ def test_missing_test_videos_are_left_out_on_demand_and_listed(tmp_path: Path) -
 
 
 def test_an_unknown_device_is_an_error(task: Task, tmp_path: Path) -> None:
-    with pytest.raises(DeviceError, match="unknown device 'quantum'"):
+    with pytest.raises(UsageError, match="unknown device 'quantum'"):
         task.train(dataclasses.replace(SMALL, device="quantum"), tmp_path / "run")
     with pytest.raises(DeviceError, match="device 'cuda:99': this machine has"):
         task.train(dataclasses.replace(SMALL, device="cuda:99"), tmp_path / "run")

@@ -28,10 +28,11 @@ from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.evaluation.compare import compare_members
 from har_pipeline.evaluation.evaluate import evaluate
 from har_pipeline.evaluation.members import load_members
-from har_pipeline.evaluation.run_folder import RunSummary, read_history, read_run
+from har_pipeline.evaluation.run_folder import Origin, RunSummary, read_history, read_run
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.inference.load import load_network, load_run
 from har_pipeline.inference.predict import predict_scores
+from har_pipeline.models.convlstm import networks
 from har_pipeline.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from har_pipeline.training.history import Epoch
 from har_pipeline.training.jobs import plan_jobs, run_jobs
@@ -254,6 +255,19 @@ def test_seconds_count_the_epochs_of_all_processes(task: Task, tmp_path: Path) -
     assert seconds[0] == 1000
     assert sum(seconds) <= summary.seconds < 1000 + 100
     assert json.loads((tmp_path / "run/run.json").read_text())["summary"]["seconds"] == summary.seconds
+
+
+def test_an_unfinished_run_goes_on_with_another_command_line(task: Task, tmp_path: Path) -> None:
+    typed = Origin(command="har train-video m.csv -o run", manifest=tmp_path / "m.csv")
+    with pytest.raises(Stop):
+        task.train(FAST, tmp_path / "run", on_batch=stop, origin=typed)
+    epochs: list[Epoch] = []
+    task.train(FAST, tmp_path / "run", on_epoch=epochs.append, origin=Origin(command="har train-video n.csv"))
+    assert [e.epoch for e in epochs] == list(range(2, FAST.num_epochs + 1))
+    info = json.loads((tmp_path / "run/run.json").read_text())
+    assert info["command"] == "har train-video n.csv"
+    assert info["manifest"] is info["root"] is info["store"] is None
+    read_run(tmp_path / "run")
 
 
 def test_a_run_with_hard_gates_is_read_with_them(task: Task, tmp_path: Path) -> None:
@@ -520,8 +534,9 @@ def test_folds_and_repeats_go_on(task: Task, tmp_path: Path) -> None:
 def test_a_gpu_trains_as_the_cpu_and_goes_on_after_a_stop(
     task: Task, tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The CPU's convolutions multiply in full float32; a GPU's do so only without TF32.
+    # The CPU's convolutions multiply in full float32; a GPU's do so only without TF32. The two draw other dropout masks.
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(networks, "DROPOUT", 0.0)
     config = dataclasses.replace(FAST, model=model, device="cuda")
     with pytest.raises(Stop):
         task.train(config, tmp_path / "run", on_batch=stop)

@@ -19,6 +19,7 @@ from har_pipeline.video.flow import compute as flow_module
 from har_pipeline.video.flow import raft
 from har_pipeline.video.flow.compute import compute_flow, opencv_method, to_grey
 from har_pipeline.video.flow.spec import RAFT_URLS, FarnebackParams, FlowSpec, Tvl1Params
+from har_pipeline.video.flow.tvl1 import compiled_step
 
 HAS_OPENCV_TVL1 = hasattr(cv2, "optflow")
 needs_contrib = pytest.mark.skipif(not HAS_OPENCV_TVL1, reason="this OpenCV has no contributed modules")
@@ -151,6 +152,19 @@ def test_the_number_of_threads_changes_nothing(walking: RenderedVideo, compiled:
         torch.set_num_threads(before)
     assert torch.equal(flows[0], flows[1])
     assert torch.equal(flows[0], flows[2])
+
+
+def test_threads_share_one_compiled_kernel(walking: RenderedVideo) -> None:
+    before, counters = torch.get_num_threads(), torch._dynamo.utils.counters["stats"]
+    compiled_step.cache_clear()
+    torch._dynamo.reset()
+    counters.clear()
+    try:
+        torch.set_num_threads(4)
+        compute_flow(walking.frames[:4], walking.frames[1:5], FlowSpec(), torch.device("cpu"))
+    finally:
+        torch.set_num_threads(before)
+    assert counters["unique_graphs"] == 1
 
 
 def test_flow_is_clipped_and_rounded_to_float16(walking: RenderedVideo) -> None:
