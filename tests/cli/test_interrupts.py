@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,12 +71,10 @@ CASES = {
     ),
     "train-video": Case(f"train-video depth.csv --store depth.zarr -o run --epochs 5000 {VIDEO_NET}", cores(5), True),
     "lr-range": Case(f"lr-range depth.csv --store depth.zarr -o out --steps 50000 {VIDEO_NET}", cores(5)),
-    "reduce": Case(
-        "features reduce big.zarr --manifest big.csv --dim 4", file("big.zarr/drawn-rgb-*-pca4*/video-*"), True
-    ),
+    "reduce": Case("features reduce big.zarr --manifest big.csv --dim 4", file("big.zarr/drawn-rgb-pca4*"), True),
     "encode": Case(
         "features encode big.zarr --manifest big.csv --encoding words --words 4",
-        file("big.zarr/drawn-rgb-*-words4*/video-*"),
+        file("big.zarr/drawn-rgb-words4*"),
         True,
     ),
     "pack": Case("features pack big.zarr -o pack --features drawn", file("pack/*"), True),
@@ -145,7 +144,10 @@ def test_ctrl_c_ends_every_command(name: str, group: bool, more: Path, tmp_path:
 def interrupt(case: Case, group: bool, data: Path, folder: Path) -> None:
     """Start a command in `folder`, which sees the files of `data`, interrupt it at work, and check how it ends."""
     for path in data.iterdir():
-        (folder / path.name).symlink_to(path)
+        if path.name == "big.zarr" and "--manifest" in case.words:
+            shutil.copytree(path, folder / path.name)  # it is written to
+        else:
+            (folder / path.name).symlink_to(path)
     process = subprocess.Popen(
         [sys.executable, "-m", "har_pipeline", *case.words.split()],
         cwd=folder,
