@@ -110,7 +110,10 @@ def _time(run: Path, records: list[VideoRecord], videos: int, device: str, folde
     from har_pipeline.core.files import write_json
     from har_pipeline.inference.cost import time_videos
 
-    times = time_videos(run, records, videos=videos, device=device)
+    with video_bar() as update:
+        times = time_videos(
+            run, records, videos=videos, device=device, on_video=lambda done, total: update("time", done, total)
+        )
     write_json(folder / "timing.json", times.to_dict())
     for video_id, reason in times.failed.items():
         note(f"not timed: {video_id}: {reason}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import re
@@ -76,7 +77,9 @@ def predict(
         typer.Option("--realtime", help="With --live, read a file at its own rate and drop frames, as of a camera."),
     ] = False,
     top: Annotated[int, typer.Option(help="Classes to show.", min=1)] = 3,
-    rule: Annotated[Literal["sum", "product"], typer.Option(help="How several runs are fused.")] = "sum",
+    rule: Annotated[
+        Literal["sum", "product"], typer.Option(help="How several runs are fused, as by `har fuse`.")
+    ] = "product",
     weights: Weights = None,
     mean_cube: Annotated[
         Path | None, typer.Option(help="Mean cube of c3d, if the run needs one that is not where it was used last.")
@@ -318,7 +321,9 @@ def _write_annotated(
             names = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
             choices = (annotate / f"{prediction.path.stem}{name}.mp4" for name in names)
             path = next(one for one in choices if one not in written) if folder else annotate
-            write_annotated(path, prediction, classes, top=top)
+            with video_bar("frames") as show:
+                tell = functools.partial(show, f"annotate {path.name}")
+                write_annotated(path, prediction, classes, top=top, on_frame=tell)
             written.append(path)
     return written
 
