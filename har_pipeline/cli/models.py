@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from har_pipeline.cli.options import App, AsJson
 from har_pipeline.cli.output import print_json, print_rows, print_table, say
+from har_pipeline.cli.progress import told_while_waiting
 from har_pipeline.core.errors import ExtractionError, WeightsError
 from har_pipeline.core.files import weights_cache
 from har_pipeline.models.net_names import check_extractor_name, net_rows
@@ -102,7 +103,9 @@ def fetch(
 
     rows: list[dict[str, Any]] = []
     for name in names:
-        for chosen, path in _fetched(name, weights):
+        with told_while_waiting(f"fetch {name}"):
+            fetched = _fetched(name, weights)
+        for chosen, path in fetched:
             size, digits = path.stat().st_size, file_sha256(path)
             rows.append(
                 {"net": name, "weights": chosen, "path": str(path), "MB": round(size / 1e6, 1), "sha256": digits}
