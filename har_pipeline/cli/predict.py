@@ -57,6 +57,8 @@ Given = Annotated[
 ]
 # Endings of patterns that a shell may not have expanded.
 WILD = re.compile(r"[*?\[]")
+# Share by which a window may differ from the one that was asked for without a word.
+NEAR = 0.1
 
 
 def predict(
@@ -199,6 +201,8 @@ def _predict_files(
     classifier = load_classifier(run, rule)
     if not any(one.spec.stream == "depth" for one in runs_of(classifier)):
         found = [path for one in found for path in _videos_of(one)]
+    elif outputs.annotate is not None:
+        raise RunError(f"{run[0]} reads depth: --annotate is for colour videos, --picture draws depth")
     _check_annotate(outputs.annotate, found)
     with video_bar() as show:
         predictions = predict_files(
@@ -383,6 +387,8 @@ def _recogniser(
         head = HeadRecogniser(
             run, fps=fps, window_s=how.window, weights=how.weights, mean_cube=how.mean_cube, device=how.device
         )
+        if how.window is not None and abs(head.window_s / how.window - 1) > NEAR:
+            note(f"NOTE: windows of {head.window_s:.3g} s, the nearest to {how.window:g} s that the run's clips allow")
         return head, f"last {head.window_s:.3g} s"
     if how.window or how.weights or how.mean_cube:
         raise typer.BadParameter("--window, --weights and --mean-cube are for heads of `har train`")

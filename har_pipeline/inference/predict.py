@@ -44,7 +44,8 @@ class Prediction:
     top: tuple[tuple[str, float], ...]  # (class, probability), best first
     probabilities: np.ndarray | None  # (K,) float64 in the order of the classes; None after an error
     error: str | None = None  # why the file cannot be read
-    # (F, S, S, C) uint8, the frames that a network on raw video was shown; None for a head, several runs, and windows.
+    # (F, S, S, C) uint8, the frames that a network on raw video was shown; None for a head, windows, and several runs on
+    # colour videos.
     frames: np.ndarray | None = None
     notes: tuple[str, ...] = ()  # what was odd about the file
     timeline: Timeline | None = None  # with windows: the classes of each moment; `probabilities` are their mean then
@@ -139,7 +140,8 @@ def _predicted(
             for run, read in source.read(asked.records[number].video_id):
                 found[run.path] = predict_scores(run, read.features)[None]
                 notes += read.decode_notes
-                if run is classifier and isinstance(run, NetworkRun) and asked.spans_s is None:
+                shown = run is classifier or run.spec.stream == "depth"  # which has no picture of its own
+                if isinstance(run, NetworkRun) and shown and asked.spans_s is None:
                     channels, height, width = run.frame_shape
                     frames = read.features.reshape(-1, height, width, channels)
         rows.append(class_probabilities_of(classifier, found)[0])

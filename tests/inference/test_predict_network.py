@@ -165,6 +165,12 @@ def test_of_a_job_live_needs_one_run_and_files_get_their_mean(depth_set: DepthSe
     assert str(done.exception) == f"{job} is not a single run: har predict --live needs one, such as {job}/seed0/split1"
     (alone,), (of_job,) = predict([video], run), predict([video], job)
     np.testing.assert_array_equal(of_job.probabilities, alone.probabilities)  # type: ignore[arg-type]
+    shutil.copytree(run, job / "seed1/split1")
+    picture = tmp_path / "p.png"
+    done = CliRunner().invoke(app, ["predict", str(video), "--run", str(job), "--picture", str(picture)])
+    assert (done.exit_code, picture.stat().st_size > 1000) == (0, True), done.output
+    done = CliRunner().invoke(app, ["predict", str(video), "--run", str(job), "--annotate", str(tmp_path / "x.mp4")])
+    assert f"{job} reads depth: --annotate is for colour videos" in str(done.exception)
     done = CliRunner().invoke(app, ["predict", "x.avi", "--run", str(tmp_path / "none")])
     assert "none does not exist" in str(done.exception)
 
