@@ -30,7 +30,6 @@ from har_pipeline.cli import (
 )
 from har_pipeline.cli.options import App
 from har_pipeline.core.errors import errors_as_lines
-from har_pipeline.core.signals import signals_as_lines
 from har_pipeline.core.text import printable
 
 app = App(
@@ -95,5 +94,5 @@ def main() -> None:
             stream.reconfigure(
                 errors="backslashreplace"
             )  # a label is shown even where the terminal's encoding lacks it
-    with signals_as_lines(), errors_as_lines():
+    with errors_as_lines():
         app()

@@ -12,7 +12,7 @@ import typer
 from har_pipeline.cli import options
 from har_pipeline.cli.options import given_options, parse_shard, with_options
 from har_pipeline.cli.output import note, print_failures, print_json
-from har_pipeline.cli.progress import extraction_bar, video_bar
+from har_pipeline.cli.progress import extraction_bar, told_while_waiting, video_bar
 from har_pipeline.core.errors import ManifestError, VideoError
 from har_pipeline.core.options import device_option, option, seed_option
 from har_pipeline.core.records import ClipSpec, Crops, Padding, Sampling
@@ -207,8 +207,10 @@ def extract(
     from har_pipeline.features.extract import extract_many
     from har_pipeline.video.preprocess import with_crops
 
+    with told_while_waiting("load nets"):
+        built = nets.build(how.dtype)
     wanted = []
-    for net in nets.build(how.dtype):
+    for net in built:
         resize = how.resize or net.input.resize
         try:
             resize = with_crops(resize, crops) if crops else resize

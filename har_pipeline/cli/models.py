@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from har_pipeline.cli.options import App, AsJson
 from har_pipeline.cli.output import note, print_json, print_rows, print_table, say
+from har_pipeline.cli.progress import told_while_waiting
 from har_pipeline.core.errors import ExtractionError, WeightsError
 from har_pipeline.core.files import weights_cache
 from har_pipeline.models.net_names import check_extractor_name, net_rows
@@ -108,7 +109,8 @@ def fetch(
     for name in names:
         for chosen, found in _wanted(name, weights):
             try:
-                path = found()
+                with told_while_waiting(f"fetch {name}"):
+                    path = found()
             except WeightsError as error:  # each file that is missing is told of
                 failed.append(error)
                 continue

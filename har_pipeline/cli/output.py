@@ -95,12 +95,9 @@ def _mean(outcomes: Sequence[Outcome]) -> str:
 
     mean, sd = mean_and_sd([outcome.summary.measured_accuracy for outcome in outcomes])
     runs = [outcome.run for outcome in outcomes]
-    splits, seeds = (
-        counted(len(set(numbers)), word)
-        for numbers, word in (([run.split.index for run in runs], "split"), ([run.seed for run in runs], "seed"))
-    )
-    spread = "" if sd is None else f", sd {sd:.1%}"
-    return f"mean over {splits}, {seeds}: test video accuracy {mean:.1%}{spread}"
+    numbers = {"split": {run.split.index for run in runs}, "seed": {run.seed for run in runs}}
+    over = ", ".join(counted(len(found), word) for word, found in numbers.items() if len(found) > 1)
+    return f"mean over {over}: test video accuracy {mean:.1%}, sd {sd or 0.0:.1%}"
 
 
 def print_failures(notes: dict[str, tuple[str, ...]], failed: dict[str, str], failed_before: dict[str, str]) -> None:

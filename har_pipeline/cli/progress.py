@@ -198,6 +198,16 @@ def progress_bar(unit: str, stage: str, *, silent: bool = False) -> Iterator[tup
 
 
 @contextmanager
+def told_while_waiting(what: str) -> Iterator[None]:
+    """Say that something goes on which tells nothing of its progress, such as a download; in a terminal that is seen."""
+    if _terminal() is not None:
+        yield
+        return
+    with Lines(Pace("", what)).ticking():
+        yield
+
+
+@contextmanager
 def video_bar(unit: str = "videos") -> Iterator[Callable[[str, int, int | None], None]]:
     """Give the function to call with a stage of the job, the videos (or others of the unit) it has done and their total."""
     with progress_bar(unit, "start") as (update, _):

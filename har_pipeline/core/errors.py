@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
+from har_pipeline.core.signals import signals_as_lines
 from har_pipeline.core.text import printable
 
 # What `files.partial_path` calls the file or folder `stem` + suffix while it is not complete.
@@ -70,26 +71,27 @@ def errors_as_lines() -> Iterator[None]:
     """End the program with one line on stderr and exit code 1 at a `HarError` or an error of the operating system.
 
     At a `UsageError` the code is 2. Only where nobody reads our own output any more, as in `har models | head`, it ends
-    without a line.
+    without a line. Ctrl-C and SIGTERM end it as `signals_as_lines` says.
     """
-    stdout = _open_file(1)
-    try:
-        yield
-        print(end="", flush=True)
-    except UsageError as error:
-        print(_line(str(error)), file=sys.stderr)
-        sys.exit(2)
-    except HarError as error:
-        sys.exit(_line(str(error)))
-    except OSError as error:
-        _end(error)
-    except SystemExit as end:
-        # Typer ends silently at any broken pipe, whoever's it is; Rich only at ours, which it has then replaced.
-        if isinstance(end.__context__, BrokenPipeError) and _open_file(1) == stdout:
-            _end(end.__context__)
-        raise
-    except MemoryError as error:
-        sys.exit(_line(f"not enough memory ({error})" if str(error) else "not enough memory"))
+    with signals_as_lines():
+        stdout = _open_file(1)
+        try:
+            yield
+            print(end="", flush=True)
+        except UsageError as error:
+            print(_line(str(error)), file=sys.stderr)
+            sys.exit(2)
+        except HarError as error:
+            sys.exit(_line(str(error)))
+        except OSError as error:
+            _end(error)
+        except SystemExit as end:
+            # Typer ends silently at any broken pipe, whoever's it is; Rich only at ours, which it has then replaced.
+            if isinstance(end.__context__, BrokenPipeError) and _open_file(1) == stdout:
+                _end(end.__context__)
+            raise
+        except MemoryError as error:
+            sys.exit(_line(f"not enough memory ({error})" if str(error) else "not enough memory"))
 
 
 def _open_file(number: int) -> tuple[int, int] | None:

@@ -18,7 +18,16 @@ from paths import python_path
 from video_files import make_video
 
 from har_pipeline.cli import progress
-from har_pipeline.cli.progress import EVERY_S, QUIET_S, Lines, Pace, duration, progress_bar, video_bar
+from har_pipeline.cli.progress import (
+    EVERY_S,
+    QUIET_S,
+    Lines,
+    Pace,
+    duration,
+    progress_bar,
+    told_while_waiting,
+    video_bar,
+)
 
 
 class Clock:
@@ -124,6 +133,13 @@ def test_lines_come_while_nobody_calls(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert capsys.readouterr().err == "render: 0 of 4 videos\n"
 
 
+def test_a_download_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(progress, "QUIET_S", 0.5)
+    with told_while_waiting("fetch i3d"):
+        time.sleep(1.4)
+    assert capsys.readouterr().err == "fetch i3d: 1 s so far\n"
+
+
 def test_a_silent_bar_is_silent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(progress, "QUIET_S", 0.0)
     with progress_bar("runs", "train", silent=True) as (update, say):
@@ -142,7 +158,7 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("always")
 def test_flow_and_points_count_frames(tmp_path: Path) -> None:
     make_video(tmp_path / "a.avi", 40)
-    err = har("flow", "a.avi", "-o", "flow.mp4", "--method", "dis", cwd=tmp_path).stderr
+    err = har("flow", "a.avi", "-o", "flow.mp4", "--flow-method", "dis", cwd=tmp_path).stderr
     assert "flow: 0 of 39 frames" in err
     assert "flow: 39 of 39 frames" in err
     err = har("points", "a.avi", "-o", "p.png", "--frames", "30", cwd=tmp_path).stderr
@@ -180,7 +196,7 @@ def in_terminal(folder: Path, *words: str) -> str:
 
 def test_a_terminal_shows_a_bar(tmp_path: Path) -> None:
     make_video(tmp_path / "a.avi", 40)
-    shown = in_terminal(tmp_path, "flow", "a.avi", "-o", "flow.mp4", "--method", "dis")
+    shown = in_terminal(tmp_path, "flow", "a.avi", "-o", "flow.mp4", "--flow-method", "dis")
     assert "━" in shown
     assert "39/39 frames" in shown
     assert shown.count("flow.mp4: 39 frames") == 1

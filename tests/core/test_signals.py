@@ -45,6 +45,13 @@ with signals_as_lines():
     goes_on_when_repeated()
     eval("busy()")
 """
+SCRIPT = """
+import time
+from har_pipeline import errors_as_lines
+with errors_as_lines():
+    print("busy", flush=True)
+    time.sleep(60)
+"""
 FAILING = """
 import time
 from har_pipeline.core.signals import signals_as_lines
@@ -91,7 +98,12 @@ def test_a_signal_that_comes_while_processes_start_is_handled_after_that() -> No
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize("ignored", [False, True])
 @pytest.mark.parametrize(
-    ("code", "line"), [(EVALUATED, "interrupted; run the same command again to go on\n"), (FAILING, "interrupted\n")]
+    ("code", "line"),
+    [
+        (EVALUATED, "interrupted; run the same command again to go on\n"),
+        (FAILING, "interrupted\n"),
+        (SCRIPT, "interrupted\n"),
+    ],
 )
 def test_ctrl_c_is_one_line_and_130(code: str, line: str, ignored: bool, times: int) -> None:
     process = start(code, ignored=ignored)
