@@ -34,8 +34,6 @@ from .evaluation.metrics import Measures as Measures
 from .evaluation.metrics import extremes as extremes
 from .evaluation.metrics import measure_scores as measure_scores
 from .evaluation.metrics import write_measures as write_measures
-from .evaluation.page import Section as Section
-from .evaluation.page import write_page as write_page
 from .evaluation.plots import save_depth_crop as save_depth_crop
 from .evaluation.plots import save_feature_sequence as save_feature_sequence
 from .evaluation.plots import save_length_histogram as save_length_histogram
@@ -116,6 +114,8 @@ from .report.data import ReportSources as ReportSources
 from .report.data import collect_results as collect_results
 from .report.gallery import shown_videos as shown_videos
 from .report.page import write_report as write_report
+from .report.sections import Section as Section
+from .report.sections import write_page as write_page
 from .synthetic.dataset import GENERATOR_VERSION as GENERATOR_VERSION
 from .synthetic.dataset import render_video as render_video
 from .synthetic.dataset import write_dataset as write_dataset

@@ -119,7 +119,8 @@ def test_commands_of_results_name_no_file_of_one_machine(generate: ModuleType) -
 def test_commands_of_results_have_the_options_that_they_give(generate: ModuleType) -> None:
     page = importlib.import_module("cli_page")
     known = {command.name: " ".join(one.name for one in command.parameters) for command in page.commands()}
-    for command in shown_commands(generate.results_page() + generate.extractors_page()).values():
+    gallery = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    for command in shown_commands(generate.results_page() + generate.extractors_page() + gallery).values():
         words = shlex.split(command.replace("python -m har_pipeline ", "har "))
         if words[0] == "har":
             # Commands of groups have three words, as `har manifest build`.
@@ -128,6 +129,16 @@ def test_commands_of_results_have_the_options_that_they_give(generate: ModuleTyp
             options = (ROOT / words[1]).read_text(encoding="utf-8")
         for word in words:
             assert not word.startswith("-") or re.search(rf"(?<![\w-]){word}(?![\w-])", options), f"{word}: {command}"
+
+
+def test_the_pictures_of_the_gallery_are_small_and_made_by_its_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    module = importlib.import_module("gallery")
+    shown = re.findall(r"!\[[^]]+\]\(pictures/(gallery-[\w-]+\.png)\)", module.PAGE.read_text(encoding="utf-8"))
+    assert sorted(shown) == sorted(module.SOURCES)
+    for name in shown:
+        assert (module.PICTURES / name).stat().st_size <= 150_000, name
+    assert len(list(module.commands())) > 10
 
 
 def test_every_command_and_option_has_a_help_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,11 +50,12 @@ def test_the_page_on_python_runs(tmp_path: Path) -> None:
             make_video(tmp_path / "VIDEOS" / label / f"{number}.avi", 12, seed=seed + number % 2)
     make_video(tmp_path / "new_video.mp4", 12, seed=50)
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-    script, classifier = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    script, *others = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     assert script.count('build_extractor("i3d")') == 1
     script = script.replace('build_extractor("i3d")', 'build_extractor("tsn_efficientnet_lite0")')
     script = script.replace('["i3d"]', '["tsn"]')
-    command = [sys.executable, "-c", f"{script}\n{classifier}"]
+    code = "\n".join([script, *others])
+    command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=python_path(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "10 videos, failed: {}" in done.stdout

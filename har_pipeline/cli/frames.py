@@ -76,9 +76,10 @@ def _save_lengths(path: Path, records: list[VideoRecord], frames_of: dict[str, i
     from har_pipeline.evaluation.plots import save_length_histogram
     from har_pipeline.models.convlstm.windows import BIN_EDGES
 
-    by_class: dict[str, list[int]] = {label: [] for label in sorted({record.label for record in records})}
-    for record in records:
-        if record.video_id in frames_of:
-            by_class[record.label].append(frames_of[record.video_id])
+    label_of = {record.video_id: record.label or "no label" for record in records}
+    by_class: dict[str, list[int]] = {label: [] for label in sorted({*label_of.values()})}
+    for video_id, label in label_of.items():
+        if video_id in frames_of:
+            by_class[label].append(frames_of[video_id])
     save_length_histogram(path, by_class, BIN_EDGES)
     note(f"{path}: frames per video, by class")

@@ -47,6 +47,8 @@ def fuse(
     """
     check_folder(out)
     given = _numbers(weights) if weights else None
+    if given and len(given) != len(runs):
+        raise typer.BadParameter(f"{len(given)} weights for {len(runs)} runs")
     members = _load(runs)
     # After the paths are known to be runs: this imports scipy.
     from har_pipeline.evaluation.fusion_table import fuse as fuse_members
@@ -74,6 +76,8 @@ def _load(paths: list[Path]) -> list[Member]:
     from har_pipeline.evaluation.members import load_members
     from har_pipeline.evaluation.plan import unfinished
 
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise typer.BadParameter("the same run is given twice")
     members = load_members(paths)
     for path in paths:
         for text in unfinished(path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from har_pipeline.cli.options import App, AsJson
-from har_pipeline.cli.output import print_json, print_rows, print_table, say
+from har_pipeline.cli.output import note, print_json, print_rows, print_table, say
 from har_pipeline.core.errors import ExtractionError, WeightsError
 from har_pipeline.core.files import weights_cache
 from har_pipeline.models.net_names import check_extractor_name, net_rows
@@ -86,6 +88,7 @@ def fetch(
 ) -> None:
     """Download weights into the cache and check them, for a machine that will have no network; prints where they are.
 
+    A file that cannot be downloaded is named, with the place to put it; the exit code is then 1.
     Without --weights: those that `har extract` takes by itself, one set for each stream that a net reads.
 
     Example: har models fetch i3d vgg16
@@ -101,27 +104,38 @@ def fetch(
     from har_pipeline.core.files import file_sha256
 
     rows: list[dict[str, Any]] = []
+    failed: list[WeightsError] = []
     for name in names:
-        for chosen, path in _fetched(name, weights):
+        for chosen, found in _wanted(name, weights):
+            try:
+                path = found()
+            except WeightsError as error:  # each file that is missing is told of
+                failed.append(error)
+                continue
             size, digits = path.stat().st_size, file_sha256(path)
             rows.append(
                 {"net": name, "weights": chosen, "path": str(path), "MB": round(size / 1e6, 1), "sha256": digits}
             )
-    print_rows(rows if as_json else [{**row, "sha256": row["sha256"][:16]} for row in rows], as_json)
+    if rows or as_json:
+        print_rows(rows if as_json else [{**row, "sha256": row["sha256"][:16]} for row in rows], as_json)
+    for missing in failed:
+        note(f"failed: {missing}")
+    if failed:
+        raise typer.Exit(1)
 
 
-def _fetched(name: str, weights: list[str] | None) -> list[tuple[str, Path]]:
-    """Return the weights of a net and their files, which are there now."""
+def _wanted(name: str, weights: list[str] | None) -> list[tuple[str, Callable[[], Path]]]:
+    """Return the weights of a net, and for each what gives its file, downloaded if it is not there."""
     if name in RAFT:
         from har_pipeline.video.flow.raft import published_raft
 
-        return [("torchvision", published_raft(name))]
+        return [("torchvision", functools.partial(published_raft, name))]
     from har_pipeline.models.extractors import find_net
     from har_pipeline.models.extractors.weights import published_file
 
     net = find_net(name)
     wanted = weights or dict.fromkeys(read.weights for read in net.inputs.values())
-    return [(chosen, published_file(net, chosen)) for chosen in wanted]
+    return [(chosen, functools.partial(published_file, net, chosen)) for chosen in wanted]
 
 
 def _handcrafted() -> list[dict[str, Any]]:

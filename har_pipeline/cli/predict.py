@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import re
@@ -56,6 +57,8 @@ Given = Annotated[
 ]
 # Endings of patterns that a shell may not have expanded.
 WILD = re.compile(r"[*?\[]")
+# Share by which a window may differ from the one that was asked for without a word.
+NEAR = 0.1
 
 
 def predict(
@@ -74,7 +77,9 @@ def predict(
         typer.Option("--realtime", help="With --live, read a file at its own rate and drop frames, as of a camera."),
     ] = False,
     top: Annotated[int, typer.Option(help="Classes to show.", min=1)] = 3,
-    rule: Annotated[Literal["sum", "product"], typer.Option(help="How several runs are fused.")] = "sum",
+    rule: Annotated[
+        Literal["sum", "product"], typer.Option(help="How several runs are fused, as by `har fuse`.")
+    ] = "product",
     weights: Weights = None,
     mean_cube: Annotated[
         Path | None, typer.Option(help="Mean cube of c3d, if the run needs one that is not where it was used last.")
@@ -326,7 +331,9 @@ def _write_annotated(
             names = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
             choices = (annotate / f"{prediction.path.stem}{name}.mp4" for name in names)
             path = next(one for one in choices if one not in written) if folder else annotate
-            write_annotated(path, prediction, classes, top=top)
+            with video_bar("frames") as show:
+                tell = functools.partial(show, f"annotate {path.name}")
+                write_annotated(path, prediction, classes, top=top, on_frame=tell)
             written.append(path)
     return written
 
@@ -390,6 +397,8 @@ def _recogniser(
         head = HeadRecogniser(
             run, fps=fps, window_s=how.window, weights=how.weights, mean_cube=how.mean_cube, device=how.device
         )
+        if how.window is not None and abs(head.window_s / how.window - 1) > NEAR:
+            note(f"NOTE: windows of {head.window_s:.3g} s, the nearest to {how.window:g} s that the run's clips allow")
         return head, f"last {head.window_s:.3g} s"
     if how.window or how.weights or how.mean_cube:
         raise typer.BadParameter("--window, --weights and --mean-cube are for heads of `har train`")

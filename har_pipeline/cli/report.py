@@ -9,6 +9,7 @@ import typer
 
 from har_pipeline.cli.options import AsJson, Root
 from har_pipeline.cli.output import note, print_json, say
+from har_pipeline.cli.progress import video_bar
 
 
 def report(
@@ -62,15 +63,17 @@ def report(
         records = {record.video_id: record for record in read_manifest(manifest, root=root, check_files=False)}
     elif root is not None:
         raise typer.BadParameter("--root belongs to --manifest")
-    found = collect_results(
-        runs,
-        title=title,
-        part=part,
-        grouping=grouping,
-        sources=ReportSources(records=records, store=store),
-        at_most=videos,
-        clips=clips,
-    )
+    with video_bar() as update:
+        found = collect_results(
+            runs,
+            title=title,
+            part=part,
+            grouping=grouping,
+            sources=ReportSources(records=records, store=store),
+            at_most=videos,
+            clips=clips,
+            on_video=lambda name, done, total: update(f"gallery of {name}", done, total),
+        )
     from har_pipeline.report.page import write_report
 
     path = write_report(found, out or Path("report.html" if single_file else "report"), single_file=single_file)

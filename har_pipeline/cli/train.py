@@ -47,7 +47,10 @@ def train(
     from har_pipeline.datasets.manifests import read_manifest
 
     options.check_folder(out)
-
+    if len(features or ()) > 1 and config.mid_fusion is None:
+        raise typer.BadParameter("several --features need --mid-fusion input or hidden")
+    if len(features or ()) < 2 and config.mid_fusion is not None:
+        raise typer.BadParameter("--mid-fusion needs several feature sets, each with its own --features")
     if unread := given_options(ctx, [name for name in config.to_dict() if not config.reads(name)]):
         note(f"NOTE: the head {config.head} with these options does not read {', '.join(unread)}")
     if repeats > 1 and config.head in SCIKIT_HEADS:

@@ -156,7 +156,7 @@ class ClipSpec:
         """Return the clips in words, such as `uniform, 10 clips of 64 frames`; what sampling does not read is left out."""
         count = "all" if self.num_clips is None else str(self.num_clips)
         several = self.num_clips != 1
-        step = f" (every {_ordinal(self.frame_interval)})" if self.frame_interval > 1 else ""
+        step = f" (one in {self.frame_interval})" if self.frame_interval > 1 else ""
         clips = (
             f"frame{'s' * several}" if self.clip_len == 1 else f"clip{'s' * several} of {self.clip_len} frames{step}"
         )
@@ -165,12 +165,6 @@ class ClipSpec:
         stride = f", one every {self.clip_stride}" if strided and apart else ""
         seed = "" if self.segment_seed is None else f", at places drawn with seed {self.segment_seed}"
         return f"{self.sampling}, {count} {clips}{stride}{seed}"
-
-
-def _ordinal(number: int) -> str:
-    """Return `2nd`, `3rd`, `11th`."""
-    last = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th") if number % 100 not in (11, 12, 13) else "th"
-    return f"{number}{last}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

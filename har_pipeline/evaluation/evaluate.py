@@ -140,12 +140,10 @@ class _Target:
         return found if self.part == "test" else found / self.part
 
     def check(self) -> None:
-        if self.out is None:
+        if self.out is None or self.out.resolve() == self.path.resolve():
             return
         if self.out.exists() and not self.out.is_dir():
             raise RunError(f"{self.out} is a file: name a folder for the results")
-        if self.out.resolve() == self.path.resolve():
-            return
         if any((self.out / name).exists() for name in (RUN_JSON, SCORES, PLAN_JSON)):
             raise RunError(f"{self.out} holds another run or fusion: choose another folder for the results")
 

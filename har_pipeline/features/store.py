@@ -114,7 +114,7 @@ def choose_feature_set(
             raise StoreError(f"{path} holds {len(found)} feature sets, choose one with --features: {there}")
         what = "no feature set starts" if not found else f"{len(found)} feature sets start"
         name_one = f"; `har features name {path} SET NAME` gives one a name to choose it by" if found else ""
-        near = "" if found else did_you_mean(prefix, names)
+        near = "" if found else did_you_mean(prefix, [*names, *sets])
         raise StoreError(f"{path}: {what} with {prefix!r}; {near}there are: {there}{name_one}")
     return found[0]
 

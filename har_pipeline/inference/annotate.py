@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +22,18 @@ _NARROWEST, _LARGEST = 320, 720
 _BITS_PER_PX = 0.12
 
 
-def write_annotated(path: Path, prediction: Prediction, classes: tuple[str, ...], *, top: int = 3) -> None:
+def write_annotated(
+    path: Path,
+    prediction: Prediction,
+    classes: tuple[str, ...],
+    *,
+    top: int = 3,
+    on_frame: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
     """Write the video of a prediction with its `top` classes, of each moment where it has a timeline, and its segments.
 
-    The suffix of `path` sets the container. Frames are read and written one by one. Sound is left out.
+    The suffix of `path` sets the container. Frames are read and written one by one. Sound is left out. on_frame: called with
+    the frames read and how many there should be.
     Raises: VideoError if the video cannot be read again, or the file cannot be written.
     """
     info = probe(prediction.path)
@@ -46,6 +54,7 @@ def write_annotated(path: Path, prediction: Prediction, classes: tuple[str, ...]
     def frames() -> Iterator[np.ndarray]:
         bar: np.ndarray | None = None
         for number, frame in FrameReader(prediction.path, info=info):
+            on_frame(number, max(number, info.packet_frames))
             count = int(shown[number]) if number < len(shown) else 0
             if not count:
                 continue

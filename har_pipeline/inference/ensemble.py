@@ -72,7 +72,7 @@ class Ensemble:
 Classifier = HeadRun | NetworkRun | Ensemble
 
 
-def load_classifier(paths: Path | str | Sequence[Path | str], rule: PlainRule = "sum") -> Classifier:
+def load_classifier(paths: Path | str | Sequence[Path | str], rule: PlainRule = "product") -> Classifier:
     """Return the run, or the runs of a job or a fusion, of one or several folders; several are fused by `rule`.
 
     A job gives the mean over its folds and repeats. A fusion has the members, rule, weights and temperatures that `har fuse`

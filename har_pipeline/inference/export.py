@@ -103,7 +103,8 @@ class _Model:
     module: nn.Module
     axes: Mapping[str, tuple[str, ...]]  # of each input the names of its dynamic axes, its fixed sizes, and its type
     says: str  # what the input is
-    # Inputs with the probabilities (B, K) that the run gives for them; the first pair also traces the module.
+    # Inputs with the probabilities (B, K) that the run gives for them. The first pair also traces the module, which takes a
+    # size of 1 for a fixed one.
     pairs: Sequence[tuple[Arrays, np.ndarray]]
 
 
@@ -212,7 +213,7 @@ def _whole_model(run: HeadRun, weights: str | None, mean_cube: Path | None) -> _
         return np.ascontiguousarray(fine[:, :, : shape[1], : shape[2]])
 
     pairs = []
-    for lengths in ([2], [1, 1]):
+    for lengths in ([2, 1], [1]):
         clips = [drawn(length) for length in lengths]
         expected = []
         for video in clips:
@@ -306,6 +307,7 @@ def _write(model: _Model, path: Path, metadata: Mapping[str, str]) -> None:
         assert program is not None
         for value, axes in zip(program.model.graph.inputs, model.axes.values(), strict=True):
             value.shape = ir.Shape([int(axis) if axis.isdigit() else axis for axis in axes[:-1]])
+        program.model.graph.outputs[0].shape = ir.Shape(["videos", len(model.pairs[0][1][0])])
         program.model.metadata_props.update(metadata)
         program.save(path, external_data=False)
 

@@ -132,7 +132,7 @@ class HeadRecogniser:
         """Frames that may wait: those of one clip and of what comes until the next."""
         clips = self._spec.clips
         reach = (clips.clip_len - 1) * clips.frame_interval + 1 + self.grid.step
-        return max(4, min(reach, clips.clip_len * -(-reach // self.grid.step)))
+        return min(reach, clips.clip_len * -(-reach // self.grid.step))
 
     def reset(self) -> None:
         """Forget all frames, before another video."""

@@ -66,7 +66,7 @@ def predict(
     paths: Sequence[Path],
     run: Classifier | Path | str | Sequence[Path | str],
     *,
-    rule: PlainRule = "sum",
+    rule: PlainRule = "product",
     windows: Windows | None = None,
     top: int = 3,
     weights: str | Sequence[str] | None = None,

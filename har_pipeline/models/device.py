@@ -110,7 +110,7 @@ def _mps_fault() -> str:
 def pick_precision(choice: str, device: torch.device) -> str:
     """Return fp32, bf16 or fp16; `auto` takes bf16 if the device computes it natively, else fp32 (always on MPS).
 
-    Raises: DeviceError if the choice is unknown, fp16 on a CPU, or bf16 on an MPS device that lacks it.
+    Raises: UsageError if the choice is unknown, DeviceError if it is fp16 on a CPU, or bf16 on an MPS device that lacks it.
     """
     if choice == "auto":
         if device.type == "mps":

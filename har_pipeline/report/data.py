@@ -6,8 +6,9 @@ Numbers come from `evaluation`; here they are chosen and put beside one another.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -218,10 +219,12 @@ def collect_results(
     sources: ReportSources = ReportSources(),
     at_most: int | None = None,
     clips: bool = True,
+    on_video: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> Report:
     """Return what the page shows of runs, jobs, fusions and sweeps.
 
     at_most: videos of each gallery; by default 24, and 12 where several runs are shown. clips: whether they can be played.
+    on_video: called with a result's name, the videos of its gallery that are done, and their total.
     Raises: RunError as `evaluate` does, for a path given twice, and if there is no path.
     """
     if not paths:
@@ -235,7 +238,9 @@ def collect_results(
     trained = {path: [read_run(folder) for folder in run_folders(path)] for path in runs}
     known = _known(trained, sources)
     results = [
-        _result(path, member, trained[path], part, grouping, known, number, clips)
+        _result(
+            path, member, trained[path], part, grouping, known, number, clips, functools.partial(on_video, member.name)
+        )
         for path, member in zip(runs, members, strict=True)
     ]
     comparisons, uncompared = _comparisons(members, part, grouping)
@@ -307,6 +312,7 @@ def _result(
     known: _Known,
     at_most: int,
     clips: bool,
+    on_video: Callable[[int, int], None],
 ) -> Result:
     found = evaluate(path, part=part, grouping=grouping, write=False)
     scores = select_part(member.scores, part)
@@ -363,7 +369,9 @@ def _result(
         # Without a manifest it is said once.
         gallery=[
             shown if records else dataclasses.replace(shown, problem="")
-            for shown in shown_videos(scores, records, at_most=at_most, clips=clips, grouping=grouping)
+            for shown in shown_videos(
+                scores, records, at_most=at_most, clips=clips, grouping=grouping, on_video=on_video
+            )
         ],
         notes=found.notes,
         absent=absent,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from har_pipeline.core.errors import HarError
@@ -36,16 +36,20 @@ def shown_videos(
     at_most: int = 24,
     clips: bool = True,
     grouping: Grouping | None = None,
+    on_video: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Shown]:
     """Return the videos to show: wrong ones first, the most confident mistakes first, then right ones, spread over the classes.
 
     scores: of one part; a video in several folds or repeats is shown once, as a mistake if it was one. records: video_id ->
     row of the manifest, where the files are looked for. A quarter of the places are for right ones, if there are so many.
-    A video without record, or whose file is missing or broken, is listed with its problem.
+    A video without record, or whose file is missing or broken, is listed with its problem. on_video: called with the videos
+    done and their total.
     """
-    return [
-        _shown(scores, row, records, clips=clips, grouping=grouping) for row in chosen_rows(scores, at_most=at_most)
-    ]
+    rows, shown = chosen_rows(scores, at_most=at_most), []
+    for done, row in enumerate(rows):
+        on_video(done, len(rows))
+        shown.append(_shown(scores, row, records, clips=clips, grouping=grouping))
+    return shown
 
 
 def chosen_rows(scores: Scores, *, at_most: int) -> list[int]:

@@ -65,7 +65,7 @@ def write_report(report: Report, out: Path, *, single_file: bool = False) -> Pat
         if out.is_dir():
             raise RunError(f"{out} is a folder: name a file, such as {out}.html")
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, render(report, _data_address))
+        write_text(out, render(report, data_address))
         return out
     if out.is_file():
         raise RunError(f"{out} is a file: name a folder, or give --single-file")
@@ -88,11 +88,12 @@ def _is_report(folder: Path) -> bool:
     return index.is_file() and MARK in index.read_text(encoding="utf-8", errors="replace")[:4000]
 
 
-def _data_address(content: bytes, kind: str) -> str:
+def data_address(content: bytes, kind: str) -> str:
+    """Return an address that holds the content itself."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def render(report: Report, media: Media = _data_address) -> str:
+def render(report: Report, media: Media = data_address) -> str:
     """Return the page's HTML. media: keeps a picture or clip and returns its address."""
     specs: dict[str, Any] = {}
 
@@ -101,30 +102,24 @@ def render(report: Report, media: Media = _data_address) -> str:
         return name
 
     best = best_result(report) if report.results else None
-    return (
-        _environment()
-        .get_template("report.html")
-        .render(
-            report=report,
-            mark=Markup(MARK),
-            best=best,
-            overview=_overview(report, chart) if len(report.results) > 1 else None,
-            pairs=[_pair(number, one, chart) for number, one in enumerate(report.comparisons)],
-            paired=_paired_table(report.comparisons),
-            fusions=[_fusion(one) for one in report.fusions],
-            sweeps=[_sweep(number, one, chart) for number, one in enumerate(report.sweeps)],
-            results=[_result(number, one, chart, media, one is best) for number, one in enumerate(report.results)],
-            style=Markup(_asset("report.css")),
-            script=Markup(_asset("report.js")),
-            library=Markup(chart_library()),
-            # Called after all charts were named.
-            specs=lambda: Markup(script_json(specs)),
-        )
+    return render_template(
+        "report.html",
+        report=report,
+        best=best,
+        overview=_overview(report, chart) if len(report.results) > 1 else None,
+        pairs=[_pair(number, one, chart) for number, one in enumerate(report.comparisons)],
+        paired=_paired_table(report.comparisons),
+        fusions=[_fusion(one) for one in report.fusions],
+        sweeps=[_sweep(number, one, chart) for number, one in enumerate(report.sweeps)],
+        results=[_result(number, one, chart, media, one is best) for number, one in enumerate(report.results)],
+        library=Markup(chart_library()),
+        # Called after all charts were named.
+        specs=lambda: Markup(script_json(specs)),
     )
 
 
-def _environment() -> Environment:
-    """Return Jinja with the package's templates; all text is escaped, its control characters are shown."""
+def render_template(name: str, **values: Any) -> str:
+    """Return a template of the package filled: all text is escaped, its control characters are shown."""
 
     class Assets(BaseLoader):
         def get_source(self, environment: Environment, template: str) -> tuple[str, str | None, Callable[[], bool]]:
@@ -133,7 +128,7 @@ def _environment() -> Environment:
     def plain(value: object) -> object:
         return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
-    return Environment(
+    environment = Environment(
         loader=Assets(),
         autoescape=True,
         undefined=StrictUndefined,
@@ -141,6 +136,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=plain,
     )
+    same = {"mark": Markup(MARK), "style": Markup(_asset("report.css")), "script": Markup(_asset("report.js"))}
+    return environment.get_template(name).render(**same, **values)
 
 
 def _asset(name: str) -> str:

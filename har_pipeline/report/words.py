@@ -220,7 +220,7 @@ def option_rows(run: RunRecord) -> list[OptionRow]:
 
 def _value(value: object) -> str:
     if value is None:
-        return "by default"
+        return "not set"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -30,6 +30,7 @@ EXCEPTIONS = {
     "--out": "what is written is another thing each time",
     "--part": "what is done with that part differs",
     "--patience": "of the validation loss of a head, or of the published schedule of a ConvLSTM",
+    "--rule": "har predict fuses without a table to choose from, so only by rules that need none",
     "--precision": "of a net in use; of heads, too small to gain by bf16; of networks",
     "--schedule": "heads and networks have different ones",
     "--short-side": "har flow keeps the size, what finds points takes 240 px",
@@ -39,6 +40,9 @@ EXCEPTIONS = {
     "--units": "har sweep takes several",
     "--vote": "majority is published for convnet3d; for heads soft is the better one",
     "--weights": "of a net, of the nets of a run, of a rule of fusion",
+    "--overwrite": "of runs, of a manifest, of split files",
+    "--store": "of raw frames that a network reads, of the features behind a report",
+    "--window": "people in the frames of har frames, seconds of har predict",
     "--workers": "of har sweep they train",
 }
 

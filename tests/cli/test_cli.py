@@ -99,10 +99,6 @@ def test_a_flipped_byte_is_found_and_mended(work: Path) -> None:
     ("arguments", "says"),
     [
         (("extract", "nowhere.csv", "s.zarr"), "har manifest build"),
-        (
-            ("extract", "manifest.csv", "s.zarr", "--extractor", "vgg"),
-            "choose from: c3d, convnet3d, csn_r101, efficientnet_lite0",
-        ),
         (("extract", "manifest.csv", "manifest.csv"), "choose another path"),
         (("extract", "manifest.csv", "manifest.csv/s.zarr"), "error: manifest.csv"),
         (("train", "manifest.csv", "store.zarr", "-o", "manifest.csv/run"), "manifest.csv"),

@@ -217,7 +217,7 @@ def test_a_foreign_scores_file_joins_with_a_note(work: Path, tmp_path: Path) -> 
     ("more", "code", "says"),
     [
         (["--weights", "1,x"], 2, "give numbers"),
-        (["--weights", "1,2,3"], 1, "3 weights for 2 runs"),
+        (["--weights", "1,2,3"], 2, "3 weights for 2 runs"),
         (["--rule", "weighted"], 1, "`weighted` needs one weight per run"),
         (["--rule", "mean"], 2, "mean"),
     ],
@@ -231,7 +231,7 @@ def test_what_is_no_run(work: Path, tmp_path: Path) -> None:
     assert "is not a run folder (no run.json, no split0 or seed0)" in str(
         har("fuse", work / "rgb", tmp_path, code=1).exception
     )
-    assert "given twice" in str(har("fuse", work / "rgb", work / "rgb", code=1).exception)
+    assert "given twice" in har("fuse", work / "rgb", work / "rgb", code=2).stderr
     result = har("fuse", work / "rgb", work / "flow", "-o", work / "rgb/split0", code=1)
     assert "holds a run" in str(result.exception)
 

@@ -114,18 +114,32 @@ def test_without_a_network_the_file_and_its_place_are_named(
     def no_network(*args: object, **kwargs: object) -> None:
         raise OSError("no network")
 
+    def not_found(*args: object, **kwargs: object) -> None:
+        reason = OSError("HTTPSConnection(host='x.org', port=443): Failed to resolve 'x.org'")
+        wrapped = OSError("HTTPSConnectionPool(host='x.org', port=443): Max retries exceeded with url: /")
+        wrapped.reason = reason  # type: ignore[attr-defined]
+        raise ConnectionError(wrapped)
+
     monkeypatch.setattr(weights_module.pooch, "retrieve", no_network)
-    said = har("models", "fetch", "i3d", cwd=tmp_path, code=1).stderr.splitlines()[-1]
+    lines = har("models", "fetch", "i3d", cwd=tmp_path, code=1).stderr.splitlines()
+    said, other = [line for line in lines if line.startswith("failed: ")]
+    assert str(cache / "flow_imagenet.pt") in other
     for part in (
-        "error: i3d: cannot download https://",
+        "failed: i3d: cannot download https://",
         "rgb_imagenet.pt",
         str(cache / "rgb_imagenet.pt"),
         "HAR_CACHE",
     ):
         assert part in said
+    assert "(OSError: no network)" in said
+    monkeypatch.setattr(weights_module.pooch, "retrieve", not_found)
+    assert (
+        "rgb_imagenet.pt (Failed to resolve 'x.org'). Download"
+        in har("models", "fetch", "i3d", cwd=tmp_path, code=1).stderr
+    )
     monkeypatch.setattr("torch.hub.download_url_to_file", no_network)
     said = har("models", "fetch", "raft_small", cwd=tmp_path, code=1).stderr.splitlines()[-1]
-    assert said.startswith("error: raft_small: cannot download https://")
+    assert said.startswith("failed: raft_small: cannot download https://")
     assert str(cache) in said
 
 

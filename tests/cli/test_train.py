@@ -134,7 +134,11 @@ def test_mid_fusion_by_options(work: Path, tmp_path: Path) -> None:
     assert (run.config.mid_fusion, run.config.fusion_op, run.config.head) == ("hidden", "product", "gru")
     out, _ = har(work, "evaluate", str(tmp_path / "run"))
     assert "video accuracy top-1" in out
-    assert "need --mid-fusion" in har(work, "train", *streams, "-o", str(tmp_path / "no"), code=1)[1]
+    assert "need --mid-fusion" in har(work, "train", *streams, "-o", str(tmp_path / "no"), code=2)[1]
+    assert (
+        "needs several"
+        in har(work, "train", *streams[:2], "--mid-fusion", "input", "-o", str(tmp_path / "no"), code=2)[1]
+    )
     twice = ("--features", "drawn-rgb", "--features", "drawn-rgb", "--mid-fusion", "input")
     assert "is given twice" in har(work, "train", *twice, "-o", str(tmp_path / "no"), code=1)[1]
     pooled = ("--mid-fusion", "input", "--fusion-op", "concat", "--head", "mean_pool")
@@ -411,6 +415,7 @@ def test_the_most_confident_mistakes_are_shown_and_results_go_where_asked(work: 
     assert mistakes
     first = max(mistakes, key=lambda one: one["probability"])
     assert "the most confident mistakes (" in out
+    assert "of the mean class accuracy that of the mean of Jeffreys' posteriors" in out
     table = out.split("the most confident mistakes (")[1].splitlines()
     assert table[1].split("  ")[0] == "video_id"
     assert table[3].split()[:3] == [first["video_id"], first["label"], first["predicted"]]

@@ -156,7 +156,7 @@ def test_folds_and_repeats(ntu: Path, run: Path, tmp_path: Path) -> None:
     out, _ = har("evaluate", str(tmp_path / "job"))
     assert "mean over 4 splits" in out
     assert "all test videos of these splits pooled" in out
-    har("fuse", str(tmp_path / "job"), str(tmp_path / "job"), "-o", str(tmp_path / "fused"), code=1)
+    har("fuse", str(tmp_path / "job"), str(tmp_path / "job"), "-o", str(tmp_path / "fused"), code=2)
 
 
 def test_a_range_test(ntu: Path, run: Path, tmp_path: Path) -> None:

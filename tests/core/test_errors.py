@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from paths import python_path
 
-from har_pipeline.core.errors import StoreError, errors_as_lines
+from har_pipeline.core.errors import StoreError, UsageError, errors_as_lines
 from har_pipeline.core.files import new_file, write_text
 
 
@@ -113,3 +113,10 @@ def test_where_the_system_cannot_tell_a_broken_pipe_ends_in_silence() -> None:
 def test_ctrl_c_ends_with_a_line() -> None:
     fail = "def fail(): raise KeyboardInterrupt\nextractors.describe_nets = fail\nmain()"
     assert run(MODELS + fail, read=True) == (130, "", "interrupted\n")
+
+
+def test_a_usage_error_is_a_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end, errors_as_lines():
+        raise UsageError("unknown net 'a\x1bb'")
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: unknown net 'a\\x1bb'\n"

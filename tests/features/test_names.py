@@ -96,7 +96,7 @@ def test_sets_of_one_net_are_told_apart_by_what_differs() -> None:
         (CLIPS, "uniform, 10 clips of 64 frames"),
         (
             ClipSpec(sampling="uniform", num_clips=5, clip_len=16, frame_interval=2),
-            "uniform, 5 clips of 16 frames (every 2nd)",
+            "uniform, 5 clips of 16 frames (one in 2)",
         ),
         (
             ClipSpec(sampling="dense", num_clips=None, clip_len=16, clip_stride=8),

@@ -101,8 +101,8 @@ def test_several_runs_are_fused_and_what_they_share_is_extracted_once(
     runs = [work.folder / "one", work.folder / "two"]
     alone = np.stack([predicted(paths, run) for run in runs])
     assert made == [1, 1]
-    np.testing.assert_allclose(predicted(paths, runs), alone.mean(axis=0), atol=1e-12)
-    np.testing.assert_allclose(predicted(paths, runs, rule="product"), product_rule(alone), atol=1e-12)
+    np.testing.assert_allclose(predicted(paths, runs, rule="sum"), alone.mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(predicted(paths, runs), product_rule(alone), atol=1e-12)
     assert made == [1, 1, 2, 2]
     with pytest.raises(RunError, match="the same run is given twice"):
         predict(paths, [runs[0], runs[0]])

@@ -87,6 +87,7 @@ def test_a_head_gives_the_same_in_onnx(tmp_path: Path, made: Any, options: dict[
         ("features", ["videos", "steps", dim], "tensor(float)"),
         ("lengths", ["videos"], "tensor(int64)"),
     ]
+    assert session.get_outputs()[0].shape == ["videos", 3]
     rng = np.random.default_rng(1)
     lengths = [1, 9, 4, 20]
     videos = [rng.normal(size=(length, dim)).astype(np.float32) for length in lengths]
@@ -142,6 +143,9 @@ def test_extractor_and_head_are_one_model(tmp_path: Path, records: list[VideoRec
     (expected,) = predict([path], run, device="cpu", workers=1)
     np.testing.assert_allclose(found[0], expected.probabilities, atol=1e-4)
     assert session.get_inputs()[0].shape == ["videos", "clips", 1, 224, 224, 3]
+    assert session.get_outputs()[0].shape == ["videos", 2]
+    (several,) = session.run(None, {"clips": given.repeat(3, 0), "lengths": np.array([3, 1, 3])})
+    np.testing.assert_allclose(several[[0, 2]], found.repeat(2, 0), atol=1e-5)
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ from har_pipeline.inference.live import Decision, decide_live
 from har_pipeline.inference.live_heads import HeadRecogniser, window_grid
 from har_pipeline.inference.load import HeadRun, load_run
 from har_pipeline.inference.predict import predict, predict_scores
+from har_pipeline.inference.sources import HeadSources
 from har_pipeline.models.extractors import build_extractor
 from har_pipeline.training.options import TrainConfig
 from har_pipeline.video.camera import is_camera, live_frames, newest_frames, opened, paced
@@ -213,6 +214,24 @@ def test_a_slow_net_drops_frames_and_counts_them_rather_than_falling_behind(
     assert slow.seen == list(range(10))
     assert [one.frames for one in every] == list(range(3, 11))
     assert every[-1].dropped == 0
+
+
+def test_a_slow_net_of_clips_still_gets_whole_ones(
+    tmp_path: Path, records: list[VideoRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained(tmp_path, records, clips=ClipSpec(num_clips=2))
+    # As if it had been trained on clips, of a net that is slow.
+    object.__setattr__(run.spec, "clips", ClipSpec(sampling="dense", num_clips=None, clip_len=8, clip_stride=4))
+    slow = Slow(0.1)
+    monkeypatch.setattr(HeadSources, "__init__", lambda self, *arguments: None)
+    monkeypatch.setattr(HeadSources, "extractor", lambda self, spec: slow)
+    recogniser = HeadRecogniser(run, fps=100.0, window_s=0.2, device="cpu")
+    assert (recogniser.grid.count, recogniser.capacity) == (4, 12)
+    found = list(decide_live(recogniser, numbered(200, 100.0), drop=True))
+    assert found[-1].dropped > 20
+    assert len(found) >= 5
+    assert all((last - 7) % 4 == 0 for last in slow.seen)
+    assert max(one.latency_s for one in found) < 1
 
 
 def test_clips_that_lost_a_frame_are_not_computed(tmp_path: Path, records: list[VideoRecord]) -> None:

@@ -125,6 +125,36 @@ def test_repeats_are_summed_but_their_intervals_are_of_the_videos(repeats: Path)
     assert "mean over 2 repeats" in result.headline[0].said
 
 
+def test_folds_that_share_videos_and_repeats_of_folds(tmp_path: Path) -> None:
+    for fold in range(2):
+        write_drawn_run(tmp_path / "shared" / f"split{fold}", drawn_scores(CLASSES, VIDEOS, fold=fold))
+        for seed in range(2):
+            scores = drawn_scores(CLASSES, VIDEOS[fold::2], fold=fold, seed=seed)
+            write_drawn_run(tmp_path / "both" / f"seed{seed}" / f"split{fold}", scores)
+    shared, both = collect_results([tmp_path / "shared", tmp_path / "both"]).results
+    assert (shared.kind, shared.videos, int(shared.confusion.sum())) == ("folds", 36, 72)
+    assert shared.headline[0].interval is None
+    assert "mean over 2 folds" in shared.headline[0].said
+    assert (both.kind, both.videos, int(both.confusion.sum())) == ("repeats", 36, 72)
+    assert [figure.name for figure in both.headline][-1] == "All folds of a repeat pooled"
+    assert [part.name for part in both.parts] == ["seed 0", "seed 1"]
+    assert "mean over 2 repeats" in render(collect_results([tmp_path / "both"]))
+
+
+def test_the_validation_part_and_a_fusion_of_repeats(tmp_path: Path, repeats: Path) -> None:
+    run = write_drawn_run(tmp_path / "val", drawn_scores(CLASSES, VIDEOS, part="val"))
+    assert "Validation videos." in render(collect_results([run], part="val"))
+    for seed in range(2):
+        scores = drawn_scores(CLASSES, VIDEOS, seed=seed, strength=1.0)
+        write_drawn_run(tmp_path / "other" / f"seed{seed}", scores)
+    members = load_members([repeats, tmp_path / "other"])
+    table, scores = fuse(members)
+    write_fusion(tmp_path / "fused", table, scores, members)
+    (result,) = collect_results([tmp_path / "fused"]).results
+    assert (result.kind, result.videos, result.repeats) == ("fusion", 36, 2)
+    assert result.top1 == table.row("product").top1.value
+
+
 def test_classes_are_ordered_by_group(run: Path) -> None:
     grouping = Grouping(name="own", group_of=dict(zip(CLASSES, "xyxyxy", strict=True)))
     (result,) = collect_results([run], grouping=grouping).results

@@ -135,3 +135,17 @@ def test_a_file_that_ends_early_shows_what_is_there(tmp_path: Path) -> None:
     made = preview(record(truncate(whole, tmp_path / "cut.avi", 0.7)))
     assert strip_of(made.strip).shape[0] == 120
     assert clip_frames(made.clip)[0]
+
+
+@pytest.mark.needs_real_data
+def test_real_videos_and_depth_are_shown(real_data: Path) -> None:
+    """UT-Interaction's files hold fillers in the places of frames; UTD-MHAD's depth is in MATLAB files."""
+    video = sorted((real_data / "clips/ut_interaction_set1").glob("*.avi"))[0]
+    made = preview(record(video))
+    assert strip_of(made.strip).shape[0] == 120
+    frames, _ = clip_frames(made.clip)
+    assert 20 < len(frames) <= 120
+    depth = sorted((real_data / "depth/utd_mhad").glob("*_depth.mat"))[0]
+    made = preview(VideoRecord(video_id="v", label="a", depth_path=depth))
+    assert strip_of(made.strip).std() > 10
+    assert len(clip_frames(made.clip)[0]) > 20

@@ -139,11 +139,20 @@ def _download(net: Net, name: str, weights: Weights, path: Path) -> None:
         pooch.retrieve(weights.url, known_hash=None, fname=path.name, path=path.parent)
     except Exception as error:
         raise WeightsError(
-            f"{net.name}: cannot download {weights.url} ({type(error).__name__}: {error}). Download it on another "
+            f"{net.name}: cannot download {weights.url} ({_why(error)}). Download it on another "
             f"machine and give the file with `--weights PATH`, or put it at {path} (HAR_CACHE moves that folder)"
         ) from error
     if not weights.sha256 and not weights.md5:
         log.warning("no hash is published for %s; this file's sha256 is %s", weights.url, file_sha256(path))
+
+
+def _why(error: Exception) -> str:
+    """Return why a download failed: of an error that the library wrapped in others, what the innermost says."""
+    inner = error.args[0] if error.args and isinstance(error.args[0], Exception) else error
+    reason = getattr(inner, "reason", inner)
+    # The library begins with the object that failed: HTTPSConnection(host=..., port=443): Failed to resolve ...
+    said = " ".join(str(reason).split()).split("): ", 1)[-1]
+    return said if reason is not error else f"{type(error).__name__}: {said}"
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:

@@ -1,7 +1,7 @@
 "use strict";
 // Charts, tables, the matrix and the gallery of a report. No framework; nothing is read from the network.
 (() => {
-  const specs = JSON.parse(document.getElementById("charts").textContent);
+  const specs = JSON.parse(document.getElementById("charts")?.textContent || "{}");
   const text = { labelColor: "var(--ink)", titleColor: "var(--muted)", labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500 };
   const config = {
     aria: false, // each chart is named as a whole, and its numbers are in tables

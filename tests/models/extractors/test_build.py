@@ -76,5 +76,5 @@ def test_random_weights_follow_the_seed_and_leave_the_global_state() -> None:
 def test_choices_that_do_not_exist() -> None:
     with pytest.raises(UsageError, match=r"choose from: .*efficientnet_lite0.*, vgg16"):
         build_extractor("vgg")
-    with pytest.raises(UsageError, match=r"'conv5'; did you mean 'pool5'.* it has: pool5"):
-        build_extractor("vgg16", layer="conv5", weights="random")
+    with pytest.raises(UsageError, match=r"'fc8'; did you mean 'fc7'\? it has: pool5"):
+        build_extractor("vgg16", layer="fc8", weights="random")
