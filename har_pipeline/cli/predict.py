@@ -135,8 +135,10 @@ def predict(
     """
     if (live is None) == (not videos):
         raise typer.BadParameter("give video files, or --live with one file or camera")
-    if live is not None and (picture or workers or hop or csv or annotate):
-        raise typer.BadParameter("--picture, --workers, --hop, --csv and --annotate do not go with --live")
+    if live is not None and (picture or workers or hop or csv or segments or timeline or annotate):
+        raise typer.BadParameter(
+            "--picture, --workers, --hop, --csv, --segments, --timeline and --annotate do not go with --live"
+        )
     if live is None and (horizon is not None or realtime):
         raise typer.BadParameter(f"{'--realtime' if realtime else '--horizon'} belongs to --live")
     if window is None and (hop or segments or timeline):
@@ -153,7 +155,22 @@ def predict(
         _predict_live(live, run[0], how, top, as_json)
         return
     outputs = Outputs(csv=csv, segments=segments, timeline=timeline, annotate=annotate, picture=picture)
-    _predict_files(videos or [], run, rule, top, weights, mean_cube, window, hop, outputs, device, workers, as_json)
+    served = Served(rule, top, tuple(weights or ()), mean_cube, window, hop or (window and window / 2), device, workers)
+    _predict_files(videos or [], run, served, outputs, as_json)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """How files are classified, as the options of the same names say."""
+
+    rule: Literal["sum", "product"]
+    top: int
+    weights: tuple[str, ...]
+    mean_cube: Path | None
+    window: float | None
+    hop: float | None
+    device: str
+    workers: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,15 +187,8 @@ class Outputs:
 def _predict_files(
     given: Sequence[str],
     run: Sequence[Path],
-    rule: Literal["sum", "product"],
-    top: int,
-    weights: Sequence[str] | None,
-    mean_cube: Path | None,
-    window: float | None,
-    hop: float | None,
+    how: Served,
     outputs: Outputs,
-    device: str,
-    workers: int | None,
     as_json: bool,
 ) -> None:
     from har_pipeline.evaluation.members import FUSION_JSON, run_folders
@@ -198,7 +208,7 @@ def _predict_files(
     from har_pipeline.inference.predict import predict as predict_files
     from har_pipeline.inference.timeline import Windows
 
-    classifier = load_classifier(run, rule)
+    classifier = load_classifier(run, how.rule)
     if not any(one.spec.stream == "depth" for one in runs_of(classifier)):
         found = [path for one in found for path in _videos_of(one)]
     elif outputs.annotate is not None:
@@ -208,12 +218,12 @@ def _predict_files(
         predictions = predict_files(
             found,
             classifier,
-            windows=None if window is None else Windows(length_s=window, hop_s=hop or window / 2),
-            top=top,
-            weights=weights,
-            mean_cube=mean_cube,
-            device=device,
-            workers=workers,
+            windows=Windows(length_s=how.window, hop_s=how.hop) if how.window and how.hop else None,
+            top=how.top,
+            weights=how.weights,
+            mean_cube=how.mean_cube,
+            device=how.device,
+            workers=how.workers,
             on_progress=lambda done, total: show("predict", done, total),
         )
     if classifier.random_weights:
@@ -221,7 +231,7 @@ def _predict_files(
     for text in notes_of(classifier):
         note(f"NOTE: {text}")
     _print_predictions(predictions, classifier.classes, as_json)
-    _write(predictions, classifier.classes, outputs, top)
+    _write(predictions, classifier.classes, outputs, how.top)
     for prediction in predictions:
         for text in prediction.notes:
             note(f"NOTE: {prediction.path}: {text}")

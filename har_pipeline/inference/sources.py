@@ -237,8 +237,8 @@ def _found_weights(source: _Source, nets: Sequence[_Source]) -> str | None:
     maybe = f" (or with --weights {option.replace('FILE', unhashed[0])}, if they are those)" if unhashed else ""
     raise FeatureMismatchError(
         f"{source.run}: the {spec.stream} features {min(source.names)} were made with {net.name} weights "
-        f"{spec.weights}, which are not published by this hash, not in the cache {weights_cache()}{seen}: give the file with "
-        f"--weights {option}{maybe}"
+        f"{spec.weights}, which are neither published by this hash nor in the cache {weights_cache()}{seen}: give the "
+        f"file with --weights {option}{maybe}"
     )
 
 

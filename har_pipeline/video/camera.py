@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 from collections import deque
@@ -45,17 +46,24 @@ def live_frames(
     Raises: VideoError if it cannot be read, or a camera is asked for depth, for which there is no common driver.
     """
     if is_camera(source):
-        what = f"camera {source}" if source.isdigit() else source
+        number = source.isdigit()
+        what = f"camera {source}" if number else source
         if stream == "depth":
             raise VideoError(f"{what} gives colour, this run reads depth: give a depth file or folder")
-        return _camera_frames(int(source) if source.isdigit() else source, what, on_open)
+        way_out = "it is connected and not in use" if number else "the address is right and video is sent there"
+        return _camera_frames(
+            int(source) if number else source, f"{what} cannot be opened: check that {way_out}", on_open
+        )
     return read_frames(Path(source).expanduser(), stream, on_note=on_note, on_open=on_open)
 
 
-def _camera_frames(source: int | str, what: str, on_open: Callable[[float], None]) -> Iterator[np.ndarray]:
+def _camera_frames(source: int | str, unopened: str, on_open: Callable[[float], None]) -> Iterator[np.ndarray]:
+    # What they print of their own goes around Python's streams; the error says it.
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     camera = cv2.VideoCapture(source)
     if not camera.isOpened():
-        raise VideoError(f"{what} cannot be opened: check that it is connected and not in use")
+        raise VideoError(unopened)
     try:
         fps = camera.get(cv2.CAP_PROP_FPS)
         on_open(fps if 0 < fps < _HIGHEST_FPS else DEFAULT_FPS)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.server
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ import pytest
 import torch
 from feature_sets import split_of
 from har_command import har
+from paths import python_path
 from train_split import train_split
 from video_files import make_video
 
@@ -302,6 +305,24 @@ def test_frames_of_a_url_come(tmp_path: Path, records: list[VideoRecord]) -> Non
         live_frames(url, "depth")
     assert not is_camera(str(folder / "v0.avi"))
     assert is_camera("0")
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("99", "camera 99 cannot be opened: check that it is connected"),
+        ("http://127.0.0.1:9/x", "check that the address"),
+    ],
+)
+def test_what_cannot_be_opened_is_one_line(source: str, says: str) -> None:
+    code = (
+        "from har_pipeline.core.errors import errors_as_lines\nfrom har_pipeline.video.camera import live_frames\n"
+        f"with errors_as_lines():\n    next(live_frames({source!r}, 'rgb'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=python_path())
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def islice_of(path: Path, number: int) -> Iterator[np.ndarray]:

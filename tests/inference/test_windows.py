@@ -219,6 +219,7 @@ def test_windows_are_for_colour(tmp_path: Path) -> None:
         (["--hop", 1], "need --window SECONDS"),
         (["--segments", "s.csv"], "need --window SECONDS"),
         (["--timeline", "s.png"], "need --window SECONDS"),
+        (["--live", "0", "--window", 1, "--segments", "s.csv"], "do not go with --live"),
         (["--window", 1, "--hop", 2], "must not be longer than --window"),
         (["--annotate", "folder"], "give a file such as out.mp4"),
         (["OTHER", "--annotate", "x.mp4"], "give a folder, for several videos"),
@@ -226,7 +227,8 @@ def test_windows_are_for_colour(tmp_path: Path) -> None:
 )
 def test_options_that_do_not_fit(work: Path, options: list[object], message: str) -> None:
     given = [work / "running1.mp4" if one == "OTHER" else one for one in options]
-    done = har("predict", work / "joined.mp4", *given, "--run", work / "run", code=2)
+    videos = [] if "--live" in options else [work / "joined.mp4"]
+    done = har("predict", *videos, *given, "--run", work / "run", code=2)
     assert message in " ".join(done.output.replace("│", " ").split())
 
 
