@@ -356,7 +356,7 @@ def test_comparison_by_hand(tmp_path: Path) -> None:
         assert [float(row["gain"]) for row in csv.DictReader(file)] == [row.gain for row in comparison.per_class]
     for name in ("difference.png", "class_gains.png"):
         assert cv2.imread(str(tmp_path / name)).std() > 5
-    with pytest.raises(RunError, match="no val video is in the same fold of all runs"):
+    with pytest.raises(RunError, match="rgb has no val videos: train it with --val-fraction"):
         compare_members(member("rgb", "aabbbbbc"), member("both", "aaabbbcc"), part="val")
 
 

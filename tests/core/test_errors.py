@@ -62,7 +62,7 @@ def test_other_exits_stay_as_they_are() -> None:
 MODELS = """
 import sys
 from har_pipeline.cli import main
-from har_pipeline.models import extractors
+from har_pipeline.cli import models
 sys.argv = ["har", "models"]
 """
 PRINT = """
@@ -91,7 +91,7 @@ def run(code: str, *, read: bool) -> tuple[int, str, str]:
 
 
 def test_a_broken_pipe_within_a_command_is_named() -> None:
-    fail = "def fail(): raise BrokenPipeError(32, 'Broken pipe')\nextractors.describe_nets = fail\nmain()"
+    fail = "def fail(): raise BrokenPipeError(32, 'Broken pipe')\nmodels.net_rows = fail\nmain()"
     assert run(MODELS + fail, read=True) == (1, "", "error: Broken pipe\n")
 
 
@@ -111,7 +111,7 @@ def test_where_the_system_cannot_tell_a_broken_pipe_ends_in_silence() -> None:
 
 
 def test_ctrl_c_ends_with_a_line() -> None:
-    fail = "def fail(): raise KeyboardInterrupt\nextractors.describe_nets = fail\nmain()"
+    fail = "def fail(): raise KeyboardInterrupt\nmodels.net_rows = fail\nmain()"
     assert run(MODELS + fail, read=True) == (130, "", "interrupted\n")
 
 
