@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from har_pipeline.cli.options import AsJson, Root
 from har_pipeline.cli.output import note, print_json, say
 from har_pipeline.cli.progress import video_bar
+
+if TYPE_CHECKING:
+    from har_pipeline.core.records import Moments
+    from har_pipeline.evaluation.run_folder import RunRecord
 
 
 def report(
@@ -72,11 +78,14 @@ def report(
             sources=ReportSources(records=records, store=store),
             at_most=videos,
             clips=clips,
+            read_moments=functools.partial(_moments, store),
             on_video=lambda name, done, total: update(f"gallery of {name}", done, total),
         )
     from har_pipeline.report.page import write_report
 
     path = write_report(found, out or Path("report.html" if single_file else "report"), single_file=single_file)
+    for name, why in found.left_out:
+        note(f"NOTE: {name} is left out: {why}")
     for names, why in found.uncompared:
         note(f"NOTE: not compared: {names}: {why}")
     if as_json:
@@ -87,3 +96,10 @@ def report(
             interval = one.headline[0].interval
             say(f"{one.name}: video accuracy {interval.describe() if interval else f'{one.top1:.1%}'}")
         say(f"written: {path}")
+
+
+def _moments(store: Path | None, run: RunRecord, video_ids: Sequence[str]) -> Mapping[str, Moments]:
+    """Return the moments of a run's videos; loads torch when there are runs to show, not before."""
+    from har_pipeline.inference.moments import moments_of
+
+    return moments_of(run, video_ids, store)

@@ -339,6 +339,16 @@ class FeatureRecord(VideoSource):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Moments:
+    """What a head says of a video as it goes on: after each of T steps, from the steps up to it."""
+
+    times_s: (
+        np.ndarray
+    )  # (T,) float64, end of each step, s from the start of the file; not finite where it is not known
+    probabilities: np.ndarray  # (T, K) float64; the last row is that of the whole video
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
     """Video ids of one fold of a protocol; the three parts share no id. Raises: ValueError if they do."""
 

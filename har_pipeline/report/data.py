@@ -19,7 +19,7 @@ import numpy as np
 from har_pipeline import __version__
 from har_pipeline.core.errors import HarError, RunError, StoreError
 from har_pipeline.core.files import read_json
-from har_pipeline.core.records import FeatureSpec, Scores, VideoRecord
+from har_pipeline.core.records import FeatureSpec, Moments, Scores, VideoRecord
 from har_pipeline.datasets.manifests import read_manifest
 from har_pipeline.evaluation.calibration import Reliability, reliability
 from har_pipeline.evaluation.categories import Grouping, GroupResult
@@ -31,11 +31,14 @@ from har_pipeline.evaluation.run_folder import RunRecord, read_run
 from har_pipeline.evaluation.scores import predicted_classes, select_part
 from har_pipeline.evaluation.statistics import Interval, counted, mean_interval
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.report.gallery import Shown, shown_videos
+from har_pipeline.report.gallery import Shown, chosen_rows, shown_videos
 from har_pipeline.report.words import Fact, OptionRow, describe_features, describe_run, option_rows
 from har_pipeline.training.sweep_table import SUMMARY, Choice, PointSummary, read_sweep
 
 TIMING = "timing.json"  # of `har evaluate --time`
+
+# Of a run and some of its videos: video -> its moments. Raises HarError with the reason if there are none.
+ReadMoments = Callable[[RunRecord, Sequence[str]], Mapping[str, Moments]]
 
 LENGTH_BINS = 8
 CONFUSED = 25
@@ -148,6 +151,10 @@ class Result:
     listed: Sequence[VideoRow]  # mistakes first
     unlisted: int  # videos beyond those
     gallery: Sequence[Shown]
+    moments: Mapping[
+        str, Moments
+    ]  # video of the gallery -> its class probabilities as it goes on, classes as in the scores
+    score_classes: Sequence[str]  # of `moments`
     notes: Sequence[str]
     absent: Mapping[str, str]  # what the page leaves out -> why
 
@@ -185,6 +192,7 @@ class Report:
     results: Sequence[Result]  # in the order given
     comparisons: Sequence[Comparison]  # of each pair
     uncompared: Sequence[Fact]  # the others: both names, and why not
+    left_out: Sequence[Fact]  # runs without videos of the part, such as final models: name, and why
     fusions: Sequence[FusionResult]
     sweeps: Sequence[Sweep]
 
@@ -220,12 +228,15 @@ def collect_results(
     at_most: int | None = None,
     clips: bool = True,
     on_video: Callable[[str, int, int], None] = lambda name, done, total: None,
+    read_moments: ReadMoments | None = None,
 ) -> Report:
     """Return what the page shows of runs, jobs, fusions and sweeps.
 
     at_most: videos of each gallery; by default 24, and 12 where several runs are shown. clips: whether they can be played.
-    on_video: called with a result's name, the videos of its gallery that are done, and their total.
-    Raises: RunError as `evaluate` does, for a path given twice, and if there is no path.
+    on_video: called with a result's name, the videos of its gallery that are done, and their total. read_moments: gives the
+    class probabilities of the gallery's videos as they go on, such as `inference.moments.moments_of`.
+    A run without videos of the part is left out if there is another. Raises: RunError as `evaluate` does, for a path given
+    twice, and if there is no path.
     """
     if not paths:
         raise RunError("name a run folder")
@@ -233,13 +244,23 @@ def collect_results(
         raise RunError("the same run is given twice")
     sweeps = [path for path in paths if (path / SUMMARY).is_file()]
     runs = [path for path in paths if path not in sweeps]
+    trained = {path: [read_run(folder) for folder in run_folders(path)] for path in runs}
+    runs, left_out = _tested(trained, part)
     members = load_members(runs) if runs else []
     number = at_most if at_most is not None else GALLERY_OF_ONE if len(runs) == 1 else GALLERY_OF_SEVERAL
-    trained = {path: [read_run(folder) for folder in run_folders(path)] for path in runs}
     known = _known(trained, sources)
     results = [
         _result(
-            path, member, trained[path], part, grouping, known, number, clips, functools.partial(on_video, member.name)
+            path,
+            member,
+            trained[path],
+            part,
+            grouping,
+            known,
+            number,
+            clips,
+            functools.partial(on_video, member.name),
+            read_moments,
         )
         for path, member in zip(runs, members, strict=True)
     ]
@@ -253,6 +274,7 @@ def collect_results(
         results=results,
         comparisons=comparisons,
         uncompared=uncompared,
+        left_out=left_out,
         fusions=[
             _fusion(path, member.name)
             for path, member in zip(runs, members, strict=True)
@@ -260,6 +282,23 @@ def collect_results(
         ],
         sweeps=[_sweep(path) for path in sweeps],
     )
+
+
+def _tested(trained: Mapping[Path, Sequence[RunRecord]], part: str) -> tuple[list[Path], list[Fact]]:
+    """Return the paths whose runs have videos of a part, and why the others do not. Raises: RunError if none has."""
+    tested, left_out = [], []
+    for path, runs in trained.items():
+        try:
+            for run in runs:
+                run.require_part(part)
+            tested.append(path)
+        except RunError as error:
+            if len(trained) == 1:
+                raise
+            left_out.append((path.name, str(error)))
+    if left_out and not tested:
+        raise RunError("; ".join(why for _, why in left_out))
+    return tested, left_out
 
 
 def best_result(report: Report) -> Result:
@@ -313,6 +352,7 @@ def _result(
     at_most: int,
     clips: bool,
     on_video: Callable[[int, int], None],
+    read_moments: ReadMoments | None,
 ) -> Result:
     found = evaluate(path, part=part, grouping=grouping, write=False)
     scores = select_part(member.scores, part)
@@ -335,7 +375,7 @@ def _result(
     curves = _curves(runs)
     if runs and not curves:
         absent["Learning curves"] = "the head was fitted in one step"
-    absent["Class probabilities over time"] = "runs keep the probabilities of whole videos"
+    moments = _moments(runs, scores, at_most, read_moments, absent)
     if not records:
         absent["Pictures of videos"] = "no manifest was found: name it with --manifest"
     extraction = [known.extraction[name] for name in features if name in known.extraction]
@@ -373,9 +413,32 @@ def _result(
                 scores, records, at_most=at_most, clips=clips, grouping=grouping, on_video=on_video
             )
         ],
+        moments=moments,
+        score_classes=scores.classes,
         notes=found.notes,
         absent=absent,
     )
+
+
+def _moments(
+    runs: Sequence[RunRecord], scores: Scores, at_most: int, read: ReadMoments | None, absent: dict[str, str]
+) -> dict[str, Moments]:
+    """Return the moments of the gallery's videos, each by the run whose row is shown; why not stands in `absent`."""
+    what = "Class probabilities over time"
+    if not runs or read is None:
+        absent[what] = "runs keep the probabilities of whole videos"
+        return {}
+    by_fold = {(run.split.index, run.info["options"].get("seed", 0)): run for run in runs}
+    of_run: dict[tuple[int, int], list[str]] = {}
+    for row in chosen_rows(scores, at_most=at_most):
+        of_run.setdefault((scores.fold[row], scores.seed[row]), []).append(scores.video_ids[row])
+    found: dict[str, Moments] = {}
+    for key, ids in of_run.items():
+        try:
+            found |= read(by_fold[key], ids)
+        except HarError as error:
+            absent[what] = str(error)
+    return found
 
 
 def _one_repeat(scores: Scores) -> Scores:

@@ -16,6 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import BaseLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
@@ -376,7 +377,7 @@ def _result(number: int, one: Result, chart: Callable[..., str], media: Media, b
         "charts": made,
         "tables": _tables(one),
         "extraction": [_extraction(found) for found in one.extraction],
-        "gallery": [_shown(shown, media) for shown in one.gallery],
+        "gallery": [_shown(shown, media, one) for shown in one.gallery],
     }
 
 
@@ -486,9 +487,10 @@ def _extraction(one: Extraction) -> dict[str, Any]:
     }
 
 
-def _shown(one: Shown, media: Media) -> dict[str, Any]:
+def _shown(one: Shown, media: Media, result: Result) -> dict[str, Any]:
     return {
         "one": one,
+        "moments": _moments(one, result),
         "strip": media(one.strip, "image/jpeg") if one.strip else "",
         "clip": media(one.clip, "video/mp4") if one.clip else "",
         "bars": [
@@ -501,3 +503,23 @@ def _shown(one: Shown, media: Media) -> dict[str, Any]:
             for label, value in one.top
         ],
     }
+
+
+def _moments(one: Shown, result: Result) -> dict[str, Any] | None:
+    """Return the lines of the class probabilities over time, in a box of 100 x 30; the true class's comes last, on top."""
+    found = result.moments.get(one.video_id)
+    if found is None:
+        return None
+    times = found.times_s if np.isfinite(found.times_s).all() else np.arange(1.0, len(found.times_s) + 1)
+    x = 100 * (times - times[0]) / max(times[-1] - times[0], 1e-9)
+    names = [label for label, _ in one.top]
+    lines = []
+    for name in [*(own for own in reversed(names) if own != one.label), one.label]:
+        y = 29 - 28 * found.probabilities[:, list(result.score_classes).index(name)]
+        tone = "truth" if name == one.label else "wrong" if name == names[0] else "other"
+        lines.append({"tone": tone, "points": " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))})
+    true = found.probabilities[:, list(result.score_classes).index(one.label)]
+    unit = " s" if times is found.times_s else ""
+    ends = [f"{times[k]:.1f}{NO_BREAK}s" if unit else f"step {times[k]:.0f}" for k in (0, -1)]
+    told = f"Probability of {one.label} from {ends[0]} to {ends[1]}: first {percent(true[0], 0)}, last {percent(true[-1], 0)}"
+    return {"lines": lines, "first": ends[0], "last": ends[1], "told": told}
