@@ -365,9 +365,12 @@ def _table(rows: dict[PlannedRun, _Row], pace: Pace) -> Table:
     # More lines than a terminal shows: those around the run in training.
     first = max(0, min(busy - SHOWN_AT_MOST // 2, len(items) - SHOWN_AT_MOST))
     finished = sum(row.state in ("done", "kept") for row in rows.values())
+    counted = f"{finished} of {len(rows)} runs finished"
+    if len(rows) == 1 and pace.total is not None:
+        counted = f"{pace.done:.0f} of {pace.total:,} epochs"
     table = _new_table(
         ("split", "seed", "state", "epoch", "train", "val", "test", "seconds"),
-        ", ".join(filter(None, (f"{finished} of {len(rows)} runs finished", pace.speed()))),
+        ", ".join(filter(None, (counted, pace.speed()))),
     )
     for job, row in items[first : first + SHOWN_AT_MOST]:
         cells = (row.state, row.epoch, row.train, row.val, row.test, f"{row.seconds:.1f}" if row.seconds else "")

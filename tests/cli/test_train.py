@@ -222,6 +222,15 @@ def test_a_terminal_gets_a_table(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("terminal")
+def test_the_table_of_one_run_counts_epochs(capsys: pytest.CaptureFixture[str]) -> None:
+    (job,) = jobs_of(1)
+    with training_table([job], 4, nothing, live=True) as (on_epoch, _):
+        for number in (1, 2, 3):
+            on_epoch(job, Epoch(number, 0.1, 0.5, 0.625, None, None, 0.1))
+    assert "3 of 4 epochs, " in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("terminal")
 def test_values_of_a_sweep_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     values = (("column", "[bold]x_a[/] \x1b[31m"),)
     point = Point(values=values, config=TrainConfig(), feature_set="", pca=None, folder=Path("out"))

@@ -72,7 +72,7 @@ def test_a_depth_tree_becomes_a_run(ntu: Path, run: Path) -> None:
     assert len(store.video_ids(name)) == 16
     assert loaded.spec.resize == "box-stretch-64"
     info = json.loads((run / "run.json").read_text())
-    assert info["command"].startswith(f"har train-video {ntu}/manifest.csv --protocol xsub")
+    assert info["command"].startswith(f"har train-video {ntu}/manifest.csv -o {ntu}/run")
     assert (info["manifest"], info["store"]) == (f"{ntu}/manifest.csv", f"{ntu}/frames.zarr")
     assert info["started"] <= info["finished"]
 
