@@ -12,6 +12,7 @@ import numpy as np
 
 from har_pipeline.core.files import write_json
 from har_pipeline.core.records import ClipSpec, FeatureSpec, Scores, Split
+from har_pipeline.evaluation.members import PARTS
 from har_pipeline.evaluation.run_folder import HISTORY, SCORES, SPLIT_JSON, split_info, stream_info, write_info
 from har_pipeline.evaluation.scores import write_scores
 from har_pipeline.training.options import TrainConfig
@@ -59,7 +60,10 @@ def write_drawn_run(
     """Write a run of these scores as `har train` would; its training videos are made up. entries: of run.json."""
     folder.mkdir(parents=True)
     fold, seed = scores.fold[0], scores.seed[0]
-    split = Split(protocol="holdout", index=fold, train=(f"t{fold}-0", f"t{fold}-1"), test=scores.video_ids)
+    ids = {
+        part: tuple(v for v, own in zip(scores.video_ids, scores.part, strict=True) if own == part) for part in PARTS
+    }
+    split = Split(protocol="holdout", index=fold, train=(f"t{fold}-0", f"t{fold}-1"), **ids)
     write_scores(folder / SCORES, scores)
     write_json(folder / SPLIT_JSON, dataclasses.asdict(split))
     with (folder / HISTORY).open("w", newline="") as file:

@@ -174,8 +174,8 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "" if value is None else f"{100 * value:.{digits}f}{NO_BREAK}%"
 
 
-def _share(value: float | None, digits: int = 1) -> Cell:
-    return percent(value, digits), value
+def _share(value: float | None) -> Cell:
+    return percent(value), value
 
 
 def _between(interval: Interval | None) -> Cell:
@@ -409,7 +409,7 @@ def _tables(one: Result) -> dict[str, Table]:
         "confused": Table(
             name="Most confused classes",
             columns=[("class", False), ("taken for", False), ("videos", True), ("of the class", True)],
-            rows=[[row.label, row.said, _number(row.rows), _share(row.share, 0)] for row in one.confused],
+            rows=[[row.label, row.said, _number(row.rows), _share(row.share)] for row in one.confused],
         ),
         "videos": Table(
             name="Test videos",

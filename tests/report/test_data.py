@@ -300,7 +300,7 @@ def test_what_is_no_run_is_named(tmp_path: Path, run: Path) -> None:
         collect_results([run, run])
     with pytest.raises(RunError, match="name a run"):
         collect_results([])
-    with pytest.raises(RunError, match="no val scores"):
+    with pytest.raises(RunError, match="no validation videos"):
         collect_results([run], part="val")
 
 
