@@ -219,9 +219,9 @@ def extract(
             raise typer.BadParameter(str(error)) from error
     with extraction_bar() as update:
         summaries = extract_many(records, FeatureStore(store, create=True), wanted, update)
-    for summary in summaries:
+    for summary, (_, made) in zip(summaries, wanted, strict=True):
         print_failures(summary.notes, summary.failed, summary.failed_before)
-        if text := summary.seen.note():
+        if text := summary.seen.note(made.clips):
             note(f"NOTE: {summary.feature_set}: {text}")
     if summaries[0].flow_cache:
         note(f"NOTE: {summaries[0].flow_cache}")
