@@ -18,7 +18,7 @@ from har_pipeline.cli.split_options import chosen_splits
 from har_pipeline.core.options import option, options_of
 from har_pipeline.core.signals import goes_on_when_repeated
 from har_pipeline.datasets.splits import SplitChoice
-from har_pipeline.training.axes import NOT_SWEPT, parse_axis
+from har_pipeline.training.axes import FEATURES, NOT_SWEPT, parse_axis
 from har_pipeline.training.options import TrainConfig
 
 if TYPE_CHECKING:
@@ -124,8 +124,8 @@ def sweep(
     from har_pipeline.features.pack import open_features
 
     opened = open_features(store)
-    for prefix in (swept.features or "").split(","):
-        opened.resolve(prefix.strip())
+    for prefix in next((axis.values for axis in axes if axis.name == FEATURES), ("",)):
+        opened.resolve(str(prefix))
     chosen = chosen_splits(ctx, manifest, records, split.with_validation(True))
 
     from har_pipeline.training.sweep import plan_points, run_sweep
