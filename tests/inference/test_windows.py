@@ -215,6 +215,12 @@ def test_progress_counts_windows(work: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not any(" videos" in line for line in lines)
 
 
+@pytest.mark.parametrize("more", [[], ["--window", 1]])
+def test_a_folder_without_videos_is_told(work: Path, tmp_path: Path, more: list[object]) -> None:
+    done = har("predict", tmp_path, "--run", work / "run", *more, code=1)
+    assert f"failed: {tmp_path}: is a folder without video files" in done.stderr
+
+
 def test_windows_are_for_colour(tmp_path: Path) -> None:
     depth = make_depth_set(tmp_path)
     done = har("predict", depth.path("v8"), "--run", depth.train(), "--window", 1, code=1)
