@@ -209,19 +209,20 @@ def extract(
 
     with told_while_waiting("load nets"):
         built = nets.build(how.dtype)
-    wanted = []
+    wanted, taken = [], []
     for net in built:
         resize = how.resize or net.input.resize
         try:
             resize = with_crops(resize, crops) if crops else resize
-            wanted.append((net, dataclasses.replace(how, clips=clips.of(net.input.clips), resize=resize)))
+            taken.append(clips.of(net.input.clips))
+            wanted.append((net, dataclasses.replace(how, clips=taken[-1], resize=resize)))
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
     with extraction_bar() as update:
         summaries = extract_many(records, FeatureStore(store, create=True), wanted, update)
-    for summary in summaries:
+    for summary, made_of in zip(summaries, taken, strict=True):
         print_failures(summary.notes, summary.failed, summary.failed_before)
-        if text := summary.seen.note():
+        if text := summary.seen.note(made_of):
             note(f"NOTE: {summary.feature_set}: {text}")
     if summaries[0].flow_cache:
         note(f"NOTE: {summaries[0].flow_cache}")

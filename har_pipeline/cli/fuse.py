@@ -46,6 +46,8 @@ def fuse(
     Writes fusion.json, fusion.csv and scores.csv of the chosen rule, which `har evaluate` and `har fuse` read again.
     """
     check_folder(out)
+    if len(runs) < 2:
+        raise typer.BadParameter("give two runs or more")
     given = _numbers(weights) if weights else None
     if given and len(given) != len(runs):
         raise typer.BadParameter(f"{len(given)} weights for {len(runs)} runs")

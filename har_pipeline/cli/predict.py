@@ -214,7 +214,7 @@ def _predict_files(
     elif outputs.annotate is not None:
         raise RunError(f"{run[0]} reads depth: --annotate is for colour videos, --picture draws depth")
     _check_annotate(outputs.annotate, found)
-    with video_bar() as show:
+    with video_bar("windows" if how.window else "videos") as show:
         predictions = predict_files(
             found,
             classifier,

@@ -15,13 +15,15 @@ from har_pipeline.cli.options import with_options
 from har_pipeline.cli.output import note, print_table
 from har_pipeline.cli.progress import sweep_table
 from har_pipeline.cli.split_options import chosen_splits
+from har_pipeline.core.errors import first_few
 from har_pipeline.core.options import option, options_of
 from har_pipeline.core.signals import goes_on_when_repeated
 from har_pipeline.datasets.splits import SplitChoice
-from har_pipeline.training.axes import NOT_SWEPT, parse_axis
+from har_pipeline.training.axes import FEATURES, NOT_SWEPT, parse_axis
 from har_pipeline.training.options import TrainConfig
 
 if TYPE_CHECKING:
+    from har_pipeline.training.sweep import SweepRuns
     from har_pipeline.training.sweep_table import Choice, PointSummary
 
 SWEPT = "Swept: one value, or several separated by commas"
@@ -124,8 +126,8 @@ def sweep(
     from har_pipeline.features.pack import open_features
 
     opened = open_features(store)
-    for prefix in (swept.features or "").split(","):
-        opened.resolve(prefix.strip())
+    for prefix in next((axis.values for axis in axes if axis.name == FEATURES), ("",)):
+        opened.resolve(str(prefix))
     chosen = chosen_splits(ctx, manifest, records, split.with_validation(True))
 
     from har_pipeline.training.sweep import plan_points, run_sweep
@@ -152,8 +154,7 @@ def sweep(
     first, last = chosen[0], chosen[-1]
     numbers = f"split {first.index}" if len(chosen) == 1 else f"splits {first.index} to {last.index}"
     summaries, choices = write_sweep(out, result, title=f"{first.protocol}, {numbers}")
-    for text in dict.fromkeys(text for made in result.runs.values() for one in made for text in one.summary.notes):
-        note(f"NOTE: {text}")
+    _note_runs(result)
     if as_json:
         typer.echo((out / SUMMARY).read_text(encoding="utf-8"), nl=False)
     else:
@@ -173,6 +174,17 @@ def _note_scaling(configs: Sequence[TrainConfig]) -> None:
             f"NOTE: features are scaled for {', '.join(scaled)} and plain for {', '.join(plain)}, the default of each; "
             "--set standardise=false: plain for all"
         )
+
+
+def _note_runs(result: SweepRuns) -> None:
+    """Say what the runs note, and of which points where it is not all of them."""
+    told: dict[str, dict[str, None]] = {}
+    for point, made in result.runs.items():
+        for text in (text for one in made for text in one.summary.notes):
+            told.setdefault(text, {})[point.folder.name] = None
+    for text, points in told.items():
+        of_points = "" if len(points) == len(result.runs) else f"{first_few(list(points))}: "
+        note(f"NOTE: {of_points}{text}")
 
 
 def _print(summaries: Sequence[PointSummary], choices: Sequence[Choice], out: Path) -> None:

@@ -125,7 +125,7 @@ def choose_splits(
         notes += unread_column(splits, records)
     if not PROTOCOLS[protocol].copies_apart:
         notes += copied_videos(chosen, records)
-    if protocol == "holdout" and not any(record.subject or record.group for record in records):
+    if protocol in ("holdout", "group_kfold") and not any(record.subject or record.group for record in records):
         notes.append(
             "the manifest has no subject or group: one person or scene may appear in both training and test videos, which "
             "makes the accuracy too high; fill in those columns (data_manifests/README.md)"

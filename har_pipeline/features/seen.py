@@ -13,7 +13,6 @@ from har_pipeline.video.local.spec import HANDCRAFTED
 
 # Below this share of its frames, from the first to the last one read, a video is told of.
 LITTLE = 0.5
-WAY_OUT = "--sampling uniform spreads the clips over the whole video"
 # What reads every frame, whatever the clips of its spec say.
 _WHOLE = (*HANDCRAFTED, EXTRACTOR, MOTION)
 
@@ -48,11 +47,12 @@ class Seen:
         span, read = with_least(self.span_mean, self.span_min), with_least(self.read_mean, self.read_min)
         return f"clips span {span} of a video and read {read} of its frames"
 
-    def note(self) -> str:
-        """Return what is to be said of videos that were hardly seen, empty if there is none."""
+    def note(self, clips: ClipSpec) -> str:
+        """Return what is to be said of videos that were hardly seen, empty if there is none. clips: of the feature set."""
         if not self.little:
             return ""
-        return f"the clips span less than half of {self.little:,} of {self.videos:,} videos: {WAY_OUT}"
+        few = f"the clips span less than half of {self.little:,} of {self.videos:,} videos"
+        return f"{few}: {_spread(clips)} spreads the clips over the whole video"
 
 
 def with_least(mean: float, least: float) -> str:
@@ -98,5 +98,10 @@ def little_seen(spec: FeatureSpec, num_frames: int, fps: float) -> str:
         return ""
     return (
         f"{spec.extractor} sees {percent(span)} of it only, by its clips ({spec.clips.describe()}): for a run that sees all of "
-        "it, extract with --sampling uniform and train again"
+        f"it, extract with {_spread(spec.clips)} and train again"
     )
+
+
+def _spread(clips: ClipSpec) -> str:
+    """Return the options that spread clips over a whole video; a single one does not span it, wherever it lies."""
+    return f"--sampling uniform{' --num-clips 10' if clips.num_clips == 1 else ''}"

@@ -13,6 +13,7 @@ import torch
 
 from har_pipeline.core.errors import RunError, VideoError
 from har_pipeline.core.records import TIME_LIMIT_S, VideoRecord
+from har_pipeline.datasets.folders import videos_below
 from har_pipeline.evaluation.plots import Example, TimelineRow, save_timelines, save_topk_bars
 from har_pipeline.evaluation.tables import write_csv
 from har_pipeline.features.store import FeatureStore
@@ -162,6 +163,8 @@ def _asked(number: int, path: Path, depth: bool, windows: Windows | None) -> _As
     name, place = f"video{number:06d}", path.expanduser().resolve()
     if depth:
         return _Asked(path, (VideoRecord(video_id=name, label="unknown", depth_path=place),))
+    if place.is_dir() and not videos_below(place):
+        return _Asked(path, (), error=f"{place}: is a folder without video files")
     if windows is None:
         return _Asked(path, (VideoRecord(video_id=name, label="unknown", path=place),))
     try:

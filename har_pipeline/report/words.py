@@ -203,8 +203,14 @@ def option_rows(run: RunRecord) -> list[OptionRow]:
     kind: Any = TrainConfig if run.kind == HEAD else VideoTrainConfig
     known = options_of(kind)
     defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+    options = run.info["options"]
+    if run.kind == HEAD:
+        # The run has it as it applied; its default is that of the head and the features.
+        same = {name: options[name] for name in ("head", "mid_fusion", "fusion_op") if name in options}
+        usual = TrainConfig(**same).for_features([stream.spec for stream in run.streams])
+        defaults["standardise"] = usual.scales_features
     rows = []
-    for name, value in run.info["options"].items():
+    for name, value in options.items():
         option = known[name][0] if name in known else None
         rows.append(
             OptionRow(

@@ -28,6 +28,7 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import VideoReformatter
 
 from har_pipeline.core.errors import VideoError
+from har_pipeline.core.kinds import what_is
 from har_pipeline.core.records import Decoder
 from har_pipeline.video.timing import Timing, display_ticks, joined_ticks, timing_of
 
@@ -225,6 +226,8 @@ def _open(path: Path) -> Iterator[tuple[Any, Any, tuple[str, ...]]]:
     except av.error.MemoryError:
         raise
     except (av.error.FFmpegError, OSError) as error:
+        if (what := what_is(path)) in ("a manifest", "a split file"):
+            raise VideoError(f"{path}: is {what}, not a video file") from error
         raise VideoError(f"{path}: is not a readable video ({error.strerror or error})") from error
     with container:
         found = [stream for stream in container.streams.video if not _is_picture(stream)]

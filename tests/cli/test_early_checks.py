@@ -75,6 +75,8 @@ WRONG = [
     ("sweep nowhere.csv s.zarr --units 2,4", 1, "nowhere.csv"),
     ("sweep m.csv nowhere.zarr --units 2,4", 1, "not a feature store"),
     ("sweep m.csv s.zarr --units 2,4 --features vgg", 1, "starts with 'vgg'"),
+    ("sweep m.csv s.zarr --units 2,4 --set features=vgg", 1, "starts with 'vgg'"),
+    ("fuse run", 2, "give two runs or more"),
     ("sweep m.csv s.zarr --set units", 2, "write NAME=VALUE"),
     ("sweep m.csv s.zarr --set unit=2,4", 2, "'unit' cannot be swept; did you mean 'units'?"),
     ("sweep m.csv s.zarr --set dropout=much", 2, "'much' is not float"),

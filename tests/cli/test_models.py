@@ -75,7 +75,7 @@ def test_filters(tmp_path: Path) -> None:
     rows = json.loads(har("models", "vgg16", "--json", cwd=tmp_path).stdout)
     assert [row["weights"] for row in rows] == ["imagenet", "oxford", "keras"]
     assert [row["default"] for row in rows] == [True, False, False]
-    assert "choose from" in har("models", "nothing", cwd=tmp_path, code=1).stderr
+    assert "choose from" in har("models", "nothing", cwd=tmp_path, code=2).stderr
     assert "vgg16 does not read flow" in har("models", "vgg16", "--stream", "flow", cwd=tmp_path, code=1).stderr
 
 
@@ -137,6 +137,20 @@ def test_without_a_network_the_file_and_its_place_are_named(
         "rgb_imagenet.pt (Failed to resolve 'x.org'). Download"
         in har("models", "fetch", "i3d", cwd=tmp_path, code=1).stderr
     )
+
+    def no_proxy(*args: object, **kwargs: object) -> None:
+        refused = OSError(
+            "HTTPSConnection(host='127.0.0.1', port=9): Failed to connect: [Errno 111] Connection refused"
+        )
+        wrapped = OSError("HTTPSConnectionPool(host='x.org', port=443): Max retries exceeded with url: /")
+        wrapped.reason = OSError("Unable to connect to proxy", refused)  # type: ignore[attr-defined]
+        raise ConnectionError(wrapped)
+
+    monkeypatch.setattr(weights_module.pooch, "retrieve", no_proxy)
+    assert (
+        "rgb_imagenet.pt (Failed to connect: [Errno 111] Connection refused). Download"
+        in har("models", "fetch", "i3d", cwd=tmp_path, code=1).stderr
+    )
     monkeypatch.setattr("torch.hub.download_url_to_file", no_network)
     said = har("models", "fetch", "raft_small", cwd=tmp_path, code=1).stderr.splitlines()[-1]
     assert said.startswith("failed: raft_small: cannot download https://")
@@ -146,7 +160,7 @@ def test_without_a_network_the_file_and_its_place_are_named(
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["nothing"], 1, "choose from"),
+        (["nothing"], 2, "choose from"),
         (["idt"], 2, "handcrafted and has no weights"),
         (["i3d", "vgg16", "--weights", "imagenet"], 2, "give one NAME"),
         (["raft_small", "--weights", "imagenet"], 2, "give one NAME"),

@@ -46,3 +46,20 @@ def test_heads_of_unlike_scaling_are_told(tmp_path: Path, heads: str, more: list
     line = "NOTE: features are scaled for svm and plain for lstm, the default of each; --set standardise=false: plain for all"
     assert (line in result.stderr) == told
     assert ("features are scaled" in result.stderr) == told
+
+
+def test_feature_sets_are_swept_by_set_as_well(tmp_path: Path) -> None:
+    """A note that holds for one of them names it."""
+    features, labels = blobs(("running", "walking"), 6, dim=4)
+    one_step = {video_id: rows[:1] for video_id, rows in features.items()}
+    for name, rows, weights in (("many", features, "a"), ("one", one_step, "b")):
+        store, made = feature_store(tmp_path / "store.zarr", rows, weights="sha256:" + weights * 64)
+        store.give_name(made, name)
+    rows = [f"{v},{label},videos/{v}.avi,s{v[-1]}" for v, label in labels.items()]
+    (tmp_path / "manifest.csv").write_text("video_id,label,path,subject\n" + "\n".join(rows) + "\n")
+    command = ["sweep", str(tmp_path / "manifest.csv"), str(tmp_path / "store.zarr"), "-o", str(tmp_path / "out")]
+    options = ["--set", "features=many,one", "--set", "epochs=1", "--workers", "1", "--device", "cpu"]
+    result = CliRunner().invoke(app, [*command, *options])
+    assert result.exit_code == 0, f"{result.output}{result.exception!r}"
+    notes = [line for line in result.stderr.splitlines() if "sequence of one step" in line]
+    assert [line.split(": ")[:2] for line in notes] == [["NOTE", "features_one"]]

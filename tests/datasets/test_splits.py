@@ -605,3 +605,12 @@ def test_one_of_several_splits_is_noted_unless_it_was_asked_for() -> None:
         in note
     )
     assert choose_splits(records, replace(folds, split="0"))[1] == []
+
+
+@pytest.mark.parametrize("protocol", ["holdout", "group_kfold"])
+def test_unknown_people_and_groups_are_noted(protocol: str) -> None:
+    choice = SplitChoice(protocol=protocol, split="0", num_folds=2, val_fraction=0.0)
+    unknown = [video(f"{label}{number}", label) for label in "ab" for number in range(6)]
+    (note,) = choose_splits(unknown, choice)[1]
+    assert note.startswith("the manifest has no subject or group: one person or scene may appear in both")
+    assert choose_splits([replace(one, group=one.video_id) for one in unknown], choice)[1] == []

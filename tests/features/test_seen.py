@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from pixel_nets import pixel_extractor
@@ -32,10 +33,12 @@ def test_first_frames_of_long_videos_are_told_of(tmp_path: Path, records: list[V
     assert (few.seen.videos, few.seen.little) == (2, 1)
     assert (few.seen.span_mean, few.seen.span_min) == pytest.approx(((0.8 + 0.2) / 2, 0.2))
     assert few.seen.describe() == "clips span 50 % (least 20 %) of a video and read 50 % (least 20 %) of its frames"
-    assert few.seen.note().startswith("the clips span less than half of 1 of 2 videos: --sampling uniform")
+    assert few.seen.note(ClipSpec(num_clips=8)).startswith(
+        "the clips span less than half of 1 of 2 videos: --sampling uniform"
+    )
     spread = ExtractOptions(clips=ClipSpec(sampling="uniform", num_clips=8))
     whole = extract(records, store, pixel_extractor(), spread)
-    assert (whole.seen.span_min, whole.seen.little, whole.seen.note()) == (1.0, 0, "")
+    assert (whole.seen.span_min, whole.seen.little, whole.seen.note(ClipSpec())) == (1.0, 0, "")
     assert (whole.seen.read_mean, whole.seen.read_min) == pytest.approx(((0.8 + 0.2) / 2, 0.2))
     assert whole.seen.describe() == "clips span 100 % of a video and read 50 % (least 20 %) of its frames"
     # The store tells the same later, and so does its pack.
@@ -57,7 +60,20 @@ def test_a_video_of_which_little_was_seen_is_told_of() -> None:
     first = dataclasses.replace(spec, extractor="vgg16", clips=ClipSpec())
     told = little_seen(first, 1000, 25.0)
     assert told.startswith("vgg16 sees 4.0 % of it only, by its clips (first, 40 frames): for a run that sees")
+    assert told.endswith(": for a run that sees all of it, extract with --sampling uniform and train again")
     assert little_seen(first, 80, 25.0) == ""
+
+
+@pytest.mark.parametrize("sampling", ["first", "uniform", "sparse", "segments"])
+def test_one_clip_cannot_be_spread(sampling: Literal["first", "uniform", "sparse", "segments"]) -> None:
+    """The way out is more clips: --sampling uniform alone would change nothing."""
+    clips = ClipSpec(sampling=sampling, num_clips=1, clip_len=16)
+    spec = dataclasses.replace(RawOptions(stream="rgb").spec(), extractor="i3d", clips=clips)
+    assert "--sampling uniform --num-clips 10" in little_seen(spec, 1000, 25.0)
+    told = Seen().with_video(*seen_of_video(spec, 1000, 25.0)).note(clips)
+    assert told.endswith("--sampling uniform --num-clips 10 spreads the clips over the whole video")
+    spread = dataclasses.replace(clips, sampling="uniform", num_clips=10)
+    assert little_seen(dataclasses.replace(spec, clips=spread), 1000, 25.0) == ""
 
 
 def test_what_reads_every_frame_sees_all() -> None:

@@ -207,6 +207,20 @@ def test_a_file_that_ends_early_has_what_there_is(work: Path, tmp_path: Path) ->
     assert {row.split(",")[0] for row in (tmp_path / "s.csv").read_text().splitlines()[1:]} == {str(cut)}
 
 
+def test_progress_counts_windows(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("har_pipeline.cli.progress.QUIET_S", 0.0)
+    done = har("predict", work / "joined.mp4", "--run", work / "run", "--window", 1.6)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("predict: ")]
+    assert any(" windows" in line for line in lines), done.stderr
+    assert not any(" videos" in line for line in lines)
+
+
+@pytest.mark.parametrize("more", [[], ["--window", 1]])
+def test_a_folder_without_videos_is_told(work: Path, tmp_path: Path, more: list[object]) -> None:
+    done = har("predict", tmp_path, "--run", work / "run", *more, code=1)
+    assert f"failed: {tmp_path}: is a folder without video files" in done.stderr
+
+
 def test_windows_are_for_colour(tmp_path: Path) -> None:
     depth = make_depth_set(tmp_path)
     done = har("predict", depth.path("v8"), "--run", depth.train(), "--window", 1, code=1)

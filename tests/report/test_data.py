@@ -34,6 +34,7 @@ from har_pipeline.report import charts
 from har_pipeline.report.data import ReportSources, collect_results
 from har_pipeline.report.page import chart_library, render, script_json, write_report
 from har_pipeline.report.words import describe_clips, describe_features, describe_run, option_rows
+from har_pipeline.training.options import TrainConfig
 from har_pipeline.training.sweep_table import read_sweep
 
 CLASSES = ("a", "b", "c", "d", "e", "f")
@@ -383,6 +384,16 @@ def test_a_run_in_words(folds: Path, tmp_path: Path) -> None:
     first = option_rows(read_run(run))[0]
     assert (first.name, first.value, first.default, first.changed) == ("--units", "8", "320", True)
     assert "recurrent layer" in first.meaning
+
+
+@pytest.mark.parametrize(("head", "usual"), [("lstm", "no"), ("svm", "yes")])
+def test_scaling_that_was_not_asked_for_is_the_default(tmp_path: Path, head: str, usual: str) -> None:
+    """run.json has it as it applied, which was told as an option that somebody changed."""
+    for given, changed in ((None, False), (usual == "no", True)):
+        options = TrainConfig(head=head, standardise=given).to_dict()  # type: ignore[arg-type]
+        run = write_drawn_run(tmp_path / str(given), drawn_scores(CLASSES, VIDEOS), entries={"options": options})
+        (row,) = [row for row in option_rows(read_run(run)) if row.name == "--standardise"]
+        assert (row.default, row.changed) == (usual, changed)
 
 
 def test_measured_speed_is_told(run: Path) -> None:

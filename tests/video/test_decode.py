@@ -182,6 +182,13 @@ def test_a_folder_is_no_video(tmp_path) -> None:
         probe(tmp_path)
 
 
+def test_a_manifest_is_no_video(tmp_path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("video_id,path,label\na,a.avi,x\n" * 20)
+    with pytest.raises(VideoError, match=r"m\.csv: is a manifest, not a video file"):
+        probe(path)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"), [(b"", "the file is empty"), (b"hello\n" * 99, "is not a readable video")]
 )

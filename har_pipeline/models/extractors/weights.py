@@ -148,11 +148,21 @@ def _download(net: Net, name: str, weights: Weights, path: Path) -> None:
 
 def _why(error: Exception) -> str:
     """Return why a download failed: of an error that the library wrapped in others, what the innermost says."""
-    inner = error.args[0] if error.args and isinstance(error.args[0], Exception) else error
+    inner: BaseException = error
+    while (nested := _wrapped(inner)) is not None:
+        inner = nested
     reason = getattr(inner, "reason", inner)
     # The library begins with the object that failed: HTTPSConnection(host=..., port=443): Failed to resolve ...
     said = " ".join(str(reason).split()).split("): ", 1)[-1]
     return said if reason is not error else f"{type(error).__name__}: {said}"
+
+
+def _wrapped(error: BaseException) -> BaseException | None:
+    """Return the error that another was made of, such as that of a proxy or of the last of several tries."""
+    for inner in (getattr(error, "reason", None), *error.args):
+        if isinstance(inner, BaseException) and inner is not error:
+            return inner
+    return None
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
