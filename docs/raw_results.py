@@ -246,8 +246,8 @@ def _threads_lines(found: dict[str, Any]) -> list[str]:
 def _gpu_nets_lines(content: dict[str, Any]) -> list[str]:
     """Return the table of clips per second on a GPU."""
     return [
-        f"Clips per second of some nets on their default clips, decoding aside ({content['machine']}; gpu_nets.json). Where",
-        "fp32 (TF32) is faster than the default precision of that GPU, `--precision fp32` is the better choice there:",
+        f"Clips per second of some nets on their default clips, decoding aside ({content['machine']}; gpu_nets.json). Since",
+        "this was measured, nets with convolutions over time, such as I3D, take fp32 (TF32) on a GPU by default:",
         "",
         "| net | stream | fp32 | default | default precision |",
         "|---|---|---|---|---|",

@@ -3,6 +3,7 @@
 from .core.errors import HarError as HarError
 from .core.errors import errors_as_lines as errors_as_lines
 from .core.files import write_json as write_json
+from .core.memory import keep_freed_memory as keep_freed_memory
 from .core.records import ClipSpec as ClipSpec
 from .core.records import FeatureRecord as FeatureRecord
 from .core.records import FeatureSpec as FeatureSpec
@@ -101,7 +102,6 @@ from .models.convlstm.networks import NETWORKS as NETWORKS
 from .models.convlstm.networks import RawNetwork as RawNetwork
 from .models.convlstm.networks import build_network as build_network
 from .models.convlstm.windows import BIN_EDGES as BIN_EDGES
-from .models.device import keep_freed_memory as keep_freed_memory
 from .models.device import pick_device as pick_device
 from .models.extractors.base import Extractor as Extractor
 from .models.extractors.build import build_extractor as build_extractor

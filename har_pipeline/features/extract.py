@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from har_pipeline.core.errors import ExtractionError, UsageError
+from har_pipeline.core.memory import keep_freed_memory
 from har_pipeline.core.records import FeatureSpec, VideoRecord
 from har_pipeline.features.engine import Engine, Progress
 from har_pipeline.features.job import shard_of, unfinished
 from har_pipeline.features.lanes import ExtractSummary, Lane
 from har_pipeline.features.options import ExtractOptions
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.models.device import keep_freed_memory
 from har_pipeline.models.extractors.base import Extractor
 from har_pipeline.video.clip_worker import DecodeTask, Row, View
 from har_pipeline.video.flow.cache import FlowCache

@@ -264,5 +264,5 @@ def sample_frames(path: Path, count: int, start: int = 0, stop: int | None = Non
     info = probe(path)
     last = max(start, info.packet_frames - 2 if stop is None else stop - 1)
     wanted = set(np.linspace(start, last, count).round().astype(int).tolist())
-    frames = [frame.copy() for index, frame in FrameReader(path, start=start, stop=stop, info=info) if index in wanted]
-    return np.stack(frames)
+    reader = FrameReader(path, start=start, stop=last + 1, info=info, wants=wanted.__contains__)
+    return np.stack([frame.copy() for _, frame in reader])

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import platform
 import re
-import sys
 from functools import cache
 
 import torch
@@ -146,15 +143,3 @@ def device_name(device: torch.device) -> str:
 def free_memory(device: torch.device) -> int | None:
     """Return the free memory of a GPU in bytes; None of a device that uses the machine's own."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
-
-
-def keep_freed_memory() -> None:
-    """Make glibc keep freed memory for this process's next allocations.
-
-    A block given back to the system costs a page fault per 4 KiB when the next layer asks for one: a quarter of VGG16's
-    time on a CPU, a twelfth of a ConvLSTM's.
-    """
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: serve every request from the heap
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never shrink it

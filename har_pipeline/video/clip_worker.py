@@ -191,15 +191,21 @@ def _send_clips(
     # Reading to the end tells the true number of frames; the first n clips do not depend on it once they are full.
     reads_all = needed is None or num_frames < needed
     stop = task.end_frame if needed is None or reads_all else task.start_frame + needed
-    reader = FrameReader(task.path, decoder=task.decoder, start=task.start_frame, stop=stop, info=info)
-    last = task.start_frame - 1
-    for last, frame in reader:
+    reader = FrameReader(
+        task.path,
+        decoder=task.decoder,
+        start=task.start_frame,
+        stop=stop,
+        info=info,
+        wants=lambda number: any(cutter.wants(number) for cutter in cutters),
+    )
+    for number, frame in reader:
         for cutter in cutters:
-            if cutter.wants(last):
-                cutter.add(last, frame)
+            if cutter.wants(number):
+                cutter.add(number, frame)
     for cutter in cutters:
         cutter.finish()
-    found = last + 1 - task.start_frame
+    found = reader.frames_decoded - task.start_frame
     if found <= 0:
         raise VideoError(f"{task.path}: no frame could be decoded from frame {task.start_frame} on")
     if (reads_all and found != num_frames and not trusted) or any(cutter.unsent for cutter in cutters):
@@ -223,9 +229,17 @@ def _decode_rows(task: DecodeTask, sender: _Sender) -> Done:
     Rows that a file does not reach, because it has fewer frames than its container says, fail alone.
     """
     info = probe(task.path)
-    reader = FrameReader(task.path, decoder=task.decoder, start=task.start_frame, stop=task.end_frame, info=info)
     waiting, begun = deque(task.rows), deque[tuple[Row, list[_ClipCutter]]]()
-    last = task.start_frame - 1
+
+    def wants(number: int) -> bool:
+        # Where a row begins and ends, there is something to do.
+        return bool(waiting and waiting[0].start_frame <= number) or any(
+            row.end_frame == number + 1 or any(cutter.wants(number) for cutter in cutters) for row, cutters in begun
+        )
+
+    reader = FrameReader(
+        task.path, decoder=task.decoder, start=task.start_frame, stop=task.end_frame, info=info, wants=wants
+    )
     for last, frame in reader:
         while waiting and waiting[0].start_frame <= last:
             sender.row = row = waiting.popleft()
@@ -244,10 +258,12 @@ def _decode_rows(task: DecodeTask, sender: _Sender) -> Done:
                 begun.remove((row, cutters))
     for row in (*(row for row, _ in begun), *waiting):
         sender.row = row
-        sender.post(Failed(f"{task.path}: the file ends at frame {last + 1}, before frame {row.end_frame}"))
+        sender.post(
+            Failed(f"{task.path}: the file ends at frame {reader.frames_decoded}, before frame {row.end_frame}")
+        )
     sender.row = None
     end = max(row.end_frame for row in task.rows)
-    notes = [*info.notes, *reader.notes, *info.timing.notes, *tail_note(info, last + 1, end)]
+    notes = [*info.notes, *reader.notes, *info.timing.notes, *tail_note(info, reader.frames_decoded, end)]
     return Done(tuple(notes), reader.decoder_used)
 
 

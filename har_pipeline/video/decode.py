@@ -13,7 +13,7 @@ every network.
 from __future__ import annotations
 
 import struct
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -436,6 +436,8 @@ class FrameReader:
     applied, pixel aspect ratios are not. After the iteration `notes` says what was odd, `decoder_used` who decoded,
     `frames_decoded` how many frames were met, skipped ones included, and `ticks` their time stamps.
     With `decord`, PyAV takes over wherever decord would be wrong or fails, with a note.
+    wants: whether a frame, by its number, is to be yielded; None: all are. The others are decoded, as later ones build on
+    them, but not converted to RGB, which takes about as long. It is asked once for each frame, in order.
     Raises: ValueError if the range is empty; on iteration, VideoError if the file cannot be opened or holds no frame.
     """
 
@@ -447,6 +449,7 @@ class FrameReader:
         start: int = 0,
         stop: int | None = None,
         info: VideoInfo | None = None,
+        wants: Callable[[int], bool] | None = None,
     ) -> None:
         if start < 0 or (stop is not None and stop <= start):
             raise ValueError(f"{path}: [{start}, {stop}) is no range of frames")
@@ -456,6 +459,7 @@ class FrameReader:
         self.ticks: list[int | None] = []
         self.frames_decoded = 0
         self._wants_decord = decoder == "decord"
+        self._wants = wants or (lambda number: True)
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         self.notes, self.frames_decoded = [], 0
@@ -475,7 +479,7 @@ class FrameReader:
             try:
                 for frame in islice(frames, self.stop):
                     self.frames_decoded = state.frames
-                    if state.frames > first:
+                    if state.frames > first and self._wants(state.frames - 1):
                         yield state.frames - 1, _to_rgb(frame, reformatter, state)
             finally:
                 self.notes += state.notes()
@@ -518,7 +522,7 @@ class FrameReader:
                 numbers = range(block, min(block + DECORD_BLOCK, state.frames))
                 for number, frame in zip(numbers, video.get_batch(numbers).asnumpy(), strict=True):
                     self.frames_decoded = number + 1
-                    if number >= self.start:
+                    if number >= self.start and self._wants(number):
                         yield number, frame
         except (decord.DECORDError, RuntimeError, IndexError) as error:
             text = str(error).strip().splitlines()

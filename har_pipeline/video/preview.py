@@ -58,10 +58,15 @@ def preview(record: VideoRecord, *, clip: bool = True) -> Preview:
     choice = _choice(end - start, info.fps, clip=clip)
     wanted, strip, moving = {*choice.strip, *choice.clip}, [], []
     size: tuple[int, int] = (0, 0)
-    for number, frame in FrameReader(path, start=start, stop=end if end > start else None, info=info):
+    reader = FrameReader(
+        path,
+        start=start,
+        stop=end if end > start else None,
+        info=info,
+        wants=lambda number: number - start in wanted,
+    )
+    for number, frame in reader:
         place = number - start
-        if place not in wanted:
-            continue
         if not any(size):
             turned = info.width != info.height and frame.shape[:2] == (info.width, info.height)
             aspect = float(np.clip(info.pixel_aspect, 0.25, 4))

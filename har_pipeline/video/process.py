@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from har_pipeline.core.errors import ExtractionError, VideoError
+from har_pipeline.core.memory import keep_freed_memory
 from har_pipeline.core.signals import interrupts_kept_back
 
 # Processes that may die in a row before they begin a task; then the job ends.
@@ -79,6 +80,7 @@ def serve(connection: Connection, work: Callable[[Any], Any], receive: Callable[
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphan outlives a killed job
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    keep_freed_memory()
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
         while True:
             task = (receive or connection.recv)()

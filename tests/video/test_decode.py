@@ -10,6 +10,7 @@ import pytest
 from video_files import damage_packets, make_audio, make_video, numbered_frame, read_number, truncate, turn_mp4
 
 from har_pipeline.core.errors import VideoError
+from har_pipeline.video import decode
 from har_pipeline.video.decode import FrameReader, VideoInfo, probe, tail_note
 from har_pipeline.video.timing import Timing
 
@@ -90,6 +91,24 @@ def test_ranges(videos, decoder, start, stop) -> None:
     numbers, frames, _ = read(videos["h264_b_frames.mkv"], decoder, start=start, stop=stop)
     assert numbers == list(range(start, min(stop, 30)))
     assert [read_number(frame) for frame in frames] == numbers
+
+
+def test_only_wanted_frames_are_converted(videos, decoder, monkeypatch) -> None:
+    every = list(FrameReader(videos["h264_b_frames.mkv"], decoder=decoder))
+    converted: list[int] = []
+    convert = decode._to_rgb
+
+    def counted(frame, reformatter, state):
+        converted.append(state.frames - 1)
+        return convert(frame, reformatter, state)
+
+    monkeypatch.setattr(decode, "_to_rgb", counted)
+    reader = FrameReader(videos["h264_b_frames.mkv"], decoder=decoder, start=2, wants=lambda number: number % 3 == 0)
+    found = list(reader)
+    assert [number for number, _ in found] == [number for number, _ in every[2:] if number % 3 == 0]
+    assert all(np.array_equal(frame, every[number][1]) for number, frame in found)
+    assert reader.frames_decoded == len(every)
+    assert converted == ([number for number, _ in found] if decoder == "pyav" else [])
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 3), (3, 3), (4, 2)])

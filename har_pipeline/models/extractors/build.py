@@ -16,7 +16,7 @@ from har_pipeline.core.known_files import remember
 from har_pipeline.core.records import Stream
 from har_pipeline.core.text import did_you_mean
 from har_pipeline.models.device import PRECISIONS, pick_device, pick_precision
-from har_pipeline.models.extractors.base import Extractor, Preprocess
+from har_pipeline.models.extractors.base import Extractor, Net, Preprocess
 from har_pipeline.models.extractors.c3d import read_mean_cube
 from har_pipeline.models.extractors.nets import find_net
 from har_pipeline.models.extractors.weights import find_weights, read_training
@@ -51,7 +51,7 @@ def build_extractor(
     if mean_cube is not None and name != "c3d":
         raise UsageError(f"only c3d takes a mean cube, not {name}")
     torch_device = pick_device(device)
-    if precision == "auto" and not net.bf16_is_close:
+    if precision == "auto" and not gains_from_bf16(net, stream, torch_device):
         precision = "fp32"
     chosen_precision = pick_precision(precision, torch_device)
     found = find_weights(net, weights, layer, stream, seed)
@@ -77,6 +77,15 @@ def build_extractor(
         precision=chosen_precision,
         trained_on=trained_on,
     )
+
+
+def gains_from_bf16(net: Net, stream: Stream, device: torch.device) -> bool:
+    """Return whether a net is to compute in bf16 where the device does so natively: close to fp32, and not slower.
+
+    cuDNN's convolutions over time are slower in bf16 than in TF32: I3D on an H200 by a third (`benchmarks/nets.py`).
+    """
+    over_time = net.inputs[stream].clips.clip_len > 1
+    return net.bf16_is_close and not (device.type == "cuda" and over_time)
 
 
 def fold_batch_norms(module: nn.Module) -> None:

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 
 from har_pipeline.core.errors import RunError
+from har_pipeline.core.memory import keep_freed_memory
 from har_pipeline.features.frames import frame_shape
 from har_pipeline.features.options import WINDOWS, RawOptions
 from har_pipeline.features.table import FeatureTable
 from har_pipeline.models.convlstm.networks import build_network, set_memory
-from har_pipeline.models.device import in_float64, keep_freed_memory, pick_device, pick_precision
+from har_pipeline.models.device import in_float64, pick_device, pick_precision
 from har_pipeline.training.batches import Frames
 from har_pipeline.training.checkpoint import CHECKPOINT, damaged, load_checkpoint, save_checkpoint
 from har_pipeline.training.data import TrainingData

@@ -7,6 +7,7 @@ from torch import nn
 
 from har_pipeline.core.errors import UsageError
 from har_pipeline.models.extractors import build_extractor, find_net
+from har_pipeline.models.extractors.build import gains_from_bf16
 from har_pipeline.models.extractors.efficientnet_lite0 import EfficientNetLite0
 from har_pipeline.models.extractors.vgg16 import VGG16
 
@@ -60,6 +61,15 @@ def test_bf16_is_close_to_fp32_where_it_is_said_to_be() -> None:
         )
         chosen = build_extractor(net.name, weights=weights, device="cpu").precision
         assert chosen == "fp32" or net.bf16_is_close
+
+
+def test_convolutions_over_time_are_in_fp32_on_cuda() -> None:
+    i3d, vgg16 = find_net("i3d"), find_net("vgg16")
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert gains_from_bf16(i3d, "rgb", cpu)
+    assert not gains_from_bf16(i3d, "rgb", cuda)
+    assert gains_from_bf16(vgg16, "rgb", cuda)
+    assert not gains_from_bf16(find_net("efficientnet_lite0"), "rgb", cuda)
 
 
 def test_random_weights_follow_the_seed_and_leave_the_global_state() -> None:
