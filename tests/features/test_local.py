@@ -193,7 +193,7 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert "it has: trajectory, hog, hof, mbh" in har(*command, "--layer", "fc6", cwd=tmp_path, code=2).stderr
     unknown = har("extract", "m.csv", "s.zarr", "--extractor", "vgg", cwd=tmp_path, code=2).stderr
     assert "choose from: c3d, " in " ".join(unknown.replace("│", " ").split())
-    models = har("models", cwd=tmp_path).stdout
+    models = har("models", "idt", cwd=tmp_path).stdout
     assert "idt  handcrafted, no weights, rgb" in models
     assert {"idt", "harris3d_hof"} <= {
         row.get("extractor") for row in json.loads(har("models", "--json", cwd=tmp_path).stdout)
