@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -29,7 +29,7 @@ def evaluate(
     run: Annotated[
         Path, typer.Argument(help="Run folder, folder of folds or repeats of `har train`, or result of `har fuse`.")
     ],
-    part: Annotated[str, typer.Option(help="Videos to report on: test or val.")] = "test",
+    part: Annotated[Literal["test", "val"], typer.Option(help="Videos to report on.")] = "test",
     groups: Annotated[
         str, typer.Option(help="Also report coarse categories: ucf101, hmdb51, or a CSV file `class,group`.")
     ] = "",

@@ -138,7 +138,7 @@ def compare(
     groups: Annotated[
         str, typer.Option(help="Order classes by coarse categories: ucf101, hmdb51, or a CSV file `class,group`.")
     ] = "",
-    part: Annotated[str, typer.Option(help="test or val.")] = "test",
+    part: Annotated[Literal["test", "val"], typer.Option(help="Videos to report on.")] = "test",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("comparison"),
     as_json: AsJson = False,
 ) -> None:

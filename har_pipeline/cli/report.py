@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -33,7 +33,7 @@ def report(
         bool, typer.Option("--single-file", help="Write one file that holds its pictures, instead of a folder.")
     ] = False,
     title: Annotated[str, typer.Option(help="Title of the page. Default: the names of the runs.")] = "",
-    part: Annotated[str, typer.Option(help="Videos to report on: test or val.")] = "test",
+    part: Annotated[Literal["test", "val"], typer.Option(help="Videos to report on.")] = "test",
     groups: Annotated[
         str, typer.Option(help="Order classes by coarse categories: ucf101, hmdb51, or a CSV file `class,group`.")
     ] = "",

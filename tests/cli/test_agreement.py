@@ -28,7 +28,6 @@ EXCEPTIONS = {
     "--num-layers": "har sweep takes several",
     "--num-steps": "har sweep takes several",
     "--out": "what is written is another thing each time",
-    "--part": "what is done with that part differs",
     "--patience": "of the validation loss of a head, or of the published schedule of a ConvLSTM",
     "--rule": "har predict fuses without a table to choose from, so only by rules that need none",
     "--precision": "of a net in use; of heads, too small to gain by bf16; of networks",

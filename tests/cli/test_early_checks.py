@@ -113,6 +113,7 @@ WRONG = [
     ("train m.csv s.zarr --head lstmm", 2, "Did you mean 'lstm'?"),
     ("train m.csv s.zarr --protocol hold-outs", 2, "unknown protocol 'hold-outs'; did you mean 'holdout'?"),
     ("train m.csv s.zarr --features dravn", 1, "did you mean 'drawn"),
+    ("evaluate run --part tests", 2, "'tests' is not one of 'test', 'val'"),
     ("evaluate run --groups ucf10", 1, "groups ucf10: no such file; did you mean 'ucf101'?"),
     ("extract m.csv s.zarr --extractor idt --layer hoof", 2, "idt has no layer 'hoof'"),
     ("manifest bild", 2, "Did you mean 'build'?"),
