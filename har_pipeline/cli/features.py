@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -298,9 +299,9 @@ def pack(
         typer.echo(f"{summary.feature_set}: {summary.videos:,} videos, {summary.clips:,} clips, {size}, {done}")
     raw = [opened.spec(summary.feature_set).extractor == EXTRACTOR for summary in summaries]
     if not all(raw):
-        typer.echo(f"next: har train MANIFEST {path} ...")
+        typer.echo(f"next: har train MANIFEST {shlex.quote(str(path))} ...")
     if any(raw):
-        typer.echo(f"next: har train-video MANIFEST --store {path} ...")
+        typer.echo(f"next: har train-video MANIFEST --store {shlex.quote(str(path))} ...")
 
 
 @features_app.command()
@@ -397,7 +398,7 @@ def reduce(
         lambda one, update: reduce_features(opened, source, one, how, update),
         words,
         "projected",
-        f"har train {manifest} {store}",
+        f"har train {shlex.quote(str(manifest))} {shlex.quote(str(store))}",
         as_json,
         name,
     )
@@ -452,7 +453,7 @@ def encode(
         lambda one, update: encode_features(opened, source, one, how, update),
         words,
         "encoded",
-        f"har train {manifest} {store}",
+        f"har train {shlex.quote(str(manifest))} {shlex.quote(str(store))}",
         as_json,
         how.name,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -108,7 +109,9 @@ def build(
     else:
         step = "extract" if any(record.path for record in records) else "frames"
         state = "" if changed else ", as it was"
-        say(f"{out}: {len(records)} rows, {len(labels)} classes{state}; next: har {step} {out} store.zarr")
+        say(
+            f"{out}: {len(records)} rows, {len(labels)} classes{state}; next: har {step} {shlex.quote(str(out))} store.zarr"
+        )
 
 
 def _updated(out: Path, records: list[VideoRecord], root: Path) -> tuple[ManifestUpdate, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -86,7 +87,8 @@ def print_outcomes(outcomes: Sequence[Outcome], out: Path, as_json: bool) -> Non
     tested = [one for one in outcomes if one.summary.test_accuracy is not None]
     if len(tested) > 1:
         say(_mean(tested))
-    say(f"next: har evaluate {out}" if tested else f"next: har predict VIDEO --run {out}")
+    run = shlex.quote(str(out))
+    say(f"next: har evaluate {run}" if tested else f"next: har predict VIDEO --run {run}")
 
 
 def _mean(outcomes: Sequence[Outcome]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -58,5 +59,5 @@ def synth(
     if as_json:
         print_json({"manifest": str(manifest), "videos": videos, "seed": seed})
     else:
-        follow = f", or har frames {manifest} store.zarr --fps 25" if depth else ""
-        say(f"{videos} videos; next: har extract {manifest} store.zarr{follow}")
+        follow = f", or har frames {shlex.quote(str(manifest))} store.zarr --fps 25" if depth else ""
+        say(f"{videos} videos; next: har extract {shlex.quote(str(manifest))} store.zarr{follow}")

@@ -143,7 +143,7 @@ def test_without_a_network_the_file_and_its_place_are_named(
             "HTTPSConnection(host='127.0.0.1', port=9): Failed to connect: [Errno 111] Connection refused"
         )
         wrapped = OSError("HTTPSConnectionPool(host='x.org', port=443): Max retries exceeded with url: /")
-        wrapped.reason = OSError("Unable to connect to proxy", refused)  # type: ignore[attr-defined]
+        wrapped.reason = Exception("Unable to connect to proxy", refused)  # type: ignore[attr-defined]
         raise ConnectionError(wrapped)
 
     monkeypatch.setattr(weights_module.pooch, "retrieve", no_proxy)

@@ -104,6 +104,16 @@ def test_a_single_run_is_kept_and_its_summary_shown_again(work: Path, tmp_path: 
     assert load_run(tmp_path / "run").config.units == 5
 
 
+def test_the_next_command_can_be_copied(work: Path, tmp_path: Path) -> None:
+    """Whatever is in the names of files."""
+    out, _ = har(work, "train", "--features", "drawn-rgb", "-o", str(tmp_path / "my run"))
+    assert out.splitlines()[-1] == f"next: har evaluate '{tmp_path / 'my run'}'"
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.avi").touch()
+    out, _ = har(work, "manifest", "build", "folder", str(tmp_path / "videos"), "-o", str(tmp_path / "my m.csv"))
+    assert out.endswith(f"next: har extract '{tmp_path / 'my m.csv'}' store.zarr\n")
+
+
 def test_repeats_of_one_split(work: Path, tmp_path: Path) -> None:
     har(work, "train", "--features", "drawn-rgb", "--repeats", "2", "--seed", "3", "-o", str(tmp_path / "job"))
     assert sorted(path.name for path in (tmp_path / "job").iterdir()) == ["plan.json", "seed3", "seed4"]
