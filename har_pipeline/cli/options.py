@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
-from typer.core import TyperCommand
+from rich.markup import escape
+from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from har_pipeline.core.errors import HarError, UsageError
 from har_pipeline.core.kinds import what_is
@@ -52,7 +53,11 @@ class Command(TyperCommand):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # Typer reads help texts as Rich's markup, in which words in brackets are styles and are not shown.
+        self.help = self.help and escape(self.help)
         for parameter in self.params:
+            if isinstance(parameter, TyperArgument | TyperOption) and parameter.help:
+                parameter.help = escape(parameter.help)
             if parameter.param_type_name == "argument":
                 name = parameter.name.upper() + "..." * (parameter.nargs != 1)
                 parameter.metavar = name if parameter.required else f"[{name}]"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -199,9 +200,13 @@ def _predict_files(
         recover_run(folder)
         if not run_folders(folder) and not (folder / FUSION_JSON).exists():
             raise no_run_error(folder)
-    found = [path for text in given for path in _expanded(text)]
+    named = [(text, path) for text in given for path in _expanded(text)]
+    found = [path for _, path in named]
     if not any(path.exists() for path in found):
-        for path in found:
+        for text, path in named:
+            if "://" in text:
+                note(f"failed: {text}: a URL is read with --live")
+                continue
             note(f"failed: {path}: the file does not exist{', and none matches' if WILD.search(str(path)) else ''}")
         raise typer.Exit(1)
     from har_pipeline.inference.ensemble import load_classifier, notes_of, runs_of
@@ -211,6 +216,10 @@ def _predict_files(
     classifier = load_classifier(run, how.rule)
     if not any(one.spec.stream == "depth" for one in runs_of(classifier)):
         found = [path for one in found for path in _videos_of(one)]
+        if all(path.is_dir() for path in found):
+            for path in found:
+                note(f"failed: {path}: no video is in this folder or below it")
+            raise typer.Exit(1)
     elif outputs.annotate is not None:
         raise RunError(f"{run[0]} reads depth: --annotate is for colour videos, --picture draws depth")
     _check_annotate(outputs.annotate, found)
@@ -350,6 +359,14 @@ class Live:
     device: str
 
 
+def _counted(frames: Any, came: list[int]) -> Generator[Any, None, None]:
+    """Yield the frames; came[0] is how many there were so far."""
+    with contextlib.closing(frames):
+        for frame in frames:
+            came[0] += 1
+            yield frame
+
+
 def _predict_live(source: str, run: Path, how: Live, top: int, as_json: bool) -> None:
     from har_pipeline.video.camera import is_camera
 
@@ -375,9 +392,16 @@ def _predict_live(source: str, run: Path, how: Live, top: int, as_json: bool) ->
         note("WARNING: the features of this run come from random weights: its predictions mean nothing")
     if how.realtime and not camera:
         frames = paced(frames, rates[0])
+    came: list[int] = [0]
+    frames = _counted(frames, came)
     for decision in decide_live(recogniser, frames, drop=camera or how.realtime):
         _print_decision(decision, loaded.classes, sees, top, notes, as_json)
     if not recogniser.windows:
+        if came[0] >= recogniser.window_frames:
+            raise RunError(
+                f"{source}: {came[0]} frames came faster than they can be taken, and so many were dropped that no window of "
+                f"{recogniser.window_frames} frames was full: no decision; for a video file, download it first"
+            )
         raise RunError(f"{source}: fewer than the {recogniser.window_frames} frames of one window: no decision")
     if not recogniser.seen_foreground:
         raise VideoError(f"{source}: no window has any foreground: all depth values are 0")

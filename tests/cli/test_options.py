@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from har_pipeline.cli.options import Shown, given_options, with_options
+from har_pipeline.cli.options import Command, Shown, given_options, with_options
 from har_pipeline.core.options import check_options, option, seed_option
 
 
@@ -110,3 +110,15 @@ def test_what_the_config_refuses_is_a_usage_error(arguments: tuple[str, ...], sa
 def test_a_config_checks_itself(values: dict[str, object], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Oven(**values)  # type: ignore[arg-type]
+
+
+def test_help_shows_words_in_brackets() -> None:
+    app = typer.Typer()
+
+    @app.command(cls=Command)
+    def main(rows: Annotated[str, typer.Option(help="Rows offsets[v] to its end.")] = "") -> None:
+        """Needs `pip install 'har-pipeline[onnx]'`."""
+
+    shown = CliRunner().invoke(app, ["--help"]).stdout
+    assert "har-pipeline[onnx]" in shown
+    assert "offsets[v]" in shown

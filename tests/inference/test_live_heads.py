@@ -364,3 +364,29 @@ def test_the_command_prints_decisions_with_their_latency(tmp_path: Path, records
     assert "fewer than the 101 frames of one window" in har(*common, video, cwd=tmp_path, code=1).stderr
     assert "--window SECONDS" in har(*common, video, "--horizon", "3", cwd=tmp_path, code=2).stderr
     assert "belongs to --live" in har("predict", video, "--run", "run", "--realtime", cwd=tmp_path, code=2).stderr
+
+
+def test_the_frames_of_a_url_that_all_came_too_fast_are_told_from_too_few(
+    tmp_path: Path, records: list[VideoRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(tmp_path, records, clips=ClipSpec(sampling="uniform", num_clips=3))
+    monkeypatch.setattr("har_pipeline.inference.live.newest_frames", drops_all)
+    common = ("predict", "--run", "run", "--device", "cpu", "--live", records[3].path, "--realtime")
+    done = har(*common, "--window", "0.6", cwd=tmp_path, code=1)
+    assert f"{FRAMES} frames came faster than they can be taken" in done.stderr
+    assert "fewer than" not in done.stderr
+    assert "fewer than the 101 frames" in har(*common, cwd=tmp_path, code=1).stderr
+
+
+def drops_all(frames: Iterator[np.ndarray], keep: Any, capacity: int) -> Iterator[Any]:
+    for _ in frames:
+        pass
+    yield from ()
+
+
+def test_a_url_without_live_and_an_empty_folder_are_named(tmp_path: Path, records: list[VideoRecord]) -> None:
+    trained(tmp_path, records, clips=ClipSpec(sampling="uniform", num_clips=3))
+    url = "http://127.0.0.1:9/x.mp4"
+    assert f"{url}: a URL is read with --live" in har("predict", url, "--run", "run", cwd=tmp_path, code=1).stderr
+    (tmp_path / "none").mkdir()
+    assert "none: no video is in this folder" in har("predict", "none", "--run", "run", cwd=tmp_path, code=1).stderr

@@ -72,6 +72,19 @@ def test_no_part_is_wider_than_the_page(page_file: Path, open_page: Open, width:
     assert page.evaluate("[...document.querySelectorAll('.chart[data-drawn] svg')].every(one => one.clientHeight > 50)")
 
 
+def test_a_long_word_does_not_push_the_other_columns_away(page_file: Path, open_page: Open) -> None:
+    page = open_page(page_file, width=1600)
+    width = page.evaluate(
+        """() => {
+            const cell = [...document.querySelectorAll('table td')].find(one => one.clientWidth > 0);
+            cell.className = 'long';
+            cell.textContent = 'x'.repeat(120);
+            return cell.clientWidth;
+        }"""
+    )
+    assert width < 600
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_what_is_behind_it(page_file: Path, open_page: Open, scheme: str) -> None:
     """Of the contrast that WCAG 2 asks of small text, 4.5 to 1."""
