@@ -216,10 +216,6 @@ def _predict_files(
     classifier = load_classifier(run, how.rule)
     if not any(one.spec.stream == "depth" for one in runs_of(classifier)):
         found = [path for one in found for path in _videos_of(one)]
-        if all(path.is_dir() for path in found):
-            for path in found:
-                note(f"failed: {path}: no video is in this folder or below it")
-            raise typer.Exit(1)
     elif outputs.annotate is not None:
         raise RunError(f"{run[0]} reads depth: --annotate is for colour videos, --picture draws depth")
     _check_annotate(outputs.annotate, found)

@@ -389,4 +389,6 @@ def test_a_url_without_live_and_an_empty_folder_are_named(tmp_path: Path, record
     url = "http://127.0.0.1:9/x.mp4"
     assert f"{url}: a URL is read with --live" in har("predict", url, "--run", "run", cwd=tmp_path, code=1).stderr
     (tmp_path / "none").mkdir()
-    assert "none: no video is in this folder" in har("predict", "none", "--run", "run", cwd=tmp_path, code=1).stderr
+    assert (
+        "none: is a folder without video files" in har("predict", "none", "--run", "run", cwd=tmp_path, code=1).stderr
+    )
