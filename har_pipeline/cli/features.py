@@ -20,7 +20,7 @@ from har_pipeline.datasets.splits import SplitChoice
 from har_pipeline.features.options import NAME, EncodeOptions, MotionOptions
 
 if TYPE_CHECKING:
-    from har_pipeline.core.records import Split
+    from har_pipeline.core.records import FeatureSpec, Split
     from har_pipeline.features.fitted import FitSummary, OnProgress
     from har_pipeline.features.pack import PackedStore
     from har_pipeline.features.store import Damage, FeatureStore
@@ -144,10 +144,11 @@ def _description(
 
     spec = opened.spec(name)
     seen = seen_of_set(spec, opened.lengths(name).values())
+    called = next((own for own, one in opened.names().items() if one == name), None)
     result: dict[str, object] = {
         "feature_set": name,
-        "name": next((own for own, one in opened.names().items() if one == name), None),
-        "spec": spec.to_dict(),
+        **({"name": called} if called or not in_words else {}),
+        **({"how it was made": _in_words(spec)} if in_words else {"spec": spec.to_dict()}),
         "videos": len(opened.video_ids(name)),
         "seen": seen.describe() if in_words else dataclasses.asdict(seen),
         "failures": opened.failures(name),
@@ -173,12 +174,23 @@ def _description(
     return result
 
 
+def _in_words(spec: FeatureSpec) -> dict[str, str]:
+    """Return how a feature set was made, with the hash of its weights and the set that it was fitted on as they are."""
+    from har_pipeline.report.words import describe_features
+
+    facts = dict(describe_features(spec))
+    facts["Weights"] = spec.weights if spec.weights.startswith("sha256:") else facts["Weights"]
+    return facts if spec.fit is None else {**facts, "Made of the set": spec.fit.source}
+
+
 def _print_description(result: dict[str, object]) -> None:
     for key, value in result.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             typer.echo(f"{key}:")
             for inner, text in value.items():
-                say(f"  {inner}: {text}")
+                say(f"  {inner}: {'; '.join(text) if isinstance(text, tuple) else text}")
+        elif isinstance(value, dict):
+            say(f"{key}: none")
         else:
             say(f"{key}: {value}")
 

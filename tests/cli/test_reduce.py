@@ -50,7 +50,7 @@ def test_from_features_to_a_prediction(work: Path) -> None:
     (again,) = har_json(*command)
     assert (again["feature_set"], again["done"], again["already"], again["fitted"]) == (name, 0, 8, False)
     shown = har("features", "show", store, "--features", name).stdout
-    assert f"'source': '{source}'" in shown
+    assert f"Made of the set: {source}" in shown
     assert "holdout split 0" in har("features", "list", store).stdout
     train = ("train", csv_file, store, "--features", name, "--epochs", 2, "--units", 8, "--device", "cpu")
     assert har(*train, "-o", run).exit_code == 0
