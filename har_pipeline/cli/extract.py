@@ -232,8 +232,9 @@ def extract(
     else:
         for summary in summaries:
             _print_summary(summary)
-        stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summaries[0].stages.items())
-        typer.echo(f"{summaries[0].seconds:.1f} s in all: {stages}; bound by {summaries[0].bound_by}")
+        if any(summary.done for summary in summaries):
+            stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summaries[0].stages.items())
+            typer.echo(f"{summaries[0].seconds:.1f} s in all: {stages}; bound by {summaries[0].bound_by}")
     if any(summary.failed or summary.failed_before for summary in summaries):
         raise typer.Exit(1)
 
@@ -263,9 +264,10 @@ def _print_summary(summary: ExtractSummary) -> None:
     failures = len(summary.failed) + len(summary.failed_before)
     rate = summary.clips / summary.seconds if summary.seconds else 0.0
     padded = f"{summary.padded} shorter than their clips and padded; " if summary.padded else ""
+    worked = f"; {padded}{summary.clips} clips, {rate:.1f} clips/s, {summary.device} {summary.precision}"
     typer.echo(
         f"{summary.feature_set}: {summary.done} videos done, {summary.already} already there, {failures} failed, "
-        f"of {summary.total}; {padded}{summary.clips} clips, {rate:.1f} clips/s, {summary.device} {summary.precision}"
+        f"of {summary.total}{worked if summary.done else ''}"
     )
     if text := summary.seen.describe():
         typer.echo(f"  {text}")
