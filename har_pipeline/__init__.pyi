@@ -86,6 +86,7 @@ from .inference.live_heads import HeadRecogniser as HeadRecogniser
 from .inference.load import load_run as load_run
 from .inference.maps import first_maps as first_maps
 from .inference.maps import save_first_maps as save_first_maps
+from .inference.moments import moments_of as moments_of
 from .inference.predict import predict as predict
 from .inference.predict import save_picture as save_picture
 from .inference.timeline import Windows as Windows

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import shutil
 import sys
@@ -38,6 +39,7 @@ from har_pipeline import (
     load_member,
     make_splits,
     manifest_sha256,
+    moments_of,
     plan_jobs,
     read_manifest,
     run_jobs,
@@ -116,6 +118,7 @@ def run(out: Path, subjects: int, install_seconds: float, device: str) -> dict[s
         "one split, with a third of the people held out.",
         sources=ReportSources(records={record.video_id: record for record in records}, store=store.path),
         at_most=8,
+        read_moments=functools.partial(moments_of, store=store.path),
     )
     write_report(report, out / "report.html", single_file=True)
     clock("page")
