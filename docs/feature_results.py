@@ -53,7 +53,7 @@ def heads_block() -> str:
             "Embedded set: one run of `make demo`; on RGB the LSTM is "
             f"{100 * (demo['lstm'] - demo['mean_pool']):.1f} points above mean pooling, and the LSTM on optical flow",
             f"alone (TSN stacks, a net trained on ImageNet only) scores {percent(demo['lstm_flow'])}, the product of both "
-            f"{percent(demo['product'])}.",
+            f"{percent(demo['lstm_product'])}.",
             "95 % intervals in brackets; one UT-Interaction video is 1.7 points.",
             "",
             made_by("synthetic_demo", "ut_interaction", "ut_interaction_i3d"),
