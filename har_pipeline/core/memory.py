@@ -11,7 +11,7 @@ def keep_freed_memory() -> None:
     """Make glibc keep freed memory for this process's next allocations.
 
     A block given back to the system costs a page fault per 4 KiB when the next layer asks for one: a quarter of VGG16's
-    time on a CPU, a twelfth of a ConvLSTM's; and when the next frame of a large video does.
+    time on a CPU, a twelfth of a ConvLSTM's; of a decode worker's from nothing to a sixth (`benchmarks/frames.py`).
     """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL("libc.so.6")

@@ -426,7 +426,7 @@ def _moments(
     """Return the moments of the gallery's videos, each by the run whose row is shown; why not stands in `absent`."""
     what = "Class probabilities over time"
     if not runs or read is None:
-        absent[what] = "runs keep the probabilities of whole videos"
+        absent[what] = "a fusion has those of whole videos only" if not runs else "runs keep those of whole videos"
         return {}
     by_fold = {(run.split.index, run.info["options"].get("seed", 0)): run for run in runs}
     of_run: dict[tuple[int, int], list[str]] = {}

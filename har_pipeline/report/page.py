@@ -510,7 +510,8 @@ def _moments(one: Shown, result: Result) -> dict[str, Any] | None:
     found = result.moments.get(one.video_id)
     if found is None:
         return None
-    times = found.times_s if np.isfinite(found.times_s).all() else np.arange(1.0, len(found.times_s) + 1)
+    timed = bool(np.isfinite(found.times_s).all())
+    times = found.times_s if timed else np.arange(1.0, len(found.times_s) + 1)
     x = 100 * (times - times[0]) / max(times[-1] - times[0], 1e-9)
     names = [label for label, _ in one.top]
     lines = []
@@ -519,7 +520,6 @@ def _moments(one: Shown, result: Result) -> dict[str, Any] | None:
         tone = "truth" if name == one.label else "wrong" if name == names[0] else "other"
         lines.append({"tone": tone, "points": " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))})
     true = found.probabilities[:, list(result.score_classes).index(one.label)]
-    unit = " s" if times is found.times_s else ""
-    ends = [f"{times[k]:.1f}{NO_BREAK}s" if unit else f"step {times[k]:.0f}" for k in (0, -1)]
+    ends = [f"{times[k]:.1f}{NO_BREAK}s" if timed else f"step {times[k]:.0f}" for k in (0, -1)]
     told = f"Probability of {one.label} from {ends[0]} to {ends[1]}: first {percent(true[0], 0)}, last {percent(true[-1], 0)}"
     return {"lines": lines, "first": ends[0], "last": ends[1], "told": told}

@@ -437,7 +437,7 @@ class FrameReader:
     `frames_decoded` how many frames were met, skipped ones included, and `ticks` their time stamps.
     With `decord`, PyAV takes over wherever decord would be wrong or fails, with a note.
     wants: whether a frame, by its number, is to be yielded; None: all are. The others are decoded, as later ones build on
-    them, but not converted to RGB, which takes about as long. It is asked once for each frame, in order.
+    them, but not converted to RGB. It is asked once for each frame, in order.
     Raises: ValueError if the range is empty; on iteration, VideoError if the file cannot be opened or holds no frame.
     """
 
