@@ -816,8 +816,9 @@ class FeatureStore:
                     node.mkdir(exist_ok=True)
                     _write_group(node, {"reason": reason, "file": dict(file or {}), "written": _now()})
                     return
-                except FileNotFoundError:
-                    # Another process has read the video meanwhile and cleared its failure.
+                except (FileNotFoundError, FileExistsError):
+                    # Another process has read the video meanwhile and cleared its failure; `mkdir` says that it exists if
+                    # it is cleared between its two looks.
                     if attempt == FAILURE_ATTEMPTS - 1 or not node.parent.is_dir():
                         raise
 

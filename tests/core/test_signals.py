@@ -17,9 +17,12 @@ import subprocess, sys, time
 from har_pipeline.core.signals import signals_as_lines
 with signals_as_lines():
     child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(2, signal.SIG_IGN); time.sleep(60)"])
-    print(child.pid, flush=True)
+    said = False
     while True:
         try:
+            if not said:  # in here, as the signal may come as soon as it is said
+                said = True
+                print(child.pid, flush=True)
             time.sleep(60)
         except BaseException:
             pass

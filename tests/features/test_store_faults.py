@@ -82,6 +82,22 @@ def test_processes_that_meet_the_same_broken_videos_record_each_once(store: Feat
     assert not list(store.path.rglob("*partial*"))
 
 
+def test_a_failure_is_recorded_though_another_process_clears_it_meanwhile(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir, raised = Path.mkdir, []
+
+    def cleared_between_its_looks(node: Path, *args: Any, **options: Any) -> None:
+        if node.name == "v0" and len(raised) < 2:
+            raised.append(node)
+            raise FileExistsError(errno.EEXIST, "File exists", str(node))
+        mkdir(node, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", cleared_between_its_looks)
+    store.record_failure(SPEC.name, "v0", "no video stream")
+    assert len(raised) == 2 and store.failures(SPEC.name) == {"v0": "no video stream"}
+
+
 def test_failures_are_read_by_older_versions_and_their_records_here(store: FeatureStore) -> None:
     store.record_failure(SPEC.name, "new", "empty", {"name": "a.avi"})
     node = store.path / "_failures" / SPEC.name
