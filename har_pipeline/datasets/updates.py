@@ -44,6 +44,7 @@ def update_records(before: Sequence[VideoRecord], built: Sequence[VideoRecord]) 
         there = of_file.get(_file(old), [])
         same = [new for new in there if new.describe_span() == old.describe_span()]
         same = same or [new for new in there if new.video_id == old.video_id or len(there) == 1]
+        same.sort(key=lambda new: new.video_id != old.video_id)  # two labels of one part are two rows
         return next(iter(same), None) if there else by_id.get(old.video_id)
 
     pairs = [(old, built_row(old)) for old in before]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from decode_tasks import cut, numbers, task_for
 from depth_files import moving_body, write_ffv1, write_folder, write_mat
-from video_files import damage_packets, make_video, read_number
+from video_files import make_video, read_number
 
 from har_pipeline.core.records import ClipSpec, Span, VideoRecord
 from har_pipeline.features.job import file_of
