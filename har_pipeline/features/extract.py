@@ -151,6 +151,8 @@ def _task(record: VideoRecord, job: ExtractOptions, views: Sequence[View]) -> De
         path=_path(record),
         start_frame=record.start_frame,
         end_frame=record.end_frame,
+        start_s=record.start_s,
+        end_s=record.end_s,
         time_limit_s=job.time_limit_s,
         memory_limit_gb=job.memory_limit_gb,
         fps=job.fps,
