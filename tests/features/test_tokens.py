@@ -264,10 +264,10 @@ def marked(classes: str = "ab", videos: int = 12) -> tuple[dict[str, np.ndarray]
     rng = np.random.default_rng(0)
     features, labels = {}, {}
     for number in range(videos * len(classes)):
-        clips = rng.standard_normal((2, M, D)).astype(np.float32)
+        clips = rng.standard_normal((2, M, 16)).astype(np.float32)
         label = classes[number % len(classes)]
-        clips[np.arange(2), rng.integers(M, size=2)] = (9, -9, 0) if label == "a" else (-9, 9, 0)
-        features[f"v{number:02d}"], labels[f"v{number:02d}"] = clips.reshape(-1, D), label
+        clips[np.arange(2), rng.integers(M, size=2), classes.index(label)] = 20
+        features[f"v{number:02d}"], labels[f"v{number:02d}"] = clips.reshape(-1, 16), label
     return features, labels
 
 
@@ -315,7 +315,7 @@ def test_a_head_on_tokens_is_one_onnx_model(tmp_path: Path) -> None:
     run = load_run(tmp_path / "run")
     export_onnx(run, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
-    video = np.random.default_rng(1).standard_normal((5 * M, D)).astype(np.float32)
-    given = np.concatenate([video, np.ones((M, D), np.float32)])[None]
+    video = np.random.default_rng(1).standard_normal((5 * M, 16)).astype(np.float32)
+    given = np.concatenate([video, np.ones((M, 16), np.float32)])[None]
     (found,) = session.run(None, {"features": given, "lengths": np.array([5 * M])})
     np.testing.assert_allclose(found[0], predict_scores(run, video), atol=1e-5)
