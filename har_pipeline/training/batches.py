@@ -79,7 +79,7 @@ class FeatureBatches:
         self._starts = torch.from_numpy(table.offsets[:-1]) // table.rows_per_clip
         self._lengths, self._labels = torch.from_numpy(table.lengths), torch.from_numpy(table.labels)
         flat, self.resident = resident_features(table, self.device, memory_fraction)
-        self._clips = flat.view(-1, table.rows_per_clip * table.feature_dim)
+        self._flat = flat.view(-1, table.rows_per_clip * table.feature_dim)
 
     @property
     def scored_at_once(self) -> int:
@@ -87,7 +87,7 @@ class FeatureBatches:
         longest = int(self._lengths.max()) if len(self._lengths) else 1
         if self._rows_per_clip == 1:
             return EVAL_BATCH_SIZE
-        return max(1, min(EVAL_BATCH_SIZE, EVAL_BATCH_VALUES // max(1, longest * self._clips.shape[1])))
+        return max(1, min(EVAL_BATCH_SIZE, EVAL_BATCH_VALUES // max(1, longest * self._flat.shape[1])))
 
     def batches(
         self,
@@ -117,7 +117,7 @@ class FeatureBatches:
                 step = torch.arange(int(lengths.max())).expand(len(batch), -1)
             valid = torch.arange(step.shape[1]) < lengths[:, None]
             index = self._starts[batch][:, None] + torch.where(valid, step, 0)
-            features = self._clips[index.flatten().to(self._clips.device, non_blocking=True)].view(*index.shape, -1)
+            features = self._flat[index.flatten().to(self._flat.device, non_blocking=True)].view(*index.shape, -1)
             features = features.to(self.device, torch.float32)
             if not valid.all():
                 features *= valid[..., None].to(self.device, non_blocking=True)

@@ -259,7 +259,7 @@ def test_streams_are_joined_token_by_token_or_not_at_all(tmp_path: Path) -> None
         FeatureStreams(store, [name, clips]).read("v0")
 
 
-def marked(classes: str = "ab", videos: int = 12) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def marked(classes: str = "ab", videos: int = 40) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Videos whose class is told by one token of each clip, at a place that is not the same twice."""
     rng = np.random.default_rng(0)
     features, labels = {}, {}
@@ -276,18 +276,20 @@ def test_heads_without_time_learn_from_tokens(tmp_path: Path, head: HeadName) ->
     features, labels = marked()
     store, name = store_of(tmp_path, features)
     ids = list(labels)
-    config = TrainConfig(head=head, epochs=30, batch_size=4, device="cpu", num_steps=2)
-    train_split(store, name, manifest(labels), split_of(ids[:16], ids[16:]), config, tmp_path / "run")
+    config = TrainConfig(
+        head=head, epochs=20, batch_size=4, optimizer="adamw", learning_rate=1e-2, device="cpu", num_steps=2
+    )
+    train_split(store, name, manifest(labels), split_of(ids[:56], ids[56:]), config, tmp_path / "run")
     run = load_run(tmp_path / "run")
     assert isinstance(run, HeadRun)
     scores = run.scores()
     said = dict(zip(scores.video_ids, scores.probabilities, strict=True))
-    for video_id in ids[16:]:
+    for video_id in ids[56:]:
         np.testing.assert_allclose(predict_scores(run, features[video_id]), said[video_id], atol=1e-6)
     if head in ("attentive", "mean_pool"):
-        best = scores.probabilities.argmax(axis=1)
-        assert [scores.classes[k] for k in best] == list(scores.labels)
-    found = moments_of(run, ids[16:18], store.path)
+        best = [scores.classes[k] for k in scores.probabilities.argmax(axis=1)]
+        assert sum(map(str.__eq__, best, scores.labels)) >= 22
+    found = moments_of(run, ids[56:58], store.path)
     assert [len(one.times_s) for one in found.values()] == [2, 2]
     with pytest.raises(RunError, match="no whole clips of 8 tokens"):
         predict_scores(run, features[ids[0]][:-1])
