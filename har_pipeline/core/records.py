@@ -297,13 +297,18 @@ class FeatureSpec:
     reduction: ReductionSpec | None = None  # None: features are not reduced
     encoding: EncodingSpec | None = None  # None: features are not encoded
     trained_on: TrainedOn | None = None  # None: of a net that was not trained here
+    tokens: int = 0  # M, the rows of a clip: one for each position of a net's map; 0: one row, of the whole clip
+
+    def __post_init__(self) -> None:
+        if type(self.tokens) is not int or self.tokens < 0:
+            raise ValueError(f"tokens must be a whole number of at least 0, not {self.tokens!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the spec as a plain nested dict, ready for JSON; of the last three only those that there are."""
+        """Return the spec as a plain nested dict, ready for JSON; of the last four only those that there are."""
         values = dataclasses.asdict(self)
         # So that feature sets keep the names they had before these existed.
-        for name in ("reduction", "encoding", "trained_on"):
-            if values[name] is None:
+        for name in ("reduction", "encoding", "trained_on", "tokens"):
+            if not values[name]:
                 del values[name]
         # Earlier versions rounded the places of sparse clips: their sets have other names.
         if self.clips.sampling == "sparse":
@@ -326,6 +331,11 @@ class FeatureSpec:
     def fit(self) -> ReductionSpec | EncodingSpec | None:
         """What was fitted on training videos to make this set from another one; None: it was made from the files."""
         return self.reduction or self.encoding
+
+    @property
+    def rows_per_clip(self) -> int:
+        """Rows that a video's array has for each of its clips: its tokens, in order; an encoded video has one row in all."""
+        return 1 if self.encoding is not None else max(1, self.tokens)
 
     @property
     def name(self) -> str:
@@ -377,7 +387,7 @@ class FeatureRecord(VideoSource):
     """The stored features of one video."""
 
     video_id: str
-    features: np.ndarray  # (N, D) of the spec's dtype
+    features: np.ndarray  # (N, D) of the spec's dtype; (N * M, D), clip by clip, of M tokens a clip
     checksum: str  # `sha256:<hex>` of the features' bytes
 
 
