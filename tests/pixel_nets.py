@@ -44,9 +44,7 @@ def pixel_extractor(
         file_preprocess=lambda path, stream: identity(stream),
         bf16_is_close=False,
     )
-    return Extractor(
-        net, "mean", stream, "random:0", identity(stream, 1 / scale), _Pixels(), torch.device("cpu"), "fp32"
-    )
+    return Extractor(net, "mean", stream, "random:0", identity(stream, 1 / scale), _Pixels, torch.device("cpu"), "fp32")
 
 
 def build_pixel_extractor(

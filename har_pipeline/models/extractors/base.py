@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -136,7 +137,7 @@ class Net:
     folds_batch_norms: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Extractor:
     """A net on a device, ready to turn clips of one stream into features."""
 
@@ -146,12 +147,21 @@ class Extractor:
     # `sha256:<hex>` or `random:<seed>`.
     weights: str
     preprocess: Preprocess
-    module: nn.Module
+    # Builds the net in evaluation mode, its weights loaded, on its device.
+    make_module: Callable[[], nn.Module]
     device: torch.device
     # Arithmetic of the net: fp32, bf16 or fp16.
     precision: str
     # What a net of ours was trained on; its features of other videos are no training features.
     trained_on: TrainedOn | None = None
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """The net, built when it is first asked for: what a job that finds nothing to do never does.
+
+        Raises: WeightsError if the weights do not fit.
+        """
+        return self.make_module()
 
     @property
     def feature_dim(self) -> int:
