@@ -16,7 +16,7 @@ from har_pipeline.cli.options import AsJson, Store, StoreOrPack, given_options, 
 from har_pipeline.cli.output import note, print_json, print_rows, say
 from har_pipeline.cli.progress import video_bar
 from har_pipeline.cli.split_options import chosen_splits
-from har_pipeline.core.objects import StorePath
+from har_pipeline.core.objects import StorePath, store_path
 from har_pipeline.core.signals import goes_on_when_repeated
 from har_pipeline.datasets.splits import SplitChoice
 from har_pipeline.features.options import NAME, EncodeOptions, MotionOptions
@@ -285,7 +285,7 @@ def pack(
     ] = None,
     out: Annotated[
         StorePath | None,
-        typer.Option("--out", "-o", parser=options.path, help="Pack to write. Default: store.pack beside store.zarr."),
+        typer.Option("--out", "-o", parser=store_path, help="Pack to write. Default: store.pack beside store.zarr."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -324,7 +324,7 @@ def copy(
     store: StoreOrPack,
     target: Annotated[
         StorePath,
-        typer.Argument(parser=options.path, help="Store to copy into, made if it is missing: folder or address."),
+        typer.Argument(parser=store_path, help="Store to copy into, made if it is missing: folder or address."),
     ],
     features: Annotated[
         list[str] | None, typer.Option(help="Feature set, or a prefix of its name. Repeat for several.")

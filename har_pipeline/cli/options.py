@@ -24,15 +24,6 @@ from har_pipeline.core.text import did_you_mean, printable
 if TYPE_CHECKING:
     from har_pipeline.evaluation.run_folder import Origin
 
-
-def path(text: str) -> StorePath:
-    """Parse the path or the address of a store; named as its type is shown in help texts."""
-    try:
-        return store_path(text)
-    except UsageError as error:  # a ValueError, of which Typer would show the text that was typed
-        raise typer.BadParameter(str(error)) from error
-
-
 AllowMissing = Annotated[bool, typer.Option(help="Leave out videos that have no features, or no frames.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps; auto uses a GPU if there is one.")]
@@ -50,13 +41,14 @@ Shard = Annotated[str, typer.Option(help="k/n: do only part k of n, to share one
 Store = Annotated[
     StorePath,
     typer.Argument(
-        parser=path, help="Feature store: a folder such as store.zarr, or an address such as s3://bucket/store.zarr."
+        parser=store_path,
+        help="Feature store: a folder such as store.zarr, or an address such as s3://bucket/store.zarr.",
     ),
 ]
 StoreOrPack = Annotated[
     StorePath,
     typer.Argument(
-        parser=path, help="Feature store of `har extract`, or its pack of `har features pack`: folder or address."
+        parser=store_path, help="Feature store of `har extract`, or its pack of `har features pack`: folder or address."
     ),
 ]
 Workers = Annotated[int | None, typer.Option(help="Worker processes. Default: from the CPU count.", min=1)]
@@ -179,7 +171,7 @@ def _typer_option(one: Option, text: str | None, kind: Any) -> Any:
     # Typer shows and checks bounds that belong to the range; the others are said, and checked by the config.
     if said := dataclasses.replace(one, min=None, max=None).range:
         text = f"{text} {said.capitalize()}."
-    parser = path if value_type(kind)[0] is StorePath else None
+    parser = store_path if value_type(kind)[0] is StorePath else None
     return typer.Option(help=text, rich_help_panel=one.panel, min=one.min, max=one.max, parser=parser)
 
 

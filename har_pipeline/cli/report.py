@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from har_pipeline.cli.options import AsJson, Root, path
+from har_pipeline.cli.options import AsJson, Root
 from har_pipeline.cli.output import note, print_json, say
 from har_pipeline.cli.progress import video_bar
-from har_pipeline.core.objects import StorePath
+from har_pipeline.core.objects import StorePath, store_path
 
 if TYPE_CHECKING:
     from har_pipeline.core.records import Moments
@@ -44,7 +44,9 @@ def report(
     root: Root = None,
     store: Annotated[
         StorePath | None,
-        typer.Option(parser=path, help="Feature store, for lengths and failures. Default: the one of the training."),
+        typer.Option(
+            parser=store_path, help="Feature store, for lengths and failures. Default: the one of the training."
+        ),
     ] = None,
     videos: Annotated[
         int | None,

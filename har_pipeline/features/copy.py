@@ -40,7 +40,7 @@ def copy_features(
     target: FeatureStore,
     on_video: OnVideo = lambda done, total: None,
 ) -> CopySummary:
-    """Copy a feature set with its fit, its name (if it has none in the target) and the reasons of its failed videos into another store.
+    """Copy a feature set into another store, with its fit, its name if it has none there, and the reasons of failed videos.
 
     A video that cannot be read, or of which the target has other features, fails, and the others go on.
     Raises: StoreError if the target cannot be written, or has another fit or another set of the name; FeatureMismatchError.

@@ -1,5 +1,7 @@
 """The feature store: one Zarr v3 array of shape (N, D) per video, complete or absent, written without locks.
 
+Of M tokens a clip the array is (N * M, D), clip by clip; clips, their times and `num_clips` are N all the same.
+
 Layout: `store.zarr/<feature_set>/<video_id>`; a feature set's group carries its `FeatureSpec` as the attribute `spec`, whose
 hash is in the set's name and is compared with it whenever the set is opened.
 An array is built in the group `_staging` and renamed into place after its commit attributes were written and all of it is
@@ -447,20 +449,21 @@ class FeatureStore:
         return last_change(self.path / feature_set)
 
     def writer(self, feature_set: str, video_id: str, num_clips: int) -> FeatureWriter:
-        """Return a writer of the `num_clips` features of one video."""
+        """Return a writer of the features of one video of `num_clips` clips."""
         return FeatureWriter(self, self.spec(feature_set), video_id, num_clips)
 
     def write(self, feature_set: str, video_id: str, features: np.ndarray, source: VideoSource) -> bool:
-        """Write and commit the whole (N, D) array of one video; see `FeatureWriter.commit`.
+        """Write and commit the whole (N, D) array of one video, or (N * M, D) of M tokens a clip; see `FeatureWriter.commit`.
 
-        Raises: FeatureMismatchError if D is not the spec's.
+        Raises: FeatureMismatchError if D is not the spec's, or the rows are no whole clips.
         """
         spec = self.spec(feature_set)
-        if features.ndim != 2 or features.shape[1] != spec.feature_dim:
+        if features.ndim != 2 or features.shape[1] != spec.feature_dim or len(features) % spec.rows_per_clip:
+            rows = f" and {spec.rows_per_clip} rows a clip" if spec.rows_per_clip > 1 else ""
             raise FeatureMismatchError(
-                f"{video_id}: shape {features.shape}, but {feature_set} has D={spec.feature_dim}"
+                f"{video_id}: shape {features.shape}, but {feature_set} has D={spec.feature_dim}{rows}"
             )
-        writer = self.writer(feature_set, video_id, len(features))
+        writer = self.writer(feature_set, video_id, len(features) // spec.rows_per_clip)
         writer.append(features.astype(spec.dtype, copy=False))
         return writer.commit(source)
 
@@ -480,8 +483,9 @@ class FeatureStore:
             values = read_metadata(node, "array")
             commit = read_commit(node, values)
             check_array(node, values, (spec.dtype,))
-            if values["shape"] != [commit["num_clips"], spec.feature_dim]:
-                raise ValueError(f"shape {values['shape']}, not {[commit['num_clips'], spec.feature_dim]}")
+            wanted = [commit["num_clips"] * spec.rows_per_clip, spec.feature_dim]
+            if values["shape"] != wanted:
+                raise ValueError(f"shape {values['shape']}, not {wanted}")
             features = array_of(node, values)
             starts, ends = (np.asarray(commit[name], np.int64) for name in ("clip_starts", "clip_ends"))
             times = np.asarray(commit["clip_times_s"], np.float64) if "clip_times_s" in commit else None
@@ -772,16 +776,17 @@ class FeatureWriter:
         self._store = store
         self._final = store.path / spec.name / check_video_id(video_id)
         self._staged = store.staged()
+        self._rows_per_clip = spec.rows_per_clip
         store.require_spelling(spec.name, video_id)
         dtype = np.dtype(spec.dtype)
         with self._writing():
-            shape = (num_clips, spec.feature_dim)
+            shape = (num_clips * spec.rows_per_clip, spec.feature_dim)
             self._array = ArrayWriter(self._staged, shape, dtype, "NaN" if dtype.kind == "f" else 0)
 
     def append(self, rows: np.ndarray) -> None:
         """Add (n, D) features of the store's dtype after those already given. Raises: StoreError if there are too many."""
         if self._array.given + len(rows) > self._array.shape[0]:
-            raise StoreError(f"{self._final.name}: more features than the {self._array.shape[0]} clips announced")
+            raise StoreError(f"{self._final.name}: more features than the {self._array.shape[0]} rows announced")
         with self._writing():
             self._array.append(rows)
 
@@ -801,14 +806,15 @@ class FeatureWriter:
         """
         given = self._array.given
         if given != self._array.shape[0]:
-            raise StoreError(f"{self._final.name}: {given} of {self._array.shape[0]} clips were written")
-        if not len(source.clip_starts) == len(source.clip_ends) == len(source.clip_times_s) == given:
-            raise StoreError(f"{self._final.name}: {len(source.clip_starts)} clips are described, not {given}")
+            raise StoreError(f"{self._final.name}: {given} of {self._array.shape[0]} rows were written")
+        clips = given // self._rows_per_clip
+        if not len(source.clip_starts) == len(source.clip_ends) == len(source.clip_times_s) == clips:
+            raise StoreError(f"{self._final.name}: {len(source.clip_starts)} clips are described, not {clips}")
         commit = {
             "complete": True,
             "id": self._final.name,
             "checksum": self._array.checksum,
-            "num_clips": given,
+            "num_clips": clips,
             "num_frames": int(source.num_frames),
             "fps": float(source.fps),
             "clip_starts": [int(start) for start in source.clip_starts],
