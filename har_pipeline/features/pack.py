@@ -47,7 +47,7 @@ from har_pipeline.core.files import new_file, read_json, remove_debris, sync_fol
 from har_pipeline.core.objects import StorePath, store_path
 from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
 from har_pipeline.datasets.units import SOURCES, Source
-from har_pipeline.features.places import META
+from har_pipeline.features.places import META, in_order
 from har_pipeline.features.store import Damage, FeatureStore, UnreadableError, choose_feature_set, writing_to
 
 FORMAT_VERSION = 3
@@ -584,8 +584,8 @@ def _write_set(path: Path, store: FeatureStore, feature_set: str, store_path: st
     with open(path, "wb") as file:
         file.seek(room + sum(array.nbytes for array in head.values()))
         read: list[FeatureRecord] = []
-        for row, video_id in enumerate(lengths):
-            video = store.read(feature_set, video_id, check=True)
+        videos = in_order(store.path, lambda video_id: store.read(feature_set, video_id, check=True), lengths)
+        for row, (video_id, video) in enumerate(zip(lengths, videos, strict=True)):
             rows = slice(*head["offsets"][row : row + 2])
             wanted = (len(video.clip_starts) * spec.rows_per_clip, spec.feature_dim)
             if video.features.dtype != spec.dtype or video.features.shape != wanted:

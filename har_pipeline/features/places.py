@@ -97,10 +97,14 @@ def last_change(folder: StorePath) -> int:
 
 
 class Staging:
-    """Where the nodes of a store are built before they appear in it: a folder of the store, or of this machine."""
+    """Where the nodes of a store are built before they appear in it. path: a folder of the store; else one of this machine."""
 
     def __init__(self, path: StorePath) -> None:
-        self._folder = path if isinstance(path, Path) else None
+        self._path, self._folder = path, path if isinstance(path, Path) else None
+
+    def __reduce__(self) -> tuple[type[Staging], tuple[StorePath]]:
+        """Pickle without the folder, which is this process's own."""
+        return Staging, (self._path,)
 
     def new(self) -> Path:
         """Return the path of a new node, which no other writer has."""

@@ -474,11 +474,7 @@ class FeatureStore:
         """
         spec, node = self.spec(feature_set), self._node(feature_set, video_id)
         if node is None:
-            if not self.path.exists():
-                raise StoreError(f"{self.path}: the store is gone")
-            reason = self.failures(feature_set).get(video_id)
-            why = f"; its extraction failed: {reason}" if reason else f"; create them with `{made_by(spec)}`"
-            raise StoreError(f"{self.path}: {feature_set} has no features of {video_id!r}{why}")
+            raise self._absent(feature_set, video_id)
         try:
             values = read_metadata(node, "array")
             commit = read_commit(node, values)
@@ -512,6 +508,18 @@ class FeatureStore:
             file=commit.get("file", {}),
         )
 
+    def _absent(self, feature_set: str, video_id: str) -> StoreError:
+        """Return the error that says why a video has no features."""
+        if not self.path.exists():
+            return StoreError(f"{self.path}: the store is gone")
+        reason = self.failures(feature_set).get(video_id)
+        why = (
+            f"; its extraction failed: {reason}"
+            if reason
+            else f"; create them with `{made_by(self.spec(feature_set))}`"
+        )
+        return StoreError(f"{self.path}: {feature_set} has no features of {video_id!r}{why}")
+
     def load(
         self,
         feature_set: str,
@@ -530,13 +538,15 @@ class FeatureStore:
 
         Failure records and the fit of the set are read too, of which only the damaged are told.
         """
-        for video_id in self.video_ids(feature_set):
+
+        def check(video_id: str) -> Damage | None:
             try:
                 self.read(feature_set, video_id, check=True)
             except (StoreError, ValueError) as error:
-                yield Damage(video_id, str(error), readable=not isinstance(error, UnreadableError))
-            else:
-                yield None
+                return Damage(video_id, str(error), readable=not isinstance(error, UnreadableError))
+            return None
+
+        yield from in_order(self.path, check, self.video_ids(feature_set))
         for video_id, attributes in self._failed(feature_set):
             if isinstance(attributes, StoreError):
                 readable = not isinstance(attributes, UnreadableError)

@@ -16,6 +16,7 @@ import numpy as np
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
 from har_pipeline.features.options import MOTION, made_by
+from har_pipeline.features.places import in_order
 from har_pipeline.features.reader import FeatureReader
 from har_pipeline.features.source_files import differ, words
 from har_pipeline.features.store import FeatureStore, writing_to
@@ -139,8 +140,8 @@ def load_features(
     _check_derived(streams, kept)
     lengths, checksums, odd = [], [], {}
     with contextlib.closing(Rows(int(memory_fraction * available_memory()), spill_dir)) as rows:
-        for video_id in kept:
-            record = streams.read(video_id, check=True)
+        read = in_order(streams.store.path, functools.partial(streams.read, check=True), kept)
+        for video_id, record in zip(kept, read, strict=True):
             check_file(record, by_id[video_id])
             if record.decode_notes:
                 odd[video_id] = "; ".join(record.decode_notes)

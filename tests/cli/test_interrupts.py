@@ -78,6 +78,7 @@ CASES = {
         True,
     ),
     "pack": Case("features pack big.zarr -o pack --features drawn", file("pack/*"), True),
+    "copy": Case("features copy big.zarr copy.zarr --features drawn", file("copy.zarr/drawn*/*/zarr.json"), True),
     "verify": Case("features verify big.zarr --features drawn", cores(1.2)),
     "predict": Case(f"predict {'long.avi ' * 200} --run head --device cpu", child),
     "live": Case("predict --live depth --run network --device cpu", cores(3)),
