@@ -47,7 +47,7 @@ from har_pipeline.core.files import new_file, read_json, remove_debris, sync_fol
 from har_pipeline.core.objects import StorePath, store_path
 from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
 from har_pipeline.datasets.units import SOURCES, Source
-from har_pipeline.features.places import META, in_order
+from har_pipeline.features.places import META, in_order, local_file
 from har_pipeline.features.store import Damage, FeatureStore, UnreadableError, choose_feature_set, writing_to
 
 FORMAT_VERSION = 3
@@ -107,8 +107,8 @@ class _PackedSet:
             raise StoreError(f"{path.parent} has no feature set {feature_set!r}; add it with `har features pack`")
         try:
             # Not kept as an np.memmap, whose class makes each slice slow.
-            mapped = np.asarray(np.memmap(path, np.uint8, "r")) if isinstance(path, Path) else None
-            content = np.frombuffer(path.read_bytes(), np.uint8) if mapped is None else mapped
+            with local_file(path) as file:
+                content = np.asarray(np.memmap(file, np.uint8, "r"))
             body_start = 8 + int.from_bytes(content[:8].tobytes(), "little")
             if body_start > min(len(content), MAX_HEADER_BYTES):
                 raise ValueError(f"a header of {body_start} bytes in a file of {len(content)}")

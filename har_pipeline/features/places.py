@@ -47,6 +47,19 @@ def content(path: StorePath, at_most: int | None = None) -> bytes:
     return path.read_bytes()
 
 
+@contextlib.contextmanager
+def local_file(path: StorePath) -> Iterator[Path]:
+    """Give the path of a file, or of a copy on this machine that is deleted afterwards, though what has mapped it keeps it."""
+    if isinstance(path, Path):
+        yield path
+        return
+    assert isinstance(path, ObjectPath)
+    with tempfile.TemporaryDirectory(prefix="har-") as folder:
+        copy = Path(folder) / path.name
+        path.download(copy)
+        yield copy
+
+
 def is_there(path: StorePath) -> bool:
     """Return whether a file exists, or may: one that cannot be looked at now counts."""
     try:
