@@ -95,7 +95,8 @@ def test_a_failure_is_recorded_though_another_process_clears_it_meanwhile(
 
     monkeypatch.setattr(Path, "mkdir", cleared_between_its_looks)
     store.record_failure(SPEC.name, "v0", "no video stream")
-    assert len(raised) == 2 and store.failures(SPEC.name) == {"v0": "no video stream"}
+    assert len(raised) == 2
+    assert store.failures(SPEC.name) == {"v0": "no video stream"}
 
 
 def test_failures_are_read_by_older_versions_and_their_records_here(store: FeatureStore) -> None:
