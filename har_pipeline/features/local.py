@@ -72,6 +72,8 @@ def _task(record: VideoRecord, path: Path, options: LocalOptions) -> LocalTask:
         path=path,
         start_frame=record.start_frame,
         end_frame=record.end_frame,
+        start_s=record.start_s,
+        end_s=record.end_s,
         time_limit_s=options.time_limit_s,
         memory_limit_gb=options.memory_limit_gb,
         max_frames=options.max_frames,

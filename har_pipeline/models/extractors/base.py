@@ -111,6 +111,18 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True)
+class Tokens:
+    """How a net gives the positions of a layer's map one by one, where its features are their mean, or one long row."""
+
+    # Layer -> D of each token.
+    layers: Mapping[str, int]
+    # (layer, clip_len) -> M, the tokens of a clip: positions of the map in the order time, height, width.
+    count: Callable[[str, int], int]
+    # (layer, stream) -> module as `Net.build` makes it, with the same weights, to (B, M, D).
+    build: Callable[[str, Stream], nn.Module]
+
+
+@dataclass(frozen=True, slots=True)
 class Net:
     """A backbone that can be cut at named layers."""
 
@@ -135,6 +147,8 @@ class Net:
     # Whether each batch normalisation may be folded into the convolution registered right before it. Only done in fp32:
     # faster by up to a quarter; in bf16 it loses accuracy.
     folds_batch_norms: bool = False
+    # None: a net of which no layer is a map.
+    tokens: Tokens | None = None
 
 
 @dataclass(frozen=True)
@@ -154,6 +168,8 @@ class Extractor:
     precision: str
     # What a net of ours was trained on; its features of other videos are no training features.
     trained_on: TrainedOn | None = None
+    # Of a module from `Tokens.build`: how many tokens a clip has; None: it gives one feature for a clip.
+    tokens: Tokens | None = None
 
     @cached_property
     def module(self) -> nn.Module:
@@ -165,8 +181,12 @@ class Extractor:
 
     @property
     def feature_dim(self) -> int:
-        """D, the length of one feature."""
-        return self.net.layers[self.layer]
+        """D, the length of one feature, or of one token."""
+        return (self.net if self.tokens is None else self.tokens).layers[self.layer]
+
+    def num_tokens(self, clip_len: int) -> int:
+        """Return M, the tokens of a clip of so many frames; 0 where a clip has one feature."""
+        return 0 if self.tokens is None else self.tokens.count(self.layer, clip_len)
 
     @property
     def input(self) -> Input:
@@ -174,7 +194,7 @@ class Extractor:
         return self.net.inputs[self.stream]
 
     def __call__(self, clips: torch.Tensor) -> torch.Tensor:
-        """Return features (B, D) float32 on the device, from clips (B, T, H, W, C) of the net's input size.
+        """Return features (B, D) float32 on the device, or tokens (B, M, D), from clips (B, T, H, W, C) of the input size.
 
         clips: uint8 RGB, or float flow in px/frame.
         """

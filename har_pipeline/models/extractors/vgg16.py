@@ -1,8 +1,9 @@
 """VGG16 (Simonyan and Zisserman 2015, configuration D): the frame features of Orozco 2020, section 2.1.
 
 Input 224x224. Layers: `pool5` 7x7x512 flattened channel first to 25,088 (the paper's "layer 10" must be this one, Keras's
-block5_pool: section 3 gives 7x7x512 = 25088), `pool5_avg` its mean over space (512), `fc6` and `fc7` 4,096 after
-ReLU. Keras flattens pool5 channel last; a head learns the same from either order.
+block5_pool: section 3 gives 7x7x512 = 25088), `pool5_avg` its mean over space (512), `fc6` and `fc7` 4,096 after ReLU. The
+tokens of `pool5` are its 49 positions, 512 values each. Keras flattens pool5 channel last; a head learns the same from either
+order.
 
 Weights: `keras` are those that Keras ships and Orozco used, the authors' own Caffe weights: BGR minus (103.939, 116.779,
 123.68). `oxford` is torchvision's port of the base net of amdegroot/ssd.pytorch, trained with the authors' scaling of pixels;
@@ -24,6 +25,7 @@ from har_pipeline.models.extractors.base import (
     Input,
     Net,
     Preprocess,
+    Tokens,
     Weights,
     of_unit_range,
 )
@@ -46,12 +48,12 @@ def _whole_net() -> VGG:
 
 
 class VGG16(nn.Module):
-    """VGG16 up to one layer; (B, 3, 1, 224, 224) -> (B, feature_dim)."""
+    """VGG16 up to one layer; (B, 3, 1, 224, 224) -> (B, feature_dim). tokens: pool5 as (B, 49, 512)."""
 
-    def __init__(self, layer: str) -> None:
+    def __init__(self, layer: str, *, tokens: bool = False) -> None:
         super().__init__()
         net = _whole_net()
-        self.layer = layer
+        self.layer, self.tokens = layer, tokens
         self.features = net.features
         # The head's linear layers are numbered as in torchvision: 0 = fc6, 3 = fc7; dropout is off in evaluation.
         self.classifier = {"fc6": net.classifier[:2], "fc7": net.classifier[:5]}.get(layer, nn.Sequential())
@@ -59,6 +61,8 @@ class VGG16(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (B, feature_dim) for frames (B, 3, 1, 224, 224)."""
         x = self.features(x[:, :, 0].contiguous(memory_format=torch.channels_last))
+        if self.tokens:
+            return x.flatten(2).transpose(1, 2)
         if self.layer == "pool5_avg":
             return x.mean(dim=(2, 3))
         return self.classifier(x.flatten(1))
@@ -179,6 +183,11 @@ NET = Net(
         ),
     },
     build=lambda layer, stream: VGG16(layer),
+    tokens=Tokens(
+        layers={"pool5": 512},
+        count=lambda layer, clip_len: 49,
+        build=lambda layer, stream: VGG16(layer, tokens=True),
+    ),
     load=_load,
     bf16_is_close=True,
     file_preprocess=lambda path, stream: KERAS_BGR if path.suffix == ".h5" else IMAGENET_RGB,
