@@ -66,7 +66,7 @@ def pixel_extractor(
         stream=stream,
         weights="random:0",
         preprocess=identity(stream, 1 / scale),
-        module=_Quarters() if tokens else _Pixels(),
+        make_module=_Quarters if tokens else _Pixels,
         device=torch.device("cpu"),
         precision="fp32",
         tokens=QUARTERS if tokens else None,

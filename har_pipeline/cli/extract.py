@@ -80,8 +80,8 @@ class NetChoice:
         """The nets' names."""
         return self.extractor or ["efficientnet_lite0"]
 
-    def build(self, dtype: str) -> list[Extractor]:
-        """Return the nets with their weights, for features of a stored dtype."""
+    def build(self, dtype: str, at_once: bool) -> list[Extractor]:
+        """Return the nets with their weights, for features of a stored dtype; at_once: as of `build_extractor`."""
         from har_pipeline.models.extractors import build_extractor
 
         # Exact storage asks for exact arithmetic.
@@ -97,6 +97,7 @@ class NetChoice:
                 seed=self.seed,
                 mean_cube=self.mean_cube,
                 tokens=self.tokens,
+                at_once=at_once,
             )
             for name in self.names
         ]
@@ -214,7 +215,7 @@ def extract(
     from har_pipeline.video.preprocess import with_crops
 
     with told_while_waiting("load nets"):
-        built = nets.build(how.dtype)
+        built = nets.build(how.dtype, at_once=not store.exists())  # a net that cannot be built leaves no store
     wanted, taken = [], []
     for net in built:
         resize = how.resize or net.input.resize

@@ -79,7 +79,8 @@ def extract(
     """Write the features of all records that `store` lacks, and return what was done.
 
     A video that fails is recorded in the store and in the summary; the others go on.
-    Raises: UsageError if the options do not fit the net; StoreError if the store cannot be written.
+    Raises: UsageError if the options do not fit the net; WeightsError if it is built at first use and its weights do not
+    fit; StoreError if the store cannot be written.
     """
     return extract_many(records, store, [(extractor, options or ExtractOptions())], on_progress)[0]
 
@@ -109,7 +110,10 @@ def extract_many(
         raise ExtractionError("the same features are asked for twice")
     if (names := [options.name for _, options in wanted if options.name is not None]) and len(set(names)) < len(names):
         raise ExtractionError("a name belongs to one feature set")
-    for spec, (_, options) in zip(specs, wanted, strict=True):
+    known = store.feature_sets()
+    for spec, (extractor, options) in zip(specs, wanted, strict=True):
+        if spec.name not in known:
+            _ = extractor.module  # a net that cannot be built leaves no feature set
         store.create_feature_set(spec, options.name)
     store.remove_debris()
     cache = FlowCache(job.flow_cache) if job.flow_cache else None
@@ -133,7 +137,9 @@ def extract_many(
     if rows_of_file_at_once:
         tasks = [_of_rows(list(own)) for _, own in itertools.groupby(tasks, key=lambda task: task.path)]
     started = time.perf_counter()
-    if any(lane.extractor.device.type == "cpu" for lane in lanes):
+    for lane in lanes if tasks else ():
+        _ = lane.extractor.module
+    if tasks and any(lane.extractor.device.type == "cpu" for lane in lanes):
         keep_freed_memory()
     on_progress(progress)
     if tasks:
@@ -157,6 +163,8 @@ def _task(record: VideoRecord, job: ExtractOptions, views: Sequence[View]) -> De
         path=_path(record),
         start_frame=record.start_frame,
         end_frame=record.end_frame,
+        start_s=record.start_s,
+        end_s=record.end_s,
         time_limit_s=job.time_limit_s,
         memory_limit_gb=job.memory_limit_gb,
         fps=job.fps,

@@ -17,7 +17,7 @@ from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
 from har_pipeline.features.options import MOTION, made_by
 from har_pipeline.features.reader import FeatureReader
-from har_pipeline.features.source_files import differ, frames_read, words
+from har_pipeline.features.source_files import differ, words
 from har_pipeline.features.store import FeatureStore, writing_to
 from har_pipeline.video.clips import sparse_clip_indices
 
@@ -160,7 +160,7 @@ def check_file(record: FeatureRecord, video: VideoRecord) -> None:
     Raises: RunError naming both.
     """
     names = {path.name for path in (video.path, video.depth_path) if path is not None}
-    now = {"frames": frames_read(video.start_frame, video.end_frame)}
+    now = {"frames": video.describe_span()}
     if record.file and (record.file["name"] not in names or differ(record.file, now)):
         raise RunError(
             f"{video.video_id}: its features were made from {words(record.file)}; the manifest names {', '.join(names)}, "

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from har_pipeline.core.errors import RunError, VideoError
-from har_pipeline.core.records import TIME_LIMIT_S, VideoRecord
+from har_pipeline.core.records import TIME_LIMIT_S, WHOLE, Span, VideoRecord
 from har_pipeline.datasets.folders import videos_below
 from har_pipeline.evaluation.plots import Example, TimelineRow, save_timelines, save_topk_bars
 from har_pipeline.evaluation.tables import write_csv
@@ -33,6 +33,7 @@ from har_pipeline.training.batches import FeatureBatch, Frames, class_probabilit
 from har_pipeline.training.networks.loop import sampling_of, video_probabilities
 from har_pipeline.video.clips import sparse_clip_indices
 from har_pipeline.video.decode import FrameReader, probe, tail_note
+from har_pipeline.video.timing import in_frames
 
 OnProgress = Callable[[int, int], None]
 
@@ -262,12 +263,14 @@ def _shown_frames(prediction: Prediction, count: int) -> np.ndarray:
     return chosen if chosen.shape[-1] == 3 else np.repeat(chosen, 3, axis=-1)
 
 
-def sample_frames(path: Path, count: int, start: int = 0, stop: int | None = None) -> np.ndarray:
-    """Return (count, H, W, 3) uint8 RGB frames spread evenly over the frames [start, stop) of a video, by reading it once.
+def sample_frames(path: Path, count: int, span: Span = WHOLE) -> np.ndarray:
+    """Return (count, H, W, 3) uint8 RGB frames spread evenly over a video, or a span of it, by reading it once.
 
     Fewer if the file ends before it should.
     """
     info = probe(path)
+    span = in_frames(span, path, info.timing, info.packet_frames)
+    start, stop = span.start_frame, span.end_frame
     last = max(start, info.packet_frames - 2 if stop is None else stop - 1)
     wanted = set(np.linspace(start, last, count).round().astype(int).tolist())
     reader = FrameReader(path, start=start, stop=last + 1, info=info, wants=wanted.__contains__)

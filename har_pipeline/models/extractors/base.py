@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -152,7 +153,7 @@ class Net:
     require: Callable[[], object] = lambda: None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Extractor:
     """A net on a device, ready to turn clips of one stream into features."""
 
@@ -162,7 +163,8 @@ class Extractor:
     # `sha256:<hex>` or `random:<seed>`.
     weights: str
     preprocess: Preprocess
-    module: nn.Module
+    # Builds the net in evaluation mode, its weights loaded, on its device.
+    make_module: Callable[[], nn.Module]
     device: torch.device
     # Arithmetic of the net: fp32, bf16 or fp16.
     precision: str
@@ -170,6 +172,14 @@ class Extractor:
     trained_on: TrainedOn | None = None
     # Of a module from `Tokens.build`: how many tokens a clip has; None: it gives one feature for a clip.
     tokens: Tokens | None = None
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """The net, built when it is first asked for: what a job that finds nothing to do never does.
+
+        Raises: WeightsError if the weights do not fit.
+        """
+        return self.make_module()
 
     @property
     def feature_dim(self) -> int:

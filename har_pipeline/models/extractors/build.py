@@ -33,12 +33,14 @@ def build_extractor(
     seed: int = 0,
     mean_cube: Path | None = None,
     tokens: bool = False,
+    at_once: bool = True,
 ) -> Extractor:
     """Return the extractor `name`, its weights loaded and on its device, in evaluation mode.
 
     weights: a name of `har models`, a file, `random` (drawn with `seed`), or None for the net's default.
     mean_cube: c3d's means of every pixel, see `c3d.read_mean_cube`, instead of the means per channel.
     tokens: one feature for each position of the layer's map, instead of one for a clip.
+    at_once: build the net now, and not when its `module` is first asked for, which then raises what is wrong with the file.
     Raises: UsageError for an unknown net or layer, one without tokens, a stream that the net does not read, or a cube for
     another net; ExtractionError if a package that builds the net is missing;
     DeviceError as `pick_device` and `pick_precision`; WeightsError if the weights cannot be had.
@@ -61,29 +63,35 @@ def build_extractor(
         precision = "fp32"
     chosen_precision = pick_precision(precision, torch_device)
     found = find_weights(net, weights, layer, stream, seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module = (net.tokens if tokens and net.tokens else net).build(layer, stream)
-    if found.path is not None:
-        net.load(module, found.path)
-    if net.folds_batch_norms and chosen_precision == "fp32":
-        fold_batch_norms(module)
-    module = module.eval().requires_grad_(False).to(torch_device, PRECISIONS[chosen_precision])
     trained_on, resize = (None, None) if found.path is None else read_training(found.path)
     if resize is not None:
         net = replace(net, inputs={**net.inputs, stream: replace(net.inputs[stream], resize=resize)})
-    return Extractor(
+
+    def make_module() -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = (net.tokens if tokens and net.tokens else net).build(layer, stream)
+        if found.path is not None:
+            net.load(module, found.path)
+        if net.folds_batch_norms and chosen_precision == "fp32":
+            fold_batch_norms(module)
+        return _channels_last(module.eval().requires_grad_(False).to(torch_device, PRECISIONS[chosen_precision]))
+
+    extractor = Extractor(
         net=net,
         layer=layer,
         stream=stream,
         weights=found.label,
         preprocess=found.preprocess if mean_cube is None else _with_cube(found.preprocess, mean_cube),
-        module=_channels_last(module),
+        make_module=make_module,
         device=torch_device,
         precision=chosen_precision,
         trained_on=trained_on,
         tokens=net.tokens if tokens else None,
     )
+    if at_once:
+        _ = extractor.module
+    return extractor
 
 
 def _no_tokens(net: Net, layer: str) -> str:

@@ -13,11 +13,10 @@ whether its convolutions are the authors' own is not said there. `imagenet` is t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torchvision.models import VGG16_Weights, vgg16
 
 from har_pipeline.core.errors import WeightsError
 from har_pipeline.models.extractors.base import (
@@ -32,10 +31,20 @@ from har_pipeline.models.extractors.base import (
 )
 from har_pipeline.models.extractors.weights import load_strictly, read_state_dict
 
+if TYPE_CHECKING:
+    from torchvision.models import VGG
+
 # Keras's mode "caffe"; the authors' own means.
 KERAS_BGR = Preprocess(mean=(103.939, 116.779, 123.68), std=(1.0, 1.0, 1.0), bgr=True)
-_SCALED_AS_AUTHORS = VGG16_Weights.IMAGENET1K_FEATURES.transforms()
+# The means with which torchvision's port is fed, the authors' in units of 255.
+_SCALED_AS_AUTHORS = of_unit_range((0.48235, 0.45882, 0.40784), (1 / 255,) * 3)
 _CONV_LAYERS = ("pool5", "pool5_avg")
+
+
+def _whole_net() -> VGG:
+    from torchvision.models import vgg16
+
+    return vgg16(weights=None)
 
 
 class VGG16(nn.Module):
@@ -43,7 +52,7 @@ class VGG16(nn.Module):
 
     def __init__(self, layer: str, *, tokens: bool = False) -> None:
         super().__init__()
-        net = vgg16(weights=None)
+        net = _whole_net()
         self.layer, self.tokens = layer, tokens
         self.features = net.features
         # The head's linear layers are numbered as in torchvision: 0 = fc6, 3 = fc7; dropout is off in evaluation.
@@ -73,7 +82,7 @@ def _read_keras(path: Path) -> dict[str, torch.Tensor]:
     except ImportError as error:
         raise WeightsError(f"{path}: reading Keras files needs h5py: pip install 'har-pipeline[keras]'") from error
     with torch.device("meta"):
-        layers = vgg16(weights=None).features
+        layers = list(_whole_net().features.children())
     convolutions = {i: tuple(m.weight.shape) for i, m in enumerate(layers) if isinstance(m, nn.Conv2d)}
     names = [f"block{block}_conv{i}" for block, n in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, n + 1)]
     state: dict[str, torch.Tensor] = {}
@@ -148,18 +157,18 @@ NET = Net(
     gmacs=15.3,
     weights={
         "imagenet": Weights(
-            url=VGG16_Weights.IMAGENET1K_V1.url,
+            url="https://download.pytorch.org/models/vgg16-397923af.pth",
             sha256="397923af",
             licence="BSD-3-Clause (torchvision)",
             trained_on="ImageNet-1k, torchvision",
             preprocess=IMAGENET_RGB,
         ),
         "oxford": Weights(
-            url=VGG16_Weights.IMAGENET1K_FEATURES.url,
+            url="https://download.pytorch.org/models/vgg16_features-amdegroot-88682ab5.pth",
             sha256="88682ab5",
             licence="CC-BY-4.0 (Oxford VGG)",
             trained_on="ImageNet-1k with the authors' scaling, torchvision's port from ssd.pytorch, convolutions only",
-            preprocess=of_unit_range(_SCALED_AS_AUTHORS.mean, _SCALED_AS_AUTHORS.std),
+            preprocess=_SCALED_AS_AUTHORS,
             layers=_CONV_LAYERS,
         ),
         "keras": Weights(
