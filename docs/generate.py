@@ -96,6 +96,8 @@ def nets_table(measured: dict[tuple[str, str], dict[str, object]]) -> list[str]:
             layers = ", ".join(
                 f"**{k}** {d:,}" if k == net.default_layer else f"{k} {d:,}" for k, d in net.layers.items()
             )
+            if row["tokens"]:
+                layers += "; tokens: " + ", ".join(f"{k} {m:,} x {d:,}" for k, (m, d) in row["tokens"].items())
             speed = measured.get((net.name, stream))
             fp32 = speed["fp32"] if speed else "*not measured*"
             default = f"{speed['default']} {speed['default_precision']}" if speed else "*not measured*"

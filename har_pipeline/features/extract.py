@@ -21,6 +21,7 @@ from har_pipeline.features.options import ExtractOptions
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.models.extractors.base import Extractor
 from har_pipeline.video.clip_worker import DecodeTask, Row, View
+from har_pipeline.video.decode import require_decoder
 from har_pipeline.video.flow.cache import FlowCache
 from har_pipeline.video.flow.spec import FlowSpec
 from har_pipeline.video.preprocess import num_crops, parse_resize
@@ -102,9 +103,11 @@ def extract_many(
     rows_of_file_at_once: read the file that neighbouring records share once for all of them, which must name their last
     frames, be sorted by their first ones, and be new to the store; what was odd about the file is noted for the first.
     What concerns the job (fps, workers, decoder, time limit, shard, retry_failed, flow_cache) is read from the first
-    options. Raises: as `extract`, and ExtractionError if two of the feature sets are the same.
+    options. Raises: as `extract`, and ExtractionError if the decoder is not installed, or two of the feature sets are the
+    same.
     """
     job = wanted[0][1]
+    require_decoder(job.decoder)
     if any(options.fps != job.fps for _, options in wanted):
         raise ExtractionError("feature sets made in one pass have one frame rate")
     specs = [feature_spec(extractor, options) for extractor, options in wanted]

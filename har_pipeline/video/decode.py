@@ -27,7 +27,7 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from har_pipeline.core.errors import VideoError
+from har_pipeline.core.errors import ExtractionError, VideoError
 from har_pipeline.core.kinds import what_is
 from har_pipeline.core.records import Decoder, Span
 from har_pipeline.video.timing import Timing, display_ticks, in_frames, joined_ticks, timing_of
@@ -465,6 +465,23 @@ def read_gray16(path: Path, span: Span, *, max_frames: int) -> tuple[np.ndarray,
     return np.stack(images), start, timing, notes
 
 
+def require_decoder(decoder: Decoder) -> None:
+    """Check that the package of a decoder is there. Raises: ExtractionError with the way out."""
+    if decoder == "decord":
+        _import_decord()
+
+
+def _import_decord() -> Any:
+    without = "leave --decoder decord out, as PyAV reads the same frames"
+    try:
+        import decord
+    except ImportError as error:
+        raise ExtractionError(f"decord is not installed (wheels: x86-64 Linux and Windows only): {without}") from error
+    except (OSError, RuntimeError) as error:  # a library that it was built for is missing
+        raise ExtractionError(f"decord cannot be loaded here ({error}): {without}") from error
+    return decord
+
+
 class FrameReader:
     """Iterates over (number, frame) of the file's frames `[start, stop)`; frame is (H, W, 3) uint8 RGB as displayed.
 
@@ -532,12 +549,9 @@ class FrameReader:
     def _read_decord(self) -> Generator[tuple[int, np.ndarray], None, str]:
         """Yield frames from decord as long as they are right; return why not all of them are, or nothing.
 
-        Raises: VideoError if decord is not installed.
+        Raises: ExtractionError if decord is not installed.
         """
-        try:
-            import decord
-        except ImportError as error:
-            raise VideoError("decord is not installed (only x86-64 has wheels): use --decoder pyav") from error
+        decord = _import_decord()
         decord.logging.set_level(decord.logging.QUIET)
         info = self.info or probe(self.path)
         if info.container in _NOT_FOR_DECORD:

@@ -89,6 +89,21 @@ def test_features_do_not_depend_on_workers_batches_order_or_decoder(tmp_path: Pa
         assert np.abs(features.astype(np.float32) - results[2][video_id]).max() <= 2
 
 
+@pytest.mark.parametrize("broken", [False, True])
+def test_without_decord_nothing_is_begun(tmp_path: Path, store, broken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, and no video is recorded as failed: the videos are sound."""
+    monkeypatch.delitem(sys.modules, "decord", raising=False)
+    if broken:  # it is there, and a library that it was built for is not
+        (tmp_path / "decord.py").write_text("raise OSError('libbz2.so.1.0: cannot open shared object file')")
+        monkeypatch.syspath_prepend(tmp_path)
+    else:
+        monkeypatch.setitem(sys.modules, "decord", None)
+    says = "cannot be loaded here .libbz2" if broken else "is not installed"
+    with pytest.raises(ExtractionError, match=f"decord {says}.*: leave --decoder decord out"):
+        extract(videos(tmp_path, 1), store, pixel_extractor(), ExtractOptions(decoder="decord"))
+    assert store.feature_sets() == []
+
+
 def test_real_net_is_the_same_alone_and_among_others(tmp_path: Path, store: FeatureStore) -> None:
     records = videos(tmp_path, 3, frames=6)
     extractor = build_extractor("efficientnet_lite0", device="cpu")
