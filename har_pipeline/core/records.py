@@ -153,7 +153,15 @@ class VideoRecord:
     @property
     def file(self) -> str:
         """The path of what is read, as text: the video file, or where the row has none its depth file or folder."""
-        return _path_text(self) or _depth_path_text(self) or ""
+        return self.files[0]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The paths that are set, `path` first, as text: no Path is made of them."""
+        path, depth_path = _path_text(self), _depth_path_text(self)
+        if path is None or depth_path is None:
+            return (path or depth_path,)
+        return path, depth_path
 
 
 _PATHS = {name: _PathAsText(getattr(VideoRecord, name)) for name in ("path", "depth_path")}
@@ -405,10 +413,11 @@ class Split:
     manifest_sha256: str = ""  # of the manifest it was made from
 
     def __post_init__(self) -> None:
-        parts = {"train": set(self.train), "val": set(self.val), "test": set(self.test)}
         for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
-            if shared := parts[first] & parts[second]:
-                raise ValueError(f"{self.protocol} split {self.index}: {first} and {second} share {sorted(shared)[:3]}")
+            fewer, more = sorted((getattr(self, first), getattr(self, second)), key=len)
+            if not set(fewer).isdisjoint(more):
+                shared = sorted(set(fewer) & set(more))
+                raise ValueError(f"{self.protocol} split {self.index}: {first} and {second} share {shared[:3]}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
