@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection
 
 DELIMITERS = (",", ";", "\t")
-_LINE_END = re.compile(rb"\r\n|\n|\r")
+LINE_END = re.compile(r"\r\n|\n|\r")
 _BLOCK_BYTES = 2**24
 _BOMS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _WAY_OUT = "save it as UTF-8 (Excel: CSV UTF-8; LibreOffice: character set Unicode (UTF-8))"
@@ -32,7 +32,7 @@ def encoding_of(content: bytes) -> str:
             text = decoder.decode(content[start:end], final=end >= len(content))
             characters, zeros = characters + len(text), zeros + text.count("\x00")
     except UnicodeDecodeError:
-        number = len(_LINE_END.findall(content[: _first_error(content, encoding)])) + 1
+        number = len(re.findall(LINE_END.pattern.encode(), content[: _first_error(content, encoding)])) + 1
         raise ValueError(f"not UTF-8 text: line {number} holds bytes of another encoding; {_WAY_OUT}") from None
     if 4 * zeros > characters > 0:  # UTF-16 without its mark
         raise ValueError(f"not UTF-8 text; {_WAY_OUT}")

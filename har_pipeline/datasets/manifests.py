@@ -21,14 +21,15 @@ from typing import Any, cast
 from har_pipeline.core.errors import ManifestError
 from har_pipeline.core.files import write_text
 from har_pipeline.core.kinds import what_is
-from har_pipeline.core.records import NO_EXTRA, VideoRecord, folded_id
+from har_pipeline.core.records import NO_EXTRA, VideoRecord, folded_id, seconds_text
 from har_pipeline.core.spreadsheets import delimiter_of, encoding_of
 from har_pipeline.core.text import did_you_mean
 
 PATH_COLUMNS = ("path", "depth_path")
 TEXT_COLUMNS = ("subject", "group", "camera", "scenario", "split")
 NUMBER_COLUMNS = ("start_frame", "end_frame")
-COLUMNS = ("video_id", "path", "label", *TEXT_COLUMNS[:4], *NUMBER_COLUMNS, "depth_path", "split")
+TIME_COLUMNS = ("start_s", "end_s")
+COLUMNS = ("video_id", "path", "label", *TEXT_COLUMNS[:4], *NUMBER_COLUMNS, *TIME_COLUMNS, "depth_path", "split")
 OWN_PREFIX = "x_"
 # Wrong rows that an error lists.
 MAX_ERRORS = 20
@@ -39,6 +40,7 @@ ASKED_OF_FOLDER = 20
 _ROOT_LINE = "# root:"
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SECONDS = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
 _SEP_LINE = re.compile(r"sep=[,;\t]")  # Excel's own
 
 # What other programs call the columns.
@@ -51,6 +53,8 @@ _OTHER_NAMES = {
     **dict.fromkeys(("part", "subset", "set", "usage"), "split"),
     **dict.fromkeys(("start", "first_frame", "begin"), "start_frame"),
     **dict.fromkeys(("end", "last_frame", "stop"), "end_frame"),
+    **dict.fromkeys(("start_time", "start_sec", "start_seconds", "begin_s", "t_start", "from_s"), "start_s"),
+    **dict.fromkeys(("end_time", "end_sec", "end_seconds", "stop_s", "t_end", "to_s"), "end_s"),
     **dict.fromkeys(("depth", "depth_file"), "depth_path"),
     **dict.fromkeys(("view", "cam"), "camera"),
 }
@@ -292,6 +296,20 @@ class _PlainFiles:
             return set()
 
 
+def _range_of(cells: tuple[str, ...]) -> dict[str, Any]:
+    """Return the values of `NUMBER_COLUMNS` and `TIME_COLUMNS` that a row gives. Raises: ValueError if they are none."""
+    given = {name: cell for name, cell in zip((*NUMBER_COLUMNS, *TIME_COLUMNS), cells, strict=True) if cell}
+    for name, cell in given.items():
+        if name in NUMBER_COLUMNS and not _NUMBER.fullmatch(cell):
+            raise ValueError(f"{name} {cell!r} is not a whole number")
+        if name in TIME_COLUMNS and not _SECONDS.fullmatch(cell):
+            raise ValueError(f"{name} {cell!r} is not a number of seconds, such as 12.5")
+    frames = [name for name in NUMBER_COLUMNS if name in given]
+    if frames and len(given) > len(frames):
+        raise ValueError(f"its range is given in frames ({frames[0]}) and in seconds: give one of the two")
+    return {name: int(cell) if name in NUMBER_COLUMNS else float(cell) for name, cell in given.items()}
+
+
 class _RowReader:
     """Makes records of rows; equal cells of different rows become one string, as most columns hold few words."""
 
@@ -302,7 +320,8 @@ class _RowReader:
         # Of a column that is not there: the empty cell that each row gets at its end.
         self._texts = itemgetter(*(place.get(name, len(header)) for name in ("label", *TEXT_COLUMNS)))
         self._places = [place.get(name, len(header)) for name in ("video_id", *PATH_COLUMNS)]
-        self._numbers = {name: place[name] for name in NUMBER_COLUMNS if name in place}
+        self._has_range = any(name in place for name in (*NUMBER_COLUMNS, *TIME_COLUMNS))
+        self._range = itemgetter(*(place.get(name, len(header)) for name in (*NUMBER_COLUMNS, *TIME_COLUMNS)))
         self._own = {name: number for name, number in place.items() if name.startswith(OWN_PREFIX)}
         self._words = _Shared(str)
         self._shared = _Shared(self._one)
@@ -320,13 +339,8 @@ class _RowReader:
             for name, cell in zip(self._header, cells, strict=True):
                 if _CONTROL.search(cell):
                     raise ValueError(f"{name} contains a line break or another control character")
-        numbers: dict[str, int | None] = {}
-        for name, place in self._numbers.items():
-            text = cells[place]
-            if text and not _NUMBER.fullmatch(text):
-                raise ValueError(f"{name} {text!r} is not a whole number")
-            numbers[name] = int(text) if text else None
         cells.append("")
+        given = _range_of(self._range(cells)) if self._has_range else {}
         video_id, path, depth_path = [cells[place] for place in self._places]
         label, subject, group, camera, scenario, split = self._shared[self._texts(cells)]
         return VideoRecord(
@@ -339,9 +353,8 @@ class _RowReader:
             camera=camera,
             scenario=scenario,
             split=split,
-            start_frame=numbers.get("start_frame") or 0,
-            end_frame=numbers.get("end_frame"),
             extra=self._extras[tuple(cells[place] for place in self._own.values())] if self._own else NO_EXTRA,
+            **given,
         )
 
     def _one(self, cells: tuple[str, ...]) -> tuple[str | None, ...]:
@@ -451,6 +464,9 @@ def _row(record: VideoRecord, base: Path) -> dict[str, str]:
         row[name] = getattr(record, name) or ""
     row["start_frame"] = str(record.start_frame) if record.start_frame or record.end_frame else ""
     row["end_frame"] = str(record.end_frame) if record.end_frame is not None else ""
+    for name in TIME_COLUMNS:
+        time_s = getattr(record, name)
+        row[name] = "" if time_s is None else seconds_text(time_s)
     return row
 
 
