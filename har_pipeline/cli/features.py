@@ -64,6 +64,7 @@ def list_sets(store: StoreOrPack, as_json: AsJson = False) -> None:
                 "failed": failed,
                 "layer": spec.layer,
                 "dim": spec.feature_dim,
+                "tokens": spec.tokens,
                 "dtype": spec.dtype,
                 "precision": spec.precision,
                 "weights": spec.weights[:17],

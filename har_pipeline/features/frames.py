@@ -63,6 +63,7 @@ def options_of(spec: FeatureSpec) -> RawOptions:
         size=frame_shape(spec)[1],
         aspect="keep" if "keep" in spec.resize else "stretch",
         causal=spec.resize.startswith("causal-"),
+        resize_method=spec.resize_method,
     )
 
 
@@ -158,6 +159,7 @@ def raw_task(record: VideoRecord, path: Path, options: RawOptions) -> RawTask:
         aspect=options.aspect,
         causal=options.causal,
         window=WINDOWS[options.window] if options.window else "",
+        resize_method=options.resize_method,
         fps=options.fps,
     )
 
