@@ -417,7 +417,7 @@ def _to_rgb(
 
 def _display_matrix(frame: Any) -> Any | None:
     # Not `frame.side_data`: the frame keeps that, and it the frame, whose 3 MB of 1080p then wait for Python's collector.
-    return SideDataContainer(frame).get(SideDataType.DISPLAYMATRIX)
+    return SideDataContainer(frame).get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-arg]  # its stub lacks the frame
 
 
 def _turn(frame: Any, state: _Decoding) -> tuple[bool, int, int]:
