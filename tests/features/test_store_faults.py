@@ -501,7 +501,7 @@ def test_nor_if_it_never_stops(store: FeatureStore) -> None:
         "sync.loop[0].call_soon_threadsafe(time.sleep, 1000)\n"
     )
     command = [sys.executable, "-c", code, str(store.path), SPEC.name]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=python_path(), timeout=60)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=python_path(), timeout=600)
     assert (done.returncode, done.stdout, done.stderr) == (0, "30.0\n", "")
 
 
