@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, StoreError
+from har_pipeline.core.objects import StorePath
 from har_pipeline.core.records import FeatureSpec, VideoRecord, VideoSource
 from har_pipeline.features.job import WholeVideoSummary, file_of, provenance, store_whole_videos, videos_to_do
 from har_pipeline.features.options import EXTRACTOR, WINDOWS, RawOptions
@@ -62,6 +63,7 @@ def options_of(spec: FeatureSpec) -> RawOptions:
         size=frame_shape(spec)[1],
         aspect="keep" if "keep" in spec.resize else "stretch",
         causal=spec.resize.startswith("causal-"),
+        resize_method=spec.resize_method,
     )
 
 
@@ -147,6 +149,8 @@ def raw_task(record: VideoRecord, path: Path, options: RawOptions) -> RawTask:
         path=path,
         start_frame=record.start_frame,
         end_frame=record.end_frame,
+        start_s=record.start_s,
+        end_s=record.end_s,
         time_limit_s=options.time_limit_s,
         memory_limit_gb=options.memory_limit_gb,
         max_frames=options.max_frames,
@@ -155,13 +159,14 @@ def raw_task(record: VideoRecord, path: Path, options: RawOptions) -> RawTask:
         aspect=options.aspect,
         causal=options.causal,
         window=WINDOWS[options.window] if options.window else "",
+        resize_method=options.resize_method,
         fps=options.fps,
     )
 
 
 def prepare_frames(
     records: Sequence[VideoRecord],
-    path: Path,
+    path: StorePath,
     stream: str,
     *,
     features: str = "",
@@ -192,7 +197,7 @@ def prepare_frames(
 
 
 def open_frames(
-    path: Path, stream: str, features: str = "", *, windows: bool = False
+    path: StorePath, stream: str, features: str = "", *, windows: bool = False
 ) -> tuple[FeatureStore | PackedStore, str]:
     """Return a store or pack and the name of its raw-frame set of a stream, as `choose_frames`.
 

@@ -330,6 +330,7 @@ def islice_of(path: Path, number: int) -> Iterator[np.ndarray]:
     ("name", "how", "why"),
     [
         ("efficientnet_lite0", {"resize": "short256-ten224"}, "reads means over several crops"),
+        ("efficientnet_lite0", {"resize_method": "swscale"}, "reads frames that swscale scales before they are RGB"),
         ("efficientnet_lite0", {"clips": ClipSpec(num_clips=3)}, "omit --window"),
     ],
 )

@@ -232,6 +232,12 @@ def test_odd_contents_are_one_line_that_names_the_file(tmp_path: Path, kind: str
     assert len(str(caught.value)) < 500
 
 
+def test_a_damaged_header_is_told_before_the_net_is_built(tmp_path: Path) -> None:
+    (tmp_path / "net.safetensors").write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    with pytest.raises(WeightsError, match=r"net\.safetensors: not a readable weights file"):
+        build_extractor("convnet3d", weights=str(tmp_path / "net.safetensors"), device="cpu", at_once=False)
+
+
 # Every net and every name; of the net that takes longest to build, the kind of file that it alone has a reader for.
 DOORS = [
     pytest.param(net, name, marks=pytest.mark.exhaustive) if net == "vgg16" and name != "evil.h5" else (net, name)
