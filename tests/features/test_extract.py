@@ -332,7 +332,7 @@ def test_killed_at_random_moments_nothing_is_lost_or_wrong(tmp_path: Path) -> No
             before = len(list((path / name).glob("v*"))) if path.exists() else 0
             process = copies.start(*_command(manifest, path))
             # Wait for progress, so that the twenty kills spread over the job, then kill at a random moment.
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 600
             wanted = before + 1 if committed_at_kill else 0
             while time.monotonic() < deadline and process.code() is None:
                 if path.exists() and len(list((path / name).glob("v*"))) >= wanted:

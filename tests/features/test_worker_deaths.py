@@ -86,7 +86,7 @@ def test_workers_that_cannot_start_end_the_job_with_one_line(command, tmp_path) 
         env=python_path(tmp_path / "trap"),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
     *warnings, line = done.stderr.splitlines()
