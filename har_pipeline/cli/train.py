@@ -41,8 +41,9 @@ def train(
     """Train a head on stored features and score its test videos. Takes seconds to minutes.
 
     Defaults follow Orozco 2020: an LSTM, RMSProp, 50 epochs, batches of 25; but for its sigmoid outputs: --output sigmoid.
-    For Lakhal 2018: --head res_lstm. The papers feed plain features: --no-standardise. Finished runs are kept, so an
-    interrupted --split all or --repeats continues when run again.
+    For Lakhal 2018: --head res_lstm. The papers feed plain features: --no-standardise. Probes of a frozen net, as V-JEPA
+    evaluates: --head attentive on what `har extract --tokens` stored, --head mean_pool for the linear one. Finished runs
+    are kept, so an interrupted --split all or --repeats continues when run again.
     """
     from har_pipeline.datasets.manifests import read_manifest
 
@@ -57,11 +58,13 @@ def train(
         note(f"NOTE: {config.head} has a single optimum, whatever the seed: its repeats are nearly identical")
     split = split.with_validation(config.patience is not None or config.schedule == "plateau")
     records = read_manifest(manifest, root=root, check_files=False)
-    from har_pipeline.features.pack import open_features
+    from har_pipeline.features.pack import open_features, packing_advice
 
     opened = open_features(store)
     names = [opened.resolve(prefix) for prefix in features or [""]]
     chosen = chosen_splits(ctx, manifest, records, split)
+    if advice := packing_advice(opened, len(records)):
+        note(advice)
 
     from har_pipeline.training.jobs import plan_jobs, run_jobs
 

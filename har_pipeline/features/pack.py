@@ -2,8 +2,9 @@
 
 A pack is a folder with `pack.json`, which marks it and has the names that users gave to sets, and a safetensors file
 `<feature_set>.safetensors` per set:
-    features                   (sum N, D) in the set's dtype, one video after the other in the order of their ids
-    offsets                    (V + 1,) int64, video v owns the rows `[offsets[v], offsets[v + 1])`
+    features                   (sum N, D) in the set's dtype, one video after the other in the order of their ids; (sum N * M,
+                               D) of M tokens a clip
+    offsets                    (V + 1,) int64, video v owns the clips `[offsets[v], offsets[v + 1])`, M rows each
     clip_starts, clip_ends     (sum N,) int64
     clip_times_s               (sum N, 2) float64; not in packs of format 2, whose times are starts and ends over fps
     num_frames, fps, padded    (V,) int64, float64, bool
@@ -28,6 +29,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,9 +43,11 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from har_pipeline.core.errors import StoreError
-from har_pipeline.core.files import new_file, read_json, remove, remove_debris, sync_folder, write_json
+from har_pipeline.core.files import new_file, read_json, remove_debris, sync_folder, write_json
+from har_pipeline.core.objects import StorePath, store_path
 from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
 from har_pipeline.datasets.units import SOURCES, Source
+from har_pipeline.features.places import META
 from har_pipeline.features.store import Damage, FeatureStore, UnreadableError, choose_feature_set, writing_to
 
 FORMAT_VERSION = 3
@@ -56,6 +60,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(dtype)
     for name, dtype in {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "U8": "u1", "BOOL": "?"}.items()
 }
+
+# Reading a store of so many videos takes seconds, which a pack spares every training.
+ADVISED_FROM = 2000
 
 # Clock ticks are up to 10 ms long: two changes further apart than this have different times.
 TICK_S = 0.05
@@ -94,13 +101,14 @@ class _PackedSet:
     Not read by the library, which copies every slice. Raises: StoreError if the file is missing or damaged.
     """
 
-    def __init__(self, path: Path, feature_set: str) -> None:
+    def __init__(self, path: StorePath, feature_set: str) -> None:
         self.path = path
         if not path.exists():
             raise StoreError(f"{path.parent} has no feature set {feature_set!r}; add it with `har features pack`")
         try:
             # Not kept as an np.memmap, whose class makes each slice slow.
-            content = np.asarray(np.memmap(path, np.uint8, "r"))
+            mapped = np.asarray(np.memmap(path, np.uint8, "r")) if isinstance(path, Path) else None
+            content = np.frombuffer(path.read_bytes(), np.uint8) if mapped is None else mapped
             body_start = 8 + int.from_bytes(content[:8].tobytes(), "little")
             if body_start > min(len(content), MAX_HEADER_BYTES):
                 raise ValueError(f"a header of {body_start} bytes in a file of {len(content)}")
@@ -111,7 +119,8 @@ class _PackedSet:
                 raise ValueError("the header differs from its checksum")
             self.info: dict[str, Any] = json.loads(metadata[METADATA])
             self.spec = FeatureSpec.from_dict(self.info["spec"])
-            self.features, shape = self.tensors["features"], (self.info["clips"], self.spec.feature_dim)
+            self.features = self.tensors["features"]
+            shape = (self.info["clips"] * self.spec.rows_per_clip, self.spec.feature_dim)
             if self.spec.name != feature_set or (self.features.shape, self.features.dtype) != (
                 shape,
                 self.spec.dtype,
@@ -136,7 +145,7 @@ class _PackedSet:
     @functools.cached_property
     def clips(self) -> dict[str, np.ndarray]:
         """The small arrays, by name."""
-        num_videos, num_clips = self.info["videos"], len(self.features)
+        num_videos, num_clips = self.info["videos"], self.info["clips"]
         shapes: dict[str, tuple[int, ...]] = {
             "offsets": (num_videos + 1,),
             **dict.fromkeys(("clip_starts", "clip_ends"), (num_clips,)),
@@ -198,8 +207,8 @@ class PackedStore:
     other features of a packed video are an error, videos added or removed since are a warning.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    def __init__(self, path: StorePath | str) -> None:
+        self.path = store_path(path)
         found = read_json(self.path / PACK_JSON, StoreError, "create packs with `har features pack`").get(METADATA)
         if found not in READABLE:
             raise StoreError(
@@ -208,7 +217,7 @@ class PackedStore:
         self._opened: dict[str, _PackedSet] = {}
         self._compared: set[str] = set()
 
-    def __reduce__(self) -> tuple[type[PackedStore], tuple[Path]]:
+    def __reduce__(self) -> tuple[type[PackedStore], tuple[StorePath]]:
         """Pickle as the path alone: a process that gets a pack opens its files itself."""
         return PackedStore, (self.path,)
 
@@ -217,7 +226,7 @@ class PackedStore:
         names = (node.name for node in self.path.iterdir())
         return sorted(n.removesuffix(SUFFIX) for n in names if n.endswith(SUFFIX) and not n.startswith("."))
 
-    def file(self, feature_set: str) -> Path:
+    def file(self, feature_set: str) -> StorePath:
         """Return the path of a set's file."""
         return self.path / f"{feature_set}{SUFFIX}"
 
@@ -330,15 +339,25 @@ class PackedStore:
 
     def source(self, feature_set: str) -> FeatureStore | None:
         """Return the store that a set was packed from, None if either is no longer in its place."""
-        path = self.path.resolve() / self.info(feature_set)["store"]
-        if not (path / feature_set / "zarr.json").exists():
+        path = self._store_path(feature_set)
+        if path is None or not (path / feature_set / META).exists():
             return None
-        return FeatureStore(Path(os.path.normpath(path)))
+        return FeatureStore(path)
+
+    def _store_path(self, feature_set: str) -> StorePath | None:
+        """Return where the store is that a set was packed from, None if that is not known."""
+        told: str = self.info(feature_set)["store"]
+        if "://" in told:
+            return store_path(told)
+        if not isinstance(self.path, Path):
+            return None  # a folder of the machine that packed
+        return Path(os.path.normpath(self.path.resolve() / told))
 
     def differences(self, feature_set: str, store: FeatureStore) -> Differences:
         """Return by which ids `store` differs from what is packed; quick if no video was added or removed since."""
         info = self.info(feature_set)
-        same_store = (self.path.resolve() / info["store"]).resolve() == store.path.resolve()
+        told = self._store_path(feature_set)
+        same_store = told is not None and told.resolve() == store.path.resolve()
         if same_store and info["store_changed_ns"] == store.last_change(feature_set):
             return Differences()
         then, now = self.checksums(feature_set), store.checksums(feature_set)
@@ -386,7 +405,8 @@ class PackedStore:
         if row is None:
             raise StoreError(f"{self.path}: {feature_set} has no features of {video_id!r}; {_AGAIN}")
         start, stop = (int(offset) for offset in clips["offsets"][row : row + 2])
-        features, checksum = packed.features[start:stop], videos["checksums"][row]
+        rows_per_clip = packed.spec.rows_per_clip
+        features, checksum = packed.features[start * rows_per_clip : stop * rows_per_clip], videos["checksums"][row]
         if f"sha256:{_sha256(features)}" != checksum:
             path = self.file(feature_set)
             raise StoreError(f"{path}: features of {video_id} differ from their checksum; {_AGAIN}")
@@ -406,9 +426,10 @@ class PackedStore:
         )
 
 
-def open_features(path: Path | str) -> FeatureStore | PackedStore:
+def open_features(path: StorePath | str) -> FeatureStore | PackedStore:
     """Return the feature store or the pack at `path`. Raises: StoreError if it is neither."""
-    return PackedStore(path) if (Path(path) / PACK_JSON).exists() else FeatureStore(path)
+    path = store_path(path)
+    return PackedStore(path) if (path / PACK_JSON).is_file() else FeatureStore(path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -416,16 +437,27 @@ class PackSummary:
     """What packing one feature set did."""
 
     feature_set: str
-    path: Path  # of the pack
+    path: StorePath  # of the pack
     videos: int
     clips: int
     num_bytes: int  # size of the set's file
     written: bool  # False if the pack was up to date
 
 
-def default_pack_path(store: Path) -> Path:
+def default_pack_path(store: StorePath) -> StorePath:
     """Return the default path of a store's pack: `store.pack` beside `store.zarr`."""
     return store.with_name(f"{store.resolve().name.removesuffix('.zarr')}.pack")
+
+
+def packing_advice(opened: FeatureStore | PackedStore, num_videos: int) -> str:
+    """Return the line that advises who trains on `num_videos` videos to pack them first, empty where there is no need."""
+    if isinstance(opened, PackedStore) or num_videos < ADVISED_FROM:
+        return ""
+    path = default_pack_path(opened.path)
+    return (
+        f"NOTE: {num_videos:,} videos are read several times faster from a pack: `har features pack "
+        f"{shlex.quote(str(opened.path))}`, then train on {shlex.quote(str(path))}"
+    )
 
 
 def whole_sets(store: FeatureStore) -> list[str]:
@@ -440,7 +472,7 @@ def whole_sets(store: FeatureStore) -> list[str]:
 
 
 def pack_features(
-    store: FeatureStore, feature_set: str, path: Path, on_video: OnVideo = lambda stage, done, total: None
+    store: FeatureStore, feature_set: str, path: StorePath, on_video: OnVideo = lambda stage, done, total: None
 ) -> PackSummary:
     """Write a feature set of a store into the pack at `path`, in place of an older copy; one video is in memory at a time.
 
@@ -454,9 +486,10 @@ def pack_features(
         if written:
             if read_json(path / PACK_JSON, StoreError, _AGAIN)[METADATA] != FORMAT_VERSION:
                 write_json(path / PACK_JSON, {METADATA: FORMAT_VERSION})  # an older version must not read what comes
-            remove_debris(path, feature_set)
+            if isinstance(path, Path):
+                remove_debris(path, feature_set)
             with new_file(pack.file(feature_set)) as partial:
-                _write_set(partial, store, feature_set, os.path.relpath(store.path.resolve(), path.resolve()), on_video)
+                _write_set(partial, store, feature_set, _told_path(store.path, path), on_video)
         called = [name for name, one in store.names().items() if one == feature_set]
         names = {name: one for name, one in pack.names().items() if one != feature_set and name not in called}
         if (names := {**names, **dict.fromkeys(called, feature_set)}) != pack.names():
@@ -472,17 +505,25 @@ def pack_features(
     )
 
 
-def _make_pack(path: Path) -> None:
+def _told_path(store: StorePath, pack: StorePath) -> str:
+    """Return how a pack says where its store is: from its own folder on, or as an address; empty where neither can be."""
+    if isinstance(store, Path):
+        return os.path.relpath(store.resolve(), pack.resolve()) if isinstance(pack, Path) else ""
+    return str(store)
+
+
+def _make_pack(path: StorePath) -> None:
     marker = path / PACK_JSON
-    if not marker.exists():
-        if path.is_dir():
-            remove_debris(path, marker.stem)
+    if not marker.is_file():
+        if isinstance(path, Path) and path.is_dir():
+            remove_debris(path, Path(PACK_JSON).stem)
         # Another process, perhaps of another host, may be making the pack too.
         if path.exists() and not (path.is_dir() and all(n.name.startswith(".pack.partial-") for n in path.iterdir())):
             raise StoreError(f"{path} exists and is not a pack: choose another path with -o")
         path.mkdir(parents=True, exist_ok=True)
         write_json(marker, {METADATA: FORMAT_VERSION})
-        sync_folder(path.absolute().parent)
+        if isinstance(path, Path):
+            sync_folder(path.absolute().parent)
     if not marker.stat().st_size:  # a power cut, with an older version
         write_json(marker, {METADATA: FORMAT_VERSION})
     found = read_json(marker, StoreError, f"delete it and {_AGAIN}").get(METADATA)
@@ -490,8 +531,9 @@ def _make_pack(path: Path) -> None:
         raise StoreError(f"{path} is a pack of format {found}, of a newer version: choose another path with -o")
     if found not in READABLE:
         log.warning("%s: a pack of format %s, which this version does not read, is replaced", path, found)
-        for file in path.glob(f"*{SUFFIX}"):
-            remove(file)
+        for file in list(path.iterdir()):
+            if file.name.endswith(SUFFIX):
+                file.unlink()
         write_json(marker, {METADATA: FORMAT_VERSION})
 
 
@@ -525,7 +567,7 @@ def _write_set(path: Path, store: FeatureStore, feature_set: str, store_path: st
         arrays = sorted(store.read_fit(feature_set).items(), key=lambda item: -item[1].itemsize)
         head |= {f"{REDUCTION}{name}": array for name, array in arrays}
     tail: dict[str, np.ndarray] = {"padded": np.zeros(num_videos, np.bool_), "videos": _no_bytes((10**15,), np.uint8)}
-    features = _no_bytes((num_clips, spec.feature_dim), spec.dtype)
+    features = _no_bytes((num_clips * spec.rows_per_clip, spec.feature_dim), spec.dtype)
     info = {
         "spec": spec.to_dict(),
         "videos": num_videos,
@@ -545,7 +587,8 @@ def _write_set(path: Path, store: FeatureStore, feature_set: str, store_path: st
         for row, video_id in enumerate(lengths):
             video = store.read(feature_set, video_id, check=True)
             rows = slice(*head["offsets"][row : row + 2])
-            if video.features.dtype != spec.dtype or video.features.shape != features[rows].shape:
+            wanted = (len(video.clip_starts) * spec.rows_per_clip, spec.feature_dim)
+            if video.features.dtype != spec.dtype or video.features.shape != wanted:
                 raise StoreError(f"{store.path}: {feature_set} of {video_id} does not fit its spec; extract it again")
             file.write(np.ascontiguousarray(video.features).data)
             head["clip_starts"][rows], head["clip_ends"][rows] = video.clip_starts, video.clip_ends

@@ -11,7 +11,7 @@ from har_pipeline.core.records import ClipSpec, EncodingSpec, FeatureSpec, Reduc
 # A set's own name begins with these.
 _IN_THE_NAME = ("extractor", "stream")
 # Where one of the others differs too, it says more.
-_FOLLOWS = {"feature_dim": ("layer", "reduction", "encoding"), "preprocess": ("weights",)}
+_FOLLOWS = {"feature_dim": ("layer", "reduction", "encoding", "tokens"), "preprocess": ("weights",)}
 _HASH_DIGITS = len("sha256:") + 10
 
 
@@ -65,7 +65,9 @@ def _words(field: str, value: Any) -> str:
         "weights": f"weights {{:.{_HASH_DIGITS}}}",
         "feature_dim": "{:,} values",
         "fps": "{:g} frames/s",
+        "resize_method": "resized by {}",
         "precision": "computed in {}",
         "dtype": "stored in {}",
+        "tokens": "{:,} tokens a clip" if value else "one row a clip",
     }
     return texts.get(field, "{}").format(value)

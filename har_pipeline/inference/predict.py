@@ -17,7 +17,7 @@ from har_pipeline.datasets.folders import videos_below
 from har_pipeline.evaluation.plots import Example, TimelineRow, save_timelines, save_topk_bars
 from har_pipeline.evaluation.tables import write_csv
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.features.table import FeatureTable
+from har_pipeline.features.table import FeatureTable, take_clips
 from har_pipeline.inference.ensemble import (
     Classifier,
     PlainRule,
@@ -185,6 +185,8 @@ def _asked(number: int, path: Path, depth: bool, windows: Windows | None) -> _As
 def predict_scores(run: HeadRun | NetworkRun, features: np.ndarray) -> np.ndarray:
     """Return (K,) float64 class probabilities of one video from its (N, D) features, or (L, C * H * W) uint8 frames.
 
+    Of M tokens a clip the features are (N * M, D).
+
     They are computed on the device of the head or network. Raises: RunError if there is no row, D is not the run's, or a
     feature is not finite.
     """
@@ -199,8 +201,12 @@ def predict_scores(run: HeadRun | NetworkRun, features: np.ndarray) -> np.ndarra
         return video_probabilities(run.network, frames, first, classes, precision=precision, sampling=sampling)[0]
     if not np.isfinite(features).all():
         raise RunError(f"{run.path}: a feature of the video is not finite")
+    rows_per_clip = run.spec.rows_per_clip
+    if len(features) % rows_per_clip:
+        raise RunError(f"{run.path}: {len(features)} rows are no whole clips of {rows_per_clip} tokens")
     if run.config.num_steps is not None:
-        features = features[sparse_clip_indices(len(features), run.config.num_steps)]
+        clips = sparse_clip_indices(len(features) // rows_per_clip, run.config.num_steps)
+        features = take_clips(features, clips, rows_per_clip)
     batch = FeatureBatch(
         torch.from_numpy(np.ascontiguousarray(features, np.float32))[None].to(run.head.input_mean.device),
         torch.tensor([len(features)]),

@@ -108,7 +108,7 @@ class HeadSources:
             weights = given.get(spec.name) or _found_weights(one, nets)
             cube = files.mean_cube if len(nets) == 1 or "cube" in spec.preprocess else None
             extractor = extractor_for(spec, weights=weights, mean_cube=cube, device=device)
-            same = {name: getattr(spec, name) for name in ("clips", "fps", "resize", "dtype")}
+            same = {name: getattr(spec, name) for name in ("clips", "fps", "resize", "resize_method", "dtype")}
             options = ExtractOptions(**same, flow=parse_flow(spec.flow) if spec.flow else None)
             feature_spec(extractor, options).require_equal(spec, str(one.run))
             self._nets[spec.name] = extractor, options
@@ -268,6 +268,7 @@ def extractor_for(
         precision=spec.precision,
         seed=seed,
         mean_cube=mean_cube,
+        tokens=bool(spec.tokens),
     )
     if extractor.weights != spec.weights:
         raise FeatureMismatchError(f"weights {extractor.weights} differ from the run's, {spec.weights}")

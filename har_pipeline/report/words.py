@@ -71,12 +71,13 @@ def describe_features(spec: FeatureSpec, folds: int = 1) -> list[Fact]:
         ("Weights", weights),
         ("Seen of each video", describe_clips(spec.clips)),
         ("Frame rate", "as filmed" if spec.fps is None else f"resampled to {spec.fps:g} frames/s"),
-        ("Size of a frame", _resize(spec.resize)),
+        ("Size of a frame", _resize(spec.resize) + ", by FFmpeg's scaler" * (spec.resize_method == "swscale")),
     ]
     facts += [("Optical flow", spec.flow)] * bool(spec.flow)
     facts += [("Preprocessing", _preprocess(spec.preprocess))] * bool(spec.preprocess)
     computed = "" if spec.precision == "exact" else f"computed in {spec.precision}, "
-    facts.append(("Numbers", f"{spec.feature_dim:,} for each step; {computed}kept as {spec.dtype}"))
+    of = "step" if spec.rows_per_clip == 1 else f"of the {spec.tokens:,} tokens of a clip"
+    facts.append(("Numbers", f"{spec.feature_dim:,} for each {of}; {computed}kept as {spec.dtype}"))
     if spec.reduction:
         facts.append(
             (

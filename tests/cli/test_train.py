@@ -416,6 +416,7 @@ def test_a_command_line_steers_no_terminal(work: Path, tmp_path: Path) -> None:
 def test_a_sweep_and_its_runs_remember_the_command(work: Path, tmp_path: Path) -> None:
     command = [str(work / "manifest.csv"), str(work / "store.zarr"), "--features", "drawn-rgb", "--units", "3,4"]
     command += ["--epochs", "1", "--device", "cpu", "--val-fraction", "0", "-o", str(tmp_path / "sweep")]
+    command += ["--workers", "1"]
     har(work, "sweep", *command)
     for units in (3, 4):
         info = json.loads((tmp_path / f"sweep/units_{units}/run.json").read_text())
@@ -493,3 +494,13 @@ def test_split_files_that_differ_are_not_overwritten(work: Path, tmp_path: Path)
     assert files[2].read_text() == edited
     har(work, *command, "--overwrite")
     assert '"seed": 0' in files[2].read_text()
+
+
+def test_many_videos_are_told_of_packs(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("har_pipeline.features.pack.ADVISED_FROM", 24)
+    command = ("--features", "drawn-rgb", "--head", "ridge")
+    _, err = har(work, "train", *command, "-o", str(tmp_path / "a"))
+    line = f"24 videos are read several times faster from a pack: `har features pack {work / 'store.zarr'}`, then train on "
+    assert line + str(work / "store.pack") in err
+    monkeypatch.setattr("har_pipeline.features.pack.ADVISED_FROM", 25)
+    assert "faster from a pack" not in har(work, "train", *command, "-o", str(tmp_path / "b"))[1]

@@ -1,7 +1,8 @@
 """The list of nets, collected from the `NET` or `NETS` of this package's modules, and a description of each.
 
 A new net is a new module here, or a new entry in the `NETS` of one. Its name is the first argument there, as a literal: the
-command line reads it without importing the module.
+command line reads it without importing the module. Other libraries' nets, and torchvision, which takes 1.4 s of CPU, are
+imported where a net is built.
 """
 
 from __future__ import annotations
@@ -13,36 +14,43 @@ from pathlib import Path
 from typing import Any
 
 from har_pipeline.models.extractors.base import Net
-from har_pipeline.models.net_names import check_net_name
+from har_pipeline.models.net_names import check_net_name, net_modules
 
 
 @cache
 def all_nets() -> dict[str, Net]:
     """Return name -> net: modules of one net first, then families, the smaller ones first, modules by name."""
-    families: list[tuple[Net, ...]] = []
-    for found in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        module = import_module(f"{__package__}.{found.name}")
-        families.append(module.NETS if hasattr(module, "NETS") else (module.NET,) if hasattr(module, "NET") else ())
+    families = [_family(found.name) for found in pkgutil.iter_modules([str(Path(__file__).parent)])]
     return {net.name: net for family in sorted(families, key=len) for net in family}
 
 
+def _family(module_name: str) -> tuple[Net, ...]:
+    """Return the nets of a module of this package, which may have none."""
+    module = import_module(f"{__package__}.{module_name}")
+    return module.NETS if hasattr(module, "NETS") else (module.NET,) if hasattr(module, "NET") else ()
+
+
 def find_net(name: str) -> Net:
-    """Return the net of that name. Raises: ExtractionError listing the known ones."""
+    """Return the net of that name, importing its module only. Raises: UsageError listing the known ones."""
     check_net_name(name)
-    return all_nets()[name]
+    return next(net for net in _family(net_modules()[name]) if net.name == name)
 
 
 def describe_nets() -> list[dict[str, Any]]:
     """Return one row for each net and set of weights: what docs/extractors.md shows, and nets.json keeps for `har models`.
 
     default: whether these weights are the net's own for their stream. file: the weights' name in the cache, None if they are
-    not downloaded.
+    not downloaded. tokens: layer -> [M, D], of its default clips, of the layers that `--tokens` takes.
     """
     rows: list[dict[str, Any]] = []
     for net in all_nets().values():
         for name, weights in net.weights.items():
             read = net.inputs[weights.stream]
             layers = {k: dim for k, dim in net.layers.items() if weights.layers is None or k in weights.layers}
+            tokens = {}
+            if net.tokens is not None:
+                own, frames = net.tokens, read.clips.clip_len
+                tokens = {k: [own.count(k, frames), dim] for k, dim in own.layers.items() if k in layers}
             rows.append(
                 {
                     "net": net.name,
@@ -52,6 +60,7 @@ def describe_nets() -> list[dict[str, Any]]:
                     "resize": read.resize,
                     "layers": layers,
                     "default_layer": net.default_layer,
+                    "tokens": tokens,
                     "gmacs_per_clip": net.gmacs,
                     "weights": name,
                     "default": read.weights == name,
