@@ -79,7 +79,7 @@ class Weights:
     md5: str = ""
     # What the weights were trained on.
     stream: Stream = "rgb"
-    # Finds the file inside an installed Python package.
+    # Finds the file inside an installed Python package, or the file or folder of a model of the hub, downloaded if need be.
     packaged: Callable[[], Path] | None = None
     # The only layers that these weights reach.
     layers: tuple[str, ...] | None = None
@@ -119,8 +119,8 @@ class Net:
     # Layer -> feature_dim.
     layers: Mapping[str, int]
     default_layer: str
-    # Multiply-accumulates of a default rgb clip up to the last layer, in units of 10^9.
-    gmacs: float
+    # Multiply-accumulates of a default rgb clip up to the last layer, in units of 10^9; None: not counted.
+    gmacs: float | None
     weights: Mapping[str, Weights]
     # (layer, stream) -> module from (B, C, T, H, W) float to (B, feature_dim), random weights; C is 3 for rgb, 2 for flow.
     build: Callable[[str, Stream], nn.Module]
@@ -134,6 +134,10 @@ class Net:
     # Whether each batch normalisation may be folded into the convolution registered right before it. Only done in fp32:
     # faster by up to a quarter; in bf16 it loses accuracy.
     folds_batch_norms: bool = False
+    # The packages that it comes from, besides torch and torchvision: their versions are recorded with the features.
+    packages: tuple[str, ...] = ()
+    # Whether its only weights are those of the folder of a model, from which the net itself was read.
+    of_folder: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -35,16 +36,18 @@ def build_extractor(
 ) -> Extractor:
     """Return the extractor `name`, its weights loaded and on its device, in evaluation mode.
 
-    weights: a name of `har models`, a file, `random` (drawn with `seed`), or None for the net's default.
+    name: of `har models`, `timm:NAME`, or `hf:NAME_OR_FOLDER`; or as a feature spec has these.
+    weights: a name of `har models`, a file, `random` (drawn with `seed`), or None for the net's default; of `hf-KIND`, which a
+    feature spec has, the folder or name on the hub.
     mean_cube: c3d's means of every pixel, see `c3d.read_mean_cube`, instead of the means per channel.
     Raises: UsageError for an unknown net or layer, a stream that the net does not read, or a cube for another net;
     DeviceError as `pick_device` and `pick_precision`; WeightsError if the weights cannot be had.
     """
-    net = find_net(name)
+    net = find_net(name, weights)
     layer = layer or net.default_layer
     if layer not in net.layers:
         raise UsageError(
-            f"{name} has no layer {layer!r}; {did_you_mean(layer, net.layers)}it has: {', '.join(net.layers)}"
+            f"{name} has no layer {layer!r}; {did_you_mean(layer, net.layers)}it has: {_listed(net.layers)}"
         )
     if stream not in net.inputs:
         raise UsageError(f"{name} reads {', '.join(net.inputs)}, not {stream}")
@@ -54,7 +57,7 @@ def build_extractor(
     if precision == "auto" and not gains_from_bf16(net, stream, torch_device):
         precision = "fp32"
     chosen_precision = pick_precision(precision, torch_device)
-    found = find_weights(net, weights, layer, stream, seed)
+    found = find_weights(net, None if net.of_folder else weights, layer, stream, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = net.build(layer, stream)
@@ -77,6 +80,12 @@ def build_extractor(
         precision=chosen_precision,
         trained_on=trained_on,
     )
+
+
+def _listed(layers: Iterable[str]) -> str:
+    """Return the names of layers; of a net whose every module is one, the first and the last."""
+    names = list(layers)
+    return ", ".join(names if len(names) <= 30 else [*names[:10], "...", *names[-10:]])
 
 
 def gains_from_bf16(net: Net, stream: Stream, device: torch.device) -> bool:
