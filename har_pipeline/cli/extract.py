@@ -45,6 +45,11 @@ class NetChoice:
     layer: str | None = option(
         None, "Layer of the net; of a handcrafted extractor its descriptors, joined by +. Default: the extractor's own."
     )
+    tokens: bool = option(
+        False,
+        "Store one feature for each position of the layer's map (token), such as 49 of a frame at vgg16's pool5, for "
+        "`har train --head attentive`; much larger than one for each clip.",
+    )
     weights: str | None = option(
         None,
         "Name from `har models`, downloaded once into the cache (HAR_CACHE moves it), a file, or `random` (tests only).",
@@ -75,8 +80,8 @@ class NetChoice:
         """The nets' names."""
         return self.extractor or ["efficientnet_lite0"]
 
-    def build(self, dtype: str) -> list[Extractor]:
-        """Return the nets with their weights, for features of a stored dtype."""
+    def build(self, dtype: str, at_once: bool) -> list[Extractor]:
+        """Return the nets with their weights, for features of a stored dtype; at_once: as of `build_extractor`."""
         from har_pipeline.models.extractors import build_extractor
 
         # Exact storage asks for exact arithmetic.
@@ -91,6 +96,8 @@ class NetChoice:
                 precision=precision,
                 seed=self.seed,
                 mean_cube=self.mean_cube,
+                tokens=self.tokens,
+                at_once=at_once,
             )
             for name in self.names
         ]
@@ -142,7 +149,7 @@ class ClipChoice:
 # Options of `har extract` that only nets have, and that only handcrafted extractors have.
 OF_NETS = (
     *("stream", "weights", "mean_cube", "precision", *(field.name for field in dataclasses.fields(ClipChoice))),
-    *("crops", "flow_method", "flow_bound", "fps", "resize", "flow_cache", "batch_size", "decoder"),
+    *("tokens", "crops", "flow_method", "flow_bound", "fps", "resize", "flow_cache", "batch_size", "decoder"),
 )
 OF_HANDCRAFTED = ("short_side", "max_points")
 
@@ -208,7 +215,7 @@ def extract(
     from har_pipeline.video.preprocess import with_crops
 
     with told_while_waiting("load nets"):
-        built = nets.build(how.dtype)
+        built = nets.build(how.dtype, at_once=not store.exists())  # a net that cannot be built leaves no store
     wanted, taken = [], []
     for net in built:
         resize = how.resize or net.input.resize

@@ -15,6 +15,7 @@ from har_pipeline.cli.output import note, print_json, print_rows, print_table, s
 from har_pipeline.cli.progress import told_while_waiting
 from har_pipeline.core.errors import ExtractionError, WeightsError
 from har_pipeline.core.files import weights_cache
+from har_pipeline.features.options import describe_handcrafted
 from har_pipeline.models.net_names import check_extractor_name, in_family, net_rows
 from har_pipeline.video.local.spec import HANDCRAFTED
 
@@ -61,7 +62,7 @@ def list_models(
     other = name is not None and in_family(name) is not None
     known = _rows_of(name) if other and name else net_rows()
     rows: list[dict[str, Any]] = [{**row, "cached": _cached(row)} for row in known]
-    handcrafted = _handcrafted()
+    handcrafted = describe_handcrafted()
     if stream is not None:
         rows = [row for row in rows if row["stream"] == stream]
         handcrafted = [row for row in handcrafted if row["stream"] == stream]
@@ -154,12 +155,6 @@ def _rows_of(name: str) -> list[dict[str, Any]]:
     from har_pipeline.models.extractors import describe_net, find_net
 
     return describe_net(find_net(name))
-
-
-def _handcrafted() -> list[dict[str, Any]]:
-    from har_pipeline.features.local import describe_handcrafted
-
-    return describe_handcrafted()
 
 
 def _cached(row: dict[str, Any]) -> str | None:

@@ -233,7 +233,7 @@ class Engine:
         attempt.rows += len(rows)
         self.progress.clips += len(rows)
         attempt.last_row = stored[-1:]
-        self._submit(lambda: attempt.writer.result().append(stored))
+        self._submit(lambda: attempt.writer.result().append(_rows(stored)))
         self._commit_if_complete(lane, attempt)
 
     def _commit_if_complete(self, lane: Lane, attempt: Attempt) -> None:
@@ -255,7 +255,7 @@ class Engine:
 
         def commit() -> None:
             writer = attempt.writer.result()
-            writer.append(repeated)
+            writer.append(_rows(repeated))
             writer.commit(source)
             self.store.clear_failure(lane.spec.name, attempt.video_id)
 
@@ -296,6 +296,11 @@ class Engine:
         for attempt in self.attempts.values():
             if attempt.writer.done() and not attempt.writer.cancelled() and attempt.writer.exception() is None:
                 attempt.writer.result().abort()
+
+
+def _rows(features: np.ndarray) -> np.ndarray:
+    """Return clips' features (n, D) as they are, and tokens (n, M, D) as rows (n * M, D)."""
+    return features.reshape(-1, features.shape[-1])
 
 
 def _mirrored(clip: torch.Tensor) -> torch.Tensor:

@@ -23,14 +23,14 @@ from har_pipeline.models.extractors.base import Extractor
 from har_pipeline.video.clip_worker import DecodeTask, Row, View
 from har_pipeline.video.flow.cache import FlowCache
 from har_pipeline.video.flow.spec import FlowSpec
-from har_pipeline.video.preprocess import parse_resize
+from har_pipeline.video.preprocess import num_crops, parse_resize
 
 
 def feature_spec(extractor: Extractor, options: ExtractOptions) -> FeatureSpec:
     """Return the spec of the features that this extractor makes with these options.
 
-    Raises: UsageError if the resize mode does not give the net's input size, the clips do not fit the net, or flow is
-    asked for from a net on RGB.
+    Raises: UsageError if the resize mode does not give the net's input size, the clips do not fit the net, tokens are
+    asked for of several crops, or flow is asked for from a net on RGB.
     """
     net = extractor.net
     resize = options.resize or extractor.input.resize
@@ -46,6 +46,8 @@ def feature_spec(extractor: Extractor, options: ExtractOptions) -> FeatureSpec:
     shortest, longest = extractor.input.clip_lens
     if not shortest <= clips.clip_len <= longest:
         raise UsageError(f"{net.name} takes clips of {shortest} to {longest} frames, not {clips.clip_len}")
+    if extractor.tokens is not None and num_crops(parse_resize(resize)) > 1:
+        raise UsageError("tokens are positions of one picture, of which several crops have no mean: leave --crops out")
     if options.flow is not None and extractor.stream != "flow":
         raise UsageError(f"a flow method was given, but {net.name} reads {extractor.stream}")
     return FeatureSpec(
@@ -62,6 +64,7 @@ def feature_spec(extractor: Extractor, options: ExtractOptions) -> FeatureSpec:
         precision=extractor.precision,
         dtype=options.dtype,
         trained_on=extractor.trained_on,
+        tokens=extractor.num_tokens(clips.clip_len),
     )
 
 
@@ -75,7 +78,8 @@ def extract(
     """Write the features of all records that `store` lacks, and return what was done.
 
     A video that fails is recorded in the store and in the summary; the others go on.
-    Raises: UsageError if the options do not fit the net; StoreError if the store cannot be written.
+    Raises: UsageError if the options do not fit the net; WeightsError if it is built at first use and its weights do not
+    fit; StoreError if the store cannot be written.
     """
     return extract_many(records, store, [(extractor, options or ExtractOptions())], on_progress)[0]
 
@@ -103,7 +107,10 @@ def extract_many(
         raise ExtractionError("the same features are asked for twice")
     if (names := [options.name for _, options in wanted if options.name is not None]) and len(set(names)) < len(names):
         raise ExtractionError("a name belongs to one feature set")
-    for spec, (_, options) in zip(specs, wanted, strict=True):
+    known = store.feature_sets()
+    for spec, (extractor, options) in zip(specs, wanted, strict=True):
+        if spec.name not in known:
+            _ = extractor.module  # a net that cannot be built leaves no feature set
         store.create_feature_set(spec, options.name)
     store.remove_debris()
     cache = FlowCache(job.flow_cache) if job.flow_cache else None
@@ -127,7 +134,9 @@ def extract_many(
     if rows_of_file_at_once:
         tasks = [_of_rows(list(own)) for _, own in itertools.groupby(tasks, key=lambda task: task.path)]
     started = time.perf_counter()
-    if any(lane.extractor.device.type == "cpu" for lane in lanes):
+    for lane in lanes if tasks else ():
+        _ = lane.extractor.module
+    if tasks and any(lane.extractor.device.type == "cpu" for lane in lanes):
         keep_freed_memory()
     on_progress(progress)
     if tasks:
@@ -151,6 +160,8 @@ def _task(record: VideoRecord, job: ExtractOptions, views: Sequence[View]) -> De
         path=_path(record),
         start_frame=record.start_frame,
         end_frame=record.end_frame,
+        start_s=record.start_s,
+        end_s=record.end_s,
         time_limit_s=job.time_limit_s,
         memory_limit_gb=job.memory_limit_gb,
         fps=job.fps,

@@ -141,7 +141,7 @@ def fail_video(store: FeatureStore, summary: JobSummary, video_id: str, reason: 
 
 def file_of(task: Task) -> dict[str, str]:
     """Return the description of the file that a task reads, see `describe_file`."""
-    return describe_file(task.path, task.start_frame, task.end_frame)
+    return describe_file(task.path, task)
 
 
 def provenance(*packages: str, device: str | None = None) -> dict[str, str]:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -90,15 +91,11 @@ class Lane:
         cache: FlowCache | None,
     ) -> None:
         self.extractor, self.spec, self.flow, self.cache = extractor, spec, flow, cache
+        self.batch_size = batch_size
         self.resize = parse_resize(spec.resize)
         self.crops = num_crops(self.resize)
         self.whole = flow is not None or self.crops > 1
         cuda = extractor.device.type == "cuda"
-        clip_len = spec.clips.clip_len
-        size = batch_size or max(1, (512 if cuda else 16) // clip_len if clip_len > 1 else 64 if cuda else 16)
-        self.batches = deque(
-            ClipBatch(size, clip_len, self.resize.shape, self.flow is not None, extractor.device) for _ in range(2)
-        )
         # The device works on one batch while the next is filled; a CPU's rows are finished at once.
         self.in_flight: tuple[ClipBatch, torch.Tensor] | None = None
         device = torch.cuda.get_device_name(extractor.device) if cuda else platform.machine()
@@ -111,6 +108,15 @@ class Lane:
             precision=extractor.precision,
             weights=extractor.weights,
         )
+
+    @cached_property
+    def batches(self) -> deque[ClipBatch]:
+        """Two batches, the first of which is being filled; a job that finds nothing to do takes no memory for them."""
+        device, clip_len = self.extractor.device, self.spec.clips.clip_len
+        cuda = device.type == "cuda"
+        size = self.batch_size or max(1, (512 if cuda else 16) // clip_len if clip_len > 1 else 64 if cuda else 16)
+        shape, flow = self.resize.shape, self.flow is not None
+        return deque(ClipBatch(size, clip_len, shape, flow, device) for _ in range(2))
 
     def view(self, number: int) -> View:
         """Return what the decode workers cut for this lane."""

@@ -1,7 +1,8 @@
 """The list of nets, collected from the `NET` or `NETS` of this package's modules, and a description of each.
 
 A new net is a new module here, or a new entry in the `NETS` of one. Its name is the first argument there, as a literal: the
-command line reads it without importing the module.
+command line reads it without importing the module. Other libraries' nets, and torchvision, which takes 1.4 s of CPU, are
+imported where a net is built.
 """
 
 from __future__ import annotations
@@ -17,22 +18,26 @@ from har_pipeline.core.errors import UsageError, WeightsError
 from har_pipeline.models.extractors.base import Net, Weights
 from har_pipeline.models.extractors.timm_nets import timm_net
 from har_pipeline.models.extractors.transformers_nets import transformers_net
-from har_pipeline.models.net_names import check_net_name, in_family
+from har_pipeline.models.net_names import check_net_name, in_family, net_modules
 
 
 @cache
 def all_nets() -> dict[str, Net]:
     """Return name -> net: modules of one net first, then families, the smaller ones first, modules by name."""
-    families: list[tuple[Net, ...]] = []
-    for found in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        module = import_module(f"{__package__}.{found.name}")
-        families.append(module.NETS if hasattr(module, "NETS") else (module.NET,) if hasattr(module, "NET") else ())
+    families = [_family(found.name) for found in pkgutil.iter_modules([str(Path(__file__).parent)])]
     return {net.name: net for family in sorted(families, key=len) for net in family}
 
 
-def find_net(name: str, weights: str | None = None) -> Net:
-    """Return the net of that name; of transformers (`hf:...`) that of the folder or name on the hub given as weights, if any.
+def _family(module_name: str) -> tuple[Net, ...]:
+    """Return the nets of a module of this package, which may have none."""
+    module = import_module(f"{__package__}.{module_name}")
+    return module.NETS if hasattr(module, "NETS") else (module.NET,) if hasattr(module, "NET") else ()
 
+
+def find_net(name: str, weights: str | None = None) -> Net:
+    """Return the net of that name, importing its module only.
+
+    weights: of a net of transformers as a feature spec names it (`hf-videomae`), the folder or name on the hub.
     Raises: UsageError listing the known ones; ExtractionError and WeightsError as `timm_net` and `transformers_net`.
     """
     check_net_name(name)
@@ -41,7 +46,7 @@ def find_net(name: str, weights: str | None = None) -> Net:
             return timm_net(model)
         case "hf", source:
             return _of_folder(name, source, weights)
-    return all_nets()[name]
+    return next(net for net in _family(net_modules()[name]) if net.name == name)
 
 
 def _of_folder(name: str, source: str, weights: str | None) -> Net:

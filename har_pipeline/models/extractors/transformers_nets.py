@@ -10,6 +10,7 @@ Layers, of which a checkpoint has those that it has weights for:
 - `pooler`: V-JEPA 2's attentive pooler; CLIP's class token after its norm; SigLIP's attention pool.
 - `projection`: CLIP's image embedding, in the space that images and texts share.
 - `logits`: of the classes. `block1`, `block2` ...: the mean over the patch tokens after that block.
+Tokens (`--tokens`) are the patch tokens of `mean` and of the blocks, before the mean.
 The default is what the family's own classifier reads; of CLIP and SigLIP `pooler`; `mean` where neither has weights.
 """
 
@@ -31,8 +32,9 @@ from torch import nn
 from har_pipeline.core.errors import WeightsError, first_few
 from har_pipeline.core.records import ClipSpec, Stream
 from har_pipeline.core.text import unknown
-from har_pipeline.models.extractors.base import FRAMES, Input, Net, Preprocess, Weights
+from har_pipeline.models.extractors.base import FRAMES, Input, Net, Preprocess, Tokens, Weights
 from har_pipeline.models.extractors.hub import CONFIG, PROCESSORS, library, model_folder, read_json, weight_files
+from har_pipeline.video.preprocess import parse_resize
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,8 @@ class _Family:
     frames: str = ""
     interval: int = 1
     any_length: bool = False
+    # Whether the places of a token's frames follow each other, and not the frames of a place.
+    frames_first: bool = True
     # The config's entry with the size of a frame.
     size: str = "image_size"
     # How published checkpoints prepare frames, where a folder does not say: mean, std, short side of a crop of 224.
@@ -130,6 +134,7 @@ FAMILIES = {
         prefix=1,
         frames="num_frames",
         interval=16,
+        frames_first=False,
         usual=((0.45,) * 3, (0.225,) * 3),
     ),
     "vivit": _Family(
@@ -165,16 +170,17 @@ _NEVER_READ = (r"classifier\.", r"mask_token", r"position_ids")
 
 
 class Encoder(nn.Module):
-    """Clips (B, 3, T, H, W) float -> features (B, D) of a layer; the pass of an encoder of transformers."""
+    """Clips (B, 3, T, H, W) float -> features (B, D) of a layer, or tokens (B, M, D): an encoder of transformers."""
 
-    def __init__(self, model: nn.Module, family: _Family, layer: str, prefix: int) -> None:
+    def __init__(self, model: nn.Module, family: _Family, layer: str, prefix: int, *, tokens: bool) -> None:
         super().__init__()
-        self.model, self.layer, self.prefix = model, layer, prefix
+        self.model, self.layer, self.prefix, self.tokens = model, layer, prefix, tokens
+        self._frames_first = family.frames_first
         self._passes, self._clips = dict(family.passes or {}), bool(family.frames)
         self._argument = str(model.main_input_name)
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        """Return (B, D) of normalised clips (B, 3, T, H, W)."""
+        """Return (B, D), or (B, M, D), of normalised clips (B, 3, T, H, W)."""
         pixels = clips.transpose(1, 2) if self._clips else clips[:, :, 0]
         inputs = {self._argument: pixels}
         if self.layer == "logits":
@@ -183,24 +189,28 @@ class Encoder(nn.Module):
             return self.model(**inputs).image_embeds
         encoder = _encoder_of(self.model)
         if self.layer.startswith("block"):
-            return self._after_block(encoder, int(self.layer.removeprefix("block")), inputs)
+            return self._mean(self._after_block(encoder, int(self.layer.removeprefix("block")), inputs), clips)
         outputs = encoder(**inputs, **self._passes)
         tokens = outputs.last_hidden_state
         match self.layer:
             case "mean":
-                return self._mean(tokens)
+                return self._mean(tokens, clips)
             case "fc_norm":
-                return self.model.fc_norm(self._mean(tokens))  # type: ignore[operator]
+                return self.model.fc_norm(self._mean(tokens, clips))  # type: ignore[operator]
             case "cls":
                 return tokens[:, 0]
             case "cls+mean":
-                return torch.cat([tokens[:, 0], self._mean(tokens)], dim=1)
+                return torch.cat([tokens[:, 0], self._mean(tokens, clips)], dim=1)
         if hasattr(self.model, "pooler"):  # V-JEPA 2's, beside its encoder
             return self.model.pooler(tokens)  # type: ignore[operator]
         return outputs.pooler_output
 
-    def _mean(self, tokens: torch.Tensor) -> torch.Tensor:
-        return tokens[:, self.prefix :].mean(dim=1)
+    def _mean(self, tokens: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:
+        """Return the mean over the patch tokens; or these, in the order time, height, width."""
+        tokens = tokens[:, self.prefix :]
+        if not self.tokens:
+            return tokens.mean(dim=1)
+        return tokens if self._frames_first else tokens.unflatten(1, (-1, clips.shape[2])).transpose(1, 2).flatten(1, 2)
 
     def _after_block(self, encoder: nn.Module, number: int, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         found: list[Any] = []
@@ -209,7 +219,8 @@ class Encoder(nn.Module):
             encoder(**inputs, **self._passes)
         finally:
             with_block.remove()
-        return self._mean(found[0][0] if isinstance(found[0], tuple) else found[0])
+        output: torch.Tensor = found[0][0] if isinstance(found[0], tuple) else found[0]
+        return output
 
 
 def _encoder_of(model: nn.Module) -> nn.Module:
@@ -249,11 +260,12 @@ def transformers_net(source: str) -> Net:
     layers = _layers(family, config, has_head, keys)
     arguments = {} if has_head else dict(family.arguments or {})
     clip_len = int(getattr(config, family.frames)) if family.frames else 1
+    size = parse_resize(resize).size
 
-    def build(layer: str, stream: Stream) -> nn.Module:
+    def build(layer: str, stream: Stream, *, tokens: bool = False) -> nn.Module:
         prefix = family.prefix + getattr(config, "num_register_tokens", 0)
         with torch.device("meta"):  # `load` brings the numbers
-            return Encoder(cls(config, **arguments), family, layer, prefix)
+            return Encoder(cls(config, **arguments), family, layer, prefix, tokens=tokens)
 
     def load(module: nn.Module, path: Path) -> None:
         assert isinstance(module, Encoder)
@@ -290,8 +302,20 @@ def transformers_net(source: str) -> Net:
         file_preprocess=lambda path, stream: preprocess,
         bf16_is_close=False,
         packages=("transformers",),
+        tokens=Tokens(
+            layers={name: dim for name, dim in layers.items() if name == "mean" or name.startswith("block")},
+            count=lambda layer, clip_len: _num_patches(config, size, clip_len),
+            build=lambda layer, stream: build(layer, stream, tokens=True),
+        ),
         of_folder=True,
     )
+
+
+def _num_patches(config: Any, size: int, clip_len: int) -> int:
+    """Return how many patch tokens a clip of frames of size x size px has."""
+    tube = getattr(config, "tubelet_size", 1)  # of ViViT with the sides of a patch
+    frames, patch = (tube[0], tube[1]) if isinstance(tube, list | tuple) else (tube, config.patch_size)
+    return max(1, clip_len // int(frames)) * (size // int(patch)) ** 2
 
 
 def _config(transformers: Any, cls: Any, values: Mapping[str, Any], folder: Path) -> Any:

@@ -174,6 +174,10 @@ def test_features_are_those_of_the_librarys_own_pass(name: str, tmp_path: Path) 
     found = own(clips)
     assert found.shape == wanted.shape == (2, own.feature_dim)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    whole = build_extractor(f"hf:{tmp_path / 'model'}", device="cpu", layer="mean")(clips)
+    patches = build_extractor(f"hf:{tmp_path / 'model'}", device="cpu", layer="mean", tokens=True)
+    assert patches(clips).shape == (2, patches.num_tokens(clips.shape[1]), patches.feature_dim)
+    torch.testing.assert_close(patches(clips).mean(1), whole, rtol=1e-5, atol=1e-5)
     if "projection" in own.net.layers:
         projected = build_extractor(f"hf:{tmp_path / 'model'}", device="cpu", layer="projection")(clips)
         with torch.no_grad():
@@ -184,6 +188,17 @@ def test_features_are_those_of_the_librarys_own_pass(name: str, tmp_path: Path) 
         with torch.no_grad():
             wanted = model(pixels if name in CLIPS else pixels[:, 0]).logits
         torch.testing.assert_close(logits, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_tokens_of_timesformer_are_in_the_order_of_time(tmp_path: Path) -> None:
+    """A frame that is changed changes the tokens of its time most: before attention over time they are of single frames."""
+    saved("timesformer", tmp_path / "model")
+    own = build_extractor(f"hf:{tmp_path / 'model'}", device="cpu", layer="mean", tokens=True)
+    clips, _ = frames_for(own)
+    before = own(clips)
+    clips[:, 2] = 255 - clips[:, 2]
+    changed = (own(clips) - before).abs().mean((0, 2)).reshape(clips.shape[1], -1).mean(1)
+    assert int(changed.argmax()) == 2
 
 
 def test_a_block_is_a_layer_and_an_unknown_one_is_refused(videomae: Path) -> None:
