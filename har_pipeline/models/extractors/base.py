@@ -142,8 +142,9 @@ class Net:
     # The preprocessing for a local weights file.
     file_preprocess: Callable[[Path, Stream], Preprocess]
     # Whether bf16 features are close to fp32 ones (cosine >= 0.9995, relative norm of the difference <= 2 %), so that
-    # `auto` may use bf16.
-    bf16_is_close: bool
+    # `auto` may use bf16. None: not measured, since it depends on the weights; `auto` is fp32 then, and where 16 bits are asked
+    # for, they are compared with fp32 first.
+    bf16_is_close: bool | None
     # Whether each batch normalisation may be folded into the convolution registered right before it. Only done in fp32:
     # faster by up to a quarter; in bf16 it loses accuracy.
     folds_batch_norms: bool = False
@@ -153,6 +154,8 @@ class Net:
     of_folder: bool = False
     # None: a net of which no layer is a map.
     tokens: Tokens | None = None
+    # Imports what builds the net, where that is an optional package. Raises: ExtractionError with the way out.
+    require: Callable[[], object] = lambda: None
 
 
 @dataclass(frozen=True)

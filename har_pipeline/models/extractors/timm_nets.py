@@ -117,7 +117,7 @@ def timm_net(name: str) -> Net:
         build=lambda layer, stream: TimmNet(timm.create_model(name), layer),
         load=load,
         file_preprocess=lambda path, stream: preprocess,
-        bf16_is_close=False,
+        bf16_is_close=None,
         packages=("timm",),
     )
 

@@ -133,7 +133,7 @@ FAMILIES = {
         pooled=("cls",),
         prefix=1,
         frames="num_frames",
-        interval=16,
+        interval=32,
         frames_first=False,
         usual=((0.45,) * 3, (0.225,) * 3),
     ),
@@ -300,7 +300,7 @@ def transformers_net(source: str) -> Net:
         build=build,
         load=load,
         file_preprocess=lambda path, stream: preprocess,
-        bf16_is_close=False,
+        bf16_is_close=None,
         packages=("transformers",),
         tokens=Tokens(
             layers={name: dim for name, dim in layers.items() if name == "mean" or name.startswith("block")},

@@ -15,7 +15,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from har_pipeline.core.errors import ExtractionError, UsageError, WeightsError
+from har_pipeline.core.errors import DeviceError, ExtractionError, UsageError, WeightsError
 from har_pipeline.models.extractors import Extractor, build_extractor, find_net
 from har_pipeline.models.extractors.hub import weights_sha256
 from har_pipeline.models.extractors.timm_nets import timm_net
@@ -357,6 +357,19 @@ def test_frames_are_prepared_as_the_folders_processor_says(videomae: Path, tmp_p
     assert read(transformers.VideoMAEVideoProcessor(**square)).input.resize == "short32-center32"
     with pytest.raises(WeightsError, match="not square"):
         read(transformers.CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 30}))
+
+
+def test_16_bits_are_taken_where_they_are_asked_for_and_near(videomae: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert build_extractor(f"hf:{videomae}", device="cpu", precision="auto").precision == "fp32"
+    exact, half = (build_extractor(f"hf:{videomae}", device="cpu", precision=name) for name in ("fp32", "bf16"))
+    assert next(half.module.parameters()).dtype == torch.bfloat16
+    clips, _ = frames_for(exact)
+    assert nn.functional.cosine_similarity(exact(clips), half(clips)).mean() > 0.999
+    monkeypatch.setattr("har_pipeline.models.extractors.build.LEAST_COSINE", 1.1)
+    with pytest.raises(
+        DeviceError, match=r"features in bf16 are too far from those in fp32: mean cosine .*--precision fp32"
+    ):
+        build_extractor(f"hf:{videomae}", device="cpu", precision="bf16")
 
 
 def test_the_clips_are_those_of_the_config(videomae: Path) -> None:
