@@ -38,8 +38,8 @@ class NetChoice:
 
     extractor: list[str] | None = option(
         None,
-        "Net or handcrafted extractor, see `har models`. Repeat for several nets in one decoding pass. Default: "
-        "efficientnet_lite0.",
+        "Net or handcrafted extractor, see `har models`; timm:NAME, an image model of timm; hf:NAME_OR_FOLDER, a video or "
+        "image encoder of transformers. Repeat for several nets in one decoding pass. Default: efficientnet_lite0.",
     )
     stream: Literal["rgb", "flow"] = option("rgb", "What the nets see; flow is computed on the fly.")
     layer: str | None = option(

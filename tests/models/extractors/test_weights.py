@@ -262,17 +262,17 @@ def test_no_door_runs_a_pickle(tmp_path: Path, net: str, name: str) -> None:
 def test_weights_are_known_by_their_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HAR_CACHE", str(tmp_path))
     net = find_net("c3d")
-    assert weights_with_hash(net, "rgb", "dcc47ddc" + 56 * "0") == "sports1m-mmaction2"
+    assert weights_with_hash(net.weights, "rgb", "dcc47ddc" + 56 * "0") == "sports1m-mmaction2"
     # Without a published hash only the file tells.
     cached = tmp_path / "weights" / "c3d.pickle"
     sha256 = hashlib.sha256(b"the authors' weights").hexdigest()
-    assert weights_with_hash(net, "rgb", sha256) is None
+    assert weights_with_hash(net.weights, "rgb", sha256) is None
     cached.parent.mkdir()
     cached.write_bytes(b"the authors' weights")
-    assert weights_with_hash(net, "rgb", sha256) == "sports1m"
+    assert weights_with_hash(net.weights, "rgb", sha256) == "sports1m"
     cached.write_bytes(b"other weights")
-    assert weights_with_hash(net, "rgb", sha256) is None
+    assert weights_with_hash(net.weights, "rgb", sha256) is None
     own = tmp_path / "own.pt"
     own.write_bytes(b"the authors' weights")
     remember(own, sha256)
-    assert weights_with_hash(net, "rgb", sha256) == str(own)
+    assert weights_with_hash(net.weights, "rgb", sha256) == str(own)
