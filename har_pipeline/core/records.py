@@ -39,6 +39,8 @@ RawStream = Literal["depth", "rgb"]
 # What becomes of a frame that is not square.
 Aspect = Literal["stretch", "keep"]
 Decoder = Literal["auto", "decord", "pyav"]
+# What scales frames: OpenCV's mean over an area after the conversion to RGB, or FFmpeg's scaler in the same pass.
+ResizeMethod = Literal["area", "swscale"]
 
 # Limits of reading one video, unless a job sets others. A million frames are 11 hours at 25 frames/s.
 MAX_FRAMES = 1_000_000
@@ -351,6 +353,7 @@ class FeatureSpec:
     reduction: ReductionSpec | None = None  # None: features are not reduced
     encoding: EncodingSpec | None = None  # None: features are not encoded
     trained_on: TrainedOn | None = None  # None: of a net that was not trained here
+    resize_method: ResizeMethod = "area"
     tokens: int = 0  # M, the rows of a clip: one for each position of a net's map; 0: one row, of the whole clip
 
     def __post_init__(self) -> None:
@@ -358,12 +361,14 @@ class FeatureSpec:
             raise ValueError(f"tokens must be a whole number of at least 0, not {self.tokens!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the spec as a plain nested dict, ready for JSON; of the last four only those that there are."""
+        """Return the spec as a plain nested dict, ready for JSON; of the last five only those that there are."""
         values = dataclasses.asdict(self)
         # So that feature sets keep the names they had before these existed.
         for name in ("reduction", "encoding", "trained_on", "tokens"):
             if not values[name]:
                 del values[name]
+        if self.resize_method == "area":
+            del values["resize_method"]
         # Earlier versions rounded the places of sparse clips: their sets have other names.
         if self.clips.sampling == "sparse":
             values["clips"]["places"] = _SPARSE_PLACES

@@ -118,7 +118,14 @@ class Lane:
 
     def view(self, number: int) -> View:
         """Return what the decode workers cut for this lane."""
-        return View(number, self.spec.clips, self.spec.resize, flow=self.flow is not None, whole=self.whole)
+        return View(
+            number,
+            self.spec.clips,
+            self.spec.resize,
+            flow=self.flow is not None,
+            whole=self.whole,
+            method=self.spec.resize_method,
+        )
 
     @property
     def slot_bytes(self) -> int:
