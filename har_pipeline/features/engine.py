@@ -17,8 +17,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
+from har_pipeline.core.processes import num_cores
 from har_pipeline.core.records import VideoSource
-from har_pipeline.features.job import file_of, num_cores
+from har_pipeline.features.job import file_of
 from har_pipeline.features.lanes import Attempt, Lane
 from har_pipeline.features.seen import seen_of_video
 from har_pipeline.features.store import FeatureStore

@@ -127,18 +127,18 @@ def extract_many(
         for (extractor, options), spec in zip(wanted, specs, strict=True)
     ]
     mine = shard_of(records, job)
-    paths = [_path(record) for record in mine]
-    views: dict[str, list[View]] = {record.video_id: [] for record in mine}
+    paths = [record.file for record in mine]
+    views: dict[str, list[View]] = {}
     for number, lane in enumerate(lanes):
         for video_id in unfinished(lane.summary, store, mine, paths, job):
-            views[video_id].append(lane.view(number))
+            views.setdefault(video_id, []).append(lane.view(number))
     summaries = [lane.summary for lane in lanes]
     progress = Progress(
         total=sum(summary.total for summary in summaries),
         already=sum(summary.already for summary in summaries),
         failed=sum(len(summary.failed) + len(summary.failed_before) for summary in summaries),
     )
-    tasks = [_task(record, job, views[record.video_id]) for record in mine if views[record.video_id]]
+    tasks = [_task(record, job, views[record.video_id]) for record in mine if record.video_id in views]
     if rows_of_file_at_once:
         tasks = [_of_rows(list(own)) for _, own in itertools.groupby(tasks, key=lambda task: task.path)]
     started = time.perf_counter()
@@ -156,16 +156,10 @@ def extract_many(
     return summaries
 
 
-def _path(record: VideoRecord) -> Path:
-    path = record.path or record.depth_path
-    assert path is not None  # a VideoRecord has one of the two; a depth folder fails with "is a folder"
-    return path
-
-
 def _task(record: VideoRecord, job: ExtractOptions, views: Sequence[View]) -> DecodeTask:
     return DecodeTask(
         video_id=record.video_id,
-        path=_path(record),
+        path=Path(record.file),  # a depth folder fails with "is a folder"
         start_frame=record.start_frame,
         end_frame=record.end_frame,
         start_s=record.start_s,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -14,9 +13,10 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from har_pipeline.core.processes import num_cores
 from har_pipeline.core.records import VideoRecord, VideoSource
 from har_pipeline.features.options import JobOptions
-from har_pipeline.features.source_files import changed_videos, describe_file, known_failures
+from har_pipeline.features.source_files import compare_files, describe_file, known_failures
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.video.process import Failed, Task, Worker, run_tasks
 
@@ -60,7 +60,7 @@ def unfinished(
     summary: JobSummary,
     store: FeatureStore,
     records: Sequence[VideoRecord],
-    paths: Sequence[Path | None],
+    paths: Sequence[Path | str | None],
     options: JobOptions,
 ) -> set[str]:
     """Return the ids of the records to extract into `summary.feature_set`, and enter the others in `summary`.
@@ -69,9 +69,10 @@ def unfinished(
     again.
     """
     feature_set = summary.feature_set
-    summary.failed = changed_videos(store, feature_set, records, paths, options.replace_changed)
-    missing = {record.video_id for record in records} - set(store.video_ids(feature_set))
-    known = {} if options.retry_failed else known_failures(store, feature_set, records, paths)
+    there, summary.failed = compare_files(store, feature_set, records, paths, options.replace_changed)
+    missing = {record.video_id for record in records} - there
+    failures = {} if options.retry_failed else store.failure_records(feature_set, there)
+    known = known_failures(failures, records, paths)
     summary.failed_before = {video_id: known[video_id] for video_id in sorted(missing & known.keys())}
     summary.total = len(records)
     summary.already = len(records) - len(missing) - len(summary.failed)
@@ -152,8 +153,3 @@ def provenance(*packages: str, device: str | None = None) -> dict[str, str]:
         **({} if device is None else {"device": device}),
         **{name: version(name) for name in packages},
     }
-
-
-def num_cores() -> int:
-    """Return how many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

@@ -60,8 +60,8 @@ def local_file(path: StorePath) -> Iterator[Path]:
         yield copy
 
 
-def is_there(path: StorePath) -> bool:
-    """Return whether a file exists, or may: one that cannot be looked at now counts."""
+def is_there(path: StorePath | str) -> bool:
+    """Return whether a file exists, or may: one that cannot be looked at now counts. path: a local one may be text."""
     try:
         path.stat() if isinstance(path, ObjectPath) else os.stat(str(path))
     except (FileNotFoundError, NotADirectoryError):
@@ -87,7 +87,13 @@ def committed(folder: StorePath) -> list[str]:
         paths = (path.split("/") for path, _ in folder.files())
         return sorted(parts[0] for parts in paths if len(parts) == 2 and parts[1] == META)
     assert isinstance(folder, Path)
-    return sorted(name for name in os.listdir(folder) if is_there(folder / name / META))
+    # As text: to make a Path takes longer than to look at it.
+    return sorted(name for name in os.listdir(folder) if is_there(os.path.join(folder, name, META)))
+
+
+def candidates(folder: StorePath) -> list[str]:
+    """Return the names of what may be nodes in a folder, sorted, without a look at each. Raises: OSError as `committed`."""
+    return sorted(os.listdir(folder)) if isinstance(folder, Path) else committed(folder)
 
 
 def put_file(path: StorePath, text: str, *, once: bool = False) -> None:
