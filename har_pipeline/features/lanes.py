@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from har_pipeline.core.records import FeatureSpec
-from har_pipeline.features.job import JobSummary, provenance
+from har_pipeline.features.job import JobSummary, Outcome, provenance
 from har_pipeline.features.seen import Seen
 from har_pipeline.features.store import FeatureWriter
 from har_pipeline.models.extractors.base import Extractor
@@ -40,6 +40,14 @@ class ExtractSummary(JobSummary):
     precision: str
     weights: str
     flow_cache: str = ""  # what kept computed flow from being stored
+
+    def take(self, outcome: Outcome) -> None:
+        """Count the outcome of a video."""
+        JobSummary.take(self, outcome)  # `super()` does not know a class with slots
+        if outcome.reason is None:
+            self.padded += outcome.padded
+            self.clips += outcome.rows
+            self.seen = self.seen.with_video(*outcome.seen)
 
 
 @dataclass(slots=True, eq=False)
@@ -78,6 +86,12 @@ class ClipBatch:
         return len(self.owners) == len(self.clips)
 
 
+def view_of(number: int, spec: FeatureSpec) -> View:
+    """Return what the decode workers cut for the feature set that is number `number` of a job."""
+    flow = spec.flow != ""
+    return View(number, spec.clips, spec.resize, flow=flow, whole=flow or num_crops(parse_resize(spec.resize)) > 1)
+
+
 class Lane:
     """One feature set being made: an extractor, what it wants of each video, and its batches."""
 
@@ -86,13 +100,14 @@ class Lane:
         extractor: Extractor,
         spec: FeatureSpec,
         batch_size: int | None,
-        flow: FlowSpec | None,
+        flow: FlowSpec,
         cache: FlowCache | None,
     ) -> None:
-        self.extractor, self.spec, self.flow, self.cache = extractor, spec, flow, cache
+        self.extractor, self.spec, self.cache = extractor, spec, cache
+        self.flow = flow if spec.flow else None
         self.resize = parse_resize(spec.resize)
         self.crops = num_crops(self.resize)
-        self.whole = flow is not None or self.crops > 1
+        self.whole = view_of(0, spec).whole
         cuda = extractor.device.type == "cuda"
         clip_len = spec.clips.clip_len
         size = batch_size or max(1, (512 if cuda else 16) // clip_len if clip_len > 1 else 64 if cuda else 16)
@@ -103,16 +118,6 @@ class Lane:
         self.in_flight: tuple[ClipBatch, torch.Tensor] | None = None
         device = torch.cuda.get_device_name(extractor.device) if cuda else platform.machine()
         self.provenance = provenance("torch", "torchvision", "numpy", "av", device=f"{extractor.device.type} {device}")
-        self.summary = ExtractSummary(
-            feature_set=spec.name,
-            device=str(extractor.device),
-            precision=extractor.precision,
-            weights=extractor.weights,
-        )
-
-    def view(self, number: int) -> View:
-        """Return what the decode workers cut for this lane."""
-        return View(number, self.spec.clips, self.spec.resize, flow=self.flow is not None, whole=self.whole)
 
     @property
     def slot_bytes(self) -> int:
