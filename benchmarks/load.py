@@ -6,6 +6,8 @@ after one round to warm up, so that the files are in the page cache:
 - `store`: `load_features` from the feature store, as `har train` does;
 - `pack`: the same call on the pack that `har features pack` made of it, checksums included; bit-equal (checked here);
 - `npy_files`: np.load of each video's file and one concatenation, without any check;
+- `store_reads`: `FeatureStore.read` of each video, with its checksum, and nothing else;
+- `zarr_arrays`: the same arrays read by Zarr, and the commit's checksum compared, as versions before 0.2 did;
 - `read_once`: the bytes of the pack's file alone, the limit.
 
 UCF-101's size (slow: the store alone is 9,537 arrays):
@@ -16,6 +18,7 @@ UCF-101's size (slow: the store alone is 9,537 arrays):
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import statistics
 import tempfile
@@ -24,6 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import zarr
 
 from har_pipeline import (
     ClipSpec,
@@ -78,19 +82,36 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, object]:
     def load(path: Path) -> FeatureTable:
         return load_features(FeatureStreams(open_features(path), [name]), records, ids, CLASSES)
 
+    def read_videos() -> list[np.ndarray]:
+        store = FeatureStore(folder / "store.zarr")
+        return [store.read(name, video_id, check=True).features for video_id in ids]
+
+    def read_arrays() -> list[np.ndarray]:
+        arrays = []
+        for video_id in ids:
+            array = zarr.open_array(folder / "store.zarr" / name / video_id, mode="r")
+            arrays.append(np.asarray(array[...]))
+            if f"sha256:{hashlib.sha256(arrays[-1].tobytes()).hexdigest()}" != array.attrs["checksum"]:
+                raise ValueError(f"{video_id} differs from its checksum")
+        return arrays
+
     ways: dict[str, Callable[[], object]] = {
         "store": lambda: load(folder / "store.zarr"),
         "pack": lambda: load(folder / "store.pack"),
         "npy_files": lambda: np.concatenate([np.load(file) for file in files]),
+        "store_reads": read_videos,
+        "zarr_arrays": read_arrays,
         "read_once": lambda: np.fromfile(folder / "store.pack" / f"{name}.safetensors", np.uint8),
     }
     seconds: dict[str, list[float]] = {way: [] for way in ways}
+    cpu_seconds: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(args.rounds + 1):
         for way, work in ways.items():
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             work()
             if number:
                 seconds[way].append(time.perf_counter() - start)
+                cpu_seconds[way].append(time.process_time() - cpu_start)
     medians = {way: statistics.median(values) for way, values in seconds.items()}
     one, other = load(folder / "store.zarr"), load(folder / "store.pack")
     return {
@@ -101,11 +122,19 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, object]:
         "mib": round(one.features.nbytes / 2**20, 1),
         "seconds": seconds,
         "median_seconds": medians,
+        "median_cpu_seconds": {way: statistics.median(values) for way, values in cpu_seconds.items()},
+        "read_ms_per_video": {
+            way: round(1000 * medians[way] / args.videos, 3) for way in ("store_reads", "zarr_arrays", "npy_files")
+        },
+        "store_reads_over_npy_files": round(medians["store_reads"] / medians["npy_files"], 2),
+        "zarr_arrays_over_store_reads": round(medians["zarr_arrays"] / medians["store_reads"], 2),
         "seconds_to_write": made,
         "store_over_pack": round(medians["store"] / medians["pack"], 2),
         "npy_files_over_pack": round(medians["npy_files"] / medians["pack"], 2),
         "pack_over_read_once": round(medians["pack"] / medians["read_once"], 2),
-        "bit_equal": one.features.tobytes() == other.features.tobytes() and one.video_ids == other.video_ids,
+        "bit_equal": all(np.array_equal(*pair) for pair in zip(read_videos(), read_arrays(), strict=True))
+        and one.features.tobytes() == other.features.tobytes()
+        and one.video_ids == other.video_ids,
     }
 
 

@@ -25,7 +25,7 @@ from feature_results import (
 )
 from raw_results import raw_block
 
-from har_pipeline.features.local import describe_handcrafted
+from har_pipeline.features.options import describe_handcrafted
 from har_pipeline.models.extractors import all_nets, describe_nets
 from har_pipeline.models.net_names import NETS_JSON
 

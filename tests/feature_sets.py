@@ -12,9 +12,12 @@ from har_pipeline.features.store import FeatureStore
 
 
 def feature_store(
-    path: Path, features: Mapping[str, np.ndarray], *, weights: str = "sha256:" + "0" * 64
+    path: Path, features: Mapping[str, np.ndarray], *, weights: str = "sha256:" + "0" * 64, tokens: int = 0
 ) -> tuple[FeatureStore, str]:
-    """Return a store with one float32 (or float16) feature set that holds the given (N, D) arrays, and its name."""
+    """Return a store with one float32 (or float16) feature set that holds the given (N, D) arrays, and its name.
+
+    tokens: rows of a clip, M: the arrays are (N * M, D).
+    """
     first = next(iter(features.values()))
     spec = FeatureSpec(
         extractor="drawn",
@@ -23,12 +26,13 @@ def feature_store(
         feature_dim=first.shape[1],
         clips=ClipSpec(sampling="dense", num_clips=None),
         dtype=str(first.dtype),
+        tokens=tokens,
     )
     store = FeatureStore(path, create=True)
     name = store.create_feature_set(spec)
     for video_id, array in features.items():
-        starts = np.arange(len(array))
-        source = VideoSource(clip_starts=starts, clip_ends=starts + 1, num_frames=len(array), fps=25.0)
+        starts = np.arange(len(array) // spec.rows_per_clip)
+        source = VideoSource(clip_starts=starts, clip_ends=starts + 1, num_frames=len(starts), fps=25.0)
         store.write(name, video_id, array, source)
     return store, name
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from har_pipeline.core.records import ClipSpec, Stream
-from har_pipeline.models.extractors.base import Extractor, Input, Net, Preprocess
+from har_pipeline.models.extractors.base import Extractor, Input, Net, Preprocess, Tokens
 
 CHANNELS = {"rgb": 3, "flow": 2}
 
@@ -19,14 +19,29 @@ class _Pixels(nn.Module):
         return pooled.flatten(1)
 
 
+class _Quarters(nn.Module):
+    """Tokens that tell which frames came: of each quarter of a clip's first and last frame the mean of each channel."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.adaptive_avg_pool3d(x[:, :, [0, -1]], (2, 2, 2)).flatten(2).transpose(1, 2)
+
+
+QUARTERS = Tokens(layers={"mean": 3}, count=lambda layer, clip_len: 8, build=lambda layer, stream: _Quarters())
+
+
 def identity(stream: Stream, std: float = 1.0) -> Preprocess:
     return Preprocess(mean=(0.0,) * CHANNELS[stream], std=(std,) * CHANNELS[stream])
 
 
 def pixel_extractor(
-    name: str = "pixels", *, stream: Stream = "rgb", resize: str = "stretch-32", scale: float = 1.0
+    name: str = "pixels",
+    *,
+    stream: Stream = "rgb",
+    resize: str = "stretch-32",
+    scale: float = 1.0,
+    tokens: bool = False,
 ) -> Extractor:
-    """Return an extractor of 32 features from 32x32 px of clips of any length."""
+    """Return an extractor of 32 features, or of 8 tokens of 3 values, from 32x32 px of clips of any length."""
     inputs: dict[Stream, Input] = {
         "rgb": Input(clips=ClipSpec(), clip_lens=(1, 99), resize=resize, weights=""),
         "flow": Input(clips=ClipSpec(clip_len=5), clip_lens=(1, 99), resize=resize, weights=""),
@@ -43,9 +58,18 @@ def pixel_extractor(
         load=lambda module, path: None,
         file_preprocess=lambda path, stream: identity(stream),
         bf16_is_close=False,
+        tokens=QUARTERS,
     )
     return Extractor(
-        net, "mean", stream, "random:0", identity(stream, 1 / scale), _Pixels(), torch.device("cpu"), "fp32"
+        net=net,
+        layer="mean",
+        stream=stream,
+        weights="random:0",
+        preprocess=identity(stream, 1 / scale),
+        make_module=_Quarters if tokens else _Pixels,
+        device=torch.device("cpu"),
+        precision="fp32",
+        tokens=QUARTERS if tokens else None,
     )
 
 
@@ -57,6 +81,7 @@ def build_pixel_extractor(
     weights: str | None = None,
     device: str = "cpu",
     precision: str = "fp32",
+    tokens: bool = False,
 ) -> Extractor:
     """Stand in for `build_extractor`: the net of pixels under the name that is asked for."""
-    return pixel_extractor(name, stream=stream, resize="short64-center32")
+    return pixel_extractor(name, stream=stream, resize="short64-center32", tokens=tokens)

@@ -288,8 +288,7 @@ def write_store(folder: Path) -> list[Path]:
     store, name, reduced, _ = reduced_store(folder)
     nodes = [store.path, store.path / name, store.path / name / "a-0", store.path / "_failures" / name / "c-0"]
     nodes += [store.path / "_reduction" / reduced, store.path / "_reduction" / reduced / "mean"]
-    chunks = [path for path in (store.path / name / "a-0" / "c").rglob("*") if path.is_file()]
-    chunks += [path for path in (store.path / "_reduction" / reduced / "mean" / "c").rglob("*") if path.is_file()]
+    chunks = [store.path / name / "a-0" / "c.0.0", store.path / "_reduction" / reduced / "mean" / "c.0"]
     return [*(node / "zarr.json" for node in nodes), *chunks]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -46,6 +48,11 @@ class NetChoice:
     stream: Literal["rgb", "flow"] = option("rgb", "What the nets see; flow is computed on the fly.")
     layer: str | None = option(
         None, "Layer of the net; of a handcrafted extractor its descriptors, joined by +. Default: the extractor's own."
+    )
+    tokens: bool = option(
+        False,
+        "Store one feature for each position of the layer's map (token), such as 49 of a frame at vgg16's pool5, for "
+        "`har train --head attentive`; much larger than one for each clip.",
     )
     weights: str | None = option(
         None,
@@ -92,14 +99,16 @@ class NetChoice:
                 precision=precision,
                 seed=self.seed,
                 mean_cube=self.mean_cube,
+                tokens=self.tokens,
             )
             for name in self.names
         ]
 
-    def build(self, recipes: list[NetRecipe], spread: bool) -> list[Extractor]:
-        """Return the nets with their weights. spread: those that compute are built elsewhere, by workers."""
-        here = [dataclasses.replace(recipe, precision="fp32") for recipe in recipes] if spread else recipes
-        nets = [recipe.build("cpu" if spread else self.device) for recipe in here]
+    def build(self, recipes: list[NetRecipe], spread: bool, at_once: bool) -> list[Extractor]:
+        """Return the nets. at_once: as of `build_extractor`. spread: workers build those that compute, on their devices."""
+        if spread:
+            recipes = [dataclasses.replace(recipe, precision="fp32") for recipe in recipes]
+        nets = [recipe.build("cpu" if spread else self.device, at_once=at_once and not spread) for recipe in recipes]
         for name, net in zip(self.names, nets, strict=True):
             if net.weights.startswith("random"):
                 note(f"WARNING: {name}: random weights: these features are for tests and mean nothing")
@@ -148,7 +157,7 @@ class ClipChoice:
 # Options of `har extract` that only nets have, and that only handcrafted extractors have.
 OF_NETS = (
     *("stream", "weights", "mean_cube", "precision", *(field.name for field in dataclasses.fields(ClipChoice))),
-    *("crops", "flow_method", "flow_bound", "fps", "resize", "flow_cache", "batch_size", "decoder"),
+    *("tokens", "crops", "flow_method", "flow_bound", "fps", "resize", "flow_cache", "batch_size", "decoder"),
 )
 OF_HANDCRAFTED = ("short_side", "max_points")
 
@@ -227,7 +236,7 @@ def extract(
         pick_device(device)
     recipes = nets.recipes(how.dtype)
     with told_while_waiting("load nets"):
-        built = nets.build(recipes, spread)
+        built = nets.build(recipes, spread, at_once=not store.exists())  # a net that cannot be built leaves no store
     wanted, taken = [], []
     for net in built:
         resize = how.resize or net.input.resize
@@ -239,8 +248,8 @@ def extract(
             raise typer.BadParameter(str(error)) from error
     for net, one in wanted:
         feature_spec(net, one)  # what does not fit is said before any worker starts
-    opened, pool = FeatureStore(store, create=True), start_pool(where, devices)
-    with extraction_bar() as update:
+    with pool_of(where, devices) as pool, extraction_bar() as update:
+        opened = FeatureStore(store, create=True)
         if pool is None:
             summaries = extract_many(records, opened, wanted, update)
         else:
@@ -278,18 +287,23 @@ def check_devices(choice: str, where: EngineOptions) -> list[str]:
     return devices
 
 
-def start_pool(where: EngineOptions, devices: list[str]) -> Pool | None:
-    """Return the workers that do the job, or None: this process does it alone. Raises: ExtractionError if there are none."""
+@contextlib.contextmanager
+def pool_of(where: EngineOptions, devices: list[str]) -> Iterator[Pool | None]:
+    """Give the workers that do the job, None: this process does it alone. Raises: ExtractionError if there are none."""
     if where.engine == "ray":
         from har_pipeline.features.ray_workers import RayActors
 
         with told_while_waiting("start Ray" if where.ray_address is None else "connect to Ray"):
-            return RayActors(where, devices[0])
-    if len(devices) == 1:
-        return None
-    from har_pipeline.features.workers import LocalProcesses
+            actors = RayActors(where, devices[0])
+        with contextlib.closing(actors):
+            yield actors
+    elif len(devices) > 1:
+        from har_pipeline.features.workers import LocalProcesses
 
-    return LocalProcesses(devices)
+        with contextlib.closing(LocalProcesses(devices)) as processes:
+            yield processes
+    else:
+        yield None
 
 
 def _extract_local(
@@ -298,8 +312,7 @@ def _extract_local(
     """Extract with a handcrafted extractor and print what was done. Raises: typer.Exit if a video failed."""
     from har_pipeline.features.local import extract_local
 
-    pool = start_pool(where, ["cpu"])
-    with video_bar() as update:
+    with pool_of(where, ["cpu"]) as pool, video_bar() as update:
         summary = extract_local(
             records, store, local, lambda now: update(local.extractor, now.finished, now.total), pool=pool
         )

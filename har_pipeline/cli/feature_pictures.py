@@ -39,9 +39,11 @@ def draw_video(store: FeatureReader, feature_set: str, video_id: str, out: Path)
 
     record = store.read(feature_set, video_id)
     length_s = record.num_frames / record.fps if record.fps > 0 else None
-    save_feature_sequence(
-        out, record.features, record.clip_times_s, title=f"{video_id} · {feature_set}", length_s=length_s
-    )
+    features, title = record.features, f"{video_id} · {feature_set}"
+    if (tokens := store.spec(feature_set).rows_per_clip) > 1:
+        features = features.reshape(-1, tokens, features.shape[1]).mean(axis=1, dtype="float32")
+        title += f" · mean of each clip's {tokens} tokens"
+    save_feature_sequence(out, features, record.clip_times_s, title=title, length_s=length_s)
     say(f"written: {out}")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from har_pipeline.cli import options
-from har_pipeline.cli.extract import start_pool
+from har_pipeline.cli.extract import pool_of
 from har_pipeline.cli.options import parse_shard, with_options
 from har_pipeline.cli.output import note, print_failures, print_json
 from har_pipeline.cli.progress import video_bar
@@ -57,8 +57,7 @@ def frames(
 
     opened = FeatureStore(store, create=True)
     goes_on_when_repeated()
-    pool = start_pool(where, ["cpu"])
-    with video_bar() as update:
+    with pool_of(where, ["cpu"]) as pool, video_bar() as update:
         summary = store_raw_frames(
             records, opened, how, lambda state: update("frames", state.finished, state.total), pool=pool
         )

@@ -21,13 +21,19 @@ if TYPE_CHECKING:
 
 manifest_app = options.App(no_args_is_help=True, help="Build manifests from data set folders, and check them.")
 LISTED_AT_MOST = 10
-Layout = Literal["folder", "kth", "ucf11", "ucf101", "hmdb51", "ntu", "ut_interaction", "utd_mhad"]
+Layout = Literal[
+    "folder", "kth", "ucf11", "ucf101", "hmdb51", "activitynet", "segments", "ntu", "ut_interaction", "utd_mhad"
+]
 
 
 @manifest_app.command()
 def build(
     dataset: Annotated[
-        Layout, typer.Argument(help="Layout of the folder; folder = one subfolder per class, or none: no labels.")
+        Layout,
+        typer.Argument(
+            help="Layout of the folder; folder = one subfolder per class, or none: no labels; activitynet and segments = any, "
+            "with --annotations."
+        ),
     ],
     root: Annotated[Path, typer.Argument(help="The data set's folder.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Manifest to write.")],
@@ -41,6 +47,13 @@ def build(
             help="Official split for the column `split`; all three are in x_split1 to x_split3.", min=1, max=3
         ),
     ] = 1,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(
+            help="For activitynet its JSON file; for segments a CSV file with the columns video, start, end, label, in "
+            "seconds. One row per segment."
+        ),
+    ] = None,
     update: Annotated[
         bool,
         typer.Option(
@@ -63,7 +76,16 @@ def build(
     from har_pipeline.datasets.builders import build_manifest, left_out, parts_taken_for_classes
     from har_pipeline.datasets.manifests import manifest_text
 
-    records = build_manifest(dataset, root, sequences=sequences, splits=splits, split_index=split_index)
+    problems: list[str] = []
+    records = build_manifest(
+        dataset,
+        root,
+        sequences=sequences,
+        splits=splits,
+        split_index=split_index,
+        annotations=annotations,
+        on_note=problems.append,
+    )
     made: ManifestUpdate | None = None
     if update and out.exists():
         made, text = _updated(out, records, root)
@@ -89,12 +111,13 @@ def build(
             f"NOTE: the folders {', '.join(parts)} look like parts of a split, but other folders stand beside them, so all of "
             "them are taken for classes; move the others away if that is wrong"
         )
-    _note_unlabelled(records)
+    _note_unlabelled(records, annotations)
     labels = {record.label for record in records} - {""}
-    others = left_out(root, records, known=(out, sequences, splits))
+    _note_some(problems)
+    others = left_out(root, records, known=(out, sequences, splits, annotations))
     for path in others[:LISTED_AT_MOST]:
         what = "nothing in it is taken by" if path.is_dir() else "its name does not follow"
-        note(f"left out: {path}: {what} {dataset}'s rule")
+        note(f"left out: {path}: " + (f"{what} {dataset}'s rule" if annotations is None else "no annotation names it"))
     if len(others) > LISTED_AT_MOST:
         note(f"left out: {len(others) - LISTED_AT_MOST} more")
     if made is not None:
@@ -105,7 +128,8 @@ def build(
         changes = (
             {"added": made.added, "removed": made.removed, "moved": made.moved, "edited": made.edited} if made else {}
         )
-        print_json({**summary, **changes, "unlabelled": unlabelled, "left_out": [str(path) for path in others]})
+        listed = {"unlabelled": unlabelled, "left_out": [str(path) for path in others]}
+        print_json({**summary, **changes, **listed, **({"annotations": problems} if annotations else {})})
     else:
         step = "extract" if any(record.path for record in records) else "frames"
         state = "" if changed else ", as it was"
@@ -133,12 +157,25 @@ def _note_update(made: ManifestUpdate) -> None:
     note(f"kept: {stay} rows" + (f"; other than the folder's names say, and kept: {edited}" if edited else ""))
 
 
-def _note_unlabelled(records: list[VideoRecord]) -> None:
-    """Say which videos stand in no class folder."""
+def _note_some(problems: list[str]) -> None:
+    """Say what is odd about annotations: the first of each kind, and how many there are."""
+    for kind in dict.fromkeys(text.partition(":")[0] for text in problems):
+        own = [text for text in problems if text.partition(":")[0] == kind]
+        for text in own[:LISTED_AT_MOST]:
+            note(text)
+        if len(own) > LISTED_AT_MOST:
+            note(f"{kind}: {len(own) - LISTED_AT_MOST} more (--json lists all)")
+
+
+def _note_unlabelled(records: list[VideoRecord], annotations: Path | None) -> None:
+    """Say which videos stand in no class folder, or have no label in the annotations."""
     loose = [str(record.path or record.depth_path) for record in records if not record.label]
     if not loose:
         return
     count = "all" if len(loose) == len(records) else f"{len(loose)} of {len(records)}"
+    if annotations is not None:
+        note(f"NOTE: rows that {annotations.name} gives no label: {count}. They can be extracted and predicted")
+        return
     note(
         f"NOTE: videos in no class folder, whose label is empty: {count}. They can be extracted and predicted; for training "
         "put each into a folder named after its class, or fill in the label"

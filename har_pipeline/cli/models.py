@@ -15,6 +15,7 @@ from har_pipeline.cli.output import note, print_json, print_rows, print_table, s
 from har_pipeline.cli.progress import told_while_waiting
 from har_pipeline.core.errors import ExtractionError, WeightsError
 from har_pipeline.core.files import weights_cache
+from har_pipeline.features.options import describe_handcrafted
 from har_pipeline.models.net_names import check_extractor_name, net_rows
 from har_pipeline.video.local.spec import HANDCRAFTED
 
@@ -55,7 +56,7 @@ def list_models(
     clips: those of one video by default. GMAC: multiply-accumulates of one clip, in 10^9. *: weights that are there already.
     """
     rows: list[dict[str, Any]] = [{**row, "cached": _cached(row)} for row in net_rows()]
-    handcrafted = _handcrafted()
+    handcrafted = describe_handcrafted()
     if stream is not None:
         rows = [row for row in rows if row["stream"] == stream]
         handcrafted = [row for row in handcrafted if row["stream"] == stream]
@@ -138,12 +139,6 @@ def _wanted(name: str, weights: list[str] | None) -> list[tuple[str, Callable[[]
     net = find_net(name)
     wanted = weights or dict.fromkeys(read.weights for read in net.inputs.values())
     return [(chosen, functools.partial(published_file, net, chosen)) for chosen in wanted]
-
-
-def _handcrafted() -> list[dict[str, Any]]:
-    from har_pipeline.features.local import describe_handcrafted
-
-    return describe_handcrafted()
 
 
 def _cached(row: dict[str, Any]) -> str | None:

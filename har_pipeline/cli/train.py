@@ -57,11 +57,13 @@ def train(
         note(f"NOTE: {config.head} has a single optimum, whatever the seed: its repeats are nearly identical")
     split = split.with_validation(config.patience is not None or config.schedule == "plateau")
     records = read_manifest(manifest, root=root, check_files=False)
-    from har_pipeline.features.pack import open_features
+    from har_pipeline.features.pack import open_features, packing_advice
 
     opened = open_features(store)
     names = [opened.resolve(prefix) for prefix in features or [""]]
     chosen = chosen_splits(ctx, manifest, records, split)
+    if advice := packing_advice(opened, len(records)):
+        note(advice)
 
     from har_pipeline.training.jobs import plan_jobs, run_jobs
 

@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -81,12 +82,59 @@ def folded_id(video_id: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VideoRecord:
-    """One row of a manifest: the frames `[start_frame, end_frame)` of a file, numbered from 0.
+class Span:
+    """The part of a file that a row covers: frames `[start_frame, end_frame)`, numbered from 0, or times `[start_s, end_s)`.
+
+    Times are seconds from the file's first frame; which frames they mean is known once the file is open
+    (`timing.in_frames`).
+    Raises: ValueError if the range is empty or negative, or both frames and times are given.
+    """
+
+    start_frame: int = 0
+    end_frame: int | None = None  # None: to the end of the video
+    start_s: float | None = None  # None: from the first frame, or frames are given
+    end_s: float | None = None
+
+    @property
+    def timed(self) -> bool:
+        """Whether the range is given in seconds."""
+        return self.start_s is not None or self.end_s is not None
+
+    def check_span(self, name: str) -> None:
+        """Raise ValueError, with the row's name in it, as the class says."""
+        if self.timed and (self.start_frame or self.end_frame is not None):
+            raise ValueError(f"{name}: its range is given in frames and in seconds: give one of the two")
+        for unit in ("frame", "s"):
+            start, end = getattr(self, f"start_{unit}") or 0, getattr(self, f"end_{unit}")
+            if not 0 <= start < float("inf"):
+                raise ValueError(f"{name}: start_{unit} {start} is {'negative' if start < 0 else 'no number'}")
+            if end is not None and not start < end < float("inf"):
+                raise ValueError(f"{name}: end_{unit} {end} is not above start_{unit} {start}")
+
+    def describe_span(self) -> str:
+        """Return the range as text, other ranges as other texts: `5 to the end`, `from 1.5 s to 12 s`."""
+        if self.timed:
+            end = "the end" if self.end_s is None else f"{seconds_text(self.end_s)} s"
+            return f"from {seconds_text(self.start_s or 0.0)} s to {end}"
+        return f"{self.start_frame} to {'the end' if self.end_frame is None else self.end_frame}"
+
+
+WHOLE = Span()
+
+
+def seconds_text(seconds: float) -> str:
+    """Return a number of seconds as the shortest decimal number that is read back unchanged: `1.5`, `12`."""
+    text = f"{Decimal(repr(float(seconds))):f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoRecord(Span):
+    """One row of a manifest: a file, or a part of it.
 
     Ids and names of classes, people and so on are kept in Unicode's composed form (NFC): typed names and those of a Mac's
     folders differ in nothing that can be seen.
-    Raises: ValueError if the id is illegal, the range is empty or negative, or no path is given.
+    Raises: ValueError if the id is illegal, the range is not as in `Span`, or no path is given.
     """
 
     video_id: str
@@ -99,8 +147,6 @@ class VideoRecord:
     group: str | None = None
     camera: str | None = None
     scenario: str | None = None
-    start_frame: int = 0
-    end_frame: int | None = None  # None: to the end of the video
     split: str | None = None
     extra: Mapping[str, str] = field(default_factory=dict)  # the manifest's own columns, whose names start with x_
 
@@ -112,10 +158,7 @@ class VideoRecord:
         check_video_id(self.video_id)
         if self.path is None and self.depth_path is None:
             raise ValueError(f"{self.video_id}: one of path and depth_path is required")
-        if self.start_frame < 0:
-            raise ValueError(f"{self.video_id}: start_frame {self.start_frame} is negative")
-        if self.end_frame is not None and self.end_frame <= self.start_frame:
-            raise ValueError(f"{self.video_id}: end_frame {self.end_frame} is not above start_frame {self.start_frame}")
+        self.check_span(self.video_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,13 +297,18 @@ class FeatureSpec:
     reduction: ReductionSpec | None = None  # None: features are not reduced
     encoding: EncodingSpec | None = None  # None: features are not encoded
     trained_on: TrainedOn | None = None  # None: of a net that was not trained here
+    tokens: int = 0  # M, the rows of a clip: one for each position of a net's map; 0: one row, of the whole clip
+
+    def __post_init__(self) -> None:
+        if type(self.tokens) is not int or self.tokens < 0:
+            raise ValueError(f"tokens must be a whole number of at least 0, not {self.tokens!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the spec as a plain nested dict, ready for JSON; of the last three only those that there are."""
+        """Return the spec as a plain nested dict, ready for JSON; of the last four only those that there are."""
         values = dataclasses.asdict(self)
         # So that feature sets keep the names they had before these existed.
-        for name in ("reduction", "encoding", "trained_on"):
-            if values[name] is None:
+        for name in ("reduction", "encoding", "trained_on", "tokens"):
+            if not values[name]:
                 del values[name]
         # Earlier versions rounded the places of sparse clips: their sets have other names.
         if self.clips.sampling == "sparse":
@@ -283,6 +331,11 @@ class FeatureSpec:
     def fit(self) -> ReductionSpec | EncodingSpec | None:
         """What was fitted on training videos to make this set from another one; None: it was made from the files."""
         return self.reduction or self.encoding
+
+    @property
+    def rows_per_clip(self) -> int:
+        """Rows that a video's array has for each of its clips: its tokens, in order; an encoded video has one row in all."""
+        return 1 if self.encoding is not None else max(1, self.tokens)
 
     @property
     def name(self) -> str:
@@ -334,7 +387,7 @@ class FeatureRecord(VideoSource):
     """The stored features of one video."""
 
     video_id: str
-    features: np.ndarray  # (N, D) of the spec's dtype
+    features: np.ndarray  # (N, D) of the spec's dtype; (N * M, D), clip by clip, of M tokens a clip
     checksum: str  # `sha256:<hex>` of the features' bytes
 
 

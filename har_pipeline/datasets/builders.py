@@ -1,8 +1,11 @@
-"""Manifests from the folder and file names of published data sets, and of any folder with one subfolder per class."""
+"""Manifests from the folder and file names of published data sets, of any folder with one subfolder per class, and from files
+of annotations.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 import unicodedata
@@ -12,8 +15,16 @@ from pathlib import Path
 
 from har_pipeline.core.errors import ManifestError, UsageError
 from har_pipeline.core.kinds import VIDEO_SUFFIXES, is_video_name
-from har_pipeline.core.records import MAX_ID_BYTES, RESERVED_ID_PATTERN, VideoRecord, folded_id, is_id_character
+from har_pipeline.core.records import (
+    MAX_ID_BYTES,
+    RESERVED_ID_PATTERN,
+    VideoRecord,
+    folded_id,
+    is_id_character,
+    seconds_text,
+)
 from har_pipeline.core.text import unknown
+from har_pipeline.datasets.annotations import AnnotatedVideo, OnNote, Segment, read_activitynet, read_segments
 from har_pipeline.datasets.folders import videos_below, walk
 from har_pipeline.datasets.official_lists import read_hmdb51_lists, read_kth_sequences, read_ucf101_lists
 from har_pipeline.datasets.protocols import KTH_TEST_PERSONS
@@ -56,6 +67,10 @@ class BuildOptions:
     splits: Path | None = None
     # The official split, 1 to 3, that the column `split` holds.
     split_index: int = 1
+    # What is seen in which seconds of the videos: a file of ActivityNet's form, or CSV.
+    annotations: Path | None = None
+    # Called with what is odd about them.
+    on_note: Callable[[str], None] = lambda text: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +79,9 @@ class Builder:
 
     # Records of the files below a folder. Raises: ManifestError if they do not follow the rule.
     build: Callable[[Path, BuildOptions], list[VideoRecord]]
-    # The path of `BuildOptions` that it reads.
+    # The path of `BuildOptions` that it reads, and whether it needs it.
     reads: tuple[str, ...] = ()
+    needs: bool = False
 
 
 def escape_id(text: str) -> str:
@@ -334,12 +350,101 @@ def _utd_mhad(root: Path, options: BuildOptions) -> list[VideoRecord]:
     return records
 
 
+def _annotated(
+    read: Callable[[Path, OnNote], list[AnnotatedVideo]],
+) -> Callable[[Path, BuildOptions], list[VideoRecord]]:
+    """Return the builder of records of annotated videos, one for each of their segments.
+
+    A video without segments is one record without a label, as those of ActivityNet's test subset. Videos are named by their
+    path below the folder, or their file's name, with or without ending, or without ActivityNet's `v_`. Ids hold the times:
+    they stay when a segment is added.
+    """
+
+    def build(root: Path, options: BuildOptions) -> list[VideoRecord]:
+        assert options.annotations is not None
+        root = root.expanduser().resolve()
+        files = _by_name(root)
+        videos = read(options.annotations, options.on_note)
+        records: list[VideoRecord] = []
+        missing: list[str] = []
+        for video in videos:
+            path = _file_named(video.name, files, root)
+            if path is None:
+                missing.append(video.name)
+                continue
+            name = path.relative_to(root).with_suffix("").as_posix()
+            taken: set[str] = set()
+            for segment in video.segments:
+                row = escape_id(_name_of(name, segment))
+                names = (row if number == 1 else f"{row}_{number}" for number in itertools.count(1))
+                taken.add(same := next(one for one in names if one not in taken))
+                records.append(
+                    VideoRecord(
+                        video_id=same,
+                        label=segment.label,
+                        path=path,
+                        start_s=segment.start_s,
+                        end_s=segment.end_s,
+                        split=video.split,
+                    )
+                )
+        if len(missing) == len(videos):
+            raise ManifestError(
+                f"{root}: holds none of the {len(videos)} videos that {options.annotations} names, such as {videos[0].name}"
+            )
+        if not records:
+            raise ManifestError(f"{options.annotations}: no segment of the videos below {root} can be used")
+        for one in missing:
+            options.on_note(f"missing: {one}: no file of this name below {root}")
+        return records
+
+    return build
+
+
+def _name_of(name: str, segment: Segment) -> str:
+    if segment.start_s is None and segment.end_s is None:
+        return name
+    end = "end" if segment.end_s is None else seconds_text(segment.end_s)
+    return f"{name}_{seconds_text(segment.start_s or 0.0)}-{end}"
+
+
+def _by_name(root: Path) -> list[dict[str, list[Path]]]:
+    """Return name -> video files below `root` that have it: by path, by path without ending, and so on, see `_annotated`."""
+    rules: list[dict[str, list[Path]]] = [{}, {}, {}, {}, {}]
+    for path in videos_below(root):
+        relative = path.relative_to(root)
+        names = (
+            relative.as_posix(),
+            relative.with_suffix("").as_posix(),
+            path.name,
+            path.stem,
+            path.stem.removeprefix("v_"),
+        )
+        for rule, name in zip(rules, names, strict=True):
+            rule.setdefault(unicodedata.normalize("NFC", name), []).append(path)
+    return rules
+
+
+def _file_named(name: str, files: Sequence[dict[str, list[Path]]], root: Path) -> Path | None:
+    """Return the file that an annotation means, None if there is none. Raises: ManifestError if there are several."""
+    wanted = unicodedata.normalize("NFC", name).replace("\\", "/").removeprefix("./")
+    found = next((rule[wanted] for rule in files if wanted in rule), [])
+    if len(found) > 1:
+        raise ManifestError(
+            f"{root}: {found[0].relative_to(root)} and {found[1].relative_to(root)} may both be {name}: name it in the "
+            "annotations by its path below this folder"
+        )
+    return found[0] if found else None
+
+
 BUILDERS: dict[str, Builder] = {
     "folder": Builder(_folder),
     "kth": Builder(_kth, reads=("sequences",)),
     "ucf11": Builder(_ucf11),
     "ucf101": Builder(_ucf101, reads=("splits",)),
     "hmdb51": Builder(_hmdb51, reads=("splits",)),
+    "activitynet": Builder(_annotated(read_activitynet), reads=("annotations",), needs=True),
+    "segments": Builder(_annotated(read_segments), reads=("annotations",), needs=True),
     "ntu": Builder(_ntu),
     "ut_interaction": Builder(_ut_interaction),
     "utd_mhad": Builder(_utd_mhad),
@@ -347,7 +452,14 @@ BUILDERS: dict[str, Builder] = {
 
 
 def build_manifest(
-    dataset: str, root: Path, *, sequences: Path | None = None, splits: Path | None = None, split_index: int = 1
+    dataset: str,
+    root: Path,
+    *,
+    sequences: Path | None = None,
+    splits: Path | None = None,
+    split_index: int = 1,
+    annotations: Path | None = None,
+    on_note: Callable[[str], None] = lambda text: None,
 ) -> list[VideoRecord]:
     """Return the records of a data set's folder, sorted by id; `dataset` is one of `BUILDERS`, the rest `BuildOptions`.
 
@@ -357,11 +469,15 @@ def build_manifest(
     """
     if dataset not in BUILDERS:
         raise UsageError(unknown("data set", dataset, BUILDERS))
-    for name, given in (("sequences", sequences), ("splits", splits)):
+    for name, given in (("sequences", sequences), ("splits", splits), ("annotations", annotations)):
+        if given is None and BUILDERS[dataset].needs and name in BUILDERS[dataset].reads:
+            raise UsageError(f"{dataset} needs --{name} FILE")
         if given is not None and name not in BUILDERS[dataset].reads:
             readers = [other for other, builder in BUILDERS.items() if name in builder.reads]
             raise UsageError(f"{name} is an option of {' and '.join(readers)}, not of {dataset}")
-    options = BuildOptions(sequences=sequences, splits=splits, split_index=split_index)
+    options = BuildOptions(
+        sequences=sequences, splits=splits, split_index=split_index, annotations=annotations, on_note=on_note
+    )
     records = BUILDERS[dataset].build(root, options)
     if not records:
         raise ManifestError(f"{root}: no video files below it (known endings: {', '.join(sorted(VIDEO_SUFFIXES))})")

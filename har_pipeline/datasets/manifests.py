@@ -18,17 +18,19 @@ from pathlib import Path
 from har_pipeline.core.errors import ManifestError
 from har_pipeline.core.files import write_text
 from har_pipeline.core.kinds import what_is
-from har_pipeline.core.records import VideoRecord, folded_id
+from har_pipeline.core.records import VideoRecord, folded_id, seconds_text
 from har_pipeline.core.spreadsheets import LINE_END, decoded, delimiter_of
 from har_pipeline.core.text import did_you_mean
 
 PATH_COLUMNS = ("path", "depth_path")
 TEXT_COLUMNS = ("subject", "group", "camera", "scenario", "split")
 NUMBER_COLUMNS = ("start_frame", "end_frame")
-COLUMNS = ("video_id", "path", "label", *TEXT_COLUMNS[:4], *NUMBER_COLUMNS, "depth_path", "split")
+TIME_COLUMNS = ("start_s", "end_s")
+COLUMNS = ("video_id", "path", "label", *TEXT_COLUMNS[:4], *NUMBER_COLUMNS, *TIME_COLUMNS, "depth_path", "split")
 OWN_PREFIX = "x_"
 _ROOT_LINE = "# root:"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SECONDS = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
 _SEP_LINE = re.compile(r"sep=[,;\t]")  # Excel's own
 
 # What other programs call the columns.
@@ -41,6 +43,8 @@ _OTHER_NAMES = {
     **dict.fromkeys(("part", "subset", "set", "usage"), "split"),
     **dict.fromkeys(("start", "first_frame", "begin"), "start_frame"),
     **dict.fromkeys(("end", "last_frame", "stop"), "end_frame"),
+    **dict.fromkeys(("start_time", "start_sec", "start_seconds", "begin_s", "t_start", "from_s"), "start_s"),
+    **dict.fromkeys(("end_time", "end_sec", "end_seconds", "stop_s", "t_end", "to_s"), "end_s"),
     **dict.fromkeys(("depth", "depth_file"), "depth_path"),
     **dict.fromkeys(("view", "cam"), "camera"),
 }
@@ -224,6 +228,16 @@ def _record(row: Mapping[str | None, str | None], base: Path, check_files: bool)
         if text and not re.fullmatch(r"-?[0-9]{1,9}", text):
             raise ValueError(f"{name} {text!r} is not a whole number")
         numbers[name] = int(text) if text else None
+    times: dict[str, float | None] = {}
+    for name in TIME_COLUMNS:
+        text = cells.get(name, "")
+        if text and not _SECONDS.fullmatch(text):
+            raise ValueError(f"{name} {text!r} is not a number of seconds, such as 12.5")
+        times[name] = float(text) if text else None
+    if given := [
+        name for name in NUMBER_COLUMNS if numbers[name] is not None and any(v is not None for v in times.values())
+    ]:
+        raise ValueError(f"its range is given in frames ({given[0]}) and in seconds: give one of the two")
     return VideoRecord(
         video_id=cells["video_id"],
         label=cells["label"],
@@ -236,6 +250,8 @@ def _record(row: Mapping[str | None, str | None], base: Path, check_files: bool)
         split=cells.get("split") or None,
         start_frame=numbers["start_frame"] or 0,
         end_frame=numbers["end_frame"],
+        start_s=times["start_s"],
+        end_s=times["end_s"],
         extra={key: value for key, value in cells.items() if key.startswith(OWN_PREFIX) and value},
     )
 
@@ -339,6 +355,9 @@ def _row(record: VideoRecord, base: Path) -> dict[str, str]:
         row[name] = getattr(record, name) or ""
     row["start_frame"] = str(record.start_frame) if record.start_frame or record.end_frame else ""
     row["end_frame"] = str(record.end_frame) if record.end_frame is not None else ""
+    for name in TIME_COLUMNS:
+        time_s = getattr(record, name)
+        row[name] = "" if time_s is None else seconds_text(time_s)
     return row
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from har_pipeline.core.records import VideoRecord
-from har_pipeline.datasets.manifests import NUMBER_COLUMNS, TEXT_COLUMNS
+from har_pipeline.datasets.manifests import NUMBER_COLUMNS, TEXT_COLUMNS, TIME_COLUMNS
 
 _TEXTS = ("label", *TEXT_COLUMNS)
 
@@ -42,8 +42,9 @@ def update_records(before: Sequence[VideoRecord], built: Sequence[VideoRecord]) 
 
     def built_row(old: VideoRecord) -> VideoRecord | None:
         there = of_file.get(_file(old), [])
-        same = [new for new in there if (new.start_frame, new.end_frame) == (old.start_frame, old.end_frame)]
+        same = [new for new in there if new.describe_span() == old.describe_span()]
         same = same or [new for new in there if new.video_id == old.video_id or len(there) == 1]
+        same.sort(key=lambda new: new.video_id != old.video_id)  # two labels of one part are two rows
         return next(iter(same), None) if there else by_id.get(old.video_id)
 
     pairs = [(old, built_row(old)) for old in before]
@@ -75,6 +76,8 @@ def _merged(old: VideoRecord, new: VideoRecord, filled: Collection[str]) -> Vide
 
 def _differing(row: VideoRecord, new: VideoRecord) -> list[str]:
     """Return the columns in which a row differs from what the rule says of its video."""
-    names = [name for name in (*_TEXTS, *NUMBER_COLUMNS) if getattr(new, name)]  # else the rule says nothing
+    names = [
+        name for name in (*_TEXTS, *NUMBER_COLUMNS, *TIME_COLUMNS) if getattr(new, name)
+    ]  # else the rule says nothing
     own = [name for name, value in new.extra.items() if row.extra.get(name) != value]
     return [name for name in names if getattr(row, name) != getattr(new, name)] + own

@@ -330,8 +330,16 @@ def labels_sha256(records: Sequence[VideoRecord], split: Split) -> str:
 
 
 def files_sha256(records: Sequence[VideoRecord], split: Split, stream: str) -> str:
-    """Return one hash over the file names and frame ranges of a split's videos; folders are not part of it."""
-    files = {r.video_id: (r.depth_path if stream == "depth" else r.path, r.start_frame, r.end_frame) for r in records}
+    """Return one hash over the file names and ranges of a split's videos; folders are not part of it."""
+    files = {
+        r.video_id: (
+            r.depth_path if stream == "depth" else r.path,
+            r.start_frame,
+            r.end_frame,
+            *((r.start_s, r.end_s) if r.timed else ()),
+        )
+        for r in records
+    }
     named = {video_id: (path and path.name, *frames) for video_id, (path, *frames) in files.items()}
     ids = sorted((*split.train, *split.val, *split.test))
     return hashlib.sha256(json.dumps([[video_id, named.get(video_id)] for video_id in ids]).encode()).hexdigest()

@@ -218,7 +218,7 @@ class Engine:
         attempt.rows += len(rows)
         self.spent.clips += len(rows)
         attempt.last_row = stored[-1:]
-        self._submit(lambda: attempt.writer.result().append(stored))
+        self._submit(lambda: attempt.writer.result().append(_rows(stored)))
         self._commit_if_complete(lane, attempt)
 
     def _commit_if_complete(self, lane: Lane, attempt: Attempt) -> None:
@@ -240,7 +240,7 @@ class Engine:
 
         def commit() -> None:
             writer = attempt.writer.result()
-            writer.append(repeated)
+            writer.append(_rows(repeated))
             writer.commit(source)
             self.store.clear_failure(lane.spec.name, attempt.video_id)
 
@@ -290,6 +290,11 @@ class Engine:
         for attempt in self.attempts.values():
             if attempt.writer.done() and not attempt.writer.cancelled() and attempt.writer.exception() is None:
                 attempt.writer.result().abort()
+
+
+def _rows(features: np.ndarray) -> np.ndarray:
+    """Return clips' features (n, D) as they are, and tokens (n, M, D) as rows (n * M, D)."""
+    return features.reshape(-1, features.shape[-1])
 
 
 def _mirrored(clip: torch.Tensor) -> torch.Tensor:

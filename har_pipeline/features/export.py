@@ -1,14 +1,14 @@
 """Features for other programs: one file of numpy, pandas or HDF5, or arrays for scikit-learn.
 
 All three files hold the same. V videos in order have R rows (clips) together, D values each; video v owns the rows
-`[offsets[v], offsets[v + 1])`.
+`[offsets[v], offsets[v + 1])`. Of M tokens a clip each is a row, with its clip's frames and times.
 
     .npz      numpy.load: `features` (R, D) as stored, `offsets` (V + 1,), `lengths` (V,), `video_id` and the manifest's columns
               (V,), `num_frames`, `fps` (V,), `clip_starts`, `clip_ends` (R,), `clip_times_s` (R, 2), `provenance` (JSON)
     .h5       the same names as datasets, `provenance` as the file's attribute
-    .parquet  one row for each clip, as pandas groups and joins them: `video_id`, `step`, the manifest's columns,
-              `clip_start`, `clip_end`, `start_s`, `end_s`, and `features`, a list of D numbers; the key `har_pipeline` of the
-              file's metadata holds the provenance
+    .parquet  one row for each clip, as pandas groups and joins them: `video_id`, `step`, of tokens `token`, the manifest's
+              columns, `clip_start`, `clip_end`, `start_s`, `end_s`, and `features`, a list of D numbers; the key
+              `har_pipeline` of the file's metadata holds the provenance
 
 The provenance is JSON: the feature set's name, its spec and the version that exported it.
 """
@@ -131,10 +131,12 @@ def export_features(
             videos.append(_without_features(found))
             on_video(done, len(ids))
         features = rows.join()
-    lengths = np.array([len(video.clip_starts) for video in videos], np.int64)
+    rows_per_clip = store.spec(name).rows_per_clip
+    lengths = rows_per_clip * np.array([len(video.clip_starts) for video in videos], np.int64)
     content = _Content(
         features=features,
         lengths=lengths,
+        rows_per_clip=rows_per_clip,
         videos=videos,
         columns=_columns([by_id[video_id] for video_id in ids]) if records is not None else {},
         provenance=json.dumps(_provenance(store, name)),
@@ -156,7 +158,8 @@ class _Content:
     """What is written."""
 
     features: np.ndarray  # (R, D)
-    lengths: np.ndarray  # (V,) int64
+    lengths: np.ndarray  # (V,) int64, in rows
+    rows_per_clip: int
     videos: Sequence[FeatureRecord]  # without their features
     columns: Mapping[str, list[str]]  # of the manifest, V cells each, empty where it says nothing
     provenance: str
@@ -173,7 +176,7 @@ class _Content:
 
     def of_clips(self, name: str) -> np.ndarray:
         """(R, ...) clip_starts, clip_ends or clip_times_s."""
-        return np.concatenate([getattr(video, name) for video in self.videos])
+        return np.concatenate([getattr(video, name) for video in self.videos]).repeat(self.rows_per_clip, axis=0)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return all but the features and the provenance as arrays."""
@@ -236,9 +239,11 @@ def _write_parquet(path: Path, content: _Content, package: Any) -> None:
     ids = pa.array([video.video_id for video in content.videos])
     video = np.repeat(np.arange(len(content.lengths)), content.lengths)
     times = content.of_clips("clip_times_s")
+    numbers = np.concatenate([np.arange(length) for length in content.lengths])
     columns = {
         "video_id": ids.take(video),
-        "step": pa.array(np.concatenate([np.arange(length) for length in content.lengths])),
+        "step": pa.array(numbers // content.rows_per_clip),
+        **({"token": pa.array(numbers % content.rows_per_clip)} if content.rows_per_clip > 1 else {}),
         **{name: pa.array([cell or None for cell in content.columns[name]]).take(video) for name in content.columns},
         "clip_start": pa.array(content.of_clips("clip_starts")),
         "clip_end": pa.array(content.of_clips("clip_ends")),

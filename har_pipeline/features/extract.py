@@ -26,14 +26,14 @@ from har_pipeline.models.extractors.base import Extractor
 from har_pipeline.video.clip_worker import DecodeTask, Row, View
 from har_pipeline.video.flow.cache import FlowCache
 from har_pipeline.video.flow.spec import FlowSpec
-from har_pipeline.video.preprocess import parse_resize
+from har_pipeline.video.preprocess import num_crops, parse_resize
 
 
 def feature_spec(extractor: Extractor, options: ExtractOptions) -> FeatureSpec:
     """Return the spec of the features that this extractor makes with these options.
 
-    Raises: UsageError if the resize mode does not give the net's input size, the clips do not fit the net, or flow is
-    asked for from a net on RGB.
+    Raises: UsageError if the resize mode does not give the net's input size, the clips do not fit the net, tokens are
+    asked for of several crops, or flow is asked for from a net on RGB.
     """
     net = extractor.net
     resize = options.resize or extractor.input.resize
@@ -49,6 +49,8 @@ def feature_spec(extractor: Extractor, options: ExtractOptions) -> FeatureSpec:
     shortest, longest = extractor.input.clip_lens
     if not shortest <= clips.clip_len <= longest:
         raise UsageError(f"{net.name} takes clips of {shortest} to {longest} frames, not {clips.clip_len}")
+    if extractor.tokens is not None and num_crops(parse_resize(resize)) > 1:
+        raise UsageError("tokens are positions of one picture, of which several crops have no mean: leave --crops out")
     if options.flow is not None and extractor.stream != "flow":
         raise UsageError(f"a flow method was given, but {net.name} reads {extractor.stream}")
     return FeatureSpec(
@@ -65,6 +67,7 @@ def feature_spec(extractor: Extractor, options: ExtractOptions) -> FeatureSpec:
         precision=extractor.precision,
         dtype=options.dtype,
         trained_on=extractor.trained_on,
+        tokens=extractor.num_tokens(clips.clip_len),
     )
 
 
@@ -78,7 +81,8 @@ def extract(
     """Write the features of all records that `store` lacks, and return what was done.
 
     A video that fails is recorded in the store and in the summary; the others go on.
-    Raises: UsageError if the options do not fit the net; StoreError if the store cannot be written.
+    Raises: UsageError if the options do not fit the net; WeightsError if it is built at first use and its weights do not
+    fit; StoreError if the store cannot be written.
     """
     return extract_many(records, store, [(extractor, options or ExtractOptions())], on_progress)[0]
 
@@ -99,6 +103,8 @@ def extract_many(
     options. Raises: as `extract`, and ExtractionError if two of the feature sets are the same.
     """
     work = NetWork(wanted)
+    if not {one.spec.name for one in work.made} <= set(store.feature_sets()):
+        work.build()  # a net that cannot be built leaves no feature set
 
     def do(tasks: Sequence[DecodeTask], report: Report, spend: Callable[[Spent], None]) -> None:
         work.run(store, tasks, num_cores(), report, spend)
@@ -118,12 +124,13 @@ class NetRecipe:
     precision: str = "auto"
     seed: int = 0
     mean_cube: Path | None = None
+    tokens: bool = False
 
-    def build(self, device: str) -> Extractor:
-        """Return the net on a device. Raises: as `build_extractor`."""
+    def build(self, device: str, *, at_once: bool = True) -> Extractor:
+        """Return the net on a device. at_once, raises: as of `build_extractor`."""
         from har_pipeline.models.extractors import build_extractor
 
-        return build_extractor(**dataclasses.asdict(self), device=device)
+        return build_extractor(**dataclasses.asdict(self), device=device, at_once=at_once)
 
 
 def extract_with(
@@ -180,6 +187,11 @@ class NetWork:
         self._lanes: list[Lane] = []
         self._cache = FlowCache(self._job.flow_cache) if self._job.flow_cache else None
 
+    def build(self) -> None:
+        """Build the nets that are not built yet. Raises: WeightsError if the weights do not fit."""
+        for extractor, _ in self._wanted:
+            _ = extractor.module
+
     def run(
         self,
         store: FeatureStore,
@@ -189,6 +201,7 @@ class NetWork:
         spend: Callable[[Spent], None],
     ) -> None:
         """Extract the features of all tasks; see `Work.run`."""
+        self.build()
         if not self._lanes:
             self._lanes = [
                 Lane(extractor, made.spec, options.batch_size, options.flow or FlowSpec(), self._cache)
@@ -274,6 +287,8 @@ def _task(record: VideoRecord, job: ExtractOptions, views: Sequence[View]) -> De
         path=_path(record),
         start_frame=record.start_frame,
         end_frame=record.end_frame,
+        start_s=record.start_s,
+        end_s=record.end_s,
         time_limit_s=job.time_limit_s,
         memory_limit_gb=job.memory_limit_gb,
         fps=job.fps,

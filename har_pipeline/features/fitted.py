@@ -240,7 +240,8 @@ def _of_other_features(store: FeatureStore, spec: FeatureSpec, split: Split, fac
 
 def training_videos(store: FeatureStore, source: str, split: Split, allow_missing: bool) -> TrainingVideos:
     """Return the training videos to fit on. Raises: StoreError if there are none, or some lack without `allow_missing`."""
-    lengths = store.num_clips(source)
+    rows_per_clip = store.spec(source).rows_per_clip
+    lengths = {video_id: rows_per_clip * clips for video_id, clips in store.num_clips(source).items()}
     ids = tuple(sorted(video_id for video_id in split.train if video_id in lengths))
     missing = tuple(sorted(set(split.train) - lengths.keys()))
     if not ids or (missing and not allow_missing):

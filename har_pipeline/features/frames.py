@@ -189,6 +189,8 @@ def raw_task(record: VideoRecord, path: Path, options: RawOptions) -> RawTask:
         path=path,
         start_frame=record.start_frame,
         end_frame=record.end_frame,
+        start_s=record.start_s,
+        end_s=record.end_s,
         time_limit_s=options.time_limit_s,
         memory_limit_gb=options.memory_limit_gb,
         max_frames=options.max_frames,

@@ -204,7 +204,7 @@ def store_whole_videos(
 
 def file_of(task: Task) -> dict[str, str]:
     """Return the description of the file that a task reads, see `describe_file`."""
-    return describe_file(task.path, task.start_frame, task.end_frame)
+    return describe_file(task.path, task)
 
 
 def provenance(*packages: str, device: str | None = None) -> dict[str, str]:

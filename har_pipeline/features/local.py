@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,7 +29,7 @@ from har_pipeline.features.options import LocalOptions
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.work import Made
 from har_pipeline.features.workers import Pool, do_whole_videos
-from har_pipeline.video.local.spec import HANDCRAFTED, layer_blocks
+from har_pipeline.video.local.spec import layer_blocks
 from har_pipeline.video.local.worker import LocalTask, LocalVideo, local_worker
 
 
@@ -117,6 +116,8 @@ def _task(record: VideoRecord, path: Path, options: LocalOptions) -> LocalTask:
         path=path,
         start_frame=record.start_frame,
         end_frame=record.end_frame,
+        start_s=record.start_s,
+        end_s=record.end_s,
         time_limit_s=options.time_limit_s,
         memory_limit_gb=options.memory_limit_gb,
         max_frames=options.max_frames,
@@ -142,20 +143,3 @@ def local_options(spec: FeatureSpec) -> LocalOptions:
     if options.spec() != spec:
         raise ExtractionError(f"{spec.name} was made by an older version of {spec.extractor}: extract it again")
     return options
-
-
-def describe_handcrafted() -> list[dict[str, Any]]:
-    """Return one row for each handcrafted extractor: what `har models` prints and docs/extractors.md shows."""
-    return [
-        {
-            "extractor": one.name,
-            "stream": "rgb",
-            "finds": one.finds,
-            "resize": LocalOptions(extractor=one.name).spec().resize,
-            "layers": dict(one.blocks),
-            "default_layer": one.default_layer,
-            "preprocess": one.method,
-            "source": one.source,
-        }
-        for one in HANDCRAFTED.values()
-    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from har_pipeline.core.errors import ExtractionError, UsageError
 from har_pipeline.core.options import check_options, option
@@ -218,6 +218,23 @@ class LocalOptions(JobOptions):
             preprocess=f"{HANDCRAFTED[self.extractor].method};at most {self.max_points} rows",
             dtype=self.dtype,
         )
+
+
+def describe_handcrafted() -> list[dict[str, Any]]:
+    """Return one row for each handcrafted extractor: what `har models` prints and docs/extractors.md shows."""
+    return [
+        {
+            "extractor": one.name,
+            "stream": "rgb",
+            "finds": one.finds,
+            "resize": LocalOptions(extractor=one.name).spec().resize,
+            "layers": dict(one.blocks),
+            "default_layer": one.default_layer,
+            "preprocess": one.method,
+            "source": one.source,
+        }
+        for one in HANDCRAFTED.values()
+    ]
 
 
 def made_by(spec: FeatureSpec) -> str:

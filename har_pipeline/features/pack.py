@@ -2,8 +2,9 @@
 
 A pack is a folder with `pack.json`, which marks it and has the names that users gave to sets, and a safetensors file
 `<feature_set>.safetensors` per set:
-    features                   (sum N, D) in the set's dtype, one video after the other in the order of their ids
-    offsets                    (V + 1,) int64, video v owns the rows `[offsets[v], offsets[v + 1])`
+    features                   (sum N, D) in the set's dtype, one video after the other in the order of their ids; (sum N * M,
+                               D) of M tokens a clip
+    offsets                    (V + 1,) int64, video v owns the clips `[offsets[v], offsets[v + 1])`, M rows each
     clip_starts, clip_ends     (sum N,) int64
     clip_times_s               (sum N, 2) float64; not in packs of format 2, whose times are starts and ends over fps
     num_frames, fps, padded    (V,) int64, float64, bool
@@ -28,6 +29,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,6 +58,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(dtype)
     for name, dtype in {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "U8": "u1", "BOOL": "?"}.items()
 }
+
+# Reading a store of so many videos takes seconds, which a pack spares every training.
+ADVISED_FROM = 2000
 
 # Clock ticks are up to 10 ms long: two changes further apart than this have different times.
 TICK_S = 0.05
@@ -111,7 +116,8 @@ class _PackedSet:
                 raise ValueError("the header differs from its checksum")
             self.info: dict[str, Any] = json.loads(metadata[METADATA])
             self.spec = FeatureSpec.from_dict(self.info["spec"])
-            self.features, shape = self.tensors["features"], (self.info["clips"], self.spec.feature_dim)
+            self.features = self.tensors["features"]
+            shape = (self.info["clips"] * self.spec.rows_per_clip, self.spec.feature_dim)
             if self.spec.name != feature_set or (self.features.shape, self.features.dtype) != (
                 shape,
                 self.spec.dtype,
@@ -136,7 +142,7 @@ class _PackedSet:
     @functools.cached_property
     def clips(self) -> dict[str, np.ndarray]:
         """The small arrays, by name."""
-        num_videos, num_clips = self.info["videos"], len(self.features)
+        num_videos, num_clips = self.info["videos"], self.info["clips"]
         shapes: dict[str, tuple[int, ...]] = {
             "offsets": (num_videos + 1,),
             **dict.fromkeys(("clip_starts", "clip_ends"), (num_clips,)),
@@ -386,7 +392,8 @@ class PackedStore:
         if row is None:
             raise StoreError(f"{self.path}: {feature_set} has no features of {video_id!r}; {_AGAIN}")
         start, stop = (int(offset) for offset in clips["offsets"][row : row + 2])
-        features, checksum = packed.features[start:stop], videos["checksums"][row]
+        rows_per_clip = packed.spec.rows_per_clip
+        features, checksum = packed.features[start * rows_per_clip : stop * rows_per_clip], videos["checksums"][row]
         if f"sha256:{_sha256(features)}" != checksum:
             path = self.file(feature_set)
             raise StoreError(f"{path}: features of {video_id} differ from their checksum; {_AGAIN}")
@@ -426,6 +433,17 @@ class PackSummary:
 def default_pack_path(store: Path) -> Path:
     """Return the default path of a store's pack: `store.pack` beside `store.zarr`."""
     return store.with_name(f"{store.resolve().name.removesuffix('.zarr')}.pack")
+
+
+def packing_advice(opened: FeatureStore | PackedStore, num_videos: int) -> str:
+    """Return the line that advises who trains on `num_videos` videos to pack them first, empty where there is no need."""
+    if isinstance(opened, PackedStore) or num_videos < ADVISED_FROM:
+        return ""
+    path = default_pack_path(opened.path)
+    return (
+        f"NOTE: {num_videos:,} videos are read several times faster from a pack: `har features pack "
+        f"{shlex.quote(str(opened.path))}`, then train on {shlex.quote(str(path))}"
+    )
 
 
 def whole_sets(store: FeatureStore) -> list[str]:
@@ -525,7 +543,7 @@ def _write_set(path: Path, store: FeatureStore, feature_set: str, store_path: st
         arrays = sorted(store.read_fit(feature_set).items(), key=lambda item: -item[1].itemsize)
         head |= {f"{REDUCTION}{name}": array for name, array in arrays}
     tail: dict[str, np.ndarray] = {"padded": np.zeros(num_videos, np.bool_), "videos": _no_bytes((10**15,), np.uint8)}
-    features = _no_bytes((num_clips, spec.feature_dim), spec.dtype)
+    features = _no_bytes((num_clips * spec.rows_per_clip, spec.feature_dim), spec.dtype)
     info = {
         "spec": spec.to_dict(),
         "videos": num_videos,
@@ -545,7 +563,8 @@ def _write_set(path: Path, store: FeatureStore, feature_set: str, store_path: st
         for row, video_id in enumerate(lengths):
             video = store.read(feature_set, video_id, check=True)
             rows = slice(*head["offsets"][row : row + 2])
-            if video.features.dtype != spec.dtype or video.features.shape != features[rows].shape:
+            wanted = (len(video.clip_starts) * spec.rows_per_clip, spec.feature_dim)
+            if video.features.dtype != spec.dtype or video.features.shape != wanted:
                 raise StoreError(f"{store.path}: {feature_set} of {video_id} does not fit its spec; extract it again")
             file.write(np.ascontiguousarray(video.features).data)
             head["clip_starts"][rows], head["clip_ends"][rows] = video.clip_starts, video.clip_ends

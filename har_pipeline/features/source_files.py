@@ -9,23 +9,20 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from har_pipeline.core.records import VideoRecord
+from har_pipeline.core.records import WHOLE, Span, VideoRecord
 from har_pipeline.features.store import FeatureStore
 
 
-def describe_file(path: Path, start_frame: int = 0, end_frame: int | None = None) -> dict[str, str]:
-    """Return name, size (bytes, or the number of files in a folder) and frames of what is read; no size where it is absent."""
-    found = {"name": path.name, "frames": frames_read(start_frame, end_frame)}
+def describe_file(path: Path, span: Span = WHOLE) -> dict[str, str]:
+    """Return name, size (bytes, or the number of files in a folder) and frames, or times, of what is read; no size where it is
+    absent.
+    """
+    found = {"name": path.name, "frames": span.describe_span()}
     try:
         size = f"{len(os.listdir(path))} files" if path.is_dir() else f"{path.stat().st_size} bytes"
     except OSError:
         return found
     return {**found, "size": size}
-
-
-def frames_read(start_frame: int, end_frame: int | None) -> str:
-    """Return the part of a file that is read, as text."""
-    return f"{start_frame} to {'the end' if end_frame is None else end_frame}"
 
 
 def differ(stored: Mapping[str, str], now: Mapping[str, str]) -> bool:
@@ -57,7 +54,7 @@ def changed_videos(
         video_id = record.video_id
         if path is None or video_id not in stored:
             continue
-        before, now = stored[video_id], describe_file(path, record.start_frame, record.end_frame)
+        before, now = stored[video_id], describe_file(path, record)
         if not differ(before, now):
             continue
         if replace:
@@ -82,7 +79,7 @@ def known_failures(
     for record, path in zip(records, paths, strict=True):
         if path is None or record.video_id not in reasons:
             continue
-        before, now = files[record.video_id], describe_file(path, record.start_frame, record.end_frame)
+        before, now = files[record.video_id], describe_file(path, record)
         came = "size" in now and bool(before) and "size" not in before
         if not came and not differ(before, now):
             known[record.video_id] = reasons[record.video_id]

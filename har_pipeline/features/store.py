@@ -1,5 +1,7 @@
 """The feature store: one Zarr v3 array of shape (N, D) per video, complete or absent, written without locks.
 
+Of M tokens a clip the array is (N * M, D), clip by clip; clips, their times and `num_clips` are N all the same.
+
 Layout: `store.zarr/<feature_set>/<video_id>`; a feature set's group carries its `FeatureSpec` as the attribute `spec`, whose
 hash is in the set's name and is compared with it whenever the set is opened.
 An array is built in the group `_staging` and renamed into place after its commit attributes were written and all of it is
@@ -18,28 +20,24 @@ or unicode forms would give the features of another video.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import errno
-import functools
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
-import stat
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from har_pipeline.core.errors import FeatureMismatchError, StoreError
-from har_pipeline.core.files import publish, remove, remove_debris, staging_name, write_text
+from har_pipeline.core.files import publish, remove, remove_debris, staging_name
 from har_pipeline.core.kinds import what_is
 from har_pipeline.core.records import (
     VIDEO_ID_PATTERN,
@@ -51,26 +49,30 @@ from har_pipeline.core.records import (
 )
 from har_pipeline.core.text import did_you_mean
 from har_pipeline.datasets.units import SOURCES, Source
+from har_pipeline.features.nodes import (
+    DTYPES,
+    META,
+    ArrayWriter,
+    UnreadableError,
+    array_of,
+    check_array,
+    checksum_of,
+    entries,
+    is_there,
+    read_commit,
+    read_metadata,
+    reason_of,
+    source_checksum,
+    system_error,
+    unreadable,
+    write_array,
+    write_group,
+)
 from har_pipeline.features.options import made_by
 from har_pipeline.features.words import differences
 
-if TYPE_CHECKING:
-    from types import ModuleType
-
-    import zarr.codecs
-
 STAGING, FAILURES, REDUCTION, NAMES = "_staging", "_failures", "_reduction", "_names"
-META = "zarr.json"
 FORMAT_VERSION = 1
-CHUNK_BYTES = 64 * 2**20
-
-# What a feature set or a fit may be stored as.
-DTYPES = ("float16", "float32", "float64", "uint8")
-
-# A block of zstd holds at most 128 KiB and takes at least 4 bytes. Chunks that hold the fill value only are not written.
-ZSTD_RATIO, MAX_UNSEEN_BYTES, ZSTD_HEADER_BYTES = 2**15, 2**30, 18
-MAX_META_BYTES = 2**28
-STOP_S = 60.0
 FAILURE_ATTEMPTS, SPELLING_ATTEMPTS = 100, 5
 _DAMAGED = "its metadata is damaged"
 _SET_NAME = re.compile(r".+-[0-9a-f]{10}")
@@ -80,10 +82,6 @@ log = logging.getLogger(__name__)
 
 class _ForeignError(StoreError):
     """A group in a store that is no feature set which this version could read."""
-
-
-class UnreadableError(StoreError):
-    """What is stored cannot be read now (permission, faulty disk, too many open files), so it may be sound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,45 +131,6 @@ def check_set_name(name: str) -> str:
     return name
 
 
-@functools.cache
-def _zarr() -> ModuleType:
-    """Return the module `zarr`, imported late: a fifth of a second, which a wrong path need not wait for."""
-    import zarr
-
-    atexit.register(_stop_zarr)  # runs before Zarr's own, which was registered first
-    return zarr
-
-
-def _stop_zarr() -> None:
-    """Stop Zarr's event loop. Zarr waits 0.2 s for that and then closes the running loop, which ends in a traceback."""
-    from zarr.core import sync
-
-    loop, thread = sync.loop[0], sync.iothread[0]
-    if loop is None or thread is None:
-        return
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(STOP_S)
-    if thread.is_alive():  # it ends with the process
-        atexit.unregister(sync.cleanup_resources)
-
-
-def _compressor() -> zarr.codecs.ZstdCodec:
-    """Return the codec of all arrays, with a checksum: Zarr's default notices no flipped bit."""
-    return _zarr().codecs.ZstdCodec(level=1, checksum=True)
-
-
-def system_error(error: BaseException) -> OSError | None:
-    """Return the error of the operating system that is behind an error, however it was wrapped."""
-    seen, found = set(), [error]
-    for one in found:
-        if isinstance(one, OSError) and one.errno is not None:
-            return one
-        seen.add(id(one))
-        inner = (*getattr(one, "exceptions", ()), one.__cause__, one.__context__)
-        found.extend(other for other in inner if other is not None and id(other) not in seen)
-    return None
-
-
 @contextlib.contextmanager
 def writing_to(
     path: Path, way_out: str = "what is done is kept: mend that, then run the same command again"
@@ -191,145 +150,10 @@ def writing_to(
         ) from error
 
 
-def _unreadable(node: Path, error: BaseException) -> UnreadableError | None:
-    """Return the error to raise if `error` says nothing of what is stored, only that it cannot be read now."""
-    reason = system_error(error)
-    if isinstance(error, MemoryError):
-        return UnreadableError(f"{node}: cannot be read (not enough memory)")
-    if reason is None or reason.errno in (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG):
-        return None
-    return UnreadableError(f"{node}: cannot be read ({reason.strerror})")
-
-
-def _read_metadata(node: Path, kind: Literal["array", "group"]) -> dict[str, Any]:
-    """Return the zarr.json of a group or an array. Raises: UnreadableError; ValueError if it is not one of Zarr v3."""
-    path = node / META
-    try:
-        status = os.stat(path)  # not Path.is_file, which calls a file that it may not look at absent
-        if not stat.S_ISREG(status.st_mode):  # a folder of this name makes Zarr look for other formats
-            raise ValueError(f"no file {META}")
-        if status.st_size > MAX_META_BYTES:
-            raise ValueError(f"{META} has {status.st_size:,} bytes")
-        values = json.loads(path.read_bytes())
-    except (OSError, MemoryError) as error:
-        raise _unreadable(node, error) or ValueError(str(error)) from error
-    except RecursionError as error:
-        raise ValueError(f"{META} is nested too deeply") from error
-    if not isinstance(values, dict) or values.get("zarr_format") != 3 or values.get("node_type") != kind:
-        raise ValueError(f"{META} is not of a Zarr v3 {kind}")
-    if not isinstance(values.get("attributes"), dict):
-        raise ValueError(f"{META} has no attributes")
-    return values
-
-
-def _check_array(node: Path, values: Mapping[str, Any], dtypes: Sequence[str]) -> None:
-    """Check that the metadata of an array is what this module writes: no other codec, grid, transformer or key.
-
-    Raises: ValueError saying what differs.
-    """
-    shape, dtype = values.get("shape"), values.get("data_type")
-    if not isinstance(dtype, str) or dtype not in dtypes:
-        raise ValueError(f"data_type {dtype!r}, not {' or '.join(dtypes)}")
-    if not isinstance(shape, list) or not shape or not all(type(n) is int and n >= 0 for n in shape):
-        raise ValueError(f"shape {shape!r}")
-    grid = values.get("chunk_grid")
-    chunks = grid["configuration"]["chunk_shape"] if isinstance(grid, dict) and "configuration" in grid else None
-    item = np.dtype(dtype).itemsize
-    fill = values.get("fill_value")
-    bytes_codec = {"name": "bytes"} if item == 1 else {"name": "bytes", "configuration": {"endian": "little"}}
-    codecs = values.get("codecs")
-    zstd = codecs[-1] if isinstance(codecs, list) and codecs else None
-    level = zstd.get("configuration", {}).get("level") if isinstance(zstd, dict) else None
-    expected = {
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunks}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "codecs": [bytes_codec, {"name": "zstd", "configuration": {"level": level, "checksum": True}}],
-    }
-    for key, wanted in expected.items():
-        if values.get(key) != wanted:
-            raise ValueError(f"{key} {json.dumps(values.get(key))[:200]} is not this version's")
-    if (
-        not isinstance(chunks, list)
-        or len(chunks) != len(shape)
-        or chunks[1:] != shape[1:]
-        or type(chunks[0]) is not int
-    ):
-        raise ValueError(f"chunks {chunks!r} of an array {shape}")
-    if not 1 <= chunks[0] <= max(1, shape[0]) or type(level) is not int:
-        raise ValueError(f"chunks {chunks!r} of an array {shape}, zstd level {level!r}")
-    row_bytes = item * int(np.prod(shape[1:], dtype=object))
-    if (chunks[0] > 1 and chunks[0] * row_bytes > CHUNK_BYTES) or row_bytes > MAX_UNSEEN_BYTES:
-        raise ValueError(f"chunks {chunks!r} are too large")
-    if isinstance(fill, bool) or fill not in ((0,) if item == 1 else ("NaN", 0)):
-        raise ValueError(f"fill_value {fill!r}")
-    known = {"shape", "data_type", "fill_value", "attributes", "zarr_format", "node_type", "dimension_names", *expected}
-    if others := {key for key, value in values.items() if key not in known and value not in ([], None)}:
-        raise ValueError(f"unknown {', '.join(sorted(others))}")
-    stored = 0
-    for folder, _, names in os.walk(node / "c"):
-        for name in names:
-            path = Path(folder, name)
-            status = os.stat(path)
-            if not stat.S_ISREG(status.st_mode):
-                raise ValueError(f"{path.relative_to(node)} is no file")
-            with open(path, "rb") as file:
-                if _zstd_size(file.read(ZSTD_HEADER_BYTES)) != chunks[0] * row_bytes:  # the decoder takes memory for it
-                    raise ValueError(f"{path.relative_to(node)} is not of the chunks' size")
-            stored += status.st_size
-    if shape[0] * row_bytes > MAX_UNSEEN_BYTES + ZSTD_RATIO * stored:
-        raise ValueError(f"shape {shape} is more than its chunks can hold")
-
-
-def _zstd_size(start: bytes) -> int | None:
-    """Return the size in bytes that a zstd frame says it decodes to, None if it does not say so. Source: RFC 8878, 3.1.1."""
-    if start[:4] != b"\x28\xb5\x2f\xfd" or len(start) < 5:
-        return None
-    flags = start[4]
-    single_segment = flags >> 5 & 1
-    place = 5 + (not single_segment) + (0, 1, 2, 4)[flags & 3]
-    size = (single_segment, 2, 4, 8)[flags >> 6]
-    field = start[place : place + size]
-    return int.from_bytes(field, "little") + 256 * (size == 2) if size and len(field) == size else None
-
-
-def _array_of(node: Path, values: Mapping[str, Any]) -> np.ndarray:
-    """Return the content of an array, given its metadata, which were checked: Zarr does not read them again."""
-    zarr = _zarr()
-    place = zarr.storage.StorePath(zarr.storage.LocalStore(node, read_only=True))
-    return np.asarray(zarr.Array.from_dict(place, {**values, "attributes": {}})[...])
-
-
-def _source_checksum(commit: Mapping[str, Any]) -> str:
-    """Return the checksum of what numbers depend on beside the features themselves."""
-    names = ("clip_starts", "clip_ends", "clip_times_s", "num_frames", "fps", "padded")
-    known = {**{name: commit[name] for name in names}, **({"id": commit["id"]} if "id" in commit else {})}
-    text = json.dumps(known, sort_keys=True, separators=(",", ":"))
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
-
-
 def spec_hash(values: Mapping[str, Any]) -> str:
     """Return the hash that a set of this spec, of any version, has at the end of its name."""
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
-
-
-def is_there(path: Path) -> bool:
-    """Return whether a path exists, or may: one that cannot be looked at now counts."""
-    try:
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def entries(folder: Path) -> set[str]:
-    """Return the names in a folder as they are spelled there."""
-    try:
-        return set(os.listdir(folder))
-    except FileNotFoundError:
-        return set()
 
 
 class FeatureStore:
@@ -347,7 +171,7 @@ class FeatureStore:
             with writing_to(self.path):
                 # Two processes may get here together: both write the same bytes.
                 self.path.mkdir(parents=True, exist_ok=True)
-                _write_group(self.path, {"har_pipeline_store": FORMAT_VERSION})
+                write_group(self.path, {"har_pipeline_store": FORMAT_VERSION})
         if not meta.exists():
             found = f"is {what_is(self.path)}, not a feature store" if self.path.exists() else "is not a feature store"
             raise StoreError(f"{self.path} {found} (no zarr.json); create one with `har extract` or `har frames`")
@@ -356,12 +180,12 @@ class FeatureStore:
             raise StoreError(f"{self.path} is a Zarr group but not a feature store of format {FORMAT_VERSION}")
         self._specs: dict[str, FeatureSpec] = {}
         self._told: set[str] = set()
-        self._spelled: dict[Path, set[str]] = {}
+        self._spelled: dict[tuple[str, ...], set[str]] = {}
 
     @staticmethod
     def _attributes(node: Path) -> dict[str, Any]:
         try:
-            attributes: dict[str, Any] = _read_metadata(node, "group")["attributes"]
+            attributes: dict[str, Any] = read_metadata(node, "group")["attributes"]
             return attributes
         except ValueError as error:
             raise StoreError(f"{node}: cannot be read as a Zarr v3 group ({error})") from error
@@ -375,13 +199,13 @@ class FeatureStore:
         for _ in range(SPELLING_ATTEMPTS):  # other processes may remove and write the node meanwhile
             if not is_there(node / META):
                 return None
-            if node.name in self._spelled.get(folder, ()):
+            if node.name in self._spelled.get(names[:-1], ()):
                 return node
             try:
-                self._spelled[folder] = entries(folder)
+                self._spelled[names[:-1]] = entries(folder)
             except OSError as error:
                 raise UnreadableError(f"{node}: cannot be read ({error.strerror})") from error
-        there = sorted(self._spelled[folder])
+        there = sorted(self._spelled[names[:-1]])
         other = next((name for name in there if _folded(name) == _folded(node.name)), "another name")
         raise StoreError(
             f"{folder} has {other!r}, and this file system takes {node.name!r} for the same name: give one of the two "
@@ -427,9 +251,7 @@ class FeatureStore:
         for name in sorted(entries(self.path / NAMES)):
             node = self.path / NAMES / name
             try:
-                owner = (
-                    _read_metadata(node, "group")["attributes"].get("feature_set") if is_there(node / META) else None
-                )
+                owner = read_metadata(node, "group")["attributes"].get("feature_set") if is_there(node / META) else None
             except (ValueError, UnreadableError) as error:
                 if str(node) not in self._told:
                     self._told.add(str(node))
@@ -467,7 +289,7 @@ class FeatureStore:
                 for group in (STAGING, NAMES):
                     self._make_group(group)
                 staged.mkdir()
-                _write_group(staged, {"feature_set": feature_set})
+                write_group(staged, {"feature_set": feature_set})
                 self.discard_rump(final)
                 published = publish(staged, final, META)
             if not published:
@@ -490,7 +312,7 @@ class FeatureStore:
         again = "run the `har extract` or `har frames` that made it again"
         damage = StoreError if _SET_NAME.fullmatch(group.name) else _ForeignError
         try:
-            attributes = _read_metadata(group, "group")["attributes"]
+            attributes = read_metadata(group, "group")["attributes"]
         except ValueError as error:
             raise damage(f"{group}: {_DAMAGED} ({error}); {again}") from error
         values = attributes.get("spec")
@@ -522,7 +344,7 @@ class FeatureStore:
         with writing_to(self.path):
             if self._node(spec.name) is None or not (group / META).stat().st_size:
                 group.mkdir(exist_ok=True)
-                _write_group(group, {"spec": spec.to_dict()})
+                write_group(group, {"spec": spec.to_dict()})
             for own in (STAGING, FAILURES, f"{FAILURES}/{spec.name}"):
                 self._make_group(own)
         try:
@@ -538,7 +360,7 @@ class FeatureStore:
         meta = self.path / name / META
         if not (meta.exists() and meta.stat().st_size):
             meta.parent.mkdir(exist_ok=True)
-            _write_group(meta.parent, {})
+            write_group(meta.parent, {})
 
     def video_ids(self, feature_set: str) -> list[str]:
         """Return the ids of the videos whose features are complete, sorted."""
@@ -586,7 +408,7 @@ class FeatureStore:
             node = self.path / feature_set / video_id
             try:
                 # Not through zarr, which would open an array for each.
-                commit = _read_commit(node, _read_metadata(node, "array"))
+                commit = read_commit(node, read_metadata(node, "array"))
             except (ValueError, UnreadableError) as error:
                 told = error if isinstance(error, UnreadableError) else _damaged(node, error)
                 if strict:
@@ -607,20 +429,21 @@ class FeatureStore:
         return (self.path / feature_set).stat().st_mtime_ns
 
     def writer(self, feature_set: str, video_id: str, num_clips: int) -> FeatureWriter:
-        """Return a writer of the `num_clips` features of one video."""
+        """Return a writer of the features of one video of `num_clips` clips."""
         return FeatureWriter(self, self.spec(feature_set), video_id, num_clips)
 
     def write(self, feature_set: str, video_id: str, features: np.ndarray, source: VideoSource) -> bool:
-        """Write and commit the whole (N, D) array of one video; see `FeatureWriter.commit`.
+        """Write and commit the whole (N, D) array of one video, or (N * M, D) of M tokens a clip; see `FeatureWriter.commit`.
 
-        Raises: FeatureMismatchError if D is not the spec's.
+        Raises: FeatureMismatchError if D is not the spec's, or the rows are no whole clips.
         """
         spec = self.spec(feature_set)
-        if features.ndim != 2 or features.shape[1] != spec.feature_dim:
+        if features.ndim != 2 or features.shape[1] != spec.feature_dim or len(features) % spec.rows_per_clip:
+            rows = f" and {spec.rows_per_clip} rows a clip" if spec.rows_per_clip > 1 else ""
             raise FeatureMismatchError(
-                f"{video_id}: shape {features.shape}, but {feature_set} has D={spec.feature_dim}"
+                f"{video_id}: shape {features.shape}, but {feature_set} has D={spec.feature_dim}{rows}"
             )
-        writer = self.writer(feature_set, video_id, len(features))
+        writer = self.writer(feature_set, video_id, len(features) // spec.rows_per_clip)
         writer.append(features.astype(spec.dtype, copy=False))
         return writer.commit(source)
 
@@ -637,18 +460,19 @@ class FeatureStore:
             why = f"; its extraction failed: {reason}" if reason else f"; create them with `{made_by(spec)}`"
             raise StoreError(f"{self.path}: {feature_set} has no features of {video_id!r}{why}")
         try:
-            values = _read_metadata(node, "array")
-            commit = _read_commit(node, values)
-            _check_array(node, values, (spec.dtype,))
-            if values["shape"] != [commit["num_clips"], spec.feature_dim]:
-                raise ValueError(f"shape {values['shape']}, not {[commit['num_clips'], spec.feature_dim]}")
-            features = _array_of(node, values)
+            values = read_metadata(node, "array")
+            commit = read_commit(node, values)
+            check_array(node, values, (spec.dtype,))
+            wanted = [commit["num_clips"] * spec.rows_per_clip, spec.feature_dim]
+            if values["shape"] != wanted:
+                raise ValueError(f"shape {values['shape']}, not {wanted}")
+            features = array_of(node, values)
             starts, ends = (np.asarray(commit[name], np.int64) for name in ("clip_starts", "clip_ends"))
             times = np.asarray(commit["clip_times_s"], np.float64) if "clip_times_s" in commit else None
         except UnreadableError:
             raise
         except Exception as error:
-            raise _unreadable(node, error) or _damaged(node, error) from error
+            raise unreadable(node, error) or _damaged(node, error) from error
         if check and f"sha256:{hashlib.sha256(features.tobytes()).hexdigest()}" != commit["checksum"]:
             raise StoreError(f"{node}: features differ from their checksum; {_AGAIN}")
         return FeatureRecord(
@@ -763,12 +587,9 @@ class FeatureStore:
             try:
                 staged.mkdir()
                 for name, array in arrays.items():
-                    rows = max(1, min(len(array), CHUNK_BYTES // max(1, array[:1].nbytes)))
-                    _zarr().create_array(
-                        staged / name, data=array, chunks=(rows, *array.shape[1:]), compressors=_compressor()
-                    )
-                commit = {"complete": True, "checksum": _checksum(arrays), "written": _now()}
-                _write_group(staged, {**attributes, **commit})
+                    write_array(staged / name, array)
+                commit = {"complete": True, "checksum": checksum_of(arrays), "written": _now()}
+                write_group(staged, {**attributes, **commit})
                 self.discard_rump(final)
                 return publish(staged, final, META)
             except BaseException:
@@ -787,17 +608,17 @@ class FeatureStore:
             raise StoreError(f"{self.path}: no fit of {feature_set!r}; run the command that made the set again")
         again = "delete it and the feature set of that name, and run the command that made the set again"
         try:
-            checksum = _read_metadata(node, "group")["attributes"].get("checksum")
+            checksum = read_metadata(node, "group")["attributes"].get("checksum")
             arrays = {}
             for name in sorted(one for one in entries(node) if (node / one).is_dir()):
-                values = _read_metadata(node / name, "array")
-                _check_array(node / name, values, DTYPES)
-                arrays[name] = _array_of(node / name, values)
+                values = read_metadata(node / name, "array")
+                check_array(node / name, values, DTYPES)
+                arrays[name] = array_of(node / name, values)
         except UnreadableError:
             raise
         except Exception as error:
-            raise _unreadable(node, error) or StoreError(f"{node}: damaged ({_text(error)}); {again}") from error
-        if _checksum(arrays) != checksum:
+            raise unreadable(node, error) or StoreError(f"{node}: damaged ({reason_of(error)}); {again}") from error
+        if checksum_of(arrays) != checksum:
             raise StoreError(f"{node}: differs from its checksum; {again}")
         return arrays
 
@@ -814,7 +635,7 @@ class FeatureStore:
             for attempt in range(FAILURE_ATTEMPTS):
                 try:
                     node.mkdir(exist_ok=True)
-                    _write_group(node, {"reason": reason, "file": dict(file or {}), "written": _now()})
+                    write_group(node, {"reason": reason, "file": dict(file or {}), "written": _now()})
                     return
                 except (FileNotFoundError, FileExistsError):
                     # Another process has read the video meanwhile and cleared its failure; `mkdir` says that it exists if
@@ -854,7 +675,7 @@ class FeatureStore:
             if not is_there(node / META):
                 continue
             try:
-                attributes = _read_metadata(node, "group")["attributes"]
+                attributes = read_metadata(node, "group")["attributes"]
                 if not isinstance(attributes.get("file", {}), dict):
                     raise ValueError("its file is no mapping")
                 yield name, attributes
@@ -876,12 +697,6 @@ class FeatureStore:
         return removed
 
 
-def _write_group(node: Path, attributes: Mapping[str, Any]) -> None:
-    """Write the metadata of a group, whole or not at all, as Zarr does."""
-    values = {"attributes": dict(attributes), "zarr_format": 3, "node_type": "group"}
-    write_text(node / META, json.dumps(values, indent=2))
-
-
 def _is_unborn(node: Path) -> bool:
     """Whether a file is of a store whose making a kill or a power cut ended."""
     partial = node.name.startswith(".zarr.partial-") or (node.name.startswith("zarr.") and node.suffix == ".partial")
@@ -898,53 +713,8 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _text(error: BaseException) -> str:
-    return str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
-
-
 def _damaged(node: Path, error: BaseException) -> StoreError:
-    return StoreError(f"{node}: damaged ({_text(error)}); {_AGAIN}")
-
-
-def _read_commit(node: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the commit of a video's array. Raises: ValueError if it is missing or damaged."""
-    commit: dict[str, Any] = values["attributes"]
-    if commit.get("complete") is not True:
-        raise ValueError("it was never committed")
-    try:
-        starts, ends, clips = commit["clip_starts"], commit["clip_ends"], commit["num_clips"]
-        times = commit.get("clip_times_s", [[0.0, 0.0]] * len(starts))
-        sound = (
-            len(starts) == len(ends) == len(times) == clips
-            and all(type(frame) is int for frame in (*starts, *ends, commit["num_frames"]))
-            and all(len(pair) == 2 and all(type(time) in (int, float) for time in pair) for pair in times)
-            and type(commit["fps"]) in (int, float)
-            and isinstance(commit["padded"], bool)
-            and isinstance(commit["checksum"], str)
-            and isinstance(commit["decode_notes"], list)
-            and isinstance(commit["provenance"], dict)
-            and isinstance(commit.get("file", {}), dict)
-        )
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"its commit has no {error}") from error
-    if not sound:
-        raise ValueError("its commit is malformed")
-    # Stores of older versions have no second checksum.
-    if commit.get("source_checksum", _source_checksum(commit) if "clip_times_s" in commit else None) != (
-        _source_checksum(commit) if "clip_times_s" in commit else None
-    ):
-        raise ValueError("its clips, times or frame rate differ from their checksum")
-    if commit.get("id", node.name) != node.name:
-        raise ValueError(f"these are the features of {commit['id']!r}")
-    return commit
-
-
-def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}\n".encode())
-        digest.update(np.ascontiguousarray(arrays[name]).data)
-    return f"sha256:{digest.hexdigest()}"
+    return StoreError(f"{node}: damaged ({reason_of(error)}); {_AGAIN}")
 
 
 def _now() -> str:
@@ -958,36 +728,19 @@ class FeatureWriter:
         self._store = store
         self._final = store.path / spec.name / check_video_id(video_id)
         self._staged = store.path / STAGING / staging_name()
-        dtype = np.dtype(spec.dtype)
-        rows = max(1, min(num_clips, CHUNK_BYTES // (spec.feature_dim * dtype.itemsize)))
+        self._rows_per_clip = spec.rows_per_clip
         store.require_spelling(spec.name, video_id)
+        dtype = np.dtype(spec.dtype)
         with self._writing():
-            self._staged.mkdir()  # Zarr would make a store that is gone anew
-            self._array = _zarr().create_array(
-                self._staged,
-                shape=(num_clips, spec.feature_dim),
-                chunks=(rows, spec.feature_dim),
-                dtype=dtype,
-                fill_value=float("nan") if dtype.kind == "f" else 0,
-                compressors=_compressor(),
-                dimension_names=("clip", "feature"),
-            )
-        self._buffer = np.empty((rows, spec.feature_dim), dtype)
-        self._buffered = self._written = 0
-        self._hash = hashlib.sha256()
+            shape = (num_clips * spec.rows_per_clip, spec.feature_dim)
+            self._array = ArrayWriter(self._staged, shape, dtype, "NaN" if dtype.kind == "f" else 0)
 
     def append(self, rows: np.ndarray) -> None:
         """Add (n, D) features of the store's dtype after those already given. Raises: StoreError if there are too many."""
-        if self._written + self._buffered + len(rows) > self._array.shape[0]:
-            raise StoreError(f"{self._final.name}: more features than the {self._array.shape[0]} clips announced")
-        self._hash.update(np.ascontiguousarray(rows, dtype=self._buffer.dtype).data)
-        while len(rows):
-            taken = min(len(rows), len(self._buffer) - self._buffered)
-            self._buffer[self._buffered : self._buffered + taken] = rows[:taken]
-            self._buffered += taken
-            rows = rows[taken:]
-            if self._buffered == len(self._buffer):
-                self._flush()
+        if self._array.given + len(rows) > self._array.shape[0]:
+            raise StoreError(f"{self._final.name}: more features than the {self._array.shape[0]} rows announced")
+        with self._writing():
+            self._array.append(rows)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -998,28 +751,22 @@ class FeatureWriter:
             self.abort()
             raise
 
-    def _flush(self) -> None:
-        with self._writing():
-            self._array[self._written : self._written + self._buffered] = self._buffer[: self._buffered]
-        self._written += self._buffered
-        self._buffered = 0
-
     def commit(self, source: VideoSource) -> bool:
         """Make the features visible. Returns False if another process has committed this video already.
 
         Raises: StoreError if rows are missing.
         """
-        if self._buffered:
-            self._flush()
-        if self._written != self._array.shape[0]:
-            raise StoreError(f"{self._final.name}: {self._written} of {self._array.shape[0]} clips were written")
-        if not len(source.clip_starts) == len(source.clip_ends) == len(source.clip_times_s) == self._written:
-            raise StoreError(f"{self._final.name}: {len(source.clip_starts)} clips are described, not {self._written}")
+        given = self._array.given
+        if given != self._array.shape[0]:
+            raise StoreError(f"{self._final.name}: {given} of {self._array.shape[0]} rows were written")
+        clips = given // self._rows_per_clip
+        if not len(source.clip_starts) == len(source.clip_ends) == len(source.clip_times_s) == clips:
+            raise StoreError(f"{self._final.name}: {len(source.clip_starts)} clips are described, not {clips}")
         commit = {
             "complete": True,
             "id": self._final.name,
-            "checksum": f"sha256:{self._hash.hexdigest()}",
-            "num_clips": self._written,
+            "checksum": self._array.checksum,
+            "num_clips": clips,
             "num_frames": int(source.num_frames),
             "fps": float(source.fps),
             "clip_starts": [int(start) for start in source.clip_starts],
@@ -1032,7 +779,7 @@ class FeatureWriter:
             "written": _now(),
         }
         with self._writing():
-            self._array.update_attributes({**commit, "source_checksum": _source_checksum(commit)})
+            self._array.finish({**commit, "source_checksum": source_checksum(commit)}, ("clip", "feature"))
             self._store.discard_rump(self._final)
             published = publish(self._staged, self._final, META)
         if not published:

@@ -17,7 +17,7 @@ from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
 from har_pipeline.features.options import MOTION, made_by
 from har_pipeline.features.reader import FeatureReader
-from har_pipeline.features.source_files import differ, frames_read, words
+from har_pipeline.features.source_files import differ, words
 from har_pipeline.features.store import FeatureStore, writing_to
 from har_pipeline.video.clips import sparse_clip_indices
 
@@ -39,11 +39,13 @@ class FeatureTable:
     checksums: tuple[str, ...] = ()
     # What was odd about the videos' files when they were read.
     notes: tuple[str, ...] = ()
+    # M, the rows of each clip, one after the other: of token features, see `FeatureSpec.rows_per_clip`.
+    rows_per_clip: int = 1
 
     @property
     def lengths(self) -> np.ndarray:
-        """(V,) int64, the number of clips of each video."""
-        return np.diff(self.offsets)
+        """(V,) int64, the number of clips of each video; `offsets` count their rows."""
+        return np.diff(self.offsets) // self.rows_per_clip
 
     @property
     def feature_dim(self) -> int:
@@ -148,7 +150,8 @@ def load_features(
         flat = rows.join()
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     labels = np.array([number[by_id[video_id].label] for video_id in kept], np.int64)
-    return FeatureTable(kept, labels, flat, offsets, tuple(checksums), _odd_files(odd, len(kept)))
+    notes, rows_per_clip = _odd_files(odd, len(kept)), streams.specs[0].rows_per_clip
+    return FeatureTable(kept, labels, flat, offsets, tuple(checksums), notes, rows_per_clip)
 
 
 def check_file(record: FeatureRecord, video: VideoRecord) -> None:
@@ -157,7 +160,7 @@ def check_file(record: FeatureRecord, video: VideoRecord) -> None:
     Raises: RunError naming both.
     """
     names = {path.name for path in (video.path, video.depth_path) if path is not None}
-    now = {"frames": frames_read(video.start_frame, video.end_frame)}
+    now = {"frames": video.describe_span()}
     if record.file and (record.file["name"] not in names or differ(record.file, now)):
         raise RunError(
             f"{video.video_id}: its features were made from {words(record.file)}; the manifest names {', '.join(names)}, "
@@ -330,11 +333,17 @@ def take_steps(table: FeatureTable, num_steps: int | None) -> FeatureTable:
     if num_steps is None or bool((table.lengths == num_steps).all()):
         return table
     taken = {length: sparse_clip_indices(length, num_steps) for length in set(table.lengths.tolist())}
-    rows = np.concatenate(
-        [start + taken[length] for start, length in zip(table.offsets, table.lengths.tolist(), strict=False)]
+    starts = table.offsets // table.rows_per_clip
+    clips = np.concatenate(
+        [start + taken[length] for start, length in zip(starts, table.lengths.tolist(), strict=False)]
     )
-    offsets = num_steps * np.arange(len(table.offsets), dtype=np.int64)
-    return dataclasses.replace(table, features=table.features[rows], offsets=offsets)
+    offsets = table.rows_per_clip * num_steps * np.arange(len(table.offsets), dtype=np.int64)
+    return dataclasses.replace(table, features=take_clips(table.features, clips, table.rows_per_clip), offsets=offsets)
+
+
+def take_clips(features: np.ndarray, clips: np.ndarray, rows_per_clip: int) -> np.ndarray:
+    """Return the rows (n * M, D) of the clips `clips` (n,), given by their numbers, of features (N * M, D)."""
+    return features.reshape(-1, rows_per_clip, features.shape[-1])[clips].reshape(-1, features.shape[-1])
 
 
 def _some(ids: Sequence[str]) -> str:
@@ -362,12 +371,21 @@ def missing_message(streams: FeatureStreams, missing: Sequence[str], wanted: int
 def joined_features(records: Sequence[FeatureRecord]) -> np.ndarray:
     """Return (N, D1 + D2 + ...) the features of one video's streams on the clips of the first.
 
-    Raises: RunError naming the video if a stream has no clip near enough; see `align_by_time`.
+    Of tokens the clips are joined token by token, (N * M, D1 + D2 + ...).
+    Raises: RunError naming the video if a stream has no clip near enough, see `align_by_time`, or another number of tokens.
     """
     if len(records) == 1:
         return records[0].features
+    tokens = [len(record.features) // max(1, len(record.clip_starts)) for record in records]
+    if len(set(tokens)) > 1:
+        raise RunError(
+            f"{records[0].video_id}: feature sets of {' and '.join(map(str, tokens))} rows a clip cannot be joined row by row: "
+            "train a head on each and fuse their scores (har fuse)"
+        )
     try:
         rows = align_by_time([record.clip_times_s for record in records])
     except RunError as error:
         raise RunError(f"{records[0].video_id}: {error}") from error
-    return np.concatenate([record.features[own] for record, own in zip(records, rows, strict=True)], axis=1)
+    return np.concatenate(
+        [take_clips(record.features, own, tokens[0]) for record, own in zip(records, rows, strict=True)], axis=1
+    )

@@ -11,7 +11,7 @@ from har_pipeline.core.records import ClipSpec, EncodingSpec, FeatureSpec, Reduc
 # A set's own name begins with these.
 _IN_THE_NAME = ("extractor", "stream")
 # Where one of the others differs too, it says more.
-_FOLLOWS = {"feature_dim": ("layer", "reduction", "encoding"), "preprocess": ("weights",)}
+_FOLLOWS = {"feature_dim": ("layer", "reduction", "encoding", "tokens"), "preprocess": ("weights",)}
 _HASH_DIGITS = len("sha256:") + 10
 
 
@@ -67,5 +67,6 @@ def _words(field: str, value: Any) -> str:
         "fps": "{:g} frames/s",
         "precision": "computed in {}",
         "dtype": "stored in {}",
+        "tokens": "{:,} tokens a clip" if value else "one row a clip",
     }
     return texts.get(field, "{}").format(value)

@@ -27,7 +27,7 @@ def save_examples(
     for video_id, label, probabilities in zip(scores.video_ids, scores.labels, scores.probabilities, strict=True):
         record = by_id[video_id]
         assert record.path is not None
-        frames = sample_frames(record.path, FRAMES, record.start_frame, record.end_frame)
+        frames = sample_frames(record.path, FRAMES, record)
         order = np.argsort(-probabilities, kind="stable")[:top]
         best = [(scores.classes[k], float(probabilities[k])) for k in order]
         examples.append(Example(frames, best, video_id, label if truth else None))

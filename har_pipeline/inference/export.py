@@ -114,18 +114,23 @@ class _Head(nn.Module):
     def __init__(self, run: HeadRun) -> None:
         super().__init__()
         self.head, self.num_steps = for_onnx(run.head), run.config.num_steps
+        self.rows_per_clip = run.spec.rows_per_clip
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         if self.num_steps is not None:
-            features, lengths = _steps(features, lengths, self.num_steps)
+            features, lengths = _steps(features, lengths, self.num_steps, self.rows_per_clip)
         return self.head(features, lengths).softmax(dim=1)
 
 
-def _steps(features: torch.Tensor, lengths: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return `count` evenly spaced steps of each video, as `video.clips.sparse_clip_indices` takes them, and their number."""
-    last = lengths[:, None] - 1
+def _steps(
+    features: torch.Tensor, lengths: torch.Tensor, count: int, rows_per_clip: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return `count` evenly spaced clips of each video, as `video.clips.sparse_clip_indices` takes them, and their rows."""
+    last = lengths[:, None] // rows_per_clip - 1
     taken = last // 2 if count == 1 else torch.arange(count) * last // (count - 1)
-    return features.gather(1, taken[..., None].expand(-1, -1, features.shape[2])), torch.full_like(lengths, count)
+    rows = (taken[..., None] * rows_per_clip + torch.arange(rows_per_clip)).flatten(1)
+    taken_features = features.gather(1, rows[..., None].expand(-1, -1, features.shape[2]))
+    return taken_features, torch.full_like(lengths, count * rows_per_clip)
 
 
 def _head_model(run: HeadRun) -> _Model:
@@ -137,7 +142,8 @@ def _head_model(run: HeadRun) -> _Model:
         mean, spread = np.zeros(dim, np.float32), np.ones(dim, np.float32)
     rng = np.random.default_rng(0)
     pairs = []
-    for lengths in ([5, 2, 3], [1], [11, 4]):
+    for clips in ([5, 2, 3], [1], [11, 4]):
+        lengths = [run.spec.rows_per_clip * count for count in clips]
         features = [(mean + spread * rng.standard_normal((length, dim))).astype(np.float32) for length in lengths]
         pairs.append(
             (
@@ -147,6 +153,8 @@ def _head_model(run: HeadRun) -> _Model:
         )
     axes = {"features": ("videos", "steps", str(dim), "float32"), "lengths": ("videos", "int64")}
     says = f"features: {', '.join(one.feature_set for one in run.streams)}, side by side; lengths: steps of each video"
+    if run.spec.rows_per_clip > 1:
+        says += f", {run.spec.rows_per_clip} tokens for each of its clips"
     return _Model(module=_Head(run), axes=axes, says=says, pairs=pairs)
 
 
@@ -162,6 +170,7 @@ class _Whole(nn.Module):
     def __init__(self, extractor: Extractor, kept: str, fit: Projection | None, dtype: str, head: _Head) -> None:
         super().__init__()
         self.net, self.preprocess, self.head = extractor.module, extractor.preprocess, head
+        self.tokens = head.rows_per_clip
         # The type that features are stored in before they are reduced, and after.
         self.kept, self.reduced = getattr(torch, kept), getattr(torch, dtype)
         self.fit = fit
@@ -173,6 +182,8 @@ class _Whole(nn.Module):
     def forward(self, clips: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         videos, count = clips.shape[:2]
         features = self.net(self.preprocess(clips.flatten(0, 1), torch.float32)).float().to(self.kept)
+        if self.tokens > 1:
+            features, count, lengths = features.flatten(0, 1), count * self.tokens, lengths * self.tokens
         if self.fit is not None:
             features = (features.double() - self.mean) @ self.components
             if self.fit.l2:

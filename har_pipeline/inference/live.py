@@ -303,7 +303,7 @@ def live_scores(
 
 def _whole_video(recogniser: StatefulRecogniser, record: VideoRecord) -> np.ndarray:
     path = file_of(record, recogniser.stream)
-    read = list(read_frames(path, recogniser.stream, start=record.start_frame, stop=record.end_frame))
+    read = list(read_frames(path, recogniser.stream, record))
     if len({frame.shape for frame in read}) > 1:
         raise VideoError(f"{path}: the frame size changes, which live recognition does not allow")
     frames = np.stack(read)

@@ -195,6 +195,7 @@ class HeadRecogniser:
         if len(self._ring) < self.grid.count:
             return False
         rows = np.stack(self._ring)
+        rows = rows.reshape(-1, rows.shape[-1])  # tokens are rows of their own
         self.probabilities = predict_scores(
             self.run, rows if self._fit is None else self._fit.apply(rows, self._spec.dtype)
         )

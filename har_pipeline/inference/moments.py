@@ -41,11 +41,12 @@ def moments_of(record: RunRecord, video_ids: Sequence[str], store: Path | None =
     found = {}
     for video_id in video_ids:
         streams = [features.read(one.feature_set, video_id) for one in run.streams]
-        values = joined_features(streams)
-        if len(values) < 2:
+        values, rows_per_clip = joined_features(streams), run.spec.rows_per_clip
+        clips = len(values) // rows_per_clip
+        if clips < 2:
             continue
-        ends = np.unique(np.linspace(1, len(values), min(len(values), MOST_STEPS)).round().astype(int))
-        rows = np.stack([predict_scores(run, values[:end]) for end in ends])
+        ends = np.unique(np.linspace(1, clips, min(clips, MOST_STEPS)).round().astype(int))
+        rows = np.stack([predict_scores(run, values[: end * rows_per_clip]) for end in ends])
         if np.abs(rows[-1] - said[video_id]).max() > TOLERANCE:
             raise RunError(
                 f"{path}: the features are not those that the run was tested on: name its store with --store"

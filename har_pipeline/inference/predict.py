@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from har_pipeline.core.errors import RunError, VideoError
-from har_pipeline.core.records import TIME_LIMIT_S, VideoRecord
+from har_pipeline.core.records import TIME_LIMIT_S, WHOLE, Span, VideoRecord
 from har_pipeline.datasets.folders import videos_below
 from har_pipeline.evaluation.plots import Example, TimelineRow, save_timelines, save_topk_bars
 from har_pipeline.evaluation.tables import write_csv
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.features.table import FeatureTable
+from har_pipeline.features.table import FeatureTable, take_clips
 from har_pipeline.inference.ensemble import (
     Classifier,
     PlainRule,
@@ -33,6 +33,7 @@ from har_pipeline.training.batches import FeatureBatch, Frames, class_probabilit
 from har_pipeline.training.networks.loop import sampling_of, video_probabilities
 from har_pipeline.video.clips import sparse_clip_indices
 from har_pipeline.video.decode import FrameReader, probe, tail_note
+from har_pipeline.video.timing import in_frames
 
 OnProgress = Callable[[int, int], None]
 
@@ -183,6 +184,8 @@ def _asked(number: int, path: Path, depth: bool, windows: Windows | None) -> _As
 def predict_scores(run: HeadRun | NetworkRun, features: np.ndarray) -> np.ndarray:
     """Return (K,) float64 class probabilities of one video from its (N, D) features, or (L, C * H * W) uint8 frames.
 
+    Of M tokens a clip the features are (N * M, D).
+
     They are computed on the device of the head or network. Raises: RunError if there is no row, D is not the run's, or a
     feature is not finite.
     """
@@ -197,8 +200,12 @@ def predict_scores(run: HeadRun | NetworkRun, features: np.ndarray) -> np.ndarra
         return video_probabilities(run.network, frames, first, classes, precision=precision, sampling=sampling)[0]
     if not np.isfinite(features).all():
         raise RunError(f"{run.path}: a feature of the video is not finite")
+    rows_per_clip = run.spec.rows_per_clip
+    if len(features) % rows_per_clip:
+        raise RunError(f"{run.path}: {len(features)} rows are no whole clips of {rows_per_clip} tokens")
     if run.config.num_steps is not None:
-        features = features[sparse_clip_indices(len(features), run.config.num_steps)]
+        clips = sparse_clip_indices(len(features) // rows_per_clip, run.config.num_steps)
+        features = take_clips(features, clips, rows_per_clip)
     batch = FeatureBatch(
         torch.from_numpy(np.ascontiguousarray(features, np.float32))[None].to(run.head.input_mean.device),
         torch.tensor([len(features)]),
@@ -256,12 +263,14 @@ def _shown_frames(prediction: Prediction, count: int) -> np.ndarray:
     return chosen if chosen.shape[-1] == 3 else np.repeat(chosen, 3, axis=-1)
 
 
-def sample_frames(path: Path, count: int, start: int = 0, stop: int | None = None) -> np.ndarray:
-    """Return (count, H, W, 3) uint8 RGB frames spread evenly over the frames [start, stop) of a video, by reading it once.
+def sample_frames(path: Path, count: int, span: Span = WHOLE) -> np.ndarray:
+    """Return (count, H, W, 3) uint8 RGB frames spread evenly over a video, or a span of it, by reading it once.
 
     Fewer if the file ends before it should.
     """
     info = probe(path)
+    span = in_frames(span, path, info.timing, info.packet_frames)
+    start, stop = span.start_frame, span.end_frame
     last = max(start, info.packet_frames - 2 if stop is None else stop - 1)
     wanted = set(np.linspace(start, last, count).round().astype(int).tolist())
     reader = FrameReader(path, start=start, stop=last + 1, info=info, wants=wanted.__contains__)

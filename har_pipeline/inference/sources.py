@@ -268,6 +268,7 @@ def extractor_for(
         precision=spec.precision,
         seed=seed,
         mean_cube=mean_cube,
+        tokens=bool(spec.tokens),
     )
     if extractor.weights != spec.weights:
         raise FeatureMismatchError(f"weights {extractor.weights} differ from the run's, {spec.weights}")

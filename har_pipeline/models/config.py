@@ -6,7 +6,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 HeadName = Literal[
-    "lstm", "gru", "bilstm", "res_lstm", "stacked_lstm", "attention", "mean_pool", "linear", "svm", "ridge", "vote"
+    "lstm",
+    "gru",
+    "bilstm",
+    "res_lstm",
+    "stacked_lstm",
+    "attention",
+    "attentive",
+    "mean_pool",
+    "linear",
+    "svm",
+    "ridge",
+    "vote",
 ]
 
 Output = Literal["softmax", "sigmoid"]
@@ -25,6 +36,8 @@ UNITS_HEADS = ("lstm", "gru", "bilstm", "attention")
 # Whose state after every clip can be classified.
 STEP_HEADS = ("lstm", "gru", "bilstm")
 RECURRENT_HEADS = (*UNITS_HEADS, *RESIDUAL_HEADS)
+# Whose layers are counted, and may be narrower than the features.
+LAYERED_HEADS = (*RECURRENT_HEADS, "attentive")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,9 +32,15 @@ def net_rows() -> list[dict[str, Any]]:
 
 @cache
 def net_names() -> tuple[str, ...]:
-    """Return the names of all nets, sorted: the first argument, or `name`, of each call in the modules' `NET` and `NETS`."""
-    sources = (path.read_text(encoding="utf-8") for path in _MODULES.glob("*.py"))
-    return tuple(sorted(name for source in sources for name in _names_in(ast.parse(source))))
+    """Return the names of all nets, sorted."""
+    return tuple(sorted(net_modules()))
+
+
+@cache
+def net_modules() -> dict[str, str]:
+    """Return net -> module: the first argument, or `name`, of each call in the modules' `NET` and `NETS`."""
+    sources = ((path.stem, path.read_text(encoding="utf-8")) for path in _MODULES.glob("*.py"))
+    return {name: module for module, source in sources for name in _names_in(ast.parse(source))}
 
 
 def _names_in(module: ast.Module) -> Iterator[str]:

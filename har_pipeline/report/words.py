@@ -76,7 +76,8 @@ def describe_features(spec: FeatureSpec, folds: int = 1) -> list[Fact]:
     facts += [("Optical flow", spec.flow)] * bool(spec.flow)
     facts += [("Preprocessing", _preprocess(spec.preprocess))] * bool(spec.preprocess)
     computed = "" if spec.precision == "exact" else f"computed in {spec.precision}, "
-    facts.append(("Numbers", f"{spec.feature_dim:,} for each step; {computed}kept as {spec.dtype}"))
+    of = "step" if spec.rows_per_clip == 1 else f"of the {spec.tokens:,} tokens of a clip"
+    facts.append(("Numbers", f"{spec.feature_dim:,} for each {of}; {computed}kept as {spec.dtype}"))
     if spec.reduction:
         facts.append(
             (

@@ -16,6 +16,9 @@ from har_pipeline.video.clips import sparse_clip_indices
 # Batches of a shuffled set hold videos of similar length, sorted within pools of this many batches.
 POOLED_BATCHES = 8
 
+# Videos that are scored at once, and of token features the most values of them: 256 MiB in float32.
+EVAL_BATCH_SIZE, EVAL_BATCH_VALUES = 64, 2**26
+
 
 def resident_features(
     table: FeatureTable, device: torch.device, memory_fraction: float = MEMORY_FRACTION
@@ -54,9 +57,9 @@ class Frames:
 class FeatureBatch:
     """B videos of up to Nmax clips."""
 
-    # (B, Nmax, D) float32, zeros after a video's end.
+    # (B, Nmax, D) float32, zeros after a video's end; of M tokens a clip (B, Nmax * M, D).
     features: torch.Tensor
-    # (B,) int64 clips of each video, on the CPU.
+    # (B,) int64 clips (or tokens) of each video, on the CPU.
     lengths: torch.Tensor
     # (B,) int64 class numbers.
     labels: torch.Tensor
@@ -72,9 +75,19 @@ class FeatureBatches:
         self, table: FeatureTable, device: torch.device | str = "cpu", *, memory_fraction: float = MEMORY_FRACTION
     ) -> None:
         self.device = torch.device(device)
-        self._starts, self._lengths = torch.from_numpy(table.offsets[:-1]), torch.from_numpy(table.lengths)
-        self._labels = torch.from_numpy(table.labels)
-        self._flat, self.resident = resident_features(table, self.device, memory_fraction)
+        self._rows_per_clip = table.rows_per_clip
+        self._starts = torch.from_numpy(table.offsets[:-1]) // table.rows_per_clip
+        self._lengths, self._labels = torch.from_numpy(table.lengths), torch.from_numpy(table.labels)
+        flat, self.resident = resident_features(table, self.device, memory_fraction)
+        self._flat = flat.view(-1, table.rows_per_clip * table.feature_dim)
+
+    @property
+    def scored_at_once(self) -> int:
+        """How many videos to score at once: 64, or fewer if they have so many tokens that a batch would fill the memory."""
+        longest = int(self._lengths.max()) if len(self._lengths) else 1
+        if self._rows_per_clip == 1:
+            return EVAL_BATCH_SIZE
+        return max(1, min(EVAL_BATCH_SIZE, EVAL_BATCH_VALUES // max(1, longest * self._flat.shape[1])))
 
     def batches(
         self,
@@ -108,7 +121,10 @@ class FeatureBatches:
             features = features.to(self.device, torch.float32)
             if not valid.all():
                 features *= valid[..., None].to(self.device, non_blocking=True)
-            yield FeatureBatch(features, lengths, self._labels[batch].to(self.device, non_blocking=True))
+            labels = self._labels[batch].to(self.device, non_blocking=True)
+            if self._rows_per_clip > 1:
+                features = features.view(len(batch), index.shape[1] * self._rows_per_clip, -1)
+            yield FeatureBatch(features, lengths * self._rows_per_clip, labels)
 
 
 def _batch_rows(

@@ -23,6 +23,7 @@ from har_pipeline.models.convlstm.networks import RawNetwork, Recurrent, build_n
 from har_pipeline.models.device import free_memory, pick_device
 from har_pipeline.models.heads import build_head
 from har_pipeline.models.heads.pooling import is_wide
+from har_pipeline.training.batches import EVAL_BATCH_VALUES
 from har_pipeline.training.options import TrainConfig, VideoTrainConfig
 
 FLOAT = 4  # bytes
@@ -32,6 +33,8 @@ KEPT = {"rmsprop": 1, "adam": 2, "adamw": 2, "sgd": 1}
 
 # Values of each unit and clip that an LSTM layer keeps, and a GRU layer: gates with what they are made of, cells, states.
 OF_LSTM, OF_GRU = 24, 12
+# Of each value of a clip or token that attention reads: normalised, its key and value; and of a whole block among them.
+OF_CROSS_ATTENTION, OF_SELF_ATTENTION = 4, 20
 # Of each channel, place and frame of a ConvLSTM: four gates, cell, its tanh, state; then normalised and activated.
 OF_CONVLSTM = 10
 # Of each px of a 3D-ConvNet's input: its normalised copy, and its maps.
@@ -62,12 +65,20 @@ class MemoryNeed:
         return f"{_gb(self.total)} ({', '.join(f'{name} {_gb(getattr(self, name))}' for name in names)})"
 
 
-def head_need(config: TrainConfig, stream_dims: Sequence[int], num_classes: int, videos: int, clips: int) -> MemoryNeed:
+def head_need(
+    config: TrainConfig,
+    stream_dims: Sequence[int],
+    num_classes: int,
+    videos: int,
+    clips: int,
+    rows_per_clip: int = 1,
+) -> MemoryNeed:
     """Return what a head takes that is trained on so many videos of up to so many clips.
 
-    stream_dims: feature_dim of the stream, or with mid fusion of each. Raises: RunError if the streams cannot be joined.
+    stream_dims: feature_dim of the stream, or with mid fusion of each. rows_per_clip: of token features their number.
+    Raises: RunError if the streams cannot be joined.
     """
-    dim, clips = sum(stream_dims), config.num_steps or clips
+    dim, clips = sum(stream_dims), rows_per_clip * (config.num_steps or clips)
     shape = config.head_config
     # The layers are all alike: a few tell what each takes, however many a config names.
     few = min(shape.num_layers, 3)
@@ -87,7 +98,9 @@ def head_need(config: TrainConfig, stream_dims: Sequence[int], num_classes: int,
             weights=FLOAT * parameters,
             gradients=0,
             optimiser=solver,
-            activations=COPIES * FLOAT * 64 * clips * dim,
+            activations=COPIES
+            * FLOAT
+            * (64 * clips * dim if rows_per_clip == 1 else max(EVAL_BATCH_VALUES, clips * dim)),
             features=features,
         )
     rows = min(config.batch_size, max(1, videos)) * clips
@@ -117,6 +130,8 @@ def _head_values(config: TrainConfig, stream_dims: Sequence[int], num_classes: i
         values += shape.input_projection or 0
         if shape.name in RESIDUAL_HEADS:
             values += shape.num_layers * (OF_LSTM + 2) * read
+        elif shape.name == "attentive":
+            values += (OF_CROSS_ATTENTION + (shape.num_layers - 1) * OF_SELF_ATTENTION) * read
         elif shape.name == "vote":
             values += dim + 3 * num_classes
         else:
@@ -179,7 +194,7 @@ def planned_need(
     if isinstance(config, VideoTrainConfig):
         return network_need(config, frame_shape(specs[0]), classes, videos, 1)
     clips = 1 if specs[0].encoding else specs[0].clips.num_clips or 1
-    return head_need(config, [spec.feature_dim for spec in specs], classes, videos, clips)
+    return head_need(config, [spec.feature_dim for spec in specs], classes, videos, clips, specs[0].rows_per_clip)
 
 
 def require_memory(

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from har_pipeline.core.errors import RunError
 from har_pipeline.core.options import check_options, device_option, option, seed_option
 from har_pipeline.core.records import FeatureSpec
 from har_pipeline.models.config import (
+    LAYERED_HEADS,
     RECURRENT_HEADS,
     RESIDUAL_HEADS,
     SCALED_HEADS,
@@ -51,7 +53,8 @@ class TrainConfig:
     head: HeadName = option(
         "lstm",
         "lstm, gru, bilstm; attention: weighted mean of an LSTM's states; res_lstm: residual stack as wide as its input "
-        "(Lakhal 2018), stacked_lstm: the same without skips; mean_pool (= linear): mean over time + logistic regression; "
+        "(Lakhal 2018), stacked_lstm: the same without skips; attentive: a learned query that reads all clips or tokens by "
+        "cross-attention, in no order (V-JEPA's attentive probe); mean_pool (= linear): mean over time + logistic regression; "
         "svm: mean over time + linear SVM, probabilities calibrated on held-out training videos; ridge: mean over time + least "
         "squares, probabilities a softmax of the decision values, not calibrated; vote: a dense layer on each clip.",
         panel="Head",
@@ -61,10 +64,17 @@ class TrainConfig:
         320, "Units of each recurrent layer; res_lstm and stacked_lstm take their input's size.", min=1, panel="Head"
     )
     num_layers: int | None = option(
-        None, "Recurrent layers. Default: 2 for res_lstm and stacked_lstm, otherwise 1.", min=1, panel="Head"
+        None,
+        "Recurrent layers; attentive: blocks of attention, all but the last among the features (V-JEPA 2: 4). Default: 2 for "
+        "res_lstm and stacked_lstm, otherwise 1.",
+        min=1,
+        panel="Head",
     )
     input_projection: int | None = option(
-        None, "Size of a dense layer before the first recurrent layer. Default: no such layer.", min=1, panel="Head"
+        None,
+        "Size of a dense layer before the first recurrent layer or attention. Default: no such layer.",
+        min=1,
+        panel="Head",
     )
     mid_fusion: Fusion | None = option(
         None,
@@ -181,21 +191,21 @@ class TrainConfig:
             )
         if self.temporal_jitter and self.temporal_crop:
             raise ValueError("temporal_jitter and temporal_crop both leave clips of training videos out: choose one")
-        recurrent = self.head in RECURRENT_HEADS
+        layered = self.head in LAYERED_HEADS
         if self.head in SCIKIT_HEADS and self.output != "softmax":
             raise ValueError(f"{self.head} is fitted by scikit-learn as a softmax: its output must be softmax")
-        if self.num_layers is not None and not recurrent:
-            raise ValueError(f"num_layers belongs to recurrent heads {RECURRENT_HEADS}, not to {self.head}")
-        if self.input_projection is not None and not recurrent:
-            raise ValueError(f"input_projection belongs to recurrent heads {RECURRENT_HEADS}, not to {self.head}")
+        if self.num_layers is not None and not layered:
+            raise ValueError(f"num_layers belongs to {', '.join(LAYERED_HEADS)}, not to {self.head}")
+        if self.input_projection is not None and not layered:
+            raise ValueError(f"input_projection belongs to {', '.join(LAYERED_HEADS)}, not to {self.head}")
         if self.readout == "steps" and self.head not in STEP_HEADS:
             raise ValueError(f"readout=steps belongs to {STEP_HEADS}, not to {self.head}")
         if self.readout == "steps" and self.mid_fusion == "hidden":
             raise ValueError("mid_fusion=hidden joins the last states of its encoders: readout must be last")
         if not self.forget_gate and (self.head != "lstm" or (self.num_layers or 1) > 1):
             raise ValueError("forget_gate belongs to lstm of one layer: the other heads keep theirs")
-        if self.mid_fusion == "hidden" and not recurrent:
-            raise ValueError(f"mid_fusion=hidden joins the states of recurrent heads; {self.head} has none: use input")
+        if self.mid_fusion == "hidden" and not layered:
+            raise ValueError(f"mid_fusion=hidden joins the states of layers; {self.head} has none: use input")
         if self.mid_fusion == "hidden" and self.fusion_op == "product" and self.standardise:
             raise ValueError(
                 "standardise would scale each stream before the product of their states: mid_fusion=hidden with "
@@ -203,7 +213,16 @@ class TrainConfig:
             )
 
     def for_features(self, specs: Sequence[FeatureSpec]) -> TrainConfig:
-        """Return the options with what their defaults are for features of these specs: encoded ones are not scaled."""
+        """Return the options with what their defaults are for features of these specs: encoded ones are not scaled.
+
+        Raises: RunError if the head reads the rows of a video as steps in time, which tokens are not.
+        """
+        tokens = next((spec for spec in specs if spec.rows_per_clip > 1), None)
+        if tokens is not None and self.head in RECURRENT_HEADS:
+            raise RunError(
+                f"{tokens.name} has {tokens.tokens} tokens a clip, which are no steps in time as {self.head} reads them: use "
+                "--head attentive, mean_pool, svm, ridge or vote, or extract without --tokens"
+            )
         if self.standardise is None and any(spec.encoding is not None for spec in specs):
             return dataclasses.replace(self, standardise=False)
         return self
@@ -228,8 +247,8 @@ class TrainConfig:
         drops = self.schedule in ("step", "plateau")
         conditions = {
             "units": self.head in UNITS_HEADS,
-            "num_layers": self.head in RECURRENT_HEADS,
-            "input_projection": self.head in RECURRENT_HEADS,
+            "num_layers": self.head in LAYERED_HEADS,
+            "input_projection": self.head in LAYERED_HEADS,
             "vote": self.head == "vote" or self.readout == "steps",
             "readout": self.head in STEP_HEADS,
             "forget_gate": self.head == "lstm",

@@ -34,6 +34,7 @@ from har_pipeline.video.decode import FrameReader, VideoInfo, probe, tail_note, 
 from har_pipeline.video.person import PersonFrame, PersonWindow, still_note
 from har_pipeline.video.preprocess import parse_resize, resize_frame, scale_frame, scale_to
 from har_pipeline.video.process import Failed, Task, Worker, serve, stopped_clock
+from har_pipeline.video.timing import in_frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class DecodeTask(Task):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The frames [start_frame, end_frame) of a file."""
+    """The frames [start_frame, end_frame) of a file, one of the rows that are read at once."""
 
     video_id: str
     start_frame: int
@@ -158,6 +159,7 @@ def _decode(task: DecodeTask, sender: _Sender) -> Done:
         return _decode_rows(task, sender)
     content = file_sha256(task.path) if task.hash_content else ""
     info = probe(task.path)
+    task = in_frames(task, task.path, info.timing, info.packet_frames)
     if info.packet_frames <= task.start_frame:
         raise VideoError(f"{task.path}: the row starts at frame {task.start_frame}, the file has {info.packet_frames}")
     num_frames = min(info.packet_frames, task.end_frame or info.packet_frames) - task.start_frame

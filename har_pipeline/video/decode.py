@@ -29,8 +29,8 @@ from av.video.reformatter import VideoReformatter
 
 from har_pipeline.core.errors import VideoError
 from har_pipeline.core.kinds import what_is
-from har_pipeline.core.records import Decoder
-from har_pipeline.video.timing import Timing, display_ticks, joined_ticks, timing_of
+from har_pipeline.core.records import Decoder, Span
+from har_pipeline.video.timing import Timing, display_ticks, in_frames, joined_ticks, timing_of
 
 DECORD_BLOCK = 16
 # Containers and raw streams that hold their own frames. Not listed are playlists and what else names further files (hls,
@@ -398,10 +398,8 @@ def _displayed(rgb: np.ndarray, matrix: bytes, state: _Decoding) -> np.ndarray:
     return np.ascontiguousarray(rgb[:: int(down), :: int(across)])
 
 
-def read_gray16(
-    path: Path, *, start: int = 0, stop: int | None = None, max_frames: int
-) -> tuple[np.ndarray, Timing, list[str]]:
-    """Return the frames `[start, stop)` of a 16-bit gray video (FFV1, PNG ...), (F, H, W) uint16, their timing, and notes.
+def read_gray16(path: Path, span: Span, *, max_frames: int) -> tuple[np.ndarray, int, Timing, list[str]]:
+    """Return a span of a 16-bit gray video (FFV1, PNG ...), (F, H, W) uint16, its first frame, the timing, and notes.
 
     Raises: VideoError if the file cannot be opened, is not 16-bit gray, has frames of several sizes or more than max_frames,
     or fewer than half of its frames can be decoded.
@@ -411,6 +409,8 @@ def read_gray16(
         raise VideoError(
             f"{path}: the frames are {info.pixel_format}; depth must be 16-bit gray (gray16le), such as FFV1"
         )
+    span = in_frames(span, path, info.timing, info.packet_frames)
+    start, stop = span.start_frame, span.end_frame
     state, images = _Decoding(), list[np.ndarray]()
     with closing(_decode(path, state)) as frames:
         for frame in islice(frames, stop):
@@ -425,7 +425,7 @@ def read_gray16(
     whole = stop is None and state.frames != info.packet_frames
     timing = info.timing_of_frames(state.ticks) if whole else info.timing
     notes = [*info.notes, *state.notes(), *timing.notes, *tail_note(info, state.frames, stop)]
-    return np.stack(images), timing, notes
+    return np.stack(images), start, timing, notes
 
 
 class FrameReader:

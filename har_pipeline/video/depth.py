@@ -19,9 +19,9 @@ import cv2
 import numpy as np
 
 from har_pipeline.core.errors import VideoError
-from har_pipeline.core.records import MAX_FRAMES, Aspect
+from har_pipeline.core.records import MAX_FRAMES, Aspect, Span
 from har_pipeline.video.decode import read_gray16, too_many_frames
-from har_pipeline.video.timing import Timing
+from har_pipeline.video.timing import Timing, in_frames
 
 KINECT_FPS = 30.0
 # A patch of fewer than this share of a frame's foreground does not widen the box; see `movement_box`.
@@ -73,7 +73,12 @@ def read_depth(
     fps: float = KINECT_FPS,
     max_frames: int = MAX_FRAMES,
 ) -> DepthVideo:
-    """Read the frames `[start, stop)` of a depth video.
+    """Read the frames `[start, stop)` of a depth video, as `read_depth_span` does."""
+    return read_depth_span(path, Span(start_frame=start, end_frame=stop), fps=fps, max_frames=max_frames)
+
+
+def read_depth_span(path: Path, span: Span, *, fps: float = KINECT_FPS, max_frames: int = MAX_FRAMES) -> DepthVideo:
+    """Read a span of a depth video.
 
     path: a folder of 16-bit PNGs `MDepth-00000001.png` ... (NTU RGB+D; numbered from 1, or from 0), a `.mat` file with
     `d_depth` (H, W, T) uint16 (UTD-MHAD), or a 16-bit gray video such as FFV1 in Matroska. fps: of the first two, which
@@ -85,22 +90,25 @@ def read_depth(
     if not path.exists():
         raise VideoError(f"{path}: does not exist")
     if path.is_dir():
-        video = _read_folder(path, start, stop, Timing(fps), max_frames)
+        video = _read_folder(path, span, Timing(fps), max_frames)
     elif path.suffix.lower() == ".mat":
-        video = _read_mat(path, start, stop, Timing(fps), max_frames)
+        video = _read_mat(path, span, Timing(fps), max_frames)
     else:
-        frames, timing, notes = read_gray16(path, start=start, stop=stop, max_frames=max_frames)
-        video = DepthVideo(frames, start + np.arange(len(frames)), timing, tuple(notes))
+        frames, first, timing, notes = read_gray16(path, span, max_frames=max_frames)
+        video = DepthVideo(frames, first + np.arange(len(frames)), timing, tuple(notes))
     if not len(video.frames):
-        raise VideoError(f"{path}: has no frame in [{start}, {'end' if stop is None else stop})")
+        end = "end" if span.end_frame is None else span.end_frame
+        raise VideoError(f"{path}: has no frame in [{span.start_frame}, {end})")
     return video
 
 
-def _read_folder(path: Path, start: int, stop: int | None, timing: Timing, max_frames: int) -> DepthVideo:
+def _read_folder(path: Path, span: Span, timing: Timing, max_frames: int) -> DepthVideo:
     files = {int(match[1]): name for name in os.listdir(path) if (match := _PNG_NAME.fullmatch(name))}
     if not files:
         raise VideoError(f"{path}: the folder holds no depth frames (MDepth-00000001.png ...)")
     first = min(1, min(files))
+    span = in_frames(span, path, timing, max(files) - first + 1)
+    start, stop = span.start_frame, span.end_frame
     last = max(files) if stop is None else min(max(files), first + stop - 1)
     wanted = range(first + start, last + 1)
     if not wanted:
@@ -181,7 +189,7 @@ def _decode_png(path: Path) -> np.ndarray:
     return image
 
 
-def _read_mat(path: Path, start: int, stop: int | None, timing: Timing, max_frames: int) -> DepthVideo:
+def _read_mat(path: Path, span: Span, timing: Timing, max_frames: int) -> DepthVideo:
     from scipy.io import loadmat, whosmat
 
     if not path.stat().st_size:
@@ -209,7 +217,9 @@ def _read_mat(path: Path, start: int, stop: int | None, timing: Timing, max_fram
         raise VideoError(f"{path}: d_depth is {kind}, not uint16 (height, width, frames)")
     if not depth.size:
         raise VideoError(f"{path}: d_depth {depth.shape} holds no frame")
-    frames = np.ascontiguousarray(np.moveaxis(depth, 2, 0)[start:stop], dtype=np.uint16)
+    span = in_frames(span, path, timing, depth.shape[2])
+    start = span.start_frame
+    frames = np.ascontiguousarray(np.moveaxis(depth, 2, 0)[start : span.end_frame], dtype=np.uint16)
     return DepthVideo(frames, start + np.arange(len(frames)), timing)
 
 

@@ -14,11 +14,11 @@ import numpy as np
 from har_pipeline.core.errors import VideoError
 from har_pipeline.core.records import Aspect, RawStream
 from har_pipeline.video.decode import FrameReader, probe, tail_note, too_many_frames
-from har_pipeline.video.depth import CausalDepth, prepare_depth, read_depth
+from har_pipeline.video.depth import CausalDepth, prepare_depth, read_depth_span
 from har_pipeline.video.person import PersonWindow, still_note
 from har_pipeline.video.preprocess import Resize, fit_frame, parse_resize, resize_frame
 from har_pipeline.video.process import Failed, Task, Worker, serve
-from har_pipeline.video.timing import Timing
+from har_pipeline.video.timing import Timing, in_frames
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ def prepare_video(task: RawTask) -> RawVideo:
     """Return the frames of one video as a network sees them. Raises: VideoError naming the file if there are none."""
     if task.stream == "rgb":
         return _prepare_rgb(task)
-    video = read_depth(task.path, start=task.start_frame, stop=task.end_frame, fps=task.fps, max_frames=task.max_frames)
+    video = read_depth_span(task.path, task, fps=task.fps, max_frames=task.max_frames)
     try:
         frames = prepare_depth(video.frames, task.size, task.aspect)
     except VideoError as error:
@@ -62,6 +62,7 @@ def prepare_video(task: RawTask) -> RawVideo:
 
 def _prepare_rgb(task: RawTask) -> RawVideo:
     info = probe(task.path)
+    task = in_frames(task, task.path, info.timing, info.packet_frames)
     reader = FrameReader(task.path, start=task.start_frame, stop=task.end_frame, info=info)
     numbers, frames = list[int](), list[np.ndarray]()
     mode = parse_resize(task.window) if task.window else None

@@ -12,8 +12,9 @@ import numpy as np
 from har_pipeline.core.errors import VideoError
 from har_pipeline.core.records import VideoRecord
 from har_pipeline.video.decode import FrameReader, probe
-from har_pipeline.video.depth import depth_range, depth_to_brightness, read_depth
+from har_pipeline.video.depth import depth_range, depth_to_brightness, read_depth_span
 from har_pipeline.video.encode import browser_clip, jpeg
+from har_pipeline.video.timing import in_frames
 
 STRIP_FRAMES = 6
 # (height, width) px, the most for a frame.
@@ -52,8 +53,10 @@ def preview(record: VideoRecord, *, clip: bool = True) -> Preview:
     """
     if record.path is None:
         return _of_depth(record, clip=clip)
-    path, start, stop = record.path, record.start_frame, record.end_frame
+    path = record.path
     info = probe(path)
+    part = in_frames(record, path, info.timing, info.packet_frames)
+    start, stop = part.start_frame, part.end_frame
     end = info.packet_frames if stop is None else min(stop, info.packet_frames)
     choice = _choice(end - start, info.fps, clip=clip)
     wanted, strip, moving = {*choice.strip, *choice.clip}, [], []
@@ -83,7 +86,7 @@ def preview(record: VideoRecord, *, clip: bool = True) -> Preview:
 def _of_depth(record: VideoRecord, *, clip: bool) -> Preview:
     path: Path | None = record.depth_path
     assert path is not None  # one of the two is set
-    video = read_depth(path, start=record.start_frame, stop=record.end_frame, max_frames=MAX_DEPTH_FRAMES)
+    video = read_depth_span(path, record, max_frames=MAX_DEPTH_FRAMES)
     choice = _choice(len(video.frames), video.fps, clip=clip)
     shown = video.frames[list(choice.strip)]
     limits = depth_range(np.bincount(shown.ravel(), minlength=2**16))

@@ -28,6 +28,7 @@ from typing import Any, Generic, TypeVar
 
 from har_pipeline.core.errors import ExtractionError, VideoError
 from har_pipeline.core.memory import keep_freed_memory
+from har_pipeline.core.records import Span
 from har_pipeline.core.signals import interrupts_kept_back
 
 # Processes that may die in a row before they begin a task; then the job ends.
@@ -41,13 +42,11 @@ _LARGEST_GB = 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """One video for a worker."""
+class Task(Span):
+    """One video for a worker, or a part of it."""
 
     video_id: str
     path: Path
-    start_frame: int  # as in `VideoRecord`
-    end_frame: int | None
     time_limit_s: float  # of reading; inf: none
     memory_limit_gb: float  # of the whole process, in GB (10^9 bytes); inf: none
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from har_pipeline.core.errors import VideoError
-from har_pipeline.core.records import MEMORY_LIMIT_GB, TIME_LIMIT_S, RawStream
+from har_pipeline.core.records import MEMORY_LIMIT_GB, TIME_LIMIT_S, WHOLE, RawStream, Span
 from har_pipeline.video.decode import FrameReader, probe, tail_note
-from har_pipeline.video.depth import read_depth
+from har_pipeline.video.depth import read_depth_span
 from har_pipeline.video.process import Failed, Task, Worker, run_tasks, serve, stopped_clock
+from har_pipeline.video.timing import in_frames
 
 BLOCK_BYTES = 4 * 2**20
 
@@ -48,13 +49,14 @@ def _serve_frames(task: StreamTask, connection: Connection) -> Ended:
             connection.send(message)
 
     if task.stream == "depth":
-        video = read_depth(task.path, start=task.start_frame, stop=task.end_frame)
+        video = read_depth_span(task.path, task)
         send(Opened(video.fps, len(video.frames), video.notes))
         rows = max(1, BLOCK_BYTES // video.frames[0].nbytes)
         for start in range(0, len(video.frames), rows):
             send(video.frames[start : start + rows])
         return Ended(())
     info = probe(task.path)
+    task = in_frames(task, task.path, info.timing, info.packet_frames)
     announced = max(0, min(info.announced_frames, task.end_frame or info.announced_frames) - task.start_frame)
     send(Opened(info.fps, announced, (*info.notes, *info.timing.notes)))
     reader = FrameReader(task.path, start=task.start_frame, stop=task.end_frame, info=info)
@@ -79,16 +81,15 @@ def main(socket_fd: int) -> None:
 def read_frames(
     path: Path,
     stream: RawStream = "rgb",
+    span: Span = WHOLE,
     *,
-    start: int = 0,
-    stop: int | None = None,
     time_limit_s: float = TIME_LIMIT_S,
     memory_limit_gb: float = MEMORY_LIMIT_GB,
     on_open: Callable[[float], None] = lambda fps: None,
     on_count: Callable[[int], None] = lambda frames: None,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> Iterator[np.ndarray]:
-    """Yield the frames `[start, stop)` of a video, one by one: (H, W, 3) uint8 RGB, or (H, W) uint16 mm of depth.
+    """Yield the frames of a video, or of the span of it, one by one: (H, W, 3) uint8 RGB, or (H, W) uint16 mm of depth.
 
     on_open: called with the frames/s before the first frame; on_count: with how many frames there should be, 0 if the file
     does not say; on_note: with what is odd about the file. The limits are those
@@ -98,8 +99,10 @@ def read_frames(
     task = StreamTask(
         video_id=path.name,
         path=path,
-        start_frame=start,
-        end_frame=stop,
+        start_frame=span.start_frame,
+        end_frame=span.end_frame,
+        start_s=span.start_s,
+        end_s=span.end_s,
         time_limit_s=time_limit_s,
         memory_limit_gb=memory_limit_gb,
         stream=stream,

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+
+from har_pipeline.core.errors import VideoError
+from har_pipeline.core.records import Span, seconds_text
 
 DEFAULT_FPS = 25.0
 # No file plays faster; high-speed cameras record faster.
@@ -15,6 +20,10 @@ _HIGHEST_FPS = 10_000.0
 _JITTER = 0.25
 # Times are compared with a slack for rounding of at most this share of a frame.
 _MOST_SLACK = 0.1
+# Times of annotations, and time stamps of Matroska, are rounded to milliseconds: together they may be so much apart.
+_WRITTEN_S = 0.001
+# Longer than any file: numbers of frames stay within what indices hold.
+_LONGEST_S = 1e9
 # A fitted rate that is this near to one in use may be that one: 29.97 for 30000/1001.
 _NEAR = 0.01
 _USUAL_RATES = tuple(
@@ -37,6 +46,21 @@ class Timing:
     # By how much a time stamp may be rounded, s.
     slack_s: float = 0.0
     notes: tuple[str, ...] = ()
+    # (F,) float64, the frames' own time stamps, also where the rate is constant, s from the first one; None: not known.
+    stamps_s: np.ndarray | None = field(default=None, compare=False, repr=False)
+
+    def first_from(self, time_s: float) -> int:
+        """Return the first frame that begins at `time_s` or later, s from the first one, by its own time stamp.
+
+        Beyond the last frame, and where there are no time stamps, frames are `fps` apart.
+        """
+        slack_s, time_s = min(_WRITTEN_S, _MOST_SLACK / self.fps), min(time_s, _LONGEST_S)
+        count, end_s = 0, 0.0
+        if self.stamps_s is not None:
+            count, end_s = len(self.stamps_s), float(self.stamps_s[-1]) + 1 / self.fps
+            if time_s - slack_s <= self.stamps_s[-1]:
+                return int(np.searchsorted(self.stamps_s, time_s - slack_s))
+        return max(count, count + int(np.ceil((time_s - slack_s - end_s) * self.fps)))
 
     def begin_s(self, frames: np.ndarray) -> np.ndarray:
         """Return when frames begin, s from the first one; the number of frames stands for the end of the last one."""
@@ -48,9 +72,31 @@ class Timing:
     def part(self, start: int, stop: int) -> Timing:
         """Return the timing of the frames [start, stop), timed from the first one of them."""
         if self.times_s is None:
-            return self
+            return replace(self, stamps_s=None)
         times = self.times_s[start:stop]
-        return replace(self, times_s=times - times[0])
+        return replace(self, times_s=times - times[0], stamps_s=None)
+
+
+S = TypeVar("S", bound=Span)
+
+
+def in_frames(span: S, path: Path, timing: Timing, frames: int) -> S:
+    """Return a row of the file `path` with its times, if it has any, replaced by the numbers of the frames they mean.
+
+    A row covers the frames that begin at start_s or later and before end_s, seconds from the first frame. Times are
+    compared with a slack of 1 ms, at most a tenth of a frame, as 0.067 is what is written of the frame at 2/30 s.
+    frames: how many the file has. Raises: VideoError if the row has none of them.
+    """
+    if not span.timed:
+        return span
+    start = timing.first_from(span.start_s or 0.0)
+    end = None if span.end_s is None else timing.first_from(span.end_s)
+    if start >= frames:
+        last = seconds_text(round(float(timing.begin_s(np.array(frames))), 3))
+        raise VideoError(f"{path}: the row starts at {seconds_text(span.start_s or 0.0)} s, the file ends at {last} s")
+    if end is not None and end <= start:
+        raise VideoError(f"{path}: the row has no frame: none begins {span.describe_span()}")
+    return replace(span, start_frame=start, end_frame=end, start_s=None, end_s=None)
 
 
 def timing_of(ticks: Sequence[int | None], tick_s: float, header_fps: float) -> Timing:
@@ -66,10 +112,15 @@ def timing_of(ticks: Sequence[int | None], tick_s: float, header_fps: float) -> 
     if len(ticks) < 2 or None in ticks or tick_s <= 0:
         return Timing(header_fps) if header_fps > 0 else _assumed(said)
     times = (np.array(ticks, np.int64) - int(ticks[0] or 0)) * tick_s
-    if header_fps > 0 and _deviation(times, header_fps, fixed=True) <= _allowed(header_fps, tick_s):
-        return Timing(header_fps)
     if times[-1] <= 0:
         return Timing(header_fps) if header_fps > 0 else _assumed(said)
+    return replace(_fitting(times, tick_s, header_fps, said), stamps_s=times)
+
+
+def _fitting(times: np.ndarray, tick_s: float, header_fps: float, said: str) -> Timing:
+    """Return the timing of frames at these times (F,), s from the first one, which do not all begin at once."""
+    if header_fps > 0 and _deviation(times, header_fps, fixed=True) <= _allowed(header_fps, tick_s):
+        return Timing(header_fps)
     if header_fps > 0 and (skipped := _skipped(times, header_fps)):
         text = f"the time stamps skip {skipped} frames at {header_fps:.6g} frames/s; times follow the time stamps"
         return Timing(header_fps, times, min(tick_s, _MOST_SLACK / header_fps), (text,))

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from feature_sets import blobs, feature_store, manifest, split_of
 from train_split import train_split
+from video_files import make_video
 
 from har_pipeline.training.options import TrainConfig
 
 HEAVY = ["torch", "matplotlib", "zarr", "scipy", "sklearn"]
+OTHER_NETS = ["torchvision", "torch._dynamo", "torch._inductor", "timm", "transformers", "pytorchvideo"]
 
 # Runs the commands given as JSON one after the other and prints for each: exit code, stderr, heavy modules loaded so far.
 SCRIPT = """
@@ -34,9 +36,9 @@ print(json.dumps(found))
 """
 
 
-def run_all(commands: list[list[str]], cwd: Path) -> list[tuple[int | str, str, list[str]]]:
+def run_all(commands: list[list[str]], cwd: Path, heavy: list[str] = HEAVY) -> list[tuple[int | str, str, list[str]]]:
     """Return (exit code or message, stderr, heavy modules loaded) after each command, all in one process."""
-    call = [sys.executable, "-c", SCRIPT, json.dumps(commands), json.dumps(HEAVY)]
+    call = [sys.executable, "-c", SCRIPT, json.dumps(commands), json.dumps(heavy)]
     done = subprocess.run(call, cwd=cwd, capture_output=True, text=True, check=True)
     return [(code, err, loaded) for code, err, loaded in json.loads(done.stdout)]
 
@@ -95,3 +97,28 @@ def test_nets_are_listed_without_torch(work: Path) -> None:
         assert (ended, held) == (0, [])
     assert (code, loaded) == (2, [])
     assert "unknown extractor 'nothing'" in err
+
+
+def test_extraction_imports_no_library_that_its_net_does_not_need(tmp_path: Path) -> None:
+    """torchvision, and torch._dynamo, which it pulls in, take nearly as long as torch itself."""
+    (tmp_path / "m.csv").write_text("video_id,label,path\nv,x,v.avi\n")
+    make_video(tmp_path / "v.avi", 4)
+    extract = ["extract", "m.csv", "s.zarr", "--num-clips", "2", "--device", "cpu"]
+    for code, err, loaded in run_all([extract, extract], tmp_path, OTHER_NETS):
+        assert (code, loaded) == (0, []), err
+
+
+def test_what_nets_are_is_known_without_their_libraries() -> None:
+    """As an extraction needs it that finds everything there."""
+    script = f"""
+import sys
+from har_pipeline import all_nets, build_extractor
+for net in all_nets().values():
+    for stream in net.inputs:
+        build_extractor(net.name, stream=stream, weights="random", device="cpu", at_once=False)
+print([name for name in {OTHER_NETS} if name in sys.modules])
+build_extractor("r3d_18", weights="random", device="cpu")
+print("torchvision" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "True"]

@@ -493,3 +493,13 @@ def test_split_files_that_differ_are_not_overwritten(work: Path, tmp_path: Path)
     assert files[2].read_text() == edited
     har(work, *command, "--overwrite")
     assert '"seed": 0' in files[2].read_text()
+
+
+def test_many_videos_are_told_of_packs(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("har_pipeline.features.pack.ADVISED_FROM", 24)
+    command = ("--features", "drawn-rgb", "--head", "ridge")
+    _, err = har(work, "train", *command, "-o", str(tmp_path / "a"))
+    line = f"24 videos are read several times faster from a pack: `har features pack {work / 'store.zarr'}`, then train on "
+    assert line + str(work / "store.pack") in err
+    monkeypatch.setattr("har_pipeline.features.pack.ADVISED_FROM", 25)
+    assert "faster from a pack" not in har(work, "train", *command, "-o", str(tmp_path / "b"))[1]

@@ -329,10 +329,13 @@ def test_options_that_do_not_apply(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dataset", BUILDERS)
 def test_every_builder_tells_of_missing_and_empty_folders(dataset: str, tmp_path: Path) -> None:
+    annotations = tmp_path / "labels.json" if BUILDERS[dataset].needs else None
+    (tmp_path / "labels.json").write_text('{"database": {"a": {}}}')
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ManifestError, match="no such folder"):
-        build_manifest(dataset, tmp_path / "none")
+        build_manifest(dataset, tmp_path / "none", annotations=annotations)
     with pytest.raises(ManifestError, match=str(tmp_path)):
-        build_manifest(dataset, tmp_path)
+        build_manifest(dataset, tmp_path / "empty", annotations=annotations)
 
 
 def test_command_line_offers_every_builder() -> None:

@@ -117,6 +117,58 @@ def test_bad_ranges(data: Path, start: str, end: str, message: str) -> None:
     assert message in str(error.value)
 
 
+def test_rows_in_seconds(data: Path) -> None:
+    columns = "video_id,path,label,start_frame,end_frame,start_s,end_s"
+    rows = "a,run/a.avi,run,,,1.50,12\nb,run/a.avi,run,,,,0.04\nc,run/a.avi,run,7,,,\nd,run/a.avi,run,,,.5,\n"
+    records = read_manifest(written(data, f"{columns}\n{rows}"))
+    assert [(one.start_frame, one.end_frame, one.start_s, one.end_s) for one in records] == [
+        (0, None, 1.5, 12.0),
+        (0, None, None, 0.04),
+        (7, None, None, None),
+        (0, None, 0.5, None),
+    ]
+    write_manifest(data / "again.csv", records)
+    assert (data / "again.csv").read_text() == (
+        "video_id,path,label,start_frame,start_s,end_s\n"
+        "a,run/a.avi,run,,1.5,12\nb,run/a.avi,run,,,0.04\nc,run/a.avi,run,7,,\nd,run/a.avi,run,,0.5,\n"
+    )
+    assert read_manifest(data / "again.csv") == records
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (",,-1,", "start_s -1.0 is negative"),
+        (",,5,5.0", "end_s 5.0 is not above start_s 5.0"),
+        (",,9,3", "end_s 3.0 is not above start_s 9.0"),
+        (",,,0", "end_s 0.0 is not above start_s 0"),
+        (",,00:01:30,", "start_s '00:01:30' is not a number of seconds, such as 12.5"),
+        (",,nan,", "start_s 'nan' is not a number of seconds"),
+        (",,,1e3", "end_s '1e3' is not a number of seconds"),
+        (",,," + "9" * 400, "is not above"),
+        ("0,,1.5,", "its range is given in frames (start_frame) and in seconds: give one of the two"),
+        (",9,1.5,", "its range is given in frames (end_frame) and in seconds: give one of the two"),
+        ("3,,,2", "its range is given in frames (start_frame) and in seconds"),
+    ],
+)
+def test_bad_times(data: Path, cells: str, message: str) -> None:
+    header = "video_id,path,label,start_frame,end_frame,start_s,end_s"
+    with pytest.raises(ManifestError, match="row 2: ") as error:
+        read_manifest(written(data, f"{header}\na,run/a.avi,run,{cells}\n"))
+    assert message in str(error.value)
+
+
+def test_a_record_is_given_in_frames_or_in_seconds() -> None:
+    with pytest.raises(ValueError, match="a: its range is given in frames and in seconds"):
+        VideoRecord(video_id="a", label="run", path=Path("/a"), end_frame=5, start_s=1.0)
+
+
+@pytest.mark.parametrize(("name", "meant"), [("t_start", "start_s"), ("end_time", "end_s")])
+def test_other_names_of_times(data: Path, name: str, meant: str) -> None:
+    with pytest.raises(ManifestError, match=f"unknown column '{name}'; did you mean '{meant}'"):
+        read_manifest(written(data, f"video_id,path,label,{name}\na,run/a.avi,run,1\n"))
+
+
 def test_duplicate_ids_name_both_rows(data: Path) -> None:
     with pytest.raises(ManifestError, match=r"row 4: duplicate video_id 'a' \(first in row 2\)"):
         read_manifest(written(data, f"{HEADER}a,run/a.avi,run\nb,run/b.avi,run\na,run/b.avi,run\n"))
@@ -318,7 +370,9 @@ def records_of(draw: st.DrawFn) -> list[VideoRecord]:
     ids = draw(st.lists(free, min_size=1, unique_by=str.casefold))
     records = []
     for video_id in ids:
-        start = draw(st.integers(0, 99))
+        start, timed = draw(st.integers(0, 99)), draw(st.booleans())
+        start_s = draw(st.none() | st.floats(0, 1e12))
+        after = st.floats(start_s or 0.0, 1e300, exclude_min=True)
         kinds = draw(st.sampled_from([("path",), ("depth_path",), ("path", "depth_path")]))
         files = {kind: Path("/root") / draw(NAMES) / draw(NAMES) for kind in kinds}
         record = VideoRecord(
@@ -329,8 +383,10 @@ def records_of(draw: st.DrawFn) -> list[VideoRecord]:
             camera=draw(OPTIONAL),
             scenario=draw(OPTIONAL),
             split=draw(OPTIONAL),
-            start_frame=start,
-            end_frame=draw(st.none() | st.integers(start + 1, 200)),
+            start_frame=0 if timed else start,
+            end_frame=None if timed else draw(st.none() | st.integers(start + 1, 200)),
+            start_s=start_s if timed else None,
+            end_s=draw(st.none() | after) if timed else None,
             extra=draw(st.dictionaries(st.sampled_from(["x_a", "x_b"]), NAMES)),
             path=files.get("path"),
             depth_path=files.get("depth_path"),

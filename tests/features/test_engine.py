@@ -52,7 +52,7 @@ def grid(name: str, clip_len: int, stream: Stream = "rgb", resize: str = "stretc
         file_preprocess=lambda path, stream: preprocess,
         bf16_is_close=False,
     )
-    return Extractor(net, "grid", stream, "random:0", preprocess, _Grid(), torch.device("cpu"), "fp32")
+    return Extractor(net, "grid", stream, "random:0", preprocess, _Grid, torch.device("cpu"), "fp32")
 
 
 @pytest.fixture

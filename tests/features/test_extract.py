@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -13,9 +15,10 @@ import torch
 from experiments import BENCHMARKS, load
 from paths import python_path
 from pixel_nets import pixel_extractor
+from torch import nn
 from video_files import make_audio, make_video
 
-from har_pipeline.core.errors import ExtractionError, UsageError
+from har_pipeline.core.errors import ExtractionError, UsageError, WeightsError
 from har_pipeline.core.records import ClipSpec, VideoRecord
 from har_pipeline.datasets.builders import build_manifest
 from har_pipeline.datasets.manifests import read_manifest, write_manifest
@@ -24,7 +27,7 @@ from har_pipeline.features.job import Progress
 from har_pipeline.features.options import ExtractOptions
 from har_pipeline.features.pack import PackedStore, pack_features
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.models.extractors import build_extractor
+from har_pipeline.models.extractors import Extractor, build_extractor
 
 
 def videos(folder: Path, count: int, frames: int = 20) -> list[VideoRecord]:
@@ -107,6 +110,36 @@ def test_a_second_run_does_only_what_is_missing(tmp_path: Path, store: FeatureSt
     assert seen[-1].done == 2
     third = extract(records, store, pixel_extractor())
     assert (third.already, third.done, third.bound_by) == (4, 0, "nothing")
+
+
+def test_the_net_is_built_only_where_there_is_something_to_do(tmp_path: Path, store: FeatureStore) -> None:
+    records = videos(tmp_path, 2)
+    built: list[Extractor] = []
+
+    def net() -> Extractor:
+        plain = pixel_extractor()
+
+        def make() -> nn.Module:
+            built.append(plain)
+            return plain.make_module()
+
+        return dataclasses.replace(plain, make_module=make)
+
+    assert extract(records[:1], store, net()).done == 1
+    assert len(built) == 1, "once, whatever asks for it"
+    assert extract(records[:1], store, net()).already == 1
+    assert len(built) == 1
+    assert extract(records, store, net()).done == 1
+    assert len(built) == 2
+
+
+def test_a_net_that_cannot_be_built_leaves_no_feature_set(tmp_path: Path, store: FeatureStore) -> None:
+    def damaged() -> NoReturn:
+        raise WeightsError("net.pt: does not fit the net")
+
+    with pytest.raises(WeightsError, match="does not fit"):
+        extract(videos(tmp_path, 1), store, dataclasses.replace(pixel_extractor(), make_module=damaged))
+    assert store.feature_sets() == []
 
 
 def test_a_file_that_was_replaced_is_noticed_and_made_anew_on_demand(tmp_path: Path, store: FeatureStore) -> None:

@@ -13,8 +13,8 @@ from video_files import make_video
 from har_pipeline.core.errors import ExtractionError, UsageError
 from har_pipeline.core.records import FeatureSpec, VideoRecord
 from har_pipeline.datasets.manifests import write_manifest
-from har_pipeline.features.local import LocalSummary, describe_handcrafted, extract_local, local_options
-from har_pipeline.features.options import LocalOptions
+from har_pipeline.features.local import LocalSummary, extract_local, local_options
+from har_pipeline.features.options import LocalOptions, describe_handcrafted
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.video.local import harris3d, trajectories
 from har_pipeline.video.local.points import joined

@@ -11,7 +11,7 @@ import pytest
 from depth_files import moving_body, write_folder, write_mat
 
 from har_pipeline.core.errors import ExtractionError, RunError
-from har_pipeline.core.records import VideoRecord
+from har_pipeline.core.records import Span, VideoRecord
 from har_pipeline.features.frames import RawSummary, prepare_frames, store_raw_frames
 from har_pipeline.features.options import RawOptions
 from har_pipeline.features.pack import PackedStore, pack_features
@@ -48,7 +48,11 @@ def test_a_description_survives_a_move_and_tells_files_apart(tmp_path: Path) -> 
     assert not differ(here, describe_file(tmp_path / "other/clip.avi"))
     assert not differ(here, describe_file(tmp_path / "gone/clip.avi"))  # its size is not known
     assert differ(here, describe_file(tmp_path / "gone/another.avi"))
-    assert differ(here, describe_file(tmp_path / "clip.avi", 0, 7))
+    assert differ(here, describe_file(tmp_path / "clip.avi", Span(end_frame=7)))
+    seconds = describe_file(tmp_path / "clip.avi", Span(start_s=0.5, end_s=7))
+    assert seconds["frames"] == "from 0.5 s to 7 s"
+    assert differ(here, seconds)
+    assert differ(seconds, describe_file(tmp_path / "clip.avi", Span(start_s=0.5)))
     (tmp_path / "other/clip.avi").write_bytes(b"123456")
     assert differ(here, describe_file(tmp_path / "other/clip.avi"))
     assert describe_file(tmp_path / "other")["size"] == "1 files"

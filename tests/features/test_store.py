@@ -16,7 +16,7 @@ import zarr
 
 from har_pipeline.core.errors import FeatureMismatchError, StoreError
 from har_pipeline.core.records import ClipSpec, FeatureSpec, VideoSource
-from har_pipeline.features import store as store_module
+from har_pipeline.features import nodes as nodes_module
 from har_pipeline.features.store import FeatureStore, spec_hash
 
 SPEC = FeatureSpec(extractor="net", weights="random:0", layer="pool", feature_dim=6)
@@ -64,10 +64,43 @@ def test_any_zarr_client_reads_the_features(store: FeatureStore) -> None:
     assert array.metadata.dimension_names == ("clip", "feature")
     assert np.isnan(array.fill_value)
     assert list(zarr.open_group(store.path / SPEC.name, mode="r").array_keys()) == ["v"]
+    store.write_fit("fit", {"mean": np.arange(4.0), "part": np.eye(3, dtype=np.float32)}, {"dim": 2})
+    fit = zarr.open_group(store.path / "_reduction/fit", mode="r")
+    for name, wanted in (("mean", np.arange(4.0)), ("part", np.eye(3))):
+        np.testing.assert_array_equal(np.asarray(fit[name]), wanted)
+
+
+def test_a_video_is_two_files_in_one_folder(store: FeatureStore) -> None:
+    store.write(SPEC.name, "v", features(), source())
+    assert {path.name for path in (store.path / SPEC.name / "v").rglob("*")} == {"zarr.json", "c.0.0"}
+
+
+@pytest.mark.parametrize("chunk_rows", [5, 2])
+def test_arrays_that_zarr_wrote_are_read_and_stay(store: FeatureStore, chunk_rows: int) -> None:
+    """As versions before this one wrote them: chunks in folders, and none where all is the fill value."""
+    store.write(SPEC.name, "v", features(), source())
+    attributes = dict(zarr.open_array(store.path / SPEC.name / "v", mode="r").attrs)
+    written = np.where(np.arange(5)[:, None] // chunk_rows == 1, np.float16("nan"), features())
+    checksum = f"sha256:{hashlib.sha256(written.tobytes()).hexdigest()}"
+    zarr.create_array(
+        store.path / SPEC.name / "v",
+        data=written,
+        chunks=(chunk_rows, 6),
+        fill_value=float("nan"),
+        compressors=zarr.codecs.ZstdCodec(level=1, checksum=True),
+        dimension_names=("clip", "feature"),
+        attributes={**attributes, "checksum": checksum},
+        overwrite=True,
+    )
+    names = {str(path.relative_to(store.path / SPEC.name / "v")) for path in store.path.glob(f"{SPEC.name}/v/c/*/*")}
+    assert names == ({"c/0/0"} if chunk_rows == 5 else {"c/0/0", "c/2/0"})
+    assert store.read(SPEC.name, "v", check=True).features.tobytes() == written.tobytes()
+    assert not store.write(SPEC.name, "v", features(seed=1), source())
+    assert list(store.verify(SPEC.name)) == [None]
 
 
 def test_features_in_several_chunks(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "CHUNK_BYTES", 4 * 6 * 2)
+    monkeypatch.setattr(nodes_module, "CHUNK_BYTES", 4 * 6 * 2)
     data = features(11)
     writer = store.writer(SPEC.name, "long", 11)
     for start, stop in ((0, 3), (3, 4), (4, 11)):
@@ -94,7 +127,6 @@ def test_what_has_no_commit_does_not_exist_and_is_swept(store: FeatureStore) -> 
         "from har_pipeline.features.store import FeatureStore\n"
         "w = FeatureStore(sys.argv[1]).writer(sys.argv[2], 'v', 5)\n"
         "w.append(np.zeros((5, 6), np.float16))\n"
-        "w._flush()\n"
         "os.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(store.path), SPEC.name], check=False)

@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 from har_pipeline.cli import app
 from har_pipeline.core.errors import HarError, StoreError
 from har_pipeline.core.records import FeatureSpec, VideoSource
+from har_pipeline.features import nodes as nodes_module
 from har_pipeline.features import store as store_module
 from har_pipeline.features.pack import PackedStore, pack_features
 from har_pipeline.features.store import FeatureStore
@@ -97,9 +98,9 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], None]] = {
 
 @pytest.fixture(autouse=True)
 def nothing_is_opened(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Zarr is not even asked, where a test says so."""
+    """Nothing is decoded, where a test says so."""
     if "hostile" in request.fixturenames:
-        monkeypatch.setattr(store_module, "_array_of", lambda *_: pytest.fail("opened"))
+        monkeypatch.setattr(store_module, "array_of", lambda *_: pytest.fail("opened"))
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
@@ -384,7 +385,15 @@ def test_a_fifo_in_the_place_of_a_chunk_is_not_waited_for(store: FeatureStore) -
 @pytest.mark.parametrize("num_bytes", [1, 255, 256, 257, 65791, 65792, 2**20])
 def test_what_a_chunk_says_of_its_size_is_read_as_the_decoder_does(num_bytes: int) -> None:
     encoded = numcodecs.zstd.compress(b"x" * num_bytes, 1, True)
-    assert store_module._zstd_size(bytes(encoded)[:18]) == num_bytes
+    assert nodes_module._zstd_size(bytes(encoded)[:18]) == num_bytes
+
+
+@pytest.mark.parametrize("more", [b"x", numcodecs.zstd.compress(bytes(60), 1, True)])
+def test_what_follows_in_a_chunk_is_damage(store: FeatureStore, more: bytes) -> None:
+    chunk = store.path / SPEC.name / "v" / "c.0.0"
+    chunk.write_bytes(chunk.read_bytes() + more)
+    with pytest.raises(StoreError, match=r"v: damaged \(c\.0\.0"):
+        store.read(SPEC.name, "v")
 
 
 def test_a_chunk_that_would_take_more_memory_is_not_decoded(store: FeatureStore) -> None:

@@ -71,6 +71,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"head": "vote", "vote": "majority"},
     {"head": "lstm", "num_steps": 4, "standardise": True},
     {"head": "attention", "num_steps": 1},
+    {"head": "attentive", "num_layers": 3, "input_projection": 4},
     {"head": "lstm", "streams": 2, "mid_fusion": "hidden", "fusion_op": "concat"},
     {"head": "res_lstm", "streams": 2, "mid_fusion": "input", "fusion_op": "product"},
 ]

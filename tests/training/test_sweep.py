@@ -116,7 +116,7 @@ def test_a_plan_has_every_combination_in_order() -> None:
         ([UNITS, Axis("units", (3, 4))], "units given twice"),
         ([Axis("units", (3, 3))], "units: duplicate value in 3, 3"),
         ([Axis("dropout", (0.5, 1.5))], r"dropout_1.5: dropout must be at least 0 and below 1"),
-        ([Axis("head", ("svm",)), Axis("num_layers", (1, 2))], "num_layers_1: num_layers belongs to recurrent"),
+        ([Axis("head", ("svm",)), Axis("num_layers", (1, 2))], "num_layers_1: num_layers belongs to lstm"),
         (
             [Axis("head", ("lstm", "res_lstm")), UNITS],
             "units has no effect in head_res_lstm-units_2: the head res_lstm",

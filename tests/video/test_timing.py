@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from har_pipeline.video.timing import Timing, display_ticks, joined_ticks, timing_of
+from har_pipeline.core.errors import VideoError
+from har_pipeline.core.records import Span
+from har_pipeline.video.timing import Timing, display_ticks, in_frames, joined_ticks, timing_of
 
 
 @given(st.integers(2, 400), st.sampled_from([15.0, 24000 / 1001, 25.0, 30000 / 1001, 50.0, 120.0]), st.integers(0, 999))
@@ -75,3 +79,54 @@ def test_a_part_is_timed_from_its_own_start() -> None:
     assert np.allclose(part.times_s, [0.0, 0.9])
     assert np.allclose(timing.begin_s(np.array([0, 3, 4])), [0.0, 1.5, 2.0])
     assert Timing(2.0).part(1, 3) == Timing(2.0)
+
+
+# Rows in seconds.
+
+
+def frames_of(span: Span, timing: Timing, frames: int) -> tuple[int, int | None]:
+    found = in_frames(span, Path("a.mp4"), timing, frames)
+    assert not found.timed
+    return found.start_frame, found.end_frame
+
+
+@given(st.lists(st.integers(20, 3000), min_size=2, max_size=60), st.data())
+def test_a_row_in_seconds_has_the_frames_that_begin_within_it(gaps: list[int], data: st.DataObject) -> None:
+    stamps_ms = np.cumsum([0, *gaps]).tolist()
+    timing = timing_of([7000 + at for at in stamps_ms], 0.001, 25.0)
+    start = data.draw(st.integers(0, stamps_ms[-1]))
+    end = data.draw(st.integers(start + 1, stamps_ms[-1] + 1))
+    inside = [number for number, at in enumerate(stamps_ms) if start <= at < end]
+    span = Span(start_s=start / 1000 + 0.0005, end_s=end / 1000 + 0.0005)  # half the slack of 1 ms
+    if inside:
+        assert frames_of(span, timing, len(stamps_ms)) == (inside[0], inside[-1] + 1)
+    else:
+        with pytest.raises(VideoError, match="the row has no frame"):
+            frames_of(span, timing, len(stamps_ms))
+
+
+@pytest.mark.parametrize("fps", [24000 / 1001, 25.0, 30000 / 1001, 50.0, 120.0])
+@pytest.mark.parametrize("tick_s", [1 / 90000, 0.001])
+def test_times_rounded_to_milliseconds_mean_their_frames(fps: float, tick_s: float) -> None:
+    timing = timing_of([round(n / fps / tick_s) for n in range(300)], tick_s, fps)
+    for number in range(1, 299):
+        for digits in (3, 6, 12):
+            span = Span(start_s=round(number / fps, digits), end_s=round((number + 1) / fps, digits))
+            assert frames_of(span, timing, 300) == (number, number + 1)
+
+
+def test_frames_beyond_the_last_are_a_frame_apart() -> None:
+    for timing in (Timing(25.0), timing_of(range(100), 0.04, 25.0)):
+        assert frames_of(Span(start_s=0.0), timing, 100) == (0, None)
+        assert frames_of(Span(start_s=3.96, end_s=4.0), timing, 100) == (99, 100)
+        assert frames_of(Span(end_s=4.8), timing, 100) == (0, 120)
+        assert frames_of(Span(end_s=1e300), timing, 100)[1] == 25_000_000_000
+
+
+def test_a_row_in_seconds_without_a_frame_is_refused() -> None:
+    timing = timing_of(range(100), 0.04, 25.0)
+    with pytest.raises(VideoError, match=r"^a\.mp4: the row starts at 4 s, the file ends at 4 s$"):
+        frames_of(Span(start_s=4.0), timing, 100)
+    with pytest.raises(VideoError, match=r"^a\.mp4: the row has no frame: none begins from 1\.01 s to 1\.02 s$"):
+        frames_of(Span(start_s=1.01, end_s=1.02), timing, 100)
+    assert in_frames(Span(start_frame=3), Path("a.mp4"), timing, 2) == Span(start_frame=3)  # checked elsewhere

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -110,6 +111,18 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True)
+class Tokens:
+    """How a net gives the positions of a layer's map one by one, where its features are their mean, or one long row."""
+
+    # Layer -> D of each token.
+    layers: Mapping[str, int]
+    # (layer, clip_len) -> M, the tokens of a clip: positions of the map in the order time, height, width.
+    count: Callable[[str, int], int]
+    # (layer, stream) -> module as `Net.build` makes it, with the same weights, to (B, M, D).
+    build: Callable[[str, Stream], nn.Module]
+
+
+@dataclass(frozen=True, slots=True)
 class Net:
     """A backbone that can be cut at named layers."""
 
@@ -134,9 +147,11 @@ class Net:
     # Whether each batch normalisation may be folded into the convolution registered right before it. Only done in fp32:
     # faster by up to a quarter; in bf16 it loses accuracy.
     folds_batch_norms: bool = False
+    # None: a net of which no layer is a map.
+    tokens: Tokens | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Extractor:
     """A net on a device, ready to turn clips of one stream into features."""
 
@@ -146,17 +161,32 @@ class Extractor:
     # `sha256:<hex>` or `random:<seed>`.
     weights: str
     preprocess: Preprocess
-    module: nn.Module
+    # Builds the net in evaluation mode, its weights loaded, on its device.
+    make_module: Callable[[], nn.Module]
     device: torch.device
     # Arithmetic of the net: fp32, bf16 or fp16.
     precision: str
     # What a net of ours was trained on; its features of other videos are no training features.
     trained_on: TrainedOn | None = None
+    # Of a module from `Tokens.build`: how many tokens a clip has; None: it gives one feature for a clip.
+    tokens: Tokens | None = None
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """The net, built when it is first asked for: what a job that finds nothing to do never does.
+
+        Raises: WeightsError if the weights do not fit.
+        """
+        return self.make_module()
 
     @property
     def feature_dim(self) -> int:
-        """D, the length of one feature."""
-        return self.net.layers[self.layer]
+        """D, the length of one feature, or of one token."""
+        return (self.net if self.tokens is None else self.tokens).layers[self.layer]
+
+    def num_tokens(self, clip_len: int) -> int:
+        """Return M, the tokens of a clip of so many frames; 0 where a clip has one feature."""
+        return 0 if self.tokens is None else self.tokens.count(self.layer, clip_len)
 
     @property
     def input(self) -> Input:
@@ -164,7 +194,7 @@ class Extractor:
         return self.net.inputs[self.stream]
 
     def __call__(self, clips: torch.Tensor) -> torch.Tensor:
-        """Return features (B, D) float32 on the device, from clips (B, T, H, W, C) of the net's input size.
+        """Return features (B, D) float32 on the device, or tokens (B, M, D), from clips (B, T, H, W, C) of the input size.
 
         clips: uint8 RGB, or float flow in px/frame.
         """

@@ -32,12 +32,17 @@ def build_extractor(
     precision: str = "auto",
     seed: int = 0,
     mean_cube: Path | None = None,
+    tokens: bool = False,
+    at_once: bool = True,
 ) -> Extractor:
     """Return the extractor `name`, its weights loaded and on its device, in evaluation mode.
 
     weights: a name of `har models`, a file, `random` (drawn with `seed`), or None for the net's default.
     mean_cube: c3d's means of every pixel, see `c3d.read_mean_cube`, instead of the means per channel.
-    Raises: UsageError for an unknown net or layer, a stream that the net does not read, or a cube for another net;
+    tokens: one feature for each position of the layer's map, instead of one for a clip.
+    at_once: build the net now, and not when its `module` is first asked for, which then raises what is wrong with the file.
+    Raises: UsageError for an unknown net or layer, one without tokens, a stream that the net does not read, or a cube for
+    another net;
     DeviceError as `pick_device` and `pick_precision`; WeightsError if the weights cannot be had.
     """
     net = find_net(name)
@@ -46,6 +51,8 @@ def build_extractor(
         raise UsageError(
             f"{name} has no layer {layer!r}; {did_you_mean(layer, net.layers)}it has: {', '.join(net.layers)}"
         )
+    if tokens and (net.tokens is None or layer not in net.tokens.layers):
+        raise UsageError(_no_tokens(net, layer))
     if stream not in net.inputs:
         raise UsageError(f"{name} reads {', '.join(net.inputs)}, not {stream}")
     if mean_cube is not None and name != "c3d":
@@ -55,28 +62,42 @@ def build_extractor(
         precision = "fp32"
     chosen_precision = pick_precision(precision, torch_device)
     found = find_weights(net, weights, layer, stream, seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module = net.build(layer, stream)
-    if found.path is not None:
-        net.load(module, found.path)
-    if net.folds_batch_norms and chosen_precision == "fp32":
-        fold_batch_norms(module)
-    module = module.eval().requires_grad_(False).to(torch_device, PRECISIONS[chosen_precision])
     trained_on, resize = (None, None) if found.path is None else read_training(found.path)
     if resize is not None:
         net = replace(net, inputs={**net.inputs, stream: replace(net.inputs[stream], resize=resize)})
-    return Extractor(
+
+    def make_module() -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = (net.tokens if tokens and net.tokens else net).build(layer, stream)
+        if found.path is not None:
+            net.load(module, found.path)
+        if net.folds_batch_norms and chosen_precision == "fp32":
+            fold_batch_norms(module)
+        return _channels_last(module.eval().requires_grad_(False).to(torch_device, PRECISIONS[chosen_precision]))
+
+    extractor = Extractor(
         net=net,
         layer=layer,
         stream=stream,
         weights=found.label,
         preprocess=found.preprocess if mean_cube is None else _with_cube(found.preprocess, mean_cube),
-        module=_channels_last(module),
+        make_module=make_module,
         device=torch_device,
         precision=chosen_precision,
         trained_on=trained_on,
+        tokens=net.tokens if tokens else None,
     )
+    if at_once:
+        _ = extractor.module
+    return extractor
+
+
+def _no_tokens(net: Net, layer: str) -> str:
+    if net.tokens is None:
+        return f"{net.name} has no tokens, which are the positions of a layer's map: leave --tokens out"
+    there = " or ".join(net.tokens.layers)
+    return f"{net.name} has no tokens at {layer}: leave --tokens out, or give --layer {there}"
 
 
 def gains_from_bf16(net: Net, stream: Stream, device: torch.device) -> bool:

@@ -3,8 +3,9 @@
 Input 224x224, RGB in [-1, 1] or flow clipped to 20 px/frame and divided by 20; 64 frames as in the paper's test, at least
 9. Layers: `Mixed_4f` 832 (mean over time and space of the last map before the fifth stage), `Mixed_5c` 1,024 (the map
 that feeds the classifier, averaged by the paper's 2x7x7 window and then over time), `logits` 400 Kinetics classes (mean
-over time). A clip of T frames has T/8 steps at Mixed_5c. Parts and keys are named as in the TensorFlow code of the paper
-and its common PyTorch port. Convolutions and pools pad as TensorFlow's SAME: the odd pixel at the end.
+over time). The tokens of the first two are all positions of their map before any average: for a clip of T frames T/4 steps
+of 14x14 at Mixed_4f, T/8 of 7x7 at Mixed_5c. Parts and keys are named as in the TensorFlow code of the paper and its common
+PyTorch port. Convolutions and pools pad as TensorFlow's SAME: the odd pixel at the end.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from har_pipeline.core.records import ClipSpec, Stream
-from har_pipeline.models.extractors.base import Input, Net, Preprocess, Weights
+from har_pipeline.models.extractors.base import Input, Net, Preprocess, Tokens, Weights
 from har_pipeline.models.extractors.weights import load_strictly, read_state_dict
 from har_pipeline.models.padding import same_padding
 
@@ -103,11 +104,14 @@ class _Classifier(nn.Module):
 
 
 class I3D(nn.Module):
-    """I3D up to one layer; (B, channels, T, 224, 224) -> (B, feature_dim). channels: 3 for RGB, 2 for flow."""
+    """I3D up to one layer; (B, channels, T, 224, 224) -> (B, feature_dim). channels: 3 for RGB, 2 for flow.
 
-    def __init__(self, layer: str, channels: int = 3) -> None:
+    tokens: all positions of the layer's map instead, (B, M, feature_dim).
+    """
+
+    def __init__(self, layer: str, channels: int = 3, *, tokens: bool = False) -> None:
         super().__init__()
-        self.layer = layer
+        self.layer, self.tokens = layer, tokens
         self.Conv3d_1a_7x7 = _Unit(channels, 64, 7, stride=2)
         self.Conv3d_2b_1x1 = _Unit(64, 64, 1)
         self.Conv3d_2c_3x3 = _Unit(64, 192, 3)
@@ -121,13 +125,15 @@ class I3D(nn.Module):
             self.logits = _Classifier()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return (B, feature_dim) of clips (B, channels, T, 224, 224)."""
+        """Return (B, feature_dim) of clips (B, channels, T, 224, 224), or (B, M, feature_dim) of tokens."""
         for name, part in self.named_children():
             if name in _POOL_BEFORE:
                 x = _max_pool(x, *_POOL_BEFORE[name])
             if name == "logits":
                 break
             x = part(x)
+        if self.tokens:
+            return x.flatten(2).transpose(1, 2)
         if self.layer != "Mixed_4f":
             # In float32: the CPU has no average pool of bfloat16 volumes.
             x = F.avg_pool3d(x.float(), (2, 7, 7), stride=1).to(x.dtype)
@@ -174,6 +180,11 @@ def _input(weights: str) -> Input:
     )
 
 
+def _positions(layer: str, clip_len: int) -> int:
+    """Return the positions of a layer's map: SAME padding rounds up at each of the strides over time."""
+    return -(-clip_len // 8) * 49 if layer == "Mixed_5c" else -(-clip_len // 4) * 196
+
+
 NET = Net(
     name="i3d",
     source="Carreira and Zisserman 2017, Two-Stream I3D (Inception-v1)",
@@ -188,6 +199,11 @@ NET = Net(
         "charades-flow": _published("flow_charades.pt", "flow", "Kinetics-400, then Charades", _POOLED_LAYERS),
     },
     build=lambda layer, stream: I3D(layer, channels=2 if stream == "flow" else 3),
+    tokens=Tokens(
+        layers={"Mixed_4f": 832, "Mixed_5c": 1024},
+        count=_positions,
+        build=lambda layer, stream: I3D(layer, channels=2 if stream == "flow" else 3, tokens=True),
+    ),
     load=_load,
     file_preprocess=lambda path, stream: _PREPROCESS[stream],
     bf16_is_close=True,  # measured on 12 real RGB clips: cosine at least 0.9998, difference at most 1.8 %

@@ -1,7 +1,8 @@
 """The list of nets, collected from the `NET` or `NETS` of this package's modules, and a description of each.
 
 A new net is a new module here, or a new entry in the `NETS` of one. Its name is the first argument there, as a literal: the
-command line reads it without importing the module.
+command line reads it without importing the module. Other libraries' nets, and torchvision, which takes 1.4 s of CPU, are
+imported where a net is built.
 """
 
 from __future__ import annotations
@@ -13,23 +14,26 @@ from pathlib import Path
 from typing import Any
 
 from har_pipeline.models.extractors.base import Net
-from har_pipeline.models.net_names import check_net_name
+from har_pipeline.models.net_names import check_net_name, net_modules
 
 
 @cache
 def all_nets() -> dict[str, Net]:
     """Return name -> net: modules of one net first, then families, the smaller ones first, modules by name."""
-    families: list[tuple[Net, ...]] = []
-    for found in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        module = import_module(f"{__package__}.{found.name}")
-        families.append(module.NETS if hasattr(module, "NETS") else (module.NET,) if hasattr(module, "NET") else ())
+    families = [_family(found.name) for found in pkgutil.iter_modules([str(Path(__file__).parent)])]
     return {net.name: net for family in sorted(families, key=len) for net in family}
 
 
+def _family(module_name: str) -> tuple[Net, ...]:
+    """Return the nets of a module of this package, which may have none."""
+    module = import_module(f"{__package__}.{module_name}")
+    return module.NETS if hasattr(module, "NETS") else (module.NET,) if hasattr(module, "NET") else ()
+
+
 def find_net(name: str) -> Net:
-    """Return the net of that name. Raises: ExtractionError listing the known ones."""
+    """Return the net of that name, importing its module only. Raises: UsageError listing the known ones."""
     check_net_name(name)
-    return all_nets()[name]
+    return next(net for net in _family(net_modules()[name]) if net.name == name)
 
 
 def describe_nets() -> list[dict[str, Any]]:

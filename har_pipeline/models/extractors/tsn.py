@@ -24,8 +24,6 @@ from typing import cast
 
 import torch
 from torch import nn
-from torchvision.models import ResNet50_Weights, ResNet101_Weights
-from torchvision.models.resnet import Bottleneck, ResNet
 
 from har_pipeline.core.records import ClipSpec, Stream
 from har_pipeline.models.extractors import efficientnet_lite0
@@ -52,11 +50,15 @@ class SegmentNet(nn.Module):
         return self.net(x.transpose(1, 2).flatten(1, 2).unsqueeze(2))
 
 
-class _FrameResNet(ResNet):
-    """torchvision's ResNet on frames (B, channels, 1, H, W)."""
+def _frame_resnet(blocks: tuple[int, ...]) -> nn.Module:
+    """Return torchvision's ResNet of bottlenecks on frames (B, channels, 1, H, W)."""
+    from torchvision.models.resnet import Bottleneck, ResNet
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x[:, :, 0].contiguous(memory_format=torch.channels_last))
+    class FrameResNet(ResNet):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x[:, :, 0].contiguous(memory_format=torch.channels_last))
+
+    return FrameResNet(Bottleneck, list(blocks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,21 +202,20 @@ _BN_INCEPTION = _FrameNet(
 )
 
 
-def _resnet(
-    blocks: tuple[int, ...], gmacs: float, published: type[ResNet50_Weights] | type[ResNet101_Weights]
-) -> _FrameNet:
+def _resnet(blocks: tuple[int, ...], gmacs: float, name: str, v1: str, v2: str) -> _FrameNet:
+    """Return the frame net of torchvision's ResNet `name`; v1, v2: first digits of the sha256 of its two sets of weights."""
     weights: dict[str, Weights] = {}
-    for name, entry in (("imagenet", published.IMAGENET1K_V1), ("imagenet-v2", published.IMAGENET1K_V2)):
+    for own, published, sha256 in (("imagenet", "IMAGENET1K_V1", v1), ("imagenet-v2", "IMAGENET1K_V2", v2)):
         rgb = Weights(
-            url=entry.url,
-            sha256=entry.url.removesuffix(".pth").rsplit("-", 1)[1],
+            url=f"https://download.pytorch.org/models/{name}-{sha256}.pth",
+            sha256=sha256,
             licence="BSD-3-Clause (torchvision)",
-            trained_on=f"ImageNet-1k, torchvision's {entry.name}",
+            trained_on=f"ImageNet-1k, torchvision's {published}",
             preprocess=IMAGENET_RGB,
         )
-        weights |= _both_streams(name, rgb, _RESNET_FLOW)
+        weights |= _both_streams(own, rgb, _RESNET_FLOW)
     return _FrameNet(
-        build=lambda: _FrameResNet(Bottleneck, list(blocks)),
+        build=lambda: _frame_resnet(blocks),
         first="conv1",
         classifier="fc",
         layer="avgpool",
@@ -246,7 +247,7 @@ _LITE0 = _FrameNet(
 
 NETS = (
     _net("tsn_bninception", _BN_INCEPTION),
-    _net("tsn_resnet50", _resnet((3, 4, 6, 3), 4.1, ResNet50_Weights)),
-    _net("tsn_resnet101", _resnet((3, 4, 23, 3), 7.8, ResNet101_Weights)),
+    _net("tsn_resnet50", _resnet((3, 4, 6, 3), 4.1, "resnet50", "0676ba61", "11ad3fa6")),
+    _net("tsn_resnet101", _resnet((3, 4, 23, 3), 7.8, "resnet101", "63fe2227", "cd907fc2")),
     _net("tsn_efficientnet_lite0", _LITE0),
 )

@@ -1,8 +1,9 @@
 """VGG16 (Simonyan and Zisserman 2015, configuration D): the frame features of Orozco 2020, section 2.1.
 
 Input 224x224. Layers: `pool5` 7x7x512 flattened channel first to 25,088 (the paper's "layer 10" must be this one, Keras's
-block5_pool: section 3 gives 7x7x512 = 25088), `pool5_avg` its mean over space (512), `fc6` and `fc7` 4,096 after
-ReLU. Keras flattens pool5 channel last; a head learns the same from either order.
+block5_pool: section 3 gives 7x7x512 = 25088), `pool5_avg` its mean over space (512), `fc6` and `fc7` 4,096 after ReLU. The
+tokens of `pool5` are its 49 positions, 512 values each. Keras flattens pool5 channel last; a head learns the same from either
+order.
 
 Weights: `keras` are those that Keras ships and Orozco used, the authors' own Caffe weights: BGR minus (103.939, 116.779,
 123.68). `oxford` is torchvision's port of the base net of amdegroot/ssd.pytorch, trained with the authors' scaling of pixels;
@@ -12,11 +13,10 @@ whether its convolutions are the authors' own is not said there. `imagenet` is t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torchvision.models import VGG16_Weights, vgg16
 
 from har_pipeline.core.errors import WeightsError
 from har_pipeline.models.extractors.base import (
@@ -25,24 +25,35 @@ from har_pipeline.models.extractors.base import (
     Input,
     Net,
     Preprocess,
+    Tokens,
     Weights,
     of_unit_range,
 )
 from har_pipeline.models.extractors.weights import load_strictly, read_state_dict
 
+if TYPE_CHECKING:
+    from torchvision.models import VGG
+
 # Keras's mode "caffe"; the authors' own means.
 KERAS_BGR = Preprocess(mean=(103.939, 116.779, 123.68), std=(1.0, 1.0, 1.0), bgr=True)
-_SCALED_AS_AUTHORS = VGG16_Weights.IMAGENET1K_FEATURES.transforms()
+# The means with which torchvision's port is fed, the authors' in units of 255.
+_SCALED_AS_AUTHORS = of_unit_range((0.48235, 0.45882, 0.40784), (1 / 255,) * 3)
 _CONV_LAYERS = ("pool5", "pool5_avg")
 
 
-class VGG16(nn.Module):
-    """VGG16 up to one layer; (B, 3, 1, 224, 224) -> (B, feature_dim)."""
+def _whole_net() -> VGG:
+    from torchvision.models import vgg16
 
-    def __init__(self, layer: str) -> None:
+    return vgg16(weights=None)
+
+
+class VGG16(nn.Module):
+    """VGG16 up to one layer; (B, 3, 1, 224, 224) -> (B, feature_dim). tokens: pool5 as (B, 49, 512)."""
+
+    def __init__(self, layer: str, *, tokens: bool = False) -> None:
         super().__init__()
-        net = vgg16(weights=None)
-        self.layer = layer
+        net = _whole_net()
+        self.layer, self.tokens = layer, tokens
         self.features = net.features
         # The head's linear layers are numbered as in torchvision: 0 = fc6, 3 = fc7; dropout is off in evaluation.
         self.classifier = {"fc6": net.classifier[:2], "fc7": net.classifier[:5]}.get(layer, nn.Sequential())
@@ -50,6 +61,8 @@ class VGG16(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (B, feature_dim) for frames (B, 3, 1, 224, 224)."""
         x = self.features(x[:, :, 0].contiguous(memory_format=torch.channels_last))
+        if self.tokens:
+            return x.flatten(2).transpose(1, 2)
         if self.layer == "pool5_avg":
             return x.mean(dim=(2, 3))
         return self.classifier(x.flatten(1))
@@ -69,7 +82,7 @@ def _read_keras(path: Path) -> dict[str, torch.Tensor]:
     except ImportError as error:
         raise WeightsError(f"{path}: reading Keras files needs h5py: pip install 'har-pipeline[keras]'") from error
     with torch.device("meta"):
-        layers = vgg16(weights=None).features
+        layers = list(_whole_net().features.children())
     convolutions = {i: tuple(m.weight.shape) for i, m in enumerate(layers) if isinstance(m, nn.Conv2d)}
     names = [f"block{block}_conv{i}" for block, n in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, n + 1)]
     state: dict[str, torch.Tensor] = {}
@@ -144,18 +157,18 @@ NET = Net(
     gmacs=15.3,
     weights={
         "imagenet": Weights(
-            url=VGG16_Weights.IMAGENET1K_V1.url,
+            url="https://download.pytorch.org/models/vgg16-397923af.pth",
             sha256="397923af",
             licence="BSD-3-Clause (torchvision)",
             trained_on="ImageNet-1k, torchvision",
             preprocess=IMAGENET_RGB,
         ),
         "oxford": Weights(
-            url=VGG16_Weights.IMAGENET1K_FEATURES.url,
+            url="https://download.pytorch.org/models/vgg16_features-amdegroot-88682ab5.pth",
             sha256="88682ab5",
             licence="CC-BY-4.0 (Oxford VGG)",
             trained_on="ImageNet-1k with the authors' scaling, torchvision's port from ssd.pytorch, convolutions only",
-            preprocess=of_unit_range(_SCALED_AS_AUTHORS.mean, _SCALED_AS_AUTHORS.std),
+            preprocess=_SCALED_AS_AUTHORS,
             layers=_CONV_LAYERS,
         ),
         "keras": Weights(
@@ -170,6 +183,11 @@ NET = Net(
         ),
     },
     build=lambda layer, stream: VGG16(layer),
+    tokens=Tokens(
+        layers={"pool5": 512},
+        count=lambda layer, clip_len: 49,
+        build=lambda layer, stream: VGG16(layer, tokens=True),
+    ),
     load=_load,
     bf16_is_close=True,
     file_preprocess=lambda path, stream: KERAS_BGR if path.suffix == ".h5" else IMAGENET_RGB,

@@ -187,8 +187,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             "safetensors, or with torch.save(model.state_dict(), path)"
         ) from error
     except Exception as error:  # bytes that are no weights can break the reader anywhere
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WeightsError(f"{path}: not a readable weights file ({first})") from error
+        raise _unreadable(path, error) from error
     while isinstance(values, dict) and (inner := [k for k in WRAPPERS if isinstance(values.get(k), dict)]):
         values = values[inner[0]]
     if not isinstance(values, dict) or not values:
@@ -202,6 +201,11 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     return _without_wrappers(values, path)
 
 
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return WeightsError(f"{path}: not a readable weights file ({first})")
+
+
 def read_training(path: Path) -> tuple[TrainedOn | None, str | None]:
     """Return what `har train-video` trained the net of a weights file on, and its resize mode; None for every other file.
 
@@ -209,8 +213,11 @@ def read_training(path: Path) -> tuple[TrainedOn | None, str | None]:
     """
     if path.suffix != ".safetensors":
         return None, None
-    with safe_open(path, "pt") as file:
-        header = file.metadata() or {}
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+    except Exception as error:  # bytes that are no weights can break the reader anywhere
+        raise _unreadable(path, error) from error
     if TRAINING not in header:
         return None, None
     try:

@@ -17,14 +17,16 @@ from importlib import import_module
 from pathlib import Path
 
 from torch import nn
-from torchvision.models import WeightsEnum, video
 
 from har_pipeline.core.errors import ExtractionError
 from har_pipeline.core.records import ClipSpec, Stream
-from har_pipeline.models.extractors.base import Input, Net, Weights, of_unit_range
+from har_pipeline.models.extractors.base import IMAGENET_RGB, Input, Net, Preprocess, Weights, of_unit_range
 from har_pipeline.models.extractors.weights import load_cut, read_state_dict
 
 _LONGEST = 1000  # a bound, not a limit of the nets
+
+# Of torchvision's convolutional clip nets.
+_KINETICS_RGB = of_unit_range((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
 
 
 def _net(
@@ -66,36 +68,43 @@ def _net(
 def _torchvision(
     name: str,
     source: str,
-    published: WeightsEnum,
+    sha256: str,
     classifier: str,
     feature_dim: int,
     gmacs: float,
     clip_len: int = 16,
     num_clips: int = 5,
     shortest: int = 1,
+    resize: str = "stretch-171x128-center112",
+    preprocess: Preprocess = _KINETICS_RGB,
 ) -> Net:
-    """Return a net of torchvision.models.video. shortest: the fewest frames that pass its pools.
+    """Return a net of torchvision.models.video. sha256: the first digits of its weights on Kinetics-400, as published.
 
-    Input and clips are those that torchvision states its accuracies for, at 15 frames/s: of 30 frames/s every second one;
-    but for the number of S3D's. Resample videos of other rates. torchvision resizes without antialiasing, we with it.
+    shortest: the fewest frames that pass its pools. Input and clips are those that torchvision states its accuracies for, at
+    15 frames/s: of 30 frames/s every second one; but for the number of S3D's. Resample videos of other rates. torchvision
+    resizes without antialiasing, we with it.
     """
-    transforms = published.transforms()
-    size, crop = transforms.resize_size, transforms.crop_size[0]
-    scaled = f"short{size[0]}" if len(size) == 1 else f"stretch-{size[1]}x{size[0]}"  # (height, width)
+
+    def build() -> nn.Module:
+        from torchvision.models import video
+
+        net: nn.Module = getattr(video, name)(weights=None)
+        return net
+
     weights = Weights(
-        url=published.url,
-        sha256=published.url.removesuffix(".pth").rsplit("-", 1)[1],
+        url=f"https://download.pytorch.org/models/{name}-{sha256}.pth",
+        sha256=sha256,
         licence="BSD-3-Clause (torchvision)",
         trained_on="Kinetics-400, torchvision",
-        preprocess=of_unit_range(transforms.mean, transforms.std),
+        preprocess=preprocess,
     )
     read = Input(
         clips=ClipSpec(sampling="uniform", num_clips=num_clips, clip_len=clip_len, frame_interval=2),
         clip_lens=(shortest, _LONGEST),
-        resize=f"{scaled}-center{crop}",
+        resize=resize,
         weights="kinetics",
     )
-    return _net(name, source, lambda: getattr(video, name)(weights=None), classifier, feature_dim, gmacs, read, weights)
+    return _net(name, source, build, classifier, feature_dim, gmacs, read, weights)
 
 
 def _pytorchvideo(
@@ -150,14 +159,33 @@ _R2PLUS1D = "Tran et al. 2018, R(2+1)D, on ResNet-50"
 _LIU = "Liu et al. 2022, Video Swin Transformer"
 
 NETS = (
-    _torchvision("r3d_18", _TRAN, video.R3D_18_Weights.KINETICS400_V1, "fc", 512, 40.7),
-    _torchvision("mc3_18", _TRAN, video.MC3_18_Weights.KINETICS400_V1, "fc", 512, 43.3),
-    _torchvision("r2plus1d_18", _TRAN, video.R2Plus1D_18_Weights.KINETICS400_V1, "fc", 512, 40.5),
+    _torchvision("r3d_18", _TRAN, "b3b3357e", "fc", 512, 40.7),
+    _torchvision("mc3_18", _TRAN, "a90a0ba3", "fc", 512, 43.3),
+    _torchvision("r2plus1d_18", _TRAN, "91a641e6", "fc", 512, 40.5),
     # Five clips have as many frames as I3D's ten: each spans 255 frames, so that 50 s at 25 frames/s have no gap.
     _torchvision(
-        "s3d", "Xie et al. 2018, S3D", video.S3D_Weights.KINETICS400_V1, "classifier", 1024, 143.8, 128, 5, shortest=13
+        "s3d",
+        "Xie et al. 2018, S3D",
+        "d76dad2f",
+        "classifier",
+        1024,
+        143.8,
+        128,
+        shortest=13,
+        resize="stretch-256x256-center224",
     ),
-    _torchvision("swin3d_t", _LIU, video.Swin3D_T_Weights.KINETICS400_V1, "head", 768, 87.8, 32, 12),
+    _torchvision(
+        "swin3d_t",
+        _LIU,
+        "7615ae03",
+        "head",
+        768,
+        87.8,
+        32,
+        12,
+        resize="short256-center224",
+        preprocess=IMAGENET_RGB,
+    ),
     _pytorchvideo(
         "i3d_r50",
         "Carreira and Zisserman 2017, on ResNet-50",

@@ -8,6 +8,7 @@ from torch import nn
 
 from har_pipeline.core.errors import RunError
 from har_pipeline.models.config import RESIDUAL_HEADS, HeadConfig
+from har_pipeline.models.heads.attentive import AttentiveEncoder
 from har_pipeline.models.heads.classifier import SequenceClassifier
 from har_pipeline.models.heads.encoder import Encoder
 from har_pipeline.models.heads.fusion import HiddenFusion
@@ -65,6 +66,8 @@ def _plain_encoder(config: HeadConfig, dim: int) -> Encoder:
         return StackedEncoder(dim, config.num_layers, skips=config.name == "res_lstm", dropout=config.dropout)
     if config.name == "attention":
         return AttentionEncoder(dim, config.units, config.num_layers, dropout=config.dropout)
+    if config.name == "attentive":
+        return AttentiveEncoder(dim, config.num_layers)
     if config.name == "vote":
         return PerClip(dim)
     if config.name in ("lstm", "gru", "bilstm"):

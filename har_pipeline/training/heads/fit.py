@@ -23,8 +23,6 @@ from har_pipeline.training.data import Parts
 from har_pipeline.training.history import Epoch, OnEpoch, loss_and_accuracy
 from har_pipeline.training.options import TrainConfig
 
-EVAL_BATCH_SIZE = 64
-
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
@@ -235,7 +233,7 @@ def _fit_scikit(
     pooled = np.empty((len(parts.train), head.classifier.in_features), np.float32)
     with torch.inference_mode():
         done = 0
-        for batch in data.batches(EVAL_BATCH_SIZE, rows=parts.train):
+        for batch in data.batches(data.scored_at_once, rows=parts.train):
             encoded = head.encode(batch.features, batch.lengths).cpu().numpy()
             pooled[done : done + len(encoded)] = encoded
             done += len(encoded)
@@ -289,7 +287,7 @@ def _uncalibrated(told: np.ndarray, classes: Sequence[str]) -> list[str]:
 
 def probabilities_of(head: SequenceClassifier, data: FeatureBatches, rows: np.ndarray) -> np.ndarray:
     """Return (len(rows), K) float64 class probabilities."""
-    return class_probabilities(head, data.batches(EVAL_BATCH_SIZE, rows=rows))
+    return class_probabilities(head, data.batches(data.scored_at_once, rows=rows))
 
 
 def val_measures(

@@ -77,7 +77,8 @@ def train_head(
 def _check_memory(data: TrainingData, config: TrainConfig) -> None:
     """Raise RunError if the longest videos in a batch do not fit into memory; the features are there already."""
     dims, lengths = [spec.feature_dim for spec in data.specs], data.table.lengths
-    need = head_need(config, dims, len(data.classes), len(lengths), int(lengths.max()))
+    rows_per_clip = data.table.rows_per_clip
+    need = head_need(config, dims, len(data.classes), len(lengths), int(lengths.max()), rows_per_clip)
     if config.num_steps is None:
         need = dataclasses.replace(need, features=0)
     require_memory(need, config, dims)

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchvision.models.optical_flow import raft_large, raft_small
 
 from har_pipeline.core.errors import WeightsError
 from har_pipeline.core.files import cached_weights, file_sha256
@@ -26,6 +25,8 @@ def load_raft(method: str, weights: str | None, device: torch.device) -> nn.Modu
     weights: a local file, `random` (seed 0), or None for torchvision's, cached or downloaded, with their hash checked.
     Raises: WeightsError if the file is missing, damaged or of another net, or cannot be downloaded.
     """
+    from torchvision.models.optical_flow import raft_large, raft_small
+
     build = {"raft_small": raft_small, "raft_large": raft_large}[method]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

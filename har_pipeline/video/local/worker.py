@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from har_pipeline.core.errors import VideoError
+from har_pipeline.core.records import WHOLE, Span
 from har_pipeline.video.decode import FrameReader, VideoInfo, probe, tail_note, too_many_frames
 from har_pipeline.video.local.harris3d import interest_points
 from har_pipeline.video.local.points import Points, joined
@@ -21,6 +22,7 @@ from har_pipeline.video.local.spec import HANDCRAFTED
 from har_pipeline.video.local.trajectories import dense_trajectories
 from har_pipeline.video.preprocess import scale_to
 from har_pipeline.video.process import Failed, Task, Worker, serve, stopped_clock
+from har_pipeline.video.timing import in_frames
 
 FINDERS: Mapping[str, Callable[[Iterable[np.ndarray]], Iterator[Points]]] = {
     "harris3d_hof": interest_points,
@@ -55,13 +57,12 @@ class LocalVideo:
 class VideoFrames:
     """The frames of a video one by one, no larger than asked for, and what was learned of the file on the way."""
 
-    def __init__(
-        self, path: Path, short_side: int, *, start: int = 0, stop: int | None = None, max_frames: int
-    ) -> None:
+    def __init__(self, path: Path, short_side: int, span: Span = WHOLE, *, max_frames: int) -> None:
         self.path, self.short_side, self.max_frames = path, short_side, max_frames
         self.info: VideoInfo = probe(path)
-        self.start, self.stop = start, stop
-        self._reader = FrameReader(path, start=start, stop=stop, info=self.info)
+        part = in_frames(span, path, self.info.timing, self.info.packet_frames)
+        self.start, self.stop = part.start_frame, part.end_frame
+        self._reader = FrameReader(path, start=self.start, stop=self.stop, info=self.info)
         self.numbers: list[int] = []  # of the frames so far, in the file
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -100,7 +101,7 @@ def find_points(
     frames: list[np.ndarray] = []
 
     def kept() -> Iterator[np.ndarray]:
-        video = VideoFrames(path, short_side, start=start, stop=stop, max_frames=stop - start)
+        video = VideoFrames(path, short_side, Span(start_frame=start, end_frame=stop), max_frames=stop - start)
         total = max(0, min(stop, video.info.announced_frames) - start)
         for frame in video:
             on_frame(len(frames), max(len(frames), total))
@@ -152,9 +153,7 @@ class _Sample:
 def describe_video(task: LocalTask) -> LocalVideo:
     """Return the points of one video. Raises: VideoError naming the file if it cannot be read."""
     extractor = HANDCRAFTED[task.extractor]
-    frames = VideoFrames(
-        task.path, task.short_side, start=task.start_frame, stop=task.end_frame, max_frames=task.max_frames
-    )
+    frames = VideoFrames(task.path, task.short_side, task, max_frames=task.max_frames)
     sample = _Sample(task.max_points)
     for found in FINDERS[task.extractor](frames):
         values = np.concatenate([found.blocks[name] for name in task.blocks], axis=1)

@@ -232,6 +232,12 @@ def test_odd_contents_are_one_line_that_names_the_file(tmp_path: Path, kind: str
     assert len(str(caught.value)) < 500
 
 
+def test_a_damaged_header_is_told_before_the_net_is_built(tmp_path: Path) -> None:
+    (tmp_path / "net.safetensors").write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    with pytest.raises(WeightsError, match=r"net\.safetensors: not a readable weights file"):
+        build_extractor("convnet3d", weights=str(tmp_path / "net.safetensors"), device="cpu", at_once=False)
+
+
 @pytest.mark.parametrize("net", ["vgg16", "i3d", "c3d", "tsn_bninception", "r3d_18", "efficientnet_lite0"])
 @pytest.mark.parametrize("name", ["evil.pth", "evil.pt", "evil.h5", "evil.safetensors", "evil.bin"])
 def test_no_door_runs_a_pickle(tmp_path: Path, net: str, name: str) -> None:

@@ -33,6 +33,8 @@ CONFIGS = {
     "stacked_lstm of 4 layers": HeadConfig(name="stacked_lstm", num_layers=4),
     "projected": HeadConfig(name="res_lstm", num_layers=2, input_projection=3),
     "no forget gate": HeadConfig(units=7, forget_gate=False),
+    "attentive of 3 layers": HeadConfig(name="attentive", num_layers=3, input_projection=4),
+    "attentive hidden fusion": HeadConfig(name="attentive", mid_fusion="hidden", fusion_op="concat"),
     "every step": HeadConfig(name="bilstm", units=7, readout="steps"),
     "majority of every step": HeadConfig(units=7, readout="steps", vote="majority", forget_gate=False),
     "majority": HeadConfig(name="vote", vote="majority"),
