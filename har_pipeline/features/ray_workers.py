@@ -61,7 +61,9 @@ def plan_actors(nodes: Sequence[tuple[float, float]], options: EngineOptions, de
     if gpus is None:
         gpus = 1.0 if device != "cpu" and any(node[1] >= 1 for node in nodes) else 0.0
     if gpus:
-        shares = [(cpus, int(own / gpus + 1e-6)) for cpus, own in nodes if own >= gpus]
+        # A worker's share of a GPU is of one GPU.
+        shares = [(cpus, int(own) * int(1 / gpus + 1e-6) if gpus < 1 else int(own / gpus)) for cpus, own in nodes]
+        shares = [share for share in shares if share[1]]
         if not shares:
             raise ExtractionError(f"no node of the Ray cluster has {gpus:g} GPUs: give --ray-gpus 0 to use its CPUs")
         cpus = min(cpus / workers for cpus, workers in shares)
@@ -186,9 +188,8 @@ class RayActors:
                 warnings.simplefilter("ignore")
                 ray.init(**how, log_to_driver=False, configure_logging=False, logging_level=logging.CRITICAL)
         except Exception as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             what = "no Ray cluster can be started" if address is None else f"no Ray cluster at {address}"
-            raise ExtractionError(f"{what} ({first})") from error
+            raise ExtractionError(f"{what} ({_first_line(error)})") from error
         finally:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, before)  # Ray sets its own
@@ -210,9 +211,12 @@ class RayActors:
     def receive(self) -> list[tuple[Hashable, Message | Death]]:
         """Wait for messages, and return them."""
         by_ref = {handle.pending: handle for handle in self._handles}
-        ready, others = self._ray.wait(list(by_ref), num_returns=1, timeout=WAIT_S)
-        if others:
-            ready += self._ray.wait(others, num_returns=len(others), timeout=0)[0]
+        try:
+            ready, others = self._ray.wait(list(by_ref), num_returns=1, timeout=WAIT_S)
+            if others:
+                ready += self._ray.wait(others, num_returns=len(others), timeout=0)[0]
+        except (self._ray.exceptions.RayError, ConnectionError) as error:
+            raise ExtractionError(f"the Ray cluster does not answer any more ({_first_line(error)})") from error
         found: list[tuple[Hashable, Message | Death]] = []
         for ref in ready:
             handle = by_ref[ref]
@@ -253,6 +257,10 @@ def cause_of_death(text: str) -> str:
         return "its node is gone"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "no reason given"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _short_temp() -> str:

@@ -52,8 +52,8 @@ class VideoQueue:
     """Hands tasks to workers, which are any hashable values."""
 
     def __init__(self, tasks: Iterable[Task]) -> None:
-        self._waiting = deque(_Given(task, _lanes_of(task)) for task in tasks)
-        self._alone: deque[_Given] = deque()
+        self._waiting = deque(tasks)
+        self._alone: deque[Task] = deque()
         self._losses: dict[str, int] = {}
         self._shares: dict[Hashable, _Share] = {}
 
@@ -110,7 +110,7 @@ class VideoQueue:
     def _take_back(self, given: Iterable[_Given], cause: str) -> list[Lost]:
         failed = []
         for one in reversed(list(given)):
-            again = _Given(_for_lanes(one.task, one.lanes), one.lanes)
+            again = _for_lanes(one.task, one.lanes)
             if not one.begun:
                 self._waiting.appendleft(again)
                 continue
@@ -123,9 +123,9 @@ class VideoQueue:
         return failed
 
 
-def _give(share: _Share, one: _Given) -> Task:
-    share.given[one.task.video_id] = one
-    return one.task
+def _give(share: _Share, task: Task) -> Task:
+    share.given[task.video_id] = _Given(task, _lanes_of(task))
+    return task
 
 
 def _lanes_of(task: Task) -> set[int]:

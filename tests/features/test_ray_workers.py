@@ -45,6 +45,7 @@ def ray(**options: object) -> EngineOptions:
         ([(32, 4), (8, 2)], {}, "auto", (6, 4, 1)),
         ([(2, 4)], {}, "auto", (4, 0.5, 1)),
         ([(32, 4)], {"ray_gpus": 0.5}, "auto", (8, 4, 0.5)),
+        ([(32, 4)], {"ray_gpus": 0.3}, "auto", (12, 2, 0.3)),
         ([(32, 4)], {"ray_gpus": 2, "ray_workers": 1}, "auto", (1, 16, 2)),
         ([(32, 4)], {"ray_gpus": 0}, "auto", (1, 32, 0)),
         ([(32, 4)], {}, "cpu", (1, 32, 0)),
@@ -225,3 +226,19 @@ def test_four_workers_interrupted_go_on(engine: str, videos: Path, tmp_path: Pat
     expected, found = contents(videos / "alone.zarr"), contents(tmp_path / "store.zarr")
     assert found.keys() == expected.keys()
     assert all(np.array_equal(found[one], expected[one]) for one in expected)
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_raw_frames_and_points_take_ray_too(videos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    for words in (["frames", "m.csv", "--stream", "rgb", "--size", "16"], ["extract", "m.csv", "--extractor", "idt"]):
+        command, manifest, *options = words
+        for store, where in (
+            ("ray.zarr", ["--engine", "ray", "--ray-workers", "2"]),
+            ("alone.zarr", ["--workers", "1"]),
+        ):
+            har_process(command, manifest, tmp_path / command / store, *options, *where, cwd=videos, code=1)
+        expected, found = (contents(tmp_path / command / name) for name in ("alone.zarr", "ray.zarr"))
+        assert len(found) == 9
+        assert all(np.array_equal(found[one], expected[one]) for one in expected)
