@@ -54,6 +54,12 @@ CASES = {
     "synth": Case("synth out --subjects 25 --workers 2", file("out/*/*.avi")),
     "synth alone": Case("synth out --subjects 25 --workers 1", file("out/*/*.avi")),
     "extract": Case("extract many.csv s.zarr --weights random --device cpu", child, True),
+    "extract devices": Case(
+        "extract many.csv s.zarr --weights random --device cpu,cpu", file("s.zarr/eff*/video*"), True
+    ),
+    "extract ray": Case(
+        "extract many.csv s.zarr --weights random --engine ray --ray-workers 2", file("s.zarr/eff*/video*"), True
+    ),
     "extract points": Case("extract many.csv s.zarr --extractor idt --workers 2", child, True),
     "frames": Case("frames many.csv s.zarr --stream rgb --workers 2", child, True),
     "flow": Case("flow long.avi -o flow.mp4", cores(4)),

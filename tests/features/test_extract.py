@@ -22,8 +22,8 @@ from har_pipeline.core.errors import ExtractionError, UsageError, WeightsError
 from har_pipeline.core.records import ClipSpec, VideoRecord
 from har_pipeline.datasets.builders import build_manifest
 from har_pipeline.datasets.manifests import read_manifest, write_manifest
-from har_pipeline.features.engine import Progress
 from har_pipeline.features.extract import extract, extract_many, feature_spec
+from har_pipeline.features.job import Progress
 from har_pipeline.features.options import ExtractOptions
 from har_pipeline.features.pack import PackedStore, pack_features
 from har_pipeline.features.store import FeatureStore
