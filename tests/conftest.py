@@ -72,9 +72,11 @@ def pictures_not_drawn() -> Iterator[None]:
 
 
 @pytest.fixture
-def pictures_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def pictures_drawn() -> Iterator[None]:
     """Draw plots after all, for tests of what is on them."""
-    monkeypatch.setattr(plots, "_save", DRAW)
+    with pytest.MonkeyPatch.context() as patch:  # of its own: a test may undo its patches
+        patch.setattr(plots, "_save", DRAW)
+        yield
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
