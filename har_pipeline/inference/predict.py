@@ -212,7 +212,7 @@ def predict_scores(run: HeadRun | NetworkRun, features: np.ndarray) -> np.ndarra
         torch.tensor([len(features)]),
         torch.zeros(1, dtype=torch.int64),
     )
-    return class_probabilities(run.head, [batch])[0]
+    return class_probabilities(run.head, [batch], 1)[0]
 
 
 def top_k(classes: Sequence[str], probabilities: np.ndarray, k: int = 3) -> list[tuple[str, float]]:

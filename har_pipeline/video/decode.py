@@ -25,6 +25,7 @@ import av
 import av.error
 import av.logging
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Interpolation, VideoReformatter
 
@@ -35,6 +36,8 @@ from har_pipeline.video.seek import HOLE, Course, PacketLog, PacketTable
 from har_pipeline.video.timing import Timing, display_ticks, in_frames, joined_ticks, timing_of
 
 DECORD_BLOCK = 16
+# A worker has one core. PyAV scales with a thread for each core of the machine since version 17, before with one.
+_ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
 # Scalers that are kept from frame to frame, one for each size that a view asks for.
 _MOST_SCALERS = 16
 # Containers and raw streams that hold their own frames. Not listed are playlists and what else names further files (hls,
@@ -461,10 +464,15 @@ def _to_rgb(
     height, width = (frame.height, frame.width) if size is None else size[::-1] if turned else size
     shrinks = height <= frame.height and width <= frame.width and (height, width) != (frame.height, frame.width)
     method = Interpolation.AREA if shrinks else Interpolation.BILINEAR
-    rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation=method).to_ndarray()
+    rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation=method, **_ONE_THREAD).to_ndarray()
     if turned:
         rgb = rgb.swapaxes(0, 1)
     return np.ascontiguousarray(rgb[::down, ::across])
+
+
+def _display_matrix(frame: Any) -> Any | None:
+    # Not `frame.side_data`: the frame keeps that, and it the frame, whose 3 MB of 1080p then wait for Python's collector.
+    return SideDataContainer(frame).get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-arg]  # its stub lacks the frame
 
 
 def _turn(frame: Any, state: _Decoding) -> tuple[bool, int, int]:
@@ -473,7 +481,7 @@ def _turn(frame: Any, state: _Decoding) -> tuple[bool, int, int]:
     Of its display matrix, if that is a quarter turn, a reflection, or both; else it stays as it is.
      3x3 int32, row vectors: x' = a x + c y, y' = b x + d y with the matrix (a b u; c d v; x y w), fixed point.
     """
-    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    matrix = _display_matrix(frame)
     if matrix is None:
         return False, 1, 1
     values = np.frombuffer(bytes(matrix), np.int32)[[0, 1, 3, 4]].astype(float)
@@ -633,7 +641,7 @@ class FrameReader:
         turned = False
         with closing(_decode(self.path, state)) as frames:
             for frame in islice(frames, self.stop):
-                turned |= frame.side_data.get(SideDataType.DISPLAYMATRIX) is not None
+                turned |= _display_matrix(frame) is not None
         if len(state.sizes) > 1:
             return "decord scales frames of other sizes to the first one's"
         if turned:
