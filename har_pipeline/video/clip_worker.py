@@ -31,7 +31,7 @@ from har_pipeline.video.clips import (
     num_resampled,
     resampled_indices,
 )
-from har_pipeline.video.decode import FrameReader, Picture, VideoInfo, probe, tail_note, too_many_frames
+from har_pipeline.video.decode import FrameReader, Picture, VideoInfo, probe_again, tail_note, too_many_frames
 from har_pipeline.video.person import PersonFrame, PersonWindow, still_note
 from har_pipeline.video.preprocess import parse_resize, resize_frame, scale_frame, scale_to, scaled_shape
 from har_pipeline.video.process import Failed, Task, Worker, serve, stopped_clock
@@ -161,7 +161,7 @@ def _decode(task: DecodeTask, sender: _Sender) -> Done:
     if task.rows:
         return _decode_rows(task, sender)
     content = file_sha256(task.path) if task.hash_content else ""
-    info = probe(task.path)
+    info = probe_again(task.path)
     task = in_frames(task, task.path, info.timing, info.packet_frames)
     if info.packet_frames <= task.start_frame:
         raise VideoError(f"{task.path}: the row starts at frame {task.start_frame}, the file has {info.packet_frames}")
@@ -242,7 +242,7 @@ def _decode_rows(task: DecodeTask, sender: _Sender) -> Done:
 
     Rows that a file does not reach, because it has fewer frames than its container says, fail alone.
     """
-    info = probe(task.path)
+    info = probe_again(task.path)
     waiting, begun = deque(task.rows), deque[tuple[Row, list[_ClipCutter]]]()
 
     def wants(number: int) -> bool:

@@ -16,6 +16,7 @@ import struct
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,20 @@ def probe(path: Path) -> VideoInfo:
             pixel_aspect=float(stream.sample_aspect_ratio or 1),
             table=None if log is None or hidden or fillers else log.table(),
         )
+
+
+def probe_again(path: Path) -> VideoInfo:
+    """As `probe`, but of the file that was looked at last, if it is the same still: rows of one file follow each other."""
+    try:
+        found = path.stat()
+    except OSError:
+        return probe(path)
+    return _probe_once(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@lru_cache(maxsize=1)
+def _probe_once(path: Path, state: tuple[int, ...]) -> VideoInfo:
+    return probe(path)
 
 
 def _expected_s(path: Path, container: Any, stream: Any) -> float:
@@ -541,8 +556,8 @@ class FrameReader:
     With `decord`, PyAV takes over wherever decord would be wrong or fails, with a note.
     wants: whether a frame, by its number, is to be yielded; None: all are. The others are decoded, as later ones build on
     them, but not converted to RGB. It is asked once for each frame, in order, and ahead of reading.
-    seek: skip what is not wanted where it is many frames and `info` has a table of packets, see `seek`; the results are the
-    same, but damage in what is skipped is not noted. Run in `exactly`, for the iteration may then raise Unproved.
+    seek: skip what is not wanted where it is many frames and the packets prove that the results are the same, see `seek`;
+    damage in what is skipped is not noted. Run in `exactly`, for the iteration may then raise Unproved.
     Raises: ValueError if the range is empty; on iteration, VideoError if the file cannot be opened or holds no frame.
     """
 
@@ -588,7 +603,7 @@ class FrameReader:
         """Yield the frames from number `first` on. Raises: VideoError if the file holds no frame at all."""
         state, reformatters = _Decoding(), dict[tuple[int, int] | None, VideoReformatter]()
         self.ticks = state.ticks
-        table = self.info.table if self._seek and self.info is not None else None
+        table = (self.info or probe(self.path)).table if self._seek else None
         course = None if table is None else Course(table, self._wants, first, self.stop)
         wants = self._wants if course is None else course.wants
         with closing(_decode(self.path, state, course)) as frames:

@@ -14,7 +14,7 @@ import numpy as np
 
 from har_pipeline.core.errors import VideoError
 from har_pipeline.core.records import Aspect, RawStream, ResizeMethod
-from har_pipeline.video.decode import FrameReader, probe, tail_note, too_many_frames
+from har_pipeline.video.decode import FrameReader, probe_again, tail_note, too_many_frames
 from har_pipeline.video.depth import CausalDepth, prepare_depth, read_depth_span
 from har_pipeline.video.person import PersonWindow, still_note
 from har_pipeline.video.preprocess import Resize, fit_frame, parse_resize, resize_frame
@@ -64,7 +64,7 @@ def prepare_video(task: RawTask) -> RawVideo:
 
 
 def _prepare_rgb(task: RawTask, seek: bool) -> RawVideo:
-    info = probe(task.path)
+    info = probe_again(task.path)
     task = in_frames(task, task.path, info.timing, info.packet_frames)
     reader = FrameReader(task.path, start=task.start_frame, stop=task.end_frame, info=info, seek=seek)
     numbers, frames = list[int](), list[np.ndarray]()

@@ -16,7 +16,7 @@ import numpy as np
 
 from har_pipeline.core.errors import VideoError
 from har_pipeline.core.records import WHOLE, Span
-from har_pipeline.video.decode import FrameReader, VideoInfo, probe, tail_note, too_many_frames
+from har_pipeline.video.decode import FrameReader, VideoInfo, probe_again, tail_note, too_many_frames
 from har_pipeline.video.local.harris3d import interest_points
 from har_pipeline.video.local.points import Points, joined
 from har_pipeline.video.local.spec import HANDCRAFTED
@@ -62,7 +62,7 @@ class VideoFrames:
     def __init__(self, path: Path, short_side: int, span: Span = WHOLE, *, max_frames: int, seek: bool = False) -> None:
         """seek: as in `FrameReader`."""
         self.path, self.short_side, self.max_frames = path, short_side, max_frames
-        self.info: VideoInfo = probe(path)
+        self.info: VideoInfo = probe_again(path)
         part = in_frames(span, path, self.info.timing, self.info.packet_frames)
         self.start, self.stop = part.start_frame, part.end_frame
         self._reader = FrameReader(path, start=self.start, stop=self.stop, info=self.info, seek=seek)
