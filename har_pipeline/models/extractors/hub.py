@@ -32,6 +32,11 @@ def library(name: str, wanted_by: str) -> Any:
         raise ExtractionError(f"{wanted_by} needs {name}: pip install 'har-pipeline[backbones]'") from error
 
 
+def first_line(error: Exception) -> str:
+    """Return what an error of a library says first, or its kind, if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def model_folder(source: str) -> Path:
     """Return the folder of a model: `source` itself, or the hub's cache of the repository of that name, made complete.
 
@@ -149,8 +154,7 @@ def hub_file(repository: str, name: str, give: str = "that folder") -> Path | No
     except hub.errors.EntryNotFoundError:
         return None
     except Exception as error:  # of the connection, of permissions, of the disk: of several libraries
-        said = next(iter(str(error).split("\n\n")), "").strip() or type(error).__name__
-        raise _no_download(repository, name, " ".join(said.split())[:200], give) from error
+        raise _no_download(repository, name, first_line(error)[:200], give) from error
 
 
 def _no_download(repository: str, name: str, why: str, give: str) -> WeightsError:

@@ -464,6 +464,8 @@ def test_what_timm_does_not_have_or_a_file_does_not_hold_is_refused(tmp_path: Pa
         find_net("timm:resnet81")
     with pytest.raises(UsageError, match=r"no model 'resnet18\.b1_in1k'; did you mean 'resnet18"):
         find_net("timm:resnet18.b1_in1k")
+    with pytest.raises(UsageError, match="timm:efficientvim_m1 does not give one feature for a frame"):
+        find_net("timm:efficientvim_m1")
     with pytest.raises(UsageError, match=r"no layer 'layer5'; did you mean 'layer"):
         build_extractor("timm:resnet18", weights="random", device="cpu", layer="layer5")
     state = timm.create_model("resnet18").state_dict()
