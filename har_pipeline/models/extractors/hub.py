@@ -32,6 +32,11 @@ def library(name: str, wanted_by: str) -> Any:
         raise ExtractionError(f"{wanted_by} needs {name}: pip install 'har-pipeline[backbones]'") from error
 
 
+def first_line(error: Exception) -> str:
+    """Return what an error of a library says first, or its kind, if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def model_folder(source: str) -> Path:
     """Return the folder of a model: `source` itself, or the hub's cache of the repository of that name, made complete.
 
@@ -45,18 +50,38 @@ def model_folder(source: str) -> Path:
             f"{source} is {what_is(folder)}, neither a folder that holds {CONFIG} and {WEIGHTS} nor a name on the hub "
             "(such as MCG-NJU/videomae-base-finetuned-kinetics)"
         )
-    config = hub_file(source, CONFIG)
-    if config is None:
+    if hub_file(source, CONFIG) is None:
         raise WeightsError(f"{source}: the hub has no {CONFIG} there: it is no model of transformers")
-    for name in PROCESSORS:
-        hub_file(source, name)
-    if hub_file(source, WEIGHTS) is None:
+    _processor(source)
+    index = _cached(source, INDEX)
+    if index is None and hub_file(source, WEIGHTS) is None:
         index = hub_file(source, INDEX)
         if index is None:
             raise WeightsError(f"{source}: the hub has no {WEIGHTS} there; {_way_out('its weights')}")
-        for name in _shards(index):
-            hub_file(source, name)
+    for name in _shards(index) if index is not None else ():
+        hub_file(source, name)
+    config = hub_file(
+        source, CONFIG
+    )  # once more: the repository may have changed meanwhile, and then all is another folder
+    assert config is not None
     return config.parent
+
+
+def _processor(repository: str) -> None:
+    """Have the files in the cache that say how frames are prepared; without network those that are there are enough."""
+    found, failed = False, None
+    for name in PROCESSORS:
+        try:
+            found |= hub_file(repository, name) is not None
+        except WeightsError as error:
+            failed = error
+    if failed is not None and not found:
+        raise failed
+
+
+def _cached(repository: str, name: str) -> Path | None:
+    cached = library("huggingface_hub", repository).try_to_load_from_cache(repository, name)
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -120,11 +145,8 @@ def hub_file(repository: str, name: str, give: str = "that folder") -> Path | No
     """
     hub = library("huggingface_hub", repository)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each try
-    cached = hub.try_to_load_from_cache(repository, name)
-    if isinstance(cached, str):
-        return Path(cached)
-    if cached is not None:  # known not to exist
-        return None
+    if (cached := _cached(repository, name)) is not None:
+        return cached
     try:
         return Path(hub.hf_hub_download(repository, name))
     except hub.errors.LocalEntryNotFoundError as error:
@@ -132,8 +154,7 @@ def hub_file(repository: str, name: str, give: str = "that folder") -> Path | No
     except hub.errors.EntryNotFoundError:
         return None
     except Exception as error:  # of the connection, of permissions, of the disk: of several libraries
-        said = next(iter(str(error).split("\n\n")), "").strip() or type(error).__name__
-        raise _no_download(repository, name, " ".join(said.split())[:200], give) from error
+        raise _no_download(repository, name, first_line(error)[:200], give) from error
 
 
 def _no_download(repository: str, name: str, why: str, give: str) -> WeightsError:

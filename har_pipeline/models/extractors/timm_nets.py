@@ -22,7 +22,7 @@ from torch import nn
 from har_pipeline.core.errors import UsageError, WeightsError
 from har_pipeline.core.text import did_you_mean
 from har_pipeline.models.extractors.base import FRAMES, Input, Net, Weights, of_unit_range
-from har_pipeline.models.extractors.hub import hub_file, library, refuse_pickled
+from har_pipeline.models.extractors.hub import first_line, hub_file, library, refuse_pickled
 from har_pipeline.models.extractors.weights import load_strictly, read_state_dict
 from har_pipeline.models.state import key_differences
 
@@ -61,12 +61,19 @@ def timm_net(name: str) -> Net:
     timm = library("timm", f"timm:{name}")
     if not timm.is_model(name) or (name.partition(".")[2] and not timm.is_model_pretrained(name)):
         raise UsageError(f"timm has no model {name!r}; {did_you_mean(name, _names(timm, name))}see timm.list_models()")
-    with torch.device("meta"):  # shapes only
-        net = timm.create_model(name).eval()
+    try:
+        with torch.device("meta"):  # shapes only
+            net = timm.create_model(name).eval()
+    except Exception as error:  # some models need packages that timm does not
+        raise UsageError(f"timm:{name} cannot be built ({first_line(error)})") from error
     config = timm.data.resolve_model_data_config(net)
     channels, height, width = config["input_size"]
     if channels != 3 or height != width:
         raise UsageError(f"timm:{name} reads {channels} x {height} x {width} px, not square RGB frames")
+    try:
+        layers = _layers(net, (channels, height, width))
+    except Exception as error:  # some have several outputs in the place of one
+        raise UsageError(f"timm:{name} does not give one feature for a frame ({first_line(error)})") from error
     preprocess = of_unit_range(config["mean"], config["std"])
     published = net.pretrained_cfg
     repository = published.get("hf_hub_id") or ""
@@ -101,7 +108,7 @@ def timm_net(name: str) -> Net:
                 weights="hub",
             )
         },
-        layers=_layers(net, (channels, height, width)),
+        layers=layers,
         default_layer="pooled",
         gmacs=None,
         weights={

@@ -33,7 +33,15 @@ from har_pipeline.core.errors import WeightsError, first_few
 from har_pipeline.core.records import ClipSpec, Stream
 from har_pipeline.core.text import unknown
 from har_pipeline.models.extractors.base import FRAMES, Input, Net, Preprocess, Tokens, Weights
-from har_pipeline.models.extractors.hub import CONFIG, PROCESSORS, library, model_folder, read_json, weight_files
+from har_pipeline.models.extractors.hub import (
+    CONFIG,
+    PROCESSORS,
+    first_line,
+    library,
+    model_folder,
+    read_json,
+    weight_files,
+)
 from har_pipeline.video.preprocess import parse_resize
 
 log = logging.getLogger(__name__)
@@ -328,11 +336,7 @@ def _config(transformers: Any, cls: Any, values: Mapping[str, Any], folder: Path
             return whole.vision_config
         return own.from_dict(dict(values))
     except Exception as error:  # any entry may be of a wrong type
-        raise WeightsError(f"{folder / CONFIG}: no config of {own.model_type} ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"{folder / CONFIG}: no config of {own.model_type} ({first_line(error)})") from error
 
 
 def _keys(folder: Path) -> list[str]:
@@ -344,7 +348,7 @@ def _read(file: Path, what: Callable[[Any], Any]) -> Any:
         with safe_open(file, "pt") as opened:
             return what(opened)
     except Exception as error:
-        raise WeightsError(f"{file}: not a readable safetensors file ({_first_line(error)})") from error
+        raise WeightsError(f"{file}: not a readable safetensors file ({first_line(error)})") from error
 
 
 def _layers(family: _Family, config: Any, has_head: bool, keys: Sequence[str]) -> dict[str, int]:
@@ -403,7 +407,7 @@ def _frames(folder: Path, family: _Family, config: Any) -> tuple[str, Preprocess
         )
         return _resize(scaled, crop, size, file), preprocess
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise WeightsError(f"{file}: does not say how frames are prepared ({_first_line(error)})") from error
+        raise WeightsError(f"{file}: does not say how frames are prepared ({first_line(error)})") from error
 
 
 def _normalised(mean: Sequence[float], std: Sequence[float], factor: float, offset: int) -> Preprocess:
@@ -458,7 +462,7 @@ def _loaded(
                 **arguments,
             )
         except Exception as error:  # keys of other shapes, damaged files: the library's own errors are of any kind
-            raise WeightsError(f"{folder}: its weights do not fit its {CONFIG} ({_first_line(error)})") from error
+            raise WeightsError(f"{folder}: its weights do not fit its {CONFIG} ({first_line(error)})") from error
     spare, not_read = [rf"{part}\." for part in family.spare], (*family.not_read, *_NEVER_READ)
     ours = {
         key: _content(value)

@@ -19,6 +19,7 @@ from har_pipeline.core.errors import DeviceError, ExtractionError, UsageError, W
 from har_pipeline.models.extractors import Extractor, build_extractor, find_net
 from har_pipeline.models.extractors.hub import weights_sha256
 from har_pipeline.models.extractors.timm_nets import timm_net
+from har_pipeline.models.extractors.weights import weights_with_hash
 from har_pipeline.video.preprocess import parse_resize
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32}
@@ -327,6 +328,47 @@ def test_no_network_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         build_extractor("timm:resnet18", device="cpu")
 
 
+def in_cache(cache: Path, repository: str, folder: Path) -> None:
+    """Put the files of a folder into a cache of the hub, as links to files that are named by their hash."""
+    place = cache / f"models--{repository.replace('/', '--')}"
+    (place / "snapshots/abc").mkdir(parents=True)
+    (place / "blobs").mkdir()
+    (place / "refs").mkdir()
+    (place / "refs/main").write_text("abc")
+    for number, file in enumerate(folder.iterdir()):
+        shutil.copy(file, place / f"blobs/{number}")
+        (place / "snapshots/abc" / file.name).symlink_to(f"../../blobs/{number}")
+
+
+def test_the_cache_of_the_hub_needs_no_network(videomae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    in_cache(tmp_path / "cache", "org/plain", videomae)
+    with pytest.raises(WeightsError, match=r"org/plain: \w+_config.json is not in the hub's cache"):
+        build_extractor("hf:org/plain", device="cpu")  # whether the hub has such a file is not known
+    whole = tmp_path / "whole"
+    shutil.copytree(videomae, whole)
+    transformers.VideoMAEImageProcessor(size={"shortest_edge": 36}, crop_size=32).save_pretrained(whole)
+    in_cache(tmp_path / "cache", "org/model", whole)
+    found, local = build_extractor("hf:org/model", device="cpu"), build_extractor(f"hf:{whole}", device="cpu")
+    assert found.weights == local.weights
+    assert found.input.resize == "short36-center32"
+    clips, _ = frames_for(found)
+    assert torch.equal(found(clips), local(clips))
+    # A run asks by the hash, and on another machine by the name.
+    assert build_extractor("hf-videomae", weights="org/model", device="cpu").weights == found.weights
+    digits = found.weights.removeprefix("sha256:")
+    assert weights_with_hash({}, "rgb", digits) == str(tmp_path / "cache/models--org--model/snapshots/abc")
+
+    (tmp_path / "timm").mkdir()
+    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "timm/model.safetensors")
+    in_cache(tmp_path / "cache", "timm/test_resnet.r160_in1k", tmp_path / "timm")
+    net = build_extractor("timm:test_resnet", device="cpu")
+    path = weights_with_hash(net.net.weights, "rgb", net.weights.removeprefix("sha256:"))
+    assert path is not None
+    assert build_extractor("timm-test_resnet", weights=path, device="cpu").weights == net.weights
+
+
 def test_frames_are_prepared_as_the_folders_processor_says(videomae: Path, tmp_path: Path) -> None:
     """The library's processor on frames that need no scaling, and the sizes that it scales to."""
     shutil.copytree(videomae, tmp_path / "model")
@@ -422,6 +464,8 @@ def test_what_timm_does_not_have_or_a_file_does_not_hold_is_refused(tmp_path: Pa
         find_net("timm:resnet81")
     with pytest.raises(UsageError, match=r"no model 'resnet18\.b1_in1k'; did you mean 'resnet18"):
         find_net("timm:resnet18.b1_in1k")
+    with pytest.raises(UsageError, match="timm:efficientvim_m1 does not give one feature for a frame"):
+        find_net("timm:efficientvim_m1")
     with pytest.raises(UsageError, match=r"no layer 'layer5'; did you mean 'layer"):
         build_extractor("timm:resnet18", weights="random", device="cpu", layer="layer5")
     state = timm.create_model("resnet18").state_dict()
