@@ -10,8 +10,8 @@ again; about 20 KiB of disk and five inodes a video beside its features.
 
 Each work is a `har` command in a process of its own. `peak_mb` is the largest resident size of that process or of one of its
 children. `exponent` is that of the CPU seconds between a size and the one before, after those of the smallest size (the
-start of the program) were taken off; 1 is linear. `over_features`: peak memory beyond that of the smallest size, over the
-bytes of the features.
+start of the program) were taken off; 1 is linear. `over_features`: what is added to the peak
+memory of the smallest size, over what is added to its features.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from typing import Any
 HAR = [sys.executable, "-m", "har_pipeline"]
 MOST_CLASSES, ROWS_OF_CLASS, SUBJECTS, GROUPS = 400, 100, 40, 25
 NET = ["--extractor", "efficientnet_lite0", "--weights", "random"]
+# Of a clip: 1,280 values in float16.
+FEATURE_BYTES = 2560
 # The smallest differences of CPU seconds that an exponent is computed from.
 LEAST_S = 0.05
 
@@ -182,14 +184,11 @@ def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
         if found:
             row["exponent"] = exponent(found[-1], row, found[0])
             if name == "train":
-                row["over_features"] = round((peak - found[0]["peak_mb"]) * 1e6 / features_bytes(size, args.clips), 2)
+                more = (size - found[0]["size"]) * args.clips * FEATURE_BYTES
+                row["over_features"] = round((peak - found[0]["peak_mb"]) * 1e6 / more, 2)
         found.append(row)
         print(f"{name}: {row}", file=sys.stderr, flush=True)
     return found
-
-
-def features_bytes(size: int, clips: int) -> int:
-    return size * clips * 1280 * 2  # float16
 
 
 def make(args: argparse.Namespace, size: int) -> None:

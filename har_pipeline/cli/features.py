@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,7 +53,7 @@ def list_sets(store: StoreOrPack, as_json: AsJson = False) -> None:
     rows, shown = [], []
     for name, spec in specs.items():
         videos, failed = len(opened.video_ids(name)), len(opened.failures(name))
-        seen = seen_of_set(spec, opened.lengths(name).values())
+        seen = seen_of_set(spec, ((video.num_frames, video.fps) for video in opened.stored(name)))
         fitted = f"{spec.fit.protocol} split {spec.fit.split}" if spec.fit else None
         span, read = with_least(seen.span_mean, seen.span_min), with_least(seen.read_mean, seen.read_min)
         rows.append(
@@ -146,7 +146,15 @@ def _description(
     from har_pipeline.features.seen import percent, seen_of_set, seen_of_video
 
     spec = opened.spec(name)
-    seen = seen_of_set(spec, opened.lengths(name).values())
+    notes: dict[str, tuple[str, ...]] = {}
+
+    def lengths() -> Iterator[tuple[int, float]]:
+        for video in opened.stored(name):  # one walk for both
+            if video.decode_notes:
+                notes[video.video_id] = video.decode_notes
+            yield video.num_frames, video.fps
+
+    seen = seen_of_set(spec, lengths())
     called = next((own for own, one in opened.names().items() if one == name), None)
     result: dict[str, object] = {
         "feature_set": name,
@@ -155,7 +163,7 @@ def _description(
         "videos": len(opened.video_ids(name)),
         "seen": seen.describe() if in_words else dataclasses.asdict(seen),
         "failures": opened.failures(name),
-        "notes": opened.decode_notes(name),
+        "notes": notes,
     }
     if (fit := opened.fit_attributes(name)) is not None:
         result["fit"] = fit
@@ -227,6 +235,7 @@ def verify(
     --delete removes what was read and is wrong; what cannot be read (permission, faulty disk) stays, and is listed.
     """
     from har_pipeline.core.errors import StoreError
+    from har_pipeline.core.processes import num_cores
     from har_pipeline.features.pack import PackedStore, open_features
 
     opened = open_features(store)
@@ -241,7 +250,8 @@ def verify(
             try:
                 videos, before = len(opened.video_ids(name)), checked
                 update(name, 0, videos)
-                for damage in opened.verify(name):
+                found = opened.verify(name) if of_store is None else of_store.verify(name, workers=num_cores())
+                for damage in found:
                     checked += damage is None or damage.kind == "features"
                     update(name, checked - before, videos)
                     if damage is not None:

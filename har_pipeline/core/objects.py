@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import logging
 import os
 import re
 import stat
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "memory")
 REQUEST_S = 300
 RETRIES = 10
+
+log = logging.getLogger(__name__)
 
 # What distinguishes the content of a file from others, as `put` takes it: an e-tag, and a version where there are any.
 Tag: TypeAlias = tuple[str | None, str | None]
@@ -226,6 +229,14 @@ class ObjectPath:
                 raise ValueError(f"{self.name} has {meta['size']:,} bytes")
             return bytes(found.bytes()), (meta["e_tag"], meta["version"]), meta["last_modified"].timestamp()
 
+    def download(self, path: Path) -> None:
+        """Write the content of a file into a local one. Raises: FileNotFoundError."""
+        import obstore
+
+        with self._answers() as client, path.open("wb") as file:
+            for part in obstore.get(client, self._key).stream():
+                file.write(part)
+
     def tag(self) -> Tag | None:
         """Return the tag of a file, None if there is none."""
         import obstore
@@ -397,6 +408,7 @@ def _claim(place: ObjectPath, content: bytes, marker: ObjectPath) -> tuple[Tag, 
 
     Returns its tag and whether it replaced another writer's, None if another has committed.
     """
+    told = False
     ahead_s: float | None = None  # how much the storage's clock is ahead of this machine's
     while True:
         with contextlib.suppress(FileExistsError):
@@ -413,4 +425,11 @@ def _claim(place: ObjectPath, content: bytes, marker: ObjectPath) -> tuple[Tag, 
             with contextlib.suppress(FileExistsError, FileNotFoundError):
                 return place.put(content, replacing=tag), there != content
         else:
+            if not told:
+                log.warning(
+                    "%s: another writer has put other content there; waiting for it to end, %.0f s at most",
+                    place,
+                    LEASE_S,
+                )
+                told = True
             time.sleep(LOOK_S)

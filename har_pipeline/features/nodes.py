@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -293,8 +294,9 @@ def read_commit(node: StorePath, values: Mapping[str, Any]) -> dict[str, Any]:
         times = commit.get("clip_times_s", [[0.0, 0.0]] * len(starts))
         sound = (
             len(starts) == len(ends) == len(times) == clips
-            and all(type(frame) is int for frame in (*starts, *ends, commit["num_frames"]))
-            and all(len(pair) == 2 and all(type(time) in (int, float) for time in pair) for pair in times)
+            and {*map(type, starts), *map(type, ends), type(commit["num_frames"])} == {int}
+            and {*map(len, times)} <= {2}
+            and {*map(type, itertools.chain.from_iterable(times))} <= {int, float}
             and type(commit["fps"]) in (int, float)
             and isinstance(commit["padded"], bool)
             and isinstance(commit["checksum"], str)

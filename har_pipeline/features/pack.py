@@ -47,7 +47,8 @@ from har_pipeline.core.files import new_file, read_json, remove_debris, sync_fol
 from har_pipeline.core.objects import StorePath, store_path
 from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
 from har_pipeline.datasets.units import SOURCES, Source
-from har_pipeline.features.places import META
+from har_pipeline.features.places import META, in_order, local_file
+from har_pipeline.features.reader import StoredVideo
 from har_pipeline.features.store import Damage, FeatureStore, UnreadableError, choose_feature_set, writing_to
 
 FORMAT_VERSION = 3
@@ -107,8 +108,8 @@ class _PackedSet:
             raise StoreError(f"{path.parent} has no feature set {feature_set!r}; add it with `har features pack`")
         try:
             # Not kept as an np.memmap, whose class makes each slice slow.
-            mapped = np.asarray(np.memmap(path, np.uint8, "r")) if isinstance(path, Path) else None
-            content = np.frombuffer(path.read_bytes(), np.uint8) if mapped is None else mapped
+            with local_file(path) as file:
+                content = np.asarray(np.memmap(file, np.uint8, "r"))
             body_start = 8 + int.from_bytes(content[:8].tobytes(), "little")
             if body_start > min(len(content), MAX_HEADER_BYTES):
                 raise ValueError(f"a header of {body_start} bytes in a file of {len(content)}")
@@ -308,6 +309,12 @@ class PackedStore:
         packed = self._open(feature_set)
         numbers = zip(packed.clips["num_frames"].tolist(), packed.clips["fps"].tolist(), strict=True)
         return dict(zip(packed.videos["video_ids"], numbers, strict=True))
+
+    def stored(self, feature_set: str) -> Iterator[StoredVideo]:
+        """Give what is known of each video; see `FeatureStore.stored`."""
+        notes = self._open(feature_set).videos["decode_notes"]
+        for video_id, (num_frames, fps) in self.lengths(feature_set).items():
+            yield StoredVideo(video_id, num_frames, fps, tuple(notes.get(video_id, ())))
 
     def verify(self, feature_set: str) -> Iterator[Damage | None]:
         """Read every video of a set against its checksum; yields None for a sound one and its `Damage` otherwise."""
@@ -583,9 +590,9 @@ def _write_set(path: Path, store: FeatureStore, feature_set: str, store_path: st
     room = len(_header(info, {**head, "features": features, **tail}))
     with open(path, "wb") as file:
         file.seek(room + sum(array.nbytes for array in head.values()))
-        read: list[FeatureRecord] = []
-        for row, video_id in enumerate(lengths):
-            video = store.read(feature_set, video_id, check=True)
+        texts = _Texts()
+        videos = in_order(store.path, lambda video_id: store.read(feature_set, video_id, check=True), lengths)
+        for row, (video_id, video) in enumerate(zip(lengths, videos, strict=True)):
             rows = slice(*head["offsets"][row : row + 2])
             wanted = (len(video.clip_starts) * spec.rows_per_clip, spec.feature_dim)
             if video.features.dtype != spec.dtype or video.features.shape != wanted:
@@ -595,10 +602,10 @@ def _write_set(path: Path, store: FeatureStore, feature_set: str, store_path: st
             head["clip_times_s"][rows] = video.clip_times_s
             head["num_frames"][row], head["fps"][row] = video.num_frames, video.fps
             tail["padded"][row] = video.padded
-            read.append(dataclasses.replace(video, features=video.features[:0].copy()))
+            texts.add(video)
             on_video("pack", row + 1, num_videos)
-        texts = {**_texts(read), "failures": store.failures(feature_set)}
-        tail["videos"] = np.frombuffer(json.dumps(texts).encode(), np.uint8)
+        told = {**texts.values(), "failures": store.failures(feature_set)}
+        tail["videos"] = np.frombuffer(json.dumps(told).encode(), np.uint8)
         for array in tail.values():
             file.write(array.data)
         info["sha256"] = {name: _sha256(array) for name, array in {**head, **tail}.items()}
@@ -645,16 +652,34 @@ def _sha256(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
-def _texts(videos: Sequence[FeatureRecord]) -> dict[str, Any]:
-    """Return what the tensor `videos` says of them; a provenance that many share is kept once."""
-    provenances: dict[str, int] = {}
-    keys = [json.dumps(dict(video.provenance), sort_keys=True) for video in videos]
-    numbers = [provenances.setdefault(key, len(provenances)) for key in keys]
-    return {
-        "video_ids": [video.video_id for video in videos],
-        "checksums": [video.checksum for video in videos],
-        "decode_notes": {video.video_id: list(video.decode_notes) for video in videos if video.decode_notes},
-        "provenances": [json.loads(key) for key in provenances],
-        "provenance": numbers,
-        "files": [dict(video.file) for video in videos],
-    }
+class _Texts:
+    """What the tensor `videos` says of videos, collected one by one; a provenance that many share is kept once."""
+
+    def __init__(self) -> None:
+        self._ids: list[str] = []
+        self._checksums: list[str] = []
+        self._notes: dict[str, list[str]] = {}
+        self._provenances: dict[str, int] = {}
+        self._provenance: list[int] = []
+        self._files: list[dict[str, str]] = []
+
+    def add(self, video: FeatureRecord) -> None:
+        """Add what is told of a video; its arrays are not kept."""
+        self._ids.append(video.video_id)
+        self._checksums.append(video.checksum)
+        if video.decode_notes:
+            self._notes[video.video_id] = list(video.decode_notes)
+        key = json.dumps(dict(video.provenance), sort_keys=True)
+        self._provenance.append(self._provenances.setdefault(key, len(self._provenances)))
+        self._files.append(dict(video.file))
+
+    def values(self) -> dict[str, Any]:
+        """Return what is told of all of them, ready for JSON."""
+        return {
+            "video_ids": self._ids,
+            "checksums": self._checksums,
+            "decode_notes": self._notes,
+            "provenances": [json.loads(key) for key in self._provenances],
+            "provenance": self._provenance,
+            "files": self._files,
+        }

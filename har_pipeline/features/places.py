@@ -47,8 +47,21 @@ def content(path: StorePath, at_most: int | None = None) -> bytes:
     return path.read_bytes()
 
 
-def is_there(path: StorePath) -> bool:
-    """Return whether a file exists, or may: one that cannot be looked at now counts."""
+@contextlib.contextmanager
+def local_file(path: StorePath) -> Iterator[Path]:
+    """Give the path of a file, or of a copy on this machine that is deleted afterwards, though what has mapped it keeps it."""
+    if isinstance(path, Path):
+        yield path
+        return
+    assert isinstance(path, ObjectPath)
+    with tempfile.TemporaryDirectory(prefix="har-") as folder:
+        copy = Path(folder) / path.name
+        path.download(copy)
+        yield copy
+
+
+def is_there(path: StorePath | str) -> bool:
+    """Return whether a file exists, or may: one that cannot be looked at now counts. path: a local one may be text."""
     try:
         path.stat() if isinstance(path, ObjectPath) else os.stat(str(path))
     except (FileNotFoundError, NotADirectoryError):
@@ -74,7 +87,13 @@ def committed(folder: StorePath) -> list[str]:
         paths = (path.split("/") for path, _ in folder.files())
         return sorted(parts[0] for parts in paths if len(parts) == 2 and parts[1] == META)
     assert isinstance(folder, Path)
-    return sorted(name for name in os.listdir(folder) if is_there(folder / name / META))
+    # As text: to make a Path takes longer than to look at it.
+    return sorted(name for name in os.listdir(folder) if is_there(os.path.join(folder, name, META)))
+
+
+def candidates(folder: StorePath) -> list[str]:
+    """Return the names of what may be nodes in a folder, sorted, without a look at each. Raises: OSError as `committed`."""
+    return sorted(os.listdir(folder)) if isinstance(folder, Path) else committed(folder)
 
 
 def put_file(path: StorePath, text: str, *, once: bool = False) -> None:
@@ -97,10 +116,14 @@ def last_change(folder: StorePath) -> int:
 
 
 class Staging:
-    """Where the nodes of a store are built before they appear in it: a folder of the store, or of this machine."""
+    """Where the nodes of a store are built before they appear in it. path: a folder of the store; else one of this machine."""
 
     def __init__(self, path: StorePath) -> None:
-        self._folder = path if isinstance(path, Path) else None
+        self._path, self._folder = path, path if isinstance(path, Path) else None
+
+    def __reduce__(self) -> tuple[type[Staging], tuple[StorePath]]:
+        """Pickle without the folder, which is this process's own."""
+        return Staging, (self._path,)
 
     def new(self) -> Path:
         """Return the path of a new node, which no other writer has."""

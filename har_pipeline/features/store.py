@@ -29,7 +29,8 @@ import logging
 import re
 import shutil
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +42,7 @@ from har_pipeline.core.errors import FeatureMismatchError, StoreError
 from har_pipeline.core.files import remove, remove_debris, staging_name
 from har_pipeline.core.kinds import what_is
 from har_pipeline.core.objects import ObjectPath, StorePath, store_path
+from har_pipeline.core.processes import working_on
 from har_pipeline.core.records import (
     VIDEO_ID_PATTERN,
     FeatureRecord,
@@ -68,11 +70,25 @@ from har_pipeline.features.nodes import (
     write_group,
 )
 from har_pipeline.features.options import made_by
-from har_pipeline.features.places import META, Staging, committed, entries, in_order, is_there, last_change, publish
+from har_pipeline.features.places import (
+    META,
+    Staging,
+    candidates,
+    committed,
+    entries,
+    in_order,
+    is_there,
+    last_change,
+    publish,
+)
+from har_pipeline.features.reader import StoredVideo
 from har_pipeline.features.words import differences
 
 STAGING, FAILURES, REDUCTION, NAMES = "_staging", "_failures", "_reduction", "_names"
 FORMAT_VERSION = 1
+
+# Videos from which on processes share what is to be verified, and how many one of them is given at a time.
+SHARED_FROM, VERIFIED_AT_ONCE = 2000, 250
 FAILURE_ATTEMPTS, SPELLING_ATTEMPTS = 100, 5
 _DAMAGED = "its metadata is damaged"
 _SET_NAME = re.compile(r".+-[0-9a-f]{10}")
@@ -392,16 +408,15 @@ class FeatureStore:
 
     def lengths(self, feature_set: str) -> dict[str, tuple[int, float]]:
         """Return video_id -> (frames, frame rate) of the video, as in `VideoSource`; leaves out what `checksums` does."""
-        commits = self._whole_commits(feature_set)
-        return {video_id: (int(commit["num_frames"]), float(commit["fps"])) for video_id, commit in commits}
+        return {video.video_id: (video.num_frames, video.fps) for video in self.stored(feature_set)}
 
     def files(self, feature_set: str) -> dict[str, dict[str, str]]:
         """Return video_id -> the file that was read, as `FeatureRecord.file`; leaves out what `checksums` does."""
-        return {video_id: value or {} for video_id, value in self._commits(feature_set, "file")}
+        return {video_id: file for video_id, file in self.each_file(feature_set) if file is not None}
 
     def decode_notes(self, feature_set: str) -> dict[str, tuple[str, ...]]:
         """Return video_id -> what was wrong with its file, for the videos whose files had faults."""
-        return {video_id: tuple(notes) for video_id, notes in self._commits(feature_set, "decode_notes") if notes}
+        return {video.video_id: video.decode_notes for video in self.stored(feature_set) if video.decode_notes}
 
     def num_frames(self, feature_set: str) -> dict[str, int]:
         """Return video_id -> frames of its file, as far as known; leaves out what `checksums` does."""
@@ -415,26 +430,61 @@ class FeatureStore:
         return ((video_id, commit.get(key)) for video_id, commit in self._whole_commits(feature_set, strict=strict))
 
     def _whole_commits(self, feature_set: str, *, strict: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
-        def read(video_id: str) -> dict[str, Any] | ValueError | UnreadableError:
-            node = self.path / feature_set / video_id
+        for video_id, commit in self.commits(feature_set):
+            if isinstance(commit, dict):
+                yield video_id, commit
+                continue
+            if strict:
+                raise commit
+            self._tell(feature_set, video_id, commit)
+
+    def _tell(self, feature_set: str, video_id: str, damage: StoreError) -> None:
+        """Warn of a damaged video once."""
+        node = str(self.path / feature_set / video_id)
+        if node not in self._told:
+            self._told.add(node)
+            log.warning("%s", damage)
+
+    def commits(self, feature_set: str) -> Iterator[tuple[str, dict[str, Any] | StoreError]]:
+        """Give the id of each video and its commit, or what is wrong with it, in the order of `video_ids`.
+
+        One walk, and one look at each video; one commit is in memory at a time.
+        """
+        self.spec(feature_set)
+        group = self.path / feature_set
+
+        # Not through zarr, which would open an array for each.
+        def read(name: str) -> dict[str, Any] | StoreError | None:
+            node = group / name
             try:
                 return read_commit(node, read_metadata(node, "array"))
-            except (ValueError, UnreadableError) as error:
+            except UnreadableError as error:
                 return error
+            except ValueError as error:
+                return _damaged(node, error) if is_there(node / META) else None
 
-        video_ids = self.video_ids(feature_set)
-        for video_id, commit in zip(video_ids, in_order(self.path, read, video_ids), strict=True):
-            if not isinstance(commit, dict):
-                node = self.path / feature_set / video_id
-                error = commit
-                told = error if isinstance(error, UnreadableError) else _damaged(node, error)
-                if strict:
-                    raise told from error
-                if str(node) not in self._told:
-                    self._told.add(str(node))
-                    log.warning("%s", told)
-                continue
-            yield video_id, commit
+        try:
+            names = candidates(group)
+        except OSError as error:
+            raise StoreError(f"{group}: cannot be read ({error.strerror})") from error
+        for name, commit in zip(names, in_order(self.path, read, names), strict=True):
+            if commit is not None:
+                yield name, commit
+
+    def each_file(self, feature_set: str) -> Iterator[tuple[str, dict[str, str] | None]]:
+        """Give the id of each video there is, and the file that was read; None of a damaged one, which is told of."""
+        for video_id, commit in self.commits(feature_set):
+            if isinstance(commit, dict):
+                yield video_id, commit.get("file") or {}
+            else:
+                self._tell(feature_set, video_id, commit)
+                yield video_id, None
+
+    def stored(self, feature_set: str) -> Iterator[StoredVideo]:
+        """Give what is known of each video, one at a time; leaves out what `checksums` does."""
+        for video_id, commit in self._whole_commits(feature_set):
+            notes = tuple(commit["decode_notes"])
+            yield StoredVideo(video_id, int(commit["num_frames"]), float(commit["fps"]), notes)
 
     def require_spelling(self, feature_set: str, video_id: str) -> None:
         """Check that no other video of the set has the folder of `video_id`. Raises: StoreError naming both."""
@@ -474,11 +524,7 @@ class FeatureStore:
         """
         spec, node = self.spec(feature_set), self._node(feature_set, video_id)
         if node is None:
-            if not self.path.exists():
-                raise StoreError(f"{self.path}: the store is gone")
-            reason = self.failures(feature_set).get(video_id)
-            why = f"; its extraction failed: {reason}" if reason else f"; create them with `{made_by(spec)}`"
-            raise StoreError(f"{self.path}: {feature_set} has no features of {video_id!r}{why}")
+            raise self._absent(feature_set, video_id)
         try:
             values = read_metadata(node, "array")
             commit = read_commit(node, values)
@@ -512,6 +558,18 @@ class FeatureStore:
             file=commit.get("file", {}),
         )
 
+    def _absent(self, feature_set: str, video_id: str) -> StoreError:
+        """Return the error that says why a video has no features."""
+        if not self.path.exists():
+            return StoreError(f"{self.path}: the store is gone")
+        reason = self.failures(feature_set).get(video_id)
+        why = (
+            f"; its extraction failed: {reason}"
+            if reason
+            else f"; create them with `{made_by(self.spec(feature_set))}`"
+        )
+        return StoreError(f"{self.path}: {feature_set} has no features of {video_id!r}{why}")
+
     def load(
         self,
         feature_set: str,
@@ -525,23 +583,30 @@ class FeatureStore:
 
         return load_arrays(self, feature_set, records, apart=apart, allow_missing=allow_missing)
 
-    def verify(self, feature_set: str) -> Iterator[Damage | None]:
+    def verify(self, feature_set: str, *, workers: int = 1) -> Iterator[Damage | None]:
         """Read every video of a set against its checksums; yields None for a sound one and its `Damage` otherwise.
 
-        Failure records and the fit of the set are read too, of which only the damaged are told.
+        Failure records and the fit of the set are read too, of which only the damaged are told. workers: processes that
+        share the videos of a local store, if there are many.
         """
-        for video_id in self.video_ids(feature_set):
-            try:
-                self.read(feature_set, video_id, check=True)
-            except (StoreError, ValueError) as error:
-                yield Damage(video_id, str(error), readable=not isinstance(error, UnreadableError))
-            else:
-                yield None
+        video_ids = self.video_ids(feature_set)
+        if workers > 1 and self.folder is not None and len(video_ids) >= SHARED_FROM:
+            yield from _verified(self.folder, feature_set, video_ids, workers)
+        else:
+            yield from in_order(self.path, functools.partial(self._damage, feature_set), video_ids)
         for video_id, attributes in self._failed(feature_set):
             if isinstance(attributes, StoreError):
                 readable = not isinstance(attributes, UnreadableError)
                 yield Damage(video_id, str(attributes), "failure", readable)
         yield from self.verify_fit(feature_set)
+
+    def _damage(self, feature_set: str, video_id: str) -> Damage | None:
+        """Return what is wrong with a video, None of a sound one."""
+        try:
+            self.read(feature_set, video_id, check=True)
+        except (StoreError, ValueError) as error:
+            return Damage(video_id, str(error), readable=not isinstance(error, UnreadableError))
+        return None
 
     def verify_fit(self, feature_set: str) -> Iterator[Damage]:
         """Yield the `Damage` of the fit of a feature set that has one, or must have."""
@@ -683,26 +748,34 @@ class FeatureStore:
 
     def failures(self, feature_set: str) -> dict[str, str]:
         """Return video_id -> reason of the videos that failed and have no features; of a damaged record, that it is so."""
-        return {
-            video_id: str(value if isinstance(value, StoreError) else value.get("reason", "unknown"))
-            for video_id, value in self._failed(feature_set)
-        }
+        return {video_id: reason for video_id, (reason, _) in self.failure_records(feature_set).items()}
 
     def failed_files(self, feature_set: str) -> dict[str, dict[str, str]]:
         """Return video_id -> the file that failed, as `FeatureRecord.file`; see `failures`.
 
         A damaged record names no file that there is, so that the video is tried again.
         """
+        return {video_id: file for video_id, (_, file) in self.failure_records(feature_set).items()}
+
+    def failure_records(
+        self, feature_set: str, done: Collection[str] | None = None
+    ) -> dict[str, tuple[str, dict[str, str]]]:
+        """Return video_id -> what `failures` and `failed_files` have of it. done: `video_ids`, where they are known."""
         return {
-            video_id: {"name": ""} if isinstance(value, StoreError) else value.get("file", {})
-            for video_id, value in self._failed(feature_set)
+            video_id: (str(value), {"name": ""})
+            if isinstance(value, StoreError)
+            else (str(value.get("reason", "unknown")), value.get("file", {}))
+            for video_id, value in self._failed(feature_set, done)
         }
 
-    def _failed(self, feature_set: str) -> Iterator[tuple[str, dict[str, Any] | StoreError]]:
+    def _failed(
+        self, feature_set: str, done: Collection[str] | None = None
+    ) -> Iterator[tuple[str, dict[str, Any] | StoreError]]:
         """Give the attributes of each failure record whose video has no features, or what is wrong with the record."""
         folder = self.path / FAILURES / feature_set
         failed = committed(folder) if folder.is_dir() else []
-        done = set(self.video_ids(feature_set)) if failed else set()
+        if done is None:
+            done = set(self.video_ids(feature_set)) if failed else set()
         for name in failed:
             node = folder / name
             if name in done:
@@ -741,6 +814,33 @@ def _discard_objects(node: ObjectPath) -> None:
     for path, _ in sorted(node.files(), key=lambda one: -one[0].count("/")):
         if path.rpartition("/")[2] == META:
             (node / path).unlink()
+
+
+def _verified(path: Path, feature_set: str, video_ids: Sequence[str], workers: int) -> Iterator[Damage | None]:
+    """Give what is wrong with each video, as `FeatureStore.verify` does, found by several processes."""
+    tasks = [
+        (path, feature_set, video_ids[start : start + VERIFIED_AT_ONCE])
+        for start in range(0, len(video_ids), VERIFIED_AT_ONCE)
+    ]
+    with working_on(tasks, _damages, min(workers, len(tasks)), _opened, path) as futures:
+        for future in futures:
+            try:
+                yield from future.result()
+            except BrokenProcessPool as error:
+                raise StoreError(f"{path}: a process that checks features has died (out of memory?)") from error
+
+
+@functools.cache
+def _opened(path: Path) -> FeatureStore:
+    """Return the store of a process that verifies."""
+    return FeatureStore(path)
+
+
+def _damages(task: tuple[Path, str, Sequence[str]]) -> list[Damage | None]:
+    """Return what is wrong with each video of a task, None of a sound one."""
+    path, feature_set, video_ids = task
+    store = _opened(path)
+    return [store._damage(feature_set, video_id) for video_id in video_ids]
 
 
 def _is_unborn(node: StorePath) -> bool:

@@ -35,6 +35,7 @@ from har_pipeline.video.decode import FrameReader, Picture, VideoInfo, probe, ta
 from har_pipeline.video.person import PersonFrame, PersonWindow, still_note
 from har_pipeline.video.preprocess import parse_resize, resize_frame, scale_frame, scale_to, scaled_shape
 from har_pipeline.video.process import Failed, Task, Worker, serve, stopped_clock
+from har_pipeline.video.seek import exactly
 from har_pipeline.video.timing import in_frames
 
 
@@ -166,7 +167,7 @@ def _decode(task: DecodeTask, sender: _Sender) -> Done:
         raise VideoError(f"{task.path}: the row starts at frame {task.start_frame}, the file has {info.packet_frames}")
     num_frames = min(info.packet_frames, task.end_frame or info.packet_frames) - task.start_frame
     # The second pass is for a file that turns out to have another number of frames, where that changes the clips.
-    sent = _send_clips(task, info, num_frames, content, sender)
+    sent = exactly(task.path, lambda seek: _send_clips(task, info, num_frames, content, sender, seek=seek))
     if isinstance(sent, _Found):
         info = dataclasses.replace(info, timing=info.timing_of_frames(sent.ticks))
         sent = _send_clips(task, info, sent.num_frames, content, sender, trusted=True)
@@ -184,11 +185,19 @@ class _Found:
 
 
 def _send_clips(
-    task: DecodeTask, info: VideoInfo, num_frames: int, content: str, sender: _Sender, trusted: bool = False
+    task: DecodeTask,
+    info: VideoInfo,
+    num_frames: int,
+    content: str,
+    sender: _Sender,
+    *,
+    trusted: bool = False,
+    seek: bool = False,
 ) -> Done | _Found:
     """Decode once and send every view's clips as soon as their frames are there.
 
-    Returns what was found instead if that changes the clips. trusted: `num_frames` was counted in a first pass.
+    Returns what was found instead if that changes the clips. trusted: `num_frames` was counted in a first pass. seek: as
+    in `FrameReader`.
     """
     cutters = _cutters(task, info, num_frames, content, sender)
     needed = _frames_needed(task)
@@ -202,6 +211,7 @@ def _send_clips(
         stop=stop,
         info=info,
         wants=lambda number: any(cutter.wants(number) for cutter in cutters),
+        seek=seek,
     )
     for number, frame in _frames(reader, task):
         for cutter in cutters:

@@ -24,15 +24,19 @@ import av
 import av.error
 import av.logging
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from har_pipeline.core.errors import ExtractionError, VideoError
 from har_pipeline.core.kinds import what_is
 from har_pipeline.core.records import Decoder, Span
+from har_pipeline.video.seek import HOLE, Course, PacketLog, PacketTable
 from har_pipeline.video.timing import Timing, display_ticks, in_frames, joined_ticks, timing_of
 
 DECORD_BLOCK = 16
+# A worker has one core. PyAV scales with a thread for each core of the machine since version 17, before with one.
+_ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
 # Scalers that are kept from frame to frame, one for each size that a view asks for.
 _MOST_SCALERS = 16
 # Containers and raw streams that hold their own frames. Not listed are playlists and what else names further files (hls,
@@ -56,7 +60,6 @@ _DURATION_SHARE = 0.9
 _DURATION_IN_HEADER = ("matroska,webm", "flv", "asf", "mov,mp4,m4a,3gp,3g2,mj2")
 # Codecs whose arithmetic coders take any bytes for pictures, and never write so many zero bytes in a row.
 _NO_ZEROS = ("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "vvc")
-_HOLE = bytes(256)
 # The name (GUID) of an ASF file's properties, which stand near its start.
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _ASF_HEAD_BYTES = 2**16
@@ -88,6 +91,7 @@ class VideoInfo:
     pixel_format: str
     notes: tuple[str, ...] = ()  # on the choice of the stream
     pixel_aspect: float = 1.0  # width of a pixel over its height, as the header says; `FrameReader` does not apply it
+    table: PacketTable | None = field(default=None, compare=False, repr=False)  # None: packets cannot be skipped
 
     @property
     def fps(self) -> float:
@@ -130,29 +134,35 @@ def probe(path: Path) -> VideoInfo:
         # The frames of a GIF are counted by FFmpeg, as far as it comes.
         counted = stream.frames > 0 and name != "gif"
         expected_s = _expected_s(path, container, stream) if name in _DURATION_IN_HEADER else 0.0
+        log: PacketLog | None = PacketLog(name, context.name, context.extradata, context.name not in _NO_ZEROS)
         end_s, end_byte, hidden, fillers = 0.0, 0, 0, 0
         pts: list[int | None] = []
         dts: list[int | None] = []
         try:
-            # All streams where their ends matter: sound may last longer than the pictures.
-            for packet in container.demux(stream) if counted else container.demux():
-                if not counted and packet.pts is not None and packet.time_base is not None:
-                    end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-                if packet.stream.index != stream.index:
-                    continue
-                if _is_filler(packet, context.name):
-                    fillers += 1
-                elif packet.size and packet.is_discard:  # by an MP4's edit list
-                    hidden += 1
-                elif packet.size:
-                    if name == "gif":  # of which the last packet takes in what follows
-                        end_byte = (packet.pos or 0) + len(bytes(packet).rstrip(b"\0"))
-                    pts.append(packet.pts)
-                    dts.append(packet.dts)
+            with _complaints() as messages:
+                # All streams where their ends matter: sound may last longer than the pictures.
+                for packet in container.demux(stream) if counted else container.demux():
+                    if not counted and packet.pts is not None and packet.time_base is not None:
+                        end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                    if packet.stream.index != stream.index:
+                        continue
+                    if _is_filler(packet, context.name):
+                        fillers += 1
+                    elif packet.size and packet.is_discard:  # by an MP4's edit list
+                        hidden += 1
+                    elif packet.size:
+                        if name == "gif":  # of which the last packet takes in what follows
+                            end_byte = (packet.pos or 0) + len(bytes(packet).rstrip(b"\0"))
+                        pts.append(packet.pts)
+                        dts.append(packet.dts)
+                        if log is not None:
+                            log.add(packet)
+            if messages:  # of the reader of the container, such as on bytes that it leaps over
+                log = None
         except av.error.MemoryError:
             raise
         except av.error.FFmpegError:
-            pass  # a damaged tail: what follows cannot be read, and is reported when frames are missing
+            log = None  # a damaged tail: what follows cannot be read, and is reported when frames are missing
         if not pts:
             raise VideoError(f"{path}: the video stream holds no frame")
         # Fillers leave gaps in the time stamps that are none on the screen.
@@ -176,6 +186,7 @@ def probe(path: Path) -> VideoInfo:
             pixel_format=str(context.pix_fmt),
             notes=notes,
             pixel_aspect=float(stream.sample_aspect_ratio or 1),
+            table=None if log is None or hidden or fillers else log.table(),
         )
 
 
@@ -282,6 +293,16 @@ class _Decoding:
     matrix: str = ""  # what is odd about the display matrix
     stopped: str = ""
 
+    @property
+    def damaged(self) -> bool:
+        """Whether anything told of damage."""
+        return bool(self.broken or self.patched or self.reported or self.torn or self.holes or self.stopped)
+
+    def skip_to(self, number: int, table: PacketTable) -> None:
+        """Take the frames up to `number` for met."""
+        self.ticks += table.shown[self.frames : number].tolist()
+        self.frames = max(self.frames, number)
+
     def notes(self) -> list[str]:
         notes = []
         if self.broken:
@@ -314,23 +335,38 @@ def _listed(numbers: list[int]) -> str:
     return ", ".join(map(str, distinct[:10])) + (" ..." if len(distinct) > 10 else "")
 
 
-def _decode(path: Path, state: _Decoding) -> Generator[Any, None, None]:
-    """Yield PyAV's frames, not converted, and keep `state` up to date: `state.frames` includes the frame yielded."""
+def _decode(path: Path, state: _Decoding, course: Course | None = None) -> Generator[Any, None, None]:
+    """Yield PyAV's frames, not converted, and keep `state` up to date: `state.frames` includes the frame yielded.
+
+    course: says what can be skipped. Raises: Unproved if it finds that frames may not be those of reading all.
+    """
     with _open(path) as (container, stream, _):
         stream.thread_type = "NONE"  # a worker has one core
         packets = container.demux(stream)
         try:
             while True:
+                if course is not None:
+                    if state.damaged:
+                        course.doubt("the file is damaged")
+                    if course.finished:
+                        state.skip_to(course.stop, course.table)
+                        return
                 with _complaints() as messages:
+                    if course is not None:
+                        packets = course.skip(container, stream) or packets
                     packet = next(packets, None)
                     if packet is None:
+                        if course is not None:
+                            course.ended()
                         return
                     if packet.is_corrupt:
                         state.torn.append(state.frames)
-                    if stream.codec_context.name in _NO_ZEROS and _HOLE in bytes(packet).rstrip(b"\0"):
+                    if stream.codec_context.name in _NO_ZEROS and HOLE in bytes(packet).rstrip(b"\0"):
                         state.holes.append(state.frames)
                     if packet.size == 0 and packet.dts is not None:
                         continue  # an AVI's dropped frame: given to the decoder it would end the stream
+                    if course is not None and packet.size:
+                        course.met(packet)
                     try:
                         frames = packet.decode()
                     except av.error.MemoryError:  # says nothing about the file
@@ -342,6 +378,11 @@ def _decode(path: Path, state: _Decoding) -> Generator[Any, None, None]:
                     state.reported.append(state.frames)
                     state.report = state.report or " ".join(str(messages[0][2]).split())[:120]
                 for frame in frames:
+                    if course is not None:
+                        number = course.number_of(frame)
+                        if number is None:
+                            continue
+                        state.skip_to(number, course.table)
                     if frame.is_corrupt:
                         state.patched.append(state.frames)
                     state.sizes.setdefault((frame.width, frame.height), state.frames)
@@ -352,6 +393,8 @@ def _decode(path: Path, state: _Decoding) -> Generator[Any, None, None]:
             raise
         except av.error.FFmpegError as error:
             state.stopped = error.strerror or type(error).__name__
+            if course is not None:
+                course.doubt(state.stopped)
 
 
 @contextmanager
@@ -406,10 +449,15 @@ def _to_rgb(
     height, width = (frame.height, frame.width) if size is None else size[::-1] if turned else size
     shrinks = height <= frame.height and width <= frame.width and (height, width) != (frame.height, frame.width)
     method = Interpolation.AREA if shrinks else Interpolation.BILINEAR
-    rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation=method).to_ndarray()
+    rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation=method, **_ONE_THREAD).to_ndarray()
     if turned:
         rgb = rgb.swapaxes(0, 1)
     return np.ascontiguousarray(rgb[::down, ::across])
+
+
+def _display_matrix(frame: Any) -> Any | None:
+    # Not `frame.side_data`: the frame keeps that, and it the frame, whose 3 MB of 1080p then wait for Python's collector.
+    return SideDataContainer(frame).get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-arg]  # its stub lacks the frame
 
 
 def _turn(frame: Any, state: _Decoding) -> tuple[bool, int, int]:
@@ -418,7 +466,7 @@ def _turn(frame: Any, state: _Decoding) -> tuple[bool, int, int]:
     Of its display matrix, if that is a quarter turn, a reflection, or both; else it stays as it is.
      3x3 int32, row vectors: x' = a x + c y, y' = b x + d y with the matrix (a b u; c d v; x y w), fixed point.
     """
-    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    matrix = _display_matrix(frame)
     if matrix is None:
         return False, 1, 1
     values = np.frombuffer(bytes(matrix), np.int32)[[0, 1, 3, 4]].astype(float)
@@ -485,13 +533,16 @@ def _import_decord() -> Any:
 class FrameReader:
     """Iterates over (number, frame) of the file's frames `[start, stop)`; frame is (H, W, 3) uint8 RGB as displayed.
 
-    Reading is sequential from the first frame, since seeking is inexact in many files; memory does not grow with the video.
+    Reading is sequential from the first frame, since seeking is inexact in many files, unless `seek` is given; memory does
+    not grow with the video but for a few bytes a frame.
     A frame is (H, W) px as displayed, which may change within a file: quarter turns and reflections of the display matrix are
     applied, pixel aspect ratios are not. After the iteration `notes` says what was odd, `decoder_used` who decoded,
     `frames_decoded` how many frames were met, skipped ones included, and `ticks` their time stamps.
     With `decord`, PyAV takes over wherever decord would be wrong or fails, with a note.
     wants: whether a frame, by its number, is to be yielded; None: all are. The others are decoded, as later ones build on
-    them, but not converted to RGB. It is asked once for each frame, in order.
+    them, but not converted to RGB. It is asked once for each frame, in order, and ahead of reading.
+    seek: skip what is not wanted where it is many frames and `info` has a table of packets, see `seek`; the results are the
+    same, but damage in what is skipped is not noted. Run in `exactly`, for the iteration may then raise Unproved.
     Raises: ValueError if the range is empty; on iteration, VideoError if the file cannot be opened or holds no frame.
     """
 
@@ -504,6 +555,7 @@ class FrameReader:
         stop: int | None = None,
         info: VideoInfo | None = None,
         wants: Callable[[int], bool] | None = None,
+        seek: bool = False,
     ) -> None:
         if start < 0 or (stop is not None and stop <= start):
             raise ValueError(f"{path}: [{start}, {stop}) is no range of frames")
@@ -513,6 +565,7 @@ class FrameReader:
         self.ticks: list[int | None] = []
         self.frames_decoded = 0
         self._wants_decord = decoder == "decord"
+        self._seek = seek and not self._wants_decord
         self._wants = wants or (lambda number: True)
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
@@ -535,12 +588,20 @@ class FrameReader:
         """Yield the frames from number `first` on. Raises: VideoError if the file holds no frame at all."""
         state, reformatters = _Decoding(), dict[tuple[int, int] | None, VideoReformatter]()
         self.ticks = state.ticks
-        with closing(_decode(self.path, state)) as frames:
+        table = self.info.table if self._seek and self.info is not None else None
+        course = None if table is None else Course(table, self._wants, first, self.stop)
+        wants = self._wants if course is None else course.wants
+        with closing(_decode(self.path, state, course)) as frames:
             try:
-                for frame in islice(frames, self.stop):
-                    self.frames_decoded = state.frames
-                    if state.frames > first and self._wants(state.frames - 1):
-                        yield state.frames - 1, Picture(frame, reformatters, state)
+                for frame in frames:
+                    self.frames_decoded = number = state.frames
+                    if number > first and wants(number - 1):
+                        yield number - 1, Picture(frame, reformatters, state)
+                    if course is not None:
+                        course.passed(number - 1)
+                    if number == self.stop:
+                        break
+                self.frames_decoded = state.frames
             finally:
                 self.notes += state.notes()
         if not state.frames:
@@ -565,7 +626,7 @@ class FrameReader:
         turned = False
         with closing(_decode(self.path, state)) as frames:
             for frame in islice(frames, self.stop):
-                turned |= frame.side_data.get(SideDataType.DISPLAYMATRIX) is not None
+                turned |= _display_matrix(frame) is not None
         if len(state.sizes) > 1:
             return "decord scales frames of other sizes to the first one's"
         if turned:

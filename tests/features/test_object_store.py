@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import threading
 import time
 from collections.abc import Callable
@@ -401,3 +402,12 @@ def test_another_spec_is_refused(store: FeatureStore) -> None:
     store.give_name(NAME, "x")
     with pytest.raises(StoreError, match="'x' is the name of"):
         store.give_name(other.name, "x")
+
+
+def test_an_opened_store_goes_to_another_process(store: FeatureStore) -> None:
+    store.write(NAME, "v", rows(), source())
+    copy = pickle.loads(pickle.dumps(store))
+    assert copy.path == store.path
+    assert copy.write(NAME, "w", rows(seed=1), source())
+    assert copy.staged().parent != store.staged().parent
+    assert store.video_ids(NAME) == ["v", "w"]

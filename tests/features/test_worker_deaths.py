@@ -86,10 +86,10 @@ def test_workers_that_cannot_start_end_the_job_with_one_line(command, tmp_path) 
         env=python_path(tmp_path / "trap"),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
-    *warnings, line = done.stderr.splitlines()
+    *warnings, line = [text for text in done.stderr.splitlines() if "so far" not in text]  # of a busy machine
     assert line == "error: no worker process can be started, 3 died at the start: exit code 3: last words"
     assert all(text.startswith("WARNING: efficientnet_lite0: random weights") for text in warnings)
     assert len(list((tmp_path / "trap").glob("died*"))) == 3

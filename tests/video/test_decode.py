@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import av
@@ -116,6 +117,19 @@ def test_only_wanted_frames_are_converted(videos, decoder, monkeypatch) -> None:
 def test_a_range_without_frames_is_refused(videos, start, stop) -> None:
     with pytest.raises(ValueError, match="no range"):
         FrameReader(videos["mpeg4.avi"], start=start, stop=stop)
+
+
+def test_frames_that_were_read_do_not_wait_for_the_garbage_collector(videos, decoder) -> None:
+    """Each holds its picture, 3 MB of 1080p."""
+    gc.collect()
+    gc.disable()
+    try:
+        most = 0
+        for _ in FrameReader(videos["mpeg4.avi"], decoder=decoder):
+            most = max(most, sum(isinstance(one, av.VideoFrame) for one in gc.get_objects()))
+    finally:
+        gc.enable()
+    assert most <= 3
 
 
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])

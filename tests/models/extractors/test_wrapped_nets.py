@@ -217,7 +217,7 @@ def test_without_pytorchvideo_its_nets_are_listed_but_not_built(monkeypatch: pyt
         "import sys; sys.modules['pytorchvideo'] = None; from har_pipeline.models.extractors import describe_nets;"
         "print(*(row['net'] for row in describe_nets()))"
     )
-    listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=True)
     assert set(listed.stdout.split()) >= {*PYTORCHVIDEO, *TORCHVISION}
 
 
