@@ -8,13 +8,13 @@ For icechunk that is one transaction; `--every N` also measures it with N videos
 - `retries`: of two writers that commit 100 videos each to one icechunk branch in turn, how many commits had to be rebased;
 - `plain_zarr_reads`: whether `zarr.open_group` opens the folder without more.
 
+    pip install icechunk
     python benchmarks/transactions.py --sizes 100 1000
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import statistics
 import tempfile
@@ -71,7 +71,11 @@ def icechunk_writer(storage: Any, every: int) -> Callable[[int], None]:
 def own_writer(address: str) -> Callable[[int], None]:
     store = FeatureStore(address, create=True)
     name = store.create_feature_set(SPEC)
-    return lambda number: (store.write(name, f"v{number:06}", features(), SOURCE), None)[1]
+
+    def write(number: int) -> None:
+        store.write(name, f"v{number:06}", features(), SOURCE)
+
+    return write
 
 
 def num_bytes(folder: Path) -> int:
@@ -82,17 +86,16 @@ def cost(
     write: Callable[[int], None], on_disk: Callable[[int], None], folder: Path, sizes: list[int]
 ) -> dict[str, Any]:
     """Return milliseconds in memory and KiB on the disk of a video when each of `sizes` are there."""
-    found, seconds = {}, []
+    found, seconds, before = {}, list[float](), 0
     for number in range(max(sizes)):
         start = time.process_time()
         write(number)
         seconds.append(time.process_time() - start)
-        before = num_bytes(folder) if number + LAST in sizes else 0
-        if before:
-            written = before
+        if number + LAST in sizes:
+            before = num_bytes(folder)
         on_disk(number)
         if number + 1 in sizes:
-            kib = (num_bytes(folder) - written) / LAST / 1024
+            kib = (num_bytes(folder) - before) / LAST / 1024
             found[str(number + 1)] = {"cpu_ms": round(1000 * statistics.mean(seconds[-LAST:]), 2), "kib": round(kib, 1)}
     return found
 
@@ -109,7 +112,7 @@ def two_writers(storage: Any) -> int:
         for writer, session in enumerate(sessions):
             put_array(session, f"w{writer}-{number:06}")
         for session in sessions:
-            for _ in itertools.count():
+            while True:
                 try:
                     session.commit("video")
                     break

@@ -340,7 +340,7 @@ def _client(root: str) -> ObjectStore:
 # Putting folders
 
 
-LEASE_S, LOOK_S, ATTEMPTS = 300.0, 2.0, 5
+LEASE_S, LOOK_S, ATTEMPTS, RESENDS = 300.0, 2.0, 5, 2
 
 
 def publish_objects(staged: Path, final: ObjectPath, marker: str) -> bool:
@@ -357,10 +357,23 @@ def publish_objects(staged: Path, final: ObjectPath, marker: str) -> bool:
     - Who took longer than half the lease looks, before and after the commit, whether its files are still its own, and so does
       after losing who replaced another's. A commit beside the wrong files is withdrawn, and all is put again.
 
+    A request whose answer was lost is put again, `RESENDS` times: whatever became of the first, it is one of the cases above.
     What is left is a writer that sleeps for the lease between two requests, and then dies, as the one that replaced its files
     does, before either looks: whoever reads compares with the checksum.
     Raises: OSError.
     """
+    for _ in range(RESENDS):
+        try:
+            return _publish(staged, final, marker)
+        except OSError as error:
+            if error.errno not in (errno.EHOSTUNREACH, errno.EIO):
+                raise
+            log.warning("%s; once more", error)
+            time.sleep(LOOK_S)
+    return _publish(staged, final, marker)
+
+
+def _publish(staged: Path, final: ObjectPath, marker: str) -> bool:
     files = sorted(path for path in staged.rglob("*") if path.is_file() and path != staged / marker)
     commit = (staged / marker).read_bytes()
     for _ in range(ATTEMPTS):

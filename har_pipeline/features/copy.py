@@ -59,9 +59,11 @@ def copy_features(
     todo = [one for one in video_ids if not (one in there and there[one] == checksums.get(one))]
     on_video(summary.already, len(video_ids))
 
+    others = StoreError(f"{target.path} has other features of it: delete them there, or choose another target")
+
     def copy(video_id: str) -> int | HarError:
         if video_id in there:
-            return StoreError(f"{target.path} has other features of it: delete them there, or choose another target")
+            return others
         try:
             record = source.read(feature_set, video_id, check=True)
         except HarError as error:
@@ -77,8 +79,13 @@ def copy_features(
             provenance=record.provenance,
             file=record.file,
         )
-        target.write(feature_set, video_id, record.features, made_of)
-        return record.features.nbytes
+        if target.write(feature_set, video_id, record.features, made_of):
+            return record.features.nbytes
+        try:  # another process was first, or what is there is damaged
+            found = target.read(feature_set, video_id, check=True).checksum
+        except HarError as error:
+            return error
+        return 0 if found == record.checksum else others
 
     # Several at a time where either is an answer to wait for.
     waits_for = source.path if isinstance(target.path, Path) else target.path

@@ -216,13 +216,16 @@ class FeatureStore:
         except ValueError as error:
             raise StoreError(f"{node}: cannot be read as a Zarr v3 group ({error})") from error
 
-    def _node(self, *names: str) -> StorePath | None:
-        """Return the path of a node, None if there is none. Raises: StoreError if it is spelled otherwise on the disk."""
+    def _node(self, *names: str, ask: bool = True) -> StorePath | None:
+        """Return the path of a node, None if there is none. Raises: StoreError if it is spelled otherwise on the disk.
+
+        ask: of object storage, whether it is there; else the path is returned in any case, which spares a request.
+        """
         if any(Path(name).name != name or name == ".." for name in names):
             raise StoreError(f"{self.path}: {names[-1]!r} is no name in a store")
         node = functools.reduce(lambda path, name: path / name, names, self.path)
         if isinstance(node, ObjectPath):
-            return node if is_there(node / META) else None
+            return node if not ask or is_there(node / META) else None
         folder = node.parent
         for _ in range(SPELLING_ATTEMPTS):  # other processes may remove and write the node meanwhile
             if not is_there(node / META):
@@ -522,7 +525,7 @@ class FeatureStore:
 
         Raises: StoreError if the video has no complete features here, or they are damaged.
         """
-        spec, node = self.spec(feature_set), self._node(feature_set, video_id)
+        spec, node = self.spec(feature_set), self._node(feature_set, video_id, ask=False)
         if node is None:
             raise self._absent(feature_set, video_id)
         try:
@@ -538,6 +541,8 @@ class FeatureStore:
         except UnreadableError:
             raise
         except Exception as error:
+            if self.folder is None and not is_there(node / META):
+                raise self._absent(feature_set, video_id) from error
             raise unreadable(node, error) or _damaged(node, error) from error
         if (check or self.folder is None) and f"sha256:{hashlib.sha256(features.tobytes()).hexdigest()}" != commit[
             "checksum"

@@ -22,6 +22,7 @@ from video_files import make_video
 from har_pipeline.cli import app
 from har_pipeline.core import objects
 from har_pipeline.core.errors import StoreError
+from har_pipeline.core.objects import ObjectPath
 from har_pipeline.features.copy import copy_features
 from har_pipeline.features.store import FeatureStore
 
@@ -137,8 +138,14 @@ def test_a_copy_is_verified_and_goes_on(tmp_path: Path) -> None:
     assert there.write(NAME, "v2", rows(seed=2), source())
     there.write(NAME, "more", rows(seed=9), source())
     local.write(NAME, "more", rows(seed=8), source())
+    meta = ObjectPath(address, f"{NAME}/v0/zarr.json")
+    commit = meta.read_bytes()
+    meta.put(commit[:-9])
     code, out, err = features("copy", local.path, address)
     assert code == 1
+    assert "failed: v0: s3://bucket/copy/store.zarr/" in err
+    assert "v0: damaged" in err
+    meta.put(commit)
     assert "failed: more: s3://bucket/copy/store.zarr has other features of it" in err
     assert there.read(NAME, "more").features.tobytes() == rows(seed=9).tobytes()
     code, _, _ = features("pack", address, "-o", tmp_path / "p.pack")

@@ -172,15 +172,37 @@ def test_a_put_that_fails_leaves_nothing_that_a_reader_sees(
     store: FeatureStore, which: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = obstore.exceptions.GenericError("Generic S3 error: error sending request")
+    monkeypatch.setattr(objects, "LOOK_S", 0.0)
     failed = failing(monkeypatch, lambda key: key.endswith(f"v/{which}"), error)
     with pytest.raises(StoreError, match=r"cannot be written \(no answer: check the network.*what is done is kept"):
         store.write(NAME, "v", rows(), source())
-    assert failed
+    assert len(failed) == 1 + objects.RESENDS
     monkeypatch.undo()
     assert store.video_ids(NAME) == []
     with pytest.raises(StoreError, match="no features of 'v'"):
         store.read(NAME, "v")
     assert store.write(NAME, "v", rows(), source())
+    assert list(store.verify(NAME)) == [None]
+
+
+@pytest.mark.parametrize("which", ["c.0.0", "zarr.json"])
+@pytest.mark.parametrize("done", [False, True])
+def test_an_answer_that_is_lost_once_costs_nothing(
+    store: FeatureStore, which: str, done: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the storage has done what it was asked or not."""
+    monkeypatch.setattr(objects, "LOOK_S", 0.0)
+    put, lost = obstore.put, []
+
+    def lose(client: Any, key: str, *args: Any, **options: Any) -> Any:
+        if key.endswith(f"v/{which}") and not lost:
+            lost.append(put(client, key, *args, **options) if done else None)
+            raise obstore.exceptions.GenericError("error sending request")
+        return put(client, key, *args, **options)
+
+    monkeypatch.setattr(obstore, "put", lose)
+    assert store.write(NAME, "v", rows(), source())
+    assert lost
     assert list(store.verify(NAME)) == [None]
 
 
