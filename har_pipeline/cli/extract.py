@@ -240,8 +240,10 @@ def extract(
 
     from har_pipeline.features.extract import extract_many, extract_with, feature_spec
     from har_pipeline.models.device import pick_device
+    from har_pipeline.video.decode import require_decoder
     from har_pipeline.video.preprocess import with_crops
 
+    require_decoder(how.decoder)  # before weights are downloaded
     spread = len(devices) > 1 or where.engine == "ray"
     for device in devices if len(devices) > 1 else ():
         pick_device(device)

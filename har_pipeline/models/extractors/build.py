@@ -45,14 +45,18 @@ def build_extractor(
     weights: a name of `har models`, a file, `random` (drawn with `seed`), or None for the net's default; of `hf-KIND`, which a
     feature spec has, the folder or name on the hub.
     mean_cube: c3d's means of every pixel, see `c3d.read_mean_cube`, instead of the means per channel.
-    tokens: one feature for each position of the layer's map, instead of one for a clip.
+    tokens: one feature for each position of the layer's map, instead of one for a clip; by default of the default layer, or
+    of the first that is a map.
     at_once: build the net now, and not when its `module` is first asked for, which then raises what is wrong with the file.
     Raises: UsageError for an unknown net or layer, one without tokens, a stream that the net does not read, or a cube for
     another net; ExtractionError if a package that builds the net is missing;
     DeviceError as `pick_device` and `pick_precision`; WeightsError if the weights cannot be had.
     """
     net = find_net(name, weights)
-    layer = layer or net.default_layer
+    if layer is None:
+        layer = net.default_layer
+        if tokens and net.tokens is not None and layer not in net.tokens.layers:
+            layer = next(iter(net.tokens.layers))
     if layer not in net.layers:
         raise UsageError(
             f"{name} has no layer {layer!r}; {did_you_mean(layer, net.layers)}it has: {_listed(net.layers)}"

@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -118,7 +117,7 @@ def _pytorchvideo_hub(name: str) -> ModuleType:
             warnings.simplefilter("ignore", FutureWarning)
             return import_module("pytorchvideo.models.hub")
     except ImportError as error:
-        if find_spec("pytorchvideo") is None:
+        if (error.name or "").partition(".")[0] == "pytorchvideo":
             raise ExtractionError(f"{name} needs PyTorchVideo: pip install 'har-pipeline[video-models]'") from error
         raise ExtractionError(
             f"{name}: the installed PyTorchVideo cannot be imported ({error}): update it with pip install -U "

@@ -176,7 +176,8 @@ def test_features_are_those_of_the_librarys_own_pass(name: str, tmp_path: Path) 
     assert found.shape == wanted.shape == (2, own.feature_dim)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
     whole = build_extractor(f"hf:{tmp_path / 'model'}", device="cpu", layer="mean")(clips)
-    patches = build_extractor(f"hf:{tmp_path / 'model'}", device="cpu", layer="mean", tokens=True)
+    patches = build_extractor(f"hf:{tmp_path / 'model'}", device="cpu", tokens=True)
+    assert patches.layer == "mean"  # the first layer with tokens, where the default has none
     assert patches(clips).shape == (2, patches.num_tokens(clips.shape[1]), patches.feature_dim)
     torch.testing.assert_close(patches(clips).mean(1), whole, rtol=1e-5, atol=1e-5)
     if "projection" in own.net.layers:
