@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 from typer.models import ArgumentInfo, ParameterInfo
 
-from har_pipeline.cli import app
+from har_pipeline.cli import app_of
+from har_pipeline.core.objects import StorePath
 from har_pipeline.core.options import Option, value_type
 
 INTRODUCTION = """\
@@ -49,8 +50,9 @@ class Command:
     parameters: list[Parameter]
 
 
-def commands(of: typer.Typer = app, name: str = "har") -> Iterator[Command]:
-    """Yield every command, those of groups first."""
+def commands(of: typer.Typer | None = None, name: str = "har") -> Iterator[Command]:
+    """Yield every command, those of groups first; of: a group's own."""
+    of = of or app_of()
     for group in of.registered_groups:
         assert group.typer_instance is not None
         yield from commands(group.typer_instance, f"{name} {group.name}")
@@ -102,7 +104,7 @@ def _value(kind: Any, info: ParameterInfo) -> str:
         choices = get_args(kind) or [choice.value for choice in kind]
         return ", ".join(f"`{choice}`" for choice in choices)
     bounds = Option(help="", min=info.min, max=info.max).range
-    return f"{'path' if kind is Path else kind.__name__} {bounds}".rstrip()
+    return f"{'path' if kind in (Path, StorePath) else kind.__name__} {bounds}".rstrip()
 
 
 def cli_page() -> str:

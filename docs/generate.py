@@ -1,4 +1,4 @@
-"""Write docs/cli.md, docs/extractors.md, docs/results.md, nets.json and the README's table of nets from the code and results.
+"""Write cli.md, extractors.md, results.md, commands.json, nets.json and the README's table from the code and results.
 
 Run it after either has changed; with --check it writes nothing and names the pages that have changed. A test does that too.
 
@@ -25,6 +25,7 @@ from feature_results import (
 )
 from raw_results import raw_block
 
+from har_pipeline.cli import COMMANDS_JSON, first_paragraphs
 from har_pipeline.features.options import describe_handcrafted
 from har_pipeline.models.extractors import all_nets, describe_nets
 from har_pipeline.models.net_names import NETS_JSON
@@ -95,6 +96,8 @@ def nets_table(measured: dict[tuple[str, str], dict[str, object]]) -> list[str]:
             layers = ", ".join(
                 f"**{k}** {d:,}" if k == net.default_layer else f"{k} {d:,}" for k, d in net.layers.items()
             )
+            if row["tokens"]:
+                layers += "; tokens: " + ", ".join(f"{k} {m:,} x {d:,}" for k, (m, d) in row["tokens"].items())
             speed = measured.get((net.name, stream))
             fp32 = speed["fp32"] if speed else "*not measured*"
             default = f"{speed['default']} {speed['default_precision']}" if speed else "*not measured*"
@@ -191,6 +194,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "cli.md": cli_page(),
         ROOT / "docs" / "extractors.md": extractors_page(),
         ROOT / "docs" / "results.md": results_page(),
+        COMMANDS_JSON: json.dumps(first_paragraphs(), indent=1, ensure_ascii=False) + "\n",
         NETS_JSON: json.dumps(describe_nets(), indent=1, ensure_ascii=False) + "\n",
         readme: filled(readme.read_text(encoding="utf-8"), {"laptop": laptop_block()}),
     }

@@ -48,6 +48,7 @@ from .evaluation.scores import select_part as select_part
 from .evaluation.statistics import Interval as Interval
 from .evaluation.statistics import mcnemar as mcnemar
 from .evaluation.statistics import mean_interval as mean_interval
+from .features.copy import copy_features as copy_features
 from .features.encode import encode_features as encode_features
 from .features.export import export_features as export_features
 from .features.extract import NetRecipe as NetRecipe

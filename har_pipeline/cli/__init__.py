@@ -1,39 +1,95 @@
-"""The command line `har`: parses, calls the library, prints. Heavy imports are inside the commands."""
+"""The command line `har`: parses, calls the library, prints. Heavy imports are inside the commands.
+
+A command's module is imported when it is called. `har --help` imports none: the line of each command is in commands.json,
+which `docs/generate.py` writes.
+"""
 
 from __future__ import annotations
 
 import io
+import json
 import logging
 import sys
-from typing import Annotated
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from har_pipeline import __version__
-from har_pipeline.cli import (
-    card,
-    evaluate,
-    export,
-    extract,
-    features,
-    frames,
-    fuse,
-    manifest,
-    models,
-    predict,
-    report,
-    splits,
-    sweep,
-    synth,
-    train,
-    train_video,
-)
-from har_pipeline.cli.options import App
+from har_pipeline.cli.options import App, Command
 from har_pipeline.core.errors import errors_as_lines
 from har_pipeline.core.text import printable
 
+COMMANDS_JSON = Path(__file__).parent / "commands.json"
+
+# Command or group -> its module here and what it is there; in the order of `har --help`.
+COMMANDS = {
+    "synth": "synth.synth",
+    "extract": "extract.extract",
+    "flow": "extract.flow",
+    "points": "extract.points",
+    "frames": "frames.frames",
+    "train": "train.train",
+    "train-video": "train_video.train_video",
+    "lr-range": "train_video.lr_range",
+    "sweep": "sweep.sweep",
+    "evaluate": "evaluate.evaluate",
+    "report": "report.report",
+    "predict": "predict.predict",
+    "card": "card.card",
+    "export": "export.export",
+    "fuse": "fuse.fuse",
+    "compare": "fuse.compare",
+    "manifest": "manifest.manifest_app",
+    "splits": "splits.splits_app",
+    "features": "features.features_app",
+    "models": "models.models_app",
+}
+
+
+def app_of(names: Iterable[str] = tuple(COMMANDS)) -> App:
+    """Return an app of the commands of these names, their modules imported."""
+    whole = App(add_completion=False)
+    for name in names:
+        module_name, own = COMMANDS[name].split(".")
+        module = import_module(f"{__name__}.{module_name}")
+        found = getattr(module, own)
+        if isinstance(found, typer.Typer):
+            whole.add_typer(found, name=name)
+        else:
+            # A module may have a kind of command of its own.
+            whole.command(name, cls=getattr(module, "Command", Command))(found)
+    return whole
+
+
+def first_paragraphs() -> dict[str, str]:
+    """Return command -> what `har --help` says of it: the content of commands.json, from the commands themselves."""
+    found = typer.main.get_group(app_of()).commands
+    return {name: (found[name].help or "").split("\n\n")[0] for name in COMMANDS}
+
+
+class _Commands(TyperGroup):
+    """The commands of `har`: until one is called, its name and its line are known."""
+
+    def __init__(self, **settings: Any) -> None:
+        lines = json.loads(COMMANDS_JSON.read_text(encoding="utf-8"))
+        settings["commands"] = {name: TyperCommand(name, help=lines.get(name)) for name in COMMANDS}
+        super().__init__(**settings)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Return the command that is called, imported, with its name and its arguments."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if name is not None:
+            command = typer.main.get_group(app_of([name])).commands[name]
+        return name, command, rest
+
+
 app = App(
     name="har",
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -41,26 +97,6 @@ app = App(
     "The usual way: har manifest build folder VIDEOS -o manifest.csv; har extract manifest.csv store.zarr; "
     "har train manifest.csv store.zarr --features eff -o run; har evaluate run; har predict new.mp4 --run run",
 )
-app.add_typer(manifest.manifest_app, name="manifest")
-app.add_typer(splits.splits_app, name="splits")
-app.add_typer(features.features_app, name="features")
-app.add_typer(models.models_app, name="models")
-app.command("synth")(synth.synth)
-app.command("extract")(extract.extract)
-app.command("flow")(extract.flow)
-app.command("points")(extract.points)
-app.command("frames")(frames.frames)
-app.command("train")(train.train)
-app.command("train-video")(train_video.train_video)
-app.command("lr-range")(train_video.lr_range)
-app.command("sweep", cls=sweep.Command)(sweep.sweep)
-app.command("evaluate")(evaluate.evaluate)
-app.command("report")(report.report)
-app.command("predict")(predict.predict)
-app.command("card")(card.card)
-app.command("export")(export.export)
-app.command("fuse")(fuse.fuse)
-app.command("compare")(fuse.compare)
 
 
 def _version(show: bool) -> None:

@@ -157,7 +157,18 @@ class ClipChoice:
 # Options of `har extract` that only nets have, and that only handcrafted extractors have.
 OF_NETS = (
     *("stream", "weights", "mean_cube", "precision", *(field.name for field in dataclasses.fields(ClipChoice))),
-    *("tokens", "crops", "flow_method", "flow_bound", "fps", "resize", "flow_cache", "batch_size", "decoder"),
+    *(
+        "tokens",
+        "crops",
+        "flow_method",
+        "flow_bound",
+        "fps",
+        "resize",
+        "resize_method",
+        "flow_cache",
+        "batch_size",
+        "decoder",
+    ),
 )
 OF_HANDCRAFTED = ("short_side", "max_points")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from har_pipeline.cli.options import AsJson, Store, StoreOrPack, given_options, 
 from har_pipeline.cli.output import note, print_json, print_rows, say
 from har_pipeline.cli.progress import video_bar
 from har_pipeline.cli.split_options import chosen_splits
+from har_pipeline.core.objects import StorePath, store_path
 from har_pipeline.core.signals import goes_on_when_repeated
 from har_pipeline.datasets.splits import SplitChoice
 from har_pipeline.features.options import NAME, EncodeOptions, MotionOptions
@@ -62,6 +64,7 @@ def list_sets(store: StoreOrPack, as_json: AsJson = False) -> None:
                 "failed": failed,
                 "layer": spec.layer,
                 "dim": spec.feature_dim,
+                "tokens": spec.tokens,
                 "dtype": spec.dtype,
                 "precision": spec.precision,
                 "weights": spec.weights[:17],
@@ -282,7 +285,8 @@ def pack(
         list[str] | None, typer.Option(help="Feature set, or a prefix of its name. Repeat for several.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Pack to write. Default: store.pack beside store.zarr.")
+        StorePath | None,
+        typer.Option("--out", "-o", parser=store_path, help="Pack to write. Default: store.pack beside store.zarr."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -314,6 +318,51 @@ def pack(
         typer.echo(f"next: har train MANIFEST {shlex.quote(str(path))} ...")
     if any(raw):
         typer.echo(f"next: har train-video MANIFEST --store {shlex.quote(str(path))} ...")
+
+
+@features_app.command()
+def copy(
+    store: StoreOrPack,
+    target: Annotated[
+        StorePath,
+        typer.Argument(parser=store_path, help="Store to copy into, made if it is missing: folder or address."),
+    ],
+    features: Annotated[
+        list[str] | None, typer.Option(help="Feature set, or a prefix of its name. Repeat for several.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Copy feature sets into another store, on a disk or in object storage, each video compared with its checksum.
+
+    Without --features: every set. Run again to go on after an interruption: what is there and equal is passed over, and
+    what is there and differs is never replaced, but listed, as is what cannot be read; the exit code is 1 then.
+
+    Example: har features copy store.zarr s3://bucket/store.zarr
+    """
+    from har_pipeline.features.copy import copy_features
+    from har_pipeline.features.pack import open_features
+    from har_pipeline.features.store import FeatureStore
+
+    opened = open_features(store)
+    names = [opened.resolve(prefix) for prefix in features] if features else opened.feature_sets()
+    goes_on_when_repeated()
+    into, summaries = FeatureStore(target, create=True), []
+    with video_bar() as update:
+        for name in names:
+            summaries.append(copy_features(opened, name, into, functools.partial(update, f"copy {name}")))
+    for summary in summaries:
+        for video_id, reason in summary.failed.items():
+            note(f"failed: {video_id}: {reason}")
+    if as_json:
+        print_json([dataclasses.asdict(summary) for summary in summaries])
+    else:
+        for summary in summaries:
+            typer.echo(
+                f"{summary.feature_set}: {summary.done} videos copied ({summary.num_bytes / 2**20:,.1f} MiB), "
+                f"{summary.already} already there, {len(summary.failed)} failed"
+            )
+    if any(summary.failed for summary in summaries):
+        raise typer.Exit(1)
 
 
 @features_app.command()

@@ -192,6 +192,9 @@ def _print_in_full(rows: list[dict[str, Any]], handcrafted: list[dict[str, Any]]
         say(f"  input {row['input']}, {row['gmacs_per_clip']} GMAC a clip, {row['preprocess']}")
         say(f"  default clips: {row['clips']}; frames {row['resize']}")
         say(f"  layers: {listed}")
+        if row["tokens"]:
+            listed = ", ".join(f"{k} {count:,} of {dim:,} values" for k, (count, dim) in row["tokens"].items())
+            say(f"  tokens of a clip (--tokens): {listed}")
         say(f"  trained on {row['trained_on']}; licence {row['licence']}")
         say(f"  from {row['url']}, sha256 {row['sha256'] or 'not published'}")
         if row["file"] is not None:

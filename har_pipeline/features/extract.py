@@ -24,6 +24,7 @@ from har_pipeline.features.work import Made
 from har_pipeline.features.workers import Pool, at_work
 from har_pipeline.models.extractors.base import Extractor
 from har_pipeline.video.clip_worker import DecodeTask, Row, View
+from har_pipeline.video.decode import require_decoder
 from har_pipeline.video.flow.cache import FlowCache
 from har_pipeline.video.flow.spec import FlowSpec
 from har_pipeline.video.preprocess import num_crops, parse_resize
@@ -33,7 +34,7 @@ def feature_spec(extractor: Extractor, options: ExtractOptions) -> FeatureSpec:
     """Return the spec of the features that this extractor makes with these options.
 
     Raises: UsageError if the resize mode does not give the net's input size, the clips do not fit the net, tokens are
-    asked for of several crops, or flow is asked for from a net on RGB.
+    asked for of several crops, flow is asked for from a net on RGB, or the resize method is not for what the net reads.
     """
     net = extractor.net
     resize = options.resize or extractor.input.resize
@@ -51,6 +52,10 @@ def feature_spec(extractor: Extractor, options: ExtractOptions) -> FeatureSpec:
         raise UsageError(f"{net.name} takes clips of {shortest} to {longest} frames, not {clips.clip_len}")
     if extractor.tokens is not None and num_crops(parse_resize(resize)) > 1:
         raise UsageError("tokens are positions of one picture, of which several crops have no mean: leave --crops out")
+    if options.resize_method == "swscale" and extractor.stream != "rgb":
+        raise UsageError("--resize-method swscale is for rgb: flow is computed on frames that are scaled by area")
+    if options.resize_method == "swscale" and (parse_resize(resize).person or parse_resize(resize).fit):
+        raise UsageError(f"--resize-method swscale is for frames that are stretched or cropped, not for {resize}")
     if options.flow is not None and extractor.stream != "flow":
         raise UsageError(f"a flow method was given, but {net.name} reads {extractor.stream}")
     return FeatureSpec(
@@ -62,6 +67,7 @@ def feature_spec(extractor: Extractor, options: ExtractOptions) -> FeatureSpec:
         clips=clips,
         fps=options.fps,
         resize=resize,
+        resize_method=options.resize_method,
         flow=(options.flow or FlowSpec()).describe() if extractor.stream == "flow" else "",
         preprocess=extractor.preprocess.describe(),
         precision=extractor.precision,
@@ -100,7 +106,8 @@ def extract_many(
     rows_of_file_at_once: read the file that neighbouring records share once for all of them, which must name their last
     frames, be sorted by their first ones, and be new to the store; what was odd about the file is noted for the first.
     What concerns the job (fps, workers, decoder, time limit, shard, retry_failed, flow_cache) is read from the first
-    options. Raises: as `extract`, and ExtractionError if two of the feature sets are the same.
+    options. Raises: as `extract`, and ExtractionError if the decoder is not installed, or two of the feature sets are the
+    same.
     """
     work = NetWork(wanted)
     if not {one.spec.name for one in work.made} <= set(store.feature_sets()):
@@ -167,11 +174,13 @@ class NetJob:
 class NetWork:
     """The nets of a job, ready to be run: a `Work`.
 
-    Raises: UsageError if the options do not fit a net; ExtractionError if two of the feature sets are the same.
+    Raises: UsageError if the options do not fit a net; ExtractionError if the decoder is not installed, or two of the feature
+    sets are the same.
     """
 
     def __init__(self, wanted: Sequence[tuple[Extractor, ExtractOptions]]) -> None:
         self._wanted, self._job = wanted, wanted[0][1]
+        require_decoder(self._job.decoder)
         if any(options.fps != self._job.fps for _, options in wanted):
             raise ExtractionError("feature sets made in one pass have one frame rate")
         specs = [feature_spec(extractor, options) for extractor, options in wanted]

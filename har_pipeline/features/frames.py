@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, StoreError
+from har_pipeline.core.objects import StorePath
 from har_pipeline.core.records import FeatureSpec, VideoRecord, VideoSource
 from har_pipeline.features.job import (
     JobSummary,
@@ -79,6 +80,7 @@ def options_of(spec: FeatureSpec) -> RawOptions:
         size=frame_shape(spec)[1],
         aspect="keep" if "keep" in spec.resize else "stretch",
         causal=spec.resize.startswith("causal-"),
+        resize_method=spec.resize_method,
     )
 
 
@@ -199,13 +201,14 @@ def raw_task(record: VideoRecord, path: Path, options: RawOptions) -> RawTask:
         aspect=options.aspect,
         causal=options.causal,
         window=WINDOWS[options.window] if options.window else "",
+        resize_method=options.resize_method,
         fps=options.fps,
     )
 
 
 def prepare_frames(
     records: Sequence[VideoRecord],
-    path: Path,
+    path: StorePath,
     stream: str,
     *,
     features: str = "",
@@ -236,7 +239,7 @@ def prepare_frames(
 
 
 def open_frames(
-    path: Path, stream: str, features: str = "", *, windows: bool = False
+    path: StorePath, stream: str, features: str = "", *, windows: bool = False
 ) -> tuple[FeatureStore | PackedStore, str]:
     """Return a store or pack and the name of its raw-frame set of a stream, as `choose_frames`.
 

@@ -89,7 +89,8 @@ class ClipBatch:
 def view_of(number: int, spec: FeatureSpec) -> View:
     """Return what the decode workers cut for the feature set that is number `number` of a job."""
     flow = spec.flow != ""
-    return View(number, spec.clips, spec.resize, flow=flow, whole=flow or num_crops(parse_resize(spec.resize)) > 1)
+    whole = flow or num_crops(parse_resize(spec.resize)) > 1
+    return View(number, spec.clips, spec.resize, flow=flow, whole=whole, method=spec.resize_method)
 
 
 class Lane:

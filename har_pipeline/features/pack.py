@@ -43,9 +43,11 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from har_pipeline.core.errors import StoreError
-from har_pipeline.core.files import new_file, read_json, remove, remove_debris, sync_folder, write_json
+from har_pipeline.core.files import new_file, read_json, remove_debris, sync_folder, write_json
+from har_pipeline.core.objects import StorePath, store_path
 from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
 from har_pipeline.datasets.units import SOURCES, Source
+from har_pipeline.features.places import META
 from har_pipeline.features.store import Damage, FeatureStore, UnreadableError, choose_feature_set, writing_to
 
 FORMAT_VERSION = 3
@@ -99,13 +101,14 @@ class _PackedSet:
     Not read by the library, which copies every slice. Raises: StoreError if the file is missing or damaged.
     """
 
-    def __init__(self, path: Path, feature_set: str) -> None:
+    def __init__(self, path: StorePath, feature_set: str) -> None:
         self.path = path
         if not path.exists():
             raise StoreError(f"{path.parent} has no feature set {feature_set!r}; add it with `har features pack`")
         try:
             # Not kept as an np.memmap, whose class makes each slice slow.
-            content = np.asarray(np.memmap(path, np.uint8, "r"))
+            mapped = np.asarray(np.memmap(path, np.uint8, "r")) if isinstance(path, Path) else None
+            content = np.frombuffer(path.read_bytes(), np.uint8) if mapped is None else mapped
             body_start = 8 + int.from_bytes(content[:8].tobytes(), "little")
             if body_start > min(len(content), MAX_HEADER_BYTES):
                 raise ValueError(f"a header of {body_start} bytes in a file of {len(content)}")
@@ -204,8 +207,8 @@ class PackedStore:
     other features of a packed video are an error, videos added or removed since are a warning.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    def __init__(self, path: StorePath | str) -> None:
+        self.path = store_path(path)
         found = read_json(self.path / PACK_JSON, StoreError, "create packs with `har features pack`").get(METADATA)
         if found not in READABLE:
             raise StoreError(
@@ -214,7 +217,7 @@ class PackedStore:
         self._opened: dict[str, _PackedSet] = {}
         self._compared: set[str] = set()
 
-    def __reduce__(self) -> tuple[type[PackedStore], tuple[Path]]:
+    def __reduce__(self) -> tuple[type[PackedStore], tuple[StorePath]]:
         """Pickle as the path alone: a process that gets a pack opens its files itself."""
         return PackedStore, (self.path,)
 
@@ -223,7 +226,7 @@ class PackedStore:
         names = (node.name for node in self.path.iterdir())
         return sorted(n.removesuffix(SUFFIX) for n in names if n.endswith(SUFFIX) and not n.startswith("."))
 
-    def file(self, feature_set: str) -> Path:
+    def file(self, feature_set: str) -> StorePath:
         """Return the path of a set's file."""
         return self.path / f"{feature_set}{SUFFIX}"
 
@@ -336,15 +339,25 @@ class PackedStore:
 
     def source(self, feature_set: str) -> FeatureStore | None:
         """Return the store that a set was packed from, None if either is no longer in its place."""
-        path = self.path.resolve() / self.info(feature_set)["store"]
-        if not (path / feature_set / "zarr.json").exists():
+        path = self._store_path(feature_set)
+        if path is None or not (path / feature_set / META).exists():
             return None
-        return FeatureStore(Path(os.path.normpath(path)))
+        return FeatureStore(path)
+
+    def _store_path(self, feature_set: str) -> StorePath | None:
+        """Return where the store is that a set was packed from, None if that is not known."""
+        told: str = self.info(feature_set)["store"]
+        if "://" in told:
+            return store_path(told)
+        if not isinstance(self.path, Path):
+            return None  # a folder of the machine that packed
+        return Path(os.path.normpath(self.path.resolve() / told))
 
     def differences(self, feature_set: str, store: FeatureStore) -> Differences:
         """Return by which ids `store` differs from what is packed; quick if no video was added or removed since."""
         info = self.info(feature_set)
-        same_store = (self.path.resolve() / info["store"]).resolve() == store.path.resolve()
+        told = self._store_path(feature_set)
+        same_store = told is not None and told.resolve() == store.path.resolve()
         if same_store and info["store_changed_ns"] == store.last_change(feature_set):
             return Differences()
         then, now = self.checksums(feature_set), store.checksums(feature_set)
@@ -413,9 +426,10 @@ class PackedStore:
         )
 
 
-def open_features(path: Path | str) -> FeatureStore | PackedStore:
+def open_features(path: StorePath | str) -> FeatureStore | PackedStore:
     """Return the feature store or the pack at `path`. Raises: StoreError if it is neither."""
-    return PackedStore(path) if (Path(path) / PACK_JSON).exists() else FeatureStore(path)
+    path = store_path(path)
+    return PackedStore(path) if (path / PACK_JSON).is_file() else FeatureStore(path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -423,14 +437,14 @@ class PackSummary:
     """What packing one feature set did."""
 
     feature_set: str
-    path: Path  # of the pack
+    path: StorePath  # of the pack
     videos: int
     clips: int
     num_bytes: int  # size of the set's file
     written: bool  # False if the pack was up to date
 
 
-def default_pack_path(store: Path) -> Path:
+def default_pack_path(store: StorePath) -> StorePath:
     """Return the default path of a store's pack: `store.pack` beside `store.zarr`."""
     return store.with_name(f"{store.resolve().name.removesuffix('.zarr')}.pack")
 
@@ -458,7 +472,7 @@ def whole_sets(store: FeatureStore) -> list[str]:
 
 
 def pack_features(
-    store: FeatureStore, feature_set: str, path: Path, on_video: OnVideo = lambda stage, done, total: None
+    store: FeatureStore, feature_set: str, path: StorePath, on_video: OnVideo = lambda stage, done, total: None
 ) -> PackSummary:
     """Write a feature set of a store into the pack at `path`, in place of an older copy; one video is in memory at a time.
 
@@ -472,9 +486,10 @@ def pack_features(
         if written:
             if read_json(path / PACK_JSON, StoreError, _AGAIN)[METADATA] != FORMAT_VERSION:
                 write_json(path / PACK_JSON, {METADATA: FORMAT_VERSION})  # an older version must not read what comes
-            remove_debris(path, feature_set)
+            if isinstance(path, Path):
+                remove_debris(path, feature_set)
             with new_file(pack.file(feature_set)) as partial:
-                _write_set(partial, store, feature_set, os.path.relpath(store.path.resolve(), path.resolve()), on_video)
+                _write_set(partial, store, feature_set, _told_path(store.path, path), on_video)
         called = [name for name, one in store.names().items() if one == feature_set]
         names = {name: one for name, one in pack.names().items() if one != feature_set and name not in called}
         if (names := {**names, **dict.fromkeys(called, feature_set)}) != pack.names():
@@ -490,17 +505,25 @@ def pack_features(
     )
 
 
-def _make_pack(path: Path) -> None:
+def _told_path(store: StorePath, pack: StorePath) -> str:
+    """Return how a pack says where its store is: from its own folder on, or as an address; empty where neither can be."""
+    if isinstance(store, Path):
+        return os.path.relpath(store.resolve(), pack.resolve()) if isinstance(pack, Path) else ""
+    return str(store)
+
+
+def _make_pack(path: StorePath) -> None:
     marker = path / PACK_JSON
-    if not marker.exists():
-        if path.is_dir():
-            remove_debris(path, marker.stem)
+    if not marker.is_file():
+        if isinstance(path, Path) and path.is_dir():
+            remove_debris(path, Path(PACK_JSON).stem)
         # Another process, perhaps of another host, may be making the pack too.
         if path.exists() and not (path.is_dir() and all(n.name.startswith(".pack.partial-") for n in path.iterdir())):
             raise StoreError(f"{path} exists and is not a pack: choose another path with -o")
         path.mkdir(parents=True, exist_ok=True)
         write_json(marker, {METADATA: FORMAT_VERSION})
-        sync_folder(path.absolute().parent)
+        if isinstance(path, Path):
+            sync_folder(path.absolute().parent)
     if not marker.stat().st_size:  # a power cut, with an older version
         write_json(marker, {METADATA: FORMAT_VERSION})
     found = read_json(marker, StoreError, f"delete it and {_AGAIN}").get(METADATA)
@@ -508,8 +531,9 @@ def _make_pack(path: Path) -> None:
         raise StoreError(f"{path} is a pack of format {found}, of a newer version: choose another path with -o")
     if found not in READABLE:
         log.warning("%s: a pack of format %s, which this version does not read, is replaced", path, found)
-        for file in path.glob(f"*{SUFFIX}"):
-            remove(file)
+        for file in list(path.iterdir()):
+            if file.name.endswith(SUFFIX):
+                file.unlink()
         write_json(marker, {METADATA: FORMAT_VERSION})
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from har_pipeline.core.objects import StorePath
 from har_pipeline.core.records import FeatureRecord, FeatureSpec
 
 
 class FeatureReader(Protocol):
     """A feature store or a pack of one, for reading: `store.FeatureStore`, `pack.PackedStore`."""
 
-    path: Path
+    path: StorePath
 
     def resolve(self, prefix: str, /) -> str:
         """Return the full name of the feature set that starts with `prefix`."""

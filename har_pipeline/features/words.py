@@ -65,6 +65,7 @@ def _words(field: str, value: Any) -> str:
         "weights": f"weights {{:.{_HASH_DIGITS}}}",
         "feature_dim": "{:,} values",
         "fps": "{:g} frames/s",
+        "resize_method": "resized by {}",
         "precision": "computed in {}",
         "dtype": "stored in {}",
         "tokens": "{:,} tokens a clip" if value else "one row a clip",

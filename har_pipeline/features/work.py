@@ -12,14 +12,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from har_pipeline.core import errors
 from har_pipeline.core.errors import ExtractionError, HarError, StoreError
+from har_pipeline.core.objects import StorePath
 from har_pipeline.core.records import FeatureSpec
 from har_pipeline.features.job import Noted, Outcome, Report, Spent
-from har_pipeline.features.store import META, FeatureStore
+from har_pipeline.features.places import META
+from har_pipeline.features.store import FeatureStore
 from har_pipeline.video.process import Task
 
 # Clips and times are told no more often.
@@ -70,7 +71,7 @@ class Order:
     """What a worker is told at its start."""
 
     job: Job
-    store: Path
+    store: StorePath
     mark: int  # of the store, as `mark_of`
     device: str
     folder: str = field(default_factory=os.getcwd)  # that relative paths are of
@@ -122,7 +123,7 @@ class Trouble:
 Message: TypeAlias = Hello | Begun | Outcome | Noted | Spent | Idle | Trouble
 
 
-def mark_of(store: Path) -> int:
+def mark_of(store: StorePath) -> int:
     """Return what tells a store from another one at the same path of another machine: when it was made, in seconds."""
     return int((store / META).stat().st_mtime)
 

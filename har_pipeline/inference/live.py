@@ -69,6 +69,11 @@ class StatefulRecogniser:
         self._bf16 = pick_precision(precision or self.run.config.precision, self._device) == "bf16"
         self._network = self.run.network.to(self._device).eval()
         self._options = options_of(self.run.spec)
+        if self._options.resize_method != "area":
+            raise RunError(
+                f"{self.run.path} reads frames that {self._options.resize_method} scales before they are RGB, which a camera's "
+                "are: live recognition needs frames of --resize-method area"
+            )
         self._causal = (
             CausalDepth(self._options.size, self._options.aspect) if self._options.stream == "depth" else None
         )

@@ -218,6 +218,8 @@ def _live_spec(run: HeadRun) -> FeatureSpec:
         problem = "follows people with a look ahead"
     elif num_crops(resize) > 1:
         problem = "reads means over several crops of each clip"
+    elif spec.resize_method != "area":
+        problem = f"reads frames that {spec.resize_method} scales before they are RGB, which a camera's are"
     if problem:
         raise RunError(f"{run.path} {problem}: live recognition by a head is for one net on colour frames")
     return spec

@@ -108,7 +108,7 @@ class HeadSources:
             weights = given.get(spec.name) or _found_weights(one, nets)
             cube = files.mean_cube if len(nets) == 1 or "cube" in spec.preprocess else None
             extractor = extractor_for(spec, weights=weights, mean_cube=cube, device=device)
-            same = {name: getattr(spec, name) for name in ("clips", "fps", "resize", "dtype")}
+            same = {name: getattr(spec, name) for name in ("clips", "fps", "resize", "resize_method", "dtype")}
             options = ExtractOptions(**same, flow=parse_flow(spec.flow) if spec.flow else None)
             feature_spec(extractor, options).require_equal(spec, str(one.run))
             self._nets[spec.name] = extractor, options

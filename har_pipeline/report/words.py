@@ -71,7 +71,7 @@ def describe_features(spec: FeatureSpec, folds: int = 1) -> list[Fact]:
         ("Weights", weights),
         ("Seen of each video", describe_clips(spec.clips)),
         ("Frame rate", "as filmed" if spec.fps is None else f"resampled to {spec.fps:g} frames/s"),
-        ("Size of a frame", _resize(spec.resize)),
+        ("Size of a frame", _resize(spec.resize) + ", by FFmpeg's scaler" * (spec.resize_method == "swscale")),
     ]
     facts += [("Optical flow", spec.flow)] * bool(spec.flow)
     facts += [("Preprocessing", _preprocess(spec.preprocess))] * bool(spec.preprocess)

@@ -13,6 +13,7 @@ import mmap
 import os
 import tempfile
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 
 from har_pipeline.core.errors import ExtractionError, VideoError
 from har_pipeline.core.files import file_sha256
-from har_pipeline.core.records import ClipSpec, Decoder
+from har_pipeline.core.records import ClipSpec, Decoder, ResizeMethod
 from har_pipeline.video.clips import (
     clip_indices,
     flow_pairs,
@@ -30,9 +31,9 @@ from har_pipeline.video.clips import (
     num_resampled,
     resampled_indices,
 )
-from har_pipeline.video.decode import FrameReader, VideoInfo, probe, tail_note, too_many_frames
+from har_pipeline.video.decode import FrameReader, Picture, VideoInfo, probe, tail_note, too_many_frames
 from har_pipeline.video.person import PersonFrame, PersonWindow, still_note
-from har_pipeline.video.preprocess import parse_resize, resize_frame, scale_frame, scale_to
+from har_pipeline.video.preprocess import parse_resize, resize_frame, scale_frame, scale_to, scaled_shape
 from har_pipeline.video.process import Failed, Task, Worker, serve, stopped_clock
 from har_pipeline.video.timing import in_frames
 
@@ -46,6 +47,7 @@ class View:
     resize: str  # as in `FeatureSpec`
     flow: bool = False  # send for each clip the frames that its flow starts from and those that it leads to
     whole: bool = False  # send scaled frames that are not yet cropped
+    method: ResizeMethod = "area"  # as in `FeatureSpec`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +203,7 @@ def _send_clips(
         info=info,
         wants=lambda number: any(cutter.wants(number) for cutter in cutters),
     )
-    for number, frame in reader:
+    for number, frame in _frames(reader, task):
         for cutter in cutters:
             if cutter.wants(number):
                 cutter.add(number, frame)
@@ -242,7 +244,7 @@ def _decode_rows(task: DecodeTask, sender: _Sender) -> Done:
     reader = FrameReader(
         task.path, decoder=task.decoder, start=task.start_frame, stop=task.end_frame, info=info, wants=wants
     )
-    for last, frame in reader:
+    for last, frame in _frames(reader, task):
         while waiting and waiting[0].start_frame <= last:
             sender.row = row = waiting.popleft()
             part = dataclasses.replace(task, start_frame=row.start_frame, end_frame=row.end_frame, rows=())
@@ -267,6 +269,11 @@ def _decode_rows(task: DecodeTask, sender: _Sender) -> Done:
     end = max(row.end_frame for row in task.rows)
     notes = [*info.notes, *reader.notes, *info.timing.notes, *tail_note(info, reader.frames_decoded, end)]
     return Done(tuple(notes), reader.decoder_used)
+
+
+def _frames(reader: FrameReader, task: DecodeTask) -> Iterator[tuple[int, np.ndarray | Picture]]:
+    """Give the frames, unconverted ones where a view has them scaled in the pass that converts them."""
+    return reader.pictures() if any(view.method == "swscale" for view in task.views) else iter(reader)
 
 
 def _frames_needed(task: DecodeTask) -> int | None:
@@ -339,8 +346,10 @@ class _ClipCutter:
         position = np.searchsorted(self.wanted, index)
         return bool(position < len(self.wanted) and self.wanted[position] == index)
 
-    def add(self, index: int, frame: np.ndarray) -> None:
+    def add(self, index: int, frame: np.ndarray | Picture) -> None:
         """Take a decoded frame (H, W, 3). Raises: VideoError if a clip of such frames does not fit into a slot."""
+        if isinstance(frame, Picture):
+            frame = frame.rgb(scaled_shape(frame.shape, self.resize) if self.view.method == "swscale" else None)
         if self.window is not None:
             self._add_windows(self.window.push(index, frame))
         else:

@@ -25,14 +25,16 @@ import av.error
 import av.logging
 import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 
-from har_pipeline.core.errors import VideoError
+from har_pipeline.core.errors import ExtractionError, VideoError
 from har_pipeline.core.kinds import what_is
 from har_pipeline.core.records import Decoder, Span
 from har_pipeline.video.timing import Timing, display_ticks, in_frames, joined_ticks, timing_of
 
 DECORD_BLOCK = 16
+# Scalers that are kept from frame to frame, one for each size that a view asks for.
+_MOST_SCALERS = 16
 # Containers and raw streams that hold their own frames. Not listed are playlists and what else names further files (hls,
 # dash, concat, sdp, imf, webm_dash_manifest), devices, numbered pictures, and formats that merely guess.
 _FORMATS = (
@@ -366,36 +368,71 @@ def _complaints() -> Iterator[list[Any]]:
         av.logging.set_level(level)
 
 
-def _to_rgb(frame: Any, reformatter: VideoReformatter, state: _Decoding) -> np.ndarray:
-    """Return (H, W, 3) uint8 RGB, turned and mirrored as the file's display matrix says.
+class Picture:
+    """A decoded frame that is not converted yet; `shape` is (H, W) px as displayed."""
+
+    def __init__(
+        self, frame: Any, reformatters: dict[tuple[int, int] | None, VideoReformatter], state: _Decoding
+    ) -> None:
+        self._frame, self._reformatters, self._state = frame, reformatters, state
+        self._made: dict[tuple[int, int] | None, np.ndarray] = {}
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W) px as displayed."""
+        across, down = self._frame.width, self._frame.height
+        return (across, down) if _turn(self._frame, self._state)[0] else (down, across)
+
+    def rgb(self, size: tuple[int, int] | None = None) -> np.ndarray:
+        """Return (H, W, 3) uint8 RGB as displayed; size: (H, W) px that FFmpeg scales it to in the same pass."""
+        if size not in self._made:
+            if len(self._reformatters) > _MOST_SCALERS:  # of a file whose frames change their size again and again
+                self._reformatters.clear()
+            reformatter = self._reformatters.setdefault(size, VideoReformatter())
+            self._made[size] = _to_rgb(self._frame, reformatter, self._state, size)
+        return self._made[size]
+
+
+def _to_rgb(
+    frame: Any, reformatter: VideoReformatter, state: _Decoding, size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Return (H, W, 3) uint8 RGB, turned and mirrored as the file's display matrix says; size: (H, W) to scale to, in px.
 
     FFmpeg's scaler gives the pixels that decord and OpenCV's reader give; kept from frame to frame it is as fast as OpenCV's
-    colour conversion, which differs by about a level.
+    colour conversion, which differs by about a level. Where it scales too, a frame that shrinks is averaged over areas, others
+    are interpolated linearly, as `preprocess.scale_frame` does.
     """
-    rgb = reformatter.reformat(frame, format="rgb24").to_ndarray()
+    turned, across, down = _turn(frame, state)
+    height, width = (frame.height, frame.width) if size is None else size[::-1] if turned else size
+    shrinks = height <= frame.height and width <= frame.width and (height, width) != (frame.height, frame.width)
+    method = Interpolation.AREA if shrinks else Interpolation.BILINEAR
+    rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation=method).to_ndarray()
+    if turned:
+        rgb = rgb.swapaxes(0, 1)
+    return np.ascontiguousarray(rgb[::down, ::across])
+
+
+def _turn(frame: Any, state: _Decoding) -> tuple[bool, int, int]:
+    """Return how a frame is displayed: whether rows become columns, then the steps along rows and columns, 1 or -1.
+
+    Of its display matrix, if that is a quarter turn, a reflection, or both; else it stays as it is.
+     3x3 int32, row vectors: x' = a x + c y, y' = b x + d y with the matrix (a b u; c d v; x y w), fixed point.
+    """
     matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
-    return np.ascontiguousarray(rgb) if matrix is None else _displayed(rgb, bytes(matrix), state)
-
-
-def _displayed(rgb: np.ndarray, matrix: bytes, state: _Decoding) -> np.ndarray:
-    """Return the picture as a display matrix shows it, if that is a quarter turn, a reflection, or both; else as it is.
-
-    matrix: 3x3 int32, row vectors: x' = a x + c y, y' = b x + d y with the matrix (a b u; c d v; x y w), fixed point.
-    """
-    values = np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].astype(float)
+    if matrix is None:
+        return False, 1, 1
+    values = np.frombuffer(bytes(matrix), np.int32)[[0, 1, 3, 4]].astype(float)
     values /= max(1.0, np.abs(values).max())
     whole = np.rint(values)
     if np.abs(values - whole).max() > _ANGLE_SLACK:
         whole[:] = 0
     a, b, c, d = whole
     if (abs(a), abs(b), abs(c), abs(d)) == (1, 0, 0, 1):
-        across, down = a, d
-    elif (abs(a), abs(b), abs(c), abs(d)) == (0, 1, 1, 0):
-        rgb, across, down = rgb.swapaxes(0, 1), c, b
-    else:
-        state.matrix = "the display matrix is no quarter turn or reflection, and is left out"
-        return rgb
-    return np.ascontiguousarray(rgb[:: int(down), :: int(across)])
+        return False, int(a), int(d)
+    if (abs(a), abs(b), abs(c), abs(d)) == (0, 1, 1, 0):
+        return True, int(c), int(b)
+    state.matrix = "the display matrix is no quarter turn or reflection, and is left out"
+    return False, 1, 1
 
 
 def read_gray16(path: Path, span: Span, *, max_frames: int) -> tuple[np.ndarray, int, Timing, list[str]]:
@@ -426,6 +463,23 @@ def read_gray16(path: Path, span: Span, *, max_frames: int) -> tuple[np.ndarray,
     timing = info.timing_of_frames(state.ticks) if whole else info.timing
     notes = [*info.notes, *state.notes(), *timing.notes, *tail_note(info, state.frames, stop)]
     return np.stack(images), start, timing, notes
+
+
+def require_decoder(decoder: Decoder) -> None:
+    """Check that the package of a decoder is there. Raises: ExtractionError with the way out."""
+    if decoder == "decord":
+        _import_decord()
+
+
+def _import_decord() -> Any:
+    without = "leave --decoder decord out, as PyAV reads the same frames"
+    try:
+        import decord
+    except ImportError as error:
+        raise ExtractionError(f"decord is not installed (wheels: x86-64 Linux and Windows only): {without}") from error
+    except (OSError, RuntimeError) as error:  # a library that it was built for is missing
+        raise ExtractionError(f"decord cannot be loaded here ({error}): {without}") from error
+    return decord
 
 
 class FrameReader:
@@ -469,18 +523,24 @@ class FrameReader:
                 return
             self.decoder_used = "decord, then pyav" if self.frames_decoded else "pyav"
             self.notes.append(f"{problem}: PyAV read from frame {self.frames_decoded} on")
-        yield from self._read_pyav(max(self.start, self.frames_decoded))
+        for number, picture in self._read_pyav(max(self.start, self.frames_decoded)):
+            yield number, picture.rgb()
 
-    def _read_pyav(self, first: int) -> Generator[tuple[int, np.ndarray], None, None]:
+    def pictures(self) -> Iterator[tuple[int, Picture]]:
+        """Iterate over (number, picture) in place of converted frames; not with decord, whose frames are converted."""
+        self.notes, self.frames_decoded = [], 0
+        return self._read_pyav(self.start)
+
+    def _read_pyav(self, first: int) -> Generator[tuple[int, Picture], None, None]:
         """Yield the frames from number `first` on. Raises: VideoError if the file holds no frame at all."""
-        state, reformatter = _Decoding(), VideoReformatter()
+        state, reformatters = _Decoding(), dict[tuple[int, int] | None, VideoReformatter]()
         self.ticks = state.ticks
         with closing(_decode(self.path, state)) as frames:
             try:
                 for frame in islice(frames, self.stop):
                     self.frames_decoded = state.frames
                     if state.frames > first and self._wants(state.frames - 1):
-                        yield state.frames - 1, _to_rgb(frame, reformatter, state)
+                        yield state.frames - 1, Picture(frame, reformatters, state)
             finally:
                 self.notes += state.notes()
         if not state.frames:
@@ -489,12 +549,9 @@ class FrameReader:
     def _read_decord(self) -> Generator[tuple[int, np.ndarray], None, str]:
         """Yield frames from decord as long as they are right; return why not all of them are, or nothing.
 
-        Raises: VideoError if decord is not installed.
+        Raises: ExtractionError if decord is not installed.
         """
-        try:
-            import decord
-        except ImportError as error:
-            raise VideoError("decord is not installed (only x86-64 has wheels): use --decoder pyav") from error
+        decord = _import_decord()
         decord.logging.set_level(decord.logging.QUIET)
         info = self.info or probe(self.path)
         if info.container in _NOT_FOR_DECORD:

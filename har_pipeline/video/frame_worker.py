@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from har_pipeline.core.errors import VideoError
-from har_pipeline.core.records import Aspect, RawStream
+from har_pipeline.core.records import Aspect, RawStream, ResizeMethod
 from har_pipeline.video.decode import FrameReader, probe, tail_note, too_many_frames
 from har_pipeline.video.depth import CausalDepth, prepare_depth, read_depth_span
 from har_pipeline.video.person import PersonWindow, still_note
@@ -31,6 +31,7 @@ class RawTask(Task):
     causal: bool
     # The resize mode of windows of people, instead of size and aspect; empty: none.
     window: str = ""
+    resize_method: ResizeMethod = "area"
     fps: float
     max_frames: int
 
@@ -67,7 +68,9 @@ def _prepare_rgb(task: RawTask) -> RawVideo:
     numbers, frames = list[int](), list[np.ndarray]()
     mode = parse_resize(task.window) if task.window else None
     window = PersonWindow(mode) if mode and mode.person else None
-    for number, frame in reader:
+    scaled = task.resize_method == "swscale"
+    size = (task.size, task.size)
+    for number, frame in ((n, one.rgb(size)) for n, one in reader.pictures()) if scaled else reader:
         if len(numbers) == task.max_frames:
             raise VideoError(too_many_frames(task.path, task.max_frames))
         numbers.append(number)
@@ -76,7 +79,7 @@ def _prepare_rgb(task: RawTask) -> RawVideo:
         elif mode and mode.fit:
             frames.append(fit_frame(frame, *mode.fit))
         else:
-            frames.append(scale_rgb(frame, task.size, task.aspect))
+            frames.append(frame if scaled else scale_rgb(frame, task.size, task.aspect))
     if window is not None:
         frames += [one.window for one in window.finish()]
     if not frames:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -142,12 +143,16 @@ def scale_frame(frame: np.ndarray, resize: Resize) -> np.ndarray:
     against aliasing: within two levels (mean absolute difference) of Pillow's and torchvision's antialiased bilinear on
     natural images. The long side is rounded to whole px.
     """
+    return scale_to(frame, *scaled_shape(frame.shape, resize))
+
+
+def scaled_shape(shape: Sequence[int], resize: Resize) -> tuple[int, int]:
+    """Return (height, width) px that a frame of a shape (height, width, ...) is scaled to; a scaled one keeps its own."""
+    height, width = shape[:2]
     if isinstance(resize.scaled, int):
-        factor = resize.scaled / min(frame.shape[:2])
-        height, width = (max(resize.scaled, round(side * factor)) for side in frame.shape[:2])
-    else:
-        width, height = resize.scaled
-    return scale_to(frame, height, width)
+        factor = resize.scaled / min(height, width)
+        return max(resize.scaled, round(height * factor)), max(resize.scaled, round(width * factor))
+    return resize.scaled[1], resize.scaled[0]
 
 
 def scale_to(frame: np.ndarray, height: int, width: int) -> np.ndarray:

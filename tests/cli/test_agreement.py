@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer
 
-from har_pipeline.cli import app
+from har_pipeline.cli import app_of
 
 # Option -> why it is not the same everywhere.
 EXCEPTIONS = {
@@ -58,7 +58,7 @@ def commands(command: Any, name: str = "har") -> Iterator[tuple[str, Any]]:
 def variants() -> dict[str, dict[tuple[str, str], list[str]]]:
     """Option -> (default, help text) -> the commands that have it so."""
     found: dict[str, dict[tuple[str, str], list[str]]] = defaultdict(lambda: defaultdict(list))
-    for words, command in commands(typer.main.get_command(app)):
+    for words, command in commands(typer.main.get_command(app_of())):
         for parameter in command.params:
             if parameter.param_type_name == "option":
                 name = next(text for text in parameter.opts if text.startswith("--"))

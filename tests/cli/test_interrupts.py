@@ -88,8 +88,9 @@ CASES = {
     "predict": Case(f"predict {'long.avi ' * 200} --run head --device cpu", child),
     "live": Case("predict --live depth --run network --device cpu", cores(3)),
 }
-# (name, whether the whole process group gets the signal) of those that every test run tries.
-USUAL = [("train", False), ("sweep", True)]
+# (name, whether the whole process group gets the signal) of those that every test run tries; tests/core/test_processes.py
+# has a command with worker processes and a signal to all of them.
+USUAL = [("train", False)]
 
 
 @pytest.fixture(scope="module")

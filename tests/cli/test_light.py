@@ -83,6 +83,15 @@ def test_wrong_paths_are_reported_before_anything_heavy_is_loaded(work: Path) ->
         assert not loaded, command
 
 
+def test_help_imports_no_command_and_a_command_only_its_own(work: Path) -> None:
+    ours = [f"har_pipeline.{name}" for name in ("cli.extract", "cli.train", "cli.splits", "training", "datasets")]
+    for words in (["--help"], ["--version"], ["nothing"], []):
+        (_, _, loaded), *_ = run_all([words], work, ["numpy", *ours])
+        assert not loaded, words
+    (code, _, loaded), *_ = run_all([["splits", "show", "--help"]], work, ["numpy", *ours])
+    assert (code, loaded) == (0, ["har_pipeline.cli.splits", "har_pipeline.datasets"])
+
+
 def test_runs_are_evaluated_fused_and_compared_without_torch(work: Path) -> None:
     commands = [["evaluate", "a"], ["fuse", "a", "b"], ["compare", "a", "b"], ["evaluate", "fusion"]]
     for code, err, loaded in run_all(commands, work):

@@ -196,7 +196,7 @@ def in_terminal(folder: Path, *words: str) -> str:
 
 def test_a_terminal_shows_a_bar(tmp_path: Path) -> None:
     make_video(tmp_path / "a.avi", 40)
-    shown = in_terminal(tmp_path, "flow", "a.avi", "-o", "flow.mp4", "--flow-method", "dis")
+    shown = in_terminal(tmp_path, "points", "a.avi", "-o", "points.png", "--frames", "30")
     assert "━" in shown
-    assert "39/39 frames" in shown
-    assert shown.count("flow.mp4: 39 frames") == 1
+    assert "29/30 frames" in shown
+    assert shown.count("trajectories in 30 frames") == 1

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -22,11 +22,12 @@ from har_pipeline.core.errors import ExtractionError, UsageError, WeightsError
 from har_pipeline.core.records import ClipSpec, VideoRecord
 from har_pipeline.datasets.builders import build_manifest
 from har_pipeline.datasets.manifests import read_manifest, write_manifest
-from har_pipeline.features.extract import extract, feature_spec
+from har_pipeline.features.extract import extract, extract_many, feature_spec
 from har_pipeline.features.job import Progress
 from har_pipeline.features.options import ExtractOptions
 from har_pipeline.features.pack import PackedStore, pack_features
 from har_pipeline.features.store import FeatureStore
+from har_pipeline.features.words import differences
 from har_pipeline.models.extractors import Extractor, build_extractor
 
 
@@ -86,6 +87,21 @@ def test_features_do_not_depend_on_workers_batches_order_or_decoder(tmp_path: Pa
     for video_id, features in results[0].items():
         np.testing.assert_array_equal(features, results[1][video_id])
         assert np.abs(features.astype(np.float32) - results[2][video_id]).max() <= 2
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_without_decord_nothing_is_begun(tmp_path: Path, store, broken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, and no video is recorded as failed: the videos are sound."""
+    monkeypatch.delitem(sys.modules, "decord", raising=False)
+    if broken:  # it is there, and a library that it was built for is not
+        (tmp_path / "decord.py").write_text("raise OSError('libbz2.so.1.0: cannot open shared object file')")
+        monkeypatch.syspath_prepend(tmp_path)
+    else:
+        monkeypatch.setitem(sys.modules, "decord", None)
+    says = "cannot be loaded here .libbz2" if broken else "is not installed"
+    with pytest.raises(ExtractionError, match=f"decord {says}.*: leave --decoder decord out"):
+        extract(videos(tmp_path, 1), store, pixel_extractor(), ExtractOptions(decoder="decord"))
+    assert store.feature_sets() == []
 
 
 def test_real_net_is_the_same_alone_and_among_others(tmp_path: Path, store: FeatureStore) -> None:
@@ -248,6 +264,40 @@ def test_options_that_make_no_sense() -> None:
         feature_spec(pixel_extractor(), ExtractOptions(resize="stretch-64"))
     with pytest.raises(UsageError, match="write stretch-<size>"):
         feature_spec(pixel_extractor(), ExtractOptions(resize="squeeze"))
+
+
+def test_frames_may_be_scaled_while_they_are_converted(tmp_path: Path, store: FeatureStore) -> None:
+    """Beside a net whose frames are scaled by area, which get the same features as alone."""
+    records = videos(tmp_path, 2)
+    net, other = pixel_extractor(resize="short48-center32"), pixel_extractor(resize="stretch-32")
+    options = ExtractOptions(dtype="float32")
+    alone = extract(records, store, net, options).feature_set
+    expected = all_features(store, alone)
+    again = FeatureStore(tmp_path / "again.zarr", create=True)
+    fast = dataclasses.replace(options, resize_method="swscale")
+    both, by_area, _ = extract_many(records, again, [(net, fast), (net, options), (other, fast)])
+    assert by_area.feature_set == alone != both.feature_set
+    for video_id, features in all_features(again, alone).items():
+        np.testing.assert_array_equal(features, expected[video_id])
+    for video_id, features in all_features(again, both.feature_set).items():
+        assert 0 < np.abs(features - expected[video_id]).mean() < 3, "levels"
+    spec = again.spec(both.feature_set)
+    assert spec.resize_method == "swscale"
+    assert differences({"a": spec, "b": again.spec(alone)}) == {"a": "resized by swscale", "b": "resized by area"}
+
+
+@pytest.mark.parametrize(
+    ("net", "options", "message"),
+    [
+        ({}, {"decoder": "decord"}, "resize_method=swscale takes frames of PyAV, not of decord"),
+        ({"stream": "flow"}, {}, "swscale is for rgb"),
+        ({"resize": "short60-person32x32"}, {}, "stretched or cropped"),
+        ({"resize": "fit-32x32"}, {}, "stretched or cropped"),
+    ],
+)
+def test_what_swscale_does_not_scale_is_refused(net: dict[str, Any], options: dict[str, Any], message: str) -> None:
+    with pytest.raises((ExtractionError, UsageError), match=message):
+        feature_spec(pixel_extractor(**net), ExtractOptions(resize_method="swscale", **options))
 
 
 def test_speed_options_do_not_change_the_spec() -> None:

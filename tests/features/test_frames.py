@@ -134,6 +134,19 @@ def test_rgb_is_the_whole_frame_scaled(tmp_path: Path) -> None:
     assert np.abs(image[4:28] - means).max() <= 1
 
 
+def test_rgb_may_be_scaled_while_it_is_converted(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "a.mkv", 6, codec="ffv1", pixel_format="yuv444p")
+    records = [VideoRecord(video_id="a", label="a", path=path)]
+    store, area = run(records, tmp_path, stream="rgb", size=32)
+    _, fast = run(records, tmp_path, stream="rgb", size=32, resize_method="swscale")
+    assert area.feature_set != fast.feature_set
+    frames, others = (store.read(one.feature_set, "a").features.astype(int) for one in (area, fast))
+    assert 0 < np.abs(frames - others).mean() < 0.5, "levels"
+    options = options_of(store.spec(fast.feature_set))
+    assert options.resize_method == "swscale"
+    assert options.spec() == store.spec(fast.feature_set)
+
+
 def test_one_bad_video_costs_itself_only(tmp_path: Path) -> None:
     records = depth_records(tmp_path)
     (tmp_path / "empty").mkdir()
@@ -240,6 +253,9 @@ def test_progress_counts_every_video(tmp_path: Path) -> None:
         ({"size": 0}, "size must be at least 8"),
         ({"workers": 0}, "workers must be at least 1"),
         ({"shard": (3, 2)}, "shard 3/2"),
+        ({"resize_method": "swscale"}, "resize_method=swscale is for stream=rgb with aspect=stretch"),
+        ({"resize_method": "swscale", "stream": "rgb", "aspect": "keep"}, "resize_method=swscale is for stream=rgb"),
+        ({"resize_method": "swscale", "stream": "rgb", "window": "person"}, "resize_method=swscale is for stream=rgb"),
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, object], message: str) -> None:

@@ -48,6 +48,14 @@ def store(tmp_path: Path) -> FeatureStore:
     return store
 
 
+def test_the_way_of_scaling_is_in_the_spec_where_it_is_not_the_usual_one() -> None:
+    assert "resize_method" not in FIRST.to_dict()
+    other = dataclasses.replace(FIRST, resize_method="swscale")
+    assert other.name != FIRST.name == dataclasses.replace(other, resize_method="area").name
+    assert FeatureSpec.from_dict(other.to_dict()) == other
+    assert FeatureSpec.from_dict(FIRST.to_dict()).resize_method == "area"
+
+
 def test_sets_of_one_net_are_told_apart_by_what_differs() -> None:
     assert differences({"one": FIRST, "two": WHOLE}) == {
         "one": "first, 40 frames",

@@ -30,7 +30,7 @@ SMALL = {"units": 8, "epochs": 15, "learning_rate": 2e-2, "device": "cpu"}
     "head",
     [
         pytest.param(head, marks=pytest.mark.exhaustive)
-        if head in ("bilstm", "stacked_lstm", "attention", "gru")
+        if head in ("bilstm", "stacked_lstm", "attention", "gru", "res_lstm")
         else head
         for head in get_args(HeadName)
     ],

@@ -12,6 +12,7 @@ from video_files import damage_packets, make_audio, make_video, numbered_frame, 
 from har_pipeline.core.errors import VideoError
 from har_pipeline.video import decode
 from har_pipeline.video.decode import FrameReader, VideoInfo, probe, tail_note
+from har_pipeline.video.preprocess import scale_to
 from har_pipeline.video.timing import Timing
 
 DECODERS = ["pyav", "decord"]
@@ -98,9 +99,9 @@ def test_only_wanted_frames_are_converted(videos, decoder, monkeypatch) -> None:
     converted: list[int] = []
     convert = decode._to_rgb
 
-    def counted(frame, reformatter, state):
+    def counted(frame, reformatter, state, size=None):
         converted.append(state.frames - 1)
-        return convert(frame, reformatter, state)
+        return convert(frame, reformatter, state, size)
 
     monkeypatch.setattr(decode, "_to_rgb", counted)
     reader = FrameReader(videos["h264_b_frames.mkv"], decoder=decoder, start=2, wants=lambda number: number % 3 == 0)
@@ -126,6 +127,43 @@ def test_turns_are_applied(tmp_path, videos, decoder, degrees) -> None:
     expected = np.rot90(plain[3], -degrees // 90)  # the matrix turns clockwise
     assert frames[3].shape == expected.shape
     assert np.abs(frames[3].astype(int) - expected).mean() <= 2
+
+
+@pytest.mark.parametrize("size", [(51, 40), (240, 320), (100, 150)])
+@pytest.mark.parametrize("name", ["ffv1_gray.mkv", "odd_size.avi"])
+def test_frames_scaled_while_they_are_converted_are_close_to_scaling_afterwards(videos, name, size) -> None:
+    """To half a level, where colours have the whole resolution: scaling first does not smooth them twice."""
+    _, frames, plain = read(videos[name])
+    reader = FrameReader(videos[name], start=1, wants=lambda number: number % 7 == 1)
+    numbers = []
+    for number, picture in reader.pictures():
+        whole, scaled = frames[number], picture.rgb(size)
+        assert picture.shape == whole.shape[:2]
+        assert scaled.shape == (*size, 3)
+        assert np.abs(scaled.astype(int) - scale_to(whole, *size)).mean() < 0.5
+        np.testing.assert_array_equal(picture.rgb(), whole)
+        np.testing.assert_array_equal(picture.rgb(picture.shape), whole)
+        numbers.append(number)
+    assert numbers == [1, 8, 15, 22, 29]
+    assert (reader.frames_decoded, reader.notes, reader.ticks) == (30, plain.notes, plain.ticks)
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_turns_are_applied_to_scaled_frames(tmp_path, videos, degrees) -> None:
+    turned = turn_mp4(videos["h264.mp4"], tmp_path / "turned.mp4", degrees)
+    plain = [picture.rgb((40, 51)) for _, picture in FrameReader(videos["h264.mp4"], stop=2).pictures()]
+    size = (51, 40) if degrees % 180 else (40, 51)
+    for number, picture in FrameReader(turned, stop=2).pictures():
+        np.testing.assert_array_equal(picture.rgb(size), np.rot90(plain[number], -degrees // 90))
+        assert picture.rgb(size).flags.c_contiguous
+
+
+def test_scalers_of_a_file_that_changes_its_size_again_and_again_are_not_kept(videos) -> None:
+    state, reformatters = decode._Decoding(), {}
+    frame = next(decode._decode(videos["h264.mp4"], state))
+    for height in range(8, 108):
+        assert decode.Picture(frame, reformatters, state).rgb((height, 8)).shape == (height, 8, 3)
+    assert len(reformatters) < 20
 
 
 def test_a_rate_that_varies_keeps_every_frame(tmp_path, decoder) -> None:

@@ -149,6 +149,8 @@ class Net:
     folds_batch_norms: bool = False
     # None: a net of which no layer is a map.
     tokens: Tokens | None = None
+    # Imports what builds the net, where that is an optional package. Raises: ExtractionError with the way out.
+    require: Callable[[], object] = lambda: None
 
 
 @dataclass(frozen=True)

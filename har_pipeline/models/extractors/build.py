@@ -42,7 +42,7 @@ def build_extractor(
     tokens: one feature for each position of the layer's map, instead of one for a clip.
     at_once: build the net now, and not when its `module` is first asked for, which then raises what is wrong with the file.
     Raises: UsageError for an unknown net or layer, one without tokens, a stream that the net does not read, or a cube for
-    another net;
+    another net; ExtractionError if a package that builds the net is missing;
     DeviceError as `pick_device` and `pick_precision`; WeightsError if the weights cannot be had.
     """
     net = find_net(name)
@@ -51,6 +51,7 @@ def build_extractor(
         raise UsageError(
             f"{name} has no layer {layer!r}; {did_you_mean(layer, net.layers)}it has: {', '.join(net.layers)}"
         )
+    net.require()  # before any weights are downloaded
     if tokens and (net.tokens is None or layer not in net.tokens.layers):
         raise UsageError(_no_tokens(net, layer))
     if stream not in net.inputs:

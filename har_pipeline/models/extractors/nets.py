@@ -40,13 +40,17 @@ def describe_nets() -> list[dict[str, Any]]:
     """Return one row for each net and set of weights: what docs/extractors.md shows, and nets.json keeps for `har models`.
 
     default: whether these weights are the net's own for their stream. file: the weights' name in the cache, None if they are
-    not downloaded.
+    not downloaded. tokens: layer -> [M, D], of its default clips, of the layers that `--tokens` takes.
     """
     rows: list[dict[str, Any]] = []
     for net in all_nets().values():
         for name, weights in net.weights.items():
             read = net.inputs[weights.stream]
             layers = {k: dim for k, dim in net.layers.items() if weights.layers is None or k in weights.layers}
+            tokens = {}
+            if net.tokens is not None:
+                own, frames = net.tokens, read.clips.clip_len
+                tokens = {k: [own.count(k, frames), dim] for k, dim in own.layers.items() if k in layers}
             rows.append(
                 {
                     "net": net.name,
@@ -56,6 +60,7 @@ def describe_nets() -> list[dict[str, Any]]:
                     "resize": read.resize,
                     "layers": layers,
                     "default_layer": net.default_layer,
+                    "tokens": tokens,
                     "gmacs_per_clip": net.gmacs,
                     "weights": name,
                     "default": read.weights == name,
