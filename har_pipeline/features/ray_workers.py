@@ -24,7 +24,7 @@ from har_pipeline.core.processes import num_cores
 from har_pipeline.features.options import EngineOptions
 from har_pipeline.features.work import Hello, Message, Order, serve
 from har_pipeline.features.workers import WAIT_S, Death
-from har_pipeline.video.process import Task
+from har_pipeline.video.process import MAX_STARTS, Task
 
 # How long an actor waits for something to tell before it answers with nothing.
 POLL_S = 5.0
@@ -158,15 +158,28 @@ class RayActors:
         return ["cuda" if self._plan.gpus else "cpu"] * self._plan.count
 
     def _connect(self, options: EngineOptions, device: str) -> None:
-        ray, address = self._ray, options.ray_address or os.environ.get("RAY_ADDRESS")
+        address = options.ray_address or os.environ.get("RAY_ADDRESS")
+        own = address in (None, "local")
+        for starts in range(1, MAX_STARTS + 1):
+            try:
+                self._try_to_connect(None if own else address, options, device)
+                return
+            except Exception as error:
+                self._ended.close()
+                # Ray gives its processes half a minute to start, which may be too short on a busy machine.
+                if not own or starts == MAX_STARTS or "timed out" not in str(error):
+                    what = "no Ray cluster can be started" if own else f"no Ray cluster at {address}"
+                    raise ExtractionError(f"{what} ({_first_line(error)})") from error
+
+    def _try_to_connect(self, address: str | None, options: EngineOptions, device: str) -> None:
+        """Connect to a cluster; None: start one. What is to be undone at the end, or after an error, is in `self._ended`."""
         logging.getLogger("ray").setLevel(logging.CRITICAL)
-        ray._private.worker._worker_logs_enabled = False  # it tells of dead workers on stdout, where results are
+        self._ray._private.worker._worker_logs_enabled = False  # it tells of dead workers on stdout, where results are
         how: dict[str, Any] = {"address": address}
         environment = dict(QUIET)
         folder = Path(tempfile.mkdtemp(prefix="har-", dir=_short_temp()))
         self._ended.callback(shutil.rmtree, folder, ignore_errors=True)
-        if address in (None, "local"):
-            address = None
+        if address is None:
             # A cluster of our own has a key of its own, and files in the current folder stand in for no module.
             environment |= {"RAY_AUTH_TOKEN": secrets.token_hex(32), "PYTHONSAFEPATH": "1"}
             environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
@@ -180,16 +193,13 @@ class RayActors:
             }
             self._ended.enter_context(_no_child_left())
         self._ended.enter_context(_environment(environment))
-        self._ended.callback(ray.shutdown)
+        self._ended.callback(self._ray.shutdown)
         before = signal.getsignal(signal.SIGTERM)
         try:
             # Ray puts the current folder on the workers' path.
             with warnings.catch_warnings(), contextlib.chdir(folder):
                 warnings.simplefilter("ignore")
-                ray.init(**how, log_to_driver=False, configure_logging=False, logging_level=logging.CRITICAL)
-        except Exception as error:
-            what = "no Ray cluster can be started" if address is None else f"no Ray cluster at {address}"
-            raise ExtractionError(f"{what} ({_first_line(error)})") from error
+                self._ray.init(**how, log_to_driver=False, configure_logging=False, logging_level=logging.CRITICAL)
         finally:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, before)  # Ray sets its own

@@ -19,7 +19,8 @@ from har_pipeline.core.errors import ExtractionError, HarError, StoreError
 from har_pipeline.core.objects import StorePath
 from har_pipeline.core.records import FeatureSpec
 from har_pipeline.features.job import Noted, Outcome, Report, Spent
-from har_pipeline.features.store import META, FeatureStore
+from har_pipeline.features.places import META
+from har_pipeline.features.store import FeatureStore
 from har_pipeline.video.process import Task
 
 # Clips and times are told no more often.

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -24,6 +25,7 @@ from har_pipeline.datasets.manifests import write_manifest
 from har_pipeline.features.options import EngineOptions
 from har_pipeline.features.ray_workers import ActorPlan, RayActors, cause_of_death, plan_actors
 from har_pipeline.features.store import FeatureStore
+from har_pipeline.video.process import MAX_STARTS
 
 
 def ray(**options: object) -> EngineOptions:
@@ -104,6 +106,32 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ExtractionError, match=r"^--engine ray needs the package: pip install 'har-pipeline\[ray\]'$"):
         RayActors(ray())
+
+
+@pytest.mark.parametrize(
+    ("reason", "address", "starts"),
+    [
+        ("The current node timed out during startup.\nMore.", None, MAX_STARTS),
+        ("no such port", None, 1),
+        ("timed out", "head:6379", 1),
+    ],
+)
+def test_a_cluster_of_our_own_is_started_again_where_the_machine_was_too_busy(
+    reason: str, address: str | None, starts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace())
+
+    def fail(self: RayActors, *_: object) -> None:
+        tries.append(self)
+        raise RuntimeError(reason)
+
+    monkeypatch.setattr(RayActors, "_try_to_connect", fail)
+    what = r"no Ray cluster at head:6379" if address else r"no Ray cluster can be started"
+    with pytest.raises(ExtractionError, match=rf"^{what} \({reason.splitlines()[0]}\)$"):
+        RayActors(ray(ray_address=address))
+    assert len(tries) == starts
 
 
 def test_what_the_command_line_alone_says_is_wrong(tmp_path: Path) -> None:
@@ -238,7 +266,8 @@ def test_raw_frames_and_points_take_ray_too(videos: Path, tmp_path: Path) -> Non
             ("ray.zarr", ["--engine", "ray", "--ray-workers", "2"]),
             ("alone.zarr", ["--workers", "1"]),
         ):
-            har_process(command, manifest, tmp_path / command / store, *options, *where, cwd=videos, code=1)
+            done = har_process(command, manifest, tmp_path / command / store, *options, *where, cwd=videos, code=1)
+            assert "failed: bad" in done.stderr, done.stderr
         expected, found = (contents(tmp_path / command / name) for name in ("alone.zarr", "ray.zarr"))
         assert len(found) == 9
         assert all(np.array_equal(found[one], expected[one]) for one in expected)

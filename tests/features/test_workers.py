@@ -18,7 +18,8 @@ from har_pipeline.features.extract import NetRecipe, extract, extract_with
 from har_pipeline.features.frames import store_raw_frames
 from har_pipeline.features.job import Outcome, Report, Spent
 from har_pipeline.features.options import ExtractOptions, RawOptions
-from har_pipeline.features.store import META, FeatureStore
+from har_pipeline.features.places import META
+from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.work import Begun, Made, Message, Order, serve
 from har_pipeline.features.workers import Death, LocalProcesses, at_work
 from har_pipeline.video.process import Task
