@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Protocol, TypeVar
 
 from har_pipeline.core.errors import ExtractionError
+from har_pipeline.core.processes import num_cores
 from har_pipeline.features.job import Noted, Outcome, Report, Spent, WholeVideoSummary, file_of
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.video_queue import Lost, VideoQueue
