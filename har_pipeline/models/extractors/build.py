@@ -61,7 +61,8 @@ def build_extractor(
         raise UsageError(
             f"{name} has no layer {layer!r}; {did_you_mean(layer, net.layers)}it has: {_listed(net.layers)}"
         )
-    net.require()  # before any weights are downloaded
+    if at_once:
+        net.require()  # before any weights are downloaded
     if tokens and (net.tokens is None or layer not in net.tokens.layers):
         raise UsageError(_no_tokens(net, layer))
     if stream not in net.inputs:
@@ -91,7 +92,6 @@ def build_extractor(
         return _compared(module, chosen_precision, net.inputs[stream], preprocess, name)
 
     preprocess = found.preprocess if mean_cube is None else _with_cube(found.preprocess, mean_cube)
-
     extractor = Extractor(
         net=net,
         layer=layer,
