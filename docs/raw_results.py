@@ -228,17 +228,18 @@ def _raw_row(model: str, result: dict[str, Any]) -> str:
 
 def _threads_lines(found: dict[str, Any]) -> list[str]:
     """Return what two threads cost beside other load."""
-    rows = []
+    rows, ways = [], list(found["alone"]["threads"])
     for key, name in (("alone", "alone"), ("beside_one_process", "beside one busy process")):
         one = found[key]["threads"]
-        cells = [f"{one[n]['wall_s']:.2f} | {one[n]['cpu_s']:.2f}" for n in ("1", str(found["cores"]))]
-        rows.append(f"| {name} | {cells[0]} | {cells[1]} |")
+        cells = [f"{one[way]['wall_s']:.2f} | {one[way]['cpu_s']:.2f}" for way in ways]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    named = [f"{way.replace(',', ' threads,', 1) if ',' in way else f'{way} threads'}" for way in ways[1:]]
     return [
         f"Why training takes only the cores that are free: a step of the stateful network, {found['width']} times the paper's",
         f"filters, with one thread and with {found['cores']}, in seconds (threads.json):",
         "",
-        f"| | 1 thread, wall | CPU | {found['cores']} threads, wall | CPU |",
-        "|---|---|---|---|---|",
+        "".join(["| | 1 thread, wall | CPU |", *(f" {name}, wall | CPU |" for name in named)]),
+        "|---" * (1 + 2 * len(ways)) + "|",
         *rows,
     ]
 

@@ -12,6 +12,7 @@ from .core.records import Split as Split
 from .core.records import Stream as Stream
 from .core.records import VideoRecord as VideoRecord
 from .core.records import VideoSource as VideoSource
+from .core.threads import let_idle_threads_sleep as let_idle_threads_sleep
 from .datasets.builders import build_manifest as build_manifest
 from .datasets.manifests import check_manifest as check_manifest
 from .datasets.manifests import manifest_sha256 as manifest_sha256

@@ -22,6 +22,7 @@ from har_pipeline import __version__
 from har_pipeline.cli.options import App, Command
 from har_pipeline.core.errors import errors_as_lines
 from har_pipeline.core.text import printable
+from har_pipeline.core.threads import let_idle_threads_sleep
 
 COMMANDS_JSON = Path(__file__).parent / "commands.json"
 
@@ -125,6 +126,7 @@ class _Lines(logging.Formatter):
 
 def main() -> None:
     """Run the command line; what the user can mend becomes one line on stderr and exit code 1."""
+    let_idle_threads_sleep()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(

@@ -56,7 +56,12 @@ class JobOptions:
     # (k, n): do the k-th of n parts only, k from 1.
     shard: tuple[int, int] = (1, 1)
     name: str | None = option(None, NAME)
-    workers: int | None = option(None, "Worker processes. Default: from the CPU count.", min=1)
+    workers: int | None = option(
+        None,
+        "Worker processes, of about 150 MB each. Default: one for each core; one for four beside a net on the CPU, which more "
+        "only slow down; all cores but one beside a GPU.",
+        min=1,
+    )
     time_limit_s: float = option(
         TIME_LIMIT_S, "Time limit for reading one video, in seconds; inf: none.", min=0.001, name="time_limit"
     )
