@@ -96,6 +96,7 @@ def test_a_running_video_is_decided_as_its_frames_are(made: Path, run: HeadRun) 
     np.testing.assert_array_equal(recogniser.probabilities, predict_scores(run, rows))
 
 
+@pytest.mark.exhaustive
 def test_net_and_probe_are_one_onnx_model(made: Path, run: HeadRun, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     assert export_onnx(run, tmp_path / "model.onnx", with_extractor=True).difference <= 1e-4
