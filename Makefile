@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all browser-test lint types imports spelling wheel compat clean
+.PHONY: gpu-bundle demo test test-all browser-test lint types imports spelling wheel compat clean
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "har_pipeline needs Python 3.11 or newer: make PYTHON=python3.12 demo")'
@@ -47,6 +47,10 @@ spelling: .venv/installed-dev
 # The wheel beside this environment; in fresh ones of each Python, with the oldest and the newest versions.
 wheel: .venv/installed-dev
 	.ci/wheel
+
+# What benchmarks/gpu.py needs on a machine that has Python 3.12 and PyTorch, but no network.
+gpu-bundle: .venv/installed-dev
+	.ci/gpu-bundle build/gpu-bundle
 
 compat: .venv/installed-dev
 	$(BIN)/python benchmarks/compat.py --write docs/compatibility.md

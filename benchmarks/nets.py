@@ -10,11 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 
 import torch
 
-from har_pipeline import Stream, all_nets, build_extractor, keep_freed_memory
+from har_pipeline import HarError, Stream, all_nets, build_extractor, keep_freed_memory
 
 
 def clips_per_second(name: str, stream: Stream, precision: str, device: str) -> tuple[float, str]:
@@ -42,6 +43,11 @@ def main() -> None:
     rows = []
     for net in all_nets().values():
         if args.nets and net.name not in args.nets:
+            continue
+        try:
+            net.require()
+        except HarError as error:
+            print(f"left out: {error}", file=sys.stderr)
             continue
         for stream in net.inputs:
             fp32, _ = clips_per_second(net.name, stream, "fp32", device)

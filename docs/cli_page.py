@@ -13,6 +13,7 @@ import typer
 from typer.models import ArgumentInfo, ParameterInfo
 
 from har_pipeline.cli import app_of
+from har_pipeline.core.objects import StorePath
 from har_pipeline.core.options import Option, value_type
 
 INTRODUCTION = """\
@@ -103,7 +104,7 @@ def _value(kind: Any, info: ParameterInfo) -> str:
         choices = get_args(kind) or [choice.value for choice in kind]
         return ", ".join(f"`{choice}`" for choice in choices)
     bounds = Option(help="", min=info.min, max=info.max).range
-    return f"{'path' if kind is Path else kind.__name__} {bounds}".rstrip()
+    return f"{'path' if kind in (Path, StorePath) else kind.__name__} {bounds}".rstrip()
 
 
 def cli_page() -> str:

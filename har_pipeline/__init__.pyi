@@ -49,16 +49,20 @@ from .evaluation.scores import select_part as select_part
 from .evaluation.statistics import Interval as Interval
 from .evaluation.statistics import mcnemar as mcnemar
 from .evaluation.statistics import mean_interval as mean_interval
+from .features.copy import copy_features as copy_features
 from .features.encode import encode_features as encode_features
 from .features.export import export_features as export_features
+from .features.extract import NetRecipe as NetRecipe
 from .features.extract import extract as extract
 from .features.extract import extract_many as extract_many
+from .features.extract import extract_with as extract_with
 from .features.frames import frame_shape as frame_shape
 from .features.frames import open_frames as open_frames
 from .features.frames import store_raw_frames as store_raw_frames
 from .features.local import extract_local as extract_local
 from .features.motion import motion_features as motion_features
 from .features.options import EncodeOptions as EncodeOptions
+from .features.options import EngineOptions as EngineOptions
 from .features.options import ExtractOptions as ExtractOptions
 from .features.options import LocalOptions as LocalOptions
 from .features.options import MotionOptions as MotionOptions
@@ -67,6 +71,7 @@ from .features.pack import open_features as open_features
 from .features.pack import pack_features as pack_features
 from .features.projection import project as project
 from .features.projection import video_means as video_means
+from .features.ray_workers import RayActors as RayActors
 from .features.reader import FeatureReader as FeatureReader
 from .features.reduce import ReduceOptions as ReduceOptions
 from .features.reduce import reduce_features as reduce_features
@@ -74,6 +79,7 @@ from .features.store import FeatureStore as FeatureStore
 from .features.table import FeatureStreams as FeatureStreams
 from .features.table import FeatureTable as FeatureTable
 from .features.table import load_features as load_features
+from .features.workers import LocalProcesses as LocalProcesses
 from .inference.cost import measure_live_cost as measure_live_cost
 from .inference.cost import time_videos as time_videos
 from .inference.ensemble import load_classifier as load_classifier

@@ -15,6 +15,7 @@ from har_pipeline.evaluation.run_folder import read_run
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("pictures_drawn")
 def test_both_stages_on_every_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = load("baccouche2011")
     records = [

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from experiments import BENCHMARKS, load
 from paths import ROOT
 from raw_runs import make_depth_set
 
@@ -59,6 +61,48 @@ def test_record_tells_its_usage() -> None:
         assert failed.returncode == 2
         assert "usage:" in failed.stderr
         assert "Traceback" not in failed.stderr
+
+
+def test_what_needs_a_gpu_takes_eight_minutes_at_most_and_a_part_that_fails_costs_itself_only(tmp_path: Path) -> None:
+    gpu = load("gpu", BENCHMARKS)
+    parts = gpu.parts(dry=False)
+    assert sum(limit for limit, _ in parts.values()) == 8 * 60
+    (tests,) = [command for name, (_, command) in parts.items() if name == "tests"]
+    assert "tests/models/convlstm/test_fused.py" in tests
+    assert all((ROOT / name).is_file() for name in tests if name.startswith("tests"))
+    # All parts of a dry run but the tests themselves, at sizes of their own.
+    assert set(gpu.parts(dry=True)) == set(parts) - {"tests"}
+    pid = tmp_path / "pid"
+    for code, expected in {
+        "print('{\"a\": 1}')": {"result": {"a": 1}, "exit_code": 0},
+        "import sys; print('half'); sys.exit('why')": {"printed": "half\n", "error": "why\n", "exit_code": 1},
+        "import os; os.abort()": {"printed": "", "exit_code": -6},
+        f"import os, subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']);"
+        f"open({str(pid)!r}, 'w').write(str(p.pid)); print('so far', flush=True); time.sleep(600)": {
+            "printed": "so far\n",
+            "exit_code": None,
+            "note": "out of time",
+        },
+    }.items():
+        found = gpu.run(["-c", code], 30 if "600" not in code else 5)
+        assert {key: found.get(key) for key in expected} == expected, found
+    # The child of what ran out of time has ended as well.
+    if pid.exists():
+        psutil.wait_procs([one for one in psutil.process_iter() if one.pid == int(pid.read_text())], timeout=60)
+        assert not psutil.pid_exists(int(pid.read_text())) or psutil.Process(int(pid.read_text())).status() == "zombie"
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_each_part_that_needs_a_gpu_runs_on_the_cpu(tmp_path: Path) -> None:
+    result = run("benchmarks/gpu.py", "--dry-run", "--minutes", "60", "--out", str(tmp_path / "gpu.json"))
+    assert {name: (part["exit_code"], "result" in part) for name, part in result["parts"].items()} == dict.fromkeys(
+        ("extract", "flow", "train", "nets", "convlstm"), (0, True)
+    )
+    assert json.loads((tmp_path / "gpu.json").read_text()) == result
+    extract = result["parts"]["extract"]["result"]
+    assert {"engine_fp32", "limit_fp32", "decode"} <= set(extract["frames_per_s"])
+    assert extract["start_s"] > 0
 
 
 def test_the_papers_epochs_are_chosen_by_held_out_groups_among_those_that_are_enough(

@@ -100,6 +100,7 @@ def check_cells(result: dict[str, Any], dataset: str, groups: int) -> None:
         ("hmdb51", hmdb51_tree, 51, 5),
     ],
 )
+@pytest.mark.usefixtures("pictures_drawn")
 def test_every_cell(
     dataset: str, tree: Any, classes: int, groups: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

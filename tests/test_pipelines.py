@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -51,6 +52,7 @@ def hmdb51_data(folder: Path) -> list[str]:
         pytest.param("hmdb51", hmdb51_data, 51 * 3 + 1, 51, 3, marks=pytest.mark.exhaustive),
     ],
 )
+@pytest.mark.usefixtures("pictures_drawn")
 def test_orozco2020(
     dataset: str,
     data: Callable[[Path], list[str]],
@@ -230,8 +232,13 @@ def test_whole_tables_are_listed() -> None:
 
 @pytest.mark.slow
 def test_synthetic_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two people, and with fewer epochs than `make demo`."""
+    """Of two people outdoors, and with fewer clips and epochs than `make demo`."""
     pipeline = load("synthetic_demo")
+    monkeypatch.setattr(pipeline, "write_dataset", functools.partial(pipeline.write_dataset, scenarios=["d1"]))
+    for name in ("RGB", "FLOW"):
+        options = getattr(pipeline, name)
+        few = dataclasses.replace(options, clips=dataclasses.replace(options.clips, num_clips=3))
+        monkeypatch.setattr(pipeline, name, few)
     short = {name: (stream, dataclasses.replace(config, epochs=3)) for name, (stream, config) in pipeline.RUNS.items()}
     monkeypatch.setattr(pipeline, "RUNS", short)
     for name in ("NET", "STEPS_LSTM"):

@@ -44,7 +44,7 @@ def test_scripts_use_public_names_only(path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_page_on_python_runs(tmp_path: Path) -> None:
-    """As it stands, but for I3D's weights, which would have to be downloaded: another net reads the videos."""
+    """As it stands, but for I3D's weights, which would have to be downloaded: another net reads the videos; and for epochs."""
     for label, seed in (("wave", 0), ("jump", 50)):
         for number in range(5):
             make_video(tmp_path / "VIDEOS" / label / f"{number}.avi", 12, seed=seed + number % 2)
@@ -55,6 +55,9 @@ def test_the_page_on_python_runs(tmp_path: Path) -> None:
     script = script.replace('build_extractor("i3d")', 'build_extractor("tsn_efficientnet_lite0")')
     script = script.replace('["i3d"]', '["tsn"]')
     code = "\n".join([script, *others])
+    for given, fewer in (('TrainConfig(head="lstm")', 'TrainConfig(head="lstm", epochs=3)'), ("epochs=20", "epochs=2")):
+        assert code.count(given) == 1
+        code = code.replace(given, fewer)
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=python_path(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

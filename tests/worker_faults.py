@@ -45,7 +45,7 @@ def send(self, message):
             die()
         if STAGE in ("nonsense", "nonsense alive"):
             self.send_bytes(b"no pickle")
-            die() if STAGE == "nonsense" else time.sleep(60)
+            die() if STAGE == "nonsense" else time.sleep(600)
     real_send(self, message)
     if is_last(message) and last_task == VICTIM and STAGE == "between":
         die()

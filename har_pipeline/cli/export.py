@@ -19,7 +19,8 @@ def export(
         bool, typer.Option("--with-extractor", help="Export the net that makes the features as well, as one model.")
     ] = False,
     weights: Annotated[
-        str | None, typer.Option(help="Weights file of the extractor, if the run was trained with one.")
+        str | None,
+        typer.Option(help="Weights file, or folder of hf:, of the extractor, if the run was trained with one."),
     ] = None,
     mean_cube: Annotated[Path | None, typer.Option(help="Mean cube of c3d, if the run was trained with one.")] = None,
     as_json: AsJson = False,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -17,15 +19,17 @@ from har_pipeline.core.errors import ManifestError, VideoError
 from har_pipeline.core.options import device_option, option, seed_option
 from har_pipeline.core.records import ClipSpec, Crops, Padding, Sampling
 from har_pipeline.core.signals import goes_on_when_repeated
-from har_pipeline.features.options import ExtractOptions, LocalOptions
+from har_pipeline.features.options import EngineOptions, ExtractOptions, LocalOptions
 from har_pipeline.models.net_names import check_extractor_name
 from har_pipeline.video.flow.spec import FlowMethod, FlowSpec
 from har_pipeline.video.local.spec import HANDCRAFTED
 
 if TYPE_CHECKING:
     from har_pipeline.core.records import VideoRecord
+    from har_pipeline.features.extract import NetRecipe
     from har_pipeline.features.lanes import ExtractSummary
     from har_pipeline.features.store import FeatureStore
+    from har_pipeline.features.workers import Pool
     from har_pipeline.models.extractors.base import Extractor
 
 BOUND = "Clip flow to plus or minus this many pixels per frame."
@@ -38,8 +42,8 @@ class NetChoice:
 
     extractor: list[str] | None = option(
         None,
-        "Net or handcrafted extractor, see `har models`. Repeat for several nets in one decoding pass. Default: "
-        "efficientnet_lite0.",
+        "Net or handcrafted extractor, see `har models`; timm:NAME, an image model of timm; hf:NAME_OR_FOLDER, a video or "
+        "image encoder of transformers. Repeat for several nets in one decoding pass. Default: efficientnet_lite0.",
     )
     stream: Literal["rgb", "flow"] = option("rgb", "What the nets see; flow is computed on the fly.")
     layer: str | None = option(
@@ -80,27 +84,31 @@ class NetChoice:
         """The nets' names."""
         return self.extractor or ["efficientnet_lite0"]
 
-    def build(self, dtype: str, at_once: bool) -> list[Extractor]:
-        """Return the nets with their weights, for features of a stored dtype; at_once: as of `build_extractor`."""
-        from har_pipeline.models.extractors import build_extractor
+    def recipes(self, dtype: str) -> list[NetRecipe]:
+        """Return what the nets are built of, for features of a stored dtype."""
+        from har_pipeline.features.extract import NetRecipe
 
         # Exact storage asks for exact arithmetic.
         precision = "fp32" if self.precision == "auto" and dtype == "float32" else self.precision
-        nets = [
-            build_extractor(
-                name,
+        return [
+            NetRecipe(
+                name=name,
                 layer=self.layer,
                 stream=self.stream,
                 weights=self.weights,
-                device=self.device,
                 precision=precision,
                 seed=self.seed,
                 mean_cube=self.mean_cube,
                 tokens=self.tokens,
-                at_once=at_once,
             )
             for name in self.names
         ]
+
+    def build(self, recipes: list[NetRecipe], spread: bool, at_once: bool) -> list[Extractor]:
+        """Return the nets. at_once: as of `build_extractor`. spread: workers build those that compute, on their devices."""
+        if spread:
+            recipes = [dataclasses.replace(recipe, precision="fp32") for recipe in recipes]
+        nets = [recipe.build("cpu" if spread else self.device, at_once=at_once and not spread) for recipe in recipes]
         for name, net in zip(self.names, nets, strict=True):
             if net.weights.startswith("random"):
                 note(f"WARNING: {name}: random weights: these features are for tests and mean nothing")
@@ -175,6 +183,7 @@ def extract(
     clips: ClipChoice,
     how: ExtractOptions,
     local: LocalOptions,
+    where: EngineOptions,
     shard: options.Shard = "1/1",
     crops: Annotated[
         Crops | None, typer.Option(help="Crops whose features are averaged: ten = corners and centre, mirrored too.")
@@ -191,10 +200,17 @@ def extract(
 
     A video that cannot be read is reported with its reason and recorded in the store; the others continue, and the exit
     code is 1. Several processes or machines may write to one store at the same time.
+
+    One machine with several GPUs: --device cuda:0,cuda:1, a process for each. Several machines: --engine ray on a Ray
+    cluster, where workers take videos from one queue; or a job array of Slurm or the like, --shard k/n on each machine.
+    The features are the same; docs/scale-out.md has the commands.
     """
     (name, *others), handcrafted = nets.names, nets.names[0] in HANDCRAFTED
     if how.name is not None and others:
         raise typer.BadParameter("--name is for one feature set: give one --extractor")
+    devices = check_devices(nets.device, where)
+    if handcrafted and len(devices) > 1:
+        raise typer.BadParameter(f"--device {nets.device}: {name} needs no device; --workers sets its processes")
     if given := given_options(ctx, OF_NETS if handcrafted else OF_HANDCRAFTED):
         kind = "is handcrafted" if handcrafted else "is a net"
         raise typer.BadParameter(f"{name} {kind} and has no {' or '.join(given)}")
@@ -217,16 +233,23 @@ def extract(
         chosen = dataclasses.replace(
             local, extractor=name, layer=nets.layer or "", dtype=how.dtype, shard=parse_shard(shard)
         )
-        _extract_local(records, FeatureStore(store, create=True), chosen, as_json)
+        _extract_local(records, FeatureStore(store, create=True), chosen, where, as_json)
         return
     flow = FlowSpec(method=flow_method, bound_px=flow_bound) if nets.stream == "flow" else None
     how = dataclasses.replace(how, flow=flow, shard=parse_shard(shard))
 
-    from har_pipeline.features.extract import extract_many
+    from har_pipeline.features.extract import extract_many, extract_with, feature_spec
+    from har_pipeline.models.device import pick_device
+    from har_pipeline.video.decode import require_decoder
     from har_pipeline.video.preprocess import with_crops
 
+    require_decoder(how.decoder)  # before weights are downloaded
+    spread = len(devices) > 1 or where.engine == "ray"
+    for device in devices if len(devices) > 1 else ():
+        pick_device(device)
+    recipes = nets.recipes(how.dtype)
     with told_while_waiting("load nets"):
-        built = nets.build(how.dtype, at_once=not store.exists())  # a net that cannot be built leaves no store
+        built = nets.build(recipes, spread, at_once=not store.exists())  # a net that cannot be built leaves no store
     wanted, taken = [], []
     for net in built:
         resize = how.resize or net.input.resize
@@ -236,8 +259,15 @@ def extract(
             wanted.append((net, dataclasses.replace(how, clips=taken[-1], resize=resize)))
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
-    with extraction_bar() as update:
-        summaries = extract_many(records, FeatureStore(store, create=True), wanted, update)
+    for net, one in wanted:
+        feature_spec(net, one)  # what does not fit is said before any worker starts
+    with pool_of(where, devices) as pool, extraction_bar() as update:
+        opened = FeatureStore(store, create=True)
+        if pool is None:
+            summaries = extract_many(records, opened, wanted, update)
+        else:
+            ordered = [(recipe, one) for recipe, (_, one) in zip(recipes, wanted, strict=True)]
+            summaries = extract_with(pool, records, opened, ordered, update)
     for summary, made_of in zip(summaries, taken, strict=True):
         print_failures(summary.notes, summary.failed, summary.failed_before)
         if text := summary.seen.note(made_of):
@@ -252,17 +282,53 @@ def extract(
             _print_summary(summary)
         if any(summary.done for summary in summaries):
             stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summaries[0].stages.items())
-            typer.echo(f"{summaries[0].seconds:.1f} s in all: {stages}; bound by {summaries[0].bound_by}")
+            of_all = "; all workers together" if spread else ""
+            typer.echo(f"{summaries[0].seconds:.1f} s in all{of_all}: {stages}; bound by {summaries[0].bound_by}")
     if any(summary.failed or summary.failed_before for summary in summaries):
         raise typer.Exit(1)
 
 
-def _extract_local(records: list[VideoRecord], store: FeatureStore, local: LocalOptions, as_json: bool) -> None:
+def check_devices(choice: str, where: EngineOptions) -> list[str]:
+    """Return the devices of `--device`, which is one or several with commas. Raises: typer.BadParameter if they do not fit."""
+    devices = choice.split(",")
+    if len(devices) > 1 and not all(devices):
+        raise typer.BadParameter(f"--device {choice}: give devices with commas between them, such as cuda:0,cuda:1")
+    if len(devices) > 1 and "auto" in devices:
+        raise typer.BadParameter(f"--device {choice}: name each device, such as cuda:0,cuda:1")
+    if where.engine == "ray" and devices not in (["auto"], ["cpu"]):
+        raise typer.BadParameter(f"--device {choice}: Ray chooses the GPUs of its workers; leave it out, or give cpu")
+    return devices
+
+
+@contextlib.contextmanager
+def pool_of(where: EngineOptions, devices: list[str]) -> Iterator[Pool | None]:
+    """Give the workers that do the job, None: this process does it alone. Raises: ExtractionError if there are none."""
+    if where.engine == "ray":
+        from har_pipeline.features.ray_workers import RayActors
+
+        with told_while_waiting("start Ray" if where.ray_address is None else "connect to Ray"):
+            actors = RayActors(where, devices[0])
+        with contextlib.closing(actors):
+            yield actors
+    elif len(devices) > 1:
+        from har_pipeline.features.workers import LocalProcesses
+
+        with contextlib.closing(LocalProcesses(devices)) as processes:
+            yield processes
+    else:
+        yield None
+
+
+def _extract_local(
+    records: list[VideoRecord], store: FeatureStore, local: LocalOptions, where: EngineOptions, as_json: bool
+) -> None:
     """Extract with a handcrafted extractor and print what was done. Raises: typer.Exit if a video failed."""
     from har_pipeline.features.local import extract_local
 
-    with video_bar() as update:
-        summary = extract_local(records, store, local, lambda now: update(local.extractor, now.finished, now.total))
+    with pool_of(where, ["cpu"]) as pool, video_bar() as update:
+        summary = extract_local(
+            records, store, local, lambda now: update(local.extractor, now.finished, now.total), pool=pool
+        )
     print_failures(summary.notes, summary.failed, summary.failed_before)
     if as_json:
         print_json(dataclasses.asdict(summary))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from har_pipeline.cli.options import AsJson, Store, StoreOrPack, given_options, 
 from har_pipeline.cli.output import note, print_json, print_rows, say
 from har_pipeline.cli.progress import video_bar
 from har_pipeline.cli.split_options import chosen_splits
+from har_pipeline.core.objects import StorePath, store_path
 from har_pipeline.core.signals import goes_on_when_repeated
 from har_pipeline.datasets.splits import SplitChoice
 from har_pipeline.features.options import NAME, EncodeOptions, MotionOptions
@@ -51,7 +53,7 @@ def list_sets(store: StoreOrPack, as_json: AsJson = False) -> None:
     rows, shown = [], []
     for name, spec in specs.items():
         videos, failed = len(opened.video_ids(name)), len(opened.failures(name))
-        seen = seen_of_set(spec, opened.lengths(name).values())
+        seen = seen_of_set(spec, ((video.num_frames, video.fps) for video in opened.stored(name)))
         fitted = f"{spec.fit.protocol} split {spec.fit.split}" if spec.fit else None
         span, read = with_least(seen.span_mean, seen.span_min), with_least(seen.read_mean, seen.read_min)
         rows.append(
@@ -62,6 +64,7 @@ def list_sets(store: StoreOrPack, as_json: AsJson = False) -> None:
                 "failed": failed,
                 "layer": spec.layer,
                 "dim": spec.feature_dim,
+                "tokens": spec.tokens,
                 "dtype": spec.dtype,
                 "precision": spec.precision,
                 "weights": spec.weights[:17],
@@ -143,7 +146,15 @@ def _description(
     from har_pipeline.features.seen import percent, seen_of_set, seen_of_video
 
     spec = opened.spec(name)
-    seen = seen_of_set(spec, opened.lengths(name).values())
+    notes: dict[str, tuple[str, ...]] = {}
+
+    def lengths() -> Iterator[tuple[int, float]]:
+        for video in opened.stored(name):  # one walk for both
+            if video.decode_notes:
+                notes[video.video_id] = video.decode_notes
+            yield video.num_frames, video.fps
+
+    seen = seen_of_set(spec, lengths())
     called = next((own for own, one in opened.names().items() if one == name), None)
     result: dict[str, object] = {
         "feature_set": name,
@@ -152,7 +163,7 @@ def _description(
         "videos": len(opened.video_ids(name)),
         "seen": seen.describe() if in_words else dataclasses.asdict(seen),
         "failures": opened.failures(name),
-        "notes": opened.decode_notes(name),
+        "notes": notes,
     }
     if (fit := opened.fit_attributes(name)) is not None:
         result["fit"] = fit
@@ -224,6 +235,7 @@ def verify(
     --delete removes what was read and is wrong; what cannot be read (permission, faulty disk) stays, and is listed.
     """
     from har_pipeline.core.errors import StoreError
+    from har_pipeline.core.processes import num_cores
     from har_pipeline.features.pack import PackedStore, open_features
 
     opened = open_features(store)
@@ -238,7 +250,8 @@ def verify(
             try:
                 videos, before = len(opened.video_ids(name)), checked
                 update(name, 0, videos)
-                for damage in opened.verify(name):
+                found = opened.verify(name) if of_store is None else of_store.verify(name, workers=num_cores())
+                for damage in found:
                     checked += damage is None or damage.kind == "features"
                     update(name, checked - before, videos)
                     if damage is not None:
@@ -282,7 +295,8 @@ def pack(
         list[str] | None, typer.Option(help="Feature set, or a prefix of its name. Repeat for several.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Pack to write. Default: store.pack beside store.zarr.")
+        StorePath | None,
+        typer.Option("--out", "-o", parser=store_path, help="Pack to write. Default: store.pack beside store.zarr."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -314,6 +328,51 @@ def pack(
         typer.echo(f"next: har train MANIFEST {shlex.quote(str(path))} ...")
     if any(raw):
         typer.echo(f"next: har train-video MANIFEST --store {shlex.quote(str(path))} ...")
+
+
+@features_app.command()
+def copy(
+    store: StoreOrPack,
+    target: Annotated[
+        StorePath,
+        typer.Argument(parser=store_path, help="Store to copy into, made if it is missing: folder or address."),
+    ],
+    features: Annotated[
+        list[str] | None, typer.Option(help="Feature set, or a prefix of its name. Repeat for several.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Copy feature sets into another store, on a disk or in object storage, each video compared with its checksum.
+
+    Without --features: every set. Run again to go on after an interruption: what is there and equal is passed over, and
+    what is there and differs is never replaced, but listed, as is what cannot be read; the exit code is 1 then.
+
+    Example: har features copy store.zarr s3://bucket/store.zarr
+    """
+    from har_pipeline.features.copy import copy_features
+    from har_pipeline.features.pack import open_features
+    from har_pipeline.features.store import FeatureStore
+
+    opened = open_features(store)
+    names = [opened.resolve(prefix) for prefix in features] if features else opened.feature_sets()
+    goes_on_when_repeated()
+    into, summaries = FeatureStore(target, create=True), []
+    with video_bar() as update:
+        for name in names:
+            summaries.append(copy_features(opened, name, into, functools.partial(update, f"copy {name}")))
+    for summary in summaries:
+        for video_id, reason in summary.failed.items():
+            note(f"failed: {video_id}: {reason}")
+    if as_json:
+        print_json([dataclasses.asdict(summary) for summary in summaries])
+    else:
+        for summary in summaries:
+            typer.echo(
+                f"{summary.feature_set}: {summary.done} videos copied ({summary.num_bytes / 2**20:,.1f} MiB), "
+                f"{summary.already} already there, {len(summary.failed)} failed"
+            )
+    if any(summary.failed for summary in summaries):
+        raise typer.Exit(1)
 
 
 @features_app.command()

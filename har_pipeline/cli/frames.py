@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from har_pipeline.cli import options
+from har_pipeline.cli.extract import pool_of
 from har_pipeline.cli.options import parse_shard, with_options
 from har_pipeline.cli.output import note, print_failures, print_json
 from har_pipeline.cli.progress import video_bar
 from har_pipeline.core.signals import goes_on_when_repeated
-from har_pipeline.features.options import RawOptions
+from har_pipeline.features.options import EngineOptions, RawOptions
 
 if TYPE_CHECKING:
     from har_pipeline.core.records import VideoRecord
@@ -25,6 +26,7 @@ def frames(
     manifest: options.Manifest,
     store: options.Store,
     how: RawOptions,
+    where: EngineOptions,
     shard: options.Shard = "1/1",
     lengths: Annotated[
         Path | None, typer.Option(help="Also plot the videos' lengths by class to this file, such as lengths.png.")
@@ -39,7 +41,8 @@ def frames(
     Example: har frames manifest.csv store.zarr --stream depth --size 64
 
     A video that cannot be read is reported with its reason and recorded in the store; the others continue, and the exit
-    code is 1. Several processes or machines may write to one store at the same time.
+    code is 1. Several processes or machines may write to one store at the same time; --engine ray and --shard are as of
+    `har extract`.
     """
     if lengths is not None and lengths.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise typer.BadParameter(f"--lengths {lengths}: give a file that ends in .png, .pdf or .svg")
@@ -54,8 +57,10 @@ def frames(
 
     opened = FeatureStore(store, create=True)
     goes_on_when_repeated()
-    with video_bar() as update:
-        summary = store_raw_frames(records, opened, how, lambda state: update("frames", state.finished, state.total))
+    with pool_of(where, ["cpu"]) as pool, video_bar() as update:
+        summary = store_raw_frames(
+            records, opened, how, lambda state: update("frames", state.finished, state.total), pool=pool
+        )
     print_failures(summary.notes, summary.failed, summary.failed_before)
     if lengths is not None:
         _save_lengths(lengths, records, opened.num_clips(summary.feature_set))

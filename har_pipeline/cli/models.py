@@ -16,10 +16,11 @@ from har_pipeline.cli.progress import told_while_waiting
 from har_pipeline.core.errors import ExtractionError, WeightsError
 from har_pipeline.core.files import weights_cache
 from har_pipeline.features.options import describe_handcrafted
-from har_pipeline.models.net_names import check_extractor_name, net_rows
+from har_pipeline.models.net_names import check_extractor_name, in_family, net_rows
 from har_pipeline.video.local.spec import HANDCRAFTED
 
 RAFT = ("raft_small", "raft_large")
+MOST_LAYERS = 20
 CACHE = (
     "Downloaded weights are kept in the folder HAR_CACHE/weights, by default in the user's cache folder; set HAR_CACHE in the "
     "environment to move them."
@@ -46,7 +47,10 @@ models_app = App(
 def list_models(
     name: Annotated[
         str | None,
-        typer.Argument(help="Net or handcrafted extractor, shown in full; or part of a name, for the table of those."),
+        typer.Argument(
+            help="Net or handcrafted extractor, shown in full, also timm:NAME and hf:NAME_OR_FOLDER; or part of a name, for "
+            "the table of those."
+        ),
     ] = None,
     stream: Annotated[Literal["rgb", "flow"] | None, typer.Option(help="Only what reads this stream.")] = None,
     as_json: AsJson = False,
@@ -55,20 +59,24 @@ def list_models(
 
     clips: those of one video by default. GMAC: multiply-accumulates of one clip, in 10^9. *: weights that are there already.
     """
-    rows: list[dict[str, Any]] = [{**row, "cached": _cached(row)} for row in net_rows()]
+    other = name is not None and in_family(name) is not None
+    known = _rows_of(name) if other and name else net_rows()
+    rows: list[dict[str, Any]] = [{**row, "cached": _cached(row)} for row in known]
     handcrafted = describe_handcrafted()
     if stream is not None:
         rows = [row for row in rows if row["stream"] == stream]
         handcrafted = [row for row in handcrafted if row["stream"] == stream]
-    exact = name in {row["net"] for row in rows} | {row["extractor"] for row in handcrafted}
-    if name is not None:
+    exact = other or name in {row["net"] for row in rows} | {row["extractor"] for row in handcrafted}
+    if name is not None and not other:
         rows = [row for row in rows if row["net"] == name or (not exact and name in row["net"])]
         handcrafted = [
             row for row in handcrafted if row["extractor"] == name or (not exact and name in row["extractor"])
         ]
-        if not rows and not handcrafted:
-            check_extractor_name(name)
-            raise ExtractionError(f"{name} does not read {stream}")
+    elif other:
+        handcrafted = []
+    if name is not None and not rows and not handcrafted:
+        check_extractor_name(name)
+        raise ExtractionError(f"{name} does not read {stream}")
     if as_json:
         print_json([*rows, *handcrafted])
     elif exact:
@@ -103,7 +111,7 @@ def fetch(
     if weights and (len(names) > 1 or names[0] in RAFT):
         raise typer.BadParameter("--weights are those of one net: give one NAME")
 
-    from har_pipeline.core.files import file_sha256
+    from har_pipeline.models.extractors.hub import weights_sha256
 
     rows: list[dict[str, Any]] = []
     failed: list[WeightsError] = []
@@ -115,7 +123,8 @@ def fetch(
             except WeightsError as error:  # each file that is missing is told of
                 failed.append(error)
                 continue
-            size, digits = path.stat().st_size, file_sha256(path)
+            files = [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]
+            size, digits = sum(file.stat().st_size for file in files), weights_sha256(path)
             rows.append(
                 {"net": name, "weights": chosen, "path": str(path), "MB": round(size / 1e6, 1), "sha256": digits}
             )
@@ -139,6 +148,13 @@ def _wanted(name: str, weights: list[str] | None) -> list[tuple[str, Callable[[]
     net = find_net(name)
     wanted = weights or dict.fromkeys(read.weights for read in net.inputs.values())
     return [(chosen, functools.partial(published_file, net, chosen)) for chosen in wanted]
+
+
+def _rows_of(name: str) -> list[dict[str, Any]]:
+    """Return the rows of a net of timm or transformers."""
+    from har_pipeline.models.extractors import describe_net, find_net
+
+    return describe_net(find_net(name))
 
 
 def _cached(row: dict[str, Any]) -> str | None:
@@ -178,20 +194,29 @@ def _print_table(rows: list[dict[str, Any]], handcrafted: list[dict[str, Any]]) 
     said = "*: there already. " if any("*" in line[6] for line in lines) else ""
     typer.echo("")
     say(
-        f"{said}Each in full: har models NAME. Besides: --weights PATH (a local file) and --weights random (for tests)."
+        f"{said}Each in full: har models NAME. Besides: --weights PATH (a local file) and --weights random (for tests). Any "
+        "image model of timm: timm:NAME; encoders of transformers: hf:NAME_OR_FOLDER (docs/backbones.md)."
     )
+
+
+def _gmacs(row: dict[str, Any]) -> str:
+    return f"{row['gmacs_per_clip']} GMAC a clip, " if row["gmacs_per_clip"] is not None else ""
 
 
 def _print_in_full(rows: list[dict[str, Any]], handcrafted: list[dict[str, Any]]) -> None:
     for row in rows:
+        named = [f"{k} {v:,}{' (default)' if k == row['default_layer'] else ''}" for k, v in row["layers"].items()]
         listed = ", ".join(
-            f"{k} {v:,}{' (default)' if k == row['default_layer'] else ''}" for k, v in row["layers"].items()
+            named if len(named) <= MOST_LAYERS else [*named[:MOST_LAYERS], f"and {len(named) - MOST_LAYERS} more"]
         )
         own = ", the default" if row["default"] else ""
         say(f"{row['net']}  weights {row['weights']!r}{own}, {row['stream']}  ({row['source']})")
-        say(f"  input {row['input']}, {row['gmacs_per_clip']} GMAC a clip, {row['preprocess']}")
+        say(f"  input {row['input']}, {_gmacs(row)}{row['preprocess']}")
         say(f"  default clips: {row['clips']}; frames {row['resize']}")
         say(f"  layers: {listed}")
+        if row["tokens"]:
+            listed = ", ".join(f"{k} {count:,} of {dim:,} values" for k, (count, dim) in row["tokens"].items())
+            say(f"  tokens of a clip (--tokens): {listed}")
         say(f"  trained on {row['trained_on']}; licence {row['licence']}")
         say(f"  from {row['url']}, sha256 {row['sha256'] or 'not published'}")
         if row["file"] is not None:

@@ -17,7 +17,8 @@ from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from har_pipeline.core.errors import HarError, UsageError
 from har_pipeline.core.kinds import what_is
-from har_pipeline.core.options import Option, options_of
+from har_pipeline.core.objects import StorePath, store_path
+from har_pipeline.core.options import Option, options_of, value_type
 from har_pipeline.core.text import did_you_mean, printable
 
 if TYPE_CHECKING:
@@ -37,9 +38,18 @@ Root = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Random seed.", min=0)]
 Shard = Annotated[str, typer.Option(help="k/n: do only part k of n, to share one store between machines.")]
-Store = Annotated[Path, typer.Argument(help="Feature store, a folder such as store.zarr.")]
+Store = Annotated[
+    StorePath,
+    typer.Argument(
+        parser=store_path,
+        help="Feature store: a folder such as store.zarr, or an address such as s3://bucket/store.zarr.",
+    ),
+]
 StoreOrPack = Annotated[
-    Path, typer.Argument(help="Feature store of `har extract`, or its pack of `har features pack`.")
+    StorePath,
+    typer.Argument(
+        parser=store_path, help="Feature store of `har extract`, or its pack of `har features pack`: folder or address."
+    ),
 ]
 Workers = Annotated[int | None, typer.Option(help="Worker processes. Default: from the CPU count.", min=1)]
 
@@ -140,7 +150,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
         changes = next((mark for mark in parts if isinstance(mark, Shown)), Shown())
         for name, (one, annotation) in options_of(kind).items():
             if name not in changes.without:
-                annotation = Annotated[annotation, _typer_option(one, changes.help.get(name))]
+                annotation = Annotated[annotation, _typer_option(one, changes.help.get(name), annotation)]
                 value, name = getattr(default, name), one.name or name
                 shown.pop(name, None)
                 shown[name] = parameter.replace(name=name, default=value, annotation=annotation)
@@ -156,12 +166,13 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _typer_option(one: Option, text: str | None) -> Any:
+def _typer_option(one: Option, text: str | None, kind: Any) -> Any:
     text = text or one.help
     # Typer shows and checks bounds that belong to the range; the others are said, and checked by the config.
     if said := dataclasses.replace(one, min=None, max=None).range:
         text = f"{text} {said.capitalize()}."
-    return typer.Option(help=text, rich_help_panel=one.panel, min=one.min, max=one.max)
+    parser = store_path if value_type(kind)[0] is StorePath else None
+    return typer.Option(help=text, rich_help_panel=one.panel, min=one.min, max=one.max, parser=parser)
 
 
 def _changed(default: Any, given: Mapping[str, Any]) -> Any:

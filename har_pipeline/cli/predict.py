@@ -46,8 +46,8 @@ Weights = Annotated[
     list[str] | None,
     typer.Option(
         metavar="FILE|STREAM=FILE",
-        help="Weights file of an extractor that is neither published nor where it was used last; several are told apart by "
-        "their hash, or by the stream or the feature set named before the =.",
+        help="Weights file, or folder of hf:, of an extractor that is neither published nor where it was used last; several "
+        "are told apart by their hash, or by the stream or the feature set named before the =.",
     ),
 ]
 Given = Annotated[

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from har_pipeline.features.engine import Progress
+    from har_pipeline.features.job import Progress
     from har_pipeline.training.history import Epoch
     from har_pipeline.training.jobs import Outcome, PlannedRun
     from har_pipeline.training.networks.fit import BatchProgress

@@ -12,6 +12,7 @@ import typer
 from har_pipeline.cli.options import AsJson, Root
 from har_pipeline.cli.output import note, print_json, say
 from har_pipeline.cli.progress import video_bar
+from har_pipeline.core.objects import StorePath, store_path
 
 if TYPE_CHECKING:
     from har_pipeline.core.records import Moments
@@ -42,7 +43,10 @@ def report(
     ] = None,
     root: Root = None,
     store: Annotated[
-        Path | None, typer.Option(help="Feature store, for lengths and failures. Default: the one of the training.")
+        StorePath | None,
+        typer.Option(
+            parser=store_path, help="Feature store, for lengths and failures. Default: the one of the training."
+        ),
     ] = None,
     videos: Annotated[
         int | None,
@@ -83,22 +87,22 @@ def report(
         )
     from har_pipeline.report.page import write_report
 
-    path = write_report(found, out or Path("report.html" if single_file else "report"), single_file=single_file)
+    written = write_report(found, out or Path("report.html" if single_file else "report"), single_file=single_file)
     for name, why in found.left_out:
         note(f"NOTE: {name} is left out: {why}")
     for names, why in found.uncompared:
         note(f"NOTE: not compared: {names}: {why}")
     if as_json:
         print_json(found.to_dict())
-        note(f"written: {path}")
+        note(f"written: {written}")
     else:
         for one in found.results:
             interval = one.headline[0].interval
             say(f"{one.name}: video accuracy {interval.describe() if interval else f'{one.top1:.1%}'}")
-        say(f"written: {path}")
+        say(f"written: {written}")
 
 
-def _moments(store: Path | None, run: RunRecord, video_ids: Sequence[str]) -> Mapping[str, Moments]:
+def _moments(store: StorePath | None, run: RunRecord, video_ids: Sequence[str]) -> Mapping[str, Moments]:
     """Return the moments of a run's videos; loads torch when there are runs to show, not before."""
     from har_pipeline.inference.moments import moments_of
 

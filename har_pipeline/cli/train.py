@@ -41,8 +41,9 @@ def train(
     """Train a head on stored features and score its test videos. Takes seconds to minutes.
 
     Defaults follow Orozco 2020: an LSTM, RMSProp, 50 epochs, batches of 25; but for its sigmoid outputs: --output sigmoid.
-    For Lakhal 2018: --head res_lstm. The papers feed plain features: --no-standardise. Finished runs are kept, so an
-    interrupted --split all or --repeats continues when run again.
+    For Lakhal 2018: --head res_lstm. The papers feed plain features: --no-standardise. Probes of a frozen net, as V-JEPA
+    evaluates: --head attentive on what `har extract --tokens` stored, --head mean_pool for the linear one. Finished runs
+    are kept, so an interrupted --split all or --repeats continues when run again.
     """
     from har_pipeline.datasets.manifests import read_manifest
 

@@ -15,6 +15,7 @@ from har_pipeline.cli.options import Shown, with_options
 from har_pipeline.cli.output import note, print_json, print_outcomes, reporter
 from har_pipeline.cli.progress import step_bar, training_bar, video_bar
 from har_pipeline.cli.split_options import chosen_splits
+from har_pipeline.core.objects import StorePath
 from har_pipeline.core.options import option
 from har_pipeline.core.records import RawStream
 from har_pipeline.core.signals import goes_on_when_repeated
@@ -38,7 +39,7 @@ class FrameSource:
         "Files to read: depth = depth_path in the manifest, rgb = path. Default: depth; rgb for convnet3d.",
         panel="Videos",
     )
-    store: Path | None = option(
+    store: StorePath | None = option(
         None,
         "Store or pack of raw frames; missing frames are prepared into a store. Default: frames.zarr beside OUT.",
         panel="Videos",
@@ -57,7 +58,7 @@ class FrameSource:
             raise typer.BadParameter("convnet3d reads rgb: omit --stream depth")
         return self.stream or ("rgb" if windows else "depth"), windows
 
-    def path(self, out: Path, model: NetworkName) -> Path:
+    def path(self, out: Path, model: NetworkName) -> StorePath:
         """Return the store's path. Raises: StoreError if something else is there, or a store without the set asked for."""
         from har_pipeline.features.frames import choose_frames
         from har_pipeline.features.pack import open_features
@@ -69,7 +70,7 @@ class FrameSource:
         return path
 
     def prepare(
-        self, records: list[VideoRecord], splits: list[Split], path: Path, model: NetworkName, world: World
+        self, records: list[VideoRecord], splits: list[Split], path: StorePath, model: NetworkName, world: World
     ) -> tuple[FeatureStore | PackedStore, str]:
         """Return the store with the frames of the splits' videos and their set; the first process prepares missing ones."""
         from har_pipeline.features.frames import open_frames, prepare_frames
@@ -217,7 +218,7 @@ def lr_range(
             chosen[0].train,
             classes,
             allow_missing=frames.allow_missing,
-            spill_dir=path.parent,
+            spill_dir=out.absolute().parent,
         )
         with step_bar(steps) as on_step:
             result = range_test(

@@ -22,6 +22,7 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from har_pipeline.core.errors import HarError, WeightsError
+from har_pipeline.core.objects import ObjectPath, StorePath
 
 LEASE_DAYS = 7
 
@@ -75,12 +77,19 @@ def finished_path(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def new_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
+def new_file(path: StorePath, *, sync: bool = True) -> Iterator[Path]:
     """Give a path to write a file to; on success it replaces `path`, after an error nothing of it is left.
 
     What killed processes left in the same folder is removed first. sync: wait until the content is on the disk before the
     file gets its name, so that a power cut loses nothing either; False for what is checked when it is read, and can be lost.
     """
+    if isinstance(path, ObjectPath):
+        with tempfile.TemporaryDirectory(prefix="har-") as folder:
+            partial = Path(folder) / path.name
+            yield partial
+            path.put(partial)
+        return
+    assert isinstance(path, Path)
     _sweep(os.getpid(), path.parent.absolute())
     partial = partial_path(path)
     try:
@@ -310,7 +319,7 @@ def lock_owner(path: Path) -> str:
         return "another process"
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: StorePath, text: str) -> None:
     """Write a UTF-8 text file, whole or not at all, line ends as they are in `text`."""
     with new_file(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="")
@@ -321,15 +330,15 @@ def holds_other(path: Path, text: str) -> bool:
     return os.path.lexists(path) and not (path.is_file() and path.read_bytes() == text.encode())
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
+def write_json(path: StorePath, values: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all: indented, keys in the order given."""
     write_text(path, json.dumps(values, indent=2) + "\n")
 
 
-def read_json(path: Path, error: type[HarError], hint: str) -> dict[str, Any]:
+def read_json(path: StorePath, error: type[HarError], hint: str) -> dict[str, Any]:
     """Return the JSON object in a file. Raises: `error`, with `hint` at its end, if it cannot be read or holds none."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_bytes().decode("utf-8"))
     except OSError as reason:
         raise error(f"{path}: cannot be read ({reason.strerror}); {hint}") from reason
     except (ValueError, RecursionError) as reason:  # the latter where arrays are nested too deep

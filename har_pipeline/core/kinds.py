@@ -6,6 +6,8 @@ import json
 import os
 from pathlib import Path
 
+from har_pipeline.core.objects import ObjectPath, StorePath
+
 # Endings of files that are taken for videos where a folder is searched. A file that is named itself may have any.
 VIDEO_SUFFIXES = frozenset(
     (
@@ -28,9 +30,13 @@ def is_video_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
 
 
-def what_is(path: Path | str) -> str:
+def what_is(path: StorePath | str) -> str:
     """Return what a path leads to, as in `X is ...`: a feature store, a run folder, a manifest, a video file, absent."""
-    path = Path(path)
+    if isinstance(path, ObjectPath):
+        return next(
+            (what for name, what in _FOLDERS if (path / name).is_file()), "a folder" * path.is_dir() or "absent"
+        )
+    path = Path(str(path))
     try:
         if os.path.isdir(path):  # pathlib's raises on names that are too long
             return _what_folder(path)

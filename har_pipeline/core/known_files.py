@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,11 @@ def index_file() -> Path:
 
 
 def remember(path: Path, sha256: str) -> None:
-    """Note that a file with this hash (in hex) is being used; nothing happens where that cannot be written."""
+    """Note that a file or folder with this hash (in hex) is being used; nothing happens where that cannot be written."""
     from filelock import FileLock, Timeout
 
     with contextlib.suppress(OSError, Timeout, WeightsError):
-        index, path = index_file(), path.resolve()
+        index, path = index_file(), Path(os.path.abspath(path))  # a link's own name may tell what the file is
         about = path.stat()
         entry = {"path": str(path), "size": about.st_size, "mtime": about.st_mtime}
         if _read(index).get(sha256) == entry:
@@ -51,11 +53,14 @@ def used_last(sha256: str) -> Path | None:
     return None
 
 
-def find_used(sha256: str) -> Path | None:
-    """Return the file with this hash (in hex) where it was used last, None if it is not there or is another one now."""
+def find_used(sha256: str, hash_of: Callable[[Path], str] = file_sha256) -> Path | None:
+    """Return the file with this hash (in hex) where it was used last, None if it is not there or is another one now.
+
+    hash_of: of what is no plain file, such as a model's folder.
+    """
     path = used_last(sha256)
-    with contextlib.suppress(OSError):
-        if path is not None and file_sha256(path) == sha256:
+    with contextlib.suppress(OSError, WeightsError):
+        if path is not None and hash_of(path) == sha256:
             return path
     return None
 

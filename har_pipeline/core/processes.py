@@ -16,6 +16,11 @@ Task = TypeVar("Task")
 Made = TypeVar("Made")
 
 
+def num_cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
 @contextlib.contextmanager
 def _isolated() -> Iterator[None]:
     """Start interpreters in this context, and files in the current folder do not stand in for installed modules there."""
@@ -35,7 +40,7 @@ def working_on(
     tasks: Sequence[Task],
     work: Callable[[Task], Made],
     workers: int,
-    initializer: Callable[..., None],
+    initializer: Callable[..., object],
     *arguments: Any,
 ) -> Iterator[dict[Future[Made], Task]]:
     """Give the futures of all tasks, worked on in fresh processes; after an error no task goes on, running ones included.
@@ -59,7 +64,7 @@ def working_on(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker(initializer: Callable[..., None], *arguments: Any) -> None:
+def _start_worker(initializer: Callable[..., object], *arguments: Any) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     initializer(*arguments)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -80,7 +81,35 @@ def check_video_id(video_id: str) -> str:
 
 def folded_id(video_id: str) -> str:
     """Return what two ids share that some file systems take for one: they differ in upper and lower case only."""
-    return unicodedata.normalize("NFC", video_id.casefold())
+    folded = video_id.casefold()
+    if folded == video_id:
+        folded = video_id  # not a second string of the same letters, for each of a million rows
+    return folded if folded.isascii() else unicodedata.normalize("NFC", folded)
+
+
+class _PathAsText:
+    """A field of a record whose path is kept as text, and made a Path when it is read.
+
+    A manifest may have a million rows, and a Path takes more memory than all else of a row.
+    """
+
+    def __init__(self, slot: Any) -> None:
+        """slot: the descriptor of the record's slot for it."""
+        self.text = slot.__get__  # record -> str | None
+        self._set = slot.__set__
+
+    def __get__(self, record: object, owner: type | None = None) -> Any:
+        if record is None:
+            return self
+        text = self.text(record)
+        return None if text is None else Path(text)
+
+    def __set__(self, record: object, path: str | Path | None) -> None:
+        self._set(record, path if path is None or type(path) is str else os.fspath(path))
+
+
+# Shared by all records without columns of their own.
+NO_EXTRA: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +133,8 @@ class Span:
 
     def check_span(self, name: str) -> None:
         """Raise ValueError, with the row's name in it, as the class says."""
+        if self.end_frame is self.start_s is self.end_s is None and self.start_frame == 0:
+            return  # of the whole file, as most rows are
         if self.timed and (self.start_frame or self.end_frame is not None):
             raise ValueError(f"{name}: its range is given in frames and in seconds: give one of the two")
         for unit in ("frame", "s"):
@@ -150,17 +181,40 @@ class VideoRecord(Span):
     camera: str | None = None
     scenario: str | None = None
     split: str | None = None
-    extra: Mapping[str, str] = field(default_factory=dict)  # the manifest's own columns, whose names start with x_
+    # The manifest's own columns, whose names start with x_; rows of a manifest with the same cells share one mapping.
+    extra: Mapping[str, str] = field(default_factory=lambda: NO_EXTRA)
 
     def __post_init__(self) -> None:
-        for name in ("video_id", "label", "subject", "group", "camera", "scenario", "split"):
-            text = getattr(self, name)
-            if text and not text.isascii():
-                object.__setattr__(self, name, unicodedata.normalize("NFC", text))
+        names = ("video_id", "label", "subject", "group", "camera", "scenario", "split")
+        if not (
+            f"{self.video_id}{self.label}{self.subject}{self.group}{self.camera}{self.scenario}{self.split}".isascii()
+        ):
+            for name in names:
+                if text := getattr(self, name):
+                    object.__setattr__(self, name, unicodedata.normalize("NFC", text))
         check_video_id(self.video_id)
-        if self.path is None and self.depth_path is None:
+        if _path_text(self) is None and _depth_path_text(self) is None:
             raise ValueError(f"{self.video_id}: one of path and depth_path is required")
         self.check_span(self.video_id)
+
+    @property
+    def file(self) -> str:
+        """The path of what is read, as text: the video file, or where the row has none its depth file or folder."""
+        return self.files[0]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The paths that are set, `path` first, as text: no Path is made of them."""
+        path, depth_path = _path_text(self), _depth_path_text(self)
+        if path is None or depth_path is None:
+            return (path or depth_path,)
+        return path, depth_path
+
+
+_PATHS = {name: _PathAsText(getattr(VideoRecord, name)) for name in ("path", "depth_path")}
+_path_text, _depth_path_text = (one.text for one in _PATHS.values())
+for _name, _descriptor in _PATHS.items():
+    setattr(VideoRecord, _name, _descriptor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -419,10 +473,11 @@ class Split:
     manifest_sha256: str = ""  # of the manifest it was made from
 
     def __post_init__(self) -> None:
-        parts = {"train": set(self.train), "val": set(self.val), "test": set(self.test)}
         for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
-            if shared := parts[first] & parts[second]:
-                raise ValueError(f"{self.protocol} split {self.index}: {first} and {second} share {sorted(shared)[:3]}")
+            fewer, more = sorted((getattr(self, first), getattr(self, second)), key=len)
+            if not set(fewer).isdisjoint(more):
+                shared = sorted(set(fewer) & set(more))
+                raise ValueError(f"{self.protocol} split {self.index}: {first} and {second} share {shared[:3]}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,11 +6,16 @@ import functools
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from array import array
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from har_pipeline.core.records import VideoRecord
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _SAMPLE_BYTES = 65536
 
@@ -23,60 +28,85 @@ def one_name_per_file(records: Sequence[VideoRecord]) -> list[VideoRecord]:
     frames is told by its inode only. Files that are empty, absent or unreadable keep their names: features are trained on
     where the videos are not.
     """
-    name_of = _first_names(
-        {path for record in records for path in (record.path, record.depth_path) if path is not None}
-    )
+    name_of = _other_names({text for record in records for text in record.files})
+    if not name_of:
+        return list(records)
     renamed = []
     for record in records:
+        if name_of.keys().isdisjoint(record.files):
+            renamed.append(record)
+            continue
         names = {
-            column: name_of[path]
+            column: Path(name_of[str(path)])
             for column in ("path", "depth_path")
-            if (path := getattr(record, column)) is not None and name_of[path] != path
+            if (path := getattr(record, column)) is not None and str(path) in name_of
         }
-        renamed.append(replace(record, **names) if names else record)  # type: ignore[arg-type]
+        renamed.append(replace(record, **names))  # type: ignore[arg-type]
     return renamed
 
 
-def _first_names(paths: Iterable[Path]) -> dict[Path, Path]:
-    """Return each path with the first in order of those of the same file."""
-    first: dict[Path, Path] = {}
-    inodes: dict[tuple[int, int], Path] = {}
-    files: dict[Path, os.stat_result] = {}
-    for path in sorted(paths):
+def _other_names(paths: Collection[str]) -> dict[str, str]:
+    """Return path -> the first in order of those of the same file, where that is another one."""
+    import numpy as np  # here: the CLI lists the protocols in its help, which waits for no numpy
+
+    there: list[str] = []
+    numbers = array(
+        "Q"
+    )  # device, inode and size of each, 0 of what is no plain file; a million results of stat are large
+    for path in paths:
         try:
             found = os.stat(path)
         except (OSError, ValueError):
-            first[path] = path
             continue
-        first[path] = inodes.setdefault((found.st_dev, found.st_ino), path)
-        if first[path] is path and stat.S_ISREG(found.st_mode) and found.st_size:
-            files[path] = found
-
-    def alike(groups: Iterable[list[Path]], key: Callable[[Path], Hashable]) -> list[list[Path]]:
-        parts: dict[tuple[int, Hashable], list[Path]] = {}
+        there.append(path)
+        numbers.extend((found.st_dev, found.st_ino, found.st_size if stat.S_ISREG(found.st_mode) else 0))
+    devices, inodes, sizes = np.array(numbers, np.uint64).reshape(-1, 3).T
+    other: dict[str, str] = {}
+    for links in _alike(there, devices, inodes):
+        other |= dict.fromkeys(links[1:], links[0])
+    first = np.fromiter((size and path not in other for path, size in zip(there, sizes.tolist(), strict=True)), bool)
+    groups = _alike([path for path, kept in zip(there, first.tolist(), strict=True) if kept], sizes[first])
+    for whole in (False, True):
+        parts: dict[tuple[int, str], list[str]] = {}
         for number, group in enumerate(groups):
             for path in group:
-                parts.setdefault((number, key(path)), []).append(path)
-        return [part for part in parts.values() if len(part) > 1]
-
-    groups = alike([list(files)], lambda path: files[path].st_size)
-    for whole in (False, True):
-        groups = alike(groups, lambda path, whole=whole: _digest(path, _state(files[path]), whole))  # type: ignore[misc]
-    same = {path: group[0] for group in groups for path in group}
-    return {path: same.get(name, name) for path, name in first.items()}
+                parts.setdefault((number, _digest(path, _state(path), whole)), []).append(path)
+        groups = [part for part in parts.values() if len(part) > 1]
+    same = {path: copies[0] for copies in groups for path in copies[1:]}
+    return {**{path: same.get(name, name) for path, name in other.items()}, **same}
 
 
-def _state(found: os.stat_result) -> tuple[int, ...]:
-    """Return what changes when a file is written again."""
+def _alike(paths: Sequence[str], *keys: np.ndarray) -> list[list[str]]:
+    """Return the paths that have the same in all keys (V,), as lists of two or more in the order of their parts."""
+    import numpy as np
+
+    order = np.lexsort(keys)
+    differs = np.any([np.diff(key[order]) != 0 for key in keys], axis=0)
+    ends = np.flatnonzero(np.append(differs, True)) + 1
+    starts = np.append(0, ends)[:-1]
+    more = ends - starts > 1
+    spans = zip(starts[more].tolist(), ends[more].tolist(), strict=True)
+    groups = [[paths[row] for row in order[start:end].tolist()] for start, end in spans]
+    return [sorted(group, key=lambda path: path.split(os.sep)) for group in groups]
+
+
+def _state(path: str) -> tuple[int, ...]:
+    """Return what changes when a file is written again; nothing of one that is gone by now."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @functools.lru_cache(maxsize=2**18)
-def _digest(path: Path, state: tuple[int, ...], whole: bool) -> str:
+def _digest(path: str, state: tuple[int, ...], whole: bool) -> str:
     """Return a hash of a file's content, or of a sample of it; of a file that cannot be read, its name.
 
     state: as the file was when it was last looked at, so that one which has changed is read again.
     """
+    if not state:
+        return path
     size = state[2]
     try:
         with open(path, "rb") as file:
@@ -88,4 +118,4 @@ def _digest(path: Path, state: tuple[int, ...], whole: bool) -> str:
                 digest.update(file.read(_SAMPLE_BYTES))
             return digest.hexdigest()
     except OSError:
-        return str(path)
+        return path

@@ -10,16 +10,19 @@ import hashlib
 import io
 import os
 import re
+import stat
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
+from typing import Any, cast
 
 from har_pipeline.core.errors import ManifestError
 from har_pipeline.core.files import write_text
 from har_pipeline.core.kinds import what_is
-from har_pipeline.core.records import VideoRecord, folded_id, seconds_text
-from har_pipeline.core.spreadsheets import LINE_END, decoded, delimiter_of
+from har_pipeline.core.records import NO_EXTRA, VideoRecord, folded_id, seconds_text
+from har_pipeline.core.spreadsheets import delimiter_of, encoding_of
 from har_pipeline.core.text import did_you_mean
 
 PATH_COLUMNS = ("path", "depth_path")
@@ -28,7 +31,14 @@ NUMBER_COLUMNS = ("start_frame", "end_frame")
 TIME_COLUMNS = ("start_s", "end_s")
 COLUMNS = ("video_id", "path", "label", *TEXT_COLUMNS[:4], *NUMBER_COLUMNS, *TIME_COLUMNS, "depth_path", "split")
 OWN_PREFIX = "x_"
+# Wrong rows that an error lists.
+MAX_ERRORS = 20
+# Different cells that are kept to be shared by rows.
+MOST_SHARED = 2**16
+# Files of a folder that are looked at one by one, before all of them are.
+ASKED_OF_FOLDER = 20
 _ROOT_LINE = "# root:"
+_NUMBER = re.compile(r"-?[0-9]{1,9}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SECONDS = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
 _SEP_LINE = re.compile(r"sep=[,;\t]")  # Excel's own
@@ -69,11 +79,12 @@ class ManifestSummary:
 
 def manifest_sha256(path: Path) -> str:
     """Return the sha256 of the file in hex."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_manifest(
-    path: Path, *, root: Path | None = None, check_files: bool = True, max_errors: int = 20
+    path: Path, *, root: Path | None = None, check_files: bool = True, max_errors: int = MAX_ERRORS
 ) -> list[VideoRecord]:
     """Return the rows of a manifest, with absolute paths.
 
@@ -81,41 +92,51 @@ def read_manifest(
     check_files: whether to check that the files exist.
     Raises: ManifestError listing the first `max_errors` wrong rows by line number.
     """
-    lines, stated_root, delimiter = _read_lines(path)
-    base = (root or stated_root or path.parent).expanduser().resolve()
+    return list(_records(path, root, check_files, max_errors))
+
+
+def _records(path: Path, root: Path | None, check_files: bool, max_errors: int) -> Iterator[VideoRecord]:
+    """Give the rows of a manifest one after the other; the error on wrong ones comes after the last, see `read_manifest`."""
+    lines = _Lines(path)
+    base = (root or lines.root or path.parent).expanduser().resolve()
     if (check_files or root) and not base.is_dir():
         raise ManifestError(f"{path}: root {base} is not a folder; give the data's folder with --root")
-    reader = csv.DictReader((line for _, line in lines), strict=True, delimiter=delimiter)
-    numbers = [number for number, _ in lines]
-    try:
-        header = [name.strip() for name in reader.fieldnames or []]
-        reader.fieldnames = header
-        _check_header(path, header)
-        rows = [(numbers[min(reader.line_num, len(numbers)) - 1], row) for row in reader]
-    except csv.Error as error:
-        number = numbers[min(max(reader.reader.line_num, 1), len(numbers)) - 1]  # DictReader's own lags behind
-        raise ManifestError(f"{path.name}:row {number}: not valid CSV: {error}") from error
-    if not rows:
-        raise ManifestError(f"{path}: no rows below the header")
-    records: list[VideoRecord] = []
+    reader = csv.reader(lines, strict=True, delimiter=lines.delimiter)
+    count, wrong = 0, 0
     problems: list[str] = []
-    first_seen: dict[str, tuple[str, int]] = {}  # id without case -> id, row
-    texts = dict(lines)
-    for number, row in rows:
-        try:
-            record = _record(row, base, check_files)
-            first, row_of_first = first_seen.setdefault(folded_id(record.video_id), (record.video_id, number))
-            if row_of_first != number:
-                raise ValueError(_duplicate(first, record.video_id, f"row {row_of_first}"))
-            records.append(record)
-        except ValueError as error:
-            commented = "; comments stand above the header only" if texts[number].startswith("#") else ""
-            problems.append(f"  {path.name}:row {number}: {error}{commented}")
-    if problems:
-        more = f"\n  and {len(problems) - max_errors} more" if len(problems) > max_errors else ""
-        listed = "\n".join(problems[:max_errors])
-        raise ManifestError(f"{path}: {len(problems)} of {len(rows)} rows are wrong:\n{listed}{more}")
-    return records
+    first_seen: dict[str, int] = {}  # id without case -> row
+    spelled: dict[str, str] = {}  # the same -> id, where it is another
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        _check_header(path, header)
+        record_of = _RowReader(header, base, check_files)
+        for row in reader:
+            if not row:
+                continue
+            count += 1
+            try:
+                record = record_of(row)
+                folded = folded_id(record.video_id)
+                row_of_first = first_seen.setdefault(folded, lines.number)
+                if row_of_first != lines.number:
+                    first = spelled.get(folded, folded)
+                    raise ValueError(_duplicate(first, record.video_id, f"row {row_of_first}"))
+                if folded != record.video_id:
+                    spelled[folded] = record.video_id
+            except ValueError as error:
+                wrong += 1
+                if len(problems) < max_errors:
+                    commented = "; comments stand above the header only" if lines.text.startswith("#") else ""
+                    problems.append(f"  {path.name}:row {lines.number}: {error}{commented}")
+            else:
+                yield record
+    except csv.Error as error:
+        raise ManifestError(f"{path.name}:row {lines.number}: not valid CSV: {error}") from error
+    if not count:
+        raise ManifestError(f"{path}: no rows below the header")
+    if problems or wrong:
+        more = f"\n  and {wrong - max_errors} more" if wrong > max_errors else ""
+        raise ManifestError(f"{path}: {wrong} of {count} rows are wrong:\n" + "\n".join(problems) + more)
 
 
 def _duplicate(first: str, second: str, where: str) -> str:
@@ -128,42 +149,56 @@ def _duplicate(first: str, second: str, where: str) -> str:
     )
 
 
-def _read_lines(path: Path) -> tuple[list[tuple[int, str]], Path | None, str]:
-    """Return (line number, text) of all lines from the header on but empty ones, the root that a comment above it names, and
-    the character between cells.
+class _Lines:
+    """The lines of a manifest from its header on but empty ones, read once.
+
+    Raises: ManifestError if there is none, or the root that a comment names is none.
     """
-    root_line: tuple[int, str] | None = None
-    lines: list[tuple[int, str]] = []
-    delimiter = ""
-    # Not splitlines, which also cuts at form feeds and Unicode separators and would shift the row numbers.
-    for number, line in enumerate(LINE_END.split(_text_of(path)), 1):
-        if lines or not _is_comment(line):
-            if not lines and _SEP_LINE.fullmatch(line.strip()):
-                continue
-            if not lines and line.strip():
-                delimiter = delimiter_of(line, COLUMNS)
+
+    def __init__(self, path: Path) -> None:
+        self._lines = enumerate(_open_text(path), 1)
+        root_line: tuple[int, str] | None = None
+        for number, text in self._lines:
+            line = text.removesuffix("\n")
+            if not _is_comment(line):
+                if line.strip() and not _SEP_LINE.fullmatch(line.strip()):
+                    break
+            elif line.lstrip('"').startswith(_ROOT_LINE):
+                root_line = number, line
+        else:
+            raise ManifestError(f"{path}: empty file")
+        # Of the line given last.
+        self.number, self.text = number, text
+        # Between cells.
+        self.delimiter = delimiter_of(line, COLUMNS)
+        # The folder that a comment above the header names.
+        self.root = (
+            None if root_line is None else _root_of(path, *root_line, self.delimiter * text.count(self.delimiter))
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        yield self.text
+        empty = f'{self.delimiter}" \t'
+        for number, text in self._lines:
             # A spreadsheet writes empty rows as delimiters alone.
-            if line.strip() and (not lines or line.strip(f'{delimiter}" \t')):
-                lines.append((number, line + "\n"))
-        elif line.lstrip('"').startswith(_ROOT_LINE):
-            root_line = number, line
-    if not lines:
-        raise ManifestError(f"{path}: empty file")
-    root = None
-    if root_line is not None:
-        number, line = root_line
-        # A spreadsheet fills lines up with empty cells, and quotes them.
-        line = line.removesuffix(delimiter * lines[0][1].count(delimiter))
-        if line.startswith('"') and line.endswith('"'):
-            line = line[1:-1].replace('""', '"')
-        stated = line.removeprefix(_ROOT_LINE).strip()
-        try:
-            if _CONTROL.search(stated):
-                raise ValueError("it contains a control character")
-            root = path.parent / Path(stated).expanduser()
-        except (ValueError, RuntimeError) as error:  # the latter for the home of a user who does not exist
-            raise ManifestError(f"{path}: root {stated!r} in line {number}: {error}; give it with --root") from error
-    return lines, root, delimiter
+            if text[0].isalnum() or (text.strip() and text.strip(f"{empty}\n")):
+                self.number, self.text = number, text
+                yield text
+
+
+def _root_of(path: Path, number: int, line: str, empty_cells: str) -> Path:
+    """Return the folder that the comment in line `number` names. Raises: ManifestError if it is none."""
+    # A spreadsheet fills lines up with empty cells, and quotes them.
+    line = line.removesuffix(empty_cells)
+    if line.startswith('"') and line.endswith('"'):
+        line = line[1:-1].replace('""', '"')
+    stated = line.removeprefix(_ROOT_LINE).strip()
+    try:
+        if _CONTROL.search(stated):
+            raise ValueError("it contains a control character")
+        return path.parent / Path(stated).expanduser()
+    except (ValueError, RuntimeError) as error:  # the latter for the home of a user who does not exist
+        raise ManifestError(f"{path}: root {stated!r} in line {number}: {error}; give it with --root") from error
 
 
 def _is_comment(line: str) -> bool:
@@ -171,8 +206,11 @@ def _is_comment(line: str) -> bool:
     return line.lstrip('"').startswith("#")
 
 
-def _text_of(path: Path) -> str:
-    """Return a manifest's text: in UTF-8, or as a byte order mark says. Raises: ManifestError if it is neither."""
+def _open_text(path: Path) -> io.TextIOWrapper:
+    """Return a manifest's lines, each with `\n` for whatever ends it: of UTF-8, or as a byte order mark says.
+
+    Raises: ManifestError if it is neither.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
@@ -187,7 +225,8 @@ def _text_of(path: Path) -> str:
     if found in ("a video file", "a split file"):
         raise ManifestError(f"{path} is {found}, not a manifest (a CSV file)")
     try:
-        return decoded(content)
+        # Not splitlines, which also cuts at form feeds and Unicode separators and would shift the row numbers.
+        return io.TextIOWrapper(io.BytesIO(content), encoding_of(content))
     except ValueError as error:
         raise ManifestError(f"{path}: {error}") from error
 
@@ -215,66 +254,135 @@ def _column_hint(name: str, header: Sequence[str]) -> str:
     return f"{hint} ({own})" if meant else hint
 
 
-def _record(row: Mapping[str | None, str | None], base: Path, check_files: bool) -> VideoRecord:
-    """Return one row as a record. Raises: ValueError saying what is wrong with it."""
-    if None in row or None in row.values():
-        raise ValueError("number of cells differs from the header")
-    cells = {str(key): (value or "").strip() for key, value in row.items()}
-    if broken := [key for key, value in cells.items() if _CONTROL.search(value)]:
-        raise ValueError(f"{broken[0]} contains a line break or another control character")
-    numbers: dict[str, int | None] = {}
-    for name in NUMBER_COLUMNS:
-        text = cells.get(name, "")
-        if text and not re.fullmatch(r"-?[0-9]{1,9}", text):
-            raise ValueError(f"{name} {text!r} is not a whole number")
-        numbers[name] = int(text) if text else None
-    times: dict[str, float | None] = {}
-    for name in TIME_COLUMNS:
-        text = cells.get(name, "")
-        if text and not _SECONDS.fullmatch(text):
-            raise ValueError(f"{name} {text!r} is not a number of seconds, such as 12.5")
-        times[name] = float(text) if text else None
-    if given := [
-        name for name in NUMBER_COLUMNS if numbers[name] is not None and any(v is not None for v in times.values())
-    ]:
-        raise ValueError(f"its range is given in frames ({given[0]}) and in seconds: give one of the two")
-    return VideoRecord(
-        video_id=cells["video_id"],
-        label=cells["label"],
-        path=_resolve(cells.get("path", ""), base, check_files, may_be_folder=False),
-        depth_path=_resolve(cells.get("depth_path", ""), base, check_files, may_be_folder=True),
-        subject=cells.get("subject") or None,
-        group=cells.get("group") or None,
-        camera=cells.get("camera") or None,
-        scenario=cells.get("scenario") or None,
-        split=cells.get("split") or None,
-        start_frame=numbers["start_frame"] or 0,
-        end_frame=numbers["end_frame"],
-        start_s=times["start_s"],
-        end_s=times["end_s"],
-        extra={key: value for key, value in cells.items() if key.startswith(OWN_PREFIX) and value},
-    )
+class _Shared(dict[Any, Any]):
+    """What is made of cells, made once for all rows that have the same."""
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self._make = make
+
+    def __missing__(self, cells: Any) -> Any:
+        made = self._make(cells)
+        if len(self) < MOST_SHARED:
+            self[cells] = made
+        return made
 
 
-def _resolve(text: str, base: Path, check_files: bool, may_be_folder: bool) -> Path | None:
-    if not text:
-        return None
-    if os.path.isabs(text):
-        raise ValueError(f"path {text!r} is absolute: write it relative to the root {base}")
-    # Links are not resolved: a data set may be a tree of links, but its names must stay inside the root.
-    path = Path(os.path.normpath(base / text))
-    if not path.is_relative_to(base):
-        raise ValueError(f"path {text!r} is outside the root {base}")
-    # os.path: pathlib's exists() raises on names that are too long.
-    if check_files and not os.path.exists(path):
-        raise ValueError(f"file {text!r} does not exist under the root {base}")
-    if check_files and not may_be_folder and os.path.isdir(path):
-        raise ValueError(
-            f"path {text!r} is a folder, not a video file (depth frames belong into the column depth_path)"
+class _PlainFiles:
+    """Plain files that are there, by a look into each folder of which many files are asked: quicker than one at each file.
+
+    What is not found may be there all the same: a link, or under a name that the file system takes for the same.
+    """
+
+    def __init__(self) -> None:
+        self._asked: Counter[str] = Counter()
+        self._names: dict[str, set[str]] = {}
+
+    def __contains__(self, path: str) -> bool:
+        folder, _, name = path.rpartition(os.sep)
+        names = self._names.get(folder)
+        if names is None:
+            self._asked[folder] += 1
+            if self._asked[folder] <= ASKED_OF_FOLDER:
+                return False
+            names = self._names[folder] = self._listed(folder)
+        return name in names
+
+    @staticmethod
+    def _listed(folder: str) -> set[str]:
+        try:
+            with os.scandir(folder) as entries:
+                return {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
+        except OSError:
+            return set()
+
+
+def _range_of(cells: tuple[str, ...]) -> dict[str, Any]:
+    """Return the values of `NUMBER_COLUMNS` and `TIME_COLUMNS` that a row gives. Raises: ValueError if they are none."""
+    given = {name: cell for name, cell in zip((*NUMBER_COLUMNS, *TIME_COLUMNS), cells, strict=True) if cell}
+    for name, cell in given.items():
+        if name in NUMBER_COLUMNS and not _NUMBER.fullmatch(cell):
+            raise ValueError(f"{name} {cell!r} is not a whole number")
+        if name in TIME_COLUMNS and not _SECONDS.fullmatch(cell):
+            raise ValueError(f"{name} {cell!r} is not a number of seconds, such as 12.5")
+    frames = [name for name in NUMBER_COLUMNS if name in given]
+    if frames and len(given) > len(frames):
+        raise ValueError(f"its range is given in frames ({frames[0]}) and in seconds: give one of the two")
+    return {name: int(cell) if name in NUMBER_COLUMNS else float(cell) for name, cell in given.items()}
+
+
+class _RowReader:
+    """Makes records of rows; equal cells of different rows become one string, as most columns hold few words."""
+
+    def __init__(self, header: Sequence[str], base: Path, check_files: bool) -> None:
+        self._header, self._check_files = header, check_files
+        self._base, self._inside = base, os.path.join(base, "")
+        place = {name: number for number, name in enumerate(header)}
+        # Of a column that is not there: the empty cell that each row gets at its end.
+        self._texts = itemgetter(*(place.get(name, len(header)) for name in ("label", *TEXT_COLUMNS)))
+        self._places = [place.get(name, len(header)) for name in ("video_id", *PATH_COLUMNS)]
+        self._has_range = any(name in place for name in (*NUMBER_COLUMNS, *TIME_COLUMNS))
+        self._range = itemgetter(*(place.get(name, len(header)) for name in (*NUMBER_COLUMNS, *TIME_COLUMNS)))
+        self._own = {name: number for name, number in place.items() if name.startswith(OWN_PREFIX)}
+        self._words = _Shared(str)
+        self._shared = _Shared(self._one)
+        self._extras = _Shared(
+            lambda own: {name: cell for name, cell in zip(self._own, self._one(own), strict=True) if cell}
         )
-    if not may_be_folder and text.lower().endswith(".mat"):
-        raise ValueError(f"path {text!r} is a depth file: name it in the column depth_path, which `har frames` reads")
-    return path
+        self._plain_files = _PlainFiles()
+
+    def __call__(self, row: Sequence[str]) -> VideoRecord:
+        """Return one row as a record. Raises: ValueError saying what is wrong with it."""
+        if len(row) != len(self._header):
+            raise ValueError("number of cells differs from the header")
+        cells = list(map(str.strip, row))
+        if not "".join(cells).isprintable():  # quicker than the search
+            for name, cell in zip(self._header, cells, strict=True):
+                if _CONTROL.search(cell):
+                    raise ValueError(f"{name} contains a line break or another control character")
+        cells.append("")
+        given = _range_of(self._range(cells)) if self._has_range else {}
+        video_id, path, depth_path = [cells[place] for place in self._places]
+        label, subject, group, camera, scenario, split = self._shared[self._texts(cells)]
+        return VideoRecord(
+            video_id=video_id,
+            label=label or "",
+            path=self._resolve(path, may_be_folder=False) if path else None,
+            depth_path=self._resolve(depth_path, may_be_folder=True) if depth_path else None,
+            subject=subject,
+            group=group,
+            camera=camera,
+            scenario=scenario,
+            split=split,
+            extra=self._extras[tuple(cells[place] for place in self._own.values())] if self._own else NO_EXTRA,
+            **given,
+        )
+
+    def _one(self, cells: tuple[str, ...]) -> tuple[str | None, ...]:
+        """Return the first string of those that are equal to each cell; None for an empty cell."""
+        return tuple(self._words[cell] or None for cell in cells)
+
+    def _resolve(self, text: str, may_be_folder: bool) -> Path:
+        """Return the path that a cell names, as text: see `VideoRecord`."""
+        if os.path.isabs(text):
+            raise ValueError(f"path {text!r} is absolute: write it relative to the root {self._base}")
+        # Links are not resolved: a data set may be a tree of links, but its names must stay inside the root.
+        path = os.path.normpath(self._inside + text)
+        if not path.startswith(self._inside) and path != str(self._base):
+            raise ValueError(f"path {text!r} is outside the root {self._base}")
+        if self._check_files and path not in self._plain_files:
+            try:
+                is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+            except (OSError, ValueError) as error:
+                raise ValueError(f"file {text!r} does not exist under the root {self._base}") from error
+            if is_folder and not may_be_folder:
+                raise ValueError(
+                    f"path {text!r} is a folder, not a video file (depth frames belong into the column depth_path)"
+                )
+        if not may_be_folder and text.lower().endswith(".mat"):
+            raise ValueError(
+                f"path {text!r} is a depth file: name it in the column depth_path, which `har frames` reads"
+            )
+        return cast(Path, path)
 
 
 def write_manifest(path: Path, records: Sequence[VideoRecord], *, root: Path | None = None) -> None:
@@ -329,7 +437,8 @@ def manifest_text(
 def read_comments(path: Path) -> list[str]:
     """Return the lines above a manifest's header that begin with `#`, apart from that which names the root."""
     comments = []
-    for line in LINE_END.split(_text_of(path)):
+    for text in _open_text(path):
+        line = text.removesuffix("\n")
         if line.strip() and not _is_comment(line) and not _SEP_LINE.fullmatch(line.strip()):
             break
         if _is_comment(line) and not line.lstrip('"').startswith(_ROOT_LINE):
@@ -373,17 +482,21 @@ def _check_cell(path: Path, video_id: str, name: str, value: str) -> None:
 
 def check_manifest(path: Path, *, root: Path | None = None) -> ManifestSummary:
     """Return the counts of a manifest after all checks. Raises: ManifestError as `read_manifest`."""
-    records = read_manifest(path, root=root)
-
-    def distinct(name: str) -> int:
-        return len({getattr(record, name) for record in records} - {None})
-
+    labels: Counter[str] = Counter()
+    splits: Counter[str | None] = Counter()
+    subjects, groups, cameras = set(), set(), set()
+    for record in _records(path, root, check_files=True, max_errors=MAX_ERRORS):
+        labels[record.label] += 1
+        splits[record.split] += 1
+        subjects.add(record.subject)
+        groups.add(record.group)
+        cameras.add(record.camera)
     return ManifestSummary(
-        rows=len(records),
-        classes=dict(sorted(Counter(record.label for record in records if record.label).items())),
-        unlabelled=sum(not record.label for record in records),
-        subjects=distinct("subject"),
-        groups=distinct("group"),
-        cameras=distinct("camera"),
-        splits=dict(sorted(Counter(record.split for record in records if record.split).items())),
+        rows=labels.total(),
+        classes={label: count for label, count in sorted(labels.items()) if label},
+        unlabelled=labels[""],
+        subjects=len(subjects - {None}),
+        groups=len(groups - {None}),
+        cameras=len(cameras - {None}),
+        splits=dict(sorted((split, count) for split, count in splits.items() if split)),
     )

@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from har_pipeline.core.errors import SplitError, first_few
 from har_pipeline.core.files import write_text
@@ -21,7 +21,10 @@ from har_pipeline.core.options import check_options, option, seed_option
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.datasets.identity import one_name_per_file
 from har_pipeline.datasets.protocols import PROTOCOLS, Protocol, SplitOptions, cell, default_protocol, protocol_name
-from har_pipeline.datasets.units import source_of, take_share
+from har_pipeline.datasets.units import Source, source_of, take_share
+
+if TYPE_CHECKING:
+    import numpy as np
 
 PARTS = ("train", "val", "test")
 # Share of the training side that is kept for validation where that is read and nobody asked for another one.
@@ -177,6 +180,7 @@ def make_splits(
     if rule.copies_apart:
         records = one_name_per_file(records)
     options = SplitOptions(seed=seed, num_folds=num_folds, test_fraction=test_fraction, column=column)
+    columns = _Columns(records, rule)
     splits = []
     for index, fold in enumerate(rule.split(records, options)):
         where = f"{protocol} split {index}"
@@ -197,7 +201,7 @@ def make_splits(
             seed=seed,
             manifest_sha256=manifest_sha256,
         )
-        _check_split(split, records, rule)
+        _check_split(split, columns)
         splits.append(split)
     return splits
 
@@ -213,27 +217,75 @@ def check_split(split: Split, records: Sequence[VideoRecord]) -> None:
     A split of the user's own is held to the rule of most protocols: nothing is shared.
     """
     rule = PROTOCOLS.get(split.protocol, PROTOCOLS["holdout"])
-    _check_split(split, one_name_per_file(records) if rule.copies_apart else records, rule)
+    _check_split(split, _Columns(one_name_per_file(records) if rule.copies_apart else records, rule))
 
 
-def _check_split(split: Split, records: Sequence[VideoRecord], rule: Protocol) -> None:
-    """Check a split as `check_split` does. records: with one name per file where the rule keeps copies apart."""
-    by_id = {record.video_id: record for record in records}
+class _Columns:
+    """What splits of a manifest are checked by, made once for all of them: its columns as numbers."""
+
+    def __init__(self, records: Sequence[VideoRecord], rule: Protocol) -> None:
+        """records: with one name per file where the rule keeps copies apart."""
+        self.records, self.rule = records, rule
+        self.row_of = {record.video_id: row for row, record in enumerate(records)}
+        self.labels = _numbers([record.label or None for record in records])
+        # (V,) of each source: equal for videos that share it, -1 where the manifest does not tell.
+        self.sources = {
+            source: _numbers([source_of(record, source) for record in records])
+            for source in dict.fromkeys((*rule.test_apart, *rule.val_apart))
+        }
+
+    def rows(self, ids: Sequence[str]) -> np.ndarray:
+        """Return (n,) int64 the rows of videos, -1 of unknown ones."""
+        import numpy as np
+
+        return np.fromiter((self.row_of.get(video_id, -1) for video_id in ids), np.int64, len(ids))
+
+    def shared(self, source: Source, first: np.ndarray, second: np.ndarray) -> dict[str, tuple[str, str]]:
+        """Return name -> the first id on each side, of the subjects, groups or files that two parts (n,) share."""
+        import numpy as np
+
+        numbers = self.sources[source]
+        met = np.zeros(numbers.max() + 2, bool)
+        met[numbers[first]] = True
+        met[-1] = False
+        if not met[numbers[second]].any():
+            return {}
+        sides = [
+            {source_of(r, source): r.video_id for r in reversed([self.records[row] for row in part.tolist()])}
+            for part in (first, second)
+        ]
+        names = (name for name in sides[0].keys() & sides[1].keys() if name is not None)
+        return {name: (sides[0][name], sides[1][name]) for name in sorted(names)}
+
+
+def _numbers(texts: Sequence[str | None]) -> np.ndarray:
+    """Return (V,) int64 that are equal where texts are, -1 for None."""
+    import numpy as np
+
+    number: dict[str | None, int] = {None: -1}
+    return np.fromiter((number.setdefault(text, len(number)) for text in texts), np.int64, len(texts))
+
+
+def _check_split(split: Split, columns: _Columns) -> None:
+    """Check a split as `check_split` does."""
+    import numpy as np
+
+    rule = columns.rule
     where = f"{split.protocol} split {split.index}"
-    parts: dict[str, list[VideoRecord]] = {}
+    parts: dict[str, np.ndarray] = {}
     for part in PARTS:
         ids = getattr(split, part)
-        if unknown := [video_id for video_id in ids if video_id not in by_id]:
-            raise SplitError(f"{where}: {len(unknown)} {part} ids are not in the manifest, such as {unknown[0]!r}")
-        if len(set(ids)) < len(ids):
-            raise SplitError(f"{where}: {len(ids) - len(set(ids))} {part} ids appear more than once")
-        parts[part] = [by_id[video_id] for video_id in ids]
-        if nameless := [record.video_id for record in parts[part] if not record.label]:
+        rows = parts[part] = columns.rows(ids)
+        if len(unknown := np.flatnonzero(rows < 0)):
+            raise SplitError(f"{where}: {len(unknown)} {part} ids are not in the manifest, such as {ids[unknown[0]]!r}")
+        if more := len(ids) - np.count_nonzero(np.bincount(rows)):
+            raise SplitError(f"{where}: {more} {part} ids appear more than once")
+        if nameless := [ids[place] for place in np.flatnonzero(columns.labels[rows] < 0)]:
             raise SplitError(
                 f"{where}: {len(nameless)} {part} videos have no label in the manifest: {first_few(nameless)}"
             )
     for part in ("train", "test") if rule.tests else ("train",):
-        if not parts[part]:
+        if not len(parts[part]):
             raise SplitError(f"{where}: no {part} videos")
     for first, second, sources in (
         ("train", "test", rule.test_apart),
@@ -241,25 +293,30 @@ def _check_split(split: Split, records: Sequence[VideoRecord], rule: Protocol) -
         ("train", "val", rule.val_apart),
     ):
         for source in sources:
-            sides = [{source_of(r, source): r.video_id for r in reversed(parts[part])} for part in (first, second)]
-            if found := sorted(name for name in sides[0].keys() & sides[1].keys() if name is not None):
+            if found := columns.shared(source, parts[first], parts[second]):
                 # A file may stand in the manifest under other names, which only the ids tell.
-                ids = f", as {sides[0][found[0]]} and {sides[1][found[0]]}" if source == "file" else ""
-                raise SplitError(f"{where}: {source} {', '.join(found[:3])} is in both {first} and {second}{ids}")
-    if untrained := {r.label for r in (*parts["test"], *parts["val"])} - {r.label for r in parts["train"]}:
-        names = ", ".join(sorted(untrained)[:5])
-        raise SplitError(f"{where}: class {names} has test but no training videos; remove it from the manifest")
+                ids = next(iter(found.values()))
+                as_ids = f", as {ids[0]} and {ids[1]}" if source == "file" else ""
+                listed = ", ".join([*found][:3])
+                raise SplitError(f"{where}: {source} {listed} is in both {first} and {second}{as_ids}")
+    tested = np.concatenate([parts["test"], parts["val"]])
+    if len(untrained := np.flatnonzero(~np.isin(columns.labels[tested], columns.labels[parts["train"]]))):
+        names = sorted({columns.records[row].label for row in tested[untrained]})
+        raise SplitError(
+            f"{where}: class {', '.join(names[:5])} has test but no training videos; remove it from the manifest"
+        )
 
 
 def describe_splits(splits: Sequence[Split], records: Sequence[VideoRecord]) -> list[dict[str, Any]]:
     """Return one row per split: its number, the counts of videos and classes, and the tested subjects or groups."""
     by_id = {record.video_id: record for record in records}
+    labels = {record.video_id: record.label for record in records}
     rows = []
     for split in splits:
         test = [by_id[video_id] for video_id in split.test]
         tested = sorted({r.subject for r in test if r.subject} or {r.group for r in test if r.group})
         row: dict[str, Any] = {"split": split.index, **{part: len(getattr(split, part)) for part in PARTS}}
-        row["classes"] = len({by_id[video_id].label for video_id in (*split.train, *split.val, *split.test)})
+        row["classes"] = len({labels[video_id] for part in PARTS for video_id in getattr(split, part)})
         row["tested"] = ", ".join(tested[:9]) + (f" and {len(tested) - 9} more" if len(tested) > 9 else "")
         rows.append(row)
     return rows

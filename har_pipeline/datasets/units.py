@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from har_pipeline.core.errors import SplitError
 from har_pipeline.core.records import VideoRecord
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Source = Literal["subject", "group", "group of class", "file"]
 
 # What two parts of a split do not share. Several rows of a manifest may be cut from one file.
 SOURCES: tuple[Source, ...] = ("subject", "group", "file")
+# Videos: a difference of distances below it may be a rounding error.
+CLEAR_GAIN = 1e-3
 
 
 def source_of(record: VideoRecord, source: Source) -> str | None:
     """Return a video's subject, group or file, or None if the manifest does not tell."""
     if source == "file":
-        return str(record.path or record.depth_path)
+        return record.file
     if source == "group of class":
         return f"{record.label}/{record.group}" if record.group else None
     return record.subject if source == "subject" else record.group
@@ -37,8 +42,8 @@ def units(records: Sequence[VideoRecord], sources: Sequence[Source]) -> list[int
         first: dict[str, int] = {}
         for i, record in enumerate(records):
             value = source_of(record, source)
-            if value is not None:
-                unit[top(i)] = top(first.setdefault(value, i))
+            if value is not None and (other := first.setdefault(value, i)) != i:
+                unit[top(i)] = top(other)
     number: dict[int, int] = {}
     return [number.setdefault(top(i), len(number)) for i in range(len(records))]
 
@@ -61,26 +66,88 @@ def take_share(
     if fraction == 0:
         return side, []
     unit = np.array(units(side, sources))
-    labels = np.unique([r.label for r in side], return_inverse=True)[1]
-    counts = np.zeros((unit.max() + 1, labels.max() + 1))
-    np.add.at(counts, (unit, labels), 1)
-    total = counts.sum(axis=0)
-    wanted = fraction * total
-    taken = np.zeros_like(wanted)
-    chosen: list[int] = []
-    order = np.random.default_rng(seed).permutation(len(counts))
-    for i in order:
-        nearer = np.abs(taken + counts[i] - wanted).sum() < np.abs(taken - wanted).sum()
-        if nearer and (taken + counts[i] < total).all():
-            taken += counts[i]
-            chosen.append(int(i))
+    counts = _Counts(unit, [r.label for r in side], fraction)
+    order = np.random.default_rng(seed).permutation(len(counts)).tolist()
+    chosen = [i for i in order if counts.take_if_nearer(i)]
     if not chosen:
-        possible = [int(i) for i in order if (counts[i] < total).all()]
+        possible = [i for i in order if counts.may_take(i)]
         if not possible:
             raise SplitError(
                 f"{where}: cannot divide {len(counts)} subjects, groups or files: each is the only one of a class; "
                 f"use {way_out}"
             )
-        chosen = [min(possible, key=lambda i: float(np.abs(counts[i] - wanted).sum()))]
+        chosen = [min(possible, key=counts.distance_with)]
     out = np.isin(unit, chosen)
     return [side[i] for i in np.flatnonzero(~out)], [side[i] for i in np.flatnonzero(out)]
+
+
+class _Counts:
+    """Videos per class of each unit, how many of each class are taken, and how many are wanted.
+
+    A unit has videos of few classes, and there may be as many units as videos: what concerns its own classes only is
+    computed from these. `taken` and `wanted` are (K,) float64 of all classes.
+    """
+
+    def __init__(self, unit: np.ndarray, labels: Sequence[str], fraction: float) -> None:
+        import numpy as np
+
+        number = {label: k for k, label in enumerate(sorted(set(labels)))}
+        classes = np.fromiter((number[label] for label in labels), np.int64, len(labels))
+        pairs, videos = np.unique(unit * len(number) + classes, return_counts=True)
+        self._starts = np.searchsorted(pairs, len(number) * np.arange(unit.max() + 2)).tolist()
+        self._classes, self._videos = (pairs % len(number)).tolist(), videos.tolist()
+        self._total = np.bincount(classes, minlength=len(number)).astype(np.float64)
+        self.wanted = fraction * self._total
+        self.taken = np.zeros_like(self.wanted)
+        # Plain numbers: those of numpy are slow one by one.
+        self._totals, self._wanted, self._taken = self._total.tolist(), self.wanted.tolist(), self.taken.tolist()
+        # Classes and videos of a unit -> whether it was nearer, where that took sums over all classes; of this `taken`.
+        self._answers: dict[tuple[int, ...], bool] = {}
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def _of(self, i: int) -> tuple[list[int], list[int]]:
+        """Return the classes of a unit and their videos."""
+        own = slice(self._starts[i], self._starts[i + 1])
+        return self._classes[own], self._videos[own]
+
+    def may_take(self, i: int) -> bool:
+        """Whether every class keeps a video without the unit."""
+        return all(self._taken[k] + count < self._totals[k] for k, count in zip(*self._of(i), strict=True))
+
+    def take_if_nearer(self, i: int) -> bool:
+        """Take a unit if it may be taken, and that brings `taken` nearer to `wanted`; returns whether it was."""
+        if not self.may_take(i):
+            return False
+        classes, videos = self._of(i)
+        gain = 0.0
+        for k, count in zip(classes, videos, strict=True):
+            missing = self._wanted[k] - self._taken[k]
+            gain += abs(missing) - abs(missing - count)
+        # The sums over all classes decide, as they always did; near a tie their rounding does.
+        if abs(gain) > CLEAR_GAIN:
+            nearer = gain > 0
+        else:
+            key = (*classes, *videos)
+            if key not in self._answers:
+                self._answers[key] = self.distance_with(i) < self._distance(self.taken)
+            nearer = self._answers[key]
+        if nearer:
+            for k, count in zip(classes, videos, strict=True):
+                self._taken[k] += count
+                self.taken[k] += count
+            self._answers.clear()
+        return nearer
+
+    def distance_with(self, i: int) -> float:
+        """Return the sum over the classes of the distance to `wanted` with the unit."""
+        classes, videos = self._of(i)
+        taken = self.taken.copy()
+        taken[classes] += videos
+        return self._distance(taken)
+
+    def _distance(self, taken: np.ndarray) -> float:
+        import numpy as np
+
+        return float(np.abs(taken - self.wanted).sum())

@@ -39,6 +39,7 @@ from har_pipeline.core.files import (
     replace_folder,
     write_json,
 )
+from har_pipeline.core.objects import StorePath
 from har_pipeline.core.records import FeatureSpec, Scores, Split, VideoRecord
 from har_pipeline.evaluation.scores import read_scores
 
@@ -89,7 +90,7 @@ class Origin:
     command: str | None = None  # the command line as typed, printable; None: made from Python
     manifest: Path | None = None  # None: unknown
     root: Path | None = None  # given in the place of the manifest's own; None: that one, or unknown
-    store: Path | None = None  # or pack; None: unknown
+    store: StorePath | None = None  # or pack; None: unknown
 
     def to_dict(self) -> dict[str, str | None]:
         """Return the entries of run.json, with absolute paths."""

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from har_pipeline.core.records import VideoSource
-from har_pipeline.features.job import file_of, num_cores
+from har_pipeline.features.job import Noted, Outcome, Report, Spent, file_of
 from har_pipeline.features.lanes import Attempt, Lane
 from har_pipeline.features.seen import seen_of_video
 from har_pipeline.features.store import FeatureStore
@@ -30,68 +30,54 @@ from har_pipeline.video.process import Failed, run_tasks
 MAX_PENDING_WRITES = 16
 
 
-@dataclass(slots=True)
-class Progress:
-    """Where a job stands. Videos count once per feature set."""
-
-    total: int
-    already: int = 0
-    done: int = 0
-    failed: int = 0
-    # Clips whose features are there, also of videos that are not done.
-    clips: int = 0
-    # Seconds that the main process spent waiting for decoders, on flow, on the net, and waiting for the writer.
-    stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("decode", "flow", "device", "write"), 0.0))
-
-    @property
-    def bound_by(self) -> str:
-        """The stage that the main process spends most of its time on."""
-        return max(self.stages, key=lambda stage: self.stages[stage])
-
-
 class Engine:
-    """The state of one job; `run` is the loop."""
+    """The state of one pass over videos; `run` is the loop. report, spend: as of `Work.run`."""
 
-    def __init__(self, store: FeatureStore, lanes: Sequence[Lane], progress: Progress) -> None:
-        self.store, self.lanes, self.progress = store, lanes, progress
+    def __init__(
+        self, store: FeatureStore, lanes: Sequence[Lane], report: Report, spend: Callable[[Spent], None]
+    ) -> None:
+        self.store, self.lanes, self.report, self.spend = store, lanes, report, spend
+        self.spent = Spent()
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="har-writer")
-        self.writes: deque[Future[None]] = deque()
+        self.writes: deque[tuple[Future[None], Outcome | None]] = deque()
         self.attempts: dict[tuple[int, str], Attempt] = {}
+        self.failed: set[tuple[int, str]] = set()
         self.ended_rows: set[str] = set()  # of tasks with several rows, those whose last message has come
 
-    def run(
-        self, tasks: Sequence[DecodeTask], num_workers: int | None, on_progress: Callable[[Progress], None]
-    ) -> None:
-        """Extract the features of all tasks; a bad video fails only itself. num_workers: None = from the CPU count.
+    def run(self, tasks: Iterable[DecodeTask], num_workers: int) -> None:
+        """Extract the features of all tasks, taken one by one; a bad video fails only itself. num_workers: that decode.
 
         Raises: StoreError if the disk fails; ExtractionError if decode workers cannot be started.
         """
-        cuda = any(lane.extractor.device.type == "cuda" for lane in self.lanes)
-        usual = max(1, num_cores() - 1 if cuda else num_cores() // 4)
         slot_bytes = max(lane.slot_bytes for lane in self.lanes)
         try:
-            with closing(run_tasks(lambda: DecodeWorker(slot_bytes), num_workers or usual, tasks)) as messages:
+            with closing(run_tasks(lambda: DecodeWorker(slot_bytes), num_workers, tasks)) as messages:
                 while True:
                     with self._timed("decode"):
                         found = next(messages, None)
                     if found is None:
                         break
                     self._handle(*found)
-                    on_progress(self.progress)
+                    self._tell()
             for lane in self.lanes:
                 self._compute(lane)
                 self._collect(lane)
             self._finish_writes(0)
-            on_progress(self.progress)
+            self._tell()
         finally:
             self.writer.shutdown(wait=True, cancel_futures=True)
             self._abort_all()
+
+    def _tell(self) -> None:
+        """Say what was spent since the last time."""
+        spent, self.spent = self.spent, Spent()
+        self.spend(spent)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
-        self.progress.stages[stage] += time.perf_counter() - started
+        self.spent.stages[stage] += time.perf_counter() - started
 
     def _handle(self, worker: DecodeWorker, task: DecodeTask, message: Message) -> None:
         video_id = task.video_id
@@ -122,8 +108,7 @@ class Engine:
                 worker.release(message.slot)
             case Done() if task.rows:
                 if message.notes:
-                    for lane in self.lanes:
-                        lane.summary.notes[task.video_id] = message.notes
+                    self.report(Noted(task.video_id, message.notes))
             case Failed() if task.rows:
                 for row in task.rows:
                     for view in task.views if row.video_id not in self.ended_rows else ():
@@ -231,7 +216,7 @@ class Engine:
             self._fail(lane, attempt.video_id, reason, attempt.file)
             return
         attempt.rows += len(rows)
-        self.progress.clips += len(rows)
+        self.spent.clips += len(rows)
         attempt.last_row = stored[-1:]
         self._submit(lambda: attempt.writer.result().append(_rows(stored)))
         self._commit_if_complete(lane, attempt)
@@ -259,25 +244,31 @@ class Engine:
             writer.commit(source)
             self.store.clear_failure(lane.spec.name, attempt.video_id)
 
-        self._submit(commit)
         del self.attempts[plan.lane, attempt.video_id]
-        self.progress.done += 1
-        lane.summary.done += 1
-        lane.summary.padded += plan.padded
-        lane.summary.clips += len(plan.clip_bounds)
-        lane.summary.seen = lane.summary.seen.with_video(*seen_of_video(lane.spec, plan.num_frames, plan.fps))
-        if done.notes:
-            lane.summary.notes[attempt.video_id] = done.notes
+        outcome = Outcome(
+            video_id=attempt.video_id,
+            lane=plan.lane,
+            notes=done.notes,
+            rows=len(plan.clip_bounds),
+            frames=plan.num_frames,
+            padded=plan.padded,
+            seen=seen_of_video(lane.spec, plan.num_frames, plan.fps),
+        )
+        self._submit(commit, outcome)
 
-    def _submit(self, work: Callable[[], None]) -> None:
-        self.writes.append(self.writer.submit(work))
+    def _submit(self, work: Callable[[], None], outcome: Outcome | None = None) -> None:
+        """Let the writer do something, and report the outcome once it is done."""
+        self.writes.append((self.writer.submit(work), outcome))
         self._finish_writes(MAX_PENDING_WRITES)
 
     def _finish_writes(self, pending: int) -> None:
         """Wait until at most `pending` writes are outstanding; an error of the disk ends the job."""
         with self._timed("write"):
-            while self.writes and (len(self.writes) > pending or self.writes[0].done()):
-                self.writes.popleft().result()
+            while self.writes and (len(self.writes) > pending or self.writes[0][0].done()):
+                written, outcome = self.writes.popleft()
+                written.result()
+                if outcome is not None:
+                    self.report(outcome)
 
     def _cancel(self, lane: int, video_id: str) -> None:
         attempt = self.attempts.pop((lane, video_id), None)
@@ -286,11 +277,14 @@ class Engine:
             self._submit(lambda: attempt.writer.result().abort())
 
     def _fail(self, lane: Lane, video_id: str, reason: str, file: Mapping[str, str]) -> None:
-        self._cancel(self.lanes.index(lane), video_id)
-        if video_id not in lane.summary.failed:
-            lane.summary.failed[video_id] = reason
-            self.progress.failed += 1
-            self._submit(lambda: self.store.record_failure(lane.spec.name, video_id, reason, file))
+        number = self.lanes.index(lane)
+        self._cancel(number, video_id)
+        if (number, video_id) not in self.failed:
+            self.failed.add((number, video_id))
+            self._submit(
+                lambda: self.store.record_failure(lane.spec.name, video_id, reason, file),
+                Outcome(video_id=video_id, lane=number, reason=reason),
+            )
 
     def _abort_all(self) -> None:
         for attempt in self.attempts.values():

@@ -8,19 +8,24 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from har_pipeline.core.errors import ExtractionError, UsageError
 from har_pipeline.core.memory import keep_freed_memory
-from har_pipeline.core.records import FeatureSpec, VideoRecord
-from har_pipeline.features.engine import Engine, Progress
-from har_pipeline.features.job import shard_of, unfinished
-from har_pipeline.features.lanes import ExtractSummary, Lane
+from har_pipeline.core.processes import num_cores
+from har_pipeline.core.records import FeatureSpec, Stream, VideoRecord
+from har_pipeline.features.engine import Engine
+from har_pipeline.features.job import Noted, Outcome, Progress, Report, Spent, shard_of, unfinished
+from har_pipeline.features.lanes import ExtractSummary, Lane, view_of
 from har_pipeline.features.options import ExtractOptions
 from har_pipeline.features.store import FeatureStore
+from har_pipeline.features.work import Made
+from har_pipeline.features.workers import Pool, at_work
 from har_pipeline.models.extractors.base import Extractor
 from har_pipeline.video.clip_worker import DecodeTask, Row, View
+from har_pipeline.video.decode import require_decoder
 from har_pipeline.video.flow.cache import FlowCache
 from har_pipeline.video.flow.spec import FlowSpec
 from har_pipeline.video.preprocess import num_crops, parse_resize
@@ -102,67 +107,188 @@ def extract_many(
     rows_of_file_at_once: read the file that neighbouring records share once for all of them, which must name their last
     frames, be sorted by their first ones, and be new to the store; what was odd about the file is noted for the first.
     What concerns the job (fps, workers, decoder, time limit, shard, retry_failed, flow_cache) is read from the first
-    options. Raises: as `extract`, and ExtractionError if two of the feature sets are the same.
+    options. Raises: as `extract`, and ExtractionError if the decoder is not installed, or two of the feature sets are the
+    same.
     """
-    job = wanted[0][1]
-    if any(options.fps != job.fps for _, options in wanted):
-        raise ExtractionError("feature sets made in one pass have one frame rate")
-    specs = [feature_spec(extractor, options) for extractor, options in wanted]
-    if len({spec.name for spec in specs}) < len(specs):
-        raise ExtractionError("the same features are asked for twice")
-    if (names := [options.name for _, options in wanted if options.name is not None]) and len(set(names)) < len(names):
-        raise ExtractionError("a name belongs to one feature set")
-    known = store.feature_sets()
-    for spec, (extractor, options) in zip(specs, wanted, strict=True):
-        if spec.name not in known:
-            _ = extractor.module  # a net that cannot be built leaves no feature set
-        store.create_feature_set(spec, options.name)
+    work = NetWork(wanted)
+    if not {one.spec.name for one in work.made} <= set(store.feature_sets()):
+        work.build()  # a net that cannot be built leaves no feature set
+
+    def do(tasks: Sequence[DecodeTask], report: Report, spend: Callable[[Spent], None]) -> None:
+        work.run(store, tasks, num_cores(), report, spend)
+
+    options = [options for _, options in wanted]
+    return _extract(records, store, work.made, options, do, on_progress, rows_of_file_at_once)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetRecipe:
+    """What `build_extractor` makes a net of, but for the device; it can be sent to another process."""
+
+    name: str
+    layer: str | None = None
+    stream: Stream = "rgb"
+    weights: str | None = None
+    precision: str = "auto"
+    seed: int = 0
+    mean_cube: Path | None = None
+    tokens: bool = False
+
+    def build(self, device: str, *, at_once: bool = True) -> Extractor:
+        """Return the net on a device. at_once, raises: as of `build_extractor`."""
+        from har_pipeline.models.extractors import build_extractor
+
+        return build_extractor(**dataclasses.asdict(self), device=device, at_once=at_once)
+
+
+def extract_with(
+    pool: Pool,
+    records: Sequence[VideoRecord],
+    store: FeatureStore,
+    wanted: Sequence[tuple[NetRecipe, ExtractOptions]],
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> list[ExtractSummary]:
+    """As `extract_many`, by the workers of a pool, each of which builds the nets on its device. The pool is used up.
+
+    The features are those of `extract_many`, bit for bit, on machines of one type. A worker that dies costs no video; see
+    `video_queue`. Raises: as `extract_many`; ExtractionError if no worker can be started, or workers do not agree.
+    """
+    with at_work(pool, NetJob(tuple(wanted)), store) as workers:
+        options = [options for _, options in wanted]
+        summaries = _extract(records, store, workers.made, options, workers.do, on_progress, False)
+        for summary in summaries:
+            summary.device = workers.device
+    return summaries
+
+
+@dataclass(frozen=True, slots=True)
+class NetJob:
+    """The nets of a job, as a `Job` for workers."""
+
+    wanted: tuple[tuple[NetRecipe, ExtractOptions], ...]
+
+    def prepare(self, device: str) -> NetWork:
+        """Build the nets on a device. Raises: as `build_extractor` and `NetWork`."""
+        return NetWork([(recipe.build(device), options) for recipe, options in self.wanted])
+
+
+class NetWork:
+    """The nets of a job, ready to be run: a `Work`.
+
+    Raises: UsageError if the options do not fit a net; ExtractionError if the decoder is not installed, or two of the
+    feature sets are the same.
+    """
+
+    def __init__(self, wanted: Sequence[tuple[Extractor, ExtractOptions]]) -> None:
+        self._wanted, self._job = wanted, wanted[0][1]
+        require_decoder(self._job.decoder)
+        if any(options.fps != self._job.fps for _, options in wanted):
+            raise ExtractionError("feature sets made in one pass have one frame rate")
+        specs = [feature_spec(extractor, options) for extractor, options in wanted]
+        if len({spec.name for spec in specs}) < len(specs):
+            raise ExtractionError("the same features are asked for twice")
+        names = [options.name for _, options in wanted if options.name is not None]
+        if len(set(names)) < len(names):
+            raise ExtractionError("a name belongs to one feature set")
+        self.made = tuple(
+            Made(spec, str(extractor.device), extractor.precision, extractor.weights)
+            for (extractor, _), spec in zip(wanted, specs, strict=True)
+        )
+        self._lanes: list[Lane] = []
+        self._cache = FlowCache(self._job.flow_cache) if self._job.flow_cache else None
+
+    def build(self) -> None:
+        """Build the nets that are not built yet. Raises: WeightsError if the weights do not fit."""
+        for extractor, _ in self._wanted:
+            _ = extractor.module
+
+    def run(
+        self,
+        store: FeatureStore,
+        tasks: Iterable[DecodeTask],
+        cores: int,
+        report: Report,
+        spend: Callable[[Spent], None],
+    ) -> None:
+        """Extract the features of all tasks; see `Work.run`."""
+        self.build()
+        if not self._lanes:
+            self._lanes = [
+                Lane(extractor, made.spec, options.batch_size, options.flow or FlowSpec(), self._cache)
+                for (extractor, options), made in zip(self._wanted, self.made, strict=True)
+            ]
+        devices = {extractor.device.type for extractor, _ in self._wanted}
+        if "cpu" in devices:
+            keep_freed_memory()
+        usual = max(1, cores - 1 if "cuda" in devices else cores // 4)
+        Engine(store, self._lanes, report, spend).run(tasks, self._job.workers or usual)
+        if self._cache is not None:
+            spend(Spent(flow_cache=self._cache.problem))
+
+
+def _extract(
+    records: Sequence[VideoRecord],
+    store: FeatureStore,
+    made: Sequence[Made],
+    options: Sequence[ExtractOptions],
+    do: Callable[[Sequence[DecodeTask], Report, Callable[[Spent], None]], None],
+    on_progress: Callable[[Progress], None],
+    rows_of_file_at_once: bool,
+) -> list[ExtractSummary]:
+    """Find what the store lacks, let `do` make it, and count."""
+    job = options[0]
+    for one, how in zip(made, options, strict=True):
+        store.create_feature_set(one.spec, how.name)
     store.remove_debris()
-    cache = FlowCache(job.flow_cache) if job.flow_cache else None
-    lanes = [
-        Lane(extractor, spec, options.batch_size, (options.flow or FlowSpec()) if spec.flow else None, cache)
-        for (extractor, options), spec in zip(wanted, specs, strict=True)
+    summaries = [
+        ExtractSummary(feature_set=one.spec.name, device=one.device, precision=one.precision, weights=one.weights)
+        for one in made
     ]
     mine = shard_of(records, job)
-    paths = [_path(record) for record in mine]
-    views: dict[str, list[View]] = {record.video_id: [] for record in mine}
-    for number, lane in enumerate(lanes):
-        for video_id in unfinished(lane.summary, store, mine, paths, job):
-            views[video_id].append(lane.view(number))
-    summaries = [lane.summary for lane in lanes]
+    paths = [record.file for record in mine]
+    views: dict[str, list[View]] = {}
+    for number, (one, summary) in enumerate(zip(made, summaries, strict=True)):
+        for video_id in unfinished(summary, store, mine, paths, job):
+            views.setdefault(video_id, []).append(view_of(number, one.spec))
     progress = Progress(
         total=sum(summary.total for summary in summaries),
         already=sum(summary.already for summary in summaries),
         failed=sum(len(summary.failed) + len(summary.failed_before) for summary in summaries),
     )
-    tasks = [_task(record, job, views[record.video_id]) for record in mine if views[record.video_id]]
+    tasks = [_task(record, job, views[record.video_id]) for record in mine if record.video_id in views]
     if rows_of_file_at_once:
         tasks = [_of_rows(list(own)) for _, own in itertools.groupby(tasks, key=lambda task: task.path)]
+
+    def report(message: Outcome | Noted) -> None:
+        if isinstance(message, Noted):
+            for summary in summaries:
+                summary.notes[message.video_id] = message.notes
+            return
+        summaries[message.lane].take(message)
+        if message.reason is None:
+            progress.done += 1
+        else:
+            progress.failed += 1
+
+    def spend(spent: Spent) -> None:
+        progress.spent.add(spent)
+        on_progress(progress)
+
     started = time.perf_counter()
-    for lane in lanes if tasks else ():
-        _ = lane.extractor.module
-    if tasks and any(lane.extractor.device.type == "cpu" for lane in lanes):
-        keep_freed_memory()
     on_progress(progress)
     if tasks:
-        Engine(store, lanes, progress).run(tasks, job.workers, on_progress)
+        do(tasks, report, spend)
     for summary in summaries:
-        summary.seconds, summary.stages = time.perf_counter() - started, progress.stages
+        summary.seconds, summary.stages = time.perf_counter() - started, progress.spent.stages
         summary.bound_by = progress.bound_by if tasks else "nothing"
-        summary.flow_cache = cache.problem if cache else ""
+        summary.flow_cache = progress.spent.flow_cache
     return summaries
-
-
-def _path(record: VideoRecord) -> Path:
-    path = record.path or record.depth_path
-    assert path is not None  # a VideoRecord has one of the two; a depth folder fails with "is a folder"
-    return path
 
 
 def _task(record: VideoRecord, job: ExtractOptions, views: Sequence[View]) -> DecodeTask:
     return DecodeTask(
         video_id=record.video_id,
-        path=_path(record),
+        path=Path(record.file),  # a depth folder fails with "is a folder"
         start_frame=record.start_frame,
         end_frame=record.end_frame,
         start_s=record.start_s,

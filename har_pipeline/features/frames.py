@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,11 +19,24 @@ from typing import Literal
 import numpy as np
 
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, StoreError
+from har_pipeline.core.objects import StorePath
 from har_pipeline.core.records import FeatureSpec, VideoRecord, VideoSource
-from har_pipeline.features.job import WholeVideoSummary, file_of, provenance, store_whole_videos, videos_to_do
+from har_pipeline.features.job import (
+    JobSummary,
+    Outcome,
+    Report,
+    Spent,
+    WholeVideoSummary,
+    file_of,
+    provenance,
+    store_whole_videos,
+    videos_to_do,
+)
 from har_pipeline.features.options import EXTRACTOR, WINDOWS, RawOptions
 from har_pipeline.features.pack import PackedStore, open_features
 from har_pipeline.features.store import FeatureStore
+from har_pipeline.features.work import Made
+from har_pipeline.features.workers import Pool, do_whole_videos
 from har_pipeline.video.frame_worker import RawTask, RawVideo, raw_worker
 
 _RESIZE = re.compile(r"(?:box-|causal-box-)?(?:stretch|keep)-(\d+)")
@@ -34,6 +47,11 @@ class RawSummary(WholeVideoSummary):
     """What a job did."""
 
     frames: int = 0  # stored in this run
+
+    def take(self, outcome: Outcome) -> None:
+        """Count the outcome of a video."""
+        JobSummary.take(self, outcome)
+        self.frames += outcome.rows
 
 
 def frame_shape(spec: FeatureSpec) -> tuple[int, int, int]:
@@ -104,12 +122,15 @@ def store_raw_frames(
     store: FeatureStore,
     options: RawOptions | None = None,
     on_progress: Callable[[RawSummary], None] = lambda summary: None,
+    *,
+    pool: Pool | None = None,
 ) -> RawSummary:
     """Write the prepared frames of all records that `store` lacks, and return what was done.
 
     A video that fails is recorded in the store and in the summary; the others go on. Videos that are in the store are
-    skipped, so an interrupted job resumes where it stopped. Raises: ExtractionError if no row has a file of the stream, or
-    no worker can be started; StoreError if the store cannot be written.
+    skipped, so an interrupted job resumes where it stopped. pool: the workers that do it, used up; None: this process.
+    Raises: ExtractionError if no row has a file of the stream, or no worker can be started; StoreError if the store cannot
+    be written.
     """
     options = options or RawOptions()
     column: Literal["path", "depth_path"] = "depth_path" if options.stream == "depth" else "path"
@@ -121,24 +142,46 @@ def store_raw_frames(
     summary = RawSummary(feature_set=feature_set)
     todo = videos_to_do(store, summary, records, column, options)
     tasks = [raw_task(record, path, options) for record, path in todo]
-    made_with = provenance("numpy", "av")
-
-    def rows_of(task: RawTask, video: RawVideo) -> tuple[np.ndarray, VideoSource]:
-        summary.frames += len(video.frames)
-        source = VideoSource(
-            clip_starts=video.numbers,
-            clip_ends=video.numbers + 1,
-            num_frames=len(video.frames),
-            fps=video.fps,
-            clip_times_s=video.times_s,
-            decode_notes=video.notes,
-            provenance=made_with,
-            file=file_of(task),
-        )
-        return video.frames.reshape(len(video.frames), -1), source
-
-    store_whole_videos(store, summary, tasks, options.workers, raw_worker, rows_of, on_progress)
+    do_whole_videos(RawWork(options), store, summary, tasks, options.workers, on_progress, pool)
     return summary
+
+
+@dataclass(frozen=True, slots=True)
+class RawWork:
+    """Raw frames being prepared: a `Job` and a `Work`."""
+
+    options: RawOptions
+
+    @property
+    def made(self) -> tuple[Made, ...]:
+        """The one feature set."""
+        return (Made(self.options.spec()),)
+
+    def prepare(self, device: str) -> RawWork:
+        """Return itself: it needs no net."""
+        return self
+
+    def run(
+        self, store: FeatureStore, tasks: Iterable[RawTask], cores: int, report: Report, spend: Callable[[Spent], None]
+    ) -> None:
+        """Prepare the frames of all videos; see `Work.run`."""
+        made_with = provenance("numpy", "av")
+
+        def rows_of(task: RawTask, video: RawVideo) -> tuple[np.ndarray, VideoSource]:
+            source = VideoSource(
+                clip_starts=video.numbers,
+                clip_ends=video.numbers + 1,
+                num_frames=len(video.frames),
+                fps=video.fps,
+                clip_times_s=video.times_s,
+                decode_notes=video.notes,
+                provenance=made_with,
+                file=file_of(task),
+            )
+            return video.frames.reshape(len(video.frames), -1), source
+
+        feature_set, workers = self.options.spec().name, self.options.workers or cores
+        store_whole_videos(store, feature_set, tasks, workers, raw_worker, rows_of, report)
 
 
 def raw_task(record: VideoRecord, path: Path, options: RawOptions) -> RawTask:
@@ -165,7 +208,7 @@ def raw_task(record: VideoRecord, path: Path, options: RawOptions) -> RawTask:
 
 def prepare_frames(
     records: Sequence[VideoRecord],
-    path: Path,
+    path: StorePath,
     stream: str,
     *,
     features: str = "",
@@ -196,7 +239,7 @@ def prepare_frames(
 
 
 def open_frames(
-    path: Path, stream: str, features: str = "", *, windows: bool = False
+    path: StorePath, stream: str, features: str = "", *, windows: bool = False
 ) -> tuple[FeatureStore | PackedStore, str]:
     """Return a store or pack and the name of its raw-frame set of a stream, as `choose_frames`.
 

@@ -1,27 +1,90 @@
-"""What extraction jobs share: shards, which videos are left to do, counts, provenance; and the loop over whole videos."""
+"""What extraction jobs share: shards, which videos are left to do, outcomes, provenance; and the loop over whole videos."""
 
 from __future__ import annotations
 
-import os
 import platform
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
 from har_pipeline.core.records import VideoRecord, VideoSource
 from har_pipeline.features.options import JobOptions
-from har_pipeline.features.source_files import changed_videos, describe_file, known_failures
+from har_pipeline.features.source_files import compare_files, describe_file, known_failures
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.video.process import Failed, Task, Worker, run_tasks
 
 T = TypeVar("T", bound=Task)
-S = TypeVar("S", bound="WholeVideoSummary")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a video in one feature set: it is in the store, or its failure is recorded there."""
+
+    video_id: str
+    lane: int = 0  # number of the feature set in the job
+    reason: str | None = None  # why it failed
+    notes: tuple[str, ...] = ()  # what was odd about it
+    rows: int = 0
+    frames: int = 0  # of the video
+    padded: bool = False  # it is shorter than its clips
+    seen: tuple[float, float] = (1.0, 1.0)  # as `seen_of_video`
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What was odd about a file of which several rows are read; said of the first."""
+
+    video_id: str
+    notes: tuple[str, ...]
+
+
+Report: TypeAlias = Callable[[Outcome | Noted], None]
+
+# What the process that runs the net waits for: decoders, flow, the net, and the writer.
+STAGES = ("decode", "flow", "device", "write")
+
+
+@dataclass(slots=True)
+class Spent:
+    """Clips whose features are there, also of videos that are not done, and seconds by stage."""
+
+    clips: int = 0
+    stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    flow_cache: str = ""  # what kept computed flow from being stored
+
+    def add(self, more: Spent) -> None:
+        """Add what was spent since."""
+        self.clips += more.clips
+        for stage, seconds in more.stages.items():
+            self.stages[stage] += seconds
+        self.flow_cache = more.flow_cache or self.flow_cache
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a job stands. Videos count once per feature set."""
+
+    total: int
+    already: int = 0
+    done: int = 0
+    failed: int = 0
+    # Of all workers together, where there are several.
+    spent: Spent = field(default_factory=Spent)
+
+    @property
+    def clips(self) -> int:
+        """Clips whose features are there, also of videos that are not done."""
+        return self.spent.clips
+
+    @property
+    def bound_by(self) -> str:
+        """The stage that takes most of the time."""
+        return max(STAGES, key=lambda stage: self.spent.stages[stage])
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,6 +105,15 @@ class JobSummary:
         """How many videos need no more work, failed ones included."""
         return self.already + self.done + len(self.failed) + len(self.failed_before)
 
+    def take(self, outcome: Outcome) -> None:
+        """Count the outcome of a video."""
+        if outcome.reason is not None:
+            self.failed[outcome.video_id] = outcome.reason
+            return
+        self.done += 1
+        if outcome.notes:
+            self.notes[outcome.video_id] = outcome.notes
+
 
 @dataclass(slots=True, kw_only=True)
 class WholeVideoSummary(JobSummary):
@@ -60,7 +132,7 @@ def unfinished(
     summary: JobSummary,
     store: FeatureStore,
     records: Sequence[VideoRecord],
-    paths: Sequence[Path | None],
+    paths: Sequence[Path | str | None],
     options: JobOptions,
 ) -> set[str]:
     """Return the ids of the records to extract into `summary.feature_set`, and enter the others in `summary`.
@@ -69,9 +141,10 @@ def unfinished(
     again.
     """
     feature_set = summary.feature_set
-    summary.failed = changed_videos(store, feature_set, records, paths, options.replace_changed)
-    missing = {record.video_id for record in records} - set(store.video_ids(feature_set))
-    known = {} if options.retry_failed else known_failures(store, feature_set, records, paths)
+    there, summary.failed = compare_files(store, feature_set, records, paths, options.replace_changed)
+    missing = {record.video_id for record in records} - there
+    failures = {} if options.retry_failed else store.failure_records(feature_set, there)
+    known = known_failures(failures, records, paths)
     summary.failed_before = {video_id: known[video_id] for video_id in sorted(missing & known.keys())}
     summary.total = len(records)
     summary.already = len(records) - len(missing) - len(summary.failed)
@@ -95,7 +168,9 @@ def videos_to_do(
     todo = []
     for record, path in zip(mine, paths, strict=True):
         if record.video_id in missing and path is None:
-            fail_video(store, summary, record.video_id, f"{record.video_id}: its row has no {column}", {})
+            reason = f"{record.video_id}: its row has no {column}"
+            summary.failed[record.video_id] = reason
+            store.record_failure(summary.feature_set, record.video_id, reason, {})
         elif record.video_id in missing and path is not None:
             todo.append((record, path))
     return todo
@@ -103,40 +178,28 @@ def videos_to_do(
 
 def store_whole_videos(
     store: FeatureStore,
-    summary: S,
-    tasks: Sequence[T],
-    workers: int | None,
+    feature_set: str,
+    tasks: Iterable[T],
+    workers: int,
     start_worker: Callable[[], Worker[T, Any]],
     rows_of: Callable[[T, Any], tuple[np.ndarray, VideoSource]],
-    on_progress: Callable[[S], None],
+    report: Report,
 ) -> None:
-    """Write what workers make of each video, and enter it in `summary`; a video that fails is recorded, the others go on.
+    """Write what worker processes make of each video, and report it; a video that fails is recorded, the others go on.
 
-    rows_of: returns the (N, D) rows of a task's message and where they come from. workers: None = from the CPU count.
+    rows_of: returns the (N, D) rows of a task's message and where they come from.
     Raises: ExtractionError if no worker can be started; StoreError if the store cannot be written.
     """
-    summary.workers = min(workers or num_cores(), len(tasks))
-    started = time.perf_counter()
-    on_progress(summary)
-    with closing(run_tasks(start_worker, summary.workers, tasks)) as results:
+    with closing(run_tasks(start_worker, workers, tasks)) as results:
         for _, task, result in results:
             if isinstance(result, Failed):
-                fail_video(store, summary, task.video_id, result.reason, file_of(task))
-            else:
-                rows, source = rows_of(task, result)
-                store.write(summary.feature_set, task.video_id, rows, source)
-                store.clear_failure(summary.feature_set, task.video_id)
-                summary.done += 1
-                if source.decode_notes:
-                    summary.notes[task.video_id] = source.decode_notes
-            summary.seconds = time.perf_counter() - started
-            on_progress(summary)
-
-
-def fail_video(store: FeatureStore, summary: JobSummary, video_id: str, reason: str, file: dict[str, str]) -> None:
-    """Record in the store and in `summary` that a video failed."""
-    summary.failed[video_id] = reason
-    store.record_failure(summary.feature_set, video_id, reason, file)
+                store.record_failure(feature_set, task.video_id, result.reason, file_of(task))
+                report(Outcome(video_id=task.video_id, reason=result.reason))
+                continue
+            rows, source = rows_of(task, result)
+            store.write(feature_set, task.video_id, rows, source)
+            store.clear_failure(feature_set, task.video_id)
+            report(Outcome(video_id=task.video_id, notes=source.decode_notes, rows=len(rows), frames=source.num_frames))
 
 
 def file_of(task: Task) -> dict[str, str]:
@@ -152,8 +215,3 @@ def provenance(*packages: str, device: str | None = None) -> dict[str, str]:
         **({} if device is None else {"device": device}),
         **{name: version(name) for name in packages},
     }
-
-
-def num_cores() -> int:
-    """Return how many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

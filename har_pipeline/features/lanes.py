@@ -8,13 +8,12 @@ from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 import torch
 
 from har_pipeline.core.records import FeatureSpec
-from har_pipeline.features.job import JobSummary, provenance
+from har_pipeline.features.job import JobSummary, Outcome, provenance
 from har_pipeline.features.seen import Seen
 from har_pipeline.features.store import FeatureWriter
 from har_pipeline.models.extractors.base import Extractor
@@ -41,6 +40,14 @@ class ExtractSummary(JobSummary):
     precision: str
     weights: str
     flow_cache: str = ""  # what kept computed flow from being stored
+
+    def take(self, outcome: Outcome) -> None:
+        """Count the outcome of a video."""
+        JobSummary.take(self, outcome)  # `super()` does not know a class with slots
+        if outcome.reason is None:
+            self.padded += outcome.padded
+            self.clips += outcome.rows
+            self.seen = self.seen.with_video(*outcome.seen)
 
 
 @dataclass(slots=True, eq=False)
@@ -79,6 +86,13 @@ class ClipBatch:
         return len(self.owners) == len(self.clips)
 
 
+def view_of(number: int, spec: FeatureSpec) -> View:
+    """Return what the decode workers cut for the feature set that is number `number` of a job."""
+    flow = spec.flow != ""
+    whole = flow or num_crops(parse_resize(spec.resize)) > 1
+    return View(number, spec.clips, spec.resize, flow=flow, whole=whole, method=spec.resize_method)
+
+
 class Lane:
     """One feature set being made: an extractor, what it wants of each video, and its batches."""
 
@@ -87,44 +101,25 @@ class Lane:
         extractor: Extractor,
         spec: FeatureSpec,
         batch_size: int | None,
-        flow: FlowSpec | None,
+        flow: FlowSpec,
         cache: FlowCache | None,
     ) -> None:
-        self.extractor, self.spec, self.flow, self.cache = extractor, spec, flow, cache
-        self.batch_size = batch_size
+        self.extractor, self.spec, self.cache = extractor, spec, cache
+        self.flow = flow if spec.flow else None
         self.resize = parse_resize(spec.resize)
         self.crops = num_crops(self.resize)
-        self.whole = flow is not None or self.crops > 1
+        self.whole = view_of(0, spec).whole
         cuda = extractor.device.type == "cuda"
+        clip_len = spec.clips.clip_len
+        size = batch_size or max(1, (512 if cuda else 16) // clip_len if clip_len > 1 else 64 if cuda else 16)
+        self.batches = deque(
+            ClipBatch(size, clip_len, self.resize.shape, self.flow is not None, extractor.device) for _ in range(2)
+        )
         # The device works on one batch while the next is filled; a CPU's rows are finished at once.
         self.in_flight: tuple[ClipBatch, torch.Tensor] | None = None
         device = torch.cuda.get_device_name(extractor.device) if cuda else platform.machine()
-        self.provenance = provenance("torch", "torchvision", "numpy", "av", device=f"{extractor.device.type} {device}")
-        self.summary = ExtractSummary(
-            feature_set=spec.name,
-            device=str(extractor.device),
-            precision=extractor.precision,
-            weights=extractor.weights,
-        )
-
-    @cached_property
-    def batches(self) -> deque[ClipBatch]:
-        """Two batches, the first of which is being filled; a job that finds nothing to do takes no memory for them."""
-        device, clip_len = self.extractor.device, self.spec.clips.clip_len
-        cuda = device.type == "cuda"
-        size = self.batch_size or max(1, (512 if cuda else 16) // clip_len if clip_len > 1 else 64 if cuda else 16)
-        shape, flow = self.resize.shape, self.flow is not None
-        return deque(ClipBatch(size, clip_len, shape, flow, device) for _ in range(2))
-
-    def view(self, number: int) -> View:
-        """Return what the decode workers cut for this lane."""
-        return View(
-            number,
-            self.spec.clips,
-            self.spec.resize,
-            flow=self.flow is not None,
-            whole=self.whole,
-            method=self.spec.resize_method,
+        self.provenance = provenance(
+            "torch", "torchvision", "numpy", "av", *extractor.net.packages, device=f"{extractor.device.type} {device}"
         )
 
     @property

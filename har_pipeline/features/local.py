@@ -6,7 +6,7 @@ layer names the descriptors of a row, joined by +; a video where nothing was fou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,21 @@ import numpy as np
 
 from har_pipeline.core.errors import ExtractionError
 from har_pipeline.core.records import FeatureSpec, VideoRecord, VideoSource
-from har_pipeline.features.job import WholeVideoSummary, file_of, provenance, store_whole_videos, videos_to_do
+from har_pipeline.features.job import (
+    JobSummary,
+    Outcome,
+    Report,
+    Spent,
+    WholeVideoSummary,
+    file_of,
+    provenance,
+    store_whole_videos,
+    videos_to_do,
+)
 from har_pipeline.features.options import LocalOptions
 from har_pipeline.features.store import FeatureStore
+from har_pipeline.features.work import Made
+from har_pipeline.features.workers import Pool, do_whole_videos
 from har_pipeline.video.local.spec import layer_blocks
 from har_pipeline.video.local.worker import LocalTask, LocalVideo, local_worker
 
@@ -28,42 +40,74 @@ class LocalSummary(WholeVideoSummary):
     points: int = 0  # stored in this run
     frames: int = 0  # of their videos
 
+    def take(self, outcome: Outcome) -> None:
+        """Count the outcome of a video."""
+        JobSummary.take(self, outcome)
+        self.points += outcome.rows
+        self.frames += outcome.frames
+
 
 def extract_local(
     records: Sequence[VideoRecord],
     store: FeatureStore,
     options: LocalOptions,
     on_progress: Callable[[LocalSummary], None] = lambda summary: None,
+    *,
+    pool: Pool | None = None,
 ) -> LocalSummary:
     """Write the local descriptors of all records that `store` lacks, and return what was done.
 
     A video that fails is recorded in the store and in the summary; the others go on. Videos that are in the store are
-    skipped, so an interrupted job resumes where it stopped. Raises: ExtractionError if no worker can be started; StoreError
-    if the store cannot be written.
+    skipped, so an interrupted job resumes where it stopped. pool: the workers that do it, used up; None: this process.
+    Raises: ExtractionError if no worker can be started; StoreError if the store cannot be written.
     """
-    spec = options.spec()
-    summary = LocalSummary(feature_set=store.create_feature_set(spec, options.name))
+    summary = LocalSummary(feature_set=store.create_feature_set(options.spec(), options.name))
     store.remove_debris()
     tasks = [_task(record, path, options) for record, path in videos_to_do(store, summary, records, "path", options)]
-    made_with = provenance("numpy", "opencv-contrib-python-headless", "av")
-
-    def rows_of(task: LocalTask, video: LocalVideo) -> tuple[np.ndarray, VideoSource]:
-        summary.points += len(video.values)
-        summary.frames += video.num_frames
-        source = VideoSource(
-            clip_starts=video.bounds[:, 0],
-            clip_ends=video.bounds[:, 1],
-            num_frames=video.num_frames,
-            fps=video.fps,
-            clip_times_s=video.times_s,
-            decode_notes=video.notes,
-            provenance=made_with,
-            file=file_of(task),
-        )
-        return video.values.astype(spec.dtype), source
-
-    store_whole_videos(store, summary, tasks, options.workers, local_worker, rows_of, on_progress)
+    do_whole_videos(LocalWork(options), store, summary, tasks, options.workers, on_progress, pool)
     return summary
+
+
+@dataclass(frozen=True, slots=True)
+class LocalWork:
+    """A handcrafted extractor at work: a `Job` and a `Work`."""
+
+    options: LocalOptions
+
+    @property
+    def made(self) -> tuple[Made, ...]:
+        """The one feature set."""
+        return (Made(self.options.spec()),)
+
+    def prepare(self, device: str) -> LocalWork:
+        """Return itself: it needs no net."""
+        return self
+
+    def run(
+        self,
+        store: FeatureStore,
+        tasks: Iterable[LocalTask],
+        cores: int,
+        report: Report,
+        spend: Callable[[Spent], None],
+    ) -> None:
+        """Describe all videos; see `Work.run`."""
+        spec, made_with = self.options.spec(), provenance("numpy", "opencv-contrib-python-headless", "av")
+
+        def rows_of(task: LocalTask, video: LocalVideo) -> tuple[np.ndarray, VideoSource]:
+            source = VideoSource(
+                clip_starts=video.bounds[:, 0],
+                clip_ends=video.bounds[:, 1],
+                num_frames=video.num_frames,
+                fps=video.fps,
+                clip_times_s=video.times_s,
+                decode_notes=video.notes,
+                provenance=made_with,
+                file=file_of(task),
+            )
+            return video.values.astype(spec.dtype), source
+
+        store_whole_videos(store, spec.name, tasks, self.options.workers or cores, local_worker, rows_of, report)
 
 
 def _task(record: VideoRecord, path: Path, options: LocalOptions) -> LocalTask:

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import math
-import os
 import re
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -26,9 +25,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from har_pipeline.core.errors import StoreError
-from har_pipeline.core.files import write_text
+from har_pipeline.core.objects import StorePath
+from har_pipeline.features.places import META, content, entries, put_file
 
-META = "zarr.json"
 CHUNK_BYTES = 64 * 2**20
 
 # What a feature set or a fit may be stored as.
@@ -59,7 +58,7 @@ def system_error(error: BaseException) -> OSError | None:
     return None
 
 
-def unreadable(node: Path, error: BaseException) -> UnreadableError | None:
+def unreadable(node: StorePath, error: BaseException) -> UnreadableError | None:
     """Return the error to raise if `error` says nothing of what is stored, only that it cannot be read now."""
     reason = system_error(error)
     if isinstance(error, MemoryError):
@@ -69,16 +68,10 @@ def unreadable(node: Path, error: BaseException) -> UnreadableError | None:
     return UnreadableError(f"{node}: cannot be read ({reason.strerror})")
 
 
-def read_metadata(node: Path, kind: Literal["array", "group"]) -> dict[str, Any]:
+def read_metadata(node: StorePath, kind: Literal["array", "group"]) -> dict[str, Any]:
     """Return the zarr.json of a group or an array. Raises: UnreadableError; ValueError if it is not one of Zarr v3."""
-    path = node / META
     try:
-        status = os.stat(path)  # not Path.is_file, which calls a file that it may not look at absent
-        if not stat.S_ISREG(status.st_mode):  # a folder of this name makes Zarr look for other formats
-            raise ValueError(f"no file {META}")
-        if status.st_size > MAX_META_BYTES:
-            raise ValueError(f"{META} has {status.st_size:,} bytes")
-        values = json.loads(path.read_bytes())
+        values = json.loads(content(node / META, MAX_META_BYTES))
     except (OSError, MemoryError) as error:
         raise unreadable(node, error) or ValueError(str(error)) from error
     except RecursionError as error:
@@ -90,26 +83,7 @@ def read_metadata(node: Path, kind: Literal["array", "group"]) -> dict[str, Any]
     return values
 
 
-def is_there(path: Path) -> bool:
-    """Return whether a path exists, or may: one that cannot be looked at now counts."""
-    try:
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def entries(folder: Path) -> set[str]:
-    """Return the names in a folder as they are spelled there."""
-    try:
-        return set(os.listdir(folder))
-    except FileNotFoundError:
-        return set()
-
-
-def check_array(node: Path, values: Mapping[str, Any], dtypes: Sequence[str]) -> None:
+def check_array(node: StorePath, values: Mapping[str, Any], dtypes: Sequence[str]) -> None:
     """Check that the metadata of an array is what this module writes: no other codec, grid, transformer or key.
 
     Raises: ValueError saying what differs.
@@ -150,7 +124,7 @@ def check_array(node: Path, values: Mapping[str, Any], dtypes: Sequence[str]) ->
     if others := {key for key, value in values.items() if key not in known and value not in ([], None)}:
         raise ValueError(f"unknown {', '.join(sorted(others))}")
     unseen = shape[0] * row_bytes - MAX_UNSEEN_BYTES
-    if unseen > 0 and unseen > ZSTD_RATIO * sum(os.stat(path).st_size for _, path in _chunks(node, values)):
+    if unseen > 0 and unseen > ZSTD_RATIO * sum(path.stat().st_size for _, path in _chunks(node, values)):
         raise ValueError(f"shape {shape} is more than its chunks can hold")
 
 
@@ -169,7 +143,7 @@ def _chunk_key(number: int, num_dims: int, separator: str) -> str:
     return separator.join(["c", str(number), *["0"] * (num_dims - 1)])
 
 
-def _chunks(node: Path, values: Mapping[str, Any]) -> Iterator[tuple[int, Path]]:
+def _chunks(node: StorePath, values: Mapping[str, Any]) -> Iterator[tuple[int, StorePath]]:
     """Give number and path of the chunks of an array, in no order; of several only those that there are."""
     shape, rows = values["shape"], values["chunk_grid"]["configuration"]["chunk_shape"][0]
     separator = values["chunk_key_encoding"]["configuration"]["separator"]
@@ -196,7 +170,7 @@ def _zstd_size(start: bytes) -> int | None:
     return int.from_bytes(field, "little") + 256 * (size == 2) if size and len(field) == size else None
 
 
-def array_of(node: Path, values: Mapping[str, Any]) -> np.ndarray:
+def array_of(node: StorePath, values: Mapping[str, Any]) -> np.ndarray:
     """Return the content of an array, given its metadata, which were checked.
 
     Raises: ValueError if a chunk is no file, not of the chunks' size, or damaged.
@@ -207,16 +181,17 @@ def array_of(node: Path, values: Mapping[str, Any]) -> np.ndarray:
     dtype = np.dtype(values["data_type"]).newbyteorder("<")
     array: np.ndarray | None = None
     for number, path in _chunks(node, values):
-        content = _read_file(path)
-        if content is None:
+        try:
+            encoded = content(path)
+        except (FileNotFoundError, NotADirectoryError):
             continue
         chunk = np.empty((rows, *shape[1:]), dtype)
-        if _zstd_size(content) != chunk.nbytes:
-            raise ValueError(f"{path.relative_to(node)} is not of the chunks' size")
+        if _zstd_size(encoded) != chunk.nbytes:
+            raise ValueError(f"{path.name} is not of the chunks' size")
         try:
-            zstd.decompress(content, chunk)
+            zstd.decompress(encoded, chunk)
         except (RuntimeError, ValueError) as error:
-            raise ValueError(f"{path.relative_to(node)}: {error}") from error
+            raise ValueError(f"{path.name}: {error}") from error
         if rows == shape[0]:
             array = chunk
         else:
@@ -227,16 +202,6 @@ def array_of(node: Path, values: Mapping[str, Any]) -> np.ndarray:
 
 def _filled(values: Mapping[str, Any], dtype: np.dtype[Any]) -> np.ndarray:
     return np.full(values["shape"], np.nan if values["fill_value"] == "NaN" else 0, dtype)
-
-
-def _read_file(path: Path) -> bytes | None:
-    """Return the content of a file, None if there is none. Raises: ValueError if something else is there."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise ValueError(f"{path.name} is no file")
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
 
 
 class ArrayWriter:
@@ -313,13 +278,13 @@ def source_checksum(commit: Mapping[str, Any]) -> str:
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def write_group(node: Path, attributes: Mapping[str, Any]) -> None:
-    """Write the metadata of a group, whole or not at all, as Zarr does."""
+def write_group(node: StorePath, attributes: Mapping[str, Any], *, once: bool = False) -> None:
+    """Write the metadata of a group, whole or not at all, as Zarr does. once: only if there are none."""
     values = {"attributes": dict(attributes), "zarr_format": 3, "node_type": "group"}
-    write_text(node / META, json.dumps(values, indent=2))
+    put_file(node / META, json.dumps(values, indent=2), once=once)
 
 
-def read_commit(node: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+def read_commit(node: StorePath, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the commit of a video's array. Raises: ValueError if it is missing or damaged."""
     commit: dict[str, Any] = values["attributes"]
     if commit.get("complete") is not True:
@@ -329,8 +294,9 @@ def read_commit(node: Path, values: Mapping[str, Any]) -> dict[str, Any]:
         times = commit.get("clip_times_s", [[0.0, 0.0]] * len(starts))
         sound = (
             len(starts) == len(ends) == len(times) == clips
-            and all(type(frame) is int for frame in (*starts, *ends, commit["num_frames"]))
-            and all(len(pair) == 2 and all(type(time) in (int, float) for time in pair) for pair in times)
+            and {*map(type, starts), *map(type, ends), type(commit["num_frames"])} == {int}
+            and {*map(len, times)} <= {2}
+            and {*map(type, itertools.chain.from_iterable(times))} <= {int, float}
             and type(commit["fps"]) in (int, float)
             and isinstance(commit["padded"], bool)
             and isinstance(commit["checksum"], str)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from har_pipeline.core.errors import ExtractionError
+from har_pipeline.core.errors import ExtractionError, UsageError
 from har_pipeline.core.options import check_options, option
 from har_pipeline.core.records import (
     MAX_FRAMES,
@@ -82,6 +82,30 @@ class JobOptions:
         k, n = self.shard
         if not 1 <= k <= n:
             raise ExtractionError(f"shard {k}/{n}: give k/n with 1 <= k <= n")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """Where the work of a job is done; changes no number. Raises: UsageError if options do not go together."""
+
+    engine: Literal["local", "ray"] = option(
+        "local", "local: this machine. ray: workers of a Ray cluster, or of this machine alone without --ray-address."
+    )
+    ray_address: str | None = option(
+        None, "Ray cluster to use: auto (the one that runs on this machine) or HOST:PORT. Default: RAY_ADDRESS."
+    )
+    ray_workers: int | None = option(None, "Ray workers. Default: one for each GPU; without GPUs, one a node.", min=1)
+    ray_gpus: float | None = option(
+        None, "GPUs of each Ray worker; 0.5: two workers share one. Default: 1 where the cluster has GPUs.", min=0
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self, UsageError)
+        given = [name for name in ("ray_address", "ray_workers", "ray_gpus") if getattr(self, name) is not None]
+        if given and self.engine != "ray":
+            raise UsageError(f"{given[0]} belongs to engine ray")
+        if self.ray_gpus is not None and self.ray_gpus > 1 and self.ray_gpus % 1:
+            raise UsageError("ray_gpus must be a whole number above 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

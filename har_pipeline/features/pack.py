@@ -43,9 +43,12 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from har_pipeline.core.errors import StoreError
-from har_pipeline.core.files import new_file, read_json, remove, remove_debris, sync_folder, write_json
+from har_pipeline.core.files import new_file, read_json, remove_debris, sync_folder, write_json
+from har_pipeline.core.objects import StorePath, store_path
 from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
 from har_pipeline.datasets.units import SOURCES, Source
+from har_pipeline.features.places import META, in_order, local_file
+from har_pipeline.features.reader import StoredVideo
 from har_pipeline.features.store import Damage, FeatureStore, UnreadableError, choose_feature_set, writing_to
 
 FORMAT_VERSION = 3
@@ -99,13 +102,14 @@ class _PackedSet:
     Not read by the library, which copies every slice. Raises: StoreError if the file is missing or damaged.
     """
 
-    def __init__(self, path: Path, feature_set: str) -> None:
+    def __init__(self, path: StorePath, feature_set: str) -> None:
         self.path = path
         if not path.exists():
             raise StoreError(f"{path.parent} has no feature set {feature_set!r}; add it with `har features pack`")
         try:
             # Not kept as an np.memmap, whose class makes each slice slow.
-            content = np.asarray(np.memmap(path, np.uint8, "r"))
+            with local_file(path) as file:
+                content = np.asarray(np.memmap(file, np.uint8, "r"))
             body_start = 8 + int.from_bytes(content[:8].tobytes(), "little")
             if body_start > min(len(content), MAX_HEADER_BYTES):
                 raise ValueError(f"a header of {body_start} bytes in a file of {len(content)}")
@@ -204,8 +208,8 @@ class PackedStore:
     other features of a packed video are an error, videos added or removed since are a warning.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    def __init__(self, path: StorePath | str) -> None:
+        self.path = store_path(path)
         found = read_json(self.path / PACK_JSON, StoreError, "create packs with `har features pack`").get(METADATA)
         if found not in READABLE:
             raise StoreError(
@@ -214,7 +218,7 @@ class PackedStore:
         self._opened: dict[str, _PackedSet] = {}
         self._compared: set[str] = set()
 
-    def __reduce__(self) -> tuple[type[PackedStore], tuple[Path]]:
+    def __reduce__(self) -> tuple[type[PackedStore], tuple[StorePath]]:
         """Pickle as the path alone: a process that gets a pack opens its files itself."""
         return PackedStore, (self.path,)
 
@@ -223,7 +227,7 @@ class PackedStore:
         names = (node.name for node in self.path.iterdir())
         return sorted(n.removesuffix(SUFFIX) for n in names if n.endswith(SUFFIX) and not n.startswith("."))
 
-    def file(self, feature_set: str) -> Path:
+    def file(self, feature_set: str) -> StorePath:
         """Return the path of a set's file."""
         return self.path / f"{feature_set}{SUFFIX}"
 
@@ -306,6 +310,12 @@ class PackedStore:
         numbers = zip(packed.clips["num_frames"].tolist(), packed.clips["fps"].tolist(), strict=True)
         return dict(zip(packed.videos["video_ids"], numbers, strict=True))
 
+    def stored(self, feature_set: str) -> Iterator[StoredVideo]:
+        """Give what is known of each video; see `FeatureStore.stored`."""
+        notes = self._open(feature_set).videos["decode_notes"]
+        for video_id, (num_frames, fps) in self.lengths(feature_set).items():
+            yield StoredVideo(video_id, num_frames, fps, tuple(notes.get(video_id, ())))
+
     def verify(self, feature_set: str) -> Iterator[Damage | None]:
         """Read every video of a set against its checksum; yields None for a sound one and its `Damage` otherwise."""
         for video_id in self.video_ids(feature_set):
@@ -336,15 +346,25 @@ class PackedStore:
 
     def source(self, feature_set: str) -> FeatureStore | None:
         """Return the store that a set was packed from, None if either is no longer in its place."""
-        path = self.path.resolve() / self.info(feature_set)["store"]
-        if not (path / feature_set / "zarr.json").exists():
+        path = self._store_path(feature_set)
+        if path is None or not (path / feature_set / META).exists():
             return None
-        return FeatureStore(Path(os.path.normpath(path)))
+        return FeatureStore(path)
+
+    def _store_path(self, feature_set: str) -> StorePath | None:
+        """Return where the store is that a set was packed from, None if that is not known."""
+        told: str = self.info(feature_set)["store"]
+        if "://" in told:
+            return store_path(told)
+        if not isinstance(self.path, Path):
+            return None  # a folder of the machine that packed
+        return Path(os.path.normpath(self.path.resolve() / told))
 
     def differences(self, feature_set: str, store: FeatureStore) -> Differences:
         """Return by which ids `store` differs from what is packed; quick if no video was added or removed since."""
         info = self.info(feature_set)
-        same_store = (self.path.resolve() / info["store"]).resolve() == store.path.resolve()
+        told = self._store_path(feature_set)
+        same_store = told is not None and told.resolve() == store.path.resolve()
         if same_store and info["store_changed_ns"] == store.last_change(feature_set):
             return Differences()
         then, now = self.checksums(feature_set), store.checksums(feature_set)
@@ -413,9 +433,10 @@ class PackedStore:
         )
 
 
-def open_features(path: Path | str) -> FeatureStore | PackedStore:
+def open_features(path: StorePath | str) -> FeatureStore | PackedStore:
     """Return the feature store or the pack at `path`. Raises: StoreError if it is neither."""
-    return PackedStore(path) if (Path(path) / PACK_JSON).exists() else FeatureStore(path)
+    path = store_path(path)
+    return PackedStore(path) if (path / PACK_JSON).is_file() else FeatureStore(path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -423,14 +444,14 @@ class PackSummary:
     """What packing one feature set did."""
 
     feature_set: str
-    path: Path  # of the pack
+    path: StorePath  # of the pack
     videos: int
     clips: int
     num_bytes: int  # size of the set's file
     written: bool  # False if the pack was up to date
 
 
-def default_pack_path(store: Path) -> Path:
+def default_pack_path(store: StorePath) -> StorePath:
     """Return the default path of a store's pack: `store.pack` beside `store.zarr`."""
     return store.with_name(f"{store.resolve().name.removesuffix('.zarr')}.pack")
 
@@ -458,7 +479,7 @@ def whole_sets(store: FeatureStore) -> list[str]:
 
 
 def pack_features(
-    store: FeatureStore, feature_set: str, path: Path, on_video: OnVideo = lambda stage, done, total: None
+    store: FeatureStore, feature_set: str, path: StorePath, on_video: OnVideo = lambda stage, done, total: None
 ) -> PackSummary:
     """Write a feature set of a store into the pack at `path`, in place of an older copy; one video is in memory at a time.
 
@@ -472,9 +493,10 @@ def pack_features(
         if written:
             if read_json(path / PACK_JSON, StoreError, _AGAIN)[METADATA] != FORMAT_VERSION:
                 write_json(path / PACK_JSON, {METADATA: FORMAT_VERSION})  # an older version must not read what comes
-            remove_debris(path, feature_set)
+            if isinstance(path, Path):
+                remove_debris(path, feature_set)
             with new_file(pack.file(feature_set)) as partial:
-                _write_set(partial, store, feature_set, os.path.relpath(store.path.resolve(), path.resolve()), on_video)
+                _write_set(partial, store, feature_set, _told_path(store.path, path), on_video)
         called = [name for name, one in store.names().items() if one == feature_set]
         names = {name: one for name, one in pack.names().items() if one != feature_set and name not in called}
         if (names := {**names, **dict.fromkeys(called, feature_set)}) != pack.names():
@@ -490,17 +512,25 @@ def pack_features(
     )
 
 
-def _make_pack(path: Path) -> None:
+def _told_path(store: StorePath, pack: StorePath) -> str:
+    """Return how a pack says where its store is: from its own folder on, or as an address; empty where neither can be."""
+    if isinstance(store, Path):
+        return os.path.relpath(store.resolve(), pack.resolve()) if isinstance(pack, Path) else ""
+    return str(store)
+
+
+def _make_pack(path: StorePath) -> None:
     marker = path / PACK_JSON
-    if not marker.exists():
-        if path.is_dir():
-            remove_debris(path, marker.stem)
+    if not marker.is_file():
+        if isinstance(path, Path) and path.is_dir():
+            remove_debris(path, Path(PACK_JSON).stem)
         # Another process, perhaps of another host, may be making the pack too.
         if path.exists() and not (path.is_dir() and all(n.name.startswith(".pack.partial-") for n in path.iterdir())):
             raise StoreError(f"{path} exists and is not a pack: choose another path with -o")
         path.mkdir(parents=True, exist_ok=True)
         write_json(marker, {METADATA: FORMAT_VERSION})
-        sync_folder(path.absolute().parent)
+        if isinstance(path, Path):
+            sync_folder(path.absolute().parent)
     if not marker.stat().st_size:  # a power cut, with an older version
         write_json(marker, {METADATA: FORMAT_VERSION})
     found = read_json(marker, StoreError, f"delete it and {_AGAIN}").get(METADATA)
@@ -508,8 +538,9 @@ def _make_pack(path: Path) -> None:
         raise StoreError(f"{path} is a pack of format {found}, of a newer version: choose another path with -o")
     if found not in READABLE:
         log.warning("%s: a pack of format %s, which this version does not read, is replaced", path, found)
-        for file in path.glob(f"*{SUFFIX}"):
-            remove(file)
+        for file in list(path.iterdir()):
+            if file.name.endswith(SUFFIX):
+                file.unlink()
         write_json(marker, {METADATA: FORMAT_VERSION})
 
 
@@ -559,9 +590,9 @@ def _write_set(path: Path, store: FeatureStore, feature_set: str, store_path: st
     room = len(_header(info, {**head, "features": features, **tail}))
     with open(path, "wb") as file:
         file.seek(room + sum(array.nbytes for array in head.values()))
-        read: list[FeatureRecord] = []
-        for row, video_id in enumerate(lengths):
-            video = store.read(feature_set, video_id, check=True)
+        texts = _Texts()
+        videos = in_order(store.path, lambda video_id: store.read(feature_set, video_id, check=True), lengths)
+        for row, (video_id, video) in enumerate(zip(lengths, videos, strict=True)):
             rows = slice(*head["offsets"][row : row + 2])
             wanted = (len(video.clip_starts) * spec.rows_per_clip, spec.feature_dim)
             if video.features.dtype != spec.dtype or video.features.shape != wanted:
@@ -571,10 +602,10 @@ def _write_set(path: Path, store: FeatureStore, feature_set: str, store_path: st
             head["clip_times_s"][rows] = video.clip_times_s
             head["num_frames"][row], head["fps"][row] = video.num_frames, video.fps
             tail["padded"][row] = video.padded
-            read.append(dataclasses.replace(video, features=video.features[:0].copy()))
+            texts.add(video)
             on_video("pack", row + 1, num_videos)
-        texts = {**_texts(read), "failures": store.failures(feature_set)}
-        tail["videos"] = np.frombuffer(json.dumps(texts).encode(), np.uint8)
+        told = {**texts.values(), "failures": store.failures(feature_set)}
+        tail["videos"] = np.frombuffer(json.dumps(told).encode(), np.uint8)
         for array in tail.values():
             file.write(array.data)
         info["sha256"] = {name: _sha256(array) for name, array in {**head, **tail}.items()}
@@ -621,16 +652,34 @@ def _sha256(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
-def _texts(videos: Sequence[FeatureRecord]) -> dict[str, Any]:
-    """Return what the tensor `videos` says of them; a provenance that many share is kept once."""
-    provenances: dict[str, int] = {}
-    keys = [json.dumps(dict(video.provenance), sort_keys=True) for video in videos]
-    numbers = [provenances.setdefault(key, len(provenances)) for key in keys]
-    return {
-        "video_ids": [video.video_id for video in videos],
-        "checksums": [video.checksum for video in videos],
-        "decode_notes": {video.video_id: list(video.decode_notes) for video in videos if video.decode_notes},
-        "provenances": [json.loads(key) for key in provenances],
-        "provenance": numbers,
-        "files": [dict(video.file) for video in videos],
-    }
+class _Texts:
+    """What the tensor `videos` says of videos, collected one by one; a provenance that many share is kept once."""
+
+    def __init__(self) -> None:
+        self._ids: list[str] = []
+        self._checksums: list[str] = []
+        self._notes: dict[str, list[str]] = {}
+        self._provenances: dict[str, int] = {}
+        self._provenance: list[int] = []
+        self._files: list[dict[str, str]] = []
+
+    def add(self, video: FeatureRecord) -> None:
+        """Add what is told of a video; its arrays are not kept."""
+        self._ids.append(video.video_id)
+        self._checksums.append(video.checksum)
+        if video.decode_notes:
+            self._notes[video.video_id] = list(video.decode_notes)
+        key = json.dumps(dict(video.provenance), sort_keys=True)
+        self._provenance.append(self._provenances.setdefault(key, len(self._provenances)))
+        self._files.append(dict(video.file))
+
+    def values(self) -> dict[str, Any]:
+        """Return what is told of all of them, ready for JSON."""
+        return {
+            "video_ids": self._ids,
+            "checksums": self._checksums,
+            "decode_notes": self._notes,
+            "provenances": [json.loads(key) for key in self._provenances],
+            "provenance": self._provenance,
+            "files": self._files,
+        }

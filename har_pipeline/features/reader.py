@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from har_pipeline.core.objects import StorePath
 from har_pipeline.core.records import FeatureRecord, FeatureSpec
+
+
+class StoredVideo(NamedTuple):
+    """What is known of a stored video beside its features."""
+
+    video_id: str
+    num_frames: int  # decodable frames as far as known, or the container's count
+    fps: float  # of the file, frames/s
+    decode_notes: tuple[str, ...]  # what was wrong with the file
 
 
 class FeatureReader(Protocol):
     """A feature store or a pack of one, for reading: `store.FeatureStore`, `pack.PackedStore`."""
 
-    path: Path
+    path: StorePath
 
     def resolve(self, prefix: str, /) -> str:
         """Return the full name of the feature set that starts with `prefix`."""
@@ -24,6 +33,9 @@ class FeatureReader(Protocol):
 
     def video_ids(self, feature_set: str, /) -> list[str]:
         """Return the ids of the videos whose features are complete."""
+
+    def stored(self, feature_set: str, /) -> Iterator[StoredVideo]:
+        """Give what is known of each video, in the order of `video_ids`."""
 
     def checksums(self, feature_set: str, /) -> Mapping[str, str]:
         """Return video_id -> checksum of its features, without reading them."""

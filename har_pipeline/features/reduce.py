@@ -100,7 +100,7 @@ def _fit(
 
     if options.seed is None:
         with writing_to(store.path):
-            fit = fit_exact(blocks, options.dim, num_rows, feature_dim, spill_dir=store.path)
+            fit = fit_exact(blocks, options.dim, num_rows, feature_dim, spill_dir=store.folder)
     else:
         fit = fit_randomised(blocks, options.dim, num_rows, feature_dim, options.seed)
     explained = float(fit.explained_variance.sum() / fit.total_variance)

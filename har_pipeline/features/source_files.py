@@ -6,6 +6,7 @@ A file is told by its name, its size and the part of it that is read, which surv
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,13 +14,15 @@ from har_pipeline.core.records import WHOLE, Span, VideoRecord
 from har_pipeline.features.store import FeatureStore
 
 
-def describe_file(path: Path, span: Span = WHOLE) -> dict[str, str]:
+def describe_file(path: Path | str, span: Span = WHOLE) -> dict[str, str]:
     """Return name, size (bytes, or the number of files in a folder) and frames, or times, of what is read; no size where it is
     absent.
     """
-    found = {"name": path.name, "frames": span.describe_span()}
+    found = {"name": os.path.basename(path), "frames": span.describe_span()}
     try:
-        size = f"{len(os.listdir(path))} files" if path.is_dir() else f"{path.stat().st_size} bytes"
+        status = os.stat(path)
+        is_folder = stat.S_ISDIR(status.st_mode)
+        size = f"{len(os.listdir(path))} files" if is_folder else f"{status.st_size} bytes"
     except OSError:
         return found
     return {**found, "size": size}
@@ -36,51 +39,58 @@ def words(file: Mapping[str, str]) -> str:
     return f"{file['name']}{size}, frames {file['frames']}"
 
 
-def changed_videos(
+def compare_files(
     store: FeatureStore,
     feature_set: str,
     records: Sequence[VideoRecord],
-    paths: Sequence[Path | None],
+    paths: Sequence[Path | str | None],
     replace: bool,
-) -> dict[str, str]:
-    """Return video_id -> reason for the stored videos that were read from other files than `paths`, those of the records.
+) -> tuple[set[str], dict[str, str]]:
+    """Return the ids of all videos of a set, and video_id -> reason for those that were read from other files than `paths`,
+    those of the records.
 
-    replace: delete them instead, so that they are extracted again. Stores of older versions do not say what was read;
-    their videos count as unchanged.
+    replace: delete the latter instead, so that they are extracted again. Stores of older versions do not say what was read;
+    their videos count as unchanged. The store is walked once.
     """
-    stored = store.files(feature_set)
+    rows = {record.video_id: row for row, record in enumerate(records)}
+    there: set[str] = set()
     changed = {}
-    for record, path in zip(records, paths, strict=True):
-        video_id = record.video_id
-        if path is None or video_id not in stored:
+    for video_id, before in store.each_file(feature_set):
+        there.add(video_id)
+        row = rows.get(video_id)
+        path = None if row is None else paths[row]
+        if row is None or path is None or before is None:
             continue
-        before, now = stored[video_id], describe_file(path, record)
+        now = describe_file(path, records[row])
         if not differ(before, now):
             continue
         if replace:
             store.delete(feature_set, video_id)
+            there.remove(video_id)
             continue
         changed[video_id] = (
             f"under this id {store.path} holds features of another file, {words(before)}; the manifest names "
             f"{words(now)}: use another store or another id, or re-extract them with --replace-changed"
         )
-    return changed
+    return there, changed
 
 
 def known_failures(
-    store: FeatureStore, feature_set: str, records: Sequence[VideoRecord], paths: Sequence[Path | None]
+    failures: Mapping[str, tuple[str, Mapping[str, str]]],
+    records: Sequence[VideoRecord],
+    paths: Sequence[Path | str | None],
 ) -> dict[str, str]:
-    """Return video_id -> reason of the records whose very files failed before.
+    """Return video_id -> reason of the records whose very files failed before. failures: `FeatureStore.failure_records`.
 
     A file in their place may do better, and so may one that was absent then.
     """
-    reasons, files = store.failures(feature_set), store.failed_files(feature_set)
     known = {}
-    for record, path in zip(records, paths, strict=True):
-        if path is None or record.video_id not in reasons:
+    for record, path in zip(records, paths, strict=True) if failures else ():
+        if path is None or record.video_id not in failures:
             continue
-        before, now = files[record.video_id], describe_file(path, record)
+        reason, before = failures[record.video_id]
+        now = describe_file(path, record)
         came = "size" in now and bool(before) and "size" not in before
         if not came and not differ(before, now):
-            known[record.video_id] = reasons[record.video_id]
+            known[record.video_id] = reason
     return known

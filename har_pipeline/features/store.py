@@ -22,13 +22,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import logging
 import re
 import shutil
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,8 +39,10 @@ from typing import Any, Literal
 import numpy as np
 
 from har_pipeline.core.errors import FeatureMismatchError, StoreError
-from har_pipeline.core.files import publish, remove, remove_debris, staging_name
+from har_pipeline.core.files import remove, remove_debris, staging_name
 from har_pipeline.core.kinds import what_is
+from har_pipeline.core.objects import ObjectPath, StorePath, store_path
+from har_pipeline.core.processes import working_on
 from har_pipeline.core.records import (
     VIDEO_ID_PATTERN,
     FeatureRecord,
@@ -51,14 +55,11 @@ from har_pipeline.core.text import did_you_mean
 from har_pipeline.datasets.units import SOURCES, Source
 from har_pipeline.features.nodes import (
     DTYPES,
-    META,
     ArrayWriter,
     UnreadableError,
     array_of,
     check_array,
     checksum_of,
-    entries,
-    is_there,
     read_commit,
     read_metadata,
     reason_of,
@@ -69,10 +70,25 @@ from har_pipeline.features.nodes import (
     write_group,
 )
 from har_pipeline.features.options import made_by
+from har_pipeline.features.places import (
+    META,
+    Staging,
+    candidates,
+    committed,
+    entries,
+    in_order,
+    is_there,
+    last_change,
+    publish,
+)
+from har_pipeline.features.reader import StoredVideo
 from har_pipeline.features.words import differences
 
 STAGING, FAILURES, REDUCTION, NAMES = "_staging", "_failures", "_reduction", "_names"
 FORMAT_VERSION = 1
+
+# Videos from which on processes share what is to be verified, and how many one of them is given at a time.
+SHARED_FROM, VERIFIED_AT_ONCE = 2000, 250
 FAILURE_ATTEMPTS, SPELLING_ATTEMPTS = 100, 5
 _DAMAGED = "its metadata is damaged"
 _SET_NAME = re.compile(r".+-[0-9a-f]{10}")
@@ -95,7 +111,7 @@ class Damage:
 
 
 def choose_feature_set(
-    path: Path, prefix: str, sets: Sequence[str], spec_of: Callable[[str], FeatureSpec], names: Mapping[str, str]
+    path: StorePath, prefix: str, sets: Sequence[str], spec_of: Callable[[str], FeatureSpec], names: Mapping[str, str]
 ) -> str:
     """Return the one of `sets` that `prefix` means; see `FeatureStore.resolve`. path: told in the error. names: name -> set."""
     if prefix not in sets and prefix in names:
@@ -133,7 +149,7 @@ def check_set_name(name: str) -> str:
 
 @contextlib.contextmanager
 def writing_to(
-    path: Path, way_out: str = "what is done is kept: mend that, then run the same command again"
+    path: StorePath, way_out: str = "what is done is kept: mend that, then run the same command again"
 ) -> Iterator[None]:
     """Turn errors of the disk into a `StoreError` that names the store or pack at `path`, and the way out."""
     try:
@@ -162,8 +178,9 @@ class FeatureStore:
     Raises: StoreError if `path` is not a feature store.
     """
 
-    def __init__(self, path: Path | str, *, create: bool = False) -> None:
-        self.path = Path(path)
+    def __init__(self, path: StorePath | str, *, create: bool = False) -> None:
+        self.path = store_path(path)
+        self._staging = Staging(self.path / STAGING)
         meta = self.path / META
         if create and not (meta.exists() and meta.stat().st_size):
             if self.path.exists() and not (self.path.is_dir() and all(map(_is_own, self.path.iterdir()))):
@@ -182,19 +199,33 @@ class FeatureStore:
         self._told: set[str] = set()
         self._spelled: dict[tuple[str, ...], set[str]] = {}
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the store, None if it is in object storage."""
+        return self.path if isinstance(self.path, Path) else None
+
+    def staged(self) -> Path:
+        """Return where a new node is built, which `places.publish` makes visible."""
+        return self._staging.new()
+
     @staticmethod
-    def _attributes(node: Path) -> dict[str, Any]:
+    def _attributes(node: StorePath) -> dict[str, Any]:
         try:
             attributes: dict[str, Any] = read_metadata(node, "group")["attributes"]
             return attributes
         except ValueError as error:
             raise StoreError(f"{node}: cannot be read as a Zarr v3 group ({error})") from error
 
-    def _node(self, *names: str) -> Path | None:
-        """Return the path of a node, None if there is none. Raises: StoreError if it is spelled otherwise on the disk."""
+    def _node(self, *names: str, ask: bool = True) -> StorePath | None:
+        """Return the path of a node, None if there is none. Raises: StoreError if it is spelled otherwise on the disk.
+
+        ask: of object storage, whether it is there; else the path is returned in any case, which spares a request.
+        """
         if any(Path(name).name != name or name == ".." for name in names):
             raise StoreError(f"{self.path}: {names[-1]!r} is no name in a store")
-        node = self.path.joinpath(*names)
+        node = functools.reduce(lambda path, name: path / name, names, self.path)
+        if isinstance(node, ObjectPath):
+            return node if not ask or is_there(node / META) else None
         folder = node.parent
         for _ in range(SPELLING_ATTEMPTS):  # other processes may remove and write the node meanwhile
             if not is_there(node / META):
@@ -224,7 +255,10 @@ class FeatureStore:
     def _groups(self) -> Iterator[tuple[str, StoreError | None]]:
         """Give each group's name and why it is passed over, None if it is a feature set."""
         try:
-            nodes = sorted(node for node in self.path.iterdir() if node.is_dir() and node.name[0] not in "_.")
+            nodes = sorted(
+                (node for node in self.path.iterdir() if node.name[0] not in "_." and node.is_dir()),
+                key=lambda node: node.name,
+            )
         except OSError as error:
             raise StoreError(f"{self.path}: cannot be read ({error.strerror})") from error
         for node in nodes:
@@ -279,7 +313,7 @@ class FeatureStore:
         """
         self.spec(feature_set)
         self.require_free(name, feature_set)
-        staged, final = self.path / STAGING / staging_name(), self.path / NAMES / name
+        staged, final = self._staging.new(), self.path / NAMES / name
         node = self._node(NAMES, name)
         if node is not None and name not in self.names():
             self._discard(node)  # damaged, or of a set that is gone
@@ -291,7 +325,7 @@ class FeatureStore:
                 staged.mkdir()
                 write_group(staged, {"feature_set": feature_set})
                 self.discard_rump(final)
-                published = publish(staged, final, META)
+                published = publish(staged, final)
             if not published:
                 self.require_free(name, feature_set)
         for other in [other for other, owner in self.names().items() if owner == feature_set and other != name]:
@@ -308,7 +342,7 @@ class FeatureStore:
         return self._specs[feature_set]
 
     @staticmethod
-    def _read_spec(group: Path) -> FeatureSpec:
+    def _read_spec(group: StorePath) -> FeatureSpec:
         again = "run the `har extract` or `har frames` that made it again"
         damage = StoreError if _SET_NAME.fullmatch(group.name) else _ForeignError
         try:
@@ -357,17 +391,13 @@ class FeatureStore:
         return spec.name
 
     def _make_group(self, name: str) -> None:
-        meta = self.path / name / META
-        if not (meta.exists() and meta.stat().st_size):
-            meta.parent.mkdir(exist_ok=True)
-            write_group(meta.parent, {})
+        write_group(self.path / name, {}, once=True)
 
     def video_ids(self, feature_set: str) -> list[str]:
         """Return the ids of the videos whose features are complete, sorted."""
         self.spec(feature_set)
         try:
-            nodes = (self.path / feature_set).iterdir()
-            return sorted(node.name for node in nodes if node.is_dir() and is_there(node / META))
+            return committed(self.path / feature_set)
         except OSError as error:
             raise StoreError(f"{self.path / feature_set}: cannot be read ({error.strerror})") from error
 
@@ -381,16 +411,15 @@ class FeatureStore:
 
     def lengths(self, feature_set: str) -> dict[str, tuple[int, float]]:
         """Return video_id -> (frames, frame rate) of the video, as in `VideoSource`; leaves out what `checksums` does."""
-        commits = self._whole_commits(feature_set)
-        return {video_id: (int(commit["num_frames"]), float(commit["fps"])) for video_id, commit in commits}
+        return {video.video_id: (video.num_frames, video.fps) for video in self.stored(feature_set)}
 
     def files(self, feature_set: str) -> dict[str, dict[str, str]]:
         """Return video_id -> the file that was read, as `FeatureRecord.file`; leaves out what `checksums` does."""
-        return {video_id: value or {} for video_id, value in self._commits(feature_set, "file")}
+        return {video_id: file for video_id, file in self.each_file(feature_set) if file is not None}
 
     def decode_notes(self, feature_set: str) -> dict[str, tuple[str, ...]]:
         """Return video_id -> what was wrong with its file, for the videos whose files had faults."""
-        return {video_id: tuple(notes) for video_id, notes in self._commits(feature_set, "decode_notes") if notes}
+        return {video.video_id: video.decode_notes for video in self.stored(feature_set) if video.decode_notes}
 
     def num_frames(self, feature_set: str) -> dict[str, int]:
         """Return video_id -> frames of its file, as far as known; leaves out what `checksums` does."""
@@ -404,29 +433,73 @@ class FeatureStore:
         return ((video_id, commit.get(key)) for video_id, commit in self._whole_commits(feature_set, strict=strict))
 
     def _whole_commits(self, feature_set: str, *, strict: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
-        for video_id in self.video_ids(feature_set):
-            node = self.path / feature_set / video_id
-            try:
-                # Not through zarr, which would open an array for each.
-                commit = read_commit(node, read_metadata(node, "array"))
-            except (ValueError, UnreadableError) as error:
-                told = error if isinstance(error, UnreadableError) else _damaged(node, error)
-                if strict:
-                    raise told from error
-                if str(node) not in self._told:
-                    self._told.add(str(node))
-                    log.warning("%s", told)
+        for video_id, commit in self.commits(feature_set):
+            if isinstance(commit, dict):
+                yield video_id, commit
                 continue
-            yield video_id, commit
+            if strict:
+                raise commit
+            self._tell(feature_set, video_id, commit)
+
+    def _tell(self, feature_set: str, video_id: str, damage: StoreError) -> None:
+        """Warn of a damaged video once."""
+        node = str(self.path / feature_set / video_id)
+        if node not in self._told:
+            self._told.add(node)
+            log.warning("%s", damage)
+
+    def commits(self, feature_set: str) -> Iterator[tuple[str, dict[str, Any] | StoreError]]:
+        """Give the id of each video and its commit, or what is wrong with it, in the order of `video_ids`.
+
+        One walk, and one look at each video; one commit is in memory at a time.
+        """
+        self.spec(feature_set)
+        group = self.path / feature_set
+
+        # Not through zarr, which would open an array for each.
+        def read(name: str) -> dict[str, Any] | StoreError | None:
+            node = group / name
+            try:
+                return read_commit(node, read_metadata(node, "array"))
+            except UnreadableError as error:
+                return error
+            except ValueError as error:
+                return _damaged(node, error) if is_there(node / META) else None
+
+        try:
+            names = candidates(group)
+        except OSError as error:
+            raise StoreError(f"{group}: cannot be read ({error.strerror})") from error
+        for name, commit in zip(names, in_order(self.path, read, names), strict=True):
+            if commit is not None:
+                yield name, commit
+
+    def each_file(self, feature_set: str) -> Iterator[tuple[str, dict[str, str] | None]]:
+        """Give the id of each video there is, and the file that was read; None of a damaged one, which is told of."""
+        for video_id, commit in self.commits(feature_set):
+            if isinstance(commit, dict):
+                yield video_id, commit.get("file") or {}
+            else:
+                self._tell(feature_set, video_id, commit)
+                yield video_id, None
+
+    def stored(self, feature_set: str) -> Iterator[StoredVideo]:
+        """Give what is known of each video, one at a time; leaves out what `checksums` does."""
+        for video_id, commit in self._whole_commits(feature_set):
+            notes = tuple(commit["decode_notes"])
+            yield StoredVideo(video_id, int(commit["num_frames"]), float(commit["fps"]), notes)
 
     def require_spelling(self, feature_set: str, video_id: str) -> None:
         """Check that no other video of the set has the folder of `video_id`. Raises: StoreError naming both."""
         self._node(feature_set, video_id)
 
     def last_change(self, feature_set: str) -> int:
-        """Return when a video was last added to a feature set or removed from it, in ns since 1970."""
+        """Return when a video was last added to a feature set or removed from it, in ns since 1970.
+
+        In object storage a number that tells two states apart, and no time.
+        """
         self.spec(feature_set)
-        return (self.path / feature_set).stat().st_mtime_ns
+        return last_change(self.path / feature_set)
 
     def writer(self, feature_set: str, video_id: str, num_clips: int) -> FeatureWriter:
         """Return a writer of the features of one video of `num_clips` clips."""
@@ -452,13 +525,9 @@ class FeatureStore:
 
         Raises: StoreError if the video has no complete features here, or they are damaged.
         """
-        spec, node = self.spec(feature_set), self._node(feature_set, video_id)
+        spec, node = self.spec(feature_set), self._node(feature_set, video_id, ask=False)
         if node is None:
-            if not self.path.exists():
-                raise StoreError(f"{self.path}: the store is gone")
-            reason = self.failures(feature_set).get(video_id)
-            why = f"; its extraction failed: {reason}" if reason else f"; create them with `{made_by(spec)}`"
-            raise StoreError(f"{self.path}: {feature_set} has no features of {video_id!r}{why}")
+            raise self._absent(feature_set, video_id)
         try:
             values = read_metadata(node, "array")
             commit = read_commit(node, values)
@@ -472,8 +541,12 @@ class FeatureStore:
         except UnreadableError:
             raise
         except Exception as error:
+            if self.folder is None and not is_there(node / META):
+                raise self._absent(feature_set, video_id) from error
             raise unreadable(node, error) or _damaged(node, error) from error
-        if check and f"sha256:{hashlib.sha256(features.tobytes()).hexdigest()}" != commit["checksum"]:
+        if (check or self.folder is None) and f"sha256:{hashlib.sha256(features.tobytes()).hexdigest()}" != commit[
+            "checksum"
+        ]:
             raise StoreError(f"{node}: features differ from their checksum; {_AGAIN}")
         return FeatureRecord(
             video_id=video_id,
@@ -490,6 +563,18 @@ class FeatureStore:
             file=commit.get("file", {}),
         )
 
+    def _absent(self, feature_set: str, video_id: str) -> StoreError:
+        """Return the error that says why a video has no features."""
+        if not self.path.exists():
+            return StoreError(f"{self.path}: the store is gone")
+        reason = self.failures(feature_set).get(video_id)
+        why = (
+            f"; its extraction failed: {reason}"
+            if reason
+            else f"; create them with `{made_by(self.spec(feature_set))}`"
+        )
+        return StoreError(f"{self.path}: {feature_set} has no features of {video_id!r}{why}")
+
     def load(
         self,
         feature_set: str,
@@ -503,23 +588,30 @@ class FeatureStore:
 
         return load_arrays(self, feature_set, records, apart=apart, allow_missing=allow_missing)
 
-    def verify(self, feature_set: str) -> Iterator[Damage | None]:
+    def verify(self, feature_set: str, *, workers: int = 1) -> Iterator[Damage | None]:
         """Read every video of a set against its checksums; yields None for a sound one and its `Damage` otherwise.
 
-        Failure records and the fit of the set are read too, of which only the damaged are told.
+        Failure records and the fit of the set are read too, of which only the damaged are told. workers: processes that
+        share the videos of a local store, if there are many.
         """
-        for video_id in self.video_ids(feature_set):
-            try:
-                self.read(feature_set, video_id, check=True)
-            except (StoreError, ValueError) as error:
-                yield Damage(video_id, str(error), readable=not isinstance(error, UnreadableError))
-            else:
-                yield None
+        video_ids = self.video_ids(feature_set)
+        if workers > 1 and self.folder is not None and len(video_ids) >= SHARED_FROM:
+            yield from _verified(self.folder, feature_set, video_ids, workers)
+        else:
+            yield from in_order(self.path, functools.partial(self._damage, feature_set), video_ids)
         for video_id, attributes in self._failed(feature_set):
             if isinstance(attributes, StoreError):
                 readable = not isinstance(attributes, UnreadableError)
                 yield Damage(video_id, str(attributes), "failure", readable)
         yield from self.verify_fit(feature_set)
+
+    def _damage(self, feature_set: str, video_id: str) -> Damage | None:
+        """Return what is wrong with a video, None of a sound one."""
+        try:
+            self.read(feature_set, video_id, check=True)
+        except (StoreError, ValueError) as error:
+            return Damage(video_id, str(error), readable=not isinstance(error, UnreadableError))
+        return None
 
     def verify_fit(self, feature_set: str) -> Iterator[Damage]:
         """Yield the `Damage` of the fit of a feature set that has one, or must have."""
@@ -531,7 +623,7 @@ class FeatureStore:
 
     def fits(self) -> list[str]:
         """Return the names of the feature sets of which a fit is stored, sorted; the sets need not exist yet."""
-        return sorted(name for name in entries(self.path / REDUCTION) if is_there(self.path / REDUCTION / name / META))
+        return committed(self.path / REDUCTION) if (self.path / REDUCTION).is_dir() else []
 
     def delete(self, feature_set: str, video_id: str) -> None:
         """Remove one video's features, so that the next extraction computes them again."""
@@ -557,14 +649,20 @@ class FeatureStore:
         self._specs.pop(feature_set, None)
         self._discard(self._node(REDUCTION, feature_set))
 
-    def discard_rump(self, node: Path) -> None:
-        """Remove a folder that has lost its metadata, and so holds nothing."""
-        if node.is_dir() and not is_there(node / META):
+    def discard_rump(self, node: StorePath) -> None:
+        """Remove a folder that has lost its metadata, and so holds nothing; in object storage writing replaces what is left."""
+        if self.folder is not None and node.is_dir() and not is_there(node / META):
             self._discard(node)
 
-    def _discard(self, node: Path | None) -> None:
+    def _discard(self, node: StorePath | None) -> None:
         if node is None:
             return
+        if isinstance(node, ObjectPath):
+            with writing_to(self.path):
+                _discard_objects(node)
+            return
+        assert isinstance(self.path, Path)
+        assert isinstance(node, Path)
         trash = self.path / STAGING / staging_name()
         with writing_to(self.path):
             self._make_group(STAGING)
@@ -580,7 +678,7 @@ class FeatureStore:
 
         The feature set itself need not exist yet.
         """
-        staged, final = self.path / STAGING / staging_name(), self.path / REDUCTION / feature_set
+        staged, final = self._staging.new(), self.path / REDUCTION / feature_set
         with writing_to(self.path):
             for name in (STAGING, REDUCTION):
                 self._make_group(name)
@@ -591,7 +689,7 @@ class FeatureStore:
                 commit = {"complete": True, "checksum": checksum_of(arrays), "written": _now()}
                 write_group(staged, {**attributes, **commit})
                 self.discard_rump(final)
-                return publish(staged, final, META)
+                return publish(staged, final)
             except BaseException:
                 remove(staged)
                 raise
@@ -630,7 +728,8 @@ class FeatureStore:
         Any number of processes may do so at a time; the last one's record stays.
         """
         node = self.path / FAILURES / feature_set / check_video_id(video_id)
-        self._node(FAILURES, feature_set, video_id)  # refuses another spelling
+        if self.folder is not None:
+            self._node(FAILURES, feature_set, video_id)  # refuses another spelling
         with writing_to(self.path):
             for attempt in range(FAILURE_ATTEMPTS):
                 try:
@@ -645,34 +744,46 @@ class FeatureStore:
 
     def clear_failure(self, feature_set: str, video_id: str) -> None:
         """Forget the failure of a video."""
-        folder = self.path / FAILURES / feature_set
-        if video_id in entries(folder):
-            remove(folder / video_id)
+        node = self.path / FAILURES / feature_set / video_id
+        if isinstance(node, ObjectPath):
+            with writing_to(self.path):
+                (node / META).unlink()
+        elif isinstance(node, Path) and video_id in entries(node.parent):
+            remove(node)
 
     def failures(self, feature_set: str) -> dict[str, str]:
         """Return video_id -> reason of the videos that failed and have no features; of a damaged record, that it is so."""
-        return {
-            video_id: str(value if isinstance(value, StoreError) else value.get("reason", "unknown"))
-            for video_id, value in self._failed(feature_set)
-        }
+        return {video_id: reason for video_id, (reason, _) in self.failure_records(feature_set).items()}
 
     def failed_files(self, feature_set: str) -> dict[str, dict[str, str]]:
         """Return video_id -> the file that failed, as `FeatureRecord.file`; see `failures`.
 
         A damaged record names no file that there is, so that the video is tried again.
         """
+        return {video_id: file for video_id, (_, file) in self.failure_records(feature_set).items()}
+
+    def failure_records(
+        self, feature_set: str, done: Collection[str] | None = None
+    ) -> dict[str, tuple[str, dict[str, str]]]:
+        """Return video_id -> what `failures` and `failed_files` have of it. done: `video_ids`, where they are known."""
         return {
-            video_id: {"name": ""} if isinstance(value, StoreError) else value.get("file", {})
-            for video_id, value in self._failed(feature_set)
+            video_id: (str(value), {"name": ""})
+            if isinstance(value, StoreError)
+            else (str(value.get("reason", "unknown")), value.get("file", {}))
+            for video_id, value in self._failed(feature_set, done)
         }
 
-    def _failed(self, feature_set: str) -> Iterator[tuple[str, dict[str, Any] | StoreError]]:
+    def _failed(
+        self, feature_set: str, done: Collection[str] | None = None
+    ) -> Iterator[tuple[str, dict[str, Any] | StoreError]]:
         """Give the attributes of each failure record whose video has no features, or what is wrong with the record."""
         folder = self.path / FAILURES / feature_set
-        done = set(self.video_ids(feature_set)) if folder.is_dir() else set()
-        for name in sorted(entries(folder) - done):
+        failed = committed(folder) if folder.is_dir() else []
+        if done is None:
+            done = set(self.video_ids(feature_set)) if failed else set()
+        for name in failed:
             node = folder / name
-            if not is_there(node / META):
+            if name in done:
                 continue
             try:
                 attributes = read_metadata(node, "group")["attributes"]
@@ -689,6 +800,8 @@ class FeatureStore:
 
     def remove_debris(self) -> int:
         """Delete what dead writers left in the store, see core/files.py; returns how many arrays and files."""
+        if not isinstance(self.path, Path):
+            return 0  # what they put is replaced by the next who writes the same video
         removed = remove_debris(self.path / STAGING)
         sets = [node for node in self.path.iterdir() if node.is_dir() and not node.name.startswith(".")]
         failures = [self.path / FAILURES / name for name in entries(self.path / FAILURES)]
@@ -697,13 +810,53 @@ class FeatureStore:
         return removed
 
 
-def _is_unborn(node: Path) -> bool:
+def _discard_objects(node: ObjectPath) -> None:
+    """Take the commits of a node and of those within it away, its own last.
+
+    The chunks of a video stay until they are replaced: of two who delete the same video one could delete what the other has
+    put again, and committed.
+    """
+    for path, _ in sorted(node.files(), key=lambda one: -one[0].count("/")):
+        if path.rpartition("/")[2] == META:
+            (node / path).unlink()
+
+
+def _verified(path: Path, feature_set: str, video_ids: Sequence[str], workers: int) -> Iterator[Damage | None]:
+    """Give what is wrong with each video, as `FeatureStore.verify` does, found by several processes."""
+    tasks = [
+        (path, feature_set, video_ids[start : start + VERIFIED_AT_ONCE])
+        for start in range(0, len(video_ids), VERIFIED_AT_ONCE)
+    ]
+    with working_on(tasks, _damages, min(workers, len(tasks)), _opened, path) as futures:
+        for future in futures:
+            try:
+                yield from future.result()
+            except BrokenProcessPool as error:
+                raise StoreError(f"{path}: a process that checks features has died (out of memory?)") from error
+
+
+@functools.cache
+def _opened(path: Path) -> FeatureStore:
+    """Return the store of a process that verifies."""
+    return FeatureStore(path)
+
+
+def _damages(task: tuple[Path, str, Sequence[str]]) -> list[Damage | None]:
+    """Return what is wrong with each video of a task, None of a sound one."""
+    path, feature_set, video_ids = task
+    store = _opened(path)
+    return [store._damage(feature_set, video_id) for video_id in video_ids]
+
+
+def _is_unborn(node: StorePath) -> bool:
     """Whether a file is of a store whose making a kill or a power cut ended."""
-    partial = node.name.startswith(".zarr.partial-") or (node.name.startswith("zarr.") and node.suffix == ".partial")
+    partial = node.name.startswith(".zarr.partial-") or (
+        node.name.startswith("zarr.") and node.name.endswith(".partial")
+    )
     return partial or (node.name == META and node.is_file() and not node.stat().st_size)
 
 
-def _is_own(node: Path) -> bool:
+def _is_own(node: StorePath) -> bool:
     """Whether a file or folder may stand in a store whose own metadata is missing or empty: they are then written again."""
     own = node.name in (STAGING, FAILURES, REDUCTION, NAMES) or _SET_NAME.fullmatch(node.name) is not None
     return _is_unborn(node) or (own and node.is_dir())
@@ -713,7 +866,7 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _damaged(node: Path, error: BaseException) -> StoreError:
+def _damaged(node: StorePath, error: BaseException) -> StoreError:
     return StoreError(f"{node}: damaged ({reason_of(error)}); {_AGAIN}")
 
 
@@ -727,7 +880,7 @@ class FeatureWriter:
     def __init__(self, store: FeatureStore, spec: FeatureSpec, video_id: str, num_clips: int) -> None:
         self._store = store
         self._final = store.path / spec.name / check_video_id(video_id)
-        self._staged = store.path / STAGING / staging_name()
+        self._staged = store.staged()
         self._rows_per_clip = spec.rows_per_clip
         store.require_spelling(spec.name, video_id)
         dtype = np.dtype(spec.dtype)
@@ -781,7 +934,7 @@ class FeatureWriter:
         with self._writing():
             self._array.finish({**commit, "source_checksum": source_checksum(commit)}, ("clip", "feature"))
             self._store.discard_rump(self._final)
-            published = publish(self._staged, self._final, META)
+            published = publish(self._staged, self._final)
         if not published:
             self._store.require_spelling(self._final.parent.name, self._final.name)
         return published

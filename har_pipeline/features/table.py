@@ -16,12 +16,15 @@ import numpy as np
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
 from har_pipeline.features.options import MOTION, made_by
+from har_pipeline.features.places import in_order
 from har_pipeline.features.reader import FeatureReader
 from har_pipeline.features.source_files import differ, words
 from har_pipeline.features.store import FeatureStore, writing_to
 from har_pipeline.video.clips import sparse_clip_indices
 
 MEMORY_FRACTION = 0.4
+# Of an array that grows, the part that is kept free for what follows.
+ROOM = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +121,8 @@ def load_features(
 ) -> FeatureTable:
     """Read the features of the videos `ids`, in that order.
 
-    They stay in memory up to `memory_fraction` of what is free (joining them briefly takes twice their size); beyond that
-    they become a memory map of an unlinked temporary file in `spill_dir`. Each video is compared with its checksum.
+    They stay in memory up to `memory_fraction` of what is free, and take a tenth more while they are read; beyond that they
+    become a memory map of an unlinked temporary file in `spill_dir`. Each video is compared with its checksum.
     Raises: StoreError if they differ; RunError if an id is not in the manifest, has no features (with `allow_missing` it
     is left out), has features that were made from another file, has no clip, another feature_dim than the first video, or
     a feature that is not finite.
@@ -139,8 +142,8 @@ def load_features(
     _check_derived(streams, kept)
     lengths, checksums, odd = [], [], {}
     with contextlib.closing(Rows(int(memory_fraction * available_memory()), spill_dir)) as rows:
-        for video_id in kept:
-            record = streams.read(video_id, check=True)
+        read = in_order(streams.store.path, functools.partial(streams.read, check=True), kept)
+        for video_id, record in zip(kept, read, strict=True):
             check_file(record, by_id[video_id])
             if record.decode_notes:
                 odd[video_id] = "; ".join(record.decode_notes)
@@ -197,12 +200,13 @@ def _all_finite(features: np.ndarray) -> bool:
 
 
 class Rows:
-    """Collects (n, D) arrays; once they exceed `budget` bytes they continue in a temporary file."""
+    """Collects (n, D) arrays in one that grows; once they exceed `budget` bytes they continue in a temporary file."""
 
     def __init__(self, budget: int, spill_dir: Path | None) -> None:
         """spill_dir: the folder of that file; None: the system's."""
         self._budget, self._spill_dir = budget, spill_dir
-        self._parts: list[np.ndarray] = []
+        # The rows so far, and room for others; empty once there is a file.
+        self._rows = np.empty((0, 0))
         self._first: tuple[int, np.dtype[Any]] | None = None
         self._count = self._bytes = 0
         self._file: IO[bytes] | None = None
@@ -217,21 +221,29 @@ class Rows:
             raise RunError(f"{video_id}: (feature_dim, dtype) is {shape}, but that of the videos before {self._first}")
         if not _all_finite(features):
             raise RunError(f"{video_id}: a feature is not finite; extract it again (float16 ends at 65504)")
-        self._count += len(features)
         self._bytes += features.nbytes
         if self._file is None and self._bytes > self._budget:
             with self._spilling():
                 if self._spill_dir is not None:
                     self._spill_dir.mkdir(parents=True, exist_ok=True)
                 self._file = tempfile.TemporaryFile(dir=self._spill_dir)  # noqa: SIM115 - see close
-                for part in self._parts:
-                    self._file.write(np.ascontiguousarray(part).data)
-            self._parts.clear()
+                self._file.write(self._rows[: self._count].data)
+            self._rows = np.empty((0, 0))
         if self._file is None:
-            self._parts.append(features)
+            self._put(features)
         else:
             with self._spilling():
                 self._file.write(np.ascontiguousarray(features).data)
+        self._count += len(features)
+
+    def _put(self, features: np.ndarray) -> None:
+        """Copy rows behind those before. An array that is resized grows in its place, where a list of parts is copied."""
+        end = self._count + len(features)
+        if not self._count:
+            self._rows = np.empty(features.shape, features.dtype)
+        elif end > len(self._rows):
+            self._rows.resize((end + int(ROOM * end), features.shape[1]), refcheck=False)
+        self._rows[self._count : end] = features
 
     def _spilling(self) -> contextlib.AbstractContextManager[None]:
         way_out = (
@@ -242,7 +254,9 @@ class Rows:
     def join(self) -> np.ndarray:
         """Return all rows in order, in memory or as a memory map."""
         if self._file is None or self._first is None:
-            return np.concatenate(self._parts)
+            if self._first is not None:  # else there are no rows
+                self._rows.resize((self._count, self._first[0]), refcheck=False)
+            return self._rows
         with self._spilling():
             self._file.flush()
         # r+ because torch wants a writable array; the file has no name, nothing else can be overwritten.

@@ -230,6 +230,7 @@ def _whole_model(run: HeadRun, weights: str | None, mean_cube: Path | None) -> _
         for video in clips:
             with np.errstate(over="ignore"):
                 rows = extractor(torch.from_numpy(video)).cpu().numpy().astype(source.dtype)
+            rows = rows.reshape(-1, rows.shape[-1])  # tokens are rows of their own
             expected.append(predict_scores(run, rows if fit is None else fit.apply(rows, spec.dtype)))
         pairs.append(({"clips": _padded(clips), "lengths": np.array(lengths, np.int64)}, np.stack(expected)))
     axes = {

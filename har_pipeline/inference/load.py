@@ -89,7 +89,7 @@ def load_run(path: Path | str) -> HeadRun | NetworkRun:
     if isinstance(config, TrainConfig):
         record.check_file(WEIGHTS)
         dims, shape = [one.spec.feature_dim for one in record.streams], config.head_config
-        _check_steps(path, config.num_steps, sum(dims))
+        _check_steps(path, config.num_steps, sum(dims), record.spec.rows_per_clip)
         sizes = {"feature_dim": sum(dims), "classes": classes}
         sizes |= {name: getattr(shape, name) or 0 for name in ("units", "input_projection") if config.reads(name)}
         head = _loaded(path / WEIGHTS, sizes, shape.num_layers, lambda: build_head(shape, dims, classes))
@@ -119,12 +119,13 @@ def _frame_shape(record: RunRecord) -> tuple[int, int, int]:
     return shape
 
 
-def _check_steps(path: Path, num_steps: int | None, dim: int) -> None:
-    """Raise RunError if the features of one video, taken at `num_steps`, do not fit into memory."""
-    if num_steps is not None and 4 * num_steps * dim > available_memory():
+def _check_steps(path: Path, num_steps: int | None, dim: int, rows_per_clip: int) -> None:
+    """Raise RunError if the features of one video, taken at `num_steps`, or the tokens of a clip do not fit into memory."""
+    size = 4 * (num_steps or 1) * rows_per_clip * dim
+    if (num_steps is not None or rows_per_clip > 1) and size > available_memory():
+        says = f"num_steps {num_steps}" if rows_per_clip == 1 else f"{rows_per_clip} tokens a clip"
         raise RunError(
-            f"{path}: {RUN_JSON} says num_steps {num_steps}: of {dim} values each, a single video would take "
-            f"{4 * num_steps * dim / 1e9:.1f} GB"
+            f"{path}: {RUN_JSON} says {says}: of {dim} values each, a single video would take {size / 1e9:.1f} GB"
         )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from har_pipeline.core.errors import RunError
+from har_pipeline.core.objects import StorePath, store_path
 from har_pipeline.core.records import Moments
 from har_pipeline.evaluation.run_folder import RunRecord
 from har_pipeline.features.store import FeatureStore
@@ -21,7 +21,7 @@ MOST_STEPS = 40
 TOLERANCE = 1e-3
 
 
-def moments_of(record: RunRecord, video_ids: Sequence[str], store: Path | None = None) -> Mapping[str, Moments]:
+def moments_of(record: RunRecord, video_ids: Sequence[str], store: StorePath | None = None) -> Mapping[str, Moments]:
     """Return video -> its moments, for videos that a run of a head was tested on. store: in the place of the run's own.
 
     Raises: RunError where there are none: of networks, of features of one step, without the store, and where the stored
@@ -32,7 +32,7 @@ def moments_of(record: RunRecord, video_ids: Sequence[str], store: Path | None =
         raise RunError(
             "networks on raw video keep no features; `har predict --live` shows what they say as frames come"
         )
-    path = store or (Path(record.info["store"]) if record.info.get("store") else None)
+    path = store or (store_path(record.info["store"]) if record.info.get("store") else None)
     if path is None:
         raise RunError("the run does not say where its feature store is: name it with --store")
     scores = record.scores()

@@ -33,6 +33,7 @@ from har_pipeline.training.batches import FeatureBatch, Frames, class_probabilit
 from har_pipeline.training.networks.loop import sampling_of, video_probabilities
 from har_pipeline.video.clips import sparse_clip_indices
 from har_pipeline.video.decode import FrameReader, probe, tail_note
+from har_pipeline.video.seek import exactly
 from har_pipeline.video.timing import in_frames
 
 OnProgress = Callable[[int, int], None]
@@ -211,7 +212,7 @@ def predict_scores(run: HeadRun | NetworkRun, features: np.ndarray) -> np.ndarra
         torch.tensor([len(features)]),
         torch.zeros(1, dtype=torch.int64),
     )
-    return class_probabilities(run.head, [batch])[0]
+    return class_probabilities(run.head, [batch], 1)[0]
 
 
 def top_k(classes: Sequence[str], probabilities: np.ndarray, k: int = 3) -> list[tuple[str, float]]:
@@ -273,5 +274,9 @@ def sample_frames(path: Path, count: int, span: Span = WHOLE) -> np.ndarray:
     start, stop = span.start_frame, span.end_frame
     last = max(start, info.packet_frames - 2 if stop is None else stop - 1)
     wanted = set(np.linspace(start, last, count).round().astype(int).tolist())
-    reader = FrameReader(path, start=start, stop=last + 1, info=info, wants=wanted.__contains__)
-    return np.stack([frame.copy() for _, frame in reader])
+
+    def read(seek: bool) -> list[np.ndarray]:
+        reader = FrameReader(path, start=start, stop=last + 1, info=info, wants=wanted.__contains__, seek=seek)
+        return [frame.copy() for _, frame in reader]
+
+    return np.stack(exactly(path, read))

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from har_pipeline.core.errors import FeatureMismatchError, RunError
-from har_pipeline.core.files import file_sha256, weights_cache
+from har_pipeline.core.files import weights_cache
 from har_pipeline.core.known_files import find_used, used_last
 from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
 from har_pipeline.features.extract import extract_many, feature_spec
@@ -28,8 +28,10 @@ from har_pipeline.features.table import joined_features
 from har_pipeline.inference.load import HeadRun, NetworkRun
 from har_pipeline.models.convlstm.windows import stepped_length
 from har_pipeline.models.device import pick_device
-from har_pipeline.models.extractors import build_extractor, find_net
+from har_pipeline.models.extractors import build_extractor
 from har_pipeline.models.extractors.base import Extractor
+from har_pipeline.models.extractors.hub import weights_sha256
+from har_pipeline.models.extractors.nets import published_weights
 from har_pipeline.models.extractors.weights import weights_with_hash
 from har_pipeline.training.networks.loop import sampling_of
 from har_pipeline.video.flow.spec import parse_flow
@@ -211,11 +213,11 @@ def _assigned(nets: Sequence[_Source], given: Sequence[str]) -> dict[str, str]:
 
 def _is_of(weights: str, spec: FeatureSpec) -> bool:
     """Return whether a file, or a name of published weights, is of those that made the features of a spec."""
-    net = find_net(spec.extractor)
-    if weights in net.weights:
-        return net.weights[weights].stream == spec.stream
+    named = published_weights(spec.extractor)
+    if weights in named:
+        return named[weights].stream == spec.stream
     path = Path(weights).expanduser()
-    return path.is_file() and spec.weights == f"sha256:{file_sha256(path)}"
+    return path.exists() and spec.weights == f"sha256:{weights_sha256(path)}"
 
 
 def _found_weights(source: _Source, nets: Sequence[_Source]) -> str | None:
@@ -226,19 +228,20 @@ def _found_weights(source: _Source, nets: Sequence[_Source]) -> str | None:
     spec = source.spec
     if not spec.weights.startswith("sha256:"):
         return None
-    net, sha256 = find_net(spec.extractor), spec.weights.removeprefix("sha256:")
-    if (found := weights_with_hash(net, spec.stream, sha256)) is not None:
+    named, sha256 = published_weights(spec.extractor), spec.weights.removeprefix("sha256:")
+    if (found := weights_with_hash(named, spec.stream, sha256)) is not None:
         return found
     last = used_last(sha256)
     seen = "" if last is None else f", nor at {last}, where they were used last"
     alone = [one.spec.stream for one in nets].count(spec.stream) == 1
-    option = "FILE" if len(nets) == 1 else f"{spec.stream if alone else min(source.names)}=FILE"
-    unhashed = [n for n, w in net.weights.items() if w.stream == spec.stream and not w.sha256 and w.packaged is None]
-    maybe = f" (or with --weights {option.replace('FILE', unhashed[0])}, if they are those)" if unhashed else ""
+    kind = "folder" if spec.extractor.startswith("hf-") else "file"
+    option = kind.upper() if len(nets) == 1 else f"{spec.stream if alone else min(source.names)}={kind.upper()}"
+    unhashed = [n for n, w in named.items() if w.stream == spec.stream and not w.sha256 and w.url.startswith("http")]
+    maybe = f" (or with --weights {option.replace(kind.upper(), unhashed[0])}, if they are those)" if unhashed else ""
     raise FeatureMismatchError(
-        f"{source.run}: the {spec.stream} features {min(source.names)} were made with {net.name} weights "
+        f"{source.run}: the {spec.stream} features {min(source.names)} were made with {spec.extractor} weights "
         f"{spec.weights}, which are neither published by this hash nor in the cache {weights_cache()}{seen}: give the "
-        f"file with --weights {option}{maybe}"
+        f"{kind} with --weights {option}{maybe}"
     )
 
 

@@ -20,6 +20,19 @@ _MODULES = Path(__file__).parent / "extractors"
 NETS_JSON = _MODULES / "nets.json"
 
 
+# Prefix of the names of nets that another library has, as in `timm:resnet18` -> the library.
+FAMILIES = {"timm": "timm", "hf": "transformers"}
+
+
+def in_family(name: str) -> tuple[str, str] | None:
+    """Return the prefix of a name and the rest: `timm:resnet18`, or `timm-resnet18` as a feature spec has it; None: our net.
+
+    What follows `hf:` is a folder or a name on the hub, what follows `hf-` the kind of the model, whose folder is its weights.
+    """
+    prefix, mark, rest = name.partition(":") if ":" in name else name.partition("-")
+    return (prefix, rest) if mark and rest and prefix in FAMILIES else None
+
+
 def net_rows() -> list[dict[str, Any]]:
     """Return what `extractors.describe_nets` returns; slowly where a net was added since nets.json was written."""
     rows: list[dict[str, Any]] = json.loads(NETS_JSON.read_text(encoding="utf-8"))
@@ -55,12 +68,12 @@ def _names_in(module: ast.Module) -> Iterator[str]:
 
 def check_net_name(name: str) -> None:
     """Raise UsageError listing the nets, if there is none of that name."""
-    if name not in net_names():
-        raise UsageError(unknown("net", name, net_names()))
+    if in_family(name) is None and name not in net_names():
+        raise UsageError(f"{unknown('net', name, net_names())}, timm:NAME, hf:NAME_OR_FOLDER")
 
 
 def check_extractor_name(name: str) -> None:
     """Raise UsageError listing the nets and the handcrafted extractors, if there is none of that name."""
     names = (*net_names(), *HANDCRAFTED)
-    if name not in names:
-        raise UsageError(unknown("extractor", name, names))
+    if in_family(name) is None and name not in names:
+        raise UsageError(f"{unknown('extractor', name, names)}, timm:NAME, hf:NAME_OR_FOLDER")

@@ -14,7 +14,7 @@ from har_pipeline.evaluation.members import run_folders
 from har_pipeline.evaluation.plan import merge_notes, no_run_error
 from har_pipeline.evaluation.run_folder import HEAD, RunRecord, read_run, recover_run
 from har_pipeline.evaluation.statistics import counted
-from har_pipeline.models.net_names import net_rows
+from har_pipeline.models.net_names import in_family, net_rows
 from har_pipeline.report.words import Fact, describe_features, describe_run, option_rows
 
 # Fewer videos than these, of a class in training or of all in the test, are told of.
@@ -180,6 +180,8 @@ def _licence(spec: FeatureSpec) -> str:
     digits = spec.weights.removeprefix("sha256:")
     if digits == spec.weights:
         return ""
+    if in_family(spec.extractor) is not None:
+        return "not recorded: it stands on the page of the weights, of a model of timm or transformers"
     rows = [row for row in net_rows() if row["net"] == spec.extractor and row["stream"] == spec.stream]
     known = [row for row in rows if row["sha256"] and digits.startswith(row["sha256"])]
     if known:

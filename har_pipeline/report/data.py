@@ -19,6 +19,7 @@ import numpy as np
 from har_pipeline import __version__
 from har_pipeline.core.errors import HarError, RunError, StoreError
 from har_pipeline.core.files import read_json
+from har_pipeline.core.objects import StorePath, store_path
 from har_pipeline.core.records import FeatureSpec, Moments, Scores, VideoRecord
 from har_pipeline.datasets.manifests import read_manifest
 from har_pipeline.evaluation.calibration import Reliability, reliability
@@ -214,7 +215,7 @@ class ReportSources:
     """Where videos and features are, if the runs do not tell it or things were moved."""
 
     records: Mapping[str, VideoRecord] = dataclasses.field(default_factory=dict)
-    store: Path | None = None
+    store: StorePath | None = None
 
 
 def collect_results(
@@ -325,7 +326,7 @@ def _known(trained: Mapping[Path, Sequence[RunRecord]], sources: ReportSources) 
         if runs and not sources.records:
             records |= _records(runs[0], problems)
         for name in _feature_sets(runs):
-            path = sources.store or (Path(runs[0].info["store"]) if runs[0].info.get("store") else None)
+            path = sources.store or (store_path(runs[0].info["store"]) if runs[0].info.get("store") else None)
             if path is None or name in extraction:
                 continue
             try:

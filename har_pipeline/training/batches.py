@@ -170,8 +170,17 @@ def _share(lengths: torch.Tensor, share: float) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def class_probabilities(head: SequenceClassifier, batches: Iterable[FeatureBatch]) -> np.ndarray:
-    """Return (V, K) float64 probabilities, rows summing to 1, in the batches' order; the head is put in eval mode."""
+def class_probabilities(head: SequenceClassifier, batches: Iterable[FeatureBatch], videos: int) -> np.ndarray:
+    """Return (V, K) float64 probabilities, rows summing to 1, in the batches' order; the head is put in eval mode.
+
+    videos: V, of all batches.
+    """
     head.eval()
-    parts = [in_float64(head(batch.features, batch.lengths)).softmax(dim=1).cpu().numpy() for batch in batches]
-    return np.concatenate(parts) if parts else np.zeros((0, head.classifier.out_features))
+    # One array for all: a small one beside each batch would keep the C library from using the batch's memory again.
+    found, done = np.empty((videos, head.classifier.out_features)), 0
+    for batch in batches:
+        part = in_float64(head(batch.features, batch.lengths)).softmax(dim=1).cpu().numpy()
+        found[done : done + len(part)] = part
+        done += len(part)
+    assert done == videos
+    return found

@@ -19,10 +19,9 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from har_pipeline.core.errors import ExtractionError, HarError, RunError, UsageError
-from har_pipeline.core.processes import working_on
+from har_pipeline.core.processes import num_cores, working_on
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.evaluation.run_folder import FROM_PYTHON, Origin
-from har_pipeline.features.job import num_cores
 from har_pipeline.features.reader import FeatureReader
 from har_pipeline.features.reduce import ReduceOptions, reduce_features
 from har_pipeline.features.store import FeatureStore

@@ -31,10 +31,11 @@ from har_pipeline.video.clips import (
     num_resampled,
     resampled_indices,
 )
-from har_pipeline.video.decode import FrameReader, Picture, VideoInfo, probe, tail_note, too_many_frames
+from har_pipeline.video.decode import FrameReader, Picture, VideoInfo, probe_again, tail_note, too_many_frames
 from har_pipeline.video.person import PersonFrame, PersonWindow, still_note
 from har_pipeline.video.preprocess import parse_resize, resize_frame, scale_frame, scale_to, scaled_shape
 from har_pipeline.video.process import Failed, Task, Worker, serve, stopped_clock
+from har_pipeline.video.seek import exactly
 from har_pipeline.video.timing import in_frames
 
 
@@ -160,13 +161,13 @@ def _decode(task: DecodeTask, sender: _Sender) -> Done:
     if task.rows:
         return _decode_rows(task, sender)
     content = file_sha256(task.path) if task.hash_content else ""
-    info = probe(task.path)
+    info = probe_again(task.path)
     task = in_frames(task, task.path, info.timing, info.packet_frames)
     if info.packet_frames <= task.start_frame:
         raise VideoError(f"{task.path}: the row starts at frame {task.start_frame}, the file has {info.packet_frames}")
     num_frames = min(info.packet_frames, task.end_frame or info.packet_frames) - task.start_frame
     # The second pass is for a file that turns out to have another number of frames, where that changes the clips.
-    sent = _send_clips(task, info, num_frames, content, sender)
+    sent = exactly(task.path, lambda seek: _send_clips(task, info, num_frames, content, sender, seek=seek))
     if isinstance(sent, _Found):
         info = dataclasses.replace(info, timing=info.timing_of_frames(sent.ticks))
         sent = _send_clips(task, info, sent.num_frames, content, sender, trusted=True)
@@ -184,11 +185,19 @@ class _Found:
 
 
 def _send_clips(
-    task: DecodeTask, info: VideoInfo, num_frames: int, content: str, sender: _Sender, trusted: bool = False
+    task: DecodeTask,
+    info: VideoInfo,
+    num_frames: int,
+    content: str,
+    sender: _Sender,
+    *,
+    trusted: bool = False,
+    seek: bool = False,
 ) -> Done | _Found:
     """Decode once and send every view's clips as soon as their frames are there.
 
-    Returns what was found instead if that changes the clips. trusted: `num_frames` was counted in a first pass.
+    Returns what was found instead if that changes the clips. trusted: `num_frames` was counted in a first pass. seek: as
+    in `FrameReader`.
     """
     cutters = _cutters(task, info, num_frames, content, sender)
     needed = _frames_needed(task)
@@ -202,6 +211,7 @@ def _send_clips(
         stop=stop,
         info=info,
         wants=lambda number: any(cutter.wants(number) for cutter in cutters),
+        seek=seek,
     )
     for number, frame in _frames(reader, task):
         for cutter in cutters:
@@ -232,7 +242,7 @@ def _decode_rows(task: DecodeTask, sender: _Sender) -> Done:
 
     Rows that a file does not reach, because it has fewer frames than its container says, fail alone.
     """
-    info = probe(task.path)
+    info = probe_again(task.path)
     waiting, begun = deque(task.rows), deque[tuple[Row, list[_ClipCutter]]]()
 
     def wants(number: int) -> bool:

@@ -16,6 +16,7 @@ import struct
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,10 @@ from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from har_pipeline.core.errors import VideoError
+from har_pipeline.core.errors import ExtractionError, VideoError
 from har_pipeline.core.kinds import what_is
 from har_pipeline.core.records import Decoder, Span
+from har_pipeline.video.seek import HOLE, Course, PacketLog, PacketTable
 from har_pipeline.video.timing import Timing, display_ticks, in_frames, joined_ticks, timing_of
 
 DECORD_BLOCK = 16
@@ -59,7 +61,6 @@ _DURATION_SHARE = 0.9
 _DURATION_IN_HEADER = ("matroska,webm", "flv", "asf", "mov,mp4,m4a,3gp,3g2,mj2")
 # Codecs whose arithmetic coders take any bytes for pictures, and never write so many zero bytes in a row.
 _NO_ZEROS = ("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "vvc")
-_HOLE = bytes(256)
 # The name (GUID) of an ASF file's properties, which stand near its start.
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _ASF_HEAD_BYTES = 2**16
@@ -91,6 +92,7 @@ class VideoInfo:
     pixel_format: str
     notes: tuple[str, ...] = ()  # on the choice of the stream
     pixel_aspect: float = 1.0  # width of a pixel over its height, as the header says; `FrameReader` does not apply it
+    table: PacketTable | None = field(default=None, compare=False, repr=False)  # None: packets cannot be skipped
 
     @property
     def fps(self) -> float:
@@ -133,29 +135,35 @@ def probe(path: Path) -> VideoInfo:
         # The frames of a GIF are counted by FFmpeg, as far as it comes.
         counted = stream.frames > 0 and name != "gif"
         expected_s = _expected_s(path, container, stream) if name in _DURATION_IN_HEADER else 0.0
+        log: PacketLog | None = PacketLog(name, context.name, context.extradata, context.name not in _NO_ZEROS)
         end_s, end_byte, hidden, fillers = 0.0, 0, 0, 0
         pts: list[int | None] = []
         dts: list[int | None] = []
         try:
-            # All streams where their ends matter: sound may last longer than the pictures.
-            for packet in container.demux(stream) if counted else container.demux():
-                if not counted and packet.pts is not None and packet.time_base is not None:
-                    end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-                if packet.stream.index != stream.index:
-                    continue
-                if _is_filler(packet, context.name):
-                    fillers += 1
-                elif packet.size and packet.is_discard:  # by an MP4's edit list
-                    hidden += 1
-                elif packet.size:
-                    if name == "gif":  # of which the last packet takes in what follows
-                        end_byte = (packet.pos or 0) + len(bytes(packet).rstrip(b"\0"))
-                    pts.append(packet.pts)
-                    dts.append(packet.dts)
+            with _complaints() as messages:
+                # All streams where their ends matter: sound may last longer than the pictures.
+                for packet in container.demux(stream) if counted else container.demux():
+                    if not counted and packet.pts is not None and packet.time_base is not None:
+                        end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                    if packet.stream.index != stream.index:
+                        continue
+                    if _is_filler(packet, context.name):
+                        fillers += 1
+                    elif packet.size and packet.is_discard:  # by an MP4's edit list
+                        hidden += 1
+                    elif packet.size:
+                        if name == "gif":  # of which the last packet takes in what follows
+                            end_byte = (packet.pos or 0) + len(bytes(packet).rstrip(b"\0"))
+                        pts.append(packet.pts)
+                        dts.append(packet.dts)
+                        if log is not None:
+                            log.add(packet)
+            if messages:  # of the reader of the container, such as on bytes that it leaps over
+                log = None
         except av.error.MemoryError:
             raise
         except av.error.FFmpegError:
-            pass  # a damaged tail: what follows cannot be read, and is reported when frames are missing
+            log = None  # a damaged tail: what follows cannot be read, and is reported when frames are missing
         if not pts:
             raise VideoError(f"{path}: the video stream holds no frame")
         # Fillers leave gaps in the time stamps that are none on the screen.
@@ -179,7 +187,22 @@ def probe(path: Path) -> VideoInfo:
             pixel_format=str(context.pix_fmt),
             notes=notes,
             pixel_aspect=float(stream.sample_aspect_ratio or 1),
+            table=None if log is None or hidden or fillers else log.table(),
         )
+
+
+def probe_again(path: Path) -> VideoInfo:
+    """As `probe`, but of the file that was looked at last, if it is the same still: rows of one file follow each other."""
+    try:
+        found = path.stat()
+    except OSError:
+        return probe(path)
+    return _probe_once(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@lru_cache(maxsize=1)
+def _probe_once(path: Path, state: tuple[int, ...]) -> VideoInfo:
+    return probe(path)
 
 
 def _expected_s(path: Path, container: Any, stream: Any) -> float:
@@ -285,6 +308,16 @@ class _Decoding:
     matrix: str = ""  # what is odd about the display matrix
     stopped: str = ""
 
+    @property
+    def damaged(self) -> bool:
+        """Whether anything told of damage."""
+        return bool(self.broken or self.patched or self.reported or self.torn or self.holes or self.stopped)
+
+    def skip_to(self, number: int, table: PacketTable) -> None:
+        """Take the frames up to `number` for met."""
+        self.ticks += table.shown[self.frames : number].tolist()
+        self.frames = max(self.frames, number)
+
     def notes(self) -> list[str]:
         notes = []
         if self.broken:
@@ -317,23 +350,38 @@ def _listed(numbers: list[int]) -> str:
     return ", ".join(map(str, distinct[:10])) + (" ..." if len(distinct) > 10 else "")
 
 
-def _decode(path: Path, state: _Decoding) -> Generator[Any, None, None]:
-    """Yield PyAV's frames, not converted, and keep `state` up to date: `state.frames` includes the frame yielded."""
+def _decode(path: Path, state: _Decoding, course: Course | None = None) -> Generator[Any, None, None]:
+    """Yield PyAV's frames, not converted, and keep `state` up to date: `state.frames` includes the frame yielded.
+
+    course: says what can be skipped. Raises: Unproved if it finds that frames may not be those of reading all.
+    """
     with _open(path) as (container, stream, _):
         stream.thread_type = "NONE"  # a worker has one core
         packets = container.demux(stream)
         try:
             while True:
+                if course is not None:
+                    if state.damaged:
+                        course.doubt("the file is damaged")
+                    if course.finished:
+                        state.skip_to(course.stop, course.table)
+                        return
                 with _complaints() as messages:
+                    if course is not None:
+                        packets = course.skip(container, stream) or packets
                     packet = next(packets, None)
                     if packet is None:
+                        if course is not None:
+                            course.ended()
                         return
                     if packet.is_corrupt:
                         state.torn.append(state.frames)
-                    if stream.codec_context.name in _NO_ZEROS and _HOLE in bytes(packet).rstrip(b"\0"):
+                    if stream.codec_context.name in _NO_ZEROS and HOLE in bytes(packet).rstrip(b"\0"):
                         state.holes.append(state.frames)
                     if packet.size == 0 and packet.dts is not None:
                         continue  # an AVI's dropped frame: given to the decoder it would end the stream
+                    if course is not None and packet.size:
+                        course.met(packet)
                     try:
                         frames = packet.decode()
                     except av.error.MemoryError:  # says nothing about the file
@@ -345,6 +393,11 @@ def _decode(path: Path, state: _Decoding) -> Generator[Any, None, None]:
                     state.reported.append(state.frames)
                     state.report = state.report or " ".join(str(messages[0][2]).split())[:120]
                 for frame in frames:
+                    if course is not None:
+                        number = course.number_of(frame)
+                        if number is None:
+                            continue
+                        state.skip_to(number, course.table)
                     if frame.is_corrupt:
                         state.patched.append(state.frames)
                     state.sizes.setdefault((frame.width, frame.height), state.frames)
@@ -355,6 +408,8 @@ def _decode(path: Path, state: _Decoding) -> Generator[Any, None, None]:
             raise
         except av.error.FFmpegError as error:
             state.stopped = error.strerror or type(error).__name__
+            if course is not None:
+                course.doubt(state.stopped)
 
 
 @contextmanager
@@ -473,16 +528,36 @@ def read_gray16(path: Path, span: Span, *, max_frames: int) -> tuple[np.ndarray,
     return np.stack(images), start, timing, notes
 
 
+def require_decoder(decoder: Decoder) -> None:
+    """Check that the package of a decoder is there. Raises: ExtractionError with the way out."""
+    if decoder == "decord":
+        _import_decord()
+
+
+def _import_decord() -> Any:
+    without = "leave --decoder decord out, as PyAV reads the same frames"
+    try:
+        import decord
+    except ImportError as error:
+        raise ExtractionError(f"decord is not installed (wheels: x86-64 Linux and Windows only): {without}") from error
+    except (OSError, RuntimeError) as error:  # a library that it was built for is missing
+        raise ExtractionError(f"decord cannot be loaded here ({error}): {without}") from error
+    return decord
+
+
 class FrameReader:
     """Iterates over (number, frame) of the file's frames `[start, stop)`; frame is (H, W, 3) uint8 RGB as displayed.
 
-    Reading is sequential from the first frame, since seeking is inexact in many files; memory does not grow with the video.
+    Reading is sequential from the first frame, since seeking is inexact in many files, unless `seek` is given; memory does
+    not grow with the video but for a few bytes a frame.
     A frame is (H, W) px as displayed, which may change within a file: quarter turns and reflections of the display matrix are
     applied, pixel aspect ratios are not. After the iteration `notes` says what was odd, `decoder_used` who decoded,
     `frames_decoded` how many frames were met, skipped ones included, and `ticks` their time stamps.
     With `decord`, PyAV takes over wherever decord would be wrong or fails, with a note.
     wants: whether a frame, by its number, is to be yielded; None: all are. The others are decoded, as later ones build on
-    them, but not converted to RGB. It is asked once for each frame, in order.
+    them, but not converted to RGB. It is asked once for each frame, in order, and ahead of reading.
+    seek: skip what is not wanted where it is many frames and the packets prove that the results are the same, see `seek`;
+    damage in what is skipped is not noted. Run in `exactly`, for the iteration may then raise Unproved.
     Raises: ValueError if the range is empty; on iteration, VideoError if the file cannot be opened or holds no frame.
     """
 
@@ -495,6 +570,7 @@ class FrameReader:
         stop: int | None = None,
         info: VideoInfo | None = None,
         wants: Callable[[int], bool] | None = None,
+        seek: bool = False,
     ) -> None:
         if start < 0 or (stop is not None and stop <= start):
             raise ValueError(f"{path}: [{start}, {stop}) is no range of frames")
@@ -504,6 +580,7 @@ class FrameReader:
         self.ticks: list[int | None] = []
         self.frames_decoded = 0
         self._wants_decord = decoder == "decord"
+        self._seek = seek and not self._wants_decord
         self._wants = wants or (lambda number: True)
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
@@ -526,12 +603,20 @@ class FrameReader:
         """Yield the frames from number `first` on. Raises: VideoError if the file holds no frame at all."""
         state, reformatters = _Decoding(), dict[tuple[int, int] | None, VideoReformatter]()
         self.ticks = state.ticks
-        with closing(_decode(self.path, state)) as frames:
+        table = (self.info or probe(self.path)).table if self._seek else None
+        course = None if table is None else Course(table, self._wants, first, self.stop)
+        wants = self._wants if course is None else course.wants
+        with closing(_decode(self.path, state, course)) as frames:
             try:
-                for frame in islice(frames, self.stop):
-                    self.frames_decoded = state.frames
-                    if state.frames > first and self._wants(state.frames - 1):
-                        yield state.frames - 1, Picture(frame, reformatters, state)
+                for frame in frames:
+                    self.frames_decoded = number = state.frames
+                    if number > first and wants(number - 1):
+                        yield number - 1, Picture(frame, reformatters, state)
+                    if course is not None:
+                        course.passed(number - 1)
+                    if number == self.stop:
+                        break
+                self.frames_decoded = state.frames
             finally:
                 self.notes += state.notes()
         if not state.frames:
@@ -540,12 +625,9 @@ class FrameReader:
     def _read_decord(self) -> Generator[tuple[int, np.ndarray], None, str]:
         """Yield frames from decord as long as they are right; return why not all of them are, or nothing.
 
-        Raises: VideoError if decord is not installed.
+        Raises: ExtractionError if decord is not installed.
         """
-        try:
-            import decord
-        except ImportError as error:
-            raise VideoError("decord is not installed (only x86-64 has wheels): use --decoder pyav") from error
+        decord = _import_decord()
         decord.logging.set_level(decord.logging.QUIET)
         info = self.info or probe(self.path)
         if info.container in _NOT_FOR_DECORD:

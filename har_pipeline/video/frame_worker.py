@@ -6,6 +6,7 @@ A video is sent as one message: prepared frames are small, and the crop of depth
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 
 import cv2
@@ -13,11 +14,12 @@ import numpy as np
 
 from har_pipeline.core.errors import VideoError
 from har_pipeline.core.records import Aspect, RawStream, ResizeMethod
-from har_pipeline.video.decode import FrameReader, probe, tail_note, too_many_frames
+from har_pipeline.video.decode import FrameReader, probe_again, tail_note, too_many_frames
 from har_pipeline.video.depth import CausalDepth, prepare_depth, read_depth_span
 from har_pipeline.video.person import PersonWindow, still_note
 from har_pipeline.video.preprocess import Resize, fit_frame, parse_resize, resize_frame
 from har_pipeline.video.process import Failed, Task, Worker, serve
+from har_pipeline.video.seek import exactly
 from har_pipeline.video.timing import Timing, in_frames
 
 
@@ -50,7 +52,7 @@ class RawVideo:
 def prepare_video(task: RawTask) -> RawVideo:
     """Return the frames of one video as a network sees them. Raises: VideoError naming the file if there are none."""
     if task.stream == "rgb":
-        return _prepare_rgb(task)
+        return exactly(task.path, partial(_prepare_rgb, task))
     video = read_depth_span(task.path, task, fps=task.fps, max_frames=task.max_frames)
     try:
         frames = prepare_depth(video.frames, task.size, task.aspect)
@@ -61,10 +63,10 @@ def prepare_video(task: RawTask) -> RawVideo:
     return RawVideo(frames, video.numbers, video.fps, _times_s(video.timing, video.numbers), video.notes)
 
 
-def _prepare_rgb(task: RawTask) -> RawVideo:
-    info = probe(task.path)
+def _prepare_rgb(task: RawTask, seek: bool) -> RawVideo:
+    info = probe_again(task.path)
     task = in_frames(task, task.path, info.timing, info.packet_frames)
-    reader = FrameReader(task.path, start=task.start_frame, stop=task.end_frame, info=info)
+    reader = FrameReader(task.path, start=task.start_frame, stop=task.end_frame, info=info, seek=seek)
     numbers, frames = list[int](), list[np.ndarray]()
     mode = parse_resize(task.window) if task.window else None
     window = PersonWindow(mode) if mode and mode.person else None

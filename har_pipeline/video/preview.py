@@ -14,6 +14,7 @@ from har_pipeline.core.records import VideoRecord
 from har_pipeline.video.decode import FrameReader, probe
 from har_pipeline.video.depth import depth_range, depth_to_brightness, read_depth_span
 from har_pipeline.video.encode import browser_clip, jpeg
+from har_pipeline.video.seek import exactly
 from har_pipeline.video.timing import in_frames
 
 STRIP_FRAMES = 6
@@ -54,6 +55,10 @@ def preview(record: VideoRecord, *, clip: bool = True) -> Preview:
     if record.path is None:
         return _of_depth(record, clip=clip)
     path = record.path
+    return exactly(path, lambda seek: _of_video(record, path, clip, seek))
+
+
+def _of_video(record: VideoRecord, path: Path, clip: bool, seek: bool) -> Preview:
     info = probe(path)
     part = in_frames(record, path, info.timing, info.packet_frames)
     start, stop = part.start_frame, part.end_frame
@@ -67,6 +72,7 @@ def preview(record: VideoRecord, *, clip: bool = True) -> Preview:
         stop=end if end > start else None,
         info=info,
         wants=lambda number: number - start in wanted,
+        seek=seek,
     )
     for number, frame in reader:
         place = number - start

@@ -19,11 +19,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from har_pipeline.core.errors import ExtractionError, VideoError
@@ -70,14 +70,19 @@ M = TypeVar("M")
 W = TypeVar("W", bound="Worker[Any, Any]")
 
 
+def end_with_parent() -> None:
+    """Let the system kill this process when its parent ends (Linux): no orphan outlives a killed job."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 def serve(connection: Connection, work: Callable[[Any], Any], receive: Callable[[], Any] | None = None) -> None:
     """Work on tasks until the parent closes the connection: the child's side of `Worker`.
 
     work: returns the last message of its task, and may send others before; its exceptions become `Failed`.
     receive: returns the next task; None = the next message is one.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphan outlives a killed job
+    end_with_parent()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     keep_freed_memory()
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
@@ -124,18 +129,21 @@ def stopped_clock() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, remaining)
 
 
-class Worker(Generic[T, M]):
-    """The parent's side: `start` a task, then `receive` its messages until `task` is None again.
+class Child:
+    """A child process: a fresh interpreter that calls `main` of a module with the number of a socket and `arguments`.
 
-    module: its `main` is called with the number of the socket and `arguments`; fds: further files that the child inherits.
-    Raises: ExtractionError if the process cannot be started.
+    The other end of the socket is `connection`. fds: further files that the child inherits; environment: variables besides
+    ours. Raises: ExtractionError if the process cannot be started.
     """
 
-    def __init__(self, module: str, *arguments: int, fds: Sequence[int] = ()) -> None:
-        self.task: T | None = None
-        self._module, self._arguments, self._fds = module, arguments, fds
-        self._begun = False
-        self._starts = 0
+    def __init__(
+        self,
+        module: str,
+        *arguments: int,
+        fds: Sequence[int] = (),
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self._module, self._arguments, self._fds, self._environment = module, arguments, fds, environment
         try:
             # Not a pipe, which blocks the child when nobody reads it. Parent and child share the position in the file.
             self._stderr = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115, see `close`
@@ -159,12 +167,48 @@ class Worker(Generic[T, M]):
                         stdin=subprocess.DEVNULL,
                         stdout=self._stderr,
                         stderr=self._stderr,
-                        env={**os.environ, "OMP_NUM_THREADS": "1"},
+                        env={**os.environ, **self._environment},
                     )
                 self.connection = Connection(ours.detach())
         except OSError as error:
             self._stderr.close()
             raise ExtractionError(f"no worker process can be started: {error}") from error
+
+    def cause_of_death(self, error: Exception) -> str:
+        """Return why the process ended, after the connection raised `error`; one that still lives is killed."""
+        try:
+            code = self.process.wait(EXIT_WAIT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            return f"sent no valid message ({type(error).__name__}: {error})"
+        if code == -signal.SIGKILL:
+            cause = f"killed by signal {-code} (out of memory?)"
+        else:
+            cause = f"killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exit code {code}"
+        self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - STDERR_TAIL_BYTES))
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        return f"{cause}: {lines[-1].strip()}" if lines else cause
+
+    def close(self) -> None:
+        """End the process."""
+        self.connection.close()
+        self.process.kill()
+        self.process.wait()
+        self._stderr.close()
+
+
+class Worker(Child, Generic[T, M]):
+    """The parent's side: `start` a task, then `receive` its messages until `task` is None again.
+
+    module, arguments, fds: as of `Child`. Raises: ExtractionError if the process cannot be started.
+    """
+
+    def __init__(self, module: str, *arguments: int, fds: Sequence[int] = ()) -> None:
+        self.task: T | None = None
+        self._begun = False
+        self._starts = 0
+        super().__init__(module, *arguments, fds=fds, environment={"OMP_NUM_THREADS": "1"})
 
     def start(self, task: T) -> None:
         """Give the idle worker a task."""
@@ -195,7 +239,7 @@ class Worker(Generic[T, M]):
         """Blame the death on the task if it was begun, else hand the task to a fresh process."""
         task = self.task
         assert task is not None
-        cause = self._cause_of_death(error)
+        cause = self.cause_of_death(error)
         self.connection.close()
         if self._begun:
             self.task = None
@@ -209,43 +253,22 @@ class Worker(Generic[T, M]):
         self.start(task)
         return None
 
-    def _cause_of_death(self, error: Exception) -> str:
-        try:
-            code = self.process.wait(EXIT_WAIT_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            return f"sent no valid message ({type(error).__name__}: {error})"
-        if code == -signal.SIGKILL:
-            cause = f"killed by signal {-code} (out of memory?)"
-        else:
-            cause = f"killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exit code {code}"
-        self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - STDERR_TAIL_BYTES))
-        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
-        return f"{cause}: {lines[-1].strip()}" if lines else cause
-
-    def close(self) -> None:
-        """End the process."""
-        self.connection.close()
-        self.process.kill()
-        self.process.wait()
-        self._stderr.close()
-
 
 def run_tasks(
     make: Callable[[], W], num_workers: int, tasks: Iterable[Any]
 ) -> Generator[tuple[W, Any, Any], None, None]:
     """Yield (worker, task, message) for all messages of all tasks, in the order in which they come.
 
-    A worker has its next task before its last message is yielded, so that it does not wait for the caller.
+    A worker has its next task before its last message is yielded, so that it does not wait for the caller. A task is taken
+    from `tasks` when a worker is free for it.
     Raises: ExtractionError if workers cannot be started.
     """
-    waiting = deque(tasks)
+    waiting = iter(tasks)
     workers: list[W] = []
     try:
-        while waiting and len(workers) < max(1, num_workers):
+        while len(workers) < max(1, num_workers) and (task := next(waiting, None)) is not None:
             workers.append(make())
-            workers[-1].start(waiting.popleft())
+            workers[-1].start(task)
         while workers:
             by_connection: dict[object, W] = {worker.connection: worker for worker in workers}
             for connection in wait([worker.connection for worker in workers]):
@@ -253,11 +276,13 @@ def run_tasks(
                 task, message = worker.task, worker.receive()
                 if message is None:
                     continue
-                if worker.task is None and waiting:
-                    worker.start(waiting.popleft())
-                elif worker.task is None:
-                    workers.remove(worker)
-                    worker.close()
+                if worker.task is None:
+                    following = next(waiting, None)
+                    if following is not None:
+                        worker.start(following)
+                    else:
+                        workers.remove(worker)
+                        worker.close()
                 yield worker, task, message
     finally:
         for worker in workers:

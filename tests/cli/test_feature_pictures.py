@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from har_pipeline.cli import app
 
+pytestmark = pytest.mark.usefixtures("pictures_drawn")
+
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -33,6 +33,7 @@ def har(*arguments: str, code: int = 0) -> str:
     return result.stdout
 
 
+@pytest.mark.usefixtures("pictures_drawn")
 def test_an_ntu_folder_becomes_frames_and_the_papers_splits(tmp_path: Path) -> None:
     manifest, store = tmp_path / "manifest.csv", tmp_path / "store.zarr"
     assert "next: har frames" in har("manifest", "build", "ntu", str(ntu_tree(tmp_path)), "-o", str(manifest))

@@ -305,6 +305,7 @@ def test_repeats_have_an_interval_and_groups(work: Path, tmp_path: Path) -> None
     assert "complex classes" in result.stdout
 
 
+@pytest.mark.usefixtures("pictures_drawn")
 def test_evaluation_by_groups(work: Path, tmp_path: Path) -> None:
     shutil.copytree(work / "rgb", tmp_path / "rgb")
     result = har("evaluate", tmp_path / "rgb", "--groups", work / "groups.csv")
@@ -337,6 +338,7 @@ def member(name: str, predicted: str, *, seed: int = 0) -> Member:
     return Member(name=name, scores=scores)
 
 
+@pytest.mark.usefixtures("pictures_drawn")
 def test_comparison_by_hand(tmp_path: Path) -> None:
     comparison = compare_members(member("rgb", "aabbbbbc"), member("both", "aaabbbcc"))
     assert [(row.label, row.videos, row.first, row.second) for row in comparison.per_class] == [

@@ -64,6 +64,7 @@ def test_filters(tmp_path: Path) -> None:
     full = har("models", "i3d", cwd=tmp_path).stdout
     assert "i3d  weights 'kinetics-rgb', the default, rgb  (Carreira and Zisserman 2017" in full
     assert "not downloaded: har models fetch i3d --weights charades-flow" in full
+    assert "tokens of a clip (--tokens): Mixed_4f 3,136 of 832 values, Mixed_5c 392 of 1,024 values" in full
     assert "i3d_r50" not in full
     assert "i3d  weights 'kinetics-rgb'" not in har("models", "i3d", "--stream", "flow", cwd=tmp_path).stdout
     assert "one feature for each trajectory" in har("models", "list", "idt", cwd=tmp_path).stdout

@@ -416,6 +416,7 @@ def test_a_command_line_steers_no_terminal(work: Path, tmp_path: Path) -> None:
 def test_a_sweep_and_its_runs_remember_the_command(work: Path, tmp_path: Path) -> None:
     command = [str(work / "manifest.csv"), str(work / "store.zarr"), "--features", "drawn-rgb", "--units", "3,4"]
     command += ["--epochs", "1", "--device", "cpu", "--val-fraction", "0", "-o", str(tmp_path / "sweep")]
+    command += ["--workers", "1"]
     har(work, "sweep", *command)
     for units in (3, 4):
         info = json.loads((tmp_path / f"sweep/units_{units}/run.json").read_text())

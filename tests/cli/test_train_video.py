@@ -159,6 +159,7 @@ def test_folds_and_repeats(ntu: Path, run: Path, tmp_path: Path) -> None:
     har("fuse", str(tmp_path / "job"), str(tmp_path / "job"), "-o", str(tmp_path / "fused"), code=2)
 
 
+@pytest.mark.usefixtures("pictures_drawn")
 def test_a_range_test(ntu: Path, run: Path, tmp_path: Path) -> None:
     command = ("lr-range", str(ntu / "manifest.csv"), "--store", str(ntu / "frames.zarr"), "--device", "cpu")
     short = (*command, "--width", "0.05", "--batch-size", "4", "--steps", "12", "-o", str(tmp_path / "range"))

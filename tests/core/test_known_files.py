@@ -79,6 +79,6 @@ def test_several_processes_lose_no_entry(tmp_path: Path) -> None:
         subprocess.Popen([sys.executable, "-c", code, str(file), name], env=environment)
         for name in ("one", "two", "three")
     ]
-    assert [process.wait(120) for process in running] == [0, 0, 0]
+    assert [process.wait(600) for process in running] == [0, 0, 0]
     entries = json.loads((tmp_path / "cache" / "weights" / known_files.INDEX).read_text())
     assert len(entries) == 24

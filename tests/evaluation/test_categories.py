@@ -132,6 +132,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         read_groups("ucf11")
 
 
+@pytest.mark.usefixtures("pictures_drawn")
 def test_an_evaluation_writes_its_groups(tmp_path: Path) -> None:
     scores = Scores(
         video_ids=tuple(f"v{i}" for i in range(4)),

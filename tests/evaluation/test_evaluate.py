@@ -323,6 +323,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.usefixtures("pictures_drawn")
 def test_evaluating_a_run_writes_what_it_returns(run_dir: Path) -> None:
     evaluation = evaluate(run_dir)
     result = evaluation.measures

@@ -29,6 +29,8 @@ from har_pipeline.evaluation.plots import (
     save_training_curves,
 )
 
+pytestmark = pytest.mark.usefixtures("pictures_drawn")
+
 
 def picture(path: Path) -> np.ndarray:
     """Return the saved picture; anything but a PNG with some drawing on it fails here."""

@@ -191,9 +191,9 @@ def test_what_failed_is_tried_again_only_when_asked(tmp_path: Path) -> None:
 def test_a_video_that_hangs_or_kills_its_process_costs_itself_only(tmp_path: Path) -> None:
     records = depth_records(tmp_path)
     os.mkfifo(tmp_path / "v1" / "MDepth-00000014.png")  # reading it waits for ever
-    _, summary = run(records, tmp_path, time_limit_s=1.5)
+    _, summary = run(records, tmp_path, time_limit_s=4.0)
     assert (summary.done, list(summary.failed)) == (2, ["v1"])
-    assert "took longer than the limit of 1.5 s" in summary.failed["v1"]
+    assert "took longer than the limit of 4 s" in summary.failed["v1"]
 
 
 def test_shards_are_parts_of_the_whole(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_killed_job_goes_on_where_it_was(tmp_path: Path) -> None:
     ]
     job = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     name = RawOptions(size=16).spec().name
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not (tmp_path / "store.zarr" / name / "v6").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     job.send_signal(signal.SIGKILL)

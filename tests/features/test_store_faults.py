@@ -22,9 +22,9 @@ from paths import python_path
 from typer.testing import CliRunner
 
 from har_pipeline.cli import app
+from har_pipeline.core import files as files_module
 from har_pipeline.core.errors import StoreError
 from har_pipeline.core.records import FeatureSpec, VideoSource
-from har_pipeline.features import nodes as nodes_module
 from har_pipeline.features import pack as pack_module
 from har_pipeline.features import store as store_module
 from har_pipeline.features.pack import PackedStore, pack_features
@@ -334,7 +334,7 @@ def test_nor_a_failure_a_deletion_or_a_new_set(
     store: FeatureStore, monkeypatch: pytest.MonkeyPatch, fail: Callable[..., None]
 ) -> None:
     write(store, "done")
-    monkeypatch.setattr(nodes_module, "write_text", fail)
+    monkeypatch.setattr(files_module, "write_text", fail)
     monkeypatch.setattr(Path, "rename", fail)
     for call in (
         lambda: store.record_failure(SPEC.name, "v", "empty"),

@@ -15,6 +15,7 @@ from video_files import make_video
 
 from har_pipeline.core.errors import FeatureMismatchError, RunError, StoreError, UsageError
 from har_pipeline.core.records import ClipSpec, FeatureSpec, VideoRecord, VideoSource
+from har_pipeline.features.copy import copy_features
 from har_pipeline.features.encode import encode_features
 from har_pipeline.features.export import export_features
 from har_pipeline.features.extract import extract, feature_spec
@@ -29,7 +30,7 @@ from har_pipeline.inference.load import HeadRun, load_run
 from har_pipeline.inference.moments import moments_of
 from har_pipeline.inference.predict import predict_scores
 from har_pipeline.models.config import RECURRENT_HEADS, HeadName
-from har_pipeline.models.extractors import build_extractor
+from har_pipeline.models.extractors import all_nets, build_extractor, find_net
 from har_pipeline.models.extractors.i3d import I3D
 from har_pipeline.models.extractors.vgg16 import VGG16
 from har_pipeline.training.batches import FeatureBatches
@@ -129,16 +130,17 @@ def test_tokens_of_vgg16_are_the_positions_of_pool5() -> None:
     assert torch.equal(found.transpose(1, 2).reshape(2, -1), flat)
 
 
-@pytest.mark.parametrize("clip_len", [9, 17, 64])
-def test_nets_say_how_many_tokens_they_give(clip_len: int) -> None:
-    from har_pipeline.models.extractors import find_net
-
-    tokens = find_net("i3d").tokens
-    assert tokens is not None
-    for layer, dim in tokens.layers.items():
-        with torch.device("meta"):
-            found = tokens.build(layer, "rgb").eval()(torch.empty(1, 3, clip_len, 224, 224))
-        assert found.shape == (1, tokens.count(layer, clip_len), dim)
+@pytest.mark.parametrize("name", [name for name, net in all_nets().items() if net.tokens])
+def test_nets_say_how_many_tokens_they_give(name: str) -> None:
+    net = find_net(name)
+    assert net.tokens is not None
+    read = net.inputs["rgb"]
+    for clip_len in {read.clip_lens[0], min(17, read.clip_lens[1])}:
+        for layer, dim in net.tokens.layers.items():
+            assert layer in net.layers
+            with torch.device("meta"):
+                found = net.tokens.build(layer, "rgb").eval()(torch.empty(1, 3, clip_len, *read.shape))
+            assert found.shape == (1, net.tokens.count(layer, clip_len), dim)
 
 
 def test_what_has_no_tokens_is_refused() -> None:
@@ -206,7 +208,9 @@ def test_a_pack_and_an_export_hold_the_tokens_of_each_clip(tmp_path: Path) -> No
         np.testing.assert_array_equal(mine.features, theirs.features)
         np.testing.assert_array_equal(mine.clip_times_s, theirs.clip_times_s)
         assert len(theirs.clip_starts) == len(theirs.features) // M
-    for opened in (store, pack):
+    other = FeatureStore(tmp_path / "other.zarr", create=True)
+    assert copy_features(pack, name, other).done == len(features)
+    for opened in (store, pack, other):
         done = export_features(opened, name, tmp_path / "all.npz")
         with np.load(done.path) as held:
             assert held["lengths"].tolist() == [len(one) for one in features.values()]

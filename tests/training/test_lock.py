@@ -85,7 +85,7 @@ def test_a_job_and_a_sweep_are_refused_before_features_are_read(
     monkeypatch.undo()
     with training_lock(out / "logistic_c_2.0"), pytest.raises(RunError, match=TAKEN):
         run_sweep(store, manifest(labels), [split], points)
-    run_sweep(store, manifest(labels), [split], points, workers=2)
+    run_sweep(store, manifest(labels), [split], points, workers=1)
     assert not list(tmp_path.rglob("*har-lock*"))
 
 

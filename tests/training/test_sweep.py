@@ -200,6 +200,7 @@ def test_worker_processes_make_the_same_runs(task: Task, tmp_path: Path) -> None
         return [dataclasses.replace(cell, seconds=0.0, folder=Path(cell.folder.name)) for cell in cells]
 
     assert table("several", 2) == table("one", 1)
+    assert not list(tmp_path.rglob("*har-lock*"))
 
 
 def test_a_run_that_fails_does_not_stop_the_others(task: Task, tmp_path: Path) -> None:
@@ -320,6 +321,7 @@ def arguments(work: Path, out: Path, *more: str) -> list[str]:
     return ["sweep", str(work / "manifest.csv"), str(work / "store.zarr"), *usual, *more]
 
 
+@pytest.mark.usefixtures("pictures_drawn")
 def test_on_the_command_line(work: Path, tmp_path: Path) -> None:
     protocol = ["--protocol", "group_kfold", "--num-folds", "3", "--split", "all"]
     more = ["--units", "4,2", "--set", "dropout=0,0.5", *protocol]
@@ -373,7 +375,7 @@ def test_a_killed_sweep_goes_on_and_leaves_no_worker(work: Path, tmp_path: Path)
     code = "from har_pipeline.cli import main; main()"
     python = [sys.executable, "-c", code]
     process = subprocess.Popen([*python, *command], stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while len(list(out.glob("*/*/run.json"))) < 2:
         assert process.poll() is None
         assert time.monotonic() < deadline

@@ -80,7 +80,7 @@ class Weights:
     md5: str = ""
     # What the weights were trained on.
     stream: Stream = "rgb"
-    # Finds the file inside an installed Python package.
+    # Finds the file inside an installed Python package, or the file or folder of a model of the hub, downloaded if need be.
     packaged: Callable[[], Path] | None = None
     # The only layers that these weights reach.
     layers: tuple[str, ...] | None = None
@@ -132,8 +132,8 @@ class Net:
     # Layer -> feature_dim.
     layers: Mapping[str, int]
     default_layer: str
-    # Multiply-accumulates of a default rgb clip up to the last layer, in units of 10^9.
-    gmacs: float
+    # Multiply-accumulates of a default rgb clip up to the last layer, in units of 10^9; None: not counted.
+    gmacs: float | None
     weights: Mapping[str, Weights]
     # (layer, stream) -> module from (B, C, T, H, W) float to (B, feature_dim), random weights; C is 3 for rgb, 2 for flow.
     build: Callable[[str, Stream], nn.Module]
@@ -142,13 +142,20 @@ class Net:
     # The preprocessing for a local weights file.
     file_preprocess: Callable[[Path, Stream], Preprocess]
     # Whether bf16 features are close to fp32 ones (cosine >= 0.9995, relative norm of the difference <= 2 %), so that
-    # `auto` may use bf16.
-    bf16_is_close: bool
+    # `auto` may use bf16. None: not measured, since it depends on the weights; `auto` is fp32 then, and where 16 bits are asked
+    # for, they are compared with fp32 first.
+    bf16_is_close: bool | None
     # Whether each batch normalisation may be folded into the convolution registered right before it. Only done in fp32:
     # faster by up to a quarter; in bf16 it loses accuracy.
     folds_batch_norms: bool = False
+    # The packages that it comes from, besides torch and torchvision: their versions are recorded with the features.
+    packages: tuple[str, ...] = ()
+    # Whether its only weights are those of the folder of a model, from which the net itself was read.
+    of_folder: bool = False
     # None: a net of which no layer is a map.
     tokens: Tokens | None = None
+    # Imports what builds the net, where that is an optional package. Raises: ExtractionError with the way out.
+    require: Callable[[], object] = lambda: None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -10,16 +11,19 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from har_pipeline.core.errors import ExtractionError, UsageError
+from har_pipeline.core.errors import DeviceError, ExtractionError, UsageError
 from har_pipeline.core.files import file_sha256
 from har_pipeline.core.known_files import remember
 from har_pipeline.core.records import Stream
 from har_pipeline.core.text import did_you_mean
 from har_pipeline.models.device import PRECISIONS, pick_device, pick_precision
-from har_pipeline.models.extractors.base import Extractor, Net, Preprocess
+from har_pipeline.models.extractors.base import Extractor, Input, Net, Preprocess
 from har_pipeline.models.extractors.c3d import read_mean_cube
 from har_pipeline.models.extractors.nets import find_net
 from har_pipeline.models.extractors.weights import find_weights, read_training
+
+# How near features in 16 bits must be to those in fp32, of nets whose weights are not known here.
+LEAST_COSINE = 0.999
 
 
 def build_extractor(
@@ -37,20 +41,28 @@ def build_extractor(
 ) -> Extractor:
     """Return the extractor `name`, its weights loaded and on its device, in evaluation mode.
 
-    weights: a name of `har models`, a file, `random` (drawn with `seed`), or None for the net's default.
+    name: of `har models`, `timm:NAME`, or `hf:NAME_OR_FOLDER`; or as a feature spec has these.
+    weights: a name of `har models`, a file, `random` (drawn with `seed`), or None for the net's default; of `hf-KIND`, which a
+    feature spec has, the folder or name on the hub.
     mean_cube: c3d's means of every pixel, see `c3d.read_mean_cube`, instead of the means per channel.
-    tokens: one feature for each position of the layer's map, instead of one for a clip.
+    tokens: one feature for each position of the layer's map, instead of one for a clip; by default of the default layer, or
+    of the first that is a map.
     at_once: build the net now, and not when its `module` is first asked for, which then raises what is wrong with the file.
     Raises: UsageError for an unknown net or layer, one without tokens, a stream that the net does not read, or a cube for
-    another net;
+    another net; ExtractionError if a package that builds the net is missing;
     DeviceError as `pick_device` and `pick_precision`; WeightsError if the weights cannot be had.
     """
-    net = find_net(name)
-    layer = layer or net.default_layer
+    net = find_net(name, weights)
+    if layer is None:
+        layer = net.default_layer
+        if tokens and net.tokens is not None and layer not in net.tokens.layers:
+            layer = next(iter(net.tokens.layers))
     if layer not in net.layers:
         raise UsageError(
-            f"{name} has no layer {layer!r}; {did_you_mean(layer, net.layers)}it has: {', '.join(net.layers)}"
+            f"{name} has no layer {layer!r}; {did_you_mean(layer, net.layers)}it has: {_listed(net.layers)}"
         )
+    if at_once:
+        net.require()  # before any weights are downloaded
     if tokens and (net.tokens is None or layer not in net.tokens.layers):
         raise UsageError(_no_tokens(net, layer))
     if stream not in net.inputs:
@@ -61,7 +73,7 @@ def build_extractor(
     if precision == "auto" and not gains_from_bf16(net, stream, torch_device):
         precision = "fp32"
     chosen_precision = pick_precision(precision, torch_device)
-    found = find_weights(net, weights, layer, stream, seed)
+    found = find_weights(net, None if net.of_folder else weights, layer, stream, seed)
     trained_on, resize = (None, None) if found.path is None else read_training(found.path)
     if resize is not None:
         net = replace(net, inputs={**net.inputs, stream: replace(net.inputs[stream], resize=resize)})
@@ -74,14 +86,18 @@ def build_extractor(
             net.load(module, found.path)
         if net.folds_batch_norms and chosen_precision == "fp32":
             fold_batch_norms(module)
-        return _channels_last(module.eval().requires_grad_(False).to(torch_device, PRECISIONS[chosen_precision]))
+        module = _channels_last(module.eval().requires_grad_(False).to(torch_device))
+        if net.bf16_is_close is not None or chosen_precision == "fp32":
+            return module.to(PRECISIONS[chosen_precision])
+        return _compared(module, chosen_precision, net.inputs[stream], preprocess, name)
 
+    preprocess = found.preprocess if mean_cube is None else _with_cube(found.preprocess, mean_cube)
     extractor = Extractor(
         net=net,
         layer=layer,
         stream=stream,
         weights=found.label,
-        preprocess=found.preprocess if mean_cube is None else _with_cube(found.preprocess, mean_cube),
+        preprocess=preprocess,
         make_module=make_module,
         device=torch_device,
         precision=chosen_precision,
@@ -100,13 +116,39 @@ def _no_tokens(net: Net, layer: str) -> str:
     return f"{net.name} has no tokens at {layer}: leave --tokens out, or give --layer {there}"
 
 
+def _listed(layers: Iterable[str]) -> str:
+    """Return the names of layers; of a net whose every module is one, the first and the last."""
+    names = list(layers)
+    return ", ".join(names if len(names) <= 30 else [*names[:10], "...", *names[-10:]])
+
+
 def gains_from_bf16(net: Net, stream: Stream, device: torch.device) -> bool:
     """Return whether a net is to compute in bf16 where the device does so natively: close to fp32, and not slower.
 
     cuDNN's convolutions over time are slower in bf16 than in TF32: I3D on an H200 by a third (`benchmarks/nets.py`).
     """
     over_time = net.inputs[stream].clips.clip_len > 1
-    return net.bf16_is_close and not (device.type == "cuda" and over_time)
+    return bool(net.bf16_is_close) and not (device.type == "cuda" and over_time)
+
+
+def _compared(module: nn.Module, precision: str, read: Input, preprocess: Preprocess, name: str) -> nn.Module:
+    """Return an fp32 module in 16 bits. Raises: DeviceError if its features are too far from those in fp32 on smooth noise."""
+    device = next(module.parameters()).device
+    noise = torch.rand(2 * read.clips.clip_len, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.interpolate(noise, read.shape, mode="bilinear").permute(0, 2, 3, 1)
+    clips = (255 * smooth).to(torch.uint8).unflatten(0, (2, -1)).to(device)
+    with torch.inference_mode():
+        exact = module(preprocess(clips, torch.float32)).flatten(1)
+    module = module.to(PRECISIONS[precision])
+    with torch.inference_mode():
+        near = module(preprocess(clips, PRECISIONS[precision])).float().flatten(1)
+    cosine = torch.nn.functional.cosine_similarity(exact, near).mean().item()
+    if not cosine > LEAST_COSINE:
+        raise DeviceError(
+            f"{name}: features in {precision} are too far from those in fp32: mean cosine {cosine:.5f}, not above "
+            f"{LEAST_COSINE}; use --precision fp32"
+        )
+    return module
 
 
 def fold_batch_norms(module: nn.Module) -> None:

@@ -22,6 +22,7 @@ from har_pipeline.core.known_files import find_used, remember
 from har_pipeline.core.records import Stream, TrainedOn
 from har_pipeline.core.text import did_you_mean
 from har_pipeline.models.extractors.base import Net, Preprocess, Weights
+from har_pipeline.models.extractors.hub import weights_sha256
 from har_pipeline.models.state import key_differences
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,10 @@ def find_weights(net: Net, choice: str | None, layer: str, stream: Stream, seed:
         if weights.stream != stream:
             raise WeightsError(f"{net.name} weights {choice!r} are for {weights.stream}, not for {stream}")
         path = published_file(net, choice)
-        return FoundWeights(path, f"sha256:{file_sha256(path)}", weights.preprocess)
+        sha256 = weights_sha256(path)
+        if not weights.sha256:  # else it is found by the published hash
+            remember(path, sha256)
+        return FoundWeights(path, f"sha256:{sha256}", weights.preprocess)
     path = Path(choice).expanduser()
     if not path.is_file():
         names = [*net.weights, "random"]
@@ -78,13 +82,13 @@ def find_weights(net: Net, choice: str | None, layer: str, stream: Stream, seed:
     return FoundWeights(path, f"sha256:{sha256}", net.file_preprocess(path, stream))
 
 
-def weights_with_hash(net: Net, stream: Stream, sha256: str) -> str | None:
+def weights_with_hash(weights_of_net: Mapping[str, Weights], stream: Stream, sha256: str) -> str | None:
     """Return what `find_weights` is to be told for the weights with this hash (in hex); None if they are nowhere.
 
     That is the name of published weights, where they are in the cache or come with a package, or else the file where one
     with this hash was used last, or else the name of what would have to be downloaded.
     """
-    of_stream = {name: weights for name, weights in net.weights.items() if weights.stream == stream}
+    of_stream = {name: weights for name, weights in weights_of_net.items() if weights.stream == stream}
     published = [name for name, one in of_stream.items() if one.sha256 and sha256.startswith(one.sha256)]
     for name in published or of_stream:
         if of_stream[name].packaged is not None:
@@ -94,7 +98,7 @@ def weights_with_hash(net: Net, stream: Stream, sha256: str) -> str | None:
         file = weights_cache() / of_stream[name].url.rsplit("/", 1)[1]
         if file.is_file() and file_sha256(file) == sha256:
             return name
-    used = find_used(sha256)
+    used = find_used(sha256, weights_sha256)
     return str(used) if used is not None else next(iter(published), None)
 
 
@@ -113,7 +117,7 @@ def published_file(net: Net, name: str) -> Path:
         path = cached_weights(weights.file)
         if not path.exists():
             _download(net, name, weights, path)
-    found = file_sha256(path)
+    found = weights_sha256(path) if weights.sha256 else ""
     if weights.sha256 and not found.startswith(weights.sha256):
         raise WeightsError(
             f"{path}: sha256 {found[:16]}... is not the published {weights.sha256[:16]}...: "
@@ -211,7 +215,7 @@ def read_training(path: Path) -> tuple[TrainedOn | None, str | None]:
 
     Raises: WeightsError if that is damaged.
     """
-    if path.suffix != ".safetensors":
+    if path.suffix != ".safetensors" or path.is_dir():
         return None, None
     try:
         with safe_open(path, "pt") as file:

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from torch import nn
 
@@ -107,6 +109,22 @@ def _torchvision(
     return _net(name, source, build, classifier, feature_dim, gmacs, read, weights)
 
 
+def _pytorchvideo_hub(name: str) -> ModuleType:
+    """Return the module whose functions build PyTorchVideo's nets. Raises: ExtractionError if it cannot be imported."""
+    try:
+        with warnings.catch_warnings():
+            # Its dependency fvcore compiles a loss with torch.jit at import; newer versions of PyTorch warn of that.
+            warnings.simplefilter("ignore", FutureWarning)
+            return import_module("pytorchvideo.models.hub")
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] == "pytorchvideo":
+            raise ExtractionError(f"{name} needs PyTorchVideo: pip install 'har-pipeline[video-models]'") from error
+        raise ExtractionError(
+            f"{name}: the installed PyTorchVideo cannot be imported ({error}): update it with pip install -U "
+            f"'har-pipeline[video-models]', or take a net of torchvision, such as r3d_18, s3d or swin3d_t"
+        ) from error
+
+
 def _pytorchvideo(
     name: str,
     source: str,
@@ -127,14 +145,7 @@ def _pytorchvideo(
     """
 
     def build() -> nn.Module:
-        try:
-            with warnings.catch_warnings():
-                # Its dependency fvcore compiles a loss with torch.jit at import; newer versions of PyTorch warn of that.
-                warnings.simplefilter("ignore", FutureWarning)
-                hub = import_module("pytorchvideo.models.hub")
-        except ImportError as error:
-            raise ExtractionError(f"{name} needs PyTorchVideo: pip install 'har-pipeline[video-models]'") from error
-        net: nn.Module = getattr(hub, name)(pretrained=False)
+        net: nn.Module = getattr(_pytorchvideo_hub(name), name)(pretrained=False)
         net.get_submodule(head).activation = None  # type: ignore[assignment]
         return net
 
@@ -151,7 +162,8 @@ def _pytorchvideo(
         resize="short256-center224",
         weights="kinetics",
     )
-    return _net(name, source, build, f"{head}.proj", feature_dim, gmacs, read, weights)
+    net = _net(name, source, build, f"{head}.proj", feature_dim, gmacs, read, weights)
+    return replace(net, require=lambda: _pytorchvideo_hub(name))
 
 
 _TRAN = "Tran et al. 2018, A Closer Look at Spatiotemporal Convolutions"

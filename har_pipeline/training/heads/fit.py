@@ -287,7 +287,7 @@ def _uncalibrated(told: np.ndarray, classes: Sequence[str]) -> list[str]:
 
 def probabilities_of(head: SequenceClassifier, data: FeatureBatches, rows: np.ndarray) -> np.ndarray:
     """Return (len(rows), K) float64 class probabilities."""
-    return class_probabilities(head, data.batches(data.scored_at_once, rows=rows))
+    return class_probabilities(head, data.batches(data.scored_at_once, rows=rows), len(rows))
 
 
 def val_measures(

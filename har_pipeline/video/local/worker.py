@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -15,13 +16,14 @@ import numpy as np
 
 from har_pipeline.core.errors import VideoError
 from har_pipeline.core.records import WHOLE, Span
-from har_pipeline.video.decode import FrameReader, VideoInfo, probe, tail_note, too_many_frames
+from har_pipeline.video.decode import FrameReader, VideoInfo, probe_again, tail_note, too_many_frames
 from har_pipeline.video.local.harris3d import interest_points
 from har_pipeline.video.local.points import Points, joined
 from har_pipeline.video.local.spec import HANDCRAFTED
 from har_pipeline.video.local.trajectories import dense_trajectories
 from har_pipeline.video.preprocess import scale_to
 from har_pipeline.video.process import Failed, Task, Worker, serve, stopped_clock
+from har_pipeline.video.seek import exactly
 from har_pipeline.video.timing import in_frames
 
 FINDERS: Mapping[str, Callable[[Iterable[np.ndarray]], Iterator[Points]]] = {
@@ -57,12 +59,13 @@ class LocalVideo:
 class VideoFrames:
     """The frames of a video one by one, no larger than asked for, and what was learned of the file on the way."""
 
-    def __init__(self, path: Path, short_side: int, span: Span = WHOLE, *, max_frames: int) -> None:
+    def __init__(self, path: Path, short_side: int, span: Span = WHOLE, *, max_frames: int, seek: bool = False) -> None:
+        """seek: as in `FrameReader`."""
         self.path, self.short_side, self.max_frames = path, short_side, max_frames
-        self.info: VideoInfo = probe(path)
+        self.info: VideoInfo = probe_again(path)
         part = in_frames(span, path, self.info.timing, self.info.packet_frames)
         self.start, self.stop = part.start_frame, part.end_frame
-        self._reader = FrameReader(path, start=self.start, stop=self.stop, info=self.info)
+        self._reader = FrameReader(path, start=self.start, stop=self.stop, info=self.info, seek=seek)
         self.numbers: list[int] = []  # of the frames so far, in the file
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -98,17 +101,22 @@ def find_points(
     on_frame: called with the frames searched and how many there should be.
     Raises: VideoError if none of them can be read.
     """
-    frames: list[np.ndarray] = []
 
-    def kept() -> Iterator[np.ndarray]:
-        video = VideoFrames(path, short_side, Span(start_frame=start, end_frame=stop), max_frames=stop - start)
-        total = max(0, min(stop, video.info.announced_frames) - start)
-        for frame in video:
-            on_frame(len(frames), max(len(frames), total))
-            frames.append(frame)
-            yield frame
+    def found(seek: bool) -> tuple[list[np.ndarray], Points]:
+        frames: list[np.ndarray] = []
 
-    return frames, joined(list(FINDERS[extractor](kept())))
+        def kept() -> Iterator[np.ndarray]:
+            part = Span(start_frame=start, end_frame=stop)
+            video = VideoFrames(path, short_side, part, max_frames=stop - start, seek=seek)
+            total = max(0, min(stop, video.info.announced_frames) - start)
+            for frame in video:
+                on_frame(len(frames), max(len(frames), total))
+                frames.append(frame)
+                yield frame
+
+        return frames, joined(list(FINDERS[extractor](kept())))
+
+    return exactly(path, found)
 
 
 def _size_within(frame: np.ndarray, short_side: int) -> tuple[int, int]:
@@ -152,8 +160,12 @@ class _Sample:
 
 def describe_video(task: LocalTask) -> LocalVideo:
     """Return the points of one video. Raises: VideoError naming the file if it cannot be read."""
+    return exactly(task.path, partial(_described, task))
+
+
+def _described(task: LocalTask, seek: bool) -> LocalVideo:
     extractor = HANDCRAFTED[task.extractor]
-    frames = VideoFrames(task.path, task.short_side, task, max_frames=task.max_frames)
+    frames = VideoFrames(task.path, task.short_side, task, max_frames=task.max_frames, seek=seek)
     sample = _Sample(task.max_points)
     for found in FINDERS[task.extractor](frames):
         values = np.concatenate([found.blocks[name] for name in task.blocks], axis=1)

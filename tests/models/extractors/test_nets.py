@@ -10,6 +10,7 @@ import pytest
 
 from har_pipeline.core.errors import UsageError
 from har_pipeline.models.extractors import all_nets, describe_nets, find_net
+from har_pipeline.models.net_names import net_modules
 from har_pipeline.video.clips import shares_seen
 
 
@@ -22,6 +23,8 @@ def with_a_new_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     found = [*pkgutil.iter_modules([str(path) for path in sys.modules["har_pipeline.models.extractors"].__path__])]
     monkeypatch.setattr(pkgutil, "iter_modules", lambda path: [*found, found[0]._replace(name="vgg_new")])
     # Names are read from files, and this module has none.
+    modules = {**net_modules(), "vgg_new": "vgg_new"}
+    monkeypatch.setattr("har_pipeline.models.extractors.nets.net_modules", lambda: modules)
     monkeypatch.setattr("har_pipeline.models.extractors.nets.check_net_name", lambda name: None)
     all_nets.cache_clear()
     yield

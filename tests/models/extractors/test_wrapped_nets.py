@@ -125,7 +125,12 @@ def test_torchvision_rows_are_its_own(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "frames"), [("r3d_18", 4), ("mc3_18", 2), ("r2plus1d_18", 2), ("s3d", 14), ("swin3d_t", 2)]
+    ("name", "frames"),
+    [
+        *(("r3d_18", 4), ("s3d", 14), ("swin3d_t", 2)),
+        # Of the same module as r3d_18, in other blocks.
+        *(pytest.param(name, 2, marks=pytest.mark.exhaustive) for name in ("mc3_18", "r2plus1d_18")),
+    ],
 )
 def test_torchvision_nets_agree_with_torchvision(name: str, frames: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -209,14 +214,34 @@ def test_x3d_logits_come_before_the_softmax_and_do_not_depend_on_the_batch() -> 
 def test_without_pytorchvideo_its_nets_are_listed_but_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pytorchvideo", None)
     monkeypatch.setitem(sys.modules, "pytorchvideo.models.hub", None)
-    with pytest.raises(ExtractionError, match=r"x3d_m.*pip install 'har-pipeline\[video-models\]'"):
+    # Before the weights are looked for, which are a download.
+    monkeypatch.setattr("har_pipeline.models.extractors.build.find_weights", lambda *_: pytest.fail("looked for"))
+    with pytest.raises(ExtractionError, match=r"x3d_m needs PyTorchVideo: pip install 'har-pipeline\[video-models\]'"):
         load("x3d_m", "random")
     code = (
         "import sys; sys.modules['pytorchvideo'] = None; from har_pipeline.models.extractors import describe_nets;"
         "print(*(row['net'] for row in describe_nets()))"
     )
-    listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=True)
     assert set(listed.stdout.split()) >= {*PYTORCHVIDEO, *TORCHVISION}
+
+
+def test_a_pytorchvideo_of_another_time_is_told_of_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where it imports a module that newer versions of torchvision have dropped."""
+    package = tmp_path / "pytorchvideo" / "models"
+    package.mkdir(parents=True)
+    for folder in (package.parent, package):
+        (folder / "__init__.py").touch()
+    (package / "hub.py").write_text("import torchvision.transforms.functional_tensor")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pytorchvideo"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        ExtractionError, match=r"slow_r50: .* cannot be imported \(.*functional_tensor.*\): update it .*s3d"
+    ):
+        load("slow_r50", "random")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pytorchvideo"]:
+        del sys.modules[name]
 
 
 def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:

@@ -423,7 +423,7 @@ def test_the_output_is_a_distribution_as_keras_makes_it(output: str) -> None:
     plain = logits.sigmoid() if output == "sigmoid" else logits.exp()
     expected = plain / plain.sum(dim=1, keepdim=True)
     torch.testing.assert_close(head(features, LENGTHS).exp(), expected, rtol=1e-5, atol=1e-7)
-    probabilities = class_probabilities(head, [FeatureBatch(features, LENGTHS, torch.zeros(4))])
+    probabilities = class_probabilities(head, [FeatureBatch(features, LENGTHS, torch.zeros(4))], 4)
     assert probabilities.dtype == np.float64
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-14)
     np.testing.assert_allclose(probabilities, expected.detach().numpy(), rtol=1e-5)
@@ -504,6 +504,6 @@ def test_input_dropout_takes_a_feature_from_all_clips_of_a_video() -> None:
 def test_probabilities_put_the_head_in_evaluation_mode() -> None:
     head = build_head(HeadConfig(units=4, dropout=0.9), 5, 3).train()
     batch = FeatureBatch(sequences(), LENGTHS, torch.zeros(4))
-    assert np.array_equal(class_probabilities(head, [batch]), class_probabilities(head, [batch]))
+    assert np.array_equal(*(class_probabilities(head, [batch], len(batch.lengths)) for _ in range(2)))
     assert isinstance(head.encoder, nn.Module)
     assert not head.training

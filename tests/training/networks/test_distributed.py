@@ -80,7 +80,7 @@ def run_two(*command: str) -> list[tuple[str, str]]:
         )
         for rank in range(2)
     ]
-    outputs = [process.communicate(timeout=200) for process in started]
+    outputs = [process.communicate(timeout=600) for process in started]
     assert [process.returncode for process in started] == [0, 0], outputs
     return outputs
 

@@ -90,6 +90,7 @@ def test_a_loss_that_runs_away_ends_the_test(monkeypatch: pytest.MonkeyPatch) ->
     assert result.losses.tolist() == pytest.approx([1.0, 0.9])
 
 
+@pytest.mark.usefixtures("pictures_drawn")
 def test_a_real_test_finds_rates_that_train(tmp_path) -> None:  # type: ignore[no-untyped-def]
     lengths = {f"{k}-{i}": 16 for k in range(2) for i in range(4)}
     table = table_of(drawn_videos(lengths)[0])
