@@ -147,11 +147,14 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, object]:
     for count, loader in loaders.items():
         ways[f"usual, {count} workers"] = lambda count=count, loader=loader: usual[count].usual(loader)  # type: ignore[misc]
     seconds: dict[str, list[float]] = {name: [] for name in ways}
+    cpu_seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(args.rounds + 1):
         for name, work in ways.items():
+            cpu = time.process_time()
             elapsed = timed(work, device)
             if number:
                 seconds[name].append(elapsed)
+                cpu_seconds[name].append(time.process_time() - cpu)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     best_usual = min(value for name, value in medians.items() if name.startswith("usual"))
     return {
@@ -167,6 +170,8 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, object]:
         "features_on_device": data.resident,
         "epoch_seconds": seconds,
         "median_seconds": medians,
+        # Of this process: without those of the loader's workers.
+        "median_cpu_seconds": {name: statistics.median(values) for name, values in cpu_seconds.items()},
         "ours_over_limit": round(medians["ours"] / medians["limit"], 3),
         "usual_over_ours": round(best_usual / medians["ours"], 3),
     }
