@@ -52,8 +52,8 @@ def test_the_page_on_python_runs(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     script, *others = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     assert script.count('build_extractor("i3d")') == 1
-    script = script.replace('build_extractor("i3d")', 'build_extractor("tsn_efficientnet_lite0")')
-    script = script.replace('["i3d"]', '["tsn"]')
+    script = script.replace('build_extractor("i3d")', 'build_extractor("convnet3d", weights="random")')
+    script = script.replace('["i3d"]', '["convnet3d"]')
     code = "\n".join([script, *others])
     for given, fewer in (('TrainConfig(head="lstm")', 'TrainConfig(head="lstm", epochs=3)'), ("epochs=20", "epochs=2")):
         assert code.count(given) == 1
