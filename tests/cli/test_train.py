@@ -187,7 +187,7 @@ def test_options_out_of_range_are_usage_errors(work: Path, tmp_path: Path) -> No
         (("--clip-norm", "0"), "--clip-norm must be above 0"),
         (
             ("--head", "vote", "--num-layers", "2"),
-            "--num-layers belongs to lstm gru bilstm attention res_lstm stacked_lstm attentive not to vote",
+            "--num-layers belongs to lstm gru bilstm attention",
         ),
         (("--schedule-factor", "2"), "--schedule-factor must be above 0 and below 1"),
         (("--average-last", "0.5", "--patience", "2"), "epochs --patience keeps the best one"),
