@@ -152,6 +152,14 @@ def test_every_command_and_option_has_a_help_text(monkeypatch: pytest.MonkeyPatc
             assert parameter.help, f"{command.name} {parameter.name}"
 
 
+def test_no_command_lists_more_options_at_once_than_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    for command in importlib.import_module("cli_page").commands():
+        options = [parameter.panel for parameter in command.parameters if not parameter.is_argument]
+        for panel in set(options):
+            assert options.count(panel) <= 25, f"{command.name}: {panel or 'options without a panel'}"
+
+
 def test_results_tables_hold_no_other_accuracy() -> None:
     """A table row with a percentage of ours names a results file; the paper's column is the paper's."""
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")

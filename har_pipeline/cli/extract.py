@@ -45,26 +45,33 @@ class NetChoice:
         "Net or handcrafted extractor, see `har models`; timm:NAME, an image model of timm; hf:NAME_OR_FOLDER, a video or "
         "image encoder of transformers. Repeat for several nets in one decoding pass. Default: efficientnet_lite0.",
     )
-    stream: Literal["rgb", "flow"] = option("rgb", "What the nets see; flow is computed on the fly.")
+    stream: Literal["rgb", "flow"] = option("rgb", "What the nets see; flow is computed on the fly.", panel="Net")
     layer: str | None = option(
-        None, "Layer of the net; of a handcrafted extractor its descriptors, joined by +. Default: the extractor's own."
+        None,
+        "Layer of the net; of a handcrafted extractor its descriptors, joined by +. Default: the extractor's own.",
+        panel="Net",
     )
     tokens: bool = option(
         False,
         "Store one feature for each position of the layer's map (token), such as 49 of a frame at vgg16's pool5, for "
         "`har train --head attentive`; much larger than one for each clip.",
+        panel="Net",
     )
     weights: str | None = option(
         None,
         "Name from `har models`, downloaded once into the cache (HAR_CACHE moves it), a file, or `random` (tests only).",
+        panel="Net",
     )
-    mean_cube: Path | None = option(None, "c3d: subtract this mean cube (.npy) instead of the channel means.")
+    mean_cube: Path | None = option(
+        None, "c3d: subtract this mean cube (.npy) instead of the channel means.", panel="Net"
+    )
     seed: int = seed_option()
     device: str = device_option()
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto",
         "Arithmetic of the net. auto: bf16 where it is fast and close; fp32 with --dtype float32. On NVIDIA GPUs PyTorch "
         "multiplies fp32 convolutions in TF32.",
+        panel="Net",
     )
 
     def __post_init__(self) -> None:
@@ -123,16 +130,24 @@ class ClipChoice:
         None,
         "Which clips of a video to read. uniform: spread over the video; dense: all; sparse: some of the dense ones; "
         "segments: the middle of equal parts (TSN); first: the first ones only. Default: the net's own, over the whole video.",
+        panel="Clips of a video",
     )
-    num_clips: int | None = option(None, "Clips per video (frames, for frame nets).", min=1)
-    clip_len: int | None = option(None, "Frames per clip.", min=1)
-    clip_stride: int | None = option(None, "Frames between the starts of two clips.", min=1)
-    frame_interval: int | None = option(None, "Frames from one frame of a clip to the next.", min=1)
+    num_clips: int | None = option(None, "Clips per video (frames, for frame nets).", min=1, panel="Clips of a video")
+    clip_len: int | None = option(None, "Frames per clip.", min=1, panel="Clips of a video")
+    clip_stride: int | None = option(None, "Frames between the starts of two clips.", min=1, panel="Clips of a video")
+    frame_interval: int | None = option(
+        None, "Frames from one frame of a clip to the next.", min=1, panel="Clips of a video"
+    )
     padding: Padding | None = option(
-        None, "Fill clips past the last frame: repeat_last = with that frame, loop = from the video's start."
+        None,
+        "Fill clips past the last frame: repeat_last = with that frame, loop = from the video's start.",
+        panel="Clips of a video",
     )
     segment_seed: int | None = option(
-        None, "Draw random places in the segments with this seed, as in TSN's training.", min=0
+        None,
+        "Draw random places in the segments with this seed, as in TSN's training.",
+        min=0,
+        panel="Clips of a video",
     )
 
     def of(self, default: ClipSpec) -> ClipSpec:
@@ -186,14 +201,19 @@ def extract(
     where: EngineOptions,
     shard: options.Shard = "1/1",
     crops: Annotated[
-        Crops | None, typer.Option(help="Crops whose features are averaged: ten = corners and centre, mirrored too.")
+        Crops | None,
+        typer.Option(
+            help="Crops whose features are averaged: ten = corners and centre, mirrored too.", rich_help_panel="Frames"
+        ),
     ] = None,
-    flow_method: Annotated[FlowMethod, typer.Option(help=METHOD)] = "tvl1",
-    flow_bound: Annotated[float, typer.Option(help=BOUND, min=0.1)] = 20.0,
+    flow_method: Annotated[FlowMethod, typer.Option(help=METHOD, rich_help_panel="Optical flow")] = "tvl1",
+    flow_bound: Annotated[float, typer.Option(help=BOUND, min=0.1, rich_help_panel="Optical flow")] = 20.0,
     root: options.Root = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Extract features of a manifest's videos into a store. Run again to continue after an interruption.
+
+    Most jobs need no option but --extractor and --name: each net has its own clips, frames and weights.
 
     harris3d_hof and idt are handcrafted: one feature for each interest point or trajectory, for an LSTM, or for
     `har features encode`, which makes one vector per video.

@@ -37,7 +37,12 @@ Root = Annotated[
     Path | None, typer.Option(help="Folder that the manifest's paths are relative to. Default: the manifest's folder.")
 ]
 Seed = Annotated[int, typer.Option(help="Random seed.", min=0)]
-Shard = Annotated[str, typer.Option(help="k/n: do only part k of n, to share one store between machines.")]
+Shard = Annotated[
+    str,
+    typer.Option(
+        help="k/n: do only part k of n, to share one store between machines.", rich_help_panel="Several machines"
+    ),
+]
 Store = Annotated[
     StorePath,
     typer.Argument(

@@ -58,8 +58,9 @@ def read_activitynet(path: Path, on_note: OnNote) -> list[AnnotatedVideo]:
     on_note: called with what is said of segments that are left out or odd.
     Raises: ManifestError if the file is not of this form.
     """
+    text = _text_of(path)
     try:
-        content = json.loads(_text_of(path))
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{path}: not valid JSON: {error}") from error
     database = content.get("database") if isinstance(content, dict) else None

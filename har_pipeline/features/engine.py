@@ -210,7 +210,8 @@ class Engine:
         with np.errstate(over="ignore"):
             stored = rows.astype(lane.spec.dtype)
         if not np.isfinite(stored).all():
-            reason = "the net gave a value that is not finite: try --precision fp32"
+            cause = "its weights may be damaged" if lane.spec.precision == "fp32" else "try --precision fp32"
+            reason = f"the net gave a value that is not finite: {cause}"
             if np.isfinite(rows).all():
                 reason = f"a feature of {np.abs(rows).max():.4g} overflows float16: use --dtype float32"
             self._fail(lane, attempt.video_id, reason, attempt.file)

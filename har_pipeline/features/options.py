@@ -61,18 +61,27 @@ class JobOptions:
         "Worker processes, of about 150 MB each. Default: one for each core; one for four beside a net on the CPU, which more "
         "only slow down; all cores but one beside a GPU.",
         min=1,
+        panel="Workers and limits",
     )
     time_limit_s: float = option(
-        TIME_LIMIT_S, "Time limit for reading one video, in seconds; inf: none.", min=0.001, name="time_limit"
+        TIME_LIMIT_S,
+        "Time limit for reading one video, in seconds; inf: none.",
+        min=0.001,
+        name="time_limit",
+        panel="Workers and limits",
     )
     memory_limit_gb: float = option(
         MEMORY_LIMIT_GB,
         "Memory limit of one worker process, in GB (on Linux); a video that needs more fails. inf: none.",
         min=0.5,
         name="memory_limit",
+        panel="Workers and limits",
     )
     max_frames: int = option(
-        MAX_FRAMES, "Most frames that one video may have, also at --fps; a longer one fails.", min=1
+        MAX_FRAMES,
+        "Most frames that one video may have, also at --fps; a longer one fails.",
+        min=1,
+        panel="Workers and limits",
     )
     retry_failed: bool = option(False, "Try videos again that failed before.")
     replace_changed: bool = option(False, "Make again what comes from a file that has changed since.")
@@ -89,14 +98,23 @@ class EngineOptions:
     """Where the work of a job is done; changes no number. Raises: UsageError if options do not go together."""
 
     engine: Literal["local", "ray"] = option(
-        "local", "local: this machine. ray: workers of a Ray cluster, or of this machine alone without --ray-address."
+        "local",
+        "local: this machine. ray: workers of a Ray cluster, or of this machine alone without --ray-address.",
+        panel="Several machines",
     )
     ray_address: str | None = option(
-        None, "Ray cluster to use: auto (the one that runs on this machine) or HOST:PORT. Default: RAY_ADDRESS."
+        None,
+        "Ray cluster to use: auto (the one that runs on this machine) or HOST:PORT. Default: RAY_ADDRESS.",
+        panel="Several machines",
     )
-    ray_workers: int | None = option(None, "Ray workers. Default: one for each GPU; without GPUs, one a node.", min=1)
+    ray_workers: int | None = option(
+        None, "Ray workers. Default: one for each GPU; without GPUs, one a node.", min=1, panel="Several machines"
+    )
     ray_gpus: float | None = option(
-        None, "GPUs of each Ray worker; 0.5: two workers share one. Default: 1 where the cluster has GPUs.", min=0
+        None,
+        "GPUs of each Ray worker; 0.5: two workers share one. Default: 1 where the cluster has GPUs.",
+        min=0,
+        panel="Several machines",
     )
 
     def __post_init__(self) -> None:
@@ -119,17 +137,24 @@ class ExtractOptions(JobOptions):
     clips: ClipSpec | None = None
     # How flow is computed, for extractors that read it.
     flow: FlowSpec | None = None
-    fps: float | None = option(None, "Frame rate to resample to, by frame number. Default: the video's own.", above=0)
+    fps: float | None = option(
+        None, "Frame rate to resample to, by frame number. Default: the video's own.", above=0, panel="Clips of a video"
+    )
     resize: str | None = option(
         None,
         "How frames are resized and cropped, such as stretch-224, short256-center224 or stretch-340x256-ten224. "
         "Default: the net's own.",
+        panel="Frames",
     )
-    flow_cache: Path | None = option(None, "Folder that keeps computed flow for other nets and later jobs.")
-    batch_size: int | None = option(None, "Clips per batch. Default: by device.", min=1)
-    resize_method: ResizeMethod = option("area", RESIZE_METHOD)
+    flow_cache: Path | None = option(
+        None, "Folder that keeps computed flow for other nets and later jobs.", panel="Optical flow"
+    )
+    batch_size: int | None = option(None, "Clips per batch. Default: by device.", min=1, panel="Workers and limits")
+    resize_method: ResizeMethod = option("area", RESIZE_METHOD, panel="Frames")
     decoder: Decoder = option(
-        "auto", "Video decoder. auto: PyAV; decord: for comparison, with PyAV for the files that decord gets wrong."
+        "auto",
+        "Video decoder. auto: PyAV; decord: for comparison, with PyAV for the files that decord gets wrong.",
+        panel="Frames",
     )
     dtype: FeatureType = option("float16", "Type of the stored features.")
 
@@ -211,9 +236,14 @@ class LocalOptions(JobOptions):
         "harris3d_hof, idt: scale frames down to this shorter side, in pixels; smaller ones stay.",
         min=16,
         max=4320,
+        panel="Handcrafted extractors",
     )
     max_points: int = option(
-        10_000, "harris3d_hof, idt: most descriptors kept of a video; of more, a uniform sample.", min=1, max=1_000_000
+        10_000,
+        "harris3d_hof, idt: most descriptors kept of a video; of more, a uniform sample.",
+        min=1,
+        max=1_000_000,
+        panel="Handcrafted extractors",
     )
     dtype: FeatureType = "float16"
 

@@ -59,8 +59,9 @@ def _ordinal(number: int) -> str:
 def describe_features(spec: FeatureSpec, folds: int = 1) -> list[Fact]:
     """Return how a feature set was made. folds: of the job that read it; what was fitted, was so for each of them."""
     kind, _, which = spec.weights.partition(":")
+    place = "folder" if spec.extractor.startswith("hf-") else "file"
     weights = {
-        "sha256": f"the file whose SHA-256 begins with {which[:12]}",
+        "sha256": f"the {place} whose SHA-256 begins with {which[:12]}",
         "random": f"random, seed {which}: the results mean nothing",
         "none": "none needed",
     }.get(kind, spec.weights)

@@ -189,5 +189,5 @@ def test_annotations_are_needed_and_read_by_two_layouts_only(tmp_path: Path) -> 
         build_manifest("activitynet", videos)
     with pytest.raises(UsageError, match="annotations is an option of activitynet and segments, not of folder"):
         build_manifest("folder", videos, annotations=tmp_path / "a.json")
-    with pytest.raises(ManifestError, match=r"none\.json: no such file of annotations"):
+    with pytest.raises(ManifestError, match=r"^[^:]*none\.json: no such file of annotations"):
         build_manifest("activitynet", videos, annotations=tmp_path / "none.json")

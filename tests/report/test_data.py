@@ -343,6 +343,8 @@ def test_features_in_words() -> None:
     assert facts["Size of a frame"] == "the shorter side made 256 pixels, then the centre of 224 pixels"
     assert facts["Preprocessing"] == "rgb; (value - 127.5) / 127.5"
     assert facts["Weights"] == "the file whose SHA-256 begins with abababababab"
+    of_folder = replace(SPEC, extractor="hf-videomae")
+    assert dict(describe_features(of_folder))["Weights"] == "the folder whose SHA-256 begins with abababababab"
     assert dict(describe_features(replace(SPEC, weights="random:3")))["Weights"].endswith("the results mean nothing")
     fit = {"source": "s", "protocol": "leave_one_group_out", "split": 2, "train_ids_sha256": ""}
     reduced = replace(SPEC, reduction=ReductionSpec(dim=64, **fit))

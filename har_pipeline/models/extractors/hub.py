@@ -50,7 +50,11 @@ def model_folder(source: str) -> Path:
             f"{source} is {what_is(folder)}, neither a folder that holds {CONFIG} and {WEIGHTS} nor a name on the hub "
             "(such as MCG-NJU/videomae-base-finetuned-kinetics)"
         )
-    if hub_file(source, CONFIG) is None:
+    try:
+        config = hub_file(source, CONFIG)
+    except WeightsError as error:
+        raise WeightsError(f"there is no folder {source} here, and as a name on the hub: {error}") from error
+    if config is None:
         raise WeightsError(f"{source}: the hub has no {CONFIG} there: it is no model of transformers")
     _processor(source)
     index = _cached(source, INDEX)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -74,6 +75,8 @@ class _Family:
     frames_first: bool = True
     # The config's entry with the size of a frame.
     size: str = "image_size"
+    # Whether it has positions for frames of another size than the config's.
+    other_sizes: bool = False
     # How published checkpoints prepare frames, where a folder does not say: mean, std, short side of a crop of 224.
     usual: tuple[tuple[float, ...], tuple[float, ...]] = _IMAGENET
     usual_short: int = 224
@@ -108,6 +111,7 @@ _DINOV2 = _Family(
     whole="Dinov2ForImageClassification",
     pooled=("cls+mean",),
     prefix=1,
+    other_sizes=True,
     usual_short=256,
 )
 FAMILIES = {
@@ -129,6 +133,7 @@ FAMILIES = {
         interval=2,
         any_length=True,
         size="crop_size",
+        other_sizes=True,
         usual_short=256,
         not_read=(r"pooler\.",),
         spare=("predictor",),
@@ -143,6 +148,7 @@ FAMILIES = {
         frames="num_frames",
         interval=32,
         frames_first=False,
+        other_sizes=True,
         usual=((0.45,) * 3, (0.225,) * 3),
     ),
     "vivit": _Family(
@@ -169,9 +175,12 @@ FAMILIES = {
         whole="Dinov2WithRegistersForImageClassification",
         pooled=("cls+mean",),
         prefix=1,
+        other_sizes=True,
         usual_short=256,
     ),
-    "dinov3_vit": _Family(source="Simeoni et al. 2025, DINOv3", encoder="DINOv3ViTModel", pooled=("cls",), prefix=1),
+    "dinov3_vit": _Family(
+        source="Simeoni et al. 2025, DINOv3", encoder="DINOv3ViTModel", pooled=("cls",), prefix=1, other_sizes=True
+    ),
 }
 # Of no family: classes, the masked token of a training, and numbers of places, which older files hold.
 _NEVER_READ = (r"classifier\.", r"mask_token", r"position_ids")
@@ -258,8 +267,12 @@ def transformers_net(source: str) -> Net:
     values = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     kind = str(values.get("model_type", ""))
     if kind not in FAMILIES:
-        what = unknown("model_type", kind, sorted(FAMILIES)) if values else f"holds no {CONFIG}"
-        raise WeightsError(f"{folder}: {what}: give a folder or a name on the hub of one of these models")
+        what = (
+            unknown("model_type", kind, sorted(FAMILIES))
+            if values
+            else f"holds no {CONFIG}: it is no folder of a model"
+        )
+        raise WeightsError(f"{folder}: {what}")
     family, keys = FAMILIES[kind], _keys(folder)
     has_head = bool(family.whole) and any(key.endswith(family.told_by) for key in keys)
     cls = getattr(transformers, family.whole if has_head else family.encoder)
@@ -405,15 +418,22 @@ def _frames(folder: Path, family: _Family, config: Any) -> tuple[str, Preprocess
             factor,
             offset,
         )
-        return _resize(scaled, crop, size, file), preprocess
+        resize = _resize(scaled, crop, size, file)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise WeightsError(f"{file}: does not say how frames are prepared ({first_line(error)})") from error
+    if (made := parse_resize(resize).size) != size and not family.other_sizes:
+        raise WeightsError(
+            f"{file}: makes frames of {made} px, and the model of {CONFIG} reads {size} px: take its own file"
+        )
+    return resize, preprocess
 
 
 def _normalised(mean: Sequence[float], std: Sequence[float], factor: float, offset: int) -> Preprocess:
     """Return (x * factor - offset - mean) / std of RGB x in 0-255 units."""
     if len(mean) != 3 or len(std) != 3:
         raise ValueError("mean and std are not of three channels")
+    if not all(math.isfinite(value) for value in (*mean, *std, factor)) or not all((*std, factor)):
+        raise ValueError("mean, std and scale must be numbers, the last two not 0")
     return Preprocess(
         mean=tuple((float(value) + offset) / factor for value in mean),
         std=tuple(float(value) / factor for value in std),

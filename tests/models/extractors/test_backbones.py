@@ -325,6 +325,10 @@ def test_no_network_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         WeightsError, match=r"config.json is not in the hub's cache .*`hf download MCG-NJU/videomae-base`"
     ):
         build_extractor("hf:MCG-NJU/videomae-base", device="cpu")
+    with pytest.raises(
+        WeightsError, match=r"^there is no folder folders/mine here, and as a name on the hub: folders/mine"
+    ):
+        build_extractor("hf:folders/mine", device="cpu")
     with pytest.raises(WeightsError, match=r"timm/resnet18.a1_in1k: model.safetensors is not in the hub's cache"):
         build_extractor("timm:resnet18", device="cpu")
 
@@ -398,6 +402,21 @@ def test_frames_are_prepared_as_the_folders_processor_says(videomae: Path, tmp_p
         == "stretch-48x36-center32"
     )
     assert read(transformers.VideoMAEVideoProcessor(**square)).input.resize == "short32-center32"
+    vjepa2 = saved("vjepa2", tmp_path / "vjepa2")
+    assert vjepa2.config.crop_size == 32
+    transformers.VideoMAEImageProcessor(size=48, crop_size=48).save_pretrained(tmp_path / "vjepa2")  # it takes any size
+    assert build_extractor(f"hf:{tmp_path / 'vjepa2'}", device="cpu").input.resize == "short48-center48"
+    # SigLIP adds its positions to fewer patches without an error, VideoMAE fails in the first batch.
+    saved("siglip", tmp_path / "siglip")
+    small = {"size": {"height": 16, "width": 16}}
+    transformers.SiglipImageProcessor(**small).save_pretrained(tmp_path / "siglip")
+    with pytest.raises(WeightsError, match=r"makes frames of 16 px, and the model of config.json reads 32 px"):
+        build_extractor(f"hf:{tmp_path / 'siglip'}", device="cpu")
+    with pytest.raises(WeightsError, match=r"makes frames of 16 px, and the model of config.json reads 32 px"):
+        read(transformers.VideoMAEImageProcessor(size={"shortest_edge": 32}, crop_size=16))
+    for wrong in ({"image_std": [0, 0.5, 0.5]}, {"rescale_factor": 0}, {"image_mean": [float("nan"), 0, 0]}):
+        with pytest.raises(WeightsError, match=r"does not say how frames are prepared \(mean, std and scale"):
+            read(transformers.VideoMAEImageProcessor(**square, **wrong))
     with pytest.raises(WeightsError, match="not square"):
         read(transformers.CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 30}))
 
