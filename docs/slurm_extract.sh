@@ -13,8 +13,9 @@ set -euo pipefail
 
 manifest=$1 store=$2
 shift 2
-if [ "$SLURM_ARRAY_TASK_MIN" != 1 ]; then
-    echo "number the array from 1: --array=1-N" >&2
+# Of an array with gaps, or without a first task, nobody would do some parts.
+if [ "${SLURM_ARRAY_TASK_MIN:-}" != 1 ] || [ "$SLURM_ARRAY_TASK_COUNT" != "$SLURM_ARRAY_TASK_MAX" ]; then
+    echo "submit an array that is numbered from 1 without gaps: --array=1-N" >&2
     exit 2
 fi
 exec srun har extract "$manifest" "$store" --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_MAX" "$@"

@@ -17,7 +17,7 @@ from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from har_pipeline.core.errors import HarError, UsageError
 from har_pipeline.core.kinds import what_is
-from har_pipeline.core.objects import StorePath, store_path
+from har_pipeline.core.objects import SCHEMES, StorePath, store_path
 from har_pipeline.core.options import Option, options_of, value_type
 from har_pipeline.core.text import did_you_mean, printable
 
@@ -87,6 +87,8 @@ class Command(TyperCommand):
         words = list(args[1] if len(args) > 1 else kwargs["args"])  # parsing empties the list
         with _shown_errors():
             ctx = super().make_context(*args, **kwargs)
+            for parameter in self.params:
+                _refuse_address(parameter, ctx.params.get(parameter.name or ""))
         ctx.meta[TYPED] = words
         return ctx
 
@@ -94,6 +96,15 @@ class Command(TyperCommand):
         """Run the command; control characters of an argument that it refuses are shown."""
         with _shown_errors():
             return super().invoke(ctx)
+
+
+def _refuse_address(parameter: Any, value: Any) -> None:
+    """Raise if a path is an address in object storage: as a path it would be a folder of this machine named s3:."""
+    for path in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(path, Path) and (found := re.match(rf"({'|'.join(SCHEMES)}):/", path.as_posix())):
+            raise typer.BadParameter(
+                f"only feature stores and packs can be in object storage, as {found[1]}://BUCKET/PATH", param=parameter
+            )
 
 
 @contextlib.contextmanager

@@ -166,9 +166,9 @@ class ObjectPath:
 
     def stat(self) -> os.stat_result:
         """Return size and time of a file. Raises: FileNotFoundError."""
-        import obstore
-
         with self._answers() as client:
+            import obstore
+
             meta = obstore.head(client, self._key)
         seconds = int(meta["last_modified"].timestamp())
         return os.stat_result((stat.S_IFREG | 0o644, 0, 0, 1, 0, 0, meta["size"], seconds, seconds, seconds))
@@ -191,9 +191,9 @@ class ObjectPath:
 
     def iterdir(self) -> Iterator[ObjectPath]:
         """Give the files and folders in a folder, in no order."""
-        import obstore
-
         with self._answers() as client:
+            import obstore
+
             found = obstore.list_with_delimiter(client, self._key or None)
         for key in (*found["common_prefixes"], *(meta["path"] for meta in found["objects"])):
             yield ObjectPath(self._root, key)
@@ -205,9 +205,9 @@ class ObjectPath:
             yield meta["path"].removeprefix(start), meta["e_tag"] or str(meta["last_modified"])
 
     def _listed(self, at_once: int = 1000) -> Iterator[Any]:
-        import obstore
-
         with self._answers() as client:
+            import obstore
+
             for metas in obstore.list(client, self._key or None, chunk_size=at_once):
                 yield from metas
 
@@ -220,9 +220,9 @@ class ObjectPath:
 
         Raises: FileNotFoundError; ValueError if it has more than `at_most` bytes.
         """
-        import obstore
-
         with self._answers() as client:
+            import obstore
+
             found = obstore.get(client, self._key)
             meta = found.meta
             if at_most is not None and meta["size"] > at_most:
@@ -231,18 +231,18 @@ class ObjectPath:
 
     def download(self, path: Path) -> None:
         """Write the content of a file into a local one. Raises: FileNotFoundError."""
-        import obstore
-
         with self._answers() as client, path.open("wb") as file:
+            import obstore
+
             for part in obstore.get(client, self._key).stream():
                 file.write(part)
 
     def tag(self) -> Tag | None:
         """Return the tag of a file, None if there is none."""
-        import obstore
-
         try:
             with self._answers() as client:
+                import obstore
+
                 meta = obstore.head(client, self._key)
         except FileNotFoundError:
             return None
@@ -253,20 +253,20 @@ class ObjectPath:
 
         absent: only if there is none. replacing: only if it still has this tag. Raises: FileExistsError if it is otherwise.
         """
-        import obstore
-
         mode: Any = "create" if absent else "overwrite"
         if replacing is not None:
             mode = {key: one for key, one in zip(("e_tag", "version"), replacing, strict=True) if one is not None}
         with self._answers() as client:
+            import obstore
+
             done = obstore.put(client, self._key, content, mode=mode)
             return done["e_tag"], done["version"]
 
     def unlink(self) -> None:
         """Delete a file; one that is missing is not an error."""
-        import obstore
-
         with contextlib.suppress(FileNotFoundError), self._answers() as client:
+            import obstore
+
             obstore.delete(client, self._key)
 
     def now(self) -> float:
@@ -278,7 +278,10 @@ class ObjectPath:
 
     @contextlib.contextmanager
     def _answers(self) -> Iterator[ObjectStore]:
-        """Give the client; what it raises becomes an `OSError` with a reason in words."""
+        """Give the client; what it raises becomes an `OSError` with a reason in words.
+
+        obstore is imported within: `_client` says first how to get it.
+        """
         client = _client(self._root)
         try:
             yield client
@@ -326,6 +329,7 @@ def _client(root: str) -> ObjectStore:
         raise StoreError(f"{root}: object storage needs obstore: pip install 'har-pipeline[cloud]'") from error
     if root.startswith("memory://"):
         return MemoryStore()
+    _check_endpoint(root)
     try:
         return from_url(
             root,
@@ -335,6 +339,16 @@ def _client(root: str) -> ObjectStore:
     except (BaseError, ValueError, TypeError) as error:
         reason = " ".join(str(error).partition("\n\nDebug")[0].split())
         raise StoreError(f"{root}: no address of object storage as it is set up ({reason})") from error
+
+
+def _check_endpoint(root: str) -> None:
+    """Raise a StoreError if an endpoint of S3 in the environment is no address: obstore panics at the first request."""
+    if not root.startswith(("s3://", "s3a://")):
+        return
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"):
+        value = os.environ.get(name)
+        if value is not None and not re.fullmatch(r"https?://([\w.-]+|\[[\da-fA-F:.]+\])(:\d+)?(/\S*)?", value):
+            raise StoreError(f"{root}: {name} is {value!r}, not an address such as http://HOST:PORT")
 
 
 # Putting folders

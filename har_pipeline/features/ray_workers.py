@@ -233,6 +233,8 @@ class RayActors:
             try:
                 messages = self._ray.get(ref)
             except self._ray.exceptions.RayError as error:
+                if "owner has died" in str(error):  # this process, as Ray sees it: no other worker would come
+                    raise ExtractionError("Ray on this machine has ended; the same command goes on") from error
                 self._handles.remove(handle)
                 found.append((handle, Death(cause_of_death(str(error)))))
                 continue

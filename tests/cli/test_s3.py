@@ -230,3 +230,27 @@ def test_what_goes_wrong_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(objects, "RETRIES", 1)
     use_s3("http://127.0.0.1:9", monkeypatch)
     assert all("no answer: check the network, and the endpoint" in one for one in line("s3://away/store.zarr"))
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("train m.csv s3://bucket/store.zarr --out s3://bucket/run", "--out"),
+        ("evaluate s3://bucket/run", "RUN"),
+        ("predict v.avi --run gs://bucket/run", "--run"),
+        ("extract s3://bucket/m.csv s3://bucket/store.zarr", "MANIFEST"),
+        ("features export s3://bucket/store.zarr --out s3://bucket/features.npz", "--out"),
+        ("features list s3:/bucket/store.zarr", "STORE"),
+    ],
+)
+def test_what_is_no_store_cannot_be_there(
+    words: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a path, the address would be a folder of this machine, in which nobody looks for a run."""
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, words.split())
+    told = " ".join(result.stderr.replace("│", " ").split())
+    assert result.exit_code == 2, told
+    assert name in told
+    assert "only feature stores and packs can be in object storage" in told
+    assert not list(tmp_path.iterdir())

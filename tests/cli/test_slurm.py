@@ -19,14 +19,18 @@ from har_pipeline.features.options import JobOptions
 SCRIPT = ROOT / "docs" / "slurm_extract.sh"
 
 
-def submitted(folder: Path, number: int, first: int = 1, code: int = 0) -> list[str]:
-    """Return the words that the script runs as task `number` of an array `first`-3."""
+def submitted(folder: Path, number: int, first: int = 1, count: int = 3, code: int = 0) -> list[str]:
+    """Return the words that the script runs as task `number` of an array of `count` tasks from `first` to 3; of none: 0."""
     (folder / "srun").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     (folder / "srun").chmod(0o755)
-    array = {"SLURM_ARRAY_TASK_ID": str(number), "SLURM_ARRAY_TASK_MIN": str(first), "SLURM_ARRAY_TASK_MAX": "3"}
+    array = {"ID": number, "MIN": first, "MAX": 3, "COUNT": count} if count else {}
     done = subprocess.run(
         ["bash", str(SCRIPT), "my manifest.csv", "store.zarr", "--extractor", "i3d", "--num-clips", "2"],
-        env={**os.environ, **array, "PATH": f"{folder}:{os.environ['PATH']}"},
+        env={
+            **os.environ,
+            **{f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in array.items()},
+            "PATH": f"{folder}:{os.environ['PATH']}",
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -54,4 +58,7 @@ def test_the_job_array_s_command_line_is_ours(tmp_path: Path) -> None:
 
 
 def test_an_array_that_would_leave_videos_out_is_refused(tmp_path: Path) -> None:
-    assert submitted(tmp_path, 0, first=0, code=2) == ["number the array from 1: --array=1-N"]
+    told = ["submit an array that is numbered from 1 without gaps: --array=1-N"]
+    assert submitted(tmp_path, 0, first=0, code=2) == told
+    assert submitted(tmp_path, 1, count=2, code=2) == told  # --array=1,3 or 1-3:2
+    assert submitted(tmp_path, 1, count=0, code=2) == told  # no array at all

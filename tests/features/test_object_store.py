@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -46,9 +48,44 @@ def test_an_address_is_a_path_or_in_object_storage(tmp_path: Path) -> None:
 
 
 def test_without_the_extra_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "obstore.store", None)
-    with pytest.raises(StoreError, match=r"pip install 'har-pipeline\[cloud\]'"):
-        FeatureStore("s3://never-asked/store.zarr")
+    for name in ("obstore", "obstore.exceptions", "obstore.store"):
+        monkeypatch.setitem(sys.modules, name, None)
+    path = store_path("s3://never-asked/store.zarr")
+    assert isinstance(path, ObjectPath)
+    for ask in (
+        lambda: FeatureStore("s3://never-asked/store.zarr"),
+        lambda: open_features("s3://never-asked/store.zarr"),
+        path.stat,
+        path.is_dir,
+        path.read_bytes,
+        path.tag,
+        path.unlink,
+        lambda: list(path.iterdir()),
+        lambda: path.put(b""),
+        lambda: path.download(Path("never-made")),
+    ):
+        with pytest.raises(StoreError, match=r"pip install 'har-pipeline\[cloud\]'"):
+            ask()
+    assert not Path("never-made").exists()
+
+
+@pytest.mark.parametrize("endpoint", ["", "localhost:9000", "http://", "http://a b", "http://[::1", "ftp://host"])
+def test_an_endpoint_that_is_no_address(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pytest.raises(
+        StoreError, match=rf"AWS_ENDPOINT_URL is '{re.escape(endpoint)}', not an address such as http://"
+    ):
+        open_features("s3://never-asked/store.zarr")
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["http://localhost:9000", "https://a.b-c.example/", "http://[::1]:9000", "http://h/below", "http://my_host:1"],
+)
+def test_an_endpoint_that_is_one(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    objects._client("s3://never-asked-either/store.zarr")
+    objects._client.cache_clear()
 
 
 def fill(store: FeatureStore) -> None:

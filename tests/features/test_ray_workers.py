@@ -102,6 +102,24 @@ def test_causes_of_death_are_short(text: str, cause: str) -> None:
     assert len(cause_of_death(text)) < 80
 
 
+def test_the_job_ends_with_the_ray_of_its_own_machine() -> None:
+    """Every worker dies with it, and no other would ever come."""
+
+    class RayError(Exception):
+        pass
+
+    def get(ref: object) -> None:
+        raise RayError("The actor is dead because its owner has died. Owner Id: 01 ...")
+
+    pool = object.__new__(RayActors)
+    pool._handles = [SimpleNamespace(pending=1)]
+    pool._ray = SimpleNamespace(
+        wait=lambda refs, **_: (refs, []), get=get, exceptions=SimpleNamespace(RayError=RayError)
+    )
+    with pytest.raises(ExtractionError, match=r"^Ray on this machine has ended; the same command goes on$"):
+        pool.receive()
+
+
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ExtractionError, match=r"^--engine ray needs the package: pip install 'har-pipeline\[ray\]'$"):
