@@ -25,6 +25,10 @@ from har_pipeline.features.workers import Death, LocalProcesses, at_work
 from har_pipeline.video.process import Task
 
 
+# Ends the video "long".
+LONG_ENOUGH = threading.Event()
+
+
 class _Die(BaseException):
     """Ends a thread as a signal ends a process."""
 
@@ -50,6 +54,8 @@ class Pretended:
         for task in tasks:
             if task.video_id == "poison":
                 raise _Die("signal 11")
+            if task.video_id == "long":
+                assert LONG_ENOUGH.wait(60)
             if task.video_id == "full disk":
                 raise StoreError("no space left on device")
             if task.video_id == "bug":
@@ -164,8 +170,13 @@ def test_workers_that_cannot_start_end_the_job(store: FeatureStore) -> None:
 
 
 def test_workers_must_make_the_same(store: FeatureStore) -> None:
-    with pytest.raises(ExtractionError, match=r"workers would make different features, raw_frames.* give --precision"):
-        done_by(Threads(["16", "32", "8"]), store, named(*map(str, range(9))))
+    try:
+        with pytest.raises(
+            ExtractionError, match=r"workers would make different features, raw_frames.* give --precision"
+        ):
+            done_by(Threads(["16", "32", "8"]), store, named("long"))  # it is not over before the second one is ready
+    finally:
+        LONG_ENOUGH.set()
 
 
 def test_workers_must_have_our_version(store: FeatureStore, monkeypatch) -> None:
