@@ -24,7 +24,6 @@ from har_pipeline.features.work import Begun, Made, Message, Order, serve
 from har_pipeline.features.workers import Death, LocalProcesses, at_work
 from har_pipeline.video.process import Task
 
-
 # Ends the video "long".
 LONG_ENOUGH = threading.Event()
 
