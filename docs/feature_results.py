@@ -544,6 +544,14 @@ def speed_block() -> str:
         "",
         made_by("interest_points", "trajectories"),
         "",
+        *reading_lines(results("seek"), results("frames")),
+        "",
+        made_by("seek", "frames"),
+        "",
+        *start_lines(results("startup")),
+        "",
+        made_by("startup"),
+        "",
         *load_lines(results("load")),
         "",
         made_by("load"),
@@ -603,6 +611,57 @@ def flow_rows(result: dict[str, Any]) -> list[str]:
         ours, opencv = row["pairs_per_s"]["ours"], row["pairs_per_s"]["opencv"]
         rows.append(f"| {size} | {ours:.2f} | {opencv:.2f} | {row['ours_times_opencv']:.2f} | flow.json |")
     return rows
+
+
+def reading_lines(seek: dict[str, Any], frames: dict[str, Any]) -> list[str]:
+    """Return the table of what reading a part of a video spares."""
+    found, few = seek["result"], frames["result"]
+    ms = few["cpu_ms_per_frame"]
+    rows = [
+        (
+            f"{found['clips']} clips of {found['clip_len']} frames, {found['minutes']:g} minutes of video",
+            f"all decoded: {found['cpu_s']['all decoded']:.2f} s",
+            f"the rest skipped: {found['cpu_s']['skipped']:.2f} s",
+            found["ratios"]["cpu"],
+            "seek",
+        ),
+        (
+            f"40 of {few['frames']:,} frames of 1080p, to 224 px",
+            f"all converted to RGB: {ms['few, all converted']:.1f} ms a frame",
+            f"those 40 alone: {ms['few']:.1f} ms",
+            few["ratios"]["converting_all_times_few"],
+            "frames",
+        ),
+        (
+            "all frames of 1080p, to 224 px",
+            f"by area, the default: {ms['all']:.1f} ms a frame",
+            f"`--resize-method swscale`: {ms['all, swscale']:.1f} ms",
+            few["ratios"]["area_times_swscale"],
+            "frames",
+        ),
+    ]
+    return [
+        f"Decoding and scaling of drawn H.264 in one process ({seek['machine']}), CPU time:",
+        "",
+        "| read | one way | the other | ratio | file |",
+        "|---|---|---|---|---|",
+        *(f"| {what} | {one} | {other} | {ratio} | {file}.json |" for what, one, other, ratio, file in rows),
+        "",
+        "The skipped frames change none of those that are read; swscale's pixels differ by "
+        f"{few['levels_apart']} of 255 levels on average.",
+    ]
+
+
+def start_lines(content: dict[str, Any]) -> list[str]:
+    """Return the table of what commands take before they do anything."""
+    medians = content["result"]["medians"]
+    return [
+        f"CPU and wall seconds of whole commands ({content['machine']}); the extractions are of one video of four clips:",
+        "",
+        "| command | CPU s | wall s | file |",
+        "|---|---|---|---|",
+        *(f"| {name} | {row['cpu_s']:.2f} | {row['wall_s']:.2f} | startup.json |" for name, row in medians.items()),
+    ]
 
 
 def load_lines(content: dict[str, Any]) -> list[str]:

@@ -300,7 +300,7 @@ def pack(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Copy feature sets into one safetensors file each, which training reads many times faster than the store.
+    """Copy feature sets into one safetensors file each, which training reads several times faster than the store.
 
     `har train MANIFEST PACK`, or for raw frames `har train-video MANIFEST --store PACK`, gives the same numbers as with
     the store, bit for bit. Run again after the store has changed: only what changed is packed again. Without --features,

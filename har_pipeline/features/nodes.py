@@ -4,9 +4,9 @@ An array is one zarr.json and its chunks `c.0.0`, `c.1.0` ... beside it, or `c/0
 or chunks of at most 64 MiB if a video is longer, so that writing needs bounded memory.
 
 Zarr v3 as its specification has it, read and written here and not by Zarr's own arrays: reading a video of one chunk takes
-a fifth of their time (benchmarks/load.py). Nothing but the metadata that this module writes is accepted (`check_array`), before
-any byte is decoded, and nothing is decoded but zstd. The commit has two checksums, of the features and of all else that
-numbers depend on (clips, times, frame rate).
+less than a fifth of their time (benchmarks/load.py). Nothing but the metadata that this module writes is accepted
+(`check_array`), before any byte is decoded, and nothing is decoded but zstd. The commit has two checksums, of the features
+and of all else that numbers depend on (clips, times, frame rate).
 """
 
 from __future__ import annotations
