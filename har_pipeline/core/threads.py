@@ -12,8 +12,8 @@ SPINS = "10000"
 def let_idle_threads_sleep() -> None:
     """Let threads sleep that wait for the next operation, unless the environment says how they wait; before torch is loaded.
 
-    By default they burn a core meanwhile: with two threads beside other load, an operation took five times the CPU seconds
-    of one thread, and so 1.1 times (`benchmarks/threads.py`). No result depends on it.
+    By default they burn a core meanwhile, which beside other load multiplies the CPU seconds (`benchmarks/threads.py`
+    compares the two ways). No result depends on it.
     """
     if not os.environ.get("OMP_WAIT_POLICY"):
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)

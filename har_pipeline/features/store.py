@@ -12,7 +12,7 @@ that whoever lists a feature set's arrays sees features only. Names that users g
 each of which says the set that it stands for; made by renaming, so that of two processes one has the name.
 Arrays have one chunk, or chunks of at most 64 MiB if a video is longer, so that writing needs bounded memory.
 
-A store may come from anywhere. Nothing but the metadata that this module writes is accepted (`_check_array`), before any
+A store may come from anywhere. Nothing but the metadata that `features/nodes.py` writes is accepted (`check_array`), before any
 byte is decoded: of Zarr's codecs some load code. The commit has two checksums, of the features and of all else that numbers
 depend on (clips, times, frame rate). An id is compared with the name in its folder: file systems that fold letter case
 or unicode forms would give the features of another video.

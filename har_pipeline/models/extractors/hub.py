@@ -64,9 +64,8 @@ def model_folder(source: str) -> Path:
             raise WeightsError(f"{source}: the hub has no {WEIGHTS} there; {_way_out('its weights')}")
     for name in _shards(index) if index is not None else ():
         hub_file(source, name)
-    config = hub_file(
-        source, CONFIG
-    )  # once more: the repository may have changed meanwhile, and then all is another folder
+    # Once more: the repository may have changed meanwhile, and then all is another folder.
+    config = hub_file(source, CONFIG)
     assert config is not None
     return config.parent
 
