@@ -212,7 +212,7 @@ def _print_in_full(rows: list[dict[str, Any]], handcrafted: list[dict[str, Any]]
         own = ", the default" if row["default"] else ""
         say(f"{row['net']}  weights {row['weights']!r}{own}, {row['stream']}  ({row['source']})")
         say(f"  input {row['input']}, {_gmacs(row)}{row['preprocess']}")
-        say(f"  default clips: {row['clips']}; frames {row['resize']}")
+        say(f"  default clips: {row['clips']}; frames {row['resize']}, scaled by {row['resize_method']}")
         say(f"  layers: {listed}")
         if row["tokens"]:
             listed = ", ".join(f"{k} {count:,} of {dim:,} values" for k, (count, dim) in row["tokens"].items())

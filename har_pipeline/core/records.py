@@ -39,8 +39,9 @@ RawStream = Literal["depth", "rgb"]
 # What becomes of a frame that is not square.
 Aspect = Literal["stretch", "keep"]
 Decoder = Literal["auto", "decord", "pyav"]
-# What scales frames: OpenCV's mean over an area after the conversion to RGB, or FFmpeg's scaler in the same pass.
-ResizeMethod = Literal["area", "swscale"]
+# What scales frames: OpenCV's mean over an area after the conversion to RGB, or Pillow's filters, which grow with the factor
+# against aliasing; or FFmpeg's scaler in the pass that converts.
+ResizeMethod = Literal["area", "bilinear", "bicubic", "swscale"]
 
 # Limits of reading one video, unless a job sets others. A million frames are 11 hours at 25 frames/s.
 MAX_FRAMES = 1_000_000

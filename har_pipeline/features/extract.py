@@ -53,10 +53,11 @@ def feature_spec(extractor: Extractor, options: ExtractOptions) -> FeatureSpec:
         raise UsageError(f"{net.name} takes clips of {shortest} to {longest} frames, not {clips.clip_len}")
     if extractor.tokens is not None and num_crops(parse_resize(resize)) > 1:
         raise UsageError("tokens are positions of one picture, of which several crops have no mean: leave --crops out")
-    if options.resize_method == "swscale" and extractor.stream != "rgb":
-        raise UsageError("--resize-method swscale is for rgb: flow is computed on frames that are scaled by area")
-    if options.resize_method == "swscale" and (parse_resize(resize).person or parse_resize(resize).fit):
-        raise UsageError(f"--resize-method swscale is for frames that are stretched or cropped, not for {resize}")
+    method = options.resize_method or extractor.input.resize_method
+    if method != "area" and extractor.stream != "rgb":
+        raise UsageError(f"--resize-method {method} is for rgb: flow is computed on frames that are scaled by area")
+    if method != "area" and (parse_resize(resize).person or parse_resize(resize).fit):
+        raise UsageError(f"--resize-method {method} is for frames that are stretched or cropped, not for {resize}")
     if options.flow is not None and extractor.stream != "flow":
         raise UsageError(f"a flow method was given, but {net.name} reads {extractor.stream}")
     return FeatureSpec(
@@ -68,7 +69,7 @@ def feature_spec(extractor: Extractor, options: ExtractOptions) -> FeatureSpec:
         clips=clips,
         fps=options.fps,
         resize=resize,
-        resize_method=options.resize_method,
+        resize_method=method,
         flow=(options.flow or FlowSpec()).describe() if extractor.stream == "flow" else "",
         preprocess=extractor.preprocess.describe(),
         precision=extractor.precision,

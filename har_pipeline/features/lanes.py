@@ -106,7 +106,7 @@ class Lane:
     ) -> None:
         self.extractor, self.spec, self.cache = extractor, spec, cache
         self.flow = flow if spec.flow else None
-        self.resize = parse_resize(spec.resize)
+        self.resize = parse_resize(spec.resize, spec.resize_method)
         self.crops = num_crops(self.resize)
         self.whole = view_of(0, spec).whole
         cuda = extractor.device.type == "cuda"

@@ -44,8 +44,9 @@ WINDOWS: dict[Window, str] = {"person": "short60-person34x54", "pair": "fit-54x3
 
 NAME = "Name for the feature set, by which `--features` finds it: letters, digits, dots, hyphens, underscores."
 RESIZE_METHOD = (
-    "What scales frames of RGB. area: OpenCV, after the conversion to RGB; swscale: FFmpeg in the pass that converts, several "
-    "times as fast on large frames, with pixels that differ by one or two levels on average."
+    "What scales frames of RGB. area: OpenCV's mean over what a pixel covers; bilinear, bicubic: Pillow's, as the transforms "
+    "of torchvision and timm scale images; swscale: FFmpeg's in the pass that converts to RGB, several times as fast on large "
+    "frames. Pixels differ by one or two levels on average."
 )
 
 
@@ -150,7 +151,9 @@ class ExtractOptions(JobOptions):
         None, "Folder that keeps computed flow for other nets and later jobs.", panel="Optical flow"
     )
     batch_size: int | None = option(None, "Clips per batch. Default: by device.", min=1, panel="Workers and limits")
-    resize_method: ResizeMethod = option("area", RESIZE_METHOD, panel="Frames")
+    resize_method: ResizeMethod | None = option(
+        None, f"{RESIZE_METHOD} Default: area; of timm: and hf: nets, what they were trained with.", panel="Frames"
+    )
     decoder: Decoder = option(
         "auto",
         "Video decoder. auto: PyAV; decord: for comparison, with PyAV for the files that decord gets wrong.",
@@ -189,8 +192,10 @@ class RawOptions(JobOptions):
             raise ExtractionError(f"causal is for depth: {self.stream} frames are not cropped")
         if self.window and self.stream != "rgb":
             raise ExtractionError("window is for rgb: depth is cropped to the movement")
-        if self.resize_method == "swscale" and (self.stream, self.aspect, self.window) != ("rgb", "stretch", None):
-            raise ExtractionError("resize_method=swscale is for stream=rgb with aspect=stretch, without a window")
+        if self.resize_method != "area" and (self.stream != "rgb" or self.window):
+            raise ExtractionError(f"resize_method={self.resize_method} is for stream=rgb, without a window")
+        if self.resize_method == "swscale" and self.aspect != "stretch":
+            raise ExtractionError("resize_method=swscale is for aspect=stretch")
 
     @property
     def channels(self) -> int:

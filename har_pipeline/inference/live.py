@@ -69,10 +69,10 @@ class StatefulRecogniser:
         self._bf16 = pick_precision(precision or self.run.config.precision, self._device) == "bf16"
         self._network = self.run.network.to(self._device).eval()
         self._options = options_of(self.run.spec)
-        if self._options.resize_method != "area":
+        if self._options.resize_method == "swscale":
             raise RunError(
-                f"{self.run.path} reads frames that {self._options.resize_method} scales before they are RGB, which a camera's "
-                "are: live recognition needs frames of --resize-method area"
+                f"{self.run.path} reads frames that swscale scales before they are RGB, which a camera's are: live recognition "
+                "needs frames of another --resize-method"
             )
         self._causal = (
             CausalDepth(self._options.size, self._options.aspect) if self._options.stream == "depth" else None
@@ -159,7 +159,8 @@ class StatefulRecogniser:
             # The crop knows every frame.
             self._waiting += list(self._causal.push(frames)[seen, ..., None])
         else:
-            self._waiting += [scale_rgb(frame, self._options.size, self._options.aspect) for frame in frames[seen]]
+            how = self._options.size, self._options.aspect, self._options.resize_method
+            self._waiting += [scale_rgb(frame, *how) for frame in frames[seen]]
         length = self._network.clip_len
         while len(self._waiting) >= length:
             self._decide(np.stack(self._waiting[:length]))

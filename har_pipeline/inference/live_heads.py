@@ -113,7 +113,7 @@ class HeadRecogniser:
         )
         self._fit = found.fit()
         source = self._spec if self._fit is None else source_spec(self._spec, self._fit.source_dim)
-        self._dtype, self._resize = source.dtype, parse_resize(source.resize)
+        self._dtype, self._resize = source.dtype, parse_resize(source.resize, source.resize_method)
         self._net = HeadSources([found], Files(weights, mean_cube), device).extractor(source)
         self.reset()
 
@@ -218,8 +218,8 @@ def _live_spec(run: HeadRun) -> FeatureSpec:
         problem = "follows people with a look ahead"
     elif num_crops(resize) > 1:
         problem = "reads means over several crops of each clip"
-    elif spec.resize_method != "area":
-        problem = f"reads frames that {spec.resize_method} scales before they are RGB, which a camera's are"
+    elif spec.resize_method == "swscale":
+        problem = "reads frames that swscale scales before they are RGB, which a camera's are"
     if problem:
         raise RunError(f"{run.path} {problem}: live recognition by a head is for one net on colour frames")
     return spec

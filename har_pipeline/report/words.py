@@ -72,7 +72,7 @@ def describe_features(spec: FeatureSpec, folds: int = 1) -> list[Fact]:
         ("Weights", weights),
         ("Seen of each video", describe_clips(spec.clips)),
         ("Frame rate", "as filmed" if spec.fps is None else f"resampled to {spec.fps:g} frames/s"),
-        ("Size of a frame", _resize(spec.resize) + ", by FFmpeg's scaler" * (spec.resize_method == "swscale")),
+        ("Size of a frame", _resize(spec.resize) + _SCALED_BY.get(spec.resize_method, "")),
     ]
     facts += [("Optical flow", spec.flow)] * bool(spec.flow)
     facts += [("Preprocessing", _preprocess(spec.preprocess))] * bool(spec.preprocess)
@@ -101,6 +101,9 @@ def _split(fit: Any, folds: int) -> str:
     return f"each of the {folds} folds" if folds > 1 else f"{fit.protocol.replace('_', ' ')}, split {fit.split}"
 
 
+_SCALED_BY = {"swscale": ", by FFmpeg's scaler", "bilinear": ", bilinear as Pillow", "bicubic": ", bicubic as Pillow"}
+
+
 def _resize(text: str) -> str:
     """Return a resize mode (see `video.preprocess.parse_resize`) in words; one that is not known stays as it is."""
     found = _RESIZE.fullmatch(text)
@@ -114,7 +117,8 @@ def _resize(text: str) -> str:
     if not crops:
         return said
     crop, size = _name_and_number(crops)
-    cut = {"center": f"the centre of {size} pixels", "person": f"a window of {size} pixels that follows the person"}
+    cut = dict.fromkeys(("center", "middle"), f"the centre of {size} pixels")
+    cut |= {"person": f"a window of {size} pixels that follows the person"}
     return f"{said}, then {cut.get(crop, f'{crop} crops of {size} pixels')}"
 
 

@@ -333,7 +333,7 @@ class _ClipCutter:
 
     def __init__(self, path: Path, view: View, clips: np.ndarray, sender: _Sender) -> None:
         self.path, self.view, self.clips, self.sender = path, view, clips, sender
-        self.resize = parse_resize(view.resize)
+        self.resize = parse_resize(view.resize, view.method)
         self.window = PersonWindow(self.resize) if self.resize.person else None
         self.next = 0
         self.frames: dict[int, np.ndarray] = {}
@@ -392,7 +392,7 @@ class _ClipCutter:
             shape = self._shape(self.next)
             end = self._fitting(ready, shape)
             rows, inverse = np.unique(self.clips[self.next : end], return_inverse=True)
-            frames = [_stretched(self.frames[int(i)], shape) for i in rows]
+            frames = [scale_to(self.frames[int(i)], shape[0], shape[1], self.view.method) for i in rows]
             differ = [self.frames[int(i)].shape != shape for i in rows]
             if any(differ):
                 self.mixed += int(np.isin(self.clips[self.next : end], rows[differ]).any(axis=1).sum())
@@ -428,10 +428,6 @@ class _ClipCutter:
         ):
             end += 1
         return end
-
-
-def _stretched(frame: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    return frame if frame.shape == shape else scale_to(frame, shape[0], shape[1])
 
 
 def main(socket_fd: int, memory_fd: int, num_slots: int) -> None:

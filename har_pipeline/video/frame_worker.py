@@ -81,7 +81,7 @@ def _prepare_rgb(task: RawTask, seek: bool) -> RawVideo:
         elif mode and mode.fit:
             frames.append(fit_frame(frame, *mode.fit))
         else:
-            frames.append(frame if scaled else scale_rgb(frame, task.size, task.aspect))
+            frames.append(frame if scaled else scale_rgb(frame, task.size, task.aspect, task.resize_method))
     if window is not None:
         frames += [one.window for one in window.finish()]
     if not frames:
@@ -99,7 +99,7 @@ def _times_s(timing: Timing, numbers: np.ndarray) -> np.ndarray:
     return np.stack([timing.begin_s(numbers), timing.begin_s(numbers + 1)], axis=1)
 
 
-def scale_rgb(frame: np.ndarray, size: int, aspect: Aspect) -> np.ndarray:
+def scale_rgb(frame: np.ndarray, size: int, aspect: Aspect, method: ResizeMethod = "area") -> np.ndarray:
     """Return (size, size, 3) uint8: the whole frame (H, W, 3), stretched, or with 0 around it to keep its aspect.
 
     Interpolated as `preprocess.scale_frame` says.
@@ -109,7 +109,7 @@ def scale_rgb(frame: np.ndarray, size: int, aspect: Aspect) -> np.ndarray:
         top, left = (max(height, width) - height) // 2, (max(height, width) - width) // 2
         bottom, right = max(height, width) - height - top, max(height, width) - width - left
         frame = cv2.copyMakeBorder(frame, top, bottom, left, right, cv2.BORDER_CONSTANT, value=0)
-    return resize_frame(frame, Resize(size, (size, size)))
+    return resize_frame(frame, Resize(size, (size, size), method=method))
 
 
 def main(socket_fd: int) -> None:

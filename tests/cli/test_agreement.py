@@ -29,6 +29,7 @@ EXCEPTIONS = {
     "--num-steps": "har sweep takes several",
     "--out": "what is written is another thing each time",
     "--patience": "of the validation loss of a head, or of the published schedule of a ConvLSTM",
+    "--resize-method": "har extract takes what its net was trained with",
     "--rule": "har predict fuses without a table to choose from, so only by rules that need none",
     "--precision": "of a net in use; of heads, too small to gain by bf16; of networks",
     "--schedule": "heads and networks have different ones",

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from depth_files import HEIGHT, WIDTH, moving_body, write_ffv1, write_folder, write_mat
+from PIL import Image
 from video_files import make_video, numbered_frame
 
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, StoreError
@@ -147,6 +148,16 @@ def test_rgb_may_be_scaled_while_it_is_converted(tmp_path: Path) -> None:
     assert options.spec() == store.spec(fast.feature_set)
 
 
+def test_rgb_may_be_scaled_as_pillow_does(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "a.mkv", 3, codec="ffv1", pixel_format="yuv444p")
+    store, done = run(
+        [VideoRecord(video_id="a", label="a", path=path)], tmp_path, stream="rgb", size=32, resize_method="bicubic"
+    )
+    wanted = [Image.fromarray(frame).resize((32, 32), Image.Resampling.BICUBIC) for _, frame in FrameReader(path)]
+    frames = store.read(done.feature_set, "a").features.reshape(-1, 32, 32, 3)
+    assert np.array_equal(frames, np.stack([np.asarray(image) for image in wanted]))
+
+
 def test_one_bad_video_costs_itself_only(tmp_path: Path) -> None:
     records = depth_records(tmp_path)
     (tmp_path / "empty").mkdir()
@@ -253,8 +264,11 @@ def test_progress_counts_every_video(tmp_path: Path) -> None:
         ({"size": 0}, "size must be at least 8"),
         ({"workers": 0}, "workers must be at least 1"),
         ({"shard": (3, 2)}, "shard 3/2"),
-        ({"resize_method": "swscale"}, "resize_method=swscale is for stream=rgb with aspect=stretch"),
-        ({"resize_method": "swscale", "stream": "rgb", "aspect": "keep"}, "resize_method=swscale is for stream=rgb"),
+        ({"resize_method": "bicubic"}, "resize_method=bicubic is for stream=rgb, without a window"),
+        (
+            {"resize_method": "swscale", "stream": "rgb", "aspect": "keep"},
+            "resize_method=swscale is for aspect=stretch",
+        ),
         ({"resize_method": "swscale", "stream": "rgb", "window": "person"}, "resize_method=swscale is for stream=rgb"),
     ],
 )

@@ -5,8 +5,12 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
+from torchvision import transforms
 
+from har_pipeline.core.records import ResizeMethod
 from har_pipeline.video.preprocess import (
     Resize,
     crop_places,
@@ -117,6 +121,27 @@ def test_agrees_with_pillow(natural: np.ndarray, text: str, shape: tuple[int, in
     assert found.shape == (mode.size, mode.size, 3)
     assert found.dtype == np.uint8
     assert np.abs(found.astype(int) - np.asarray(expected)).mean() < 2
+
+
+@pytest.mark.parametrize("method", ["bilinear", "bicubic"])
+@given(
+    height=st.integers(1, 90),
+    width=st.integers(1, 90),
+    short=st.integers(1, 40),
+    cut=st.integers(0, 39),
+    seed=st.integers(0, 9),
+)
+def test_frames_are_those_of_torchvisions_transforms(
+    method: ResizeMethod, height: int, width: int, short: int, cut: int, seed: int
+) -> None:
+    size = max(1, short - cut)
+    frame = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    image, how = Image.fromarray(frame), transforms.InterpolationMode(method)
+    mode = parse_resize(f"short{short}-middle{size}", method)
+    wanted = transforms.CenterCrop(size)(transforms.Resize(short, how)(image))
+    assert np.array_equal(resize_frame(frame, mode), np.asarray(wanted))
+    stretched = transforms.Resize((short, size), how)(image)
+    assert np.array_equal(scale_to(frame, short, size, method), np.asarray(stretched))
 
 
 def test_fine_stripes_do_not_alias_even_where_the_other_side_grows() -> None:

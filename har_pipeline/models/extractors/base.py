@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from har_pipeline.core.records import ClipSpec, Stream, TrainedOn
+from har_pipeline.core.records import ClipSpec, ResizeMethod, Stream, TrainedOn
 from har_pipeline.models.device import PRECISIONS
 from har_pipeline.video.contrast import local_contrast
 from har_pipeline.video.preprocess import parse_resize
@@ -103,6 +103,8 @@ class Input:
     resize: str
     # Name of the default weights.
     weights: str
+    # As in `FeatureSpec`: the default.
+    resize_method: ResizeMethod = "area"
 
     @property
     def shape(self) -> tuple[int, int]:

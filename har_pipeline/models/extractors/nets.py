@@ -96,6 +96,7 @@ def describe_net(net: Net) -> list[dict[str, Any]]:
                 "input": f"{read.clips.clip_len}x{read.shape[0]}x{read.shape[1]}",
                 "clips": read.clips.describe(),
                 "resize": read.resize,
+                "resize_method": read.resize_method,
                 "layers": layers,
                 "default_layer": net.default_layer,
                 "tokens": tokens,

@@ -1,6 +1,7 @@
 """Any image model of timm as a net of single frames; the extra `backbones` installs timm.
 
-Frames are prepared as the model's own data configuration says: short side to floor(size / crop_pct), centre crop, mean and std.
+Frames are prepared as the model's own data configuration says, pixel for pixel as timm's transform for evaluation does with
+images of Pillow: short side to floor(size / crop_pct), by Pillow's bicubic or bilinear; centre crop, mean and std.
 
 Layers: `pooled`, what the model's classifier reads (`forward_head` with pre_logits), `logits`, where it has classes, and the
 output of any module by its dotted name, such as `layer3` or `blocks.5`: maps and tokens become their mean over places.
@@ -105,6 +106,7 @@ def timm_net(name: str) -> Net:
                 clips=FRAMES,
                 clip_lens=(1, 1),
                 resize=_resize(config, height),
+                resize_method="bilinear" if config["interpolation"] == "bilinear" else "bicubic",
                 weights="hub",
             )
         },
@@ -138,8 +140,8 @@ def _resize(config: dict[str, Any], size: int) -> str:
     """Return the resize mode of a data configuration: `timm.data.create_transform`'s for evaluation."""
     scaled = math.floor(size / config["crop_pct"])
     if config["crop_mode"] == "squash":
-        return f"stretch-{size}" if scaled == size else f"stretch-{scaled}x{scaled}-center{size}"
-    return f"short{max(scaled, size)}-center{size}"
+        return f"stretch-{size}" if scaled == size else f"stretch-{scaled}x{scaled}-middle{size}"
+    return f"short{max(scaled, size)}-middle{size}"
 
 
 @torch.no_grad()

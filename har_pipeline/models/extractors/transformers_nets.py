@@ -31,7 +31,7 @@ from safetensors import safe_open
 from torch import nn
 
 from har_pipeline.core.errors import WeightsError, first_few
-from har_pipeline.core.records import ClipSpec, Stream
+from har_pipeline.core.records import ClipSpec, ResizeMethod, Stream
 from har_pipeline.core.text import unknown
 from har_pipeline.models.extractors.base import FRAMES, Input, Net, Preprocess, Tokens, Weights
 from har_pipeline.models.extractors.hub import (
@@ -51,7 +51,8 @@ _LONGEST = 1000  # a bound, not a limit of the nets
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HALF = (0.5,) * 3, (0.5,) * 3
 _CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-_BILINEAR = 2
+# Pillow's numbers, as processors name them.
+_RESAMPLE: dict[Any, ResizeMethod] = {2: "bilinear", 3: "bicubic"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +78,10 @@ class _Family:
     size: str = "image_size"
     # Whether it has positions for frames of another size than the config's.
     other_sizes: bool = False
-    # How published checkpoints prepare frames, where a folder does not say: mean, std, short side of a crop of 224.
+    # How published checkpoints prepare frames, where a folder does not say: mean, std, short side of a crop of 224, method.
     usual: tuple[tuple[float, ...], tuple[float, ...]] = _IMAGENET
     usual_short: int = 224
+    usual_method: ResizeMethod = "bilinear"
     # Patterns of keys in the file that no encoder reads.
     not_read: tuple[str, ...] = ()
     # Parts of the encoder that features do not come from: a file may lack them.
@@ -96,6 +98,7 @@ _CLIP_FAMILY = _Family(
     pooled=("pooler",),
     prefix=1,
     usual=_CLIP,
+    usual_method="bicubic",
     not_read=(r"text_model\.", r"text_projection", r"logit_scale"),
 )
 _SIGLIP = _Family(
@@ -103,6 +106,7 @@ _SIGLIP = _Family(
     encoder="SiglipVisionModel",
     pooled=("pooler", "mean"),
     usual=_HALF,
+    usual_method="bicubic",
     not_read=(r"text_model\.", r"logit_(scale|bias)"),
 )
 _DINOV2 = _Family(
@@ -113,6 +117,7 @@ _DINOV2 = _Family(
     prefix=1,
     other_sizes=True,
     usual_short=256,
+    usual_method="bicubic",
 )
 FAMILIES = {
     "videomae": _Family(
@@ -177,6 +182,7 @@ FAMILIES = {
         prefix=1,
         other_sizes=True,
         usual_short=256,
+        usual_method="bicubic",
     ),
     "dinov3_vit": _Family(
         source="Simeoni et al. 2025, DINOv3", encoder="DINOv3ViTModel", pooled=("cls",), prefix=1, other_sizes=True
@@ -277,7 +283,7 @@ def transformers_net(source: str) -> Net:
     has_head = bool(family.whole) and any(key.endswith(family.told_by) for key in keys)
     cls = getattr(transformers, family.whole if has_head else family.encoder)
     config = _config(transformers, cls, values, folder)
-    resize, preprocess = _frames(folder, family, config)
+    resize, method, preprocess = _frames(folder, family, config)
     layers = _layers(family, config, has_head, keys)
     arguments = {} if has_head else dict(family.arguments or {})
     clip_len = int(getattr(config, family.frames)) if family.frames else 1
@@ -302,6 +308,7 @@ def transformers_net(source: str) -> Net:
                 else ClipSpec(sampling="uniform", num_clips=5, clip_len=clip_len, frame_interval=family.interval),
                 clip_lens=(1, _LONGEST) if family.any_length else (clip_len, clip_len),
                 resize=resize,
+                resize_method=method,
                 weights="own",
             )
         },
@@ -385,8 +392,8 @@ def _layers(family: _Family, config: Any, has_head: bool, keys: Sequence[str]) -
     return layers | {f"block{number}": dim for number in range(1, int(config.num_hidden_layers) + 1)}
 
 
-def _frames(folder: Path, family: _Family, config: Any) -> tuple[str, Preprocess]:
-    """Return the resize mode and the preprocessing that a folder's processor does, or that are usual for the family."""
+def _frames(folder: Path, family: _Family, config: Any) -> tuple[str, ResizeMethod, Preprocess]:
+    """Return the resize mode, its method and the preprocessing of a folder's processor, or what is usual for the family."""
     size = _side(getattr(config, family.size), folder / CONFIG)
     file = next((folder / name for name in PROCESSORS if (folder / name).is_file()), None)
     if file is None:
@@ -398,7 +405,7 @@ def _frames(folder: Path, family: _Family, config: Any) -> tuple[str, Preprocess
         )
         mean, std = family.usual
         short = round(size * family.usual_short / 224)
-        return _cut(short, size), _normalised(mean, std, 1 / 255, 0)
+        return _cut(short, size), family.usual_method, _normalised(mean, std, 1 / 255, 0)
     values = read_json(file)
     for part in ("video_processor", "image_processor"):
         if isinstance(values.get(part), dict):
@@ -419,13 +426,18 @@ def _frames(folder: Path, family: _Family, config: Any) -> tuple[str, Preprocess
             offset,
         )
         resize = _resize(scaled, crop, size, file)
+        method = _RESAMPLE.get(values.get("resample"), family.usual_method)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise WeightsError(f"{file}: does not say how frames are prepared ({first_line(error)})") from error
     if (made := parse_resize(resize).size) != size and not family.other_sizes:
         raise WeightsError(
             f"{file}: makes frames of {made} px, and the model of {CONFIG} reads {size} px: take its own file"
         )
-    return resize, preprocess
+    if values.get("resample") not in (None, *_RESAMPLE):
+        log.warning(
+            "%s: asks for resample %s, which is not offered: frames are scaled by %s", file, values["resample"], method
+        )
+    return resize, method, preprocess
 
 
 def _normalised(mean: Sequence[float], std: Sequence[float], factor: float, offset: int) -> Preprocess:

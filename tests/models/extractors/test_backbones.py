@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 import transformers
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -20,7 +22,7 @@ from har_pipeline.models.extractors import Extractor, build_extractor, find_net
 from har_pipeline.models.extractors.hub import weights_sha256
 from har_pipeline.models.extractors.timm_nets import timm_net
 from har_pipeline.models.extractors.weights import weights_with_hash
-from har_pipeline.video.preprocess import parse_resize
+from har_pipeline.video.preprocess import parse_resize, resize_frame
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32}
 VIDEO = {**SMALL, "num_frames": 4, "num_labels": 3}
@@ -421,6 +423,43 @@ def test_frames_are_prepared_as_the_folders_processor_says(videomae: Path, tmp_p
         read(transformers.CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 30}))
 
 
+@pytest.mark.parametrize(
+    ("kind", "processor"),
+    [
+        ("videomae", transformers.VideoMAEImageProcessor(size={"shortest_edge": 36}, crop_size=32)),
+        ("vivit", transformers.VivitImageProcessor(size={"shortest_edge": 36}, crop_size=32)),
+        ("clip", transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)),
+        ("siglip", transformers.SiglipImageProcessor(size={"height": 32, "width": 32})),
+        ("siglip", transformers.SiglipImageProcessor(size={"height": 32, "width": 32}, resample=2)),
+        ("dinov2", transformers.BitImageProcessor(size={"shortest_edge": 37}, crop_size=32)),
+    ],
+)
+def test_frames_are_scaled_as_the_folders_processor_does(kind: str, processor: Any, tmp_path: Path) -> None:
+    """Within one level: the library scales tensors."""
+    saved(kind, tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    own = build_extractor(f"hf:{tmp_path / 'model'}", device="cpu")
+    assert own.input.resize_method == ("bilinear" if processor.resample == 2 else "bicubic")
+    resize = parse_resize(own.input.resize, own.input.resize_method)
+    for shape in ((72, 129), (211, 90), (20, 25)):
+        coarse = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
+        frame = np.array(Image.fromarray(coarse).resize(shape[::-1], Image.Resampling.BICUBIC))
+        cut = resize_frame(frame, resize)
+        pixels = own.preprocess(torch.from_numpy(cut.copy())[None, None], torch.float32)[0, :, 0]
+        wanted = torch.as_tensor(processor([frame], return_tensors="pt")["pixel_values"]).reshape(pixels.shape)
+        levels = (pixels - wanted).abs() * torch.tensor(own.preprocess.std)[:, None, None]
+        assert levels.max() < 1.01
+        assert levels.mean() < 0.2
+
+
+def test_a_filter_that_is_not_offered_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    saved("siglip", tmp_path / "model")
+    transformers.SiglipImageProcessor(size={"height": 32, "width": 32}, resample=1).save_pretrained(tmp_path / "model")
+    own = build_extractor(f"hf:{tmp_path / 'model'}", device="cpu")
+    assert own.input.resize_method == "bicubic"
+    assert "asks for resample 1, which is not offered: frames are scaled by bicubic" in caplog.text
+
+
 def test_16_bits_are_taken_where_they_are_asked_for_and_near(videomae: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert build_extractor(f"hf:{videomae}", device="cpu", precision="auto").precision == "fp32"
     exact, half = (build_extractor(f"hf:{videomae}", device="cpu", precision=name) for name in ("fp32", "bf16"))
@@ -474,9 +513,16 @@ def test_the_frames_of_a_timm_model_are_cut_as_timm_cuts_them() -> None:
             config = timm.data.resolve_model_data_config(timm.create_model(name))
         transform = timm.data.create_transform(**config)
         scaled = transform.transforms[0].size
-        resize = parse_resize(net.inputs["rgb"].resize)
+        read = net.inputs["rgb"]
+        resize = parse_resize(read.resize, read.resize_method)
         assert resize.scaled == (scaled[0] if isinstance(scaled, list | tuple) else scaled), name
-        assert resize.size == net.inputs["rgb"].shape[0]
+        assert resize.size == read.shape[0]
+        assert read.resize_method == config["interpolation"], name
+        for shape in ((270, 481), (301, 120)):
+            frame = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
+            cut = torch.from_numpy(resize_frame(frame, resize).copy())[None, None]
+            pixels = net.weights["hub"].preprocess(cut, torch.float32)[0, :, 0]
+            torch.testing.assert_close(pixels, transform(Image.fromarray(frame)), rtol=1e-4, atol=1e-5)
 
 
 def test_what_timm_does_not_have_or_a_file_does_not_hold_is_refused(tmp_path: Path) -> None:
