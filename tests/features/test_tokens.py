@@ -309,6 +309,7 @@ def test_heads_that_read_steps_in_time_refuse_tokens(tmp_path: Path, head: HeadN
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.exhaustive
 def test_a_head_on_tokens_is_one_onnx_model(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     from har_pipeline.inference.export import export_onnx
