@@ -1,4 +1,4 @@
-"""The short form of `benchmarks/faults.py`: a kill of each short command, three writers, full disks, failing and hanging reads."""
+"""The short form of `benchmarks/faults.py`: kills of short commands, three writers, full disks, failing and hanging reads."""
 
 from __future__ import annotations
 
