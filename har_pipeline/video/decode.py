@@ -238,17 +238,11 @@ def _is_filler(packet: Any, codec: str) -> bool:
 @contextmanager
 def _open(path: Path) -> Iterator[tuple[Any, Any, tuple[str, ...]]]:
     """Give an open container, the video stream to read, and a note where there was a choice."""
-    if not path.exists():
-        raise VideoError(f"{path}: the file does not exist")
-    if path.is_dir():
-        raise VideoError(f"{path}: is a folder, not a video file")
-    if not path.is_file():
-        raise VideoError(f"{path}: is no regular file")
-    if path.stat().st_size == 0:
-        raise VideoError(f"{path}: the file is empty")
+    try:
+        _refuse_others(path)
+    except OSError as error:  # the name is too long, or a folder or the file must not be read
+        raise VideoError(f"{path}: cannot be read ({error.strerror or error})") from error
     options = {"protocol_whitelist": "file", "format_whitelist": ",".join(_FORMATS)}
-    if _names_other_files(path):
-        raise VideoError(f"{path}: is a playlist or description that names other files; only video files are read")
     try:
         container = av.open(f"file:{path.absolute()}", container_options=options, **_OPENING)
     except av.error.MemoryError:
@@ -270,6 +264,20 @@ def _open(path: Path) -> Iterator[tuple[Any, Any, tuple[str, ...]]]:
             f"{len(found)} video streams: the one of {context.width}x{context.height} px is read (stream {best.index})"
         )
         yield container, best, (sizes,) if len(found) > 1 else ()
+
+
+def _refuse_others(path: Path) -> None:
+    """Raise VideoError for what is no file that holds its own frames, OSError for what cannot be read."""
+    if not path.exists():
+        raise VideoError(f"{path}: the file does not exist")
+    if path.is_dir():
+        raise VideoError(f"{path}: is a folder, not a video file")
+    if not path.is_file():
+        raise VideoError(f"{path}: is no regular file")
+    if path.stat().st_size == 0:
+        raise VideoError(f"{path}: the file is empty")
+    if _names_other_files(path):
+        raise VideoError(f"{path}: is a playlist or description that names other files; only video files are read")
 
 
 def _names_other_files(path: Path) -> bool:
@@ -563,16 +571,16 @@ class FrameReader:
         if start < 0 or (stop is not None and stop <= start):
             raise ValueError(f"{path}: [{start}, {stop}) is no range of frames")
         self.path, self.start, self.stop, self.info = path, start, stop, info
-        self.decoder_used: str = "pyav" if decoder == "auto" else decoder
+        self._decoder: Decoder = "pyav" if decoder == "auto" else decoder
+        self.decoder_used: str = self._decoder
         self.notes: list[str] = []
         self.ticks: list[int | None] = []
         self.frames_decoded = 0
-        self._decoder = decoder
-        self._seek = seek and self.decoder_used == "pyav"
+        self._seek = seek and self._decoder == "pyav"
         self._wants = wants or (lambda number: True)
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
-        self.notes, self.frames_decoded = [], 0
+        self.notes, self.frames_decoded, self.decoder_used = [], 0, self._decoder
         if (other := other_decoder(self._decoder)) is not None:
             problem = yield from self._read_other(other)
             if not problem:
@@ -583,8 +591,8 @@ class FrameReader:
             yield number, picture.rgb()
 
     def pictures(self) -> Iterator[tuple[int, Picture]]:
-        """Iterate over (number, picture) in place of converted frames; with PyAV only, as others convert their frames."""
-        self.notes, self.frames_decoded = [], 0
+        """Iterate over (number, picture) in place of converted frames; PyAV reads, since others convert their frames."""
+        self.notes, self.frames_decoded, self.decoder_used = [], 0, "pyav"
         return self._read_pyav(self.start)
 
     def _read_pyav(self, first: int) -> Generator[tuple[int, Picture], None, None]:

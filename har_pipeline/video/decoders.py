@@ -94,13 +94,14 @@ class Decord:
     def frames(self, info: VideoInfo, count: int) -> Generator[Shot, None, None]:
         """Yield the first `count` frames. Raises: DecoderFailure."""
         try:
-            video = self._decord.VideoReader(str(info.path), num_threads=1)
+            # By the whole path, which cannot be taken for an address. A name that is not UTF-8 is a ValueError.
+            video = self._decord.VideoReader(str(info.path.absolute()), num_threads=1)
             # Blocks from the first frame on, since decord's seeks are not exact.
             for block in range(0, count, DECORD_BLOCK):
                 numbers = range(block, min(block + DECORD_BLOCK, count))
                 for frame in video.get_batch(numbers).asnumpy():
                     yield None, partial(np.asarray, frame)
-        except (self._decord.DECORDError, RuntimeError, IndexError) as error:
+        except (self._decord.DECORDError, RuntimeError, IndexError, ValueError) as error:
             raise DecoderFailure(_in_short(error)) from error
 
 

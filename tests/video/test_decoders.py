@@ -299,6 +299,10 @@ def test_pyav_takes_over_from_the_frame_where_another_decoder_fails(
 ) -> None:
     for kind, fields in fault.items():
         monkeypatch.setattr(sys.modules["torchcodec.decoders"], kind.__name__, partial(kind, **fields))
+    ours = frames_of(video, "pyav")[0]
     theirs, reader = frames_of(video, "nvdec")
-    assert same(theirs, frames_of(video, "pyav")[0])
+    assert same(theirs, ours)
     assert (reader.decoder_used, reader.notes) == (used, [note])
+    put_torchcodec(monkeypatch)
+    assert same(list(reader), ours)
+    assert (reader.decoder_used, reader.notes) == ("nvdec", [])
