@@ -263,7 +263,8 @@ def extract(
     from har_pipeline.video.decode import require_decoder
     from har_pipeline.video.preprocess import with_crops
 
-    require_decoder(how.decoder)  # before weights are downloaded
+    if where.engine != "ray":  # whose workers look on their own machines
+        require_decoder(how.decoder)  # before weights are downloaded
     spread = len(devices) > 1 or where.engine == "ray"
     for device in devices if len(devices) > 1 else ():
         pick_device(device)

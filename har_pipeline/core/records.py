@@ -38,7 +38,8 @@ RawStream = Literal["depth", "rgb"]
 
 # What becomes of a frame that is not square.
 Aspect = Literal["stretch", "keep"]
-Decoder = Literal["auto", "decord", "pyav"]
+# auto: PyAV. The pixels of the others differ in some files.
+Decoder = Literal["auto", "decord", "nvdec", "pyav", "torchcodec"]
 # What scales frames: OpenCV's mean over an area after the conversion to RGB, or Pillow's filters, which grow with the factor
 # against aliasing; or FFmpeg's scaler in the pass that converts.
 ResizeMethod = Literal["area", "bilinear", "bicubic", "swscale"]
@@ -356,13 +357,14 @@ class FeatureSpec:
     trained_on: TrainedOn | None = None  # None: of a net that was not trained here
     resize_method: ResizeMethod = "area"
     tokens: int = 0  # M, the rows of a clip: one for each position of a net's map; 0: one row, of the whole clip
+    decoder: Decoder = "pyav"
 
     def __post_init__(self) -> None:
         if type(self.tokens) is not int or self.tokens < 0:
             raise ValueError(f"tokens must be a whole number of at least 0, not {self.tokens!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the spec as a plain nested dict, ready for JSON; of the last five only those that there are."""
+        """Return the spec as a plain nested dict, ready for JSON; of the last six only those that there are."""
         values = dataclasses.asdict(self)
         # So that feature sets keep the names they had before these existed.
         for name in ("reduction", "encoding", "trained_on", "tokens"):
@@ -370,6 +372,8 @@ class FeatureSpec:
                 del values[name]
         if self.resize_method == "area":
             del values["resize_method"]
+        if self.decoder == "pyav":
+            del values["decoder"]
         # Earlier versions rounded the places of sparse clips: their sets have other names.
         if self.clips.sampling == "sparse":
             values["clips"]["places"] = _SPARSE_PLACES

@@ -70,6 +70,7 @@ def feature_spec(extractor: Extractor, options: ExtractOptions) -> FeatureSpec:
         fps=options.fps,
         resize=resize,
         resize_method=method,
+        decoder="pyav" if options.decoder == "auto" else options.decoder,
         flow=(options.flow or FlowSpec()).describe() if extractor.stream == "flow" else "",
         preprocess=extractor.preprocess.describe(),
         precision=extractor.precision,
@@ -186,6 +187,8 @@ class NetWork:
         if any(options.fps != self._job.fps for _, options in wanted):
             raise ExtractionError("feature sets made in one pass have one frame rate")
         specs = [feature_spec(extractor, options) for extractor, options in wanted]
+        if len({spec.decoder for spec in specs}) > 1:
+            raise ExtractionError("feature sets made in one pass have one decoder")
         if len({spec.name for spec in specs}) < len(specs):
             raise ExtractionError("the same features are asked for twice")
         names = [options.name for _, options in wanted if options.name is not None]

@@ -156,7 +156,8 @@ class ExtractOptions(JobOptions):
     )
     decoder: Decoder = option(
         "auto",
-        "Video decoder. auto: PyAV; decord: for comparison, with PyAV for the files that decord gets wrong.",
+        "Video decoder. auto: PyAV. For comparison: decord, torchcodec. On an NVIDIA GPU: nvdec. These make feature sets of "
+        "their own, and leave files that they get wrong to PyAV.",
         panel="Frames",
     )
     dtype: FeatureType = option("float16", "Type of the stored features.")

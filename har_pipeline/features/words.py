@@ -66,6 +66,7 @@ def _words(field: str, value: Any) -> str:
         "feature_dim": "{:,} values",
         "fps": "{:g} frames/s",
         "resize_method": "resized by {}",
+        "decoder": "decoded by {}",
         "precision": "computed in {}",
         "dtype": "stored in {}",
         "tokens": "{:,} tokens a clip" if value else "one row a clip",

@@ -103,14 +103,16 @@ class HeadSources:
         if files.weights and len(nets) < len(self._sources):
             _refuse_weights(list(self._sources.values()), nets)
         given = _assigned(nets, files.weights)
-        # By name: what is made in one pass over the files, for each frame rate.
+        # By name: what is made in one pass over the files, for each frame rate and decoder.
         self._nets: dict[str, tuple[Extractor, ExtractOptions]] = {}
         for one in nets:
             spec = one.spec
             weights = given.get(spec.name) or _found_weights(one, nets)
             cube = files.mean_cube if len(nets) == 1 or "cube" in spec.preprocess else None
             extractor = extractor_for(spec, weights=weights, mean_cube=cube, device=device)
-            same = {name: getattr(spec, name) for name in ("clips", "fps", "resize", "resize_method", "dtype")}
+            same = {
+                name: getattr(spec, name) for name in ("clips", "fps", "resize", "resize_method", "decoder", "dtype")
+            }
             options = ExtractOptions(**same, flow=parse_flow(spec.flow) if spec.flow else None)
             feature_spec(extractor, options).require_equal(spec, str(one.run))
             self._nets[spec.name] = extractor, options
@@ -131,11 +133,11 @@ class HeadSources:
                     job.records, store, local, lambda now: job.on_progress(now.finished, now.total)
                 )
                 self.failed |= described.failed
-        for rate in {options.fps: None for _, options in self._nets.values()}:
+        for rate, decoder in {(options.fps, options.decoder): None for _, options in self._nets.values()}:
             one_pass = [
                 (net, dataclasses.replace(options, workers=job.workers, time_limit_s=job.time_limit_s))
                 for net, options in self._nets.values()
-                if options.fps == rate
+                if (options.fps, options.decoder) == (rate, decoder)
             ]
             made = extract_many(
                 job.records,

@@ -74,6 +74,7 @@ def describe_features(spec: FeatureSpec, folds: int = 1) -> list[Fact]:
         ("Frame rate", "as filmed" if spec.fps is None else f"resampled to {spec.fps:g} frames/s"),
         ("Size of a frame", _resize(spec.resize) + _SCALED_BY.get(spec.resize_method, "")),
     ]
+    facts += [("Decoder", spec.decoder)] * (spec.decoder != "pyav")
     facts += [("Optical flow", spec.flow)] * bool(spec.flow)
     facts += [("Preprocessing", _preprocess(spec.preprocess))] * bool(spec.preprocess)
     computed = "" if spec.precision == "exact" else f"computed in {spec.precision}, "

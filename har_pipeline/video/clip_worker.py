@@ -88,7 +88,7 @@ class ClipPlan:
     fps: float
     clip_times_s: np.ndarray  # (N, 2) float64, when each clip begins and ends, s from the start of the file
     padded: bool  # whether a clip holds frames that stand in for missing ones
-    content: str  # sha256 of the file in hex if the task wants it, else empty
+    content: str  # identifies the pixels, see `_content`, if the task wants it, else empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ class _Sender:
 def _decode(task: DecodeTask, sender: _Sender) -> Done:
     if task.rows:
         return _decode_rows(task, sender)
-    content = file_sha256(task.path) if task.hash_content else ""
+    content = _content(task) if task.hash_content else ""
     info = probe_again(task.path)
     task = in_frames(task, task.path, info.timing, info.packet_frames)
     if info.packet_frames <= task.start_frame:
@@ -174,6 +174,12 @@ def _decode(task: DecodeTask, sender: _Sender) -> Done:
     if isinstance(sent, _Found):
         raise VideoError(f"{task.path}: decoding twice gave different numbers of frames")
     return sent
+
+
+def _content(task: DecodeTask) -> str:
+    """Return what identifies the pixels: the file, and the decoder where its pixels may be others than PyAV's."""
+    other = "" if task.decoder in ("auto", "pyav") else f" {task.decoder}"
+    return file_sha256(task.path) + other
 
 
 @dataclass(frozen=True, slots=True)

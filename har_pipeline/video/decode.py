@@ -1,8 +1,8 @@
-"""Probing and sequential reading of video files: PyAV by default, decord on request, with the same frame numbers.
+"""Probing and sequential reading of video files: PyAV by default, others on request, with the same frame numbers.
 
 `auto` is PyAV: as fast as decord on UCF-101 (0.25 ms of CPU time a frame), with nearly equal pixels, and it flags frames
-patched up from a damaged stream, which decord shows as good ones. decord also misnumbers some MPEG-1 files, and repeats the
-last decodable frame. So decord is a cross-check: it delivers pixels after PyAV has found the file sound.
+patched up from a damaged stream, which others show as good ones. So the others (`decoders`) are for comparison, or for a GPU
+that decodes: they deliver pixels after PyAV has found the file sound, or after its packets proved the frames' numbers.
 Frames are numbered in the order of display, as the decoder delivers them; a frame that cannot be decoded has no number.
 
 As the ffmpeg program does, the best video stream is read, pictures attached to the file (covers) never are, and the display
@@ -29,13 +29,13 @@ from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from har_pipeline.core.errors import ExtractionError, VideoError
+from har_pipeline.core.errors import VideoError
 from har_pipeline.core.kinds import what_is
 from har_pipeline.core.records import Decoder, Span
+from har_pipeline.video.decoders import DecoderFailure, OtherDecoder, other_decoder
 from har_pipeline.video.seek import HOLE, Course, PacketLog, PacketTable
 from har_pipeline.video.timing import Timing, display_ticks, in_frames, joined_ticks, timing_of
 
-DECORD_BLOCK = 16
 # A worker has one core. PyAV scales with a thread for each core of the machine since version 17, before with one.
 _ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
 # Scalers that are kept from frame to frame, one for each size that a view asks for.
@@ -51,8 +51,6 @@ _FORMATS = (
 )  # fmt: skip
 # PyAV reads metadata that is not UTF-8, as some HMDB-51 files hold it, only when told to, or from version 19 on always.
 _OPENING: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
-# Containers in which decord's frame numbers were found to be wrong.
-_NOT_FOR_DECORD = ("mpeg", "mpegvideo", "mpegts")
 # Headers that announce one frame too many are too common to note.
 _MISCOUNT = 1
 # Containers whose header says the duration but not the number of frames. A file whose streams all end before this share of
@@ -90,6 +88,7 @@ class VideoInfo:
     codec: str
     container: str
     pixel_format: str
+    stream: int = 0  # index of the stream in the file
     notes: tuple[str, ...] = ()  # on the choice of the stream
     pixel_aspect: float = 1.0  # width of a pixel over its height, as the header says; `FrameReader` does not apply it
     table: PacketTable | None = field(default=None, compare=False, repr=False)  # None: packets cannot be skipped
@@ -185,6 +184,7 @@ def probe(path: Path) -> VideoInfo:
             codec=context.name,
             container=name,
             pixel_format=str(context.pix_fmt),
+            stream=stream.index,
             notes=notes,
             pixel_aspect=float(stream.sample_aspect_ratio or 1),
             table=None if log is None or hidden or fillers else log.table(),
@@ -238,17 +238,11 @@ def _is_filler(packet: Any, codec: str) -> bool:
 @contextmanager
 def _open(path: Path) -> Iterator[tuple[Any, Any, tuple[str, ...]]]:
     """Give an open container, the video stream to read, and a note where there was a choice."""
-    if not path.exists():
-        raise VideoError(f"{path}: the file does not exist")
-    if path.is_dir():
-        raise VideoError(f"{path}: is a folder, not a video file")
-    if not path.is_file():
-        raise VideoError(f"{path}: is no regular file")
-    if path.stat().st_size == 0:
-        raise VideoError(f"{path}: the file is empty")
+    try:
+        _refuse_others(path)
+    except OSError as error:  # the name is too long, or a folder or the file must not be read
+        raise VideoError(f"{path}: cannot be read ({error.strerror or error})") from error
     options = {"protocol_whitelist": "file", "format_whitelist": ",".join(_FORMATS)}
-    if _names_other_files(path):
-        raise VideoError(f"{path}: is a playlist or description that names other files; only video files are read")
     try:
         container = av.open(f"file:{path.absolute()}", container_options=options, **_OPENING)
     except av.error.MemoryError:
@@ -270,6 +264,20 @@ def _open(path: Path) -> Iterator[tuple[Any, Any, tuple[str, ...]]]:
             f"{len(found)} video streams: the one of {context.width}x{context.height} px is read (stream {best.index})"
         )
         yield container, best, (sizes,) if len(found) > 1 else ()
+
+
+def _refuse_others(path: Path) -> None:
+    """Raise VideoError for what is no file that holds its own frames, OSError for what cannot be read."""
+    if not path.exists():
+        raise VideoError(f"{path}: the file does not exist")
+    if path.is_dir():
+        raise VideoError(f"{path}: is a folder, not a video file")
+    if not path.is_file():
+        raise VideoError(f"{path}: is no regular file")
+    if path.stat().st_size == 0:
+        raise VideoError(f"{path}: the file is empty")
+    if _names_other_files(path):
+        raise VideoError(f"{path}: is a playlist or description that names other files; only video files are read")
 
 
 def _names_other_files(path: Path) -> bool:
@@ -529,20 +537,8 @@ def read_gray16(path: Path, span: Span, *, max_frames: int) -> tuple[np.ndarray,
 
 
 def require_decoder(decoder: Decoder) -> None:
-    """Check that the package of a decoder is there. Raises: ExtractionError with the way out."""
-    if decoder == "decord":
-        _import_decord()
-
-
-def _import_decord() -> Any:
-    without = "leave --decoder decord out, as PyAV reads the same frames"
-    try:
-        import decord
-    except ImportError as error:
-        raise ExtractionError(f"decord is not installed (wheels: x86-64 Linux and Windows only): {without}") from error
-    except (OSError, RuntimeError) as error:  # a library that it was built for is missing
-        raise ExtractionError(f"decord cannot be loaded here ({error}): {without}") from error
-    return decord
+    """Check that a decoder can be used here. Raises: ExtractionError with the way out."""
+    other_decoder(decoder)
 
 
 class FrameReader:
@@ -553,7 +549,7 @@ class FrameReader:
     A frame is (H, W) px as displayed, which may change within a file: quarter turns and reflections of the display matrix are
     applied, pixel aspect ratios are not. After the iteration `notes` says what was odd, `decoder_used` who decoded,
     `frames_decoded` how many frames were met, skipped ones included, and `ticks` their time stamps.
-    With `decord`, PyAV takes over wherever decord would be wrong or fails, with a note.
+    PyAV takes over wherever another decoder would be wrong or fails, with a note.
     wants: whether a frame, by its number, is to be yielded; None: all are. The others are decoded, as later ones build on
     them, but not converted to RGB. It is asked once for each frame, in order, and ahead of reading.
     seek: skip what is not wanted where it is many frames and the packets prove that the results are the same, see `seek`;
@@ -575,28 +571,28 @@ class FrameReader:
         if start < 0 or (stop is not None and stop <= start):
             raise ValueError(f"{path}: [{start}, {stop}) is no range of frames")
         self.path, self.start, self.stop, self.info = path, start, stop, info
-        self.decoder_used = "decord" if decoder == "decord" else "pyav"
+        self._decoder: Decoder = "pyav" if decoder == "auto" else decoder
+        self.decoder_used: str = self._decoder
         self.notes: list[str] = []
         self.ticks: list[int | None] = []
         self.frames_decoded = 0
-        self._wants_decord = decoder == "decord"
-        self._seek = seek and not self._wants_decord
+        self._seek = seek and self._decoder == "pyav"
         self._wants = wants or (lambda number: True)
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
-        self.notes, self.frames_decoded = [], 0
-        if self._wants_decord:
-            problem = yield from self._read_decord()
+        self.notes, self.frames_decoded, self.decoder_used = [], 0, self._decoder
+        if (other := other_decoder(self._decoder)) is not None:
+            problem = yield from self._read_other(other)
             if not problem:
                 return
-            self.decoder_used = "decord, then pyav" if self.frames_decoded else "pyav"
+            self.decoder_used = f"{other.name}, then pyav" if self.frames_decoded else "pyav"
             self.notes.append(f"{problem}: PyAV read from frame {self.frames_decoded} on")
         for number, picture in self._read_pyav(max(self.start, self.frames_decoded)):
             yield number, picture.rgb()
 
     def pictures(self) -> Iterator[tuple[int, Picture]]:
-        """Iterate over (number, picture) in place of converted frames; not with decord, whose frames are converted."""
-        self.notes, self.frames_decoded = [], 0
+        """Iterate over (number, picture) in place of converted frames; PyAV reads, since others convert their frames."""
+        self.notes, self.frames_decoded, self.decoder_used = [], 0, "pyav"
         return self._read_pyav(self.start)
 
     def _read_pyav(self, first: int) -> Generator[tuple[int, Picture], None, None]:
@@ -622,45 +618,47 @@ class FrameReader:
         if not state.frames:
             raise VideoError("; ".join([f"{self.path}: no frame could be decoded", *self.notes]))
 
-    def _read_decord(self) -> Generator[tuple[int, np.ndarray], None, str]:
-        """Yield frames from decord as long as they are right; return why not all of them are, or nothing.
-
-        Raises: ExtractionError if decord is not installed.
-        """
-        decord = _import_decord()
-        decord.logging.set_level(decord.logging.QUIET)
+    def _read_other(self, other: OtherDecoder) -> Generator[tuple[int, np.ndarray], None, str]:
+        """Yield frames from another decoder as long as they are right; return why not all of them are, or nothing."""
         info = self.info or probe(self.path)
-        if info.container in _NOT_FOR_DECORD:
-            return f"decord misnumbers the frames of {info.container} files"
-        if info.width % 2 or info.height % 2 or info.pixel_format.endswith(("le", "be")):
-            return f"decord's colours are off for {info.pixel_format} frames of {info.width}x{info.height} px"
-        if info.notes:
-            return "decord chooses among several video streams by another rule"
+        if reason := other.unfit(info):
+            return reason
+        proved = info.table if other.by_packets else None
         state = _Decoding()
         self.ticks = state.ticks
         turned = False
         with closing(_decode(self.path, state)) as frames:
-            for frame in islice(frames, self.stop):
+            for frame in islice(frames, self.stop if proved is None else 1):
                 turned |= _display_matrix(frame) is not None
-        if len(state.sizes) > 1:
-            return "decord scales frames of other sizes to the first one's"
+        if other.one_size and len(state.sizes) > 1:
+            return f"{other.name} scales frames of other sizes to the first one's"
         if turned:
-            return "decord does not know reflections"
-        if state.notes():
-            return "decord shows damaged frames as good ones"
+            return f"{other.name} does not know all display matrices"
+        if state.damaged or not state.frames:
+            return f"{other.name} shows damaged frames as good ones"
+        if proved is not None:
+            state.skip_to(len(proved.shown) if self.stop is None else min(self.stop, len(proved.shown)), proved)
         try:
-            video = decord.VideoReader(str(self.path), num_threads=1)
-            # Blocks from the first frame on, since decord's seeks are not exact; the scan knows where they end.
-            for block in range(0, state.frames, DECORD_BLOCK):
-                numbers = range(block, min(block + DECORD_BLOCK, state.frames))
-                for number, frame in zip(numbers, video.get_batch(numbers).asnumpy(), strict=True):
+            with closing(other.frames(info, state.frames)) as shots:
+                for number, (time_s, convert) in enumerate(shots):
+                    # Of files that were scanned, decoders guess missing time stamps in different ways.
+                    if proved is not None and time_s is not None and not _at(time_s, proved.shown[number], info.tick_s):
+                        return f"{other.name} delivers another frame than number {number}"
+                    image = convert() if number >= self.start and self._wants(number) else None
                     self.frames_decoded = number + 1
-                    if number >= self.start and self._wants(number):
-                        yield number, frame
-        except (decord.DECORDError, RuntimeError, IndexError) as error:
-            text = str(error).strip().splitlines()
-            return f"decord failed ({text[0][:120] if text else type(error).__name__})"
+                    if image is not None:
+                        yield number, image
+        except DecoderFailure as error:
+            return f"{other.name} failed ({error})"
+        if self.frames_decoded < state.frames:
+            return f"{other.name} ends early"
+        self.notes += state.notes()
         return ""
+
+
+def _at(time_s: float, tick: int, tick_s: float) -> bool:
+    """Return whether a time is that of a time stamp."""
+    return abs(time_s - tick * tick_s) <= tick_s / 2
 
 
 def too_many_frames(path: Path, max_frames: int, fps: float | None = None) -> str:

@@ -6,10 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from feature_sets import blobs, feature_store
+from har_command import har
 
+from har_pipeline.core.errors import ExtractionError
 from har_pipeline.models.net_names import net_names
 
 # Runs commands one after another, each as `har` does, and tells of each what it wrote, its exit code, and if torch is loaded.
@@ -170,3 +173,17 @@ def test_the_names_checked_early_are_those_of_the_nets() -> None:
     from har_pipeline.models.extractors import all_nets
 
     assert list(net_names()) == sorted(all_nets())
+
+
+def test_a_decoder_is_looked_for_where_files_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On this machine, or on those of a cluster, whose workers say what is missing there."""
+
+    def asked(*_args: object) -> NoReturn:
+        raise ExtractionError("the cluster was asked")
+
+    (tmp_path / "m.csv").write_text("video_id,path,label\na,a.avi,x\n")
+    monkeypatch.setitem(sys.modules, "decord", None)
+    monkeypatch.setattr("har_pipeline.cli.extract.pool_of", asked)
+    command = ["extract", "m.csv", "s.zarr", "--weights", "random", "--decoder", "decord"]
+    assert "decord is not installed" in har(*command, cwd=tmp_path, code=1).stderr
+    assert "the cluster was asked" in har(*command, "--engine", "ray", cwd=tmp_path, code=1).stderr

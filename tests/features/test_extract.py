@@ -99,7 +99,7 @@ def test_without_decord_nothing_is_begun(tmp_path: Path, store, broken: bool, mo
     else:
         monkeypatch.setitem(sys.modules, "decord", None)
     says = "cannot be loaded here .libbz2" if broken else "is not installed"
-    with pytest.raises(ExtractionError, match=f"decord {says}.*: leave --decoder decord out"):
+    with pytest.raises(ExtractionError, match=f"decord {says}.*; without --decoder decord PyAV reads the files"):
         extract(videos(tmp_path, 1), store, pixel_extractor(), ExtractOptions(decoder="decord"))
     assert store.feature_sets() == []
 
@@ -302,9 +302,17 @@ def test_what_swscale_does_not_scale_is_refused(net: dict[str, Any], options: di
 
 def test_speed_options_do_not_change_the_spec() -> None:
     plain = feature_spec(pixel_extractor(), ExtractOptions())
-    fast = feature_spec(pixel_extractor(), ExtractOptions(workers=4, batch_size=3, decoder="decord", shard=(1, 2)))
+    fast = feature_spec(pixel_extractor(), ExtractOptions(workers=4, batch_size=3, decoder="pyav", shard=(1, 2)))
     assert plain == fast
     assert plain.name != feature_spec(pixel_extractor(), ExtractOptions(fps=5.0)).name
+
+
+def test_decoders_with_other_pixels_do_not_share_a_feature_set(tmp_path: Path, store: FeatureStore) -> None:
+    nets = [(pixel_extractor(), ExtractOptions(decoder=one)) for one in ("auto", "decord", "torchcodec", "nvdec")]
+    assert [feature_spec(*net).decoder for net in nets] == ["pyav", "decord", "torchcodec", "nvdec"]
+    with pytest.raises(ExtractionError, match="feature sets made in one pass have one decoder"):
+        extract_many(videos(tmp_path, 1), store, nets[:2])
+    assert store.feature_sets() == []
 
 
 def _command(manifest: Path, store: Path) -> list[str]:

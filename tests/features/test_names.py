@@ -56,6 +56,15 @@ def test_the_way_of_scaling_is_in_the_spec_where_it_is_not_the_usual_one() -> No
     assert FeatureSpec.from_dict(FIRST.to_dict()).resize_method == "area"
 
 
+def test_a_decoder_is_in_the_spec_where_its_pixels_may_be_others() -> None:
+    assert "decoder" not in FIRST.to_dict()
+    other = dataclasses.replace(FIRST, decoder="nvdec")
+    assert other.name != FIRST.name == dataclasses.replace(other, decoder="pyav").name
+    assert FeatureSpec.from_dict(other.to_dict()) == other
+    assert FeatureSpec.from_dict(FIRST.to_dict()).decoder == "pyav"
+    assert differences({"one": FIRST, "two": other}) == {"one": "decoded by pyav", "two": "decoded by nvdec"}
+
+
 def test_sets_of_one_net_are_told_apart_by_what_differs() -> None:
     assert differences({"one": FIRST, "two": WHOLE}) == {
         "one": "first, 40 frames",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ from run_files import change_info
 from train_split import train_split
 from video_files import make_video, set_matrix
 
-from har_pipeline.core.errors import FeatureMismatchError, RunError
-from har_pipeline.core.records import ClipSpec, Split, Stream, VideoRecord, VideoSource
+from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, RunError
+from har_pipeline.core.records import ClipSpec, Decoder, Split, Stream, VideoRecord, VideoSource
 from har_pipeline.features.extract import extract
 from har_pipeline.features.options import ExtractOptions
 from har_pipeline.features.store import FeatureStore
@@ -40,13 +41,16 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[VideoRecord]:
     ]
 
 
-def trained(folder: Path, records: list[VideoRecord], stream: Stream, weights: str | None = None) -> FeatureStore:
+def trained(
+    folder: Path, records: list[VideoRecord], stream: Stream, weights: str | None = None, decoder: Decoder = "auto"
+) -> FeatureStore:
     store = FeatureStore(folder / "store.zarr", create=True)
     options = ExtractOptions(
         clips=CLIPS[stream],
         resize="stretch-224",
         flow=FlowSpec(method="farneback", bound_px=15.0) if stream == "flow" else None,
         dtype="float32",
+        decoder=decoder,
     )
     net = build_extractor(NETS[stream], stream=stream, weights=weights, device="cpu", seed=3)
     name = extract(records, store, net, options).feature_set
@@ -71,6 +75,19 @@ def test_a_file_gets_what_its_stored_features_give(tmp_path: Path, records, stre
         best = int(expected.argmax())
         assert prediction.top[0] == (run.classes[best], pytest.approx(expected[best]))
         assert len(prediction.top) == 2
+
+
+def test_a_file_is_read_by_the_decoder_of_the_runs_features(tmp_path: Path, records, monkeypatch) -> None:
+    pytest.importorskip("decord")
+    store = trained(tmp_path, records[:5], "rgb", decoder="decord")
+    (name,) = store.feature_sets()
+    assert records[4].path is not None
+    (prediction,) = predict([records[4].path], tmp_path / "run", device="cpu")
+    expected = predict_scores(load_run(tmp_path / "run"), store.read(name, records[4].video_id).features)
+    np.testing.assert_array_equal(prediction.probabilities, expected)
+    monkeypatch.setitem(sys.modules, "decord", None)
+    with pytest.raises(ExtractionError, match="decord is not installed"):
+        predict([records[4].path], tmp_path / "run", device="cpu")
 
 
 def test_a_run_of_two_streams_makes_both_of_a_file(tmp_path: Path, records: list[VideoRecord]) -> None:

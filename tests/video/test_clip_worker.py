@@ -11,6 +11,7 @@ import pytest
 from decode_tasks import FRAME_BYTES, cut, numbers, receive, run, task_for
 from video_files import damage_packets, make_video
 
+from har_pipeline.core.files import file_sha256
 from har_pipeline.core.records import ClipSpec
 from har_pipeline.video.clip_worker import Chunk, ClipPlan, DecodeWorker, Done, View, _ClipCutter
 from har_pipeline.video.clips import clip_indices
@@ -259,6 +260,15 @@ def test_decord_cuts_the_same_clips(video):
     _, got, end = cut(task_for(video, clips, decoder="decord"))
     assert numbers(got) == clip_indices(30, clips).tolist()
     assert end == Done((), "decord")
+
+
+def test_cached_flow_is_of_one_decoders_pixels(video):
+    clips = ClipSpec(sampling="uniform", num_clips=1)
+    known = [cut(task_for(video, clips, hash_content=True, decoder=one))[0][0].content for one in ("auto", "pyav")]
+    assert known == [file_sha256(video)] * 2
+    pytest.importorskip("decord")
+    (plan,), _, _ = cut(task_for(video, clips, hash_content=True, decoder="decord"))
+    assert plan.content == f"{file_sha256(video)} decord"
 
 
 class FakeSender:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from pathlib import Path
 
 import av
@@ -274,6 +275,35 @@ def test_sound_alone_is_no_video(tmp_path, decoder) -> None:
     path = make_audio(tmp_path / "sound.mp4")
     with pytest.raises(VideoError, match=r"has no video stream \(only audio\)"):
         read(path, decoder)
+
+
+def test_names_that_are_longer_than_any_file_has(tmp_path) -> None:
+    with pytest.raises(VideoError, match=r"aaa\.avi: cannot be read \(File name too long\)"):
+        probe(tmp_path / ("a" * 300 + ".avi"))
+
+
+def test_a_file_that_must_not_be_read_is_named(videos, monkeypatch) -> None:
+    def refused(*_args, **_options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(VideoError, match=r"mpeg4\.avi: cannot be read \(Permission denied\)"):
+        probe(videos["mpeg4.avi"])
+
+
+@pytest.mark.parametrize("name", [b"\xff.avi", b"concat:a.avi"])
+def test_names_that_mean_something_else_elsewhere(tmp_path, videos, decoder, name, monkeypatch) -> None:
+    """One that is not UTF-8, which decord does not take, and one that looks like a protocol of FFmpeg."""
+    monkeypatch.chdir(tmp_path)
+    path = Path(os.fsdecode(name))
+    path.write_bytes(videos["mpeg4.avi"].read_bytes())
+    numbers, _, reader = read(path, decoder)
+    assert numbers == list(range(30))
+    if decoder == "decord" and name.startswith(b"\xff"):
+        assert reader.decoder_used == "pyav"
+        assert "decord failed ('utf-8' codec can't encode" in reader.notes[0]
+    else:
+        assert (reader.decoder_used, reader.notes) == (decoder, [])
 
 
 def test_decord_leaves_to_pyav_what_it_gets_wrong(videos) -> None:
