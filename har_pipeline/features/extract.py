@@ -89,7 +89,7 @@ def extract(
 
     A video that fails is recorded in the store and in the summary; the others go on.
     Raises: UsageError if the options do not fit the net; WeightsError if it is built at first use and its weights do not
-    fit; StoreError if the store cannot be written.
+    fit, or if its features are not finite whatever the video; StoreError if the store cannot be written.
     """
     return extract_many(records, store, [(extractor, options or ExtractOptions())], on_progress)[0]
 
