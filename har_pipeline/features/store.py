@@ -307,7 +307,7 @@ class FeatureStore:
             )
 
     def give_name(self, feature_set: str, name: str) -> None:
-        """Give a name to a feature set, in place of the one that it has; `resolve` then finds the set by it.
+        """Give a name to a feature set, in place of the one that it has, of which is told; `resolve` then finds it by that.
 
         Raises: StoreError if another set has the name, or it is not allowed, see `check_set_name`.
         """
@@ -330,6 +330,7 @@ class FeatureStore:
                 self.require_free(name, feature_set)
         for other in [other for other, owner in self.names().items() if owner == feature_set and other != name]:
             self._discard(self._node(NAMES, other))
+            log.warning("%s: its name is %r now, and %r no longer", feature_set, name, other)
 
     def spec(self, feature_set: str) -> FeatureSpec:
         """Return how the features of a set were computed."""

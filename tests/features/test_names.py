@@ -197,11 +197,13 @@ def test_of_processes_that_want_a_name_one_has_it(store: FeatureStore) -> None:
     assert store.names() == {"mine": winners[0]}
 
 
-def test_names_are_given_while_sets_are_made(tmp_path: Path) -> None:
+def test_names_are_given_while_sets_are_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = FeatureStore(tmp_path / "store.zarr", create=True)
     plain = extract([], store, pixel_extractor(), ExtractOptions())
-    named = extract([], store, pixel_extractor(), ExtractOptions(name="plain"))
-    assert named.feature_set == plain.feature_set == store.resolve("plain")
+    for name in ("first", "plain", "plain"):
+        named = extract([], store, pixel_extractor(), ExtractOptions(name=name))
+        assert named.feature_set == plain.feature_set == store.resolve(name)
+    assert caplog.messages == [f"{plain.feature_set}: its name is 'plain' now, and 'first' no longer"]  # told once
     other = ExtractOptions(clips=ClipSpec(num_clips=3), name="plain")
     with pytest.raises(StoreError, match="'plain' is the name of"):
         extract([], store, pixel_extractor(), other)
