@@ -28,6 +28,7 @@ import json
 import logging
 import re
 import shutil
+import time
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -39,9 +40,9 @@ from typing import Any, Literal
 import numpy as np
 
 from har_pipeline.core.errors import FeatureMismatchError, StoreError
-from har_pipeline.core.files import remove, remove_debris, staging_name
+from har_pipeline.core.files import LEASE_DAYS, remove, remove_debris, staging_name
 from har_pipeline.core.kinds import what_is
-from har_pipeline.core.objects import ObjectPath, StorePath, store_path
+from har_pipeline.core.objects import ObjectPath, StorePath, remove_abandoned, store_path
 from har_pipeline.core.processes import working_on
 from har_pipeline.core.records import (
     VIDEO_ID_PATTERN,
@@ -92,6 +93,8 @@ SHARED_FROM, VERIFIED_AT_ONCE = 2000, 250
 FAILURE_ATTEMPTS, SPELLING_ATTEMPTS = 100, 5
 _DAMAGED = "its metadata is damaged"
 _SET_NAME = re.compile(r".+-[0-9a-f]{10}")
+# What a node has beside its own zarr.json: chunks, of a fit arrays with theirs; and what `ObjectPath.now` is asked by.
+_PUT = re.compile(r"(?:[^/]+/)?(?:zarr\.json|c(?:[./]\d+)+)(?:\.[0-9a-f]{16})?")
 _AGAIN = "delete it with `har features verify --delete` and extract again"
 log = logging.getLogger(__name__)
 
@@ -625,6 +628,51 @@ class FeatureStore:
     def fits(self) -> list[str]:
         """Return the names of the feature sets of which a fit is stored, sorted; the sets need not exist yet."""
         return committed(self.path / REDUCTION) if (self.path / REDUCTION).is_dir() else []
+
+    def leftovers(self, feature_sets: Sequence[str] | None = None) -> list[str]:
+        """Return the paths in the store of what stands where videos do, has no zarr.json, and so is none, sorted.
+
+        In a folder: any other folder in a feature set. In object storage: what writers put who died before their commit, of
+        features and fits, if nothing of it was put for `LEASE_DAYS`. feature_sets: of these only; None: of all, in object
+        storage of those that are gone, too.
+        """
+        if isinstance(self.path, ObjectPath):
+            limit = time.time() - LEASE_DAYS * 86400
+            found = self._uncommitted(self.path, feature_sets)
+            return [node for node, files in found.items() if max(files.values()) < limit]
+        videos = {name: set(self.video_ids(name)) for name in feature_sets or self.feature_sets()}
+        others = [f"{name}/{one}" for name, known in videos.items() for one in entries(self.path / name) - known]
+        folders = [node for node in others if "/." not in node and (self.path / node).is_dir()]
+        return sorted(node for node in folders if not is_there(self.path / node / META))  # it may have come meanwhile
+
+    def remove_leftovers(self, feature_sets: Sequence[str] | None = None) -> list[str]:
+        """Delete what `leftovers` returns of a store in object storage, and return it, but for what may be written now.
+
+        It takes some minutes, see `objects.remove_abandoned`. In a folder nothing is deleted: it may be somebody's, and a
+        video of that name replaces it.
+        """
+        if not isinstance(self.path, ObjectPath):
+            return []
+        found, left = self._uncommitted(self.path, feature_sets), self.leftovers(feature_sets)
+        with writing_to(self.path):
+            nodes = {node: sorted(found[node]) for node in left if node in found}
+            return remove_abandoned(self.path, nodes, META, LEASE_DAYS * 86400)
+
+    @staticmethod
+    def _uncommitted(root: ObjectPath, feature_sets: Sequence[str] | None) -> dict[str, dict[str, float]]:
+        """Return node -> its files and when they were put, of the nodes in object storage without a commit, sorted."""
+        nodes: dict[tuple[str, str], dict[str, float]] = {}
+        for path, written in root.times():
+            if path.count("/") >= 2:
+                group, node, file = path.split("/", 2)
+                nodes.setdefault((group, node), {})[file] = written
+        found = {}
+        for (group, node), files in sorted(nodes.items()):
+            owner = node if group == REDUCTION else group
+            known = _SET_NAME.fullmatch(owner) and all(map(_PUT.fullmatch, files))
+            if known and META not in files and (feature_sets is None or owner in feature_sets):
+                found[f"{group}/{node}"] = files
+        return found
 
     def delete(self, feature_set: str, video_id: str) -> None:
         """Remove one video's features, so that the next extraction computes them again."""
