@@ -17,7 +17,7 @@ from har_pipeline.core.memory import keep_freed_memory
 from har_pipeline.core.processes import num_cores
 from har_pipeline.core.records import FeatureSpec, Stream, VideoRecord
 from har_pipeline.features.engine import Engine
-from har_pipeline.features.job import Noted, Outcome, Progress, Report, Spent, shard_of, unfinished
+from har_pipeline.features.job import Noted, Outcome, Progress, Report, Spent, shard_of, task_fields, unfinished
 from har_pipeline.features.lanes import ExtractSummary, Lane, view_of
 from har_pipeline.features.options import ExtractOptions
 from har_pipeline.features.store import FeatureStore
@@ -287,18 +287,10 @@ def _extract(
 
 def _task(record: VideoRecord, job: ExtractOptions, views: Sequence[View]) -> DecodeTask:
     return DecodeTask(
-        video_id=record.video_id,
-        path=Path(record.file),  # a depth folder fails with "is a folder"
-        start_frame=record.start_frame,
-        end_frame=record.end_frame,
-        start_s=record.start_s,
-        end_s=record.end_s,
-        time_limit_s=job.time_limit_s,
-        memory_limit_gb=job.memory_limit_gb,
+        **task_fields(record, Path(record.file), job),  # a depth folder fails with "is a folder"
         fps=job.fps,
         views=tuple(views),
         decoder=job.decoder,
-        max_frames=job.max_frames,
         hash_content=job.flow_cache is not None,
     )
 
