@@ -217,8 +217,8 @@ def give_name(
 
     opened = FeatureStore(store)
     found = opened.resolve(features)
-    opened.give_name(found, name)
-    say(f"{found}: {name}")
+    before = opened.give_name(found, name)
+    say(f"{found}: {name}{f' ({before[0]} before)' if before else ''}")
 
 
 @features_app.command()

@@ -122,10 +122,7 @@ def store_raw_frames(
     be written.
     """
     options = options or RawOptions()
-    column: Literal["path", "depth_path"] = "depth_path" if options.stream == "depth" else "path"
-    other = "rgb" if options.stream == "depth" else "depth"
-    if not any(getattr(record, column) for record in records):
-        raise ExtractionError(f"no row of the manifest has a {column}; for its other files use --stream {other}")
+    column = column_of(records, options.stream)
     work = WholeVideoWork(options.spec(), ("numpy", "av"), raw_worker, options.workers)
     summary = RawSummary(feature_set=work.spec.name)
     return store_whole_videos(
@@ -139,6 +136,15 @@ def store_raw_frames(
         on_progress=on_progress,
         pool=pool,
     )
+
+
+def column_of(records: Sequence[VideoRecord], stream: str) -> Literal["path", "depth_path"]:
+    """Return the column that names the files of a stream. Raises: ExtractionError if no row has a file there."""
+    column: Literal["path", "depth_path"] = "depth_path" if stream == "depth" else "path"
+    other = "rgb" if stream == "depth" else "depth"
+    if not any(getattr(record, column) for record in records):
+        raise ExtractionError(f"no row of the manifest has a {column}; for its other files use --stream {other}")
+    return column
 
 
 def raw_task(options: RawOptions, record: VideoRecord, path: Path) -> RawTask:
@@ -174,6 +180,7 @@ def prepare_frames(
     """
     if path.exists() and isinstance(open_features(path), PackedStore):
         return None
+    column_of(records, stream)  # a job that cannot be done leaves no store
     store = FeatureStore(path, create=True)
     name = choose_frames(store, stream, features, windows=windows)
     fresh = RawOptions(stream="rgb" if stream == "rgb" else "depth", window="person" if windows else None)

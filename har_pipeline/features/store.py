@@ -122,6 +122,8 @@ def choose_feature_set(
     found = [one for one in sets if one == prefix] or [one for one in sets if one.startswith(prefix)]
     if len(found) > 1:
         found = [one for one in found if spec_of(one).fit is None] or found
+    if not sets:
+        raise StoreError(f"{path} holds no feature set; make one with `har extract` or `har frames`")
     if len(found) != 1:
         told = differences({one: spec_of(one) for one in found})
         called = {one: repr(name) for name, one in names.items()}
@@ -309,8 +311,8 @@ class FeatureStore:
                 f"that one with `har features name {self.path} {name} NEW_NAME`"
             )
 
-    def give_name(self, feature_set: str, name: str) -> None:
-        """Give a name to a feature set, in place of the one that it has, of which is told; `resolve` then finds it by that.
+    def give_name(self, feature_set: str, name: str) -> list[str]:
+        """Give a name to a feature set, by which `resolve` then finds it, in place of the one that it has, which is returned.
 
         Raises: StoreError if another set has the name, or it is not allowed, see `check_set_name`.
         """
@@ -331,9 +333,10 @@ class FeatureStore:
                 published = publish(staged, final)
             if not published:
                 self.require_free(name, feature_set)
-        for other in [other for other, owner in self.names().items() if owner == feature_set and other != name]:
+        before = [other for other, owner in self.names().items() if owner == feature_set and other != name]
+        for other in before:
             self._discard(self._node(NAMES, other))
-            log.warning("%s: its name is %r now, and %r no longer", feature_set, name, other)
+        return before
 
     def spec(self, feature_set: str) -> FeatureSpec:
         """Return how the features of a set were computed."""
@@ -390,8 +393,8 @@ class FeatureStore:
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{group}: {_DAMAGED} ({error!r}); delete its {META} and run the same command") from error
         spec.require_equal(stored, f"{self.path}/{spec.name}")
-        if name is not None:
-            self.give_name(spec.name, name)
+        for before in self.give_name(spec.name, name) if name is not None else ():
+            log.warning("%s is called %r now, and %r no longer", spec.name, name, before)
         return spec.name
 
     def _make_group(self, name: str) -> None:

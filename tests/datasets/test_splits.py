@@ -171,7 +171,7 @@ def test_xview_shares_subjects_with_the_test_side_only() -> None:
         ("ucf101", {"group": "g26"}, "group must be 1 to 25"),
         ("leave_one_group_out", {}, "needs column 'group' in every row"),
         ("leave_one_subject_out", {"subject": "s1"}, "at least two subjects; found only 's1'"),
-        ("group_kfold", {}, "cannot make 5 folds of 1 subjects or groups"),
+        ("group_kfold", {}, "cannot make 5 folds of 1 subjects, groups or files"),
         ("column", {}, "column 'split' must contain train and test"),
         ("holdout", {}, "cannot divide 1 subjects, groups or files"),
     ],
@@ -251,7 +251,7 @@ def test_group_kfold_tests_every_video_once() -> None:
     splits = make_splits(records, "group_kfold", num_folds=5, seed=1)
     assert Counter(i for split in splits for i in split.test) == Counter(r.video_id for r in records)
     assert [len(of(records, split.test, "group")) for split in splits] == [2] * 5
-    with pytest.raises(SplitError, match="cannot make 11 folds of 10 subjects or groups"):
+    with pytest.raises(SplitError, match="cannot make 11 folds of 10 subjects, groups or files"):
         make_splits(records, "group_kfold", num_folds=11)
     with pytest.raises(SplitError, match="cannot make 1 folds"):
         make_splits(records, "group_kfold", num_folds=1)
