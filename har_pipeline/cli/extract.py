@@ -230,7 +230,8 @@ def extract(
     """
     devices = _check_options(ctx, nets, how, where)
     records = _colour_videos(manifest, store, root)
-    from har_pipeline.features.store import FeatureStore, check_set_name
+    from har_pipeline.features.set_names import check_set_name
+    from har_pipeline.features.store import FeatureStore
 
     if how.name is not None:
         check_set_name(how.name)

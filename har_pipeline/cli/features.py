@@ -291,14 +291,15 @@ def _leftovers(store: FeatureStore, names: list[str] | None, delete: bool) -> li
     """Return what stands in a store's feature sets and is no video, and tell of it. delete: what can be told to be dead."""
     from har_pipeline.core.errors import StoreError, first_few
     from har_pipeline.core.files import LEASE_DAYS
+    from har_pipeline.features.leftovers import leftovers, remove_leftovers
     from har_pipeline.features.places import META
 
     try:
-        left = store.leftovers(names)
+        left = leftovers(store, names)
         removed: list[str] = []
         if delete and left and store.folder is None:
             with told_while_waiting("delete what killed writers left, which waits for those that live"):
-                removed = store.remove_leftovers(names)
+                removed = remove_leftovers(store, names)
     except (OSError, StoreError) as error:
         note(f"NOTE: {store.path}: what writers left cannot be looked for ({error})")
         return []

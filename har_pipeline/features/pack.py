@@ -49,7 +49,8 @@ from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
 from har_pipeline.datasets.units import SOURCES, Source
 from har_pipeline.features.places import META, in_order, local_file
 from har_pipeline.features.reader import StoredVideo
-from har_pipeline.features.store import Damage, FeatureStore, UnreadableError, choose_feature_set, writing_to
+from har_pipeline.features.set_names import choose_feature_set
+from har_pipeline.features.store import Damage, FeatureStore, UnreadableError, writing_to
 
 FORMAT_VERSION = 3
 READABLE = (2, 3)

@@ -24,13 +24,10 @@ import contextlib
 import errno
 import functools
 import hashlib
-import json
 import logging
-import re
 import shutil
-import time
 import unicodedata
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -40,9 +37,9 @@ from typing import Any, Literal
 import numpy as np
 
 from har_pipeline.core.errors import FeatureMismatchError, StoreError
-from har_pipeline.core.files import LEASE_DAYS, remove, remove_debris, staging_name
+from har_pipeline.core.files import remove, remove_debris, staging_name
 from har_pipeline.core.kinds import what_is
-from har_pipeline.core.objects import ObjectPath, StorePath, remove_abandoned, store_path
+from har_pipeline.core.objects import ObjectPath, StorePath, store_path
 from har_pipeline.core.processes import working_on
 from har_pipeline.core.records import (
     VIDEO_ID_PATTERN,
@@ -52,7 +49,6 @@ from har_pipeline.core.records import (
     VideoSource,
     check_video_id,
 )
-from har_pipeline.core.text import did_you_mean
 from har_pipeline.datasets.units import SOURCES, Source
 from har_pipeline.features.nodes import (
     DTYPES,
@@ -83,7 +79,7 @@ from har_pipeline.features.places import (
     publish,
 )
 from har_pipeline.features.reader import StoredVideo
-from har_pipeline.features.words import differences
+from har_pipeline.features.set_names import SET_NAME, check_set_name, choose_feature_set, spec_hash
 
 STAGING, FAILURES, REDUCTION, NAMES = "_staging", "_failures", "_reduction", "_names"
 FORMAT_VERSION = 1
@@ -92,9 +88,6 @@ FORMAT_VERSION = 1
 SHARED_FROM, VERIFIED_AT_ONCE = 2000, 250
 FAILURE_ATTEMPTS, SPELLING_ATTEMPTS = 100, 5
 _DAMAGED = "its metadata is damaged"
-_SET_NAME = re.compile(r".+-[0-9a-f]{10}")
-# What a node has beside its own zarr.json: chunks, of a fit arrays with theirs; and what `ObjectPath.now` is asked by.
-_PUT = re.compile(r"(?:[^/]+/)?(?:zarr\.json|c(?:[./]\d+)+)(?:\.[0-9a-f]{16})?")
 _AGAIN = "delete it with `har features verify --delete` and extract again"
 log = logging.getLogger(__name__)
 
@@ -111,45 +104,6 @@ class Damage:
     reason: str
     kind: Literal["features", "failure", "fit"] = "features"
     readable: bool = True  # whether it was read and is wrong; else it may be sound
-
-
-def choose_feature_set(
-    path: StorePath, prefix: str, sets: Sequence[str], spec_of: Callable[[str], FeatureSpec], names: Mapping[str, str]
-) -> str:
-    """Return the one of `sets` that `prefix` means; see `FeatureStore.resolve`. path: told in the error. names: name -> set."""
-    if prefix not in sets and prefix in names:
-        return names[prefix]
-    found = [one for one in sets if one == prefix] or [one for one in sets if one.startswith(prefix)]
-    if len(found) > 1:
-        found = [one for one in found if spec_of(one).fit is None] or found
-    if not sets:
-        raise StoreError(f"{path} holds no feature set; make one with `har extract` or `har frames`")
-    if len(found) != 1:
-        told = differences({one: spec_of(one) for one in found})
-        called = {one: repr(name) for name, one in names.items()}
-        facts = {one: ", ".join(filter(None, (called.get(one), told.get(one)))) for one in found or sets}
-        there = "; ".join(f"{one} ({fact})" if fact else one for one, fact in facts.items()) or "none"
-        if not prefix and found:
-            raise StoreError(f"{path} holds {len(found)} feature sets, choose one with --features: {there}")
-        what = "no feature set starts" if not found else f"{len(found)} feature sets start"
-        name_one = f"; `har features name {path} SET NAME` gives one a name to choose it by" if found else ""
-        near = "" if found else did_you_mean(prefix, [*names, *sets])
-        raise StoreError(f"{path}: {what} with {prefix!r}; {near}there are: {there}{name_one}")
-    return found[0]
-
-
-def check_set_name(name: str) -> str:
-    """Return `name` if a feature set may have it: what may be a video's id, and does not end as a set's own name does.
-
-    Raises: StoreError otherwise.
-    """
-    try:
-        check_video_id(name)
-    except ValueError as error:
-        raise StoreError(f"the name {str(error).removeprefix('video_id ')}") from error
-    if _SET_NAME.fullmatch(name):
-        raise StoreError(f"the name {name!r} ends as the names that feature sets have by themselves: give another one")
-    return name
 
 
 @contextlib.contextmanager
@@ -169,12 +123,6 @@ def writing_to(
         raise StoreError(
             f"{path}: cannot be written ({'it is gone' if gone else reason.strerror}); {way_out}"
         ) from error
-
-
-def spec_hash(values: Mapping[str, Any]) -> str:
-    """Return the hash that a set of this spec, of any version, has at the end of its name."""
-    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 
 
 class FeatureStore:
@@ -351,7 +299,7 @@ class FeatureStore:
     @staticmethod
     def _read_spec(group: StorePath) -> FeatureSpec:
         again = "run the `har extract` or `har frames` that made it again"
-        damage = StoreError if _SET_NAME.fullmatch(group.name) else _ForeignError
+        damage = StoreError if SET_NAME.fullmatch(group.name) else _ForeignError
         try:
             attributes = read_metadata(group, "group")["attributes"]
         except ValueError as error:
@@ -632,51 +580,6 @@ class FeatureStore:
         """Return the names of the feature sets of which a fit is stored, sorted; the sets need not exist yet."""
         return committed(self.path / REDUCTION) if (self.path / REDUCTION).is_dir() else []
 
-    def leftovers(self, feature_sets: Sequence[str] | None = None) -> list[str]:
-        """Return the paths in the store of what stands where videos do, has no zarr.json, and so is none, sorted.
-
-        In a folder: any other folder in a feature set. In object storage: what writers put who died before their commit, of
-        features and fits, if nothing of it was put for `LEASE_DAYS`. feature_sets: of these only; None: of all, in object
-        storage of those that are gone, too.
-        """
-        if isinstance(self.path, ObjectPath):
-            limit = time.time() - LEASE_DAYS * 86400
-            found = self._uncommitted(self.path, feature_sets)
-            return [node for node, files in found.items() if max(files.values()) < limit]
-        videos = {name: set(self.video_ids(name)) for name in feature_sets or self.feature_sets()}
-        others = [f"{name}/{one}" for name, known in videos.items() for one in entries(self.path / name) - known]
-        folders = [node for node in others if "/." not in node and (self.path / node).is_dir()]
-        return sorted(node for node in folders if not is_there(self.path / node / META))  # it may have come meanwhile
-
-    def remove_leftovers(self, feature_sets: Sequence[str] | None = None) -> list[str]:
-        """Delete what `leftovers` returns of a store in object storage, and return it, but for what may be written now.
-
-        It takes some minutes, see `objects.remove_abandoned`. In a folder nothing is deleted: it may be somebody's, and a
-        video of that name replaces it.
-        """
-        if not isinstance(self.path, ObjectPath):
-            return []
-        found, left = self._uncommitted(self.path, feature_sets), self.leftovers(feature_sets)
-        with writing_to(self.path):
-            nodes = {node: sorted(found[node]) for node in left if node in found}
-            return remove_abandoned(self.path, nodes, META, LEASE_DAYS * 86400)
-
-    @staticmethod
-    def _uncommitted(root: ObjectPath, feature_sets: Sequence[str] | None) -> dict[str, dict[str, float]]:
-        """Return node -> its files and when they were put, of the nodes in object storage without a commit, sorted."""
-        nodes: dict[tuple[str, str], dict[str, float]] = {}
-        for path, written in root.times():
-            if path.count("/") >= 2:
-                group, node, file = path.split("/", 2)
-                nodes.setdefault((group, node), {})[file] = written
-        found = {}
-        for (group, node), files in sorted(nodes.items()):
-            owner = node if group == REDUCTION else group
-            known = _SET_NAME.fullmatch(owner) and all(map(_PUT.fullmatch, files))
-            if known and META not in files and (feature_sets is None or owner in feature_sets):
-                found[f"{group}/{node}"] = files
-        return found
-
     def delete(self, feature_set: str, video_id: str) -> None:
         """Remove one video's features, so that the next extraction computes them again."""
         self._discard(self._node(feature_set, video_id))
@@ -910,7 +813,7 @@ def _is_unborn(node: StorePath) -> bool:
 
 def _is_own(node: StorePath) -> bool:
     """Whether a file or folder may stand in a store whose own metadata is missing or empty: they are then written again."""
-    own = node.name in (STAGING, FAILURES, REDUCTION, NAMES) or _SET_NAME.fullmatch(node.name) is not None
+    own = node.name in (STAGING, FAILURES, REDUCTION, NAMES) or SET_NAME.fullmatch(node.name) is not None
     return _is_unborn(node) or (own and node.is_dir())
 
 

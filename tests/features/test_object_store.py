@@ -25,7 +25,8 @@ from har_pipeline.core import objects
 from har_pipeline.core.errors import FeatureMismatchError, StoreError, UsageError
 from har_pipeline.core.objects import ObjectPath, store_path
 from har_pipeline.core.records import FeatureSpec
-from har_pipeline.features import store as store_module
+from har_pipeline.features import leftovers as leftovers_module
+from har_pipeline.features.leftovers import leftovers, remove_leftovers
 from har_pipeline.features.pack import PackedStore, open_features, pack_features
 from har_pipeline.features.store import FeatureStore, UnreadableError
 
@@ -265,7 +266,7 @@ def half_video(store: FeatureStore) -> ObjectPath:
 @pytest.fixture
 def next_week(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was put is older than the lease of dead writers."""
-    monkeypatch.setattr(store_module, "LEASE_DAYS", -1)
+    monkeypatch.setattr(leftovers_module, "LEASE_DAYS", -1)
     monkeypatch.setattr(ObjectPath, "now", lambda self: time.time() + 86400)
 
 
@@ -280,10 +281,10 @@ def test_what_a_killed_writer_left_is_listed_and_deleted_after_a_week(
         ObjectPath(str(store.path), node).put(b"")
     ObjectPath(str(store.path), f"_reduction/{NAME}/zarr.json").unlink()
     before = keys(str(store.path))
-    assert store.leftovers() == store.remove_leftovers() == []  # they may be at work
+    assert leftovers(store) == remove_leftovers(store) == []  # they may be at work
     request.getfixturevalue("next_week")
-    assert store.leftovers() == [f"_reduction/{NAME}", f"{NAME}/v"]
-    assert store.leftovers(["another"]) == []
+    assert leftovers(store) == [f"_reduction/{NAME}", f"{NAME}/v"]
+    assert leftovers(store, ["another"]) == []
     shown = CliRunner().invoke(app, ["features", "verify", str(store.path)])
     assert (
         f"before their commit, and so no videos: _reduction/{NAME}, {NAME}/v (2 in all); --delete removes it"
@@ -322,7 +323,7 @@ def test_a_writer_that_renewed_what_is_about_to_be_deleted_keeps_its_video(
         original[name] = getattr(ObjectPath, name)
     monkeypatch.setattr(objects.time, "sleep", lambda _: None)
     monkeypatch.setattr(objects.time if when == "sleep" else ObjectPath, when, wake)
-    assert store.remove_leftovers() == []
+    assert remove_leftovers(store) == []
     assert woken == [when]
     assert list(store.verify(NAME)) == [None]
     assert store.read(NAME, "v").features.tobytes() == rows(seed=7).tobytes()
@@ -339,7 +340,7 @@ def test_a_chunk_that_was_put_anew_is_not_deleted(store: FeatureStore, monkeypat
         return found
 
     monkeypatch.setattr(ObjectPath, "read", read_then_other)
-    assert store.remove_leftovers() == []
+    assert remove_leftovers(store) == []
     assert read(node / "c.0.0")[0] == b"another writer's"
 
 
@@ -353,7 +354,7 @@ def test_a_writer_whose_files_were_deleted_while_it_slept_puts_them_again(
         tag = put(path, *args, **options)
         if path == node / "c.0.0" and not slept:
             slept.append(path)
-            assert store.remove_leftovers() == [f"{NAME}/v"]
+            assert remove_leftovers(store) == [f"{NAME}/v"]
             monkeypatch.setattr(objects.time, "monotonic", lambda: clock() + objects.LEASE_S)
         return tag
 
