@@ -214,7 +214,8 @@ class Extractor:
 
     def check_finite(self) -> None:
         """Raise a WeightsError if the features of smooth noise are not finite: then those of no video are."""
-        noise = smooth_noise(self.input, channels=2 if self.stream == "flow" else 3)
+        shortest, _ = self.input.clip_lens
+        noise = smooth_noise((1, shortest, *self.input.shape, 2 if self.stream == "flow" else 3))
         if torch.isfinite(self(noise)).all():
             return
         way_out = "get the weights again" if self.precision == "fp32" else "try --precision fp32"
@@ -224,8 +225,9 @@ class Extractor:
         )
 
 
-def smooth_noise(read: Input, channels: int = 3) -> torch.Tensor:
-    """Return two clips (2, T, H, W, C) uint8 of a net's own length and size: the same ones at each call."""
-    noise = torch.rand(2 * read.clips.clip_len, channels, 8, 8, generator=torch.Generator().manual_seed(0))
-    smooth = torch.nn.functional.interpolate(noise, read.shape, mode="bilinear").permute(0, 2, 3, 1)
-    return (255 * smooth).to(torch.uint8).unflatten(0, (2, -1))
+def smooth_noise(shape: tuple[int, int, int, int, int]) -> torch.Tensor:
+    """Return clips (B, T, H, W, C) uint8 of a shape, the same ones at each call."""
+    clips, frames, height, width, channels = shape
+    noise = torch.rand(clips * frames, channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.interpolate(noise, (height, width), mode="bilinear").permute(0, 2, 3, 1)
+    return (255 * smooth).to(torch.uint8).unflatten(0, (clips, frames))

@@ -140,7 +140,7 @@ def gains_from_bf16(net: Net, stream: Stream, device: torch.device) -> bool:
 def _compared(module: nn.Module, precision: str, read: Input, preprocess: Preprocess, name: str) -> nn.Module:
     """Return an fp32 module in 16 bits. Raises: DeviceError if its features are too far from those in fp32 on smooth noise."""
     device = next(module.parameters()).device
-    clips = smooth_noise(read).to(device)
+    clips = smooth_noise((2, read.clips.clip_len, *read.shape, 3)).to(device)
     with torch.inference_mode():
         exact = module(preprocess(clips, torch.float32)).flatten(1)
     module = module.to(PRECISIONS[precision])
