@@ -50,15 +50,15 @@ def remove_leftovers(store: FeatureStore, feature_sets: Sequence[str] | None = N
 
 def _uncommitted(root: ObjectPath, feature_sets: Sequence[str] | None) -> dict[str, dict[str, float]]:
     """Return node -> its files and when they were put, of the nodes in object storage without a commit, sorted."""
-    nodes: dict[tuple[str, str], dict[str, float]] = {}
+    whole, found = set[str](), dict[str, dict[str, float]]()
     for path, written in root.times():
-        if path.count("/") >= 2:
-            group, node, file = path.split("/", 2)
-            nodes.setdefault((group, node), {})[file] = written
-    found = {}
-    for (group, node), files in sorted(nodes.items()):
-        owner = node if group == REDUCTION else group
-        known = SET_NAME.fullmatch(owner) and all(map(_PUT.fullmatch, files))
-        if known and META not in files and (feature_sets is None or owner in feature_sets):
-            found[f"{group}/{node}"] = files
-    return found
+        if path.count("/") < 2:
+            continue
+        group, name, file = path.split("/", 2)
+        node, owner = f"{group}/{name}", name if group == REDUCTION else group
+        if file == META:
+            whole.add(node)
+            found.pop(node, None)  # of a million videos only those without a commit are kept
+        elif node not in whole and SET_NAME.fullmatch(owner) and (feature_sets is None or owner in feature_sets):
+            found.setdefault(node, {})[file] = written
+    return {node: files for node, files in sorted(found.items()) if all(map(_PUT.fullmatch, files))}
