@@ -11,6 +11,10 @@
 #SBATCH --time=04:00:00
 set -euo pipefail
 
+if [ $# -lt 2 ]; then
+    echo "usage: sbatch --array=1-N slurm_extract.sh MANIFEST STORE [OPTIONS OF har extract]" >&2
+    exit 2
+fi
 manifest=$1 store=$2
 shift 2
 # Of an array with gaps, or without a first task, nobody would do some parts.

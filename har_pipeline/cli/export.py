@@ -33,6 +33,8 @@ def export(
 
     Example: har export run -o model.onnx --with-extractor
     """
+    if out.suffix.lower() != ".onnx":
+        raise typer.BadParameter(f"{out}: give a name that ends in .onnx, as programs that read it expect")
     from har_pipeline.evaluation.plan import require_single_run
 
     require_single_run(run, "har export needs one")

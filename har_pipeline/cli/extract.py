@@ -16,6 +16,7 @@ from har_pipeline.cli.options import given_options, parse_shard, with_options
 from har_pipeline.cli.output import note, print_failures, print_json
 from har_pipeline.cli.progress import extraction_bar, told_while_waiting, video_bar
 from har_pipeline.core.errors import ManifestError, VideoError
+from har_pipeline.core.kinds import is_video_name
 from har_pipeline.core.options import device_option, option, seed_option
 from har_pipeline.core.records import ClipSpec, Crops, Padding, Sampling
 from har_pipeline.core.signals import goes_on_when_repeated
@@ -25,6 +26,7 @@ from har_pipeline.video.flow.spec import FlowMethod, FlowSpec
 from har_pipeline.video.local.spec import HANDCRAFTED
 
 if TYPE_CHECKING:
+    from har_pipeline.core.objects import StorePath
     from har_pipeline.core.records import VideoRecord
     from har_pipeline.features.extract import NetRecipe
     from har_pipeline.features.lanes import ExtractSummary
@@ -91,6 +93,11 @@ class NetChoice:
         """The nets' names."""
         return self.extractor or ["efficientnet_lite0"]
 
+    @property
+    def handcrafted(self) -> bool:
+        """Whether it is no net but a handcrafted extractor, which is alone."""
+        return self.names[0] in HANDCRAFTED
+
     def recipes(self, dtype: str) -> list[NetRecipe]:
         """Return what the nets are built of, for features of a stored dtype."""
         from har_pipeline.features.extract import NetRecipe
@@ -115,11 +122,7 @@ class NetChoice:
         """Return the nets. at_once: as of `build_extractor`. spread: workers build those that compute, on their devices."""
         if spread:
             recipes = [dataclasses.replace(recipe, precision="fp32") for recipe in recipes]
-        nets = [recipe.build("cpu" if spread else self.device, at_once=at_once and not spread) for recipe in recipes]
-        for name, net in zip(self.names, nets, strict=True):
-            if net.weights.startswith("random"):
-                note(f"WARNING: {name}: random weights: these features are for tests and mean nothing")
-        return nets
+        return [recipe.build("cpu" if spread else self.device, at_once=at_once and not spread) for recipe in recipes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,15 +228,64 @@ def extract(
     cluster, where workers take videos from one queue; or a job array of Slurm or the like, --shard k/n on each machine.
     The features are the same; docs/scale-out.md has the commands.
     """
-    (name, *others), handcrafted = nets.names, nets.names[0] in HANDCRAFTED
+    devices = _check_options(ctx, nets, how, where)
+    records = _colour_videos(manifest, store, root)
+    from har_pipeline.features.set_names import check_set_name
+    from har_pipeline.features.store import FeatureStore
+
+    if how.name is not None:
+        check_set_name(how.name)
+    if store.exists():
+        FeatureStore(store, create=True)
+    goes_on_when_repeated()
+    how = dataclasses.replace(how, shard=parse_shard(shard))
+    if nets.handcrafted:
+        chosen = dataclasses.replace(
+            local, extractor=nets.names[0], layer=nets.layer or "", dtype=how.dtype, shard=how.shard
+        )
+        _extract_local(records, FeatureStore(store, create=True), chosen, where, as_json)
+        return
+    how = dataclasses.replace(
+        how, flow=FlowSpec(method=flow_method, bound_px=flow_bound) if nets.stream == "flow" else None
+    )
+    spread = len(devices) > 1 or where.engine == "ray"
+    if where.engine != "ray":  # whose workers look on their own machines
+        from har_pipeline.video.decode import require_decoder
+
+        require_decoder(how.decoder)  # before weights are downloaded
+    recipes = nets.recipes(how.dtype)
+    wanted = _wanted(nets, recipes, clips, how, crops, devices, spread=spread, at_once=not store.exists())
+
+    from har_pipeline.features.extract import extract_many, extract_with
+
+    with pool_of(where, devices) as pool, extraction_bar() as update:
+        opened = FeatureStore(store, create=True)
+        if pool is None:
+            summaries = extract_many(records, opened, wanted, update)
+        else:
+            ordered = [(recipe, one) for recipe, (_, one) in zip(recipes, wanted, strict=True)]
+            summaries = extract_with(pool, records, opened, ordered, update)
+    _print_summaries(summaries, [one.clips for _, one in wanted], spread, as_json)
+    if any(summary.failed or summary.failed_before for summary in summaries):
+        raise typer.Exit(1)
+
+
+def _check_options(ctx: typer.Context, nets: NetChoice, how: ExtractOptions, where: EngineOptions) -> list[str]:
+    """Return the devices. Raises: typer.BadParameter if the options do not go together."""
+    name, *others = nets.names
     if how.name is not None and others:
         raise typer.BadParameter("--name is for one feature set: give one --extractor")
     devices = check_devices(nets.device, where)
-    if handcrafted and len(devices) > 1:
+    if nets.handcrafted and len(devices) > 1:
         raise typer.BadParameter(f"--device {nets.device}: {name} needs no device; --workers sets its processes")
-    if given := given_options(ctx, OF_NETS if handcrafted else OF_HANDCRAFTED):
-        kind = "is handcrafted" if handcrafted else "is a net"
+    if given := given_options(ctx, OF_NETS if nets.handcrafted else OF_HANDCRAFTED):
+        kind = "is handcrafted" if nets.handcrafted else "is a net"
         raise typer.BadParameter(f"{name} {kind} and has no {' or '.join(given)}")
+    return devices
+
+
+def _colour_videos(manifest: Path, store: StorePath, root: Path | None) -> list[VideoRecord]:
+    """Return the rows of a manifest. Raises: ManifestError also if none names a colour video."""
     from har_pipeline.datasets.manifests import read_manifest
 
     records = read_manifest(manifest, root=root, check_files=False)
@@ -242,71 +294,46 @@ def extract(
             f"{manifest}: its rows name depth (depth_path) and no colour videos (path): nets read depth as raw frames, which "
             f"`har frames {manifest} {store}` prepares"
         )
-    from har_pipeline.features.store import FeatureStore, check_set_name
+    return records
 
-    if how.name is not None:
-        check_set_name(how.name)
-    if store.exists():
-        FeatureStore(store, create=True)
-    goes_on_when_repeated()
-    if handcrafted:
-        chosen = dataclasses.replace(
-            local, extractor=name, layer=nets.layer or "", dtype=how.dtype, shard=parse_shard(shard)
-        )
-        _extract_local(records, FeatureStore(store, create=True), chosen, where, as_json)
-        return
-    flow = FlowSpec(method=flow_method, bound_px=flow_bound) if nets.stream == "flow" else None
-    how = dataclasses.replace(how, flow=flow, shard=parse_shard(shard))
 
-    from har_pipeline.features.extract import extract_many, extract_with, feature_spec
+def _wanted(
+    nets: NetChoice,
+    recipes: list[NetRecipe],
+    clips: ClipChoice,
+    how: ExtractOptions,
+    crops: Crops | None,
+    devices: list[str],
+    *,
+    spread: bool,
+    at_once: bool,
+) -> list[tuple[Extractor, ExtractOptions]]:
+    """Return the nets, and what is to be extracted with each: what does not fit is said before any worker starts.
+
+    spread, at_once: as of `NetChoice.build`.
+    """
+    from har_pipeline.features.extract import feature_spec
     from har_pipeline.models.device import pick_device
-    from har_pipeline.video.decode import require_decoder
     from har_pipeline.video.preprocess import with_crops
 
-    if where.engine != "ray":  # whose workers look on their own machines
-        require_decoder(how.decoder)  # before weights are downloaded
-    spread = len(devices) > 1 or where.engine == "ray"
     for device in devices if len(devices) > 1 else ():
         pick_device(device)
-    recipes = nets.recipes(how.dtype)
     with told_while_waiting("load nets"):
-        built = nets.build(recipes, spread, at_once=not store.exists())  # a net that cannot be built leaves no store
-    wanted, taken = [], []
+        built = nets.build(recipes, spread, at_once)  # a net that cannot be built leaves no store
+    wanted = []
     for net in built:
         resize = how.resize or net.input.resize
         try:
             resize = with_crops(resize, crops) if crops else resize
-            taken.append(clips.of(net.input.clips))
-            wanted.append((net, dataclasses.replace(how, clips=taken[-1], resize=resize)))
+            wanted.append((net, dataclasses.replace(how, clips=clips.of(net.input.clips), resize=resize)))
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
     for net, one in wanted:
-        feature_spec(net, one)  # what does not fit is said before any worker starts
-    with pool_of(where, devices) as pool, extraction_bar() as update:
-        opened = FeatureStore(store, create=True)
-        if pool is None:
-            summaries = extract_many(records, opened, wanted, update)
-        else:
-            ordered = [(recipe, one) for recipe, (_, one) in zip(recipes, wanted, strict=True)]
-            summaries = extract_with(pool, records, opened, ordered, update)
-    for summary, made_of in zip(summaries, taken, strict=True):
-        print_failures(summary.notes, summary.failed, summary.failed_before)
-        if text := summary.seen.note(made_of):
-            note(f"NOTE: {summary.feature_set}: {text}")
-    if summaries[0].flow_cache:
-        note(f"NOTE: {summaries[0].flow_cache}")
-    if as_json:
-        rows = [dataclasses.asdict(summary) for summary in summaries]
-        print_json(rows if len(rows) > 1 else rows[0])
-    else:
-        for summary in summaries:
-            _print_summary(summary)
-        if any(summary.done for summary in summaries):
-            stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summaries[0].stages.items())
-            of_all = "; all workers together" if spread else ""
-            typer.echo(f"{summaries[0].seconds:.1f} s in all{of_all}: {stages}; bound by {summaries[0].bound_by}")
-    if any(summary.failed or summary.failed_before for summary in summaries):
-        raise typer.Exit(1)
+        feature_spec(net, one)
+    for name, net in zip(nets.names, built, strict=True):
+        if net.weights.startswith("random"):
+            note(f"WARNING: {name}: random weights: these features are for tests and mean nothing")
+    return wanted
 
 
 def check_devices(choice: str, where: EngineOptions) -> list[str]:
@@ -363,6 +390,29 @@ def _extract_local(
         )
     if summary.failed or summary.failed_before:
         raise typer.Exit(1)
+
+
+def _print_summaries(
+    summaries: list[ExtractSummary], clips: list[ClipSpec | None], spread: bool, as_json: bool
+) -> None:
+    """Print what was done. clips: that each feature set was made of. spread: whether several workers did it."""
+    for summary, made_of in zip(summaries, clips, strict=True):
+        print_failures(summary.notes, summary.failed, summary.failed_before)
+        assert made_of is not None
+        if text := summary.seen.note(made_of):
+            note(f"NOTE: {summary.feature_set}: {text}")
+    if summaries[0].flow_cache:
+        note(f"NOTE: {summaries[0].flow_cache}")
+    if as_json:
+        rows = [dataclasses.asdict(summary) for summary in summaries]
+        print_json(rows if len(rows) > 1 else rows[0])
+        return
+    for summary in summaries:
+        _print_summary(summary)
+    if any(summary.done for summary in summaries):
+        stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summaries[0].stages.items())
+        of_all = "; all workers together" if spread else ""
+        typer.echo(f"{summaries[0].seconds:.1f} s in all{of_all}: {stages}; bound by {summaries[0].bound_by}")
 
 
 def _print_summary(summary: ExtractSummary) -> None:
@@ -422,7 +472,7 @@ def points(
 def _check_picture(video: Path, out: Path) -> None:
     """Raise VideoError if there is no video, typer.BadParameter if nothing can be written where `out` says."""
     if not video.is_file():
-        raise VideoError(f"{video}: {'is a folder' if video.is_dir() else 'no such file'}")
+        raise VideoError(f"{video}: {'is a folder, not a video file' if video.is_dir() else 'no such file'}")
     if out.exists() and out.samefile(video):
         raise typer.BadParameter(f"{out} is the video itself: give another name")
     if out.is_dir():
@@ -446,6 +496,8 @@ def flow(
     as_json: options.AsJson = False,
 ) -> None:
     """Render a video's optical flow in colour: hue is the direction, saturation the speed."""
+    if not out.is_dir() and not is_video_name(out.name):
+        raise typer.BadParameter(f"{out}: give a video a name that ends in .mp4 or .avi")
     _check_picture(video, out)
 
     from har_pipeline.models.device import pick_device

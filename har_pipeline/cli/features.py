@@ -14,7 +14,7 @@ import typer
 from har_pipeline.cli import options
 from har_pipeline.cli.options import AsJson, Store, StoreOrPack, given_options, with_options
 from har_pipeline.cli.output import note, print_json, print_rows, say
-from har_pipeline.cli.progress import video_bar
+from har_pipeline.cli.progress import told_while_waiting, video_bar
 from har_pipeline.cli.split_options import chosen_splits
 from har_pipeline.core.objects import StorePath, store_path
 from har_pipeline.core.signals import goes_on_when_repeated
@@ -217,8 +217,8 @@ def give_name(
 
     opened = FeatureStore(store)
     found = opened.resolve(features)
-    opened.give_name(found, name)
-    say(f"{found}: {name}")
+    before = opened.give_name(found, name)
+    say(f"{found}: {name}{f' ({before[0]} before)' if before else ''}")
 
 
 @features_app.command()
@@ -232,7 +232,8 @@ def verify(
 ) -> None:
     """Check features, failure records and fits against their checksums. The exit code is 1 if any is damaged.
 
-    --delete removes what was read and is wrong; what cannot be read (permission, faulty disk) stays, and is listed.
+    --delete removes what was read and is wrong; what cannot be read (permission, faulty disk) stays, and is listed. In object
+    storage it also removes what killed writers put without a commit, if that is a week old.
     """
     from har_pipeline.core.errors import StoreError
     from har_pipeline.core.processes import num_cores
@@ -269,8 +270,10 @@ def verify(
                 if delete and damage.readable:
                     of_store.mend(name, damage)
     damaged, unreadable = odd[True], odd[False]
+    left = _leftovers(of_store, names if features else None, delete) if of_store is not None else []
     if as_json:
-        print_json({"checked": checked, "damaged": damaged, "unreadable": unreadable, "deleted": delete})
+        wrong = {"damaged": damaged, "unreadable": unreadable}
+        print_json({"checked": checked, **wrong, "leftovers": left, "deleted": delete})
     else:
         for word, rows in (("damaged", damaged), ("unreadable", unreadable)):
             for row in rows:
@@ -282,6 +285,38 @@ def verify(
         typer.echo(line + (f", {len(unreadable)} unreadable (not deleted)" if unreadable else ""))
     if damaged or unreadable:
         raise typer.Exit(1)
+
+
+def _leftovers(store: FeatureStore, names: list[str] | None, delete: bool) -> list[str]:
+    """Return what stands in a store's feature sets and is no video, and tell of it. delete: what can be told to be dead."""
+    from har_pipeline.core.errors import StoreError, first_few
+    from har_pipeline.core.files import LEASE_DAYS
+    from har_pipeline.features.leftovers import leftovers, remove_leftovers
+    from har_pipeline.features.places import META
+
+    try:
+        left = leftovers(store, names)
+        removed: list[str] = []
+        if delete and left and store.folder is None:
+            with told_while_waiting("delete what killed writers left, which waits for those that live"):
+                removed = remove_leftovers(store, names)
+    except (OSError, StoreError) as error:
+        note(f"NOTE: {store.path}: what writers left cannot be looked for ({error})")
+        return []
+    if not left:
+        return []
+    if store.folder is not None:
+        note(
+            f"NOTE: without {META}, and so no videos and not checked: {first_few(left)} ({len(left)} in all); move away what "
+            "is yours and delete the rest; extracting a video of that name replaces it"
+        )
+    else:
+        way_out = f"{len(removed)} deleted" if delete else "--delete removes it"
+        note(
+            f"NOTE: put by writers that ended more than {LEASE_DAYS} days ago before their commit, and so no videos: "
+            f"{first_few(left)} ({len(left)} in all); {way_out}"
+        )
+    return left
 
 
 def _damaged(feature_set: str, damage: Damage) -> dict[str, str]:

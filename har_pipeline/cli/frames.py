@@ -52,9 +52,10 @@ def frames(
 
     records = read_manifest(manifest, root=root, check_files=False)
 
-    from har_pipeline.features.frames import store_raw_frames
+    from har_pipeline.features.frames import column_of, store_raw_frames
     from har_pipeline.features.store import FeatureStore
 
+    column_of(records, how.stream)  # a job that cannot be done leaves no store
     opened = FeatureStore(store, create=True)
     goes_on_when_repeated()
     with pool_of(where, ["cpu"]) as pool, video_bar() as update:

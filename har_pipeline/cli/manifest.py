@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -74,7 +75,6 @@ def build(
     if out.is_dir():
         raise typer.BadParameter(f"{out} is {what_is(out)}: name a file, such as {out / 'manifest.csv'}")
     from har_pipeline.datasets.builders import build_manifest, left_out, parts_taken_for_classes
-    from har_pipeline.datasets.manifests import manifest_text
 
     problems: list[str] = []
     records = build_manifest(
@@ -86,42 +86,18 @@ def build(
         annotations=annotations,
         on_note=problems.append,
     )
-    made: ManifestUpdate | None = None
-    if update and out.exists():
-        made, text = _updated(out, records, root)
+    changed, made = _written(out, records, root, update, overwrite)
+    if made is not None:
         records = list(made.records)
-    else:
-        text = manifest_text(out, records, root=root)
-    changed = not out.exists() or holds_other(out, text)
-    if changed and out.exists() and not (update or overwrite):
-        raise ManifestError(
-            f"{out} exists ({what_is(out)}) and differs from what would be written: --update keeps its rows and your columns, "
-            "--overwrite replaces it, -o names another file"
-        )
-    if changed:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, text)
-    if dataset == "folder" and (parts := sorted({record.split for record in records if record.split})):
-        note(
-            f"folders named after parts ({', '.join(parts)}) fill the column split, the folders below them are the "
-            "classes; --protocol column trains and tests on these parts"
-        )
-    if dataset == "folder" and (parts := parts_taken_for_classes(root, records)):
-        note(
-            f"NOTE: the folders {', '.join(parts)} look like parts of a split, but other folders stand beside them, so all of "
-            "them are taken for classes; move the others away if that is wrong"
-        )
+    if dataset == "folder":
+        _note_parts(records, parts_taken_for_classes(root, records))
     _note_unlabelled(records, annotations)
-    labels = {record.label for record in records} - {""}
     _note_some(problems)
     others = left_out(root, records, known=(out, sequences, splits, annotations))
-    for path in others[:LISTED_AT_MOST]:
-        what = "nothing in it is taken by" if path.is_dir() else "its name does not follow"
-        note(f"left out: {path}: " + (f"{what} {dataset}'s rule" if annotations is None else "no annotation names it"))
-    if len(others) > LISTED_AT_MOST:
-        note(f"left out: {len(others) - LISTED_AT_MOST} more")
+    _note_left_out(others, f"{dataset}'s rule" if annotations is None else None)
     if made is not None:
         _note_update(made)
+    labels = {record.label for record in records} - {""}
     if as_json:
         summary = {"manifest": str(out), "videos": len(records), "classes": sorted(labels), "written": changed}
         unlabelled = [record.video_id for record in records if not record.label]
@@ -138,6 +114,32 @@ def build(
         )
 
 
+def _written(
+    out: Path, records: list[VideoRecord], root: Path, update: bool, overwrite: bool
+) -> tuple[bool, ManifestUpdate | None]:
+    """Write the manifest; return whether it has changed, and what became of an existing one's rows with --update.
+
+    Raises: ManifestError if another manifest is there, and is neither to be updated nor to be replaced.
+    """
+    from har_pipeline.datasets.manifests import manifest_text
+
+    made: ManifestUpdate | None = None
+    if update and out.exists():
+        made, text = _updated(out, records, root)
+    else:
+        text = manifest_text(out, records, root=root)
+    changed = not out.exists() or holds_other(out, text)
+    if changed and out.exists() and not (update or overwrite):
+        raise ManifestError(
+            f"{out} exists ({what_is(out)}) and differs from what would be written: --update keeps its rows and your columns, "
+            "--overwrite replaces it, -o names another file"
+        )
+    if changed:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, text)
+    return changed, made
+
+
 def _updated(out: Path, records: list[VideoRecord], root: Path) -> tuple[ManifestUpdate, str]:
     """Return what becomes of an existing manifest's rows, and its new text."""
     from har_pipeline.datasets.manifests import manifest_text, read_comments, read_manifest
@@ -145,6 +147,29 @@ def _updated(out: Path, records: list[VideoRecord], root: Path) -> tuple[Manifes
 
     made = update_records(read_manifest(out, check_files=False), records)
     return made, manifest_text(out, made.records, root=root, comments=read_comments(out))
+
+
+def _note_parts(records: list[VideoRecord], mixed: list[str]) -> None:
+    """Say which folders fill the column split. mixed: folders named after parts that are taken for classes."""
+    if parts := sorted({record.split for record in records if record.split}):
+        note(
+            f"folders named after parts ({', '.join(parts)}) fill the column split, the folders below them are the "
+            "classes; --protocol column trains and tests on these parts"
+        )
+    if mixed:
+        note(
+            f"NOTE: the folders {', '.join(mixed)} look like parts of a split, but other folders stand beside them, so all of "
+            "them are taken for classes; move the others away if that is wrong"
+        )
+
+
+def _note_left_out(others: Sequence[Path], rule: str | None) -> None:
+    """Say which files and folders give no row. rule: that they do not follow; None: annotations name what is taken."""
+    for path in others[:LISTED_AT_MOST]:
+        what = "nothing in it is taken by" if path.is_dir() else "its name does not follow"
+        note(f"left out: {path}: " + (f"{what} {rule}" if rule else "no annotation names it"))
+    if len(others) > LISTED_AT_MOST:
+        note(f"left out: {len(others) - LISTED_AT_MOST} more")
 
 
 def _note_update(made: ManifestUpdate) -> None:

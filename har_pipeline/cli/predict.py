@@ -19,6 +19,7 @@ from har_pipeline.cli.options import AsJson, Device, Workers
 from har_pipeline.cli.output import note, print_json, say
 from har_pipeline.cli.progress import video_bar
 from har_pipeline.core.errors import RunError, VideoError
+from har_pipeline.core.kinds import is_video_name
 
 if TYPE_CHECKING:
     from har_pipeline.inference.live import Decision, StatefulRecogniser
@@ -269,6 +270,8 @@ def _check_annotate(annotate: Path | None, videos: Sequence[Path]) -> None:
     if annotate is not None and (len(videos) > 1) == bool(annotate.suffix) and not annotate.is_dir():
         wanted = "a folder, for several videos" if len(videos) > 1 else "a file such as out.mp4, for one video"
         raise typer.BadParameter(f"--annotate {annotate}: give {wanted}")
+    if annotate is not None and len(videos) == 1 and not annotate.is_dir() and not is_video_name(annotate.name):
+        raise typer.BadParameter(f"--annotate {annotate}: give a video a name that ends in .mp4 or .avi")
 
 
 def _print_predictions(predictions: Sequence[Prediction], classes: Sequence[str], as_json: bool) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from har_pipeline.cli import options
 from har_pipeline.cli.options import Shown, with_options
-from har_pipeline.cli.output import note, print_rows
+from har_pipeline.cli.output import note, print_rows, say
 from har_pipeline.cli.split_options import note_unread
 from har_pipeline.core.errors import SplitError, first_few
 from har_pipeline.core.files import holds_other
@@ -33,13 +33,20 @@ def show_splits(
 ) -> None:
     """Show the videos, subjects and groups in each part of each split."""
     from har_pipeline.datasets.manifests import read_manifest
-    from har_pipeline.datasets.splits import describe_splits, protocol_splits, unlabelled_videos, unused_videos
+    from har_pipeline.datasets.splits import (
+        describe_protocol,
+        describe_splits,
+        protocol_splits,
+        unlabelled_videos,
+        unused_videos,
+    )
 
     records = read_manifest(manifest, root=root, check_files=False)
     splits = protocol_splits(records, choice)
     note_unread(ctx, records, choice)
     for text in (*unused_videos(splits, records), *unlabelled_videos(records)):
         note(f"NOTE: {text}")
+    (note if as_json else say)(describe_protocol(splits, records, by_default=choice.protocol is None))
     print_rows(describe_splits(splits, records), as_json)
 
 

@@ -63,8 +63,6 @@ def train(
     opened = open_features(store)
     names = [opened.resolve(prefix) for prefix in features or [""]]
     chosen = chosen_splits(ctx, manifest, records, split)
-    if advice := packing_advice(opened, len(records)):
-        note(advice)
 
     from har_pipeline.training.jobs import plan_jobs, run_jobs
 
@@ -86,4 +84,6 @@ def train(
             on_done=on_done,
             on_threads=lambda threads: note(threads.describe()),
         )
+    if advice := packing_advice(opened, len(records)):
+        note(advice)  # for the next training: an error of this one would be lost behind it
     print_outcomes(outcomes, out, as_json)

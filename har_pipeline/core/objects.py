@@ -19,10 +19,10 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from har_pipeline.core.errors import StoreError, UsageError
@@ -203,6 +203,12 @@ class ObjectPath:
         start = f"{self._key}/" if self._key else ""
         for meta in self._listed():
             yield meta["path"].removeprefix(start), meta["e_tag"] or str(meta["last_modified"])
+
+    def times(self) -> Iterator[tuple[str, float]]:
+        """Give all files below a folder, their paths within it and when they were written, as `read` has it, in no order."""
+        start = f"{self._key}/" if self._key else ""
+        for meta in self._listed():
+            yield meta["path"].removeprefix(start), meta["last_modified"].timestamp()
 
     def _listed(self, at_once: int = 1000) -> Iterator[Any]:
         with self._answers() as client:
@@ -413,6 +419,75 @@ def _publish(staged: Path, final: ObjectPath, marker: str) -> bool:
             return False
         (final / marker).unlink()
     raise OSError(errno.EBUSY, "other writers write the same video again and again", str(final))
+
+
+# How many bytes `remove_abandoned` keeps in memory at a time, of which it may have to put some back.
+HELD_BYTES = 2**28
+
+
+def remove_abandoned(root: ObjectPath, nodes: Mapping[str, Iterable[str]], marker: str, age_s: float) -> list[str]:
+    """Delete what `publish_objects` put and its writer, who died, did not commit; returns the nodes that are gone.
+
+    nodes: path below `root` of what was published -> its files. age_s: how long ago they must have been put, more than
+    `LEASE_S`. It takes half the lease, so that no living writer loses anything:
+
+    - A file is replaced by an empty one, on the condition that it is unchanged. Another writer leaves that one alone for the
+      lease, as it does all that is not its own, and before the lease is over it is deleted.
+    - Who has renewed the file meanwhile with the same content, which an e-tag does not tell, commits within half the lease,
+      or looks before and after its commit whether its files are still its own, and then puts all again. So half the lease
+      is waited before a file is deleted; if there is a commit by then, the file is put back.
+
+    What is left is a request to delete that is sent again because its answer was lost, while another writes the very same
+    video: whoever reads compares with the checksum. Raises: OSError.
+    """
+    rest, removed = list(nodes.items()), []
+    while rest:
+        started, held, taken = time.monotonic(), 0, dict[str, tuple[list[_Emptied], bool]]()
+        before = (root / os.urandom(8).hex()).now() - max(age_s, LEASE_S)
+        while rest and held < HELD_BYTES and time.monotonic() - started < LEASE_S / 8:
+            node, files = rest.pop(0)
+            taken[node] = emptied, _ = _empty(root / node, files, marker, before)
+            held += sum(len(one.content) for one in emptied)
+        if any(emptied for emptied, _ in taken.values()):
+            time.sleep(LEASE_S / 2)
+        for node, (emptied, dead) in taken.items():
+            in_time = time.monotonic() - started < 3 / 4 * LEASE_S
+            if dead and in_time and not (root / node / marker).is_file():
+                for one in emptied:
+                    one.place.unlink()
+                removed.append(node)
+                continue
+            for one in emptied:
+                with contextlib.suppress(FileExistsError, FileNotFoundError):
+                    one.place.put(one.content, replacing=one.tag)
+    return removed
+
+
+class _Emptied(NamedTuple):
+    """A file that was replaced by an empty one."""
+
+    place: ObjectPath
+    content: bytes  # before
+    tag: Tag  # now
+
+
+def _empty(node: ObjectPath, files: Iterable[str], marker: str, before: float) -> tuple[list[_Emptied], bool]:
+    """Empty the files of a node that were put before a time, in s since 1970; returns them, and whether all of them are."""
+    emptied: list[_Emptied] = []
+    if (node / marker).is_file():
+        return emptied, False
+    for file in files:
+        place = node / file
+        try:
+            content, tag, written = place.read()
+            if written >= before:
+                return emptied, False
+            emptied.append(_Emptied(place, content, place.put(b"", replacing=tag)))
+        except FileNotFoundError:
+            continue
+        except FileExistsError:
+            return emptied, False
+    return emptied, True
 
 
 def _all_own(tags: dict[ObjectPath, Tag]) -> bool:

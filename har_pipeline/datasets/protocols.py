@@ -207,7 +207,9 @@ def _group_kfold(records: Sequence[VideoRecord], options: SplitOptions) -> list[
 
     groups = units(records, SOURCES)
     if not 2 <= options.num_folds <= len(set(groups)):
-        raise SplitError(f"group_kfold: cannot make {options.num_folds} folds of {len(set(groups))} subjects or groups")
+        raise SplitError(
+            f"group_kfold: cannot make {options.num_folds} folds of {len(set(groups))} subjects, groups or files"
+        )
     folds = StratifiedGroupKFold(options.num_folds, shuffle=True, random_state=options.seed)
     with warnings.catch_warnings():
         # scikit-learn warns of classes with fewer videos than folds; they are just absent from some test sides.

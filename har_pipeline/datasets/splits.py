@@ -322,6 +322,29 @@ def describe_splits(splits: Sequence[Split], records: Sequence[VideoRecord]) -> 
     return rows
 
 
+def describe_protocol(splits: Sequence[Split], records: Sequence[VideoRecord], *, by_default: bool) -> str:
+    """Return a line: the splits' protocol, how many there are, and what training and test videos share of people and files.
+
+    by_default: whether nobody asked for the protocol.
+    """
+    name, rule = splits[0].protocol, PROTOCOLS[splits[0].protocol]
+    line = f"protocol {name}{' (the default)' * by_default}: {len(splits)} split{'s' * (len(splits) > 1)}"
+    if not rule.tests:
+        return f"{line}; all videos train and none tests"
+    apart: list[str] = [source for source in rule.test_apart if any(source_of(record, source) for record in records)]
+    people, of_people = {record.subject for record in records if record.subject}, ""
+    if not people:
+        of_people = "; the manifest has no subject: one person may be on both sides"
+    elif "subject" not in rule.test_apart:
+        subject, met = {record.video_id: record.subject for record in records}, set[str]()
+        for split in splits:
+            train, test = ({subject[one] for one in part} for part in ((*split.train, *split.val), split.test))
+            met |= {one for one in train & test if one}
+        of_people = f"; {len(met)} of {len(people)} subjects are on both sides" if met else ""
+        apart = apart if met else ["subject", *apart]
+    return f"{line}; train and test share no {' or '.join(filter(None, (', '.join(apart[:-1]), apart[-1])))}{of_people}"
+
+
 def split_text(split: Split) -> str:
     """Return the content of a split's file."""
     return json.dumps(asdict(split), indent=1) + "\n"

@@ -47,7 +47,8 @@ class Engine:
     def run(self, tasks: Iterable[DecodeTask], num_workers: int) -> None:
         """Extract the features of all tasks, taken one by one; a bad video fails only itself. num_workers: that decode.
 
-        Raises: StoreError if the disk fails; ExtractionError if decode workers cannot be started.
+        Raises: StoreError if the disk fails; ExtractionError if decode workers cannot be started; WeightsError if the
+        first features of a net are not finite, and are not whatever the video.
         """
         slot_bytes = max(lane.slot_bytes for lane in self.lanes)
         try:
@@ -210,12 +211,15 @@ class Engine:
         with np.errstate(over="ignore"):
             stored = rows.astype(lane.spec.dtype)
         if not np.isfinite(stored).all():
+            if not lane.sound and not np.isfinite(rows).all():
+                lane.extractor.check_finite()  # else each video would fail with the same reason
             cause = "its weights may be damaged" if lane.spec.precision == "fp32" else "try --precision fp32"
             reason = f"the net gave a value that is not finite: {cause}"
             if np.isfinite(rows).all():
                 reason = f"a feature of {np.abs(rows).max():.4g} overflows float16: use --dtype float32"
             self._fail(lane, attempt.video_id, reason, attempt.file)
             return
+        lane.sound = True
         attempt.rows += len(rows)
         self.spent.clips += len(rows)
         attempt.last_row = stored[-1:]

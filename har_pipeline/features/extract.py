@@ -17,7 +17,7 @@ from har_pipeline.core.memory import keep_freed_memory
 from har_pipeline.core.processes import num_cores
 from har_pipeline.core.records import FeatureSpec, Stream, VideoRecord
 from har_pipeline.features.engine import Engine
-from har_pipeline.features.job import Noted, Outcome, Progress, Report, Spent, shard_of, unfinished
+from har_pipeline.features.job import Noted, Outcome, Progress, Report, Spent, shard_of, task_fields, unfinished
 from har_pipeline.features.lanes import ExtractSummary, Lane, view_of
 from har_pipeline.features.options import ExtractOptions
 from har_pipeline.features.store import FeatureStore
@@ -91,7 +91,7 @@ def extract(
 
     A video that fails is recorded in the store and in the summary; the others go on.
     Raises: UsageError if the options do not fit the net; WeightsError if it is built at first use and its weights do not
-    fit; StoreError if the store cannot be written.
+    fit, or if its features are not finite whatever the video; StoreError if the store cannot be written.
     """
     return extract_many(records, store, [(extractor, options or ExtractOptions())], on_progress)[0]
 
@@ -291,18 +291,10 @@ def _extract(
 
 def _task(record: VideoRecord, job: ExtractOptions, views: Sequence[View]) -> DecodeTask:
     return DecodeTask(
-        video_id=record.video_id,
-        path=Path(record.file),  # a depth folder fails with "is a folder"
-        start_frame=record.start_frame,
-        end_frame=record.end_frame,
-        start_s=record.start_s,
-        end_s=record.end_s,
-        time_limit_s=job.time_limit_s,
-        memory_limit_gb=job.memory_limit_gb,
+        **task_fields(record, Path(record.file), job),  # a depth folder fails with "is a folder"
         fps=job.fps,
         views=tuple(views),
         decoder=job.decoder,
-        max_frames=job.max_frames,
         hash_content=job.flow_cache is not None,
     )
 

@@ -11,33 +11,22 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from har_pipeline.core.errors import ExtractionError, FeatureMismatchError, StoreError
 from har_pipeline.core.objects import StorePath
-from har_pipeline.core.records import FeatureSpec, VideoRecord, VideoSource
-from har_pipeline.features.job import (
-    JobSummary,
-    Outcome,
-    Report,
-    Spent,
-    WholeVideoSummary,
-    file_of,
-    provenance,
-    store_whole_videos,
-    videos_to_do,
-)
+from har_pipeline.core.records import FeatureSpec, VideoRecord
+from har_pipeline.features.job import JobSummary, Outcome, task_fields
 from har_pipeline.features.options import EXTRACTOR, WINDOWS, RawOptions
 from har_pipeline.features.pack import PackedStore, open_features
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.features.work import Made
-from har_pipeline.features.workers import Pool, do_whole_videos
-from har_pipeline.video.frame_worker import RawTask, RawVideo, raw_worker
+from har_pipeline.features.whole_videos import WholeVideoSummary, WholeVideoWork, store_whole_videos
+from har_pipeline.features.workers import Pool
+from har_pipeline.video.frame_worker import RawTask, raw_worker
 
 _RESIZE = re.compile(r"(?:box-|causal-box-)?(?:stretch|keep)-(\d+)")
 
@@ -133,69 +122,35 @@ def store_raw_frames(
     be written.
     """
     options = options or RawOptions()
-    column: Literal["path", "depth_path"] = "depth_path" if options.stream == "depth" else "path"
-    other = "rgb" if options.stream == "depth" else "depth"
+    column = column_of(records, options.stream)
+    work = WholeVideoWork(options.spec(), ("numpy", "av"), raw_worker, options.workers)
+    summary = RawSummary(feature_set=work.spec.name)
+    return store_whole_videos(
+        records,
+        column,
+        store,
+        work,
+        task_of=partial(raw_task, options),
+        options=options,
+        summary=summary,
+        on_progress=on_progress,
+        pool=pool,
+    )
+
+
+def column_of(records: Sequence[VideoRecord], stream: str) -> Literal["path", "depth_path"]:
+    """Return the column that names the files of a stream. Raises: ExtractionError if no row has a file there."""
+    column: Literal["path", "depth_path"] = "depth_path" if stream == "depth" else "path"
+    other = "rgb" if stream == "depth" else "depth"
     if not any(getattr(record, column) for record in records):
         raise ExtractionError(f"no row of the manifest has a {column}; for its other files use --stream {other}")
-    feature_set = store.create_feature_set(options.spec(), options.name)
-    store.remove_debris()
-    summary = RawSummary(feature_set=feature_set)
-    todo = videos_to_do(store, summary, records, column, options)
-    tasks = [raw_task(record, path, options) for record, path in todo]
-    do_whole_videos(RawWork(options), store, summary, tasks, options.workers, on_progress, pool)
-    return summary
+    return column
 
 
-@dataclass(frozen=True, slots=True)
-class RawWork:
-    """Raw frames being prepared: a `Job` and a `Work`."""
-
-    options: RawOptions
-
-    @property
-    def made(self) -> tuple[Made, ...]:
-        """The one feature set."""
-        return (Made(self.options.spec()),)
-
-    def prepare(self, device: str) -> RawWork:
-        """Return itself: it needs no net."""
-        return self
-
-    def run(
-        self, store: FeatureStore, tasks: Iterable[RawTask], cores: int, report: Report, spend: Callable[[Spent], None]
-    ) -> None:
-        """Prepare the frames of all videos; see `Work.run`."""
-        made_with = provenance("numpy", "av")
-
-        def rows_of(task: RawTask, video: RawVideo) -> tuple[np.ndarray, VideoSource]:
-            source = VideoSource(
-                clip_starts=video.numbers,
-                clip_ends=video.numbers + 1,
-                num_frames=len(video.frames),
-                fps=video.fps,
-                clip_times_s=video.times_s,
-                decode_notes=video.notes,
-                provenance=made_with,
-                file=file_of(task),
-            )
-            return video.frames.reshape(len(video.frames), -1), source
-
-        feature_set, workers = self.options.spec().name, self.options.workers or cores
-        store_whole_videos(store, feature_set, tasks, workers, raw_worker, rows_of, report)
-
-
-def raw_task(record: VideoRecord, path: Path, options: RawOptions) -> RawTask:
+def raw_task(options: RawOptions, record: VideoRecord, path: Path) -> RawTask:
     """Return what a worker needs to prepare the file `path` of a row."""
     return RawTask(
-        video_id=record.video_id,
-        path=path,
-        start_frame=record.start_frame,
-        end_frame=record.end_frame,
-        start_s=record.start_s,
-        end_s=record.end_s,
-        time_limit_s=options.time_limit_s,
-        memory_limit_gb=options.memory_limit_gb,
-        max_frames=options.max_frames,
+        **task_fields(record, path, options),
         stream=options.stream,
         size=options.size,
         aspect=options.aspect,
@@ -225,6 +180,7 @@ def prepare_frames(
     """
     if path.exists() and isinstance(open_features(path), PackedStore):
         return None
+    column_of(records, stream)  # a job that cannot be done leaves no store
     store = FeatureStore(path, create=True)
     name = choose_frames(store, stream, features, windows=windows)
     fresh = RawOptions(stream="rgb" if stream == "rgb" else "depth", window="person" if windows else None)

@@ -1,24 +1,19 @@
-"""What extraction jobs share: shards, which videos are left to do, outcomes, provenance; and the loop over whole videos."""
+"""What extraction jobs share: shards, which videos are left to do, their tasks, outcomes, provenance."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import TypeAlias, TypedDict
 
-import numpy as np
-
-from har_pipeline.core.records import VideoRecord, VideoSource
+from har_pipeline.core.records import VideoRecord
 from har_pipeline.features.options import JobOptions
 from har_pipeline.features.source_files import compare_files, describe_file, known_failures
 from har_pipeline.features.store import FeatureStore
-from har_pipeline.video.process import Failed, Task, Worker, run_tasks
-
-T = TypeVar("T", bound=Task)
+from har_pipeline.video.process import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,13 +110,6 @@ class JobSummary:
             self.notes[outcome.video_id] = outcome.notes
 
 
-@dataclass(slots=True, kw_only=True)
-class WholeVideoSummary(JobSummary):
-    """What a job did whose workers answer with whole videos."""
-
-    workers: int = 0
-
-
 def shard_of(records: Sequence[VideoRecord], options: JobOptions) -> list[VideoRecord]:
     """Return the records of the options' shard, sorted by video_id."""
     k, n = options.shard
@@ -151,55 +139,33 @@ def unfinished(
     return missing - known.keys()
 
 
-def videos_to_do(
-    store: FeatureStore,
-    summary: JobSummary,
-    records: Sequence[VideoRecord],
-    column: Literal["path", "depth_path"],
-    options: JobOptions,
-) -> list[tuple[VideoRecord, Path]]:
-    """Return the records of the options' shard to extract, with their files; the others are entered in `summary`.
+class TaskFields(TypedDict):
+    """What tasks of all kinds of job have: a row's part of a file, and the limits of the job."""
 
-    column: the one that names the files; a record without such a file fails.
-    """
-    mine = shard_of(records, options)
-    paths: list[Path | None] = [getattr(record, column) for record in mine]
-    missing = unfinished(summary, store, mine, paths, options)
-    todo = []
-    for record, path in zip(mine, paths, strict=True):
-        if record.video_id in missing and path is None:
-            reason = f"{record.video_id}: its row has no {column}"
-            summary.failed[record.video_id] = reason
-            store.record_failure(summary.feature_set, record.video_id, reason, {})
-        elif record.video_id in missing and path is not None:
-            todo.append((record, path))
-    return todo
+    video_id: str
+    path: Path
+    start_frame: int
+    end_frame: int | None
+    start_s: float | None
+    end_s: float | None
+    time_limit_s: float
+    memory_limit_gb: float
+    max_frames: int
 
 
-def store_whole_videos(
-    store: FeatureStore,
-    feature_set: str,
-    tasks: Iterable[T],
-    workers: int,
-    start_worker: Callable[[], Worker[T, Any]],
-    rows_of: Callable[[T, Any], tuple[np.ndarray, VideoSource]],
-    report: Report,
-) -> None:
-    """Write what worker processes make of each video, and report it; a video that fails is recorded, the others go on.
-
-    rows_of: returns the (N, D) rows of a task's message and where they come from.
-    Raises: ExtractionError if no worker can be started; StoreError if the store cannot be written.
-    """
-    with closing(run_tasks(start_worker, workers, tasks)) as results:
-        for _, task, result in results:
-            if isinstance(result, Failed):
-                store.record_failure(feature_set, task.video_id, result.reason, file_of(task))
-                report(Outcome(video_id=task.video_id, reason=result.reason))
-                continue
-            rows, source = rows_of(task, result)
-            store.write(feature_set, task.video_id, rows, source)
-            store.clear_failure(feature_set, task.video_id)
-            report(Outcome(video_id=task.video_id, notes=source.decode_notes, rows=len(rows), frames=source.num_frames))
+def task_fields(record: VideoRecord, path: Path, options: JobOptions) -> TaskFields:
+    """Return what any task has that reads the file `path` of a row."""
+    return TaskFields(
+        video_id=record.video_id,
+        path=path,
+        start_frame=record.start_frame,
+        end_frame=record.end_frame,
+        start_s=record.start_s,
+        end_s=record.end_s,
+        time_limit_s=options.time_limit_s,
+        memory_limit_gb=options.memory_limit_gb,
+        max_frames=options.max_frames,
+    )
 
 
 def file_of(task: Task) -> dict[str, str]:

@@ -117,6 +117,7 @@ class Lane:
         )
         # The device works on one batch while the next is filled; a CPU's rows are finished at once.
         self.in_flight: tuple[ClipBatch, torch.Tensor] | None = None
+        self.sound = False  # whether it has given finite features
         device = torch.cuda.get_device_name(extractor.device) if cuda else platform.machine()
         self.provenance = provenance(
             "torch", "torchvision", "numpy", "av", *extractor.net.packages, device=f"{extractor.device.type} {device}"

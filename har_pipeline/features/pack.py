@@ -49,7 +49,8 @@ from har_pipeline.core.records import FeatureRecord, FeatureSpec, VideoRecord
 from har_pipeline.datasets.units import SOURCES, Source
 from har_pipeline.features.places import META, in_order, local_file
 from har_pipeline.features.reader import StoredVideo
-from har_pipeline.features.store import Damage, FeatureStore, UnreadableError, choose_feature_set, writing_to
+from har_pipeline.features.set_names import choose_feature_set
+from har_pipeline.features.store import Damage, FeatureStore, UnreadableError, writing_to
 
 FORMAT_VERSION = 3
 READABLE = (2, 3)
@@ -470,9 +471,9 @@ def packing_advice(opened: FeatureStore | PackedStore, num_videos: int) -> str:
 def whole_sets(store: FeatureStore) -> list[str]:
     """Return the feature sets to pack by default: those that nothing was fitted for, or all if for every one.
 
-    Raises: StoreError if there is none.
+    Sets without a video, as a job leaves that failed, are left out. Raises: StoreError if there is no other.
     """
-    names = store.feature_sets()
+    names = [name for name in store.feature_sets() if store.video_ids(name)]
     if not names:
         raise StoreError(f"{store.path} has no feature set to pack; create one with `har extract`")
     return [name for name in names if store.spec(name).fit is None] or names

@@ -24,12 +24,10 @@ import contextlib
 import errno
 import functools
 import hashlib
-import json
 import logging
-import re
 import shutil
 import unicodedata
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -51,7 +49,6 @@ from har_pipeline.core.records import (
     VideoSource,
     check_video_id,
 )
-from har_pipeline.core.text import did_you_mean
 from har_pipeline.datasets.units import SOURCES, Source
 from har_pipeline.features.nodes import (
     DTYPES,
@@ -82,7 +79,7 @@ from har_pipeline.features.places import (
     publish,
 )
 from har_pipeline.features.reader import StoredVideo
-from har_pipeline.features.words import differences
+from har_pipeline.features.set_names import SET_NAME, check_set_name, choose_feature_set, spec_hash
 
 STAGING, FAILURES, REDUCTION, NAMES = "_staging", "_failures", "_reduction", "_names"
 FORMAT_VERSION = 1
@@ -91,7 +88,6 @@ FORMAT_VERSION = 1
 SHARED_FROM, VERIFIED_AT_ONCE = 2000, 250
 FAILURE_ATTEMPTS, SPELLING_ATTEMPTS = 100, 5
 _DAMAGED = "its metadata is damaged"
-_SET_NAME = re.compile(r".+-[0-9a-f]{10}")
 _AGAIN = "delete it with `har features verify --delete` and extract again"
 log = logging.getLogger(__name__)
 
@@ -108,43 +104,6 @@ class Damage:
     reason: str
     kind: Literal["features", "failure", "fit"] = "features"
     readable: bool = True  # whether it was read and is wrong; else it may be sound
-
-
-def choose_feature_set(
-    path: StorePath, prefix: str, sets: Sequence[str], spec_of: Callable[[str], FeatureSpec], names: Mapping[str, str]
-) -> str:
-    """Return the one of `sets` that `prefix` means; see `FeatureStore.resolve`. path: told in the error. names: name -> set."""
-    if prefix not in sets and prefix in names:
-        return names[prefix]
-    found = [one for one in sets if one == prefix] or [one for one in sets if one.startswith(prefix)]
-    if len(found) > 1:
-        found = [one for one in found if spec_of(one).fit is None] or found
-    if len(found) != 1:
-        told = differences({one: spec_of(one) for one in found})
-        called = {one: repr(name) for name, one in names.items()}
-        facts = {one: ", ".join(filter(None, (called.get(one), told.get(one)))) for one in found or sets}
-        there = "; ".join(f"{one} ({fact})" if fact else one for one, fact in facts.items()) or "none"
-        if not prefix and found:
-            raise StoreError(f"{path} holds {len(found)} feature sets, choose one with --features: {there}")
-        what = "no feature set starts" if not found else f"{len(found)} feature sets start"
-        name_one = f"; `har features name {path} SET NAME` gives one a name to choose it by" if found else ""
-        near = "" if found else did_you_mean(prefix, [*names, *sets])
-        raise StoreError(f"{path}: {what} with {prefix!r}; {near}there are: {there}{name_one}")
-    return found[0]
-
-
-def check_set_name(name: str) -> str:
-    """Return `name` if a feature set may have it: what may be a video's id, and does not end as a set's own name does.
-
-    Raises: StoreError otherwise.
-    """
-    try:
-        check_video_id(name)
-    except ValueError as error:
-        raise StoreError(f"the name {str(error).removeprefix('video_id ')}") from error
-    if _SET_NAME.fullmatch(name):
-        raise StoreError(f"the name {name!r} ends as the names that feature sets have by themselves: give another one")
-    return name
 
 
 @contextlib.contextmanager
@@ -164,12 +123,6 @@ def writing_to(
         raise StoreError(
             f"{path}: cannot be written ({'it is gone' if gone else reason.strerror}); {way_out}"
         ) from error
-
-
-def spec_hash(values: Mapping[str, Any]) -> str:
-    """Return the hash that a set of this spec, of any version, has at the end of its name."""
-    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 
 
 class FeatureStore:
@@ -306,8 +259,8 @@ class FeatureStore:
                 f"that one with `har features name {self.path} {name} NEW_NAME`"
             )
 
-    def give_name(self, feature_set: str, name: str) -> None:
-        """Give a name to a feature set, in place of the one that it has; `resolve` then finds the set by it.
+    def give_name(self, feature_set: str, name: str) -> list[str]:
+        """Give a name to a feature set, by which `resolve` then finds it, in place of the one that it has, which is returned.
 
         Raises: StoreError if another set has the name, or it is not allowed, see `check_set_name`.
         """
@@ -328,8 +281,10 @@ class FeatureStore:
                 published = publish(staged, final)
             if not published:
                 self.require_free(name, feature_set)
-        for other in [other for other, owner in self.names().items() if owner == feature_set and other != name]:
+        before = [other for other, owner in self.names().items() if owner == feature_set and other != name]
+        for other in before:
             self._discard(self._node(NAMES, other))
+        return before
 
     def spec(self, feature_set: str) -> FeatureSpec:
         """Return how the features of a set were computed."""
@@ -344,7 +299,7 @@ class FeatureStore:
     @staticmethod
     def _read_spec(group: StorePath) -> FeatureSpec:
         again = "run the `har extract` or `har frames` that made it again"
-        damage = StoreError if _SET_NAME.fullmatch(group.name) else _ForeignError
+        damage = StoreError if SET_NAME.fullmatch(group.name) else _ForeignError
         try:
             attributes = read_metadata(group, "group")["attributes"]
         except ValueError as error:
@@ -386,8 +341,8 @@ class FeatureStore:
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{group}: {_DAMAGED} ({error!r}); delete its {META} and run the same command") from error
         spec.require_equal(stored, f"{self.path}/{spec.name}")
-        if name is not None:
-            self.give_name(spec.name, name)
+        for before in self.give_name(spec.name, name) if name is not None else ():
+            log.warning("%s is called %r now, and %r no longer", spec.name, name, before)
         return spec.name
 
     def _make_group(self, name: str) -> None:
@@ -858,7 +813,7 @@ def _is_unborn(node: StorePath) -> bool:
 
 def _is_own(node: StorePath) -> bool:
     """Whether a file or folder may stand in a store whose own metadata is missing or empty: they are then written again."""
-    own = node.name in (STAGING, FAILURES, REDUCTION, NAMES) or _SET_NAME.fullmatch(node.name) is not None
+    own = node.name in (STAGING, FAILURES, REDUCTION, NAMES) or SET_NAME.fullmatch(node.name) is not None
     return _is_unborn(node) or (own and node.is_dir())
 
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing.connection import Connection, wait
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from har_pipeline.core.errors import ExtractionError
 from har_pipeline.core.processes import num_cores
-from har_pipeline.features.job import Noted, Outcome, Report, Spent, WholeVideoSummary, file_of
+from har_pipeline.features.job import Noted, Outcome, Report, Spent, file_of
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.video_queue import Lost, VideoQueue
-from har_pipeline.features.work import Begun, Hello, Idle, Job, Made, Message, Order, Trouble, Work, mark_of, serve
+from har_pipeline.features.work import Begun, Hello, Idle, Job, Made, Message, Order, Trouble, mark_of, serve
 from har_pipeline.video.process import MAX_STARTS, Child, Task, end_with_parent
 
 log = logging.getLogger(__name__)
@@ -175,43 +174,6 @@ def at_work(pool: Pool, job: Job, store: FeatureStore) -> Iterator[Workers]:
         yield Workers(pool, job, store)
     finally:
         pool.close()
-
-
-S = TypeVar("S", bound=WholeVideoSummary)
-
-
-class WholeVideoWork(Work, Job, Protocol):
-    """What makes one feature set of whole videos without a net, and can be sent as it is."""
-
-
-def do_whole_videos(
-    work: WholeVideoWork,
-    store: FeatureStore,
-    summary: S,
-    tasks: Sequence[Task],
-    processes: int | None,
-    on_progress: Callable[[S], None],
-    pool: Pool | None,
-) -> None:
-    """Let this process, or the workers of a pool, do all tasks, and enter them in `summary`.
-
-    processes: that decode, of this process; None: from the CPU count. Raises: as `Workers.do` and `Work.run`.
-    """
-    summary.workers = min(processes or num_cores(), len(tasks)) if pool is None else len(pool.devices)
-    started = time.perf_counter()
-
-    def report(message: Outcome | Noted) -> None:
-        assert isinstance(message, Outcome)
-        summary.take(message)
-        summary.seconds = time.perf_counter() - started
-        on_progress(summary)
-
-    on_progress(summary)
-    if pool is None:
-        work.run(store, tasks, num_cores(), report, lambda spent: None)
-    elif tasks:
-        with at_work(pool, work, store) as workers:
-            workers.do(tasks, report, lambda spent: None)
 
 
 class LocalProcesses:

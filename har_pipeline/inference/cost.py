@@ -104,7 +104,7 @@ def time_videos(
 
 def _time_one(run: NetworkRun, record: VideoRecord) -> tuple[float, float, int]:
     options = options_of(run.spec)
-    task = raw_task(record, file_of(record, options.stream), options)
+    task = raw_task(options, record, file_of(record, options.stream))
     start = time.perf_counter()
     frames = prepare_video(task).frames
     prepared = time.perf_counter()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -182,23 +182,11 @@ def run_jobs(
         finished = {run: None if overwrite else finished_run(run, config, streams, records) for run in runs}
         pending = [run for run in runs if finished[run] is None]
         for run in pending:
-            free_run_path(run.folder, overwrite=overwrite)
-            if isinstance(config, TrainConfig):
-                check_validation(run.split, config)
-            classes = split_classes(records, run.split)
-            need = planned_need(config, streams.specs, run.split, len(classes))
-            require_memory(need, config, [spec.feature_dim for spec in streams.specs])
+            _require_possible(run, config, streams, records, overwrite=overwrite)
         splits = [run.split for run in pending]
         spill_dir = pending[0].folder.parent if pending else None
         folds = load_training_data(streams, records, splits, allow_missing=allow_missing, spill_dir=spill_dir)
-        jobs = {
-            run.plan: job_sha256(config.to_dict(), streams.specs, run.plan.splits_sha256) for run in runs if run.plan
-        }
-        for plan, job in jobs.items():
-            write_plan(plan, job)
-        for run, kept in finished.items():
-            if kept is not None and run.plan is not None:
-                join_job(read_run(run.folder), jobs[run.plan])
+        jobs = _write_plans(finished, config, streams)
 
         def train(run: PlannedRun) -> RunSummary | None:
             own, tell = dataclasses.replace(config, seed=run.seed), functools.partial(on_epoch, run)
@@ -239,6 +227,36 @@ def run_jobs(
                 outcomes.append(Outcome(run, summary, kept is not None))
                 on_done(outcomes[-1])
         return outcomes
+
+
+def _require_possible(
+    run: PlannedRun,
+    config: TrainConfig | VideoTrainConfig,
+    streams: FeatureStreams,
+    records: Sequence[VideoRecord],
+    *,
+    overwrite: bool,
+) -> None:
+    """Check that a run may be written, can be validated, and fits into the memory. Raises: RunError otherwise."""
+    free_run_path(run.folder, overwrite=overwrite)
+    if isinstance(config, TrainConfig):
+        check_validation(run.split, config)
+    need = planned_need(config, streams.specs, run.split, len(split_classes(records, run.split)))
+    require_memory(need, config, [spec.feature_dim for spec in streams.specs])
+
+
+def _write_plans(
+    finished: Mapping[PlannedRun, RunSummary | None], config: TrainConfig | VideoTrainConfig, streams: FeatureStreams
+) -> dict[Plan, str]:
+    """Write down the jobs of runs, and return plan -> the job's hash. finished: run -> its summary, if it is finished."""
+    plans = [run.plan for run in finished if run.plan]
+    jobs = {plan: job_sha256(config.to_dict(), streams.specs, plan.splits_sha256) for plan in plans}
+    for plan, job in jobs.items():
+        write_plan(plan, job)
+    for run, kept in finished.items():
+        if kept is not None and run.plan is not None:
+            join_job(read_run(run.folder), jobs[run.plan])
+    return jobs
 
 
 def _folders_to_lock(runs: Sequence[PlannedRun]) -> list[Path]:

@@ -45,6 +45,8 @@ def write_video(
         rate = Fraction(fps).limit_denominator(1001)
         with new_file(path) as partial:
             return _encode(partial, path, frames, rate, codec, bit_rate, pixel_format, container_options)
+    except VideoError:
+        raise
     except (av.FFmpegError, av.codec.codec.UnknownCodecError, OSError) as error:
         raise VideoError(
             f"{path}: cannot write with codec {codec!r}, pixel format {pixel_format!r}: {error}; "

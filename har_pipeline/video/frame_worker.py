@@ -48,6 +48,21 @@ class RawVideo:
     times_s: np.ndarray  # (F, 2) float64, when each frame begins and ends, s from the start of the file
     notes: tuple[str, ...]
 
+    @property
+    def rows(self) -> np.ndarray:
+        """(F, S * S * C) uint8, a frame each."""
+        return self.frames.reshape(len(self.frames), -1)
+
+    @property
+    def bounds(self) -> np.ndarray:
+        """(F, 2) int64, the number of each frame in the file and the next one."""
+        return np.stack([self.numbers, self.numbers + 1], axis=1)
+
+    @property
+    def num_frames(self) -> int:
+        """F."""
+        return len(self.frames)
+
 
 def prepare_video(task: RawTask) -> RawVideo:
     """Return the frames of one video as a network sees them. Raises: VideoError naming the file if there are none."""

@@ -60,7 +60,8 @@ def test_a_videomae_from_a_folder_is_extracted_trained_and_predicted_with(work: 
     assert name.startswith("hf-videomae-rgb-")
     spec = FeatureStore(work / "store.zarr").spec(name)
     assert (spec.layer, spec.resize, spec.feature_dim, spec.clips.clip_len) == ("fc_norm", "short36-center32", 32, 4)
-    assert spec.weights.startswith("sha256:")
+    (listed,) = json.loads(har("models", "hf:videomae", "--json", cwd=work).stdout)
+    assert spec.weights == f"sha256:{listed['sha256']}"
     # The folder elsewhere is the same feature set, and is found there; once it is gone, the line says what to give.
     shutil.move(work / "videomae", tmp_path / "moved")
     again = har("extract", "manifest.csv", "store.zarr", "--extractor", f"hf:{tmp_path / 'moved'}", *FEW, cwd=work)
@@ -110,3 +111,5 @@ def test_har_models_shows_them(work: Path) -> None:
     assert re.search(r", and \d+ more$", text, re.MULTILINE)
     (fetched,) = json.loads(har("models", "fetch", "hf:videomae", "--json", cwd=work).stdout)
     assert Path(fetched["path"]).name == "videomae"
+    assert fetched["sha256"] == shown["sha256"]  # as it stands in the spec of features
+    assert f"from videomae, sha256 {shown['sha256']}" in har("models", "hf:videomae", cwd=work).stdout

@@ -13,6 +13,7 @@ from feature_sets import blobs, feature_store
 from har_command import har
 
 from har_pipeline.core.errors import ExtractionError
+from har_pipeline.features.store import FeatureStore
 from har_pipeline.models.net_names import net_names
 
 # Runs commands one after another, each as `har` does, and tells of each what it wrote, its exit code, and if torch is loaded.
@@ -55,13 +56,18 @@ WRONG = [
     ("extract m.csv s.zarr --root nowhere", 1, "nowhere is not a folder"),
     ("extract m.csv s.zarr --weights nowhere.pth", 2, "no such file"),
     ("extract m.csv s.zarr --extractor c3d --mean-cube nowhere.npy", 2, "no such file"),
-    ("flow videos -o out.mp4", 1, "is a folder"),
+    ("flow videos -o out.mp4", 1, "is a folder, not a video file"),
+    ("flow videos/running/a.avi -o out.txt", 2, "out.txt: give a video a name that ends in .mp4 or .avi"),
+    ("export run -o model.txt", 2, "model.txt: give a name that ends in .onnx"),
+    ("frames m.csv none.zarr", 1, "no row of the manifest has a depth_path"),
+    ("features list none.zarr", 1, "none.zarr is not a feature store"),  # that job left none
+    ("train m.csv empty.zarr", 1, "empty.zarr holds no feature set; make one with `har extract`"),
     ("train m.csv s.zarr -o m.csv", 2, "is a file: name a folder"),
     ("splits write m.csv -o m.csv", 2, "is a file: name a folder"),
     ("synth m.csv", 2, "is a file: name a folder"),
     ("flow nowhere.mp4 -o out.mp4", 1, "nowhere.mp4"),
     ("frames nowhere.csv s.zarr", 1, "nowhere.csv"),
-    ("frames m.csv videos", 1, "choose another path"),
+    ("frames m.csv videos --stream rgb", 1, "choose another path"),
     ("train nowhere.csv s.zarr", 1, "nowhere.csv"),
     ("train m.csv nowhere.zarr", 1, "not a feature store"),
     ("train m.csv s.zarr --features vgg", 1, "starts with 'vgg'"),
@@ -139,6 +145,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [f"{v},{label},videos/{v}.avi,s{v[-1]},{'test' if v[-1] == '0' else 'train'}" for v, label in labels.items()]
     (folder / "m.csv").write_text("video_id,label,path,subject,split\n" + "\n".join(rows) + "\n")
     (folder / "depth.csv").write_text("video_id,label,depth_path\na,run,a.mat\n")
+    FeatureStore(folder / "empty.zarr", create=True)
     (folder / "run").mkdir()
     (folder / "run/run.json").write_text("{}")
     (folder / "videos/running").mkdir(parents=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -81,6 +82,7 @@ def test_without_a_name_every_set_is_shown_and_packed(tmp_path: Path) -> None:
     assert shown.exit_code == 0, shown.exception
     assert all(f"feature_set: {name}" in shown.stdout for name in names)
     assert [one["feature_set"] for one in json.loads(har("features", "show", store.path, "--json").stdout)] == names
+    store.create_feature_set(dataclasses.replace(store.spec(first), layer="failed"))  # of a job without success
     done = har("features", "pack", store.path, "--json")
     assert done.exit_code == 0, done.exception
     assert [one["feature_set"] for one in json.loads(done.stdout)] == names

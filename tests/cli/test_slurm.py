@@ -62,3 +62,11 @@ def test_an_array_that_would_leave_videos_out_is_refused(tmp_path: Path) -> None
     assert submitted(tmp_path, 0, first=0, code=2) == told
     assert submitted(tmp_path, 1, count=2, code=2) == told  # --array=1,3 or 1-3:2
     assert submitted(tmp_path, 1, count=0, code=2) == told  # no array at all
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a script of bash")
+def test_a_word_that_is_missing_is_told_with_the_usage() -> None:
+    for words in ([], ["manifest.csv"]):
+        done = subprocess.run(["bash", str(SCRIPT), *words], capture_output=True, text=True, check=False)
+        told = "usage: sbatch --array=1-N slurm_extract.sh MANIFEST STORE [OPTIONS OF har extract]\n"
+        assert (done.returncode, done.stderr) == (2, told)

@@ -474,6 +474,11 @@ def test_rows_without_a_label_are_left_out_and_told_of(work: Path, tmp_path: Pat
     assert (tmp_path / "run0/scores.csv").read_bytes() == (tmp_path / "run1/scores.csv").read_bytes()
     shown = CliRunner().invoke(app, ["splits", "show", str(mixed), "--protocol", "loso", "--val-fraction", "0"])
     assert said in shown.stderr
+    line = "protocol leave_one_subject_out: 8 splits; train and test share no subject or file"
+    assert shown.stdout.splitlines()[0] == line
+    as_json = CliRunner().invoke(app, ["splits", "show", str(mixed), "--protocol", "loso", "--json"])
+    assert len(json.loads(as_json.stdout)) == 8
+    assert line in as_json.stderr
     none = tmp_path / "none.csv"
     none.write_text("video_id,label,path\n" + "".join(f"n{n},,n{n}.avi\n" for n in range(3)))
     _, error = har(work, "splits", "show", str(none), code=1)
@@ -505,5 +510,12 @@ def test_many_videos_are_told_of_packs(work: Path, tmp_path: Path, monkeypatch: 
     _, err = har(work, "train", *command, "-o", str(tmp_path / "a"))
     line = f"24 videos are read several times faster from a pack: `har features pack {work / 'store.zarr'}`, then train on "
     assert line + str(work / "store.pack") in err
+    partial = tmp_path / "partial.csv"
+    partial.write_text((work / "manifest.csv").read_text() + "absent,walking,videos/absent.avi,s0\n")
+    failed = CliRunner().invoke(
+        app, ["train", str(partial), str(work / "store.zarr"), *command, "-o", str(tmp_path / "c")]
+    )
+    assert "absent" in str(failed.exception)
+    assert "faster from a pack" not in failed.stderr
     monkeypatch.setattr("har_pipeline.features.pack.ADVISED_FROM", 25)
     assert "faster from a pack" not in har(work, "train", *command, "-o", str(tmp_path / "b"))[1]

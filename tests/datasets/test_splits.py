@@ -19,6 +19,7 @@ from har_pipeline.datasets.splits import (
     SplitChoice,
     check_split,
     choose_splits,
+    describe_protocol,
     describe_splits,
     make_splits,
     odd_validation_share,
@@ -170,7 +171,7 @@ def test_xview_shares_subjects_with_the_test_side_only() -> None:
         ("ucf101", {"group": "g26"}, "group must be 1 to 25"),
         ("leave_one_group_out", {}, "needs column 'group' in every row"),
         ("leave_one_subject_out", {"subject": "s1"}, "at least two subjects; found only 's1'"),
-        ("group_kfold", {}, "cannot make 5 folds of 1 subjects or groups"),
+        ("group_kfold", {}, "cannot make 5 folds of 1 subjects, groups or files"),
         ("column", {}, "column 'split' must contain train and test"),
         ("holdout", {}, "cannot divide 1 subjects, groups or files"),
     ],
@@ -250,7 +251,7 @@ def test_group_kfold_tests_every_video_once() -> None:
     splits = make_splits(records, "group_kfold", num_folds=5, seed=1)
     assert Counter(i for split in splits for i in split.test) == Counter(r.video_id for r in records)
     assert [len(of(records, split.test, "group")) for split in splits] == [2] * 5
-    with pytest.raises(SplitError, match="cannot make 11 folds of 10 subjects or groups"):
+    with pytest.raises(SplitError, match="cannot make 11 folds of 10 subjects, groups or files"):
         make_splits(records, "group_kfold", num_folds=11)
     with pytest.raises(SplitError, match="cannot make 1 folds"):
         make_splits(records, "group_kfold", num_folds=1)
@@ -404,6 +405,39 @@ def test_description_names_the_tested_subjects() -> None:
     assert describe_splits(make_splits(by_file, "holdout"), by_file)[0]["tested"] == ""
     many = crossed("group", [f"g{i:02d}" for i in range(24)])
     assert describe_splits(make_splits(many, "holdout", test_fraction=0.5), many)[0]["tested"].endswith(" and 3 more")
+
+
+@pytest.mark.parametrize(
+    ("records", "protocol", "said"),
+    [
+        (KTH, "kth_original", "1 split; train and test share no subject, group or file"),
+        (NTU, "xview", "1 split; train and test share no file; 40 of 40 subjects are on both sides"),
+        (
+            [video(f"v{i}") for i in range(9)],
+            "holdout",
+            "no file; the manifest has no subject: one person may be on both",
+        ),
+        (
+            crossed("group", ["a", "b"]),
+            "logo",
+            "2 splits; train and test share no group or file; the manifest has no subject",
+        ),
+        (
+            [replace(one, subject="anna") for one in crossed("group", ["a", "b"])],
+            "logo",
+            "share no group or file; 1 of 1 subjects are on both sides",
+        ),
+        (KTH, "all", "1 split; all videos train and none tests"),
+    ],
+)
+def test_a_line_says_what_train_and_test_share(records: list[VideoRecord], protocol: str, said: str) -> None:
+    splits = make_splits(records, protocol, val_fraction=0)
+    line = describe_protocol(splits, records, by_default=False)
+    assert line.startswith(f"protocol {splits[0].protocol}: ")
+    assert said in line
+    assert describe_protocol(splits, records, by_default=True).startswith(
+        f"protocol {splits[0].protocol} (the default): "
+    )
 
 
 SMALL = [

@@ -243,10 +243,31 @@ def test_overflow_of_float16_is_an_error_not_inf(tmp_path: Path, store: FeatureS
     assert kept.feature_set != summary.feature_set
 
 
-def test_values_that_are_not_finite_are_an_error(tmp_path: Path, store: FeatureStore) -> None:
-    summary = extract(videos(tmp_path, 1), store, pixel_extractor(scale=float("nan")))
-    assert summary.failed["v00"] == "the net gave a value that is not finite: its weights may be damaged"
-    assert store.video_ids(summary.feature_set) == []
+class _Once(nn.Module):
+    """Features (B, 32) that are not finite at the first call."""
+
+    calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return torch.full((len(x), 32), torch.nan if self.calls == 1 else 1.0)
+
+
+def test_a_video_whose_features_are_not_finite_fails_alone(tmp_path: Path, store: FeatureStore) -> None:
+    net = dataclasses.replace(pixel_extractor(), make_module=_Once)
+    summary = extract(videos(tmp_path, 2), store, net, ExtractOptions(workers=1, batch_size=1))
+    assert summary.failed == {"v00": "the net gave a value that is not finite: its weights may be damaged"}
+    assert store.video_ids(summary.feature_set) == ["v01"]
+
+
+def test_a_net_that_gives_no_finite_value_is_refused_once(tmp_path: Path, store: FeatureStore) -> None:
+    net = dataclasses.replace(pixel_extractor(scale=float("nan")), weights_file=Path("net.pt"))
+    with pytest.raises(
+        WeightsError, match=r"^net\.pt: with these weights the net gives values in fp32 .*get the weights again"
+    ):
+        extract(videos(tmp_path, 3), store, net)
+    (name,) = store.feature_sets()
+    assert (store.video_ids(name), store.failures(name)) == ([], {})
 
 
 def test_shards_together_are_the_whole(tmp_path: Path, store: FeatureStore) -> None:

@@ -281,6 +281,9 @@ def test_a_manifest_without_the_stream(tmp_path: Path) -> None:
     records = [VideoRecord(video_id="a", label="a", path=tmp_path / "a.avi")]
     with pytest.raises(ExtractionError, match=r"no row of the manifest has a depth_path; .*--stream rgb"):
         run(records, tmp_path)
+    with pytest.raises(ExtractionError, match="no row of the manifest has a depth_path"):
+        prepare_frames(records, tmp_path / "none.zarr", "depth")
+    assert not (tmp_path / "none.zarr").exists()
 
 
 def test_other_features_have_no_frame_shape() -> None:

@@ -206,11 +206,13 @@ def test_of_processes_that_want_a_name_one_has_it(store: FeatureStore) -> None:
     assert store.names() == {"mine": winners[0]}
 
 
-def test_names_are_given_while_sets_are_made(tmp_path: Path) -> None:
+def test_names_are_given_while_sets_are_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = FeatureStore(tmp_path / "store.zarr", create=True)
     plain = extract([], store, pixel_extractor(), ExtractOptions())
-    named = extract([], store, pixel_extractor(), ExtractOptions(name="plain"))
-    assert named.feature_set == plain.feature_set == store.resolve("plain")
+    for name in ("first", "plain", "plain"):
+        named = extract([], store, pixel_extractor(), ExtractOptions(name=name))
+        assert named.feature_set == plain.feature_set == store.resolve(name)
+    assert caplog.messages == [f"{plain.feature_set} is called 'plain' now, and 'first' no longer"]  # told once
     other = ExtractOptions(clips=ClipSpec(num_clips=3), name="plain")
     with pytest.raises(StoreError, match="'plain' is the name of"):
         extract([], store, pixel_extractor(), other)
@@ -244,6 +246,9 @@ def test_derived_sets_are_named_too(tmp_path: Path) -> None:
 def test_on_the_command_line(store: FeatureStore, tmp_path: Path) -> None:
     path = store.path.name
     assert f"{WHOLE.name}: whole" in har("features", "name", path, WHOLE.name, "whole", cwd=tmp_path).stdout
+    done = har("features", "name", path, "whole", "all", cwd=tmp_path)
+    assert (done.stdout, done.stderr) == (f"{WHOLE.name}: all (whole before)\n", "")
+    har("features", "name", path, "all", "whole", cwd=tmp_path)
     listed = har("features", "list", path, cwd=tmp_path).stdout
     assert "uniform, 10 clips of 64 frames" in listed
     rows = {row["feature_set"]: row for row in json.loads(har("features", "list", path, "--json", cwd=tmp_path).stdout)}

@@ -18,11 +18,15 @@ import pytest
 import zarr
 from object_storage import SPEC, in_memory, keys, new_store, rows, source
 from obstore.store import LocalStore
+from typer.testing import CliRunner
 
+from har_pipeline.cli import app
 from har_pipeline.core import objects
 from har_pipeline.core.errors import FeatureMismatchError, StoreError, UsageError
 from har_pipeline.core.objects import ObjectPath, store_path
 from har_pipeline.core.records import FeatureSpec
+from har_pipeline.features import leftovers as leftovers_module
+from har_pipeline.features.leftovers import leftovers, remove_leftovers
 from har_pipeline.features.pack import PackedStore, open_features, pack_features
 from har_pipeline.features.store import FeatureStore, UnreadableError
 
@@ -257,6 +261,108 @@ def half_video(store: FeatureStore) -> ObjectPath:
     node = ObjectPath(str(store.path), f"{NAME}/v")
     (node / "zarr.json").unlink()
     return node
+
+
+@pytest.fixture
+def next_week(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was put is older than the lease of dead writers."""
+    monkeypatch.setattr(leftovers_module, "LEASE_DAYS", -1)
+    monkeypatch.setattr(ObjectPath, "now", lambda self: time.time() + 86400)
+
+
+def test_what_a_killed_writer_left_is_listed_and_deleted_after_a_week(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    store.write(NAME, "whole", rows(), source())
+    store.record_failure(NAME, "broken", "no video stream")
+    half_video(store)
+    store.write_fit(NAME, {"mean": np.ones(3)}, {})
+    for node in (f"_reduction/{NAME}/zarr.json", "mine/notes/a.txt"):
+        ObjectPath(str(store.path), node).put(b"")
+    ObjectPath(str(store.path), f"_reduction/{NAME}/zarr.json").unlink()
+    before = keys(str(store.path))
+    assert leftovers(store) == remove_leftovers(store) == []  # they may be at work
+    request.getfixturevalue("next_week")
+    assert leftovers(store) == [f"_reduction/{NAME}", f"{NAME}/v"]
+    assert leftovers(store, ["another"]) == []
+    shown = CliRunner().invoke(app, ["features", "verify", str(store.path)])
+    assert (
+        f"before their commit, and so no videos: _reduction/{NAME}, {NAME}/v (2 in all); --delete removes it"
+        in shown.stderr
+    )
+    assert (shown.exit_code, keys(str(store.path))) == (0, before)
+    waits: list[float] = []
+    monkeypatch.setattr(objects.time, "sleep", waits.append)
+    assert "2 deleted" in CliRunner().invoke(app, ["features", "verify", str(store.path), "--delete"]).stderr
+    gone = {f"_reduction/{NAME}/mean/zarr.json", f"_reduction/{NAME}/mean/c.0", f"{NAME}/v/c.0.0"}
+    assert keys(str(store.path)).keys() == before.keys() - gone
+    assert waits == [objects.LEASE_S / 2]
+    assert list(store.verify(NAME)) == [None]
+
+
+@pytest.mark.usefixtures("next_week")
+@pytest.mark.parametrize("when", ["read", "put", "sleep"])
+def test_a_writer_that_renewed_what_is_about_to_be_deleted_keeps_its_video(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """It has its chunk in place, and commits after that was read, after it was emptied, or while the deletion waits."""
+    half_video(store)
+    assert store.write(NAME, "v", rows(seed=7), source())
+    node, original, woken = ObjectPath(str(store.path), f"{NAME}/v"), {}, []
+    commit = (node / "zarr.json").read_bytes()
+    (node / "zarr.json").unlink()
+
+    def wake(*args: Any, **options: Any) -> Any:
+        found = original[when](*args, **options) if when != "sleep" else None
+        if not woken and (when == "sleep" or args[0] == node / "c.0.0"):
+            woken.append(when)
+            (node / "zarr.json").put(commit)
+        return found
+
+    for name in ("read", "put"):
+        original[name] = getattr(ObjectPath, name)
+    monkeypatch.setattr(objects.time, "sleep", lambda _: None)
+    monkeypatch.setattr(objects.time if when == "sleep" else ObjectPath, when, wake)
+    assert remove_leftovers(store) == []
+    assert woken == [when]
+    assert list(store.verify(NAME)) == [None]
+    assert store.read(NAME, "v").features.tobytes() == rows(seed=7).tobytes()
+
+
+@pytest.mark.usefixtures("next_week")
+def test_a_chunk_that_was_put_anew_is_not_deleted(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    node, read = half_video(store), ObjectPath.read
+
+    def read_then_other(path: ObjectPath, *args: Any) -> Any:
+        found = read(path, *args)
+        if path == node / "c.0.0":
+            path.put(b"another writer's")
+        return found
+
+    monkeypatch.setattr(ObjectPath, "read", read_then_other)
+    assert remove_leftovers(store) == []
+    assert read(node / "c.0.0")[0] == b"another writer's"
+
+
+@pytest.mark.usefixtures("next_week")
+def test_a_writer_whose_files_were_deleted_while_it_slept_puts_them_again(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, clock, put, slept = ObjectPath(str(store.path), f"{NAME}/v"), time.monotonic, ObjectPath.put, []
+
+    def sleep_after(path: ObjectPath, *args: Any, **options: Any) -> Any:
+        tag = put(path, *args, **options)
+        if path == node / "c.0.0" and not slept:
+            slept.append(path)
+            assert remove_leftovers(store) == [f"{NAME}/v"]
+            monkeypatch.setattr(objects.time, "monotonic", lambda: clock() + objects.LEASE_S)
+        return tag
+
+    monkeypatch.setattr(objects.time, "sleep", lambda _: None)
+    monkeypatch.setattr(ObjectPath, "put", sleep_after)
+    assert store.write(NAME, "v", rows(), source())
+    assert slept
+    assert list(store.verify(NAME)) == [None]
 
 
 def test_other_features_that_a_killed_writer_left_are_replaced_after_the_lease(

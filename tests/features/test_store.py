@@ -17,7 +17,8 @@ import zarr
 from har_pipeline.core.errors import FeatureMismatchError, StoreError
 from har_pipeline.core.records import ClipSpec, FeatureSpec, VideoSource
 from har_pipeline.features import nodes as nodes_module
-from har_pipeline.features.store import FeatureStore, spec_hash
+from har_pipeline.features.set_names import spec_hash
+from har_pipeline.features.store import FeatureStore
 
 SPEC = FeatureSpec(extractor="net", weights="random:0", layer="pool", feature_dim=6)
 

@@ -137,6 +137,20 @@ def test_a_folder_without_metadata_is_in_nobodys_way(store: FeatureStore) -> Non
     assert store.video_ids(SPEC.name) == ["v"]
 
 
+def test_a_folder_without_metadata_is_told_of_and_no_damage(store: FeatureStore) -> None:
+    write(store, "v")
+    (store.path / SPEC.name / "rump" / "c").mkdir(parents=True)
+    (store.path / SPEC.name / "mine").mkdir()
+    for delete in ([], ["--delete"]):
+        code, found = verify(store, *delete)
+        left = [f"{SPEC.name}/mine", f"{SPEC.name}/rump"]
+        assert (code, found["checked"], found["damaged"], found["leftovers"]) == (0, 1, [], left)
+    text = CliRunner().invoke(app, ["features", "verify", str(store.path)])
+    assert (text.exit_code, text.stdout) == (0, "1 videos checked, 0 damaged\n")
+    told = f"NOTE: without zarr.json, and so no videos and not checked: {left[0]}, {left[1]} (2 in all); move away"
+    assert told in text.stderr
+
+
 def test_what_zarr_left_of_killed_processes_goes_with_its_age(store: FeatureStore) -> None:
     node = store.path / "_failures" / SPEC.name / "v"
     node.mkdir()

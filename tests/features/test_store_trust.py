@@ -28,6 +28,7 @@ from har_pipeline.core.records import FeatureSpec, VideoSource
 from har_pipeline.features import nodes as nodes_module
 from har_pipeline.features import store as store_module
 from har_pipeline.features.pack import PackedStore, pack_features
+from har_pipeline.features.set_names import spec_hash
 from har_pipeline.features.store import FeatureStore
 
 SPEC = FeatureSpec(extractor="net", weights="random:0", layer="pool", feature_dim=6)
@@ -275,7 +276,7 @@ def test_a_spec_that_its_name_was_not_made_from_is_refused(store: FeatureStore, 
 def newer_set(store: FeatureStore) -> str:
     """Write the group of a feature set as a later version may, with one more field in its spec."""
     values = {**SPEC.to_dict(), "colour": "linear"}
-    name = f"net-rgb-{store_module.spec_hash(values)}"
+    name = f"net-rgb-{spec_hash(values)}"
     zarr.create_group(store.path / name, attributes={"spec": values})
     return name
 

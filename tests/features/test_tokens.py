@@ -144,8 +144,10 @@ def test_nets_say_how_many_tokens_they_give(name: str) -> None:
 
 
 def test_what_has_no_tokens_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"c3d has no tokens, .*: leave --tokens out"):
-        build_extractor("c3d", weights="random", tokens=True)
+    for name in ("c3d", "efficientnet_lite0", "timm:resnet18"):
+        told = rf"{name} has no tokens, .*: leave --tokens out, or take a net that has some: i3d, vgg16, or .*hf:NAME_OR_FOLDER"
+        with pytest.raises(UsageError, match=told):
+            build_extractor(name, weights="random", tokens=True)
     with pytest.raises(UsageError, match=r"vgg16 has no tokens at fc6: .* give --layer pool5"):
         build_extractor("vgg16", layer="fc6", weights="random", tokens=True)
     ten = ExtractOptions(resize="stretch-40x40-ten32")

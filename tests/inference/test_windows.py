@@ -237,6 +237,7 @@ def test_windows_are_for_colour(tmp_path: Path) -> None:
         (["--live", "0", "--window", 1, "--segments", "s.csv"], "do not go with --live"),
         (["--window", 1, "--hop", 2], "must not be longer than --window"),
         (["--annotate", "folder"], "give a file such as out.mp4"),
+        (["--annotate", "seen.txt"], "ends in .mp4 or .avi"),
         (["OTHER", "--annotate", "x.mp4"], "give a folder, for several videos"),
     ],
 )

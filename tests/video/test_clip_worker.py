@@ -1,9 +1,9 @@
 """Decoding in a process of its own: which frames arrive, and what a bad file or a death costs."""
 
+import mmap
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from video_files import damage_packets, make_video
 
 from har_pipeline.core.files import file_sha256
 from har_pipeline.core.records import ClipSpec
-from har_pipeline.video.clip_worker import Chunk, ClipPlan, DecodeWorker, Done, View, _ClipCutter
+from har_pipeline.video.clip_worker import Chunk, ClipPlan, DecodeWorker, Done, View, _ClipCutter, _Sender
 from har_pipeline.video.clips import clip_indices
 from har_pipeline.video.decode import FrameReader
 from har_pipeline.video.preprocess import parse_resize, resize_frame
@@ -188,19 +188,38 @@ def test_a_time_limit_ends_a_decode(tmp_path):
     assert end == Failed(f"{path}: reading took longer than the limit of 0.001 s")
 
 
-def test_waiting_for_a_free_slot_does_not_count(video):
-    worker = DecodeWorker(FRAME_BYTES * 4, num_slots=1)
+class _Parent:
+    """A worker's connection that notes, at each call, the seconds left of the time limit: 0 where it stands still."""
+
+    def __init__(self):
+        self.left = {"poll": [], "recv": [], "send": []}
+
+    def _note(self, call):
+        self.left[call].append(signal.getitimer(signal.ITIMER_REAL)[0])
+
+    def poll(self):
+        self._note("poll")
+        return False
+
+    def recv(self):
+        self._note("recv")
+        return 0  # the slot, free again
+
+    def send(self, message):
+        self._note("send")
+
+
+def test_waiting_for_a_free_slot_does_not_count():
+    parent, frame = _Parent(), np.zeros((2, 2, 3), np.uint8)
+    sender = _Sender(parent, mmap.mmap(-1, 12), num_slots=1)
+    before = signal.setitimer(signal.ITIMER_REAL, 10_000)
     try:
-        worker.start(task_for(video, ClipSpec(sampling="dense", num_clips=None), time_limit_s=2.0))
-        assert isinstance(receive(worker), ClipPlan)
-        chunk = receive(worker)
-        time.sleep(2.3)
-        while isinstance(chunk, Chunk):
-            worker.release(chunk.slot)
-            chunk = receive(worker)
-        assert chunk == Done((), "pyav")
+        for number in range(2):
+            sender.send(0, np.array([number]), [frame], np.array([[0]]))
+            assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 10_000
     finally:
-        worker.close()
+        signal.setitimer(signal.ITIMER_REAL, *before)
+    assert {call: set(left) for call, left in parent.left.items()} == {"poll": {0}, "recv": {0}, "send": {0}}
 
 
 @pytest.mark.parametrize(

@@ -88,8 +88,9 @@ def test_bad_frames_are_named_and_leave_nothing(
 def test_what_the_encoder_refuses_is_a_video_error(
     tmp_path: Path, name: str, codec: str, shape: tuple[int, int, int]
 ) -> None:
-    with pytest.raises(VideoError, match="cannot write"):
+    with pytest.raises(VideoError, match="cannot write") as caught:
         write_video(tmp_path / name, [np.zeros(shape, np.uint8)], codec=codec)
+    assert str(caught.value).count("cannot write") == 1
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from har_pipeline.core.errors import WeightsError
 from har_pipeline.core.records import ClipSpec, ResizeMethod, Stream, TrainedOn
 from har_pipeline.models.device import PRECISIONS
 from har_pipeline.video.contrast import local_contrast
@@ -179,6 +180,8 @@ class Extractor:
     trained_on: TrainedOn | None = None
     # Of a module from `Tokens.build`: how many tokens a clip has; None: it gives one feature for a clip.
     tokens: Tokens | None = None
+    # The file or folder that the weights are read from; None: they are random.
+    weights_file: Path | None = None
 
     @cached_property
     def module(self) -> nn.Module:
@@ -210,3 +213,23 @@ class Extractor:
         with torch.inference_mode():
             x = self.preprocess(clips.to(self.device, non_blocking=True), PRECISIONS[self.precision])
             return self.module(x).float()
+
+    def check_finite(self) -> None:
+        """Raise a WeightsError if the features of smooth noise are not finite: then those of no video are."""
+        shortest, _ = self.input.clip_lens
+        noise = smooth_noise((1, shortest, *self.input.shape, 2 if self.stream == "flow" else 3))
+        if torch.isfinite(self(noise)).all():
+            return
+        way_out = "get the weights again" if self.precision == "fp32" else "try --precision fp32"
+        raise WeightsError(
+            f"{self.weights_file or self.net.name}: with these weights the net gives values in {self.precision} that are not "
+            f"finite, whatever the video: {way_out}"
+        )
+
+
+def smooth_noise(shape: tuple[int, int, int, int, int]) -> torch.Tensor:
+    """Return clips (B, T, H, W, C) uint8 of a shape, the same ones at each call."""
+    clips, frames, height, width, channels = shape
+    noise = torch.rand(clips * frames, channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.interpolate(noise, (height, width), mode="bilinear").permute(0, 2, 3, 1)
+    return (255 * smooth).to(torch.uint8).unflatten(0, (clips, frames))

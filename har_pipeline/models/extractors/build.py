@@ -17,10 +17,11 @@ from har_pipeline.core.known_files import remember
 from har_pipeline.core.records import Stream
 from har_pipeline.core.text import did_you_mean
 from har_pipeline.models.device import PRECISIONS, pick_device, pick_precision
-from har_pipeline.models.extractors.base import Extractor, Input, Net, Preprocess
+from har_pipeline.models.extractors.base import Extractor, Input, Net, Preprocess, smooth_noise
 from har_pipeline.models.extractors.c3d import read_mean_cube
 from har_pipeline.models.extractors.nets import find_net
 from har_pipeline.models.extractors.weights import find_weights, read_training
+from har_pipeline.models.net_names import net_rows
 
 # How near features in 16 bits must be to those in fp32, of nets whose weights are not known here.
 LEAST_COSINE = 0.999
@@ -64,7 +65,7 @@ def build_extractor(
     if at_once:
         net.require()  # before any weights are downloaded
     if tokens and (net.tokens is None or layer not in net.tokens.layers):
-        raise UsageError(_no_tokens(net, layer))
+        raise UsageError(_no_tokens(name, net, layer))
     if stream not in net.inputs:
         raise UsageError(f"{name} reads {', '.join(net.inputs)}, not {stream}")
     if mean_cube is not None and name != "c3d":
@@ -103,17 +104,22 @@ def build_extractor(
         precision=chosen_precision,
         trained_on=trained_on,
         tokens=net.tokens if tokens else None,
+        weights_file=found.path,
     )
     if at_once:
         _ = extractor.module
     return extractor
 
 
-def _no_tokens(net: Net, layer: str) -> str:
+def _no_tokens(name: str, net: Net, layer: str) -> str:
     if net.tokens is None:
-        return f"{net.name} has no tokens, which are the positions of a layer's map: leave --tokens out"
+        with_some = dict.fromkeys(row["net"] for row in net_rows() if row["tokens"])
+        return (
+            f"{name} has no tokens, which are the positions of a layer's map: leave --tokens out, or take a net that has "
+            f"some: {', '.join(with_some)}, or an encoder of transformers (hf:NAME_OR_FOLDER)"
+        )
     there = " or ".join(net.tokens.layers)
-    return f"{net.name} has no tokens at {layer}: leave --tokens out, or give --layer {there}"
+    return f"{name} has no tokens at {layer}: leave --tokens out, or give --layer {there}"
 
 
 def _listed(layers: Iterable[str]) -> str:
@@ -134,9 +140,7 @@ def gains_from_bf16(net: Net, stream: Stream, device: torch.device) -> bool:
 def _compared(module: nn.Module, precision: str, read: Input, preprocess: Preprocess, name: str) -> nn.Module:
     """Return an fp32 module in 16 bits. Raises: DeviceError if its features are too far from those in fp32 on smooth noise."""
     device = next(module.parameters()).device
-    noise = torch.rand(2 * read.clips.clip_len, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    smooth = torch.nn.functional.interpolate(noise, read.shape, mode="bilinear").permute(0, 2, 3, 1)
-    clips = (255 * smooth).to(torch.uint8).unflatten(0, (2, -1)).to(device)
+    clips = smooth_noise((2, read.clips.clip_len, *read.shape, 3)).to(device)
     with torch.inference_mode():
         exact = module(preprocess(clips, torch.float32)).flatten(1)
     module = module.to(PRECISIONS[precision])

@@ -16,6 +16,7 @@ from typing import Any
 
 from har_pipeline.core.errors import UsageError, WeightsError
 from har_pipeline.models.extractors.base import Net, Weights
+from har_pipeline.models.extractors.hub import weights_sha256
 from har_pipeline.models.extractors.timm_nets import timm_net
 from har_pipeline.models.extractors.transformers_nets import transformers_net
 from har_pipeline.models.net_names import check_net_name, in_family, net_modules
@@ -80,7 +81,7 @@ def describe_nets() -> list[dict[str, Any]]:
 
 
 def describe_net(net: Net) -> list[dict[str, Any]]:
-    """Return one row for each set of weights of a net, as in `describe_nets`."""
+    """Return one row for each set of weights of a net, as in `describe_nets`; of a folder's net `sha256` is the folder's."""
     rows: list[dict[str, Any]] = []
     for name, weights in net.weights.items():
         read = net.inputs[weights.stream]
@@ -89,6 +90,9 @@ def describe_net(net: Net) -> list[dict[str, Any]]:
         if net.tokens is not None:
             own, frames = net.tokens, read.clips.clip_len
             tokens = {k: [own.count(k, frames), dim] for k, dim in own.layers.items() if k in layers}
+        sha256 = weights.sha256
+        if net.of_folder and weights.packaged is not None:
+            sha256 = weights_sha256(weights.packaged())
         rows.append(
             {
                 "net": net.name,
@@ -107,7 +111,7 @@ def describe_net(net: Net) -> list[dict[str, Any]]:
                 "trained_on": weights.trained_on,
                 "licence": weights.licence,
                 "url": weights.url,
-                "sha256": weights.sha256,
+                "sha256": sha256,
                 "md5": weights.md5,
                 "preprocess": weights.preprocess.describe(),
                 "source": net.source,

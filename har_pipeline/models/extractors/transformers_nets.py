@@ -43,6 +43,7 @@ from har_pipeline.models.extractors.hub import (
     read_json,
     weight_files,
 )
+from har_pipeline.models.extractors.weights import check_finite
 from har_pipeline.video.preprocess import parse_resize
 
 log = logging.getLogger(__name__)
@@ -515,6 +516,7 @@ def _loaded(
             )
     for part in family.spare:
         setattr(_encoder_of(model), part, None)
+    check_finite(model.state_dict(), folder)
     return model
 
 

@@ -276,9 +276,15 @@ def load_strictly(module: torch.nn.Module, state: Mapping[str, torch.Tensor], pa
     for key, value in state.items():
         if value.dtype not in (FLOATS if wanted[key].is_floating_point() else INTEGERS):
             raise WeightsError(f"{path}: {key} is of type {str(value.dtype).removeprefix('torch.')}")
-        if not torch.isfinite(value).all():
-            raise WeightsError(f"{path}: {key} holds non-finite values")
+    check_finite(state, path)
     module.load_state_dict(state, strict=True)
+
+
+def check_finite(state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Raise a WeightsError that names the first tensor of a file or folder with a value that is NaN or infinite."""
+    for key, value in state.items():
+        if not torch.isfinite(value).all():
+            raise WeightsError(f"{path}: {key} holds non-finite values: the weights are damaged, get them again")
 
 
 def load_cut(module: torch.nn.Module, classifier: str, state: Mapping[str, torch.Tensor], path: Path) -> None:

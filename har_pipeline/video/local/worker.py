@@ -48,7 +48,7 @@ class LocalTask(Task):
 class LocalVideo:
     """A described video: n points in the order of time; if none was found, one row of zeros for the whole video."""
 
-    values: np.ndarray  # (n, D) float32
+    rows: np.ndarray  # (n, D) float32
     bounds: np.ndarray  # (n, 2) int64, the first frame that a row describes and the one after its last, in the file
     times_s: np.ndarray  # (n, 2) float64, when these begin, s from the start of the file
     num_frames: int

@@ -266,6 +266,15 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused(key: str, videomae: Path, t
         build_extractor(f"hf:{tmp_path / 'model'}", device="cpu")
 
 
+def test_a_checkpoint_with_a_value_that_is_not_finite_is_refused(videomae: Path, tmp_path: Path) -> None:
+    shutil.copytree(videomae, tmp_path / "model")
+    state = load_file(tmp_path / "model/model.safetensors")
+    state["fc_norm.bias"][3] = torch.nan
+    save_file(state, tmp_path / "model/model.safetensors", {"format": "pt"})
+    with pytest.raises(WeightsError, match=r"/model: fc_norm\.bias holds non-finite values"):
+        build_extractor(f"hf:{tmp_path / 'model'}", device="cpu")
+
+
 def test_a_checkpoint_with_more_blocks_than_its_config_is_refused(videomae: Path, tmp_path: Path) -> None:
     shutil.copytree(videomae, tmp_path / "model")
     config = json.loads((tmp_path / "model/config.json").read_text())
