@@ -11,7 +11,14 @@ One training step (Adam, cross entropy) and inference of each, in turn, `--round
 All have the same weights; `difference` is the largest difference of the logits from ours in fp32, as a share of our largest
 logit. A rival's best time counts.
 
+With --limits (on a CPU) also how far inference is from the arithmetic: billions of operations per CPU second of
+
+- `product`: the fastest of a few square matrix products;
+- `convolutions`: the network's convolutions alone, with their true shapes, as often as they are called;
+- `ours`: inference, of which only the operations of its convolutions count.
+
     python benchmarks/convlstm.py --rounds 5
+    OMP_NUM_THREADS=1 python benchmarks/convlstm.py --rounds 9 --limits
 """
 
 from __future__ import annotations
@@ -22,6 +29,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +37,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from har_pipeline import NETWORKS, ConvLSTM, NetworkName, RawNetwork, build_network, keep_freed_memory
+from har_pipeline.models.convlstm.layer import CHUNK
 
 CLASSES = 60
 BATCH = {"convlstm-stateless": 12, "convlstm-stateful": 6}
@@ -192,6 +201,95 @@ def build_runs(name: NetworkName, batch: int, device: str) -> dict[tuple[str, st
     return runs
 
 
+def convolutions_of(
+    network: RawNetwork, clips: torch.Tensor, dtype: torch.dtype
+) -> list[tuple[Callable[[], Any], int, int]]:
+    """Return each convolution of inference on random numbers: the call, its operations, and how often it is called."""
+    found: list[tuple[Callable[[], Any], int, int]] = []
+
+    def add(shape: tuple[int, ...], kernel: torch.Tensor, stride: int, margin: int, calls: int) -> None:
+        # Made in channels-last memory: the strides of a single channel say so only if they are set.
+        count, channels, *size = shape
+        images = torch.rand(count, *size, channels).to(dtype).movedim(-1, 1)
+        outputs, inputs, *size = kernel.shape
+        weights = torch.rand(outputs, *size, inputs).to(dtype).movedim(-1, 1)
+
+        def run() -> torch.Tensor:
+            return F.conv2d(images, weights, stride=stride, padding=margin)
+
+        found.append((run, 2 * run().numel() * weights[0].numel(), calls))
+
+    def recurrent(layer: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        assert isinstance(layer, ConvLSTM)
+        steps, batch, channels, height, width = given[0].shape
+        size = layer.output_size(height, width)
+        kernel = layer.input_kernel
+        padded = [(n - 1) * layer.stride + kernel.shape[2] for n in size]
+        for count in {len(part) for part in torch.arange(steps).split(CHUNK)}:
+            calls = sum(len(part) == count for part in torch.arange(steps).split(CHUNK))
+            add((count * batch, channels, *padded), kernel, layer.stride, 0, calls)
+        kernel = layer.recurrent_kernel
+        add((batch, layer.hidden_channels, *size), kernel, 1, kernel.shape[2] // 2, steps - 1)
+
+    def plain(layer: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        assert isinstance(layer, nn.Conv2d)
+        add(tuple(given[0].shape), layer.weight, layer.stride[0], 0, 1)
+
+    hooks = [
+        module.register_forward_pre_hook(recurrent if isinstance(module, ConvLSTM) else plain)
+        for module in network.modules()
+        if isinstance(module, (ConvLSTM, nn.Conv2d))
+    ]
+    with torch.no_grad():
+        network.eval()(clips)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def _call_all(convolutions: list[tuple[Callable[[], Any], int, int]]) -> None:
+    for run, _, calls in convolutions:
+        for _ in range(calls):
+            run()
+
+
+def limits(name: NetworkName, rounds: int, batch: int) -> dict[str, Any]:
+    """Return, per precision, 1e9 operations per CPU second of products, convolutions and inference, and their ratios."""
+    network = build_network(name, CLASSES)
+    clips, labels = torch.rand(batch, network.clip_len, 1, 64, 64), torch.zeros(batch, dtype=torch.long)
+    result: dict[str, Any] = {}
+    for precision in PRECISIONS:
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        matrices = [torch.rand(side, side).to(dtype) for side in (512, 1024, 2048)]
+        convolutions = convolutions_of(network, clips, dtype)
+        infer = torch_runs(network, clips, labels, precision)["infer"]
+        operations = sum(count * calls for _, count, calls in convolutions)
+        runs: dict[str, tuple[Callable[[], Any], int]] = {
+            f"product {len(matrix)}": (partial(torch.mm, matrix, matrix), 2 * len(matrix) ** 3) for matrix in matrices
+        }
+        runs |= {"convolutions": (partial(_call_all, convolutions), operations), "ours": (infer, operations)}
+        seconds: dict[str, list[float]] = {key: [] for key in runs}
+        with torch.no_grad():
+            for _ in range(rounds + 1):
+                for key, (run, _) in runs.items():
+                    started = time.process_time()
+                    run()
+                    seconds[key].append(time.process_time() - started)
+        speed = {key: runs[key][1] / statistics.median(values[1:]) / 1e9 for key, values in seconds.items()}
+        product = max(value for key, value in speed.items() if key.startswith("product"))
+        result[precision] = {
+            "gflop_per_clip": round(operations / batch / 1e9, 2),
+            "gflop_per_cpu_s": {
+                "product": round(product, 1),
+                "convolutions": round(speed["convolutions"], 1),
+                "ours": round(speed["ours"], 1),
+            },
+            "ours_to_product": round(speed["ours"] / product, 3),
+            "ours_to_convolutions": round(speed["ours"] / speed["convolutions"], 3),
+        }
+    return result
+
+
 def measure(name: NetworkName, rounds: int, batch: int, device: str) -> dict[str, Any]:
     """Return seconds per clip of all, differences of the logits, and ratios of the rivals' times to ours."""
     runs = build_runs(name, batch, device)
@@ -227,12 +325,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, help="12 and 6 by default, the paper's")
     parser.add_argument("--network", choices=NETWORKS, help="both by default")
+    parser.add_argument("--limits", action="store_true", help="also the limits of the arithmetic, on a CPU")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
+    if args.limits and args.device != "cpu":
+        parser.error("--limits counts CPU seconds: give --device cpu")
     os.environ["KERAS_BACKEND"] = "torch"
     keep_freed_memory()
     names = [args.network] if args.network else NETWORKS
     rows = [measure(name, args.rounds, args.batch or BATCH[name], args.device) for name in names]
+    if args.limits:
+        for name, row in zip(names, rows, strict=True):
+            row["limits"] = limits(name, args.rounds, args.batch or BATCH[name])
     shown = torch.cuda.get_device_name() if args.device == "cuda" else "cpu"
     found = {"benchmark": "convlstm", "threads": torch.get_num_threads(), "device": shown, "networks": rows}
     print(json.dumps(found, indent=2))

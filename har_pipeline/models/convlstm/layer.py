@@ -2,8 +2,9 @@
 
 What makes it fast: gate arithmetic on whole tensors, in place and in channels-last memory; no autograd graph, and only
 gates, cells and their tanh are kept; input convolutions and all weight gradients of `CHUNK` time steps in one call (on a
-CPU up to a tenth faster than one call per step, with 8 steps and batches of 6; not measured on a GPU). On a GPU with Triton
-the arithmetic of a step is one kernel, see `fused`.
+CPU up to a tenth faster than one call per step, with 8 steps and batches of 6; not measured on a GPU). On a CPU the state's
+convolution adds to the frame's by itself, see `onednn`; on a GPU with Triton the arithmetic of a step is one kernel, see
+`fused`. Gate arithmetic in blocks of a batch that stay in the cache was tried on a CPU and is no faster.
 
 The memory cell c is float32 whatever the precision of the convolutions: in stateful use it sums over hundreds of steps,
 and bfloat16's 8 bits would lose what a step adds.
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from har_pipeline.models.config import Gates
-from har_pipeline.models.convlstm import fused
+from har_pipeline.models.convlstm import fused, onednn
 from har_pipeline.models.padding import same_padding
 
 Padding = Literal["valid", "same"]
@@ -138,10 +139,7 @@ class ConvLSTM(nn.Module):
                 raise ValueError(f"the state is {tuple(state[0].shape)}, but these frames need {shape}")
             hidden, cell = state[0].to(dtype), _in_channels_last(state[1].to(cell_dtype))
         # Autocast does not reach into a hand-written function, so types are set here.
-        kernel, recurrent = (
-            k.to(dtype).contiguous(memory_format=torch.channels_last)
-            for k in (self.input_kernel, self.recurrent_kernel)
-        )
+        kernel, recurrent = (_in_channels_last(k.to(dtype)) for k in (self.input_kernel, self.recurrent_kernel))
         peepholes = self.peepholes.to(cell_dtype) if self.peepholes is not None else None
         frames, hard = _in_channels_last(frames.to(dtype)), self.gates == "hard-sigmoid"
         given = (frames, hidden, cell, kernel, recurrent, self.bias.to(dtype), peepholes, self.stride, hard, fresh)
@@ -166,8 +164,13 @@ def _channels_last(*shape: int, like: torch.Tensor, dtype: torch.dtype | None = 
     return like.new_empty((*first, height, width, channels), dtype=dtype).movedim(-1, -3)
 
 
-def _in_channels_last(frames: torch.Tensor) -> torch.Tensor:
-    return frames.movedim(-3, -1).contiguous().movedim(-1, -3)
+def _in_channels_last(images: torch.Tensor) -> torch.Tensor:
+    """Return images (..., C, H, W) in dense channels-last memory, with strides that say so.
+
+    Of a single channel both orders are one in memory, and the strides decide in which of them a convolution answers.
+    """
+    dense = images.movedim(-3, -1).contiguous()
+    return dense.flatten(-2).unflatten(-1, dense.shape[-2:]).movedim(-1, -3)
 
 
 def _dense_if_narrow(values: torch.Tensor) -> torch.Tensor:
@@ -176,13 +179,12 @@ def _dense_if_narrow(values: torch.Tensor) -> torch.Tensor:
     return values.contiguous(memory_format=torch.channels_last) if narrow else values
 
 
-def _tanh_(values: torch.Tensor) -> torch.Tensor:
-    """Replace values by their tanh, through sigmoid: a seventh of the time of tanh on a CPU, with an error of 1e-7."""
+def _tanh(values: torch.Tensor) -> torch.Tensor:
+    """Return tanh in dense memory, in at least float32; through sigmoid: a seventh of tanh's time on a CPU, error 1e-7."""
     if values.dtype == torch.float64:
-        return values.tanh_()
-    wide = _dense_if_narrow(values).float()
-    wide.mul_(2).sigmoid_().mul_(2).sub_(1)
-    return wide if wide is values else values.copy_(wide)
+        return values.tanh()
+    twice = values * 2 if values.dtype == torch.float32 else values.float().mul_(2)
+    return twice.sigmoid_().mul_(2).sub_(1)
 
 
 def _convolve_inputs(
@@ -192,26 +194,55 @@ def _convolve_inputs(
     return F.conv2d(frames.flatten(0, 1), kernel, bias, stride).unflatten(0, frames.shape[:2]).unbind()
 
 
-def _step(
-    inputs: torch.Tensor,
-    last: torch.Tensor | None,
-    kernel: torch.Tensor,
-    cell: torch.Tensor,
-    peepholes: torch.Tensor | None,
-    hard: bool,
-    hidden: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Write h of a step into `hidden`; return its gates (B, 4C, H, W), the new cell, and the cell's tanh as `_step_`.
+class _StateConvolution:
+    """The convolution of the hidden state, the same at every step: what it needs is prepared once."""
 
-    inputs: the frame's contribution to the preactivations, overwritten if the last hidden state is None, for zeros.
-    """
-    recurrent = None if last is None else F.conv2d(last, kernel, padding=kernel.shape[2] // 2)
-    if fused.usable(inputs, cell, peepholes):
+    def __init__(self, kernel: torch.Tensor, hidden: torch.Tensor) -> None:
+        self.kernel = kernel
+        self.packed = onednn.pack(kernel, hidden) if onednn.usable(hidden) else None
+
+    def step(
+        self,
+        inputs: torch.Tensor,
+        last: torch.Tensor | None,
+        cell: torch.Tensor,
+        peepholes: torch.Tensor | None,
+        hard: bool,
+        hidden: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Write h of a step into `hidden`; return its gates (B, 4C, H, W), the new cell, and the cell's tanh as `_step_`.
+
+        inputs: the frame's contribution to the preactivations, overwritten; last: the hidden state before, None for zeros.
+        """
+        in_one_kernel = fused.usable(inputs, cell, peepholes)
+        rest = None
+        if last is None:
+            gates = inputs
+        elif self.packed is not None:
+            gates = onednn.add_convolution_(inputs, last, self.packed)
+        else:
+            gates, rest = F.conv2d(last, self.kernel, padding=self.kernel.shape[2] // 2), inputs
+        if not in_one_kernel:
+            gates = gates if rest is None else gates.add_(rest)
+            return gates, *_step_(gates, cell, peepholes, hard, hidden)
         # Of a single channel, and without cuDNN, convolutions may answer in another order of memory.
-        gates = (inputs if recurrent is None else recurrent).contiguous(memory_format=torch.channels_last)
-        return gates, *fused.step(gates, None if recurrent is None else inputs, cell, hard, hidden)
-    gates = inputs if recurrent is None else recurrent.add_(inputs)
-    return gates, *_step_(gates, cell, peepholes, hard, hidden)
+        gates = gates.contiguous(memory_format=torch.channels_last)
+        return gates, *fused.step(gates, rest, cell, hard, hidden)
+
+
+class _StateGradient:
+    """The gradient of `_StateConvolution`'s hidden state: with oneDNN a convolution too, with its kernel turned round."""
+
+    def __init__(self, kernel: torch.Tensor, gates: torch.Tensor) -> None:
+        self.kernel, self.packed = kernel, None
+        if onednn.usable(gates):
+            self.packed = onednn.pack(_in_channels_last(kernel.flip(2, 3).transpose(0, 1)), gates)
+
+    def __call__(self, d_gates: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        """Return the gradient (B, C, H, W) of the hidden state `last`, given that of the preactivations (B, 4C, H, W)."""
+        if self.packed is not None:
+            return onednn.convolve(d_gates, self.packed)
+        return _conv_back(d_gates, last, self.kernel, 1, self.kernel.shape[2] // 2, (True, False))[0]
 
 
 def _step_(
@@ -228,12 +259,12 @@ def _step_(
         in_gate += peepholes[0] * cell
         forget += peepholes[1] * cell
     _squash_(both, hard)
-    _tanh_(candidate)
+    candidate.copy_(_tanh(candidate))
     cell = (cell * forget).add_(in_gate * candidate)
     if peepholes is not None:
         output += peepholes[2] * cell
     _squash_(output, hard)
-    tanh_cell = _tanh_(cell.clone()).to(gates.dtype)
+    tanh_cell = _tanh(cell).to(gates.dtype)
     torch.mul(output, tanh_cell, out=hidden)
     return cell, tanh_cell
 
@@ -272,12 +303,12 @@ def _infer(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return h of all steps, or of the last as a sequence of one, and the last cell; keeps nothing for backward."""
     outputs = _channels_last(len(frames) if keep else 1, *hidden.shape, like=frames)
-    step = 0
+    state, step = _StateConvolution(recurrent, hidden), 0
     for part in frames.split(CHUNK):
         for inputs in _convolve_inputs(part, kernel, bias, stride):
             last = None if fresh and not step else hidden
             hidden = outputs[step if keep else 0]
-            _, cell, _ = _step(inputs, last, recurrent, cell, peepholes, hard, hidden)
+            _, cell, _ = state.step(inputs, last, cell, peepholes, hard, hidden)
             step += 1
     return outputs, cell
 
@@ -306,13 +337,15 @@ class _Recurrence(torch.autograd.Function):
         hiddens[0] = hidden
         gates: list[torch.Tensor] = []
         cells, tanhs = [cell], []
+        state = _StateConvolution(recurrent, hidden)
         for part in frames.split(CHUNK):
             for inputs in _convolve_inputs(part, kernel, bias, stride):
                 step = len(gates)
                 last = None if fresh and not step else hiddens[step]
-                # A copy, so that the first step does not keep its whole chunk alive.
-                inputs = inputs.clone() if last is None else inputs
-                found, cell, tanh_cell = _step(inputs, last, recurrent, cell, peepholes, hard, hiddens[step + 1])
+                if last is None and state.packed is None:
+                    # A copy, so that the first step does not keep its whole chunk alive. Of packed ones all gates lie there.
+                    inputs = inputs.clone()
+                found, cell, tanh_cell = state.step(inputs, last, cell, peepholes, hard, hiddens[step + 1])
                 gates.append(found)
                 cells.append(cell)
                 tanhs.append(tanh_cell)
@@ -340,6 +373,7 @@ class _Recurrence(torch.autograd.Function):
         d_peepholes = torch.zeros_like(peepholes) if peepholes is not None else None
         # Sums over many steps: at least float32.
         d_weights = [torch.zeros_like(w, dtype=cells[0].dtype) for w in (kernel, gates[0][0, :, 0, 0], recurrent)]
+        state_gradient = _StateGradient(recurrent, gates[0])
         buffer = _channels_last(min(CHUNK, steps), *gates[0].shape, like=gates[0])
         for start in reversed(range(0, steps, CHUNK)):
             stop = min(start + CHUNK, steps)
@@ -354,7 +388,7 @@ class _Recurrence(torch.autograd.Function):
                     peeping = None if d_peepholes is None else (peepholes, d_peepholes, cells[t + 1])
                     _step_back_(*known, d_hidden, d_cell, ctx.hard, d_gates[t - start], peeping)
                 if t or ctx.needs_input_grad[1]:
-                    d_hidden, _, _ = _conv_back(d_gates[t - start], hiddens[t], recurrent, 1, margin, (True, False))
+                    d_hidden = state_gradient(d_gates[t - start], hiddens[t])
             flat = d_gates.flatten(0, 1)
             asked = (d_frames is not None, True)
             d_part, *found = _conv_back(flat, frames[start:stop].flatten(0, 1), kernel, ctx.stride, 0, asked)
