@@ -28,7 +28,14 @@ def _fast(dtype: torch.dtype) -> bool:
     # Tried on x86 alone: PyTorch's builds for ARM leave convolutions to another library.
     if platform.machine().lower() not in {"x86_64", "amd64"} or not torch.backends.mkldnn.is_available():
         return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if dtype != torch.float32 and not (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return False
+    image = torch.ones(1, 1, 1, 1, dtype=dtype)
+    try:
+        add_convolution_(image.clone(), image, pack(image, image))
+    except (AttributeError, RuntimeError, TypeError):  # the operators are not public: another PyTorch may have changed them
+        return False
+    return True
 
 
 def pack(kernel: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
