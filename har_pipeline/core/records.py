@@ -26,6 +26,8 @@ MAX_ID_BYTES = 200  # of the UTF-8 form: ids are names of folders, which hold 25
 # Names of the store's own metadata, and of devices on Windows (nul, nul.txt), which some mounted file systems refuse; no
 # such system can hold a name that ends in a dot either.
 RESERVED_ID_PATTERN = re.compile(r"zarr\.json|(?:con|prn|aux|nul|(?:com|lpt)[0-9])(?:\..*)?|.*\.", re.IGNORECASE)
+# Of the first kind and not of the second, by one look.
+_USUAL_ID = re.compile(rf"(?!(?i:{RESERVED_ID_PATTERN.pattern})\Z){VIDEO_ID_PATTERN.pattern}")
 Sampling = Literal["first", "uniform", "dense", "sparse", "segments"]
 _SPARSE_PLACES = "floor"
 Padding = Literal["repeat_last", "loop"]
@@ -62,6 +64,8 @@ def check_video_id(video_id: str) -> str:
     It begins with a letter or digit, is in Unicode's composed form (NFC), and has at most 200 bytes in UTF-8.
     Raises: ValueError otherwise.
     """
+    if _USUAL_ID.fullmatch(video_id):
+        return video_id
     if not VIDEO_ID_PATTERN.fullmatch(video_id) and (
         not video_id[:1].isalnum()
         or not all(map(is_id_character, video_id))
@@ -161,12 +165,12 @@ def seconds_text(seconds: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, init=False)
 class VideoRecord(Span):
     """One row of a manifest: a file, or a part of it.
 
     Ids and names of classes, people and so on are kept in Unicode's composed form (NFC): typed names and those of a Mac's
-    folders differ in nothing that can be seen.
+    folders differ in nothing that can be seen. The paths are given as a Path or as text, and kept as text.
     Raises: ValueError if the id is illegal, the range is not as in `Span`, or no path is given.
     """
 
@@ -184,18 +188,28 @@ class VideoRecord(Span):
     # The manifest's own columns, whose names start with x_; rows of a manifest with the same cells share one mapping.
     extra: Mapping[str, str] = field(default_factory=lambda: NO_EXTRA)
 
-    def __post_init__(self) -> None:
-        names = ("video_id", "label", "subject", "group", "camera", "scenario", "split")
-        if not (
-            f"{self.video_id}{self.label}{self.subject}{self.group}{self.camera}{self.scenario}{self.split}".isascii()
-        ):
-            for name in names:
-                if text := getattr(self, name):
-                    object.__setattr__(self, name, unicodedata.normalize("NFC", text))
-        check_video_id(self.video_id)
-        if _path_text(self) is None and _depth_path_text(self) is None:
-            raise ValueError(f"{self.video_id}: one of path and depth_path is required")
-        self.check_span(self.video_id)
+    def __init__(
+        self,
+        *,
+        video_id: str,
+        label: str,
+        path: Path | str | None = None,
+        depth_path: Path | str | None = None,
+        subject: str | None = None,
+        group: str | None = None,
+        camera: str | None = None,
+        scenario: str | None = None,
+        split: str | None = None,
+        extra: Mapping[str, str] = NO_EXTRA,
+        start_frame: int = 0,
+        end_frame: int | None = None,
+        start_s: float | None = None,
+        end_s: float | None = None,
+    ) -> None:
+        object.__setattr__(self, "__class__", _OpenRecord)
+        path, depth_path = (None if file is None else os.fspath(file) for file in (path, depth_path))
+        labels = (label, subject, group, camera, scenario, split)
+        _fill(self, video_id, labels, path, depth_path, extra, start_frame, end_frame, start_s, end_s)
 
     @property
     def file(self) -> str:
@@ -209,6 +223,83 @@ class VideoRecord(Span):
         if path is None or depth_path is None:
             return (path or depth_path,)
         return path, depth_path
+
+
+class _OpenRecord(Span):
+    """A record while its values are set, at which a frozen class is slow: it has the same slots."""
+
+    __slots__ = VideoRecord.__slots__
+    __setattr__, __delattr__ = object.__setattr__, object.__delattr__
+
+
+# What of a row is a name: label, subject, group, camera, scenario, split.
+Labels = tuple[str, str | None, str | None, str | None, str | None, str | None]
+
+
+def record_of_row(
+    video_id: str,
+    labels: Labels,
+    path: str | None,
+    depth_path: str | None,
+    extra: Mapping[str, str] = NO_EXTRA,
+    start_frame: int = 0,
+    end_frame: int | None = None,
+    start_s: float | None = None,
+    end_s: float | None = None,
+) -> VideoRecord:
+    """Return `VideoRecord(...)` in a third of the time, as a manifest may have a million rows."""
+    record: Any = object.__new__(_OpenRecord)
+    _fill(record, video_id, labels, path, depth_path, extra, start_frame, end_frame, start_s, end_s)
+    made: VideoRecord = record
+    return made
+
+
+def _fill(
+    record: Any,
+    video_id: str,
+    labels: Labels,
+    path: str | None,
+    depth_path: str | None,
+    extra: Mapping[str, str],
+    start_frame: int,
+    end_frame: int | None,
+    start_s: float | None,
+    end_s: float | None,
+) -> None:
+    """Check the values of an open record, set them, and make it a `VideoRecord`."""
+    label, subject, group, camera, scenario, split = labels
+    if not (
+        video_id.isascii()
+        and label.isascii()
+        and (subject is None or subject.isascii())
+        and (group is None or group.isascii())
+        and (camera is None or camera.isascii())
+        and (scenario is None or scenario.isascii())
+        and (split is None or split.isascii())
+    ):
+        video_id, label = unicodedata.normalize("NFC", video_id), unicodedata.normalize("NFC", label)
+        names = (subject, group, camera, scenario, split)
+        subject, group, camera, scenario, split = (name and unicodedata.normalize("NFC", name) for name in names)
+    check_video_id(video_id)
+    if path is None and depth_path is None:
+        raise ValueError(f"{video_id}: one of path and depth_path is required")
+    record.video_id = video_id
+    record.label = label
+    record.path = path
+    record.depth_path = depth_path
+    record.subject = subject
+    record.group = group
+    record.camera = camera
+    record.scenario = scenario
+    record.split = split
+    record.extra = extra
+    record.start_frame = start_frame
+    record.end_frame = end_frame
+    record.start_s = start_s
+    record.end_s = end_s
+    record.__class__ = VideoRecord
+    if start_frame or not (end_frame is start_s is end_s is None):
+        record.check_span(video_id)
 
 
 _PATHS = {name: _PathAsText(getattr(VideoRecord, name)) for name in ("path", "depth_path")}
