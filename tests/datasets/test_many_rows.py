@@ -23,7 +23,7 @@ from har_pipeline.core.records import VideoRecord, folded_id
 from har_pipeline.datasets import manifests
 from har_pipeline.datasets.manifests import ASKED_OF_FOLDER, check_manifest, read_manifest
 from har_pipeline.datasets.splits import make_splits
-from har_pipeline.datasets.units import SOURCES, Source, source_of, take_share, units
+from har_pipeline.datasets.units import SOURCES, Columns, Source, source_of, take_share, units
 
 COLUMNS = ("video_id", "path", "label", "subject", "start_frame", "end_frame", "start_s", "x_mood", "x_note")
 
@@ -286,9 +286,10 @@ def sides(draw: Callable[[st.SearchStrategy[Any]], Any]) -> list[VideoRecord]:
 def test_a_share_is_drawn_as_over_all_classes(side: list[VideoRecord], fraction: float, seed: int) -> None:
     assert units(side, SOURCES) == plain_units(side, SOURCES)
     expected = plain_share(side, fraction, seed)
+    columns, rows = Columns(side), np.arange(len(side))
     if expected is None:
         with pytest.raises(SplitError, match="cannot divide"):
-            take_share(side, fraction, seed, "here", SOURCES, "another")
+            take_share(columns, rows, fraction, seed, "here", SOURCES, "another")
     else:
-        found = take_share(side, fraction, seed, "here", SOURCES, "another")
-        assert tuple([r.video_id for r in part] for part in found) == expected
+        found = take_share(columns, rows, fraction, seed, "here", SOURCES, "another")
+        assert tuple(columns.ids[part].tolist() for part in found) == expected
