@@ -8,6 +8,7 @@ on is an error: no head could recognise it.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -289,13 +290,18 @@ def _check_split(split: Split, columns: Columns, rule: Protocol, parts: dict[str
 def describe_splits(splits: Sequence[Split], records: Sequence[VideoRecord]) -> list[dict[str, Any]]:
     """Return one row per split: its number, the counts of videos and classes, and the tested subjects or groups."""
     by_id = {record.video_id: record for record in records}
-    labels = {record.video_id: record.label for record in records}
+    classes = len({record.label for record in records})
     rows = []
     for split in splits:
         test = [by_id[video_id] for video_id in split.test]
         tested = sorted({r.subject for r in test if r.subject} or {r.group for r in test if r.group})
         row: dict[str, Any] = {"split": split.index, **{part: len(getattr(split, part)) for part in PARTS}}
-        row["classes"] = len(set().union(*(map(labels.__getitem__, getattr(split, part)) for part in PARTS)))
+        found: set[str] = set()
+        for video_id in itertools.chain(split.test, split.val, split.train):
+            found.add(by_id[video_id].label)
+            if len(found) == classes:
+                break
+        row["classes"] = len(found)
         row["tested"] = ", ".join(tested[:9]) + (f" and {len(tested) - 9} more" if len(tested) > 9 else "")
         rows.append(row)
     return rows

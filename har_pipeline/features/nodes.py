@@ -40,6 +40,7 @@ ZSTD_LEVEL = 1
 # A block of zstd holds at most 128 KiB and takes at least 4 bytes. A chunk that is missing holds the fill value only.
 ZSTD_RATIO, MAX_UNSEEN_BYTES = 2**15, 2**30
 MAX_META_BYTES = 2**28
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 class UnreadableError(StoreError):
@@ -71,7 +72,7 @@ def unreadable(node: StorePath, error: BaseException) -> UnreadableError | None:
 def read_metadata(node: StorePath, kind: Literal["array", "group"]) -> dict[str, Any]:
     """Return the zarr.json of a group or an array. Raises: UnreadableError; ValueError if it is not one of Zarr v3."""
     try:
-        values = json.loads(content(node / META, MAX_META_BYTES))
+        values = json.loads(content(f"{node}/{META}" if isinstance(node, Path) else node / META, MAX_META_BYTES))
     except (OSError, MemoryError) as error:
         raise unreadable(node, error) or ValueError(str(error)) from error
     except RecursionError as error:
@@ -274,8 +275,7 @@ def source_checksum(commit: Mapping[str, Any]) -> str:
     """Return the checksum of what numbers depend on beside the features themselves."""
     names = ("clip_starts", "clip_ends", "clip_times_s", "num_frames", "fps", "padded")
     known = {**{name: commit[name] for name in names}, **({"id": commit["id"]} if "id" in commit else {})}
-    text = json.dumps(known, sort_keys=True, separators=(",", ":"))
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    return f"sha256:{hashlib.sha256(_CANONICAL.encode(known).encode()).hexdigest()}"
 
 
 def write_group(node: StorePath, attributes: Mapping[str, Any], *, once: bool = False) -> None:
