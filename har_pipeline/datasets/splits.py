@@ -290,7 +290,7 @@ def _check_split(split: Split, columns: Columns, rule: Protocol, parts: dict[str
 def describe_splits(splits: Sequence[Split], records: Sequence[VideoRecord]) -> list[dict[str, Any]]:
     """Return one row per split: its number, the counts of videos and classes, and the tested subjects or groups."""
     by_id = {record.video_id: record for record in records}
-    classes = len({record.label for record in records})
+    classes = len({record.label for record in records} - {""})
     rows = []
     for split in splits:
         test = [by_id[video_id] for video_id in split.test]
