@@ -26,7 +26,7 @@ from numpy.typing import DTypeLike
 
 from har_pipeline.core.errors import StoreError
 from har_pipeline.core.objects import StorePath
-from har_pipeline.features.places import META, content, entries, put_file
+from har_pipeline.features.places import META, content, entries, meta_of, put_file
 
 CHUNK_BYTES = 64 * 2**20
 
@@ -59,7 +59,7 @@ def system_error(error: BaseException) -> OSError | None:
     return None
 
 
-def unreadable(node: StorePath, error: BaseException) -> UnreadableError | None:
+def unreadable(node: StorePath | str, error: BaseException) -> UnreadableError | None:
     """Return the error to raise if `error` says nothing of what is stored, only that it cannot be read now."""
     reason = system_error(error)
     if isinstance(error, MemoryError):
@@ -69,10 +69,10 @@ def unreadable(node: StorePath, error: BaseException) -> UnreadableError | None:
     return UnreadableError(f"{node}: cannot be read ({reason.strerror})")
 
 
-def read_metadata(node: StorePath, kind: Literal["array", "group"]) -> dict[str, Any]:
+def read_metadata(node: StorePath | str, kind: Literal["array", "group"]) -> dict[str, Any]:
     """Return the zarr.json of a group or an array. Raises: UnreadableError; ValueError if it is not one of Zarr v3."""
     try:
-        values = json.loads(content(f"{node}/{META}" if isinstance(node, Path) else node / META, MAX_META_BYTES))
+        values = json.loads(content(meta_of(node), MAX_META_BYTES))
     except (OSError, MemoryError) as error:
         raise unreadable(node, error) or ValueError(str(error)) from error
     except RecursionError as error:
@@ -284,8 +284,8 @@ def write_group(node: StorePath, attributes: Mapping[str, Any], *, once: bool = 
     put_file(node / META, json.dumps(values, indent=2), once=once)
 
 
-def read_commit(node: StorePath, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the commit of a video's array. Raises: ValueError if it is missing or damaged."""
+def read_commit(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the commit of a video's array. name: of its node. Raises: ValueError if it is missing or damaged."""
     commit: dict[str, Any] = values["attributes"]
     if commit.get("complete") is not True:
         raise ValueError("it was never committed")
@@ -312,7 +312,7 @@ def read_commit(node: StorePath, values: Mapping[str, Any]) -> dict[str, Any]:
     found = source_checksum(commit) if "clip_times_s" in commit else None
     if commit.get("source_checksum", found) != found:
         raise ValueError("its clips, times or frame rate differ from their checksum")
-    if commit.get("id", node.name) != node.name:
+    if commit.get("id", name) != name:
         raise ValueError(f"these are the features of {commit['id']!r}")
     return commit
 

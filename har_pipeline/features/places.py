@@ -56,6 +56,11 @@ def content(path: StorePath | str, at_most: int | None = None) -> bytes:
     return parts[0] if len(parts) <= 2 else b"".join(parts)
 
 
+def meta_of(node: StorePath | str) -> StorePath | str:
+    """Return the path of a node's zarr.json, of a local one as text. node: a local one may be text, see `content`."""
+    return node / META if isinstance(node, ObjectPath) else f"{node}/{META}"
+
+
 @contextlib.contextmanager
 def local_file(path: StorePath) -> Iterator[Path]:
     """Give the path of a file, or of a copy on this machine that is deleted afterwards, though what has mapped it keeps it."""

@@ -94,7 +94,7 @@ def test_a_list_and_a_description_read_each_commit_once(store: FeatureStore, mon
     read: Counter[str] = Counter()
     real = store_module.read_metadata
     monkeypatch.setattr(
-        store_module, "read_metadata", lambda node, kind: (read.update([node.name]), real(node, kind))[1]
+        store_module, "read_metadata", lambda node, kind: (read.update([Path(node).name]), real(node, kind))[1]
     )
     for command in ("list", "show"):
         result = CliRunner().invoke(app, ["features", command, str(store.path), "--json"])
