@@ -26,8 +26,8 @@ META = "zarr.json"
 
 # Requests under way at a time, each of which is a wait for an answer.
 THREADS = 16
-# Bytes of a file that has grown, or is longer than the system reads in one go.
-READ_AT_ONCE = 2**20
+# Bytes that are asked for at the end of a file.
+LEAST_READ = 4096
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,12 +48,13 @@ def content(path: StorePath | str, at_most: int | None = None) -> bytes:
         raise ValueError(f"{os.path.basename(name)} has {status.st_size:,} bytes")
     opened = os.open(name, os.O_RDONLY | os.O_CLOEXEC)  # a Python file takes three times as long
     try:
-        parts = [os.read(opened, status.st_size + 1)]
-        while parts[-1]:
-            parts.append(os.read(opened, READ_AT_ONCE))
+        parts, left = [], status.st_size
+        while part := os.read(opened, max(left, LEAST_READ)):  # it may have grown, or be longer than one call reads
+            parts.append(part)
+            left -= len(part)
     finally:
         os.close(opened)
-    return parts[0] if len(parts) <= 2 else b"".join(parts)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def meta_of(node: StorePath | str) -> StorePath | str:
