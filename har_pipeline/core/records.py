@@ -214,7 +214,9 @@ class VideoRecord(Span):
     @property
     def file(self) -> str:
         """The path of what is read, as text: the video file, or where the row has none its depth file or folder."""
-        return self.files[0]
+        path: str | None = _path_text(self)
+        file: str = _depth_path_text(self) if path is None else path
+        return file
 
     @property
     def files(self) -> tuple[str, ...]:
