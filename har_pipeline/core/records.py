@@ -26,6 +26,8 @@ MAX_ID_BYTES = 200  # of the UTF-8 form: ids are names of folders, which hold 25
 # Names of the store's own metadata, and of devices on Windows (nul, nul.txt), which some mounted file systems refuse; no
 # such system can hold a name that ends in a dot either.
 RESERVED_ID_PATTERN = re.compile(r"zarr\.json|(?:con|prn|aux|nul|(?:com|lpt)[0-9])(?:\..*)?|.*\.", re.IGNORECASE)
+# Of the first kind and not of the second, by one look.
+_USUAL_ID = re.compile(rf"(?!(?i:{RESERVED_ID_PATTERN.pattern})\Z){VIDEO_ID_PATTERN.pattern}")
 Sampling = Literal["first", "uniform", "dense", "sparse", "segments"]
 _SPARSE_PLACES = "floor"
 Padding = Literal["repeat_last", "loop"]
@@ -64,6 +66,8 @@ def check_video_id(video_id: str) -> str:
     It begins with a letter or digit, is in Unicode's composed form (NFC), and has at most 200 bytes in UTF-8.
     Raises: ValueError otherwise.
     """
+    if _USUAL_ID.fullmatch(video_id):
+        return video_id
     if not VIDEO_ID_PATTERN.fullmatch(video_id) and (
         not video_id[:1].isalnum()
         or not all(map(is_id_character, video_id))
@@ -98,7 +102,7 @@ class _PathAsText:
     def __init__(self, slot: Any) -> None:
         """slot: the descriptor of the record's slot for it."""
         self.text = slot.__get__  # record -> str | None
-        self._set = slot.__set__
+        self.set_text = slot.__set__  # (record, str | None)
 
     def __get__(self, record: object, owner: type | None = None) -> Any:
         if record is None:
@@ -107,7 +111,7 @@ class _PathAsText:
         return None if text is None else Path(text)
 
     def __set__(self, record: object, path: str | Path | None) -> None:
-        self._set(record, path if path is None or type(path) is str else os.fspath(path))
+        self.set_text(record, path if path is None or type(path) is str else os.fspath(path))
 
 
 # Shared by all records without columns of their own.
@@ -163,12 +167,12 @@ def seconds_text(seconds: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, init=False)
 class VideoRecord(Span):
     """One row of a manifest: a file, or a part of it.
 
     Ids and names of classes, people and so on are kept in Unicode's composed form (NFC): typed names and those of a Mac's
-    folders differ in nothing that can be seen.
+    folders differ in nothing that can be seen. The paths are given as a Path or as text, and kept as text.
     Raises: ValueError if the id is illegal, the range is not as in `Span`, or no path is given.
     """
 
@@ -186,23 +190,64 @@ class VideoRecord(Span):
     # The manifest's own columns, whose names start with x_; rows of a manifest with the same cells share one mapping.
     extra: Mapping[str, str] = field(default_factory=lambda: NO_EXTRA)
 
-    def __post_init__(self) -> None:
-        names = ("video_id", "label", "subject", "group", "camera", "scenario", "split")
+    def __init__(
+        self,
+        *,
+        video_id: str,
+        label: str,
+        path: Path | str | None = None,
+        depth_path: Path | str | None = None,
+        subject: str | None = None,
+        group: str | None = None,
+        camera: str | None = None,
+        scenario: str | None = None,
+        split: str | None = None,
+        extra: Mapping[str, str] = NO_EXTRA,
+        start_frame: int = 0,
+        end_frame: int | None = None,
+        start_s: float | None = None,
+        end_s: float | None = None,
+    ) -> None:
         if not (
-            f"{self.video_id}{self.label}{self.subject}{self.group}{self.camera}{self.scenario}{self.split}".isascii()
+            video_id.isascii()
+            and label.isascii()
+            and (subject is None or subject.isascii())
+            and (group is None or group.isascii())
+            and (camera is None or camera.isascii())
+            and (scenario is None or scenario.isascii())
+            and (split is None or split.isascii())
         ):
-            for name in names:
-                if text := getattr(self, name):
-                    object.__setattr__(self, name, unicodedata.normalize("NFC", text))
-        check_video_id(self.video_id)
-        if _path_text(self) is None and _depth_path_text(self) is None:
-            raise ValueError(f"{self.video_id}: one of path and depth_path is required")
-        self.check_span(self.video_id)
+            video_id, label = unicodedata.normalize("NFC", video_id), unicodedata.normalize("NFC", label)
+            names = (subject, group, camera, scenario, split)
+            subject, group, camera, scenario, split = (name and unicodedata.normalize("NFC", name) for name in names)
+        check_video_id(video_id)
+        if path is None and depth_path is None:
+            raise ValueError(f"{video_id}: one of path and depth_path is required")
+        # One by one: a manifest may have a million rows, and a dataclass checks them in three times the time.
+        set_value = object.__setattr__
+        set_value(self, "video_id", video_id)
+        set_value(self, "label", label)
+        _set_path(self, path if path is None or type(path) is str else os.fspath(path))
+        _set_depth_path(self, depth_path if depth_path is None or type(depth_path) is str else os.fspath(depth_path))
+        set_value(self, "subject", subject)
+        set_value(self, "group", group)
+        set_value(self, "camera", camera)
+        set_value(self, "scenario", scenario)
+        set_value(self, "split", split)
+        set_value(self, "extra", extra)
+        set_value(self, "start_frame", start_frame)
+        set_value(self, "end_frame", end_frame)
+        set_value(self, "start_s", start_s)
+        set_value(self, "end_s", end_s)
+        if start_frame or not (end_frame is start_s is end_s is None):
+            self.check_span(video_id)
 
     @property
     def file(self) -> str:
         """The path of what is read, as text: the video file, or where the row has none its depth file or folder."""
-        return self.files[0]
+        path: str | None = _path_text(self)
+        file: str = _depth_path_text(self) if path is None else path
+        return file
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -215,6 +260,7 @@ class VideoRecord(Span):
 
 _PATHS = {name: _PathAsText(getattr(VideoRecord, name)) for name in ("path", "depth_path")}
 _path_text, _depth_path_text = (one.text for one in _PATHS.values())
+_set_path, _set_depth_path = (one.set_text for one in _PATHS.values())
 for _name, _descriptor in _PATHS.items():
     setattr(VideoRecord, _name, _descriptor)
 

@@ -28,7 +28,8 @@ def one_name_per_file(records: Sequence[VideoRecord]) -> list[VideoRecord]:
     frames is told by its inode only. Files that are empty, absent or unreadable keep their names: features are trained on
     where the videos are not.
     """
-    name_of = _other_names({text for record in records for text in record.files})
+    # In the order of the rows, in which files of a folder mostly stand together: a set takes a third longer.
+    name_of = _other_names(dict.fromkeys(text for record in records for text in record.files))
     if not name_of:
         return list(records)
     renamed = []
@@ -62,10 +63,12 @@ def _other_names(paths: Collection[str]) -> dict[str, str]:
         numbers.extend((found.st_dev, found.st_ino, found.st_size if stat.S_ISREG(found.st_mode) else 0))
     devices, inodes, sizes = np.array(numbers, np.uint64).reshape(-1, 3).T
     other: dict[str, str] = {}
-    for links in _alike(there, devices, inodes):
+    for links in _alike(there, np.arange(len(there)), devices, inodes):
         other |= dict.fromkeys(links[1:], links[0])
-    first = np.fromiter((size and path not in other for path, size in zip(there, sizes.tolist(), strict=True)), bool)
-    groups = _alike([path for path, kept in zip(there, first.tolist(), strict=True) if kept], sizes[first])
+    kept = sizes > 0
+    if other:
+        kept &= np.fromiter((path not in other for path in there), bool, len(there))
+    groups = _alike(there, np.flatnonzero(kept), sizes[kept])
     for whole in (False, True):
         parts: dict[tuple[int, str], list[str]] = {}
         for number, group in enumerate(groups):
@@ -76,8 +79,11 @@ def _other_names(paths: Collection[str]) -> dict[str, str]:
     return {**{path: same.get(name, name) for path, name in other.items()}, **same}
 
 
-def _alike(paths: Sequence[str], *keys: np.ndarray) -> list[list[str]]:
-    """Return the paths that have the same in all keys (V,), as lists of two or more in the order of their parts."""
+def _alike(paths: Sequence[str], rows: np.ndarray, *keys: np.ndarray) -> list[list[str]]:
+    """Return the paths that have the same in all keys, as lists of two or more in the order of their parts.
+
+    rows: (n,) int64 those of `paths` that the keys (n,) are of.
+    """
     import numpy as np
 
     order = np.lexsort(keys)
@@ -86,7 +92,7 @@ def _alike(paths: Sequence[str], *keys: np.ndarray) -> list[list[str]]:
     starts = np.append(0, ends)[:-1]
     more = ends - starts > 1
     spans = zip(starts[more].tolist(), ends[more].tolist(), strict=True)
-    groups = [[paths[row] for row in order[start:end].tolist()] for start, end in spans]
+    groups = [[paths[row] for row in rows[order[start:end]].tolist()] for start, end in spans]
     return [sorted(group, key=lambda path: path.split(os.sep)) for group in groups]
 
 

@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from har_pipeline.core.errors import ManifestError
 from har_pipeline.core.files import write_text
 from har_pipeline.core.kinds import what_is
+from har_pipeline.core.memory import no_collections
 from har_pipeline.core.records import NO_EXTRA, VideoRecord, folded_id, seconds_text
 from har_pipeline.core.spreadsheets import delimiter_of, encoding_of
 from har_pipeline.core.text import did_you_mean
@@ -41,6 +42,7 @@ _ROOT_LINE = "# root:"
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SECONDS = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
+_NO_NAMES = ("", os.curdir, os.pardir)  # at the end of a path
 _SEP_LINE = re.compile(r"sep=[,;\t]")  # Excel's own
 
 # What other programs call the columns.
@@ -92,7 +94,8 @@ def read_manifest(
     check_files: whether to check that the files exist.
     Raises: ManifestError listing the first `max_errors` wrong rows by line number.
     """
-    return list(_records(path, root, check_files, max_errors))
+    with no_collections():
+        return list(_records(path, root, check_files, max_errors))
 
 
 def _records(path: Path, root: Path | None, check_files: bool, max_errors: int) -> Iterator[VideoRecord]:
@@ -267,38 +270,44 @@ class _Shared(dict[Any, Any]):
         return made
 
 
-class _PlainFiles:
-    """Plain files that are there, by a look into each folder of which many files are asked: quicker than one at each file.
+class _Folder:
+    """A folder of paths, and the plain files in it, by a look into it if many are asked for: quicker than one at each file.
 
     What is not found may be there all the same: a link, or under a name that the file system takes for the same.
     """
 
-    def __init__(self) -> None:
-        self._asked: Counter[str] = Counter()
-        self._names: dict[str, set[str]] = {}
+    __slots__ = ("_asked", "_names", "prefix")
 
-    def __contains__(self, path: str) -> bool:
-        folder, _, name = path.rpartition(os.sep)
-        names = self._names.get(folder)
-        if names is None:
-            self._asked[folder] += 1
-            if self._asked[folder] <= ASKED_OF_FOLDER:
+    def __init__(self, prefix: str) -> None:
+        """prefix: of the paths in it, with the separator at its end."""
+        self.prefix = prefix
+        self._asked = 0
+        self._names: set[str] | None = None
+
+    def __contains__(self, name: str) -> bool:
+        if self._names is None:
+            self._asked += 1
+            if self._asked <= ASKED_OF_FOLDER:
                 return False
-            names = self._names[folder] = self._listed(folder)
-        return name in names
+            self._names = self._listed()
+        return name in self._names
 
-    @staticmethod
-    def _listed(folder: str) -> set[str]:
+    def _listed(self) -> set[str]:
         try:
-            with os.scandir(folder) as entries:
+            with os.scandir(self.prefix) as entries:
                 return {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
         except OSError:
             return set()
 
 
-def _range_of(cells: tuple[str, ...]) -> dict[str, Any]:
-    """Return the values of `NUMBER_COLUMNS` and `TIME_COLUMNS` that a row gives. Raises: ValueError if they are none."""
+_WHOLE = (0, None, None, None)
+
+
+def _range_of(cells: tuple[str, ...]) -> tuple[int, int | None, float | None, float | None]:
+    """Return the values of `NUMBER_COLUMNS` and `TIME_COLUMNS` in a row. Raises: ValueError if a cell is none."""
     given = {name: cell for name, cell in zip((*NUMBER_COLUMNS, *TIME_COLUMNS), cells, strict=True) if cell}
+    if not given:
+        return _WHOLE
     for name, cell in given.items():
         if name in NUMBER_COLUMNS and not _NUMBER.fullmatch(cell):
             raise ValueError(f"{name} {cell!r} is not a whole number")
@@ -307,7 +316,9 @@ def _range_of(cells: tuple[str, ...]) -> dict[str, Any]:
     frames = [name for name in NUMBER_COLUMNS if name in given]
     if frames and len(given) > len(frames):
         raise ValueError(f"its range is given in frames ({frames[0]}) and in seconds: give one of the two")
-    return {name: int(cell) if name in NUMBER_COLUMNS else float(cell) for name, cell in given.items()}
+    start, end = (int(given[name]) if name in given else None for name in NUMBER_COLUMNS)
+    start_s, end_s = (float(given[name]) if name in given else None for name in TIME_COLUMNS)
+    return start or 0, end, start_s, end_s
 
 
 class _RowReader:
@@ -319,30 +330,34 @@ class _RowReader:
         place = {name: number for number, name in enumerate(header)}
         # Of a column that is not there: the empty cell that each row gets at its end.
         self._texts = itemgetter(*(place.get(name, len(header)) for name in ("label", *TEXT_COLUMNS)))
-        self._places = [place.get(name, len(header)) for name in ("video_id", *PATH_COLUMNS)]
+        self._places = itemgetter(*(place.get(name, len(header)) for name in ("video_id", *PATH_COLUMNS)))
         self._has_range = any(name in place for name in (*NUMBER_COLUMNS, *TIME_COLUMNS))
         self._range = itemgetter(*(place.get(name, len(header)) for name in (*NUMBER_COLUMNS, *TIME_COLUMNS)))
         self._own = {name: number for name, number in place.items() if name.startswith(OWN_PREFIX)}
         self._words = _Shared(str)
-        self._shared = _Shared(self._one)
+        self._labels = _Shared(self._one)
         self._extras = _Shared(
             lambda own: {name: cell for name, cell in zip(self._own, self._one(own), strict=True) if cell}
         )
-        self._plain_files = _PlainFiles()
+        self._folders: dict[str, _Folder | None] = {}
 
     def __call__(self, row: Sequence[str]) -> VideoRecord:
         """Return one row as a record. Raises: ValueError saying what is wrong with it."""
         if len(row) != len(self._header):
             raise ValueError("number of cells differs from the header")
-        cells = list(map(str.strip, row))
-        if not "".join(cells).isprintable():  # quicker than the search
-            for name, cell in zip(self._header, cells, strict=True):
+        text = "".join(row)
+        # No other blank is printable. One look at all is quicker than to strip and to search each cell.
+        printable = text.isprintable()
+        if " " in text or not printable:
+            row = list(map(str.strip, row))
+        if not printable:
+            for name, cell in zip(self._header, row, strict=True):
                 if _CONTROL.search(cell):
                     raise ValueError(f"{name} contains a line break or another control character")
-        cells.append("")
-        given = _range_of(self._range(cells)) if self._has_range else {}
-        video_id, path, depth_path = [cells[place] for place in self._places]
-        label, subject, group, camera, scenario, split = self._shared[self._texts(cells)]
+        cells = [*row, ""]
+        start_frame, end_frame, start_s, end_s = _range_of(self._range(cells)) if self._has_range else _WHOLE
+        video_id, path, depth_path = self._places(cells)
+        label, subject, group, camera, scenario, split = self._labels[self._texts(cells)]
         return VideoRecord(
             video_id=video_id,
             label=label or "",
@@ -354,22 +369,28 @@ class _RowReader:
             scenario=scenario,
             split=split,
             extra=self._extras[tuple(cells[place] for place in self._own.values())] if self._own else NO_EXTRA,
-            **given,
+            start_frame=start_frame,
+            end_frame=end_frame,
+            start_s=start_s,
+            end_s=end_s,
         )
 
     def _one(self, cells: tuple[str, ...]) -> tuple[str | None, ...]:
         """Return the first string of those that are equal to each cell; None for an empty cell."""
         return tuple(self._words[cell] or None for cell in cells)
 
-    def _resolve(self, text: str, may_be_folder: bool) -> Path:
+    def _resolve(self, text: str, may_be_folder: bool) -> str:
         """Return the path that a cell names, as text: see `VideoRecord`."""
-        if os.path.isabs(text):
-            raise ValueError(f"path {text!r} is absolute: write it relative to the root {self._base}")
-        # Links are not resolved: a data set may be a tree of links, but its names must stay inside the root.
-        path = os.path.normpath(self._inside + text)
-        if not path.startswith(self._inside) and path != str(self._base):
-            raise ValueError(f"path {text!r} is outside the root {self._base}")
-        if self._check_files and path not in self._plain_files:
+        head, separator, name = text.rpartition(os.sep)
+        try:
+            folder = self._folders[head + separator]
+        except KeyError:
+            folder = self._folders[head + separator] = self._folder(head + separator)
+        if folder is None or name in _NO_NAMES:
+            path, known = self._inner(text), False
+        else:
+            path, known = folder.prefix + name, self._check_files and name in folder
+        if self._check_files and not known:
             try:
                 is_folder = stat.S_ISDIR(os.stat(path).st_mode)
             except (OSError, ValueError) as error:
@@ -378,11 +399,26 @@ class _RowReader:
                 raise ValueError(
                     f"path {text!r} is a folder, not a video file (depth frames belong into the column depth_path)"
                 )
-        if not may_be_folder and text.lower().endswith(".mat"):
+        if not may_be_folder and text[-4:].lower() == ".mat":
             raise ValueError(
                 f"path {text!r} is a depth file: name it in the column depth_path, which `har frames` reads"
             )
-        return cast(Path, path)
+        return path
+
+    def _folder(self, text: str) -> _Folder | None:
+        """Return the folder that paths beginning with `text` are in; None if that is to be found out for each."""
+        prefix = os.path.join(os.path.normpath(self._inside + text), "")
+        return None if os.path.isabs(text) or not prefix.startswith(self._inside) else _Folder(prefix)
+
+    def _inner(self, text: str) -> str:
+        """Return the path that a cell names. Raises: ValueError if it is outside the root."""
+        if os.path.isabs(text):
+            raise ValueError(f"path {text!r} is absolute: write it relative to the root {self._base}")
+        # Links are not resolved: a data set may be a tree of links, but its names must stay inside the root.
+        path = os.path.normpath(self._inside + text)
+        if not path.startswith(self._inside) and path != str(self._base):
+            raise ValueError(f"path {text!r} is outside the root {self._base}")
+        return path
 
 
 def write_manifest(path: Path, records: Sequence[VideoRecord], *, root: Path | None = None) -> None:

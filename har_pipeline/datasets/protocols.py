@@ -8,12 +8,16 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from har_pipeline.core.errors import SplitError, UsageError
 from har_pipeline.core.records import VideoRecord
 from har_pipeline.core.text import unknown
-from har_pipeline.datasets.units import SOURCES, Source, take_share, units
+from har_pipeline.datasets.units import SOURCES, Columns, Source, take_share
+
+if TYPE_CHECKING:
+    import numpy as np
 
 KTH_TEST_PERSONS = frozenset({2, 3, 5, 6, 7, 8, 9, 10, 22})
 NTU_TRAIN_SUBJECTS = frozenset({1, 2, 4, 5, 8, 9, *range(13, 20), 25, 27, 28, 31, 34, 35, 38})
@@ -38,18 +42,19 @@ class SplitOptions:
 class Fold:
     """One split of a protocol, before validation videos are drawn from its training side."""
 
-    train: list[VideoRecord]
-    test: list[VideoRecord]
-    # The protocol's own validation videos; empty = draw them from `train`.
-    val: list[VideoRecord] = field(default_factory=list)
+    # (n,) int64 rows of the videos.
+    train: np.ndarray
+    test: np.ndarray
+    # The protocol's own validation videos; None or empty = draw them from `train`.
+    val: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
     """A rule over manifest columns, and what the parts of its splits may share."""
 
-    # Its splits, in order; the docstring's first line is the help text. Raises: SplitError if the records do not fit.
-    split: Callable[[Sequence[VideoRecord], SplitOptions], list[Fold]]
+    # Its splits, in order; the docstring's first line is the help text. Raises: SplitError if the videos do not fit.
+    split: Callable[[Columns, SplitOptions], list[Fold]]
     # The fields of `SplitOptions` that it reads, apart from the seed.
     reads: tuple[str, ...] = ()
     # Sources that the test videos share with no other part.
@@ -79,23 +84,37 @@ def default_protocol(records: Sequence[VideoRecord]) -> str:
     return "xsub" if ours and subjects & NTU_TRAIN_SUBJECTS and subjects - NTU_TRAIN_SUBJECTS else "holdout"
 
 
-def cell(record: VideoRecord, column: str) -> str:
-    """Return a record's text in a manifest column, "" if it has none."""
-    value = record.extra.get(column, "") if column.startswith("x_") else getattr(record, column, "")
-    return value or ""
+def cells(records: Sequence[VideoRecord], column: str) -> list[str]:
+    """Return the records' texts in a manifest column, "" of those that have none."""
+    if column.startswith("x_"):
+        return [record.extra.get(column) or "" for record in records]
+    return [getattr(record, column, None) or "" for record in records]
 
 
-def _fold(records: Sequence[VideoRecord], keys: Sequence[object], tested: Collection[object]) -> Fold:
-    """Return the fold that tests the records whose key is in `tested` and trains on the others."""
-    pairs = list(zip(records, keys, strict=True))
-    return Fold([r for r, key in pairs if key not in tested], [r for r, key in pairs if key in tested])
+def _rows_with(texts: Sequence[str], text: str) -> np.ndarray:
+    """Return the rows of those that are a text."""
+    import numpy as np  # here: the CLI lists the protocols in its help, which waits for no numpy
+
+    return np.flatnonzero(np.fromiter((one == text for one in texts), bool, len(texts)))
 
 
-def _numbers(records: Sequence[VideoRecord], column: str, largest: int, protocol: str) -> list[int]:
-    """Return the number at the end of each record's cell. Raises: SplitError if it is not within 1 to `largest`."""
-    numbers = []
-    for record in records:
-        text = cell(record, column)
+def _fold(keys: np.ndarray, tested: Collection[int]) -> Fold:
+    """Return the fold that tests the rows whose key of (V,) is in `tested` and trains on the others."""
+    import numpy as np
+
+    out = np.isin(keys, [*tested])
+    return Fold(np.flatnonzero(~out), np.flatnonzero(out))
+
+
+def _numbers(columns: Columns, column: str, largest: int, protocol: str) -> np.ndarray:
+    """Return (V,) int64 the numbers at the end of the cells. Raises: SplitError if one is not within 1 to `largest`."""
+    import numpy as np
+
+    texts = cells(columns.records, column)
+    number_of: dict[str, int] = {}
+    for record, text in zip(columns.records, texts, strict=True):
+        if text in number_of:
+            continue
         match = re.search(r"(\d+)$", text)
         if match is None:
             raise SplitError(f"{protocol} needs a number in column {column}; {record.video_id} has {text!r}")
@@ -104,143 +123,156 @@ def _numbers(records: Sequence[VideoRecord], column: str, largest: int, protocol
                 f"{protocol}: {record.video_id}: {column} must be 1 to {largest}, not {text!r}; "
                 "for other data use holdout, leave_one_subject_out or column"
             )
-        numbers.append(int(match[1]))
-    return numbers
+        number_of[text] = int(match[1])
+    return np.fromiter(map(number_of.__getitem__, texts), np.int64, len(texts))
 
 
-def _kth_original(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]:
+def _kth_original(columns: Columns, options: SplitOptions) -> list[Fold]:
     """Persons 2, 3, 5 to 10 and 22 test, the other 16 train and validate.
 
     Source: Schuldt 2004, which has 8 for training and 8 for validation.
     """
-    return [_fold(records, _numbers(records, "subject", 25, "kth_original"), KTH_TEST_PERSONS)]
+    return [_fold(_numbers(columns, "subject", 25, "kth_original"), KTH_TEST_PERSONS)]
 
 
-def _kth_random5(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]:
+def _kth_random5(columns: Columns, options: SplitOptions) -> list[Fold]:
     """Five random draws of 9 test persons out of 25; with fewer persons, the same proportion.
 
     Source: Baccouche 2011, section 4.
     """
     import numpy
 
-    persons = _numbers(records, "subject", 25, "kth_random5")
-    there = sorted(set(persons))
+    persons = _numbers(columns, "subject", 25, "kth_random5")
+    there = numpy.unique(persons).tolist()
     rng = numpy.random.default_rng(options.seed)
     draws = [set(rng.choice(there, round(len(there) * 9 / 25), replace=False).tolist()) for _ in range(5)]
-    return [_fold(records, persons, draw) for draw in draws]
+    return [_fold(persons, draw) for draw in draws]
 
 
-def _official_lists(records: Sequence[VideoRecord]) -> list[Fold]:
+def _official_lists(columns: Columns) -> list[Fold]:
     folds = []
     for column in ("x_split1", "x_split2", "x_split3"):
-        if any(column in r.extra for r in records):
-            train, test = ([r for r in records if cell(r, column) == part] for part in ("train", "test"))
-            folds.append(Fold(train, test))
+        if any(column in record.extra for record in columns.records):
+            texts = cells(columns.records, column)
+            folds.append(Fold(_rows_with(texts, "train"), _rows_with(texts, "test")))
     return folds
 
 
-def _ucf101(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]:
+def _ucf101(columns: Columns, options: SplitOptions) -> list[Fold]:
     """The three official splits; without the official lists, split i tests groups 7i-6 to 7i, which is the same.
 
     Source: Soomro 2012.
     """
-    if folds := _official_lists(records):
+    if folds := _official_lists(columns):
         return folds
-    groups = _numbers(records, "group", 25, "ucf101")
-    return [_fold(records, groups, range(7 * i - 6, 7 * i + 1)) for i in (1, 2, 3)]
+    groups = _numbers(columns, "group", 25, "ucf101")
+    return [_fold(groups, range(7 * i - 6, 7 * i + 1)) for i in (1, 2, 3)]
 
 
-def _hmdb51(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]:
+def _hmdb51(columns: Columns, options: SplitOptions) -> list[Fold]:
     """The three official splits; needs the official lists.
 
     Source: Kuehne 2011.
     """
-    folds = _official_lists(records)
+    folds = _official_lists(columns)
     if not folds:
         raise SplitError("hmdb51 needs the official lists: `har manifest build hmdb51 ROOT --splits FOLDER`")
     return folds
 
 
-def _xsub(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]:
+def _xsub(columns: Columns, options: SplitOptions) -> list[Fold]:
     """NTU RGB+D cross-subject: the 20 official subjects of 40 train (NTU RGB+D 120 has another list).
 
     Source: Shahroudy 2016.
     """
-    subjects = _numbers(records, "subject", 40, "xsub")
-    return [_fold(records, subjects, set(range(1, 41)) - NTU_TRAIN_SUBJECTS)]
+    subjects = _numbers(columns, "subject", 40, "xsub")
+    return [_fold(subjects, set(range(1, 41)) - NTU_TRAIN_SUBJECTS)]
 
 
-def _xview(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]:
+def _xview(columns: Columns, options: SplitOptions) -> list[Fold]:
     """NTU RGB+D cross-view: cameras 2 and 3 train, camera 1 tests.
 
     Source: Shahroudy 2016.
     """
-    return [_fold(records, _numbers(records, "camera", 3, "xview"), {1, 2, 3} - NTU_TRAIN_CAMERAS)]
+    return [_fold(_numbers(columns, "camera", 3, "xview"), {1, 2, 3} - NTU_TRAIN_CAMERAS)]
 
 
-def _leave_one_out(records: Sequence[VideoRecord], column: str) -> list[Fold]:
-    cells = [cell(r, column) for r in records]
-    values = sorted(set(cells))
+def _leave_one_out(columns: Columns, column: Literal["subject", "group"]) -> list[Fold]:
+    import numpy as np
+
+    texts = cells(columns.records, column)
+    values = sorted(set(texts))
     if "" in values:
         raise SplitError(f"leave_one_{column}_out needs column {column!r} in every row of the manifest")
     if len(values) < 2:
         raise SplitError(f"leave_one_{column}_out needs at least two {column}s; found only {', '.join(values)!r}")
-    return [_fold(records, cells, {value}) for value in values]
+    number = {value: place for place, value in enumerate(values)}
+    numbers = np.fromiter(map(number.__getitem__, texts), np.int64, len(texts))
+    return [_fold(numbers, (place,)) for place in range(len(values))]
 
 
-def _leave_one_group_out(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]:
+def _leave_one_group_out(columns: Columns, options: SplitOptions) -> list[Fold]:
     """One split for each group of the manifest, which tests that group."""
-    return _leave_one_out(records, "group")
+    return _leave_one_out(columns, "group")
 
 
-def _leave_one_subject_out(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]:
+def _leave_one_subject_out(columns: Columns, options: SplitOptions) -> list[Fold]:
     """One split for each subject of the manifest, which tests that subject."""
-    return _leave_one_out(records, "subject")
+    return _leave_one_out(columns, "subject")
 
 
-def _group_kfold(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]:
+def _group_kfold(columns: Columns, options: SplitOptions) -> list[Fold]:
     """--num-folds splits of whole subjects, groups and files, stratified by class.
 
     Source: scikit-learn's StratifiedGroupKFold.
     """
+    import numpy as np
     from sklearn.model_selection import StratifiedGroupKFold
 
-    groups = units(records, SOURCES)
-    if not 2 <= options.num_folds <= len(set(groups)):
-        raise SplitError(
-            f"group_kfold: cannot make {options.num_folds} folds of {len(set(groups))} subjects, groups or files"
-        )
+    rows = np.arange(len(columns.records))
+    groups = columns.units(rows, SOURCES)
+    count = int(groups.max()) + 1
+    if not 2 <= options.num_folds <= count:
+        raise SplitError(f"group_kfold: cannot make {options.num_folds} folds of {count} subjects, groups or files")
     folds = StratifiedGroupKFold(options.num_folds, shuffle=True, random_state=options.seed)
     with warnings.catch_warnings():
         # scikit-learn warns of classes with fewer videos than folds; they are just absent from some test sides.
         warnings.simplefilter("ignore", UserWarning)
         try:
-            found = list(folds.split([0] * len(records), [r.label for r in records], groups))
+            found = list(folds.split(rows, [record.label for record in columns.records], groups))
         except ValueError as error:
             raise SplitError(f"group_kfold: no class has {options.num_folds} videos, one per fold") from error
-    return [Fold([records[i] for i in train], [records[i] for i in test]) for train, test in found]
+    return [Fold(train, test) for train, test in found]
 
 
-def _holdout(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]:
+def _holdout(columns: Columns, options: SplitOptions) -> list[Fold]:
     """One split of whole subjects, groups and files; --test-fraction of every class tests."""
-    return [Fold(*take_share(records, options.test_fraction, options.seed, "holdout", SOURCES, "another protocol"))]
+    import numpy as np
+
+    rows = np.arange(len(columns.records))
+    return [
+        Fold(*take_share(columns, rows, options.test_fraction, options.seed, "holdout", SOURCES, "another protocol"))
+    ]
 
 
-def _column(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]:
+def _column(columns: Columns, options: SplitOptions) -> list[Fold]:
     """The train, val and test videos that the manifest column --column names; other values are not used."""
     if options.column != "split" and not options.column.startswith("x_"):
         raise SplitError(f"the protocol column reads column split or one that starts with x_, not {options.column!r}")
-    values = {cell(r, options.column) for r in records}
+    texts = cells(columns.records, options.column)
+    values = set(texts)
     if not {"train", "test"} <= values:
         way_out = "; write test in the place of val to test on those videos" if {"train", "val"} <= values else ""
         raise SplitError(f"column {options.column!r} must contain train and test; found: {sorted(values)[:6]}{way_out}")
-    train, test, val = ([r for r in records if cell(r, options.column) == part] for part in ("train", "test", "val"))
-    return [Fold(train, test, val)]
+    return [Fold(*(_rows_with(texts, part) for part in ("train", "test", "val")))]
 
 
-def _all(records: Sequence[VideoRecord], options: SplitOptions) -> list[Fold]:
+def _all(columns: Columns, options: SplitOptions) -> list[Fold]:
     """All videos train and none tests: for a final model, whose accuracy is not measured."""
-    return [Fold(list(records), [])]
+    import numpy as np
+
+    rows = np.arange(len(columns.records))
+    return [Fold(rows, rows[:0])]
 
 
 PROTOCOLS: dict[str, Protocol] = {

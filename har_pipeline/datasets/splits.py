@@ -8,6 +8,7 @@ on is an error: no head could recognise it.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -20,8 +21,8 @@ from har_pipeline.core.kinds import what_is
 from har_pipeline.core.options import check_options, option, seed_option
 from har_pipeline.core.records import Split, VideoRecord
 from har_pipeline.datasets.identity import one_name_per_file
-from har_pipeline.datasets.protocols import PROTOCOLS, Protocol, SplitOptions, cell, default_protocol, protocol_name
-from har_pipeline.datasets.units import Source, source_of, take_share
+from har_pipeline.datasets.protocols import PROTOCOLS, Protocol, SplitOptions, cells, default_protocol, protocol_name
+from har_pipeline.datasets.units import Columns, Source, source_of, take_share
 
 if TYPE_CHECKING:
     import numpy as np
@@ -169,6 +170,8 @@ def make_splits(
     Raises: SplitError if the protocol's columns are missing, a part is empty, a subject, group or file is on both sides, or
     a class is tested but not trained; UsageError if there is no such protocol.
     """
+    import numpy as np
+
     protocol = protocol_name(protocol)
     rule = PROTOCOLS[protocol]
     if not (labelled := [record for record in records if record.label]):
@@ -180,35 +183,35 @@ def make_splits(
     if rule.copies_apart:
         records = one_name_per_file(records)
     options = SplitOptions(seed=seed, num_folds=num_folds, test_fraction=test_fraction, column=column)
-    columns = _Columns(records, rule)
+    columns = Columns(records)
+    ordered = columns.ids[columns.by_id]
+    if len(twice := np.flatnonzero(ordered[1:] == ordered[:-1])):
+        raise SplitError(f"{len(twice)} ids appear more than once among the videos, such as {ordered[twice[0]]!r}")
     splits = []
-    for index, fold in enumerate(rule.split(records, options)):
+    for index, fold in enumerate(rule.split(columns, options)):
         where = f"{protocol} split {index}"
         for part, side in (("train", fold.train), ("test", fold.test)):
-            if not side and (part == "train" or rule.tests):
+            if not len(side) and (part == "train" or rule.tests):
                 raise SplitError(
                     f"{where}: none of the {len(records)} videos is in {part}; is this the right protocol?"
                 )
-        train, val = fold.train, fold.val
-        if not val:
-            train, val = take_share(train, val_fraction, seed + index, where, rule.val_apart, "--val-fraction 0")
-        split = Split(
-            protocol=protocol,
-            index=index,
-            train=tuple(sorted(r.video_id for r in train)),
-            val=tuple(sorted(r.video_id for r in val)),
-            test=tuple(sorted(r.video_id for r in fold.test)),
-            seed=seed,
-            manifest_sha256=manifest_sha256,
-        )
-        _check_split(split, columns)
+        if fold.val is not None and len(fold.val):
+            train, val = columns.in_order(fold.train), columns.in_order(fold.val)
+        else:
+            train, val = take_share(
+                columns, fold.train, val_fraction, seed + index, where, rule.val_apart, "--val-fraction 0"
+            )
+        parts = {"train": train, "val": val, "test": columns.in_order(fold.test)}
+        ids = {part: tuple(columns.ids[rows].tolist()) for part, rows in parts.items()}
+        split = Split(protocol=protocol, index=index, **ids, seed=seed, manifest_sha256=manifest_sha256)
+        _check_split(split, columns, rule, parts)
         splits.append(split)
     return splits
 
 
 def names_validation(records: Sequence[VideoRecord], column: str) -> bool:
     """Return whether the manifest's column that the protocol `column` reads names validation videos."""
-    return any(cell(record, column) == "val" for record in records)
+    return "val" in cells(records, column)
 
 
 def check_split(split: Split, records: Sequence[VideoRecord]) -> None:
@@ -217,65 +220,42 @@ def check_split(split: Split, records: Sequence[VideoRecord]) -> None:
     A split of the user's own is held to the rule of most protocols: nothing is shared.
     """
     rule = PROTOCOLS.get(split.protocol, PROTOCOLS["holdout"])
-    _check_split(split, _Columns(one_name_per_file(records) if rule.copies_apart else records, rule))
+    columns = Columns(one_name_per_file(records) if rule.copies_apart else records)
+    _check_split(split, columns, rule, {part: _rows(columns, getattr(split, part)) for part in PARTS})
 
 
-class _Columns:
-    """What splits of a manifest are checked by, made once for all of them: its columns as numbers."""
-
-    def __init__(self, records: Sequence[VideoRecord], rule: Protocol) -> None:
-        """records: with one name per file where the rule keeps copies apart."""
-        self.records, self.rule = records, rule
-        self.row_of = {record.video_id: row for row, record in enumerate(records)}
-        self.labels = _numbers([record.label or None for record in records])
-        # (V,) of each source: equal for videos that share it, -1 where the manifest does not tell.
-        self.sources = {
-            source: _numbers([source_of(record, source) for record in records])
-            for source in dict.fromkeys((*rule.test_apart, *rule.val_apart))
-        }
-
-    def rows(self, ids: Sequence[str]) -> np.ndarray:
-        """Return (n,) int64 the rows of videos, -1 of unknown ones."""
-        import numpy as np
-
-        return np.fromiter((self.row_of.get(video_id, -1) for video_id in ids), np.int64, len(ids))
-
-    def shared(self, source: Source, first: np.ndarray, second: np.ndarray) -> dict[str, tuple[str, str]]:
-        """Return name -> the first id on each side, of the subjects, groups or files that two parts (n,) share."""
-        import numpy as np
-
-        numbers = self.sources[source]
-        met = np.zeros(numbers.max() + 2, bool)
-        met[numbers[first]] = True
-        met[-1] = False
-        if not met[numbers[second]].any():
-            return {}
-        sides = [
-            {source_of(r, source): r.video_id for r in reversed([self.records[row] for row in part.tolist()])}
-            for part in (first, second)
-        ]
-        names = (name for name in sides[0].keys() & sides[1].keys() if name is not None)
-        return {name: (sides[0][name], sides[1][name]) for name in sorted(names)}
-
-
-def _numbers(texts: Sequence[str | None]) -> np.ndarray:
-    """Return (V,) int64 that are equal where texts are, -1 for None."""
+def _rows(columns: Columns, ids: Sequence[str]) -> np.ndarray:
+    """Return (n,) int64 the rows of videos, -1 of unknown ones."""
     import numpy as np
 
-    number: dict[str | None, int] = {None: -1}
-    return np.fromiter((number.setdefault(text, len(number)) for text in texts), np.int64, len(texts))
+    return np.fromiter((columns.row_of.get(video_id, -1) for video_id in ids), np.int64, len(ids))
 
 
-def _check_split(split: Split, columns: _Columns) -> None:
-    """Check a split as `check_split` does."""
+def _shared(columns: Columns, source: Source, first: np.ndarray, second: np.ndarray) -> dict[str, tuple[str, str]]:
+    """Return name -> the first id on each side, of the subjects, groups or files that two parts (n,) share."""
     import numpy as np
 
-    rule = columns.rule
+    numbers = columns.source(source)
+    met = np.zeros(numbers.max() + 2, bool)
+    met[numbers[first]] = True
+    met[-1] = False
+    if not met[numbers[second]].any():
+        return {}
+    sides = [
+        {source_of(r, source): r.video_id for r in reversed([columns.records[row] for row in part.tolist()])}
+        for part in (first, second)
+    ]
+    names = (name for name in sides[0].keys() & sides[1].keys() if name is not None)
+    return {name: (sides[0][name], sides[1][name]) for name in sorted(names)}
+
+
+def _check_split(split: Split, columns: Columns, rule: Protocol, parts: dict[str, np.ndarray]) -> None:
+    """Check a split as `check_split` does. parts: name -> (n,) int64 the rows of its videos."""
+    import numpy as np
+
     where = f"{split.protocol} split {split.index}"
-    parts: dict[str, np.ndarray] = {}
-    for part in PARTS:
+    for part, rows in parts.items():
         ids = getattr(split, part)
-        rows = parts[part] = columns.rows(ids)
         if len(unknown := np.flatnonzero(rows < 0)):
             raise SplitError(f"{where}: {len(unknown)} {part} ids are not in the manifest, such as {ids[unknown[0]]!r}")
         if more := len(ids) - np.count_nonzero(np.bincount(rows)):
@@ -293,7 +273,7 @@ def _check_split(split: Split, columns: _Columns) -> None:
         ("train", "val", rule.val_apart),
     ):
         for source in sources:
-            if found := columns.shared(source, parts[first], parts[second]):
+            if found := _shared(columns, source, parts[first], parts[second]):
                 # A file may stand in the manifest under other names, which only the ids tell.
                 ids = next(iter(found.values()))
                 as_ids = f", as {ids[0]} and {ids[1]}" if source == "file" else ""
@@ -310,13 +290,18 @@ def _check_split(split: Split, columns: _Columns) -> None:
 def describe_splits(splits: Sequence[Split], records: Sequence[VideoRecord]) -> list[dict[str, Any]]:
     """Return one row per split: its number, the counts of videos and classes, and the tested subjects or groups."""
     by_id = {record.video_id: record for record in records}
-    labels = {record.video_id: record.label for record in records}
+    classes = len({record.label for record in records} - {""})
     rows = []
     for split in splits:
         test = [by_id[video_id] for video_id in split.test]
         tested = sorted({r.subject for r in test if r.subject} or {r.group for r in test if r.group})
         row: dict[str, Any] = {"split": split.index, **{part: len(getattr(split, part)) for part in PARTS}}
-        row["classes"] = len({labels[video_id] for part in PARTS for video_id in getattr(split, part)})
+        found: set[str] = set()
+        for video_id in itertools.chain(split.test, split.val, split.train):
+            found.add(by_id[video_id].label)
+            if len(found) == classes:
+                break
+        row["classes"] = len(found)
         row["tested"] = ", ".join(tested[:9]) + (f" and {len(tested) - 9} more" if len(tested) > 9 else "")
         rows.append(row)
     return rows
@@ -389,8 +374,11 @@ LISTED_AT_MOST = 5
 
 def unused_videos(splits: Sequence[Split], records: Sequence[VideoRecord]) -> list[str]:
     """Return a note on the manifest's videos that have a label and are in no part of any split, if there are any."""
-    used = {video_id for split in splits for part in (split.train, split.val, split.test) for video_id in part}
-    unused = [record.video_id for record in records if record.label and record.video_id not in used]
+    left = {record.video_id for record in records if record.label}
+    for split in splits:
+        for part in (split.train, split.val, split.test) if left else ():
+            left.difference_update(part)
+    unused = [record.video_id for record in records if record.video_id in left]
     if not unused:
         return []
     first = splits[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -28,47 +29,139 @@ def source_of(record: VideoRecord, source: Source) -> str | None:
     return record.subject if source == "subject" else record.group
 
 
+class Columns:
+    """What the videos of a manifest share, as numbers, made once for all splits of it. V: number of videos."""
+
+    def __init__(self, records: Sequence[VideoRecord]) -> None:
+        self.records = records
+        self._sources: dict[Source, np.ndarray] = {}
+
+    @functools.cached_property
+    def row_of(self) -> dict[str, int]:
+        """The row of each id."""
+        return {record.video_id: row for row, record in enumerate(self.records)}
+
+    @functools.cached_property
+    def by_id(self) -> np.ndarray:
+        """(V,) int64 the rows in the order of their ids."""
+        import numpy as np  # here: the CLI lists the protocols in its help, which waits for no numpy
+
+        ids = [record.video_id for record in self.records]
+        return np.array(sorted(range(len(ids)), key=ids.__getitem__), np.int64)
+
+    @functools.cached_property
+    def ids(self) -> np.ndarray:
+        """(V,) object, the ids."""
+        import numpy as np
+
+        return np.array([record.video_id for record in self.records], object)
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """(V,) int64 numbers of the labels in their order, -1 of none."""
+        import numpy as np
+
+        texts = [record.label for record in self.records]
+        number = {text: place for place, text in enumerate(sorted(set(texts) - {""}))} | {"": -1}
+        return np.fromiter(map(number.__getitem__, texts), np.int64, len(texts))
+
+    def source(self, source: Source) -> np.ndarray:
+        """Return (V,) int64 that are equal for videos which share a source, -1 where the manifest does not tell."""
+        import numpy as np
+
+        if source not in self._sources:
+            texts = [source_of(record, source) for record in self.records]
+            number = {text: place for place, text in enumerate(dict.fromkeys(texts))} | {None: -1}
+            self._sources[source] = np.fromiter(map(number.__getitem__, texts), np.int64, len(texts))
+        return self._sources[source]
+
+    def in_order(self, rows: np.ndarray) -> np.ndarray:
+        """Return rows (n,) int64, all of them others, in the order of their ids."""
+        import numpy as np
+
+        chosen = np.zeros(len(self.records), bool)
+        chosen[rows] = True
+        return self.by_id[chosen[self.by_id]]
+
+    def units(self, rows: np.ndarray, sources: Sequence[Source]) -> np.ndarray:
+        """Return (n,) int64 unit numbers of rows (n,), in the order of their first ones.
+
+        Rows that share a source, directly or through others, are one unit.
+        """
+        import numpy as np
+
+        unit = np.arange(len(rows))
+        for place, source in enumerate(sources):
+            numbers = self.source(source)[rows]
+            # At first each is a unit of its own.
+            alone = numbers.max(initial=0) + 1 + unit
+            unit = _joined(unit, numbers) if place else np.where(numbers < 0, alone, numbers)
+        _, first, unit = np.unique(unit, return_index=True, return_inverse=True)
+        return np.argsort(np.argsort(first))[unit]
+
+
+def _joined(unit: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Return (n,) int64 units after those with an equal number, -1 apart, were made one."""
+    import numpy as np
+
+    known, most = numbers >= 0, numbers.max(initial=0) + 1
+    pairs = np.unique(unit[known] * most + numbers[known])
+    first, second = pairs // most, pairs % most
+    several = np.bincount(second, minlength=most)[second] > 1
+    top_of: dict[int, int] = {}
+
+    def top(one: int) -> int:
+        while (above := top_of.get(one, one)) != one:
+            top_of[one] = top_of.get(above, above)
+            one = above
+        return one
+
+    met: dict[int, int] = {}
+    for one, number in zip(first[several].tolist(), second[several].tolist(), strict=True):
+        if (other := met.setdefault(number, one)) != one:
+            top_of[top(one)] = top(other)
+    if not top_of:
+        return unit
+    moved = np.array(sorted(top_of))
+    place = np.minimum(np.searchsorted(moved, unit), len(moved) - 1)
+    return np.where(moved[place] == unit, np.array([top(one) for one in moved.tolist()])[place], unit)
+
+
 def units(records: Sequence[VideoRecord], sources: Sequence[Source]) -> list[int]:
-    """Return each record's unit number; records that share a source, directly or through others, are one unit."""
-    unit = list(range(len(records)))
+    """Return each record's unit number, see `Columns.units`."""
+    import numpy as np
 
-    def top(i: int) -> int:
-        while unit[i] != i:
-            unit[i] = unit[unit[i]]
-            i = unit[i]
-        return i
-
-    for source in sources:
-        first: dict[str, int] = {}
-        for i, record in enumerate(records):
-            value = source_of(record, source)
-            if value is not None and (other := first.setdefault(value, i)) != i:
-                unit[top(i)] = top(other)
-    number: dict[int, int] = {}
-    return [number.setdefault(top(i), len(number)) for i in range(len(records))]
+    found: list[int] = Columns(records).units(np.arange(len(records)), sources).tolist()
+    return found
 
 
 def take_share(
-    side: Sequence[VideoRecord], fraction: float, seed: int, where: str, sources: Sequence[Source], way_out: str
-) -> tuple[list[VideoRecord], list[VideoRecord]]:
-    """Return (kept, taken): whole units, drawn at random, near the wanted share of every class.
+    columns: Columns,
+    side: np.ndarray,
+    fraction: float,
+    seed: int,
+    where: str,
+    sources: Sequence[Source],
+    way_out: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (kept, taken) of the rows `side` (n,) int64: whole units, drawn at random, near the wanted share of every class.
 
     A unit is taken if that brings the counts per class nearer to `fraction` of each and leaves every class a kept
-    video; if none does, the best of them is taken. Nothing is taken for 0.
+    video; if none does, the best of them is taken. Nothing is taken for 0. Both are in the order of the ids.
     where, way_out: for the message of an error.
     Raises: SplitError if the share is outside [0, 1), or every unit is the only one of a class.
     """
-    import numpy as np  # here: the CLI lists the protocols in its help, which waits for no numpy
+    import numpy as np
 
     if not 0 <= fraction < 1:
         raise SplitError(f"{where}: the share must be in [0, 1), not {fraction:g}")
-    side = sorted(side, key=lambda r: r.video_id)
+    side = columns.in_order(side)
     if fraction == 0:
-        return side, []
-    unit = np.array(units(side, sources))
-    counts = _Counts(unit, [r.label for r in side], fraction)
+        return side, side[:0]
+    unit = columns.units(side, sources)
+    counts = _Counts(unit, columns.labels[side], fraction)
     order = np.random.default_rng(seed).permutation(len(counts)).tolist()
-    chosen = [i for i in order if counts.take_if_nearer(i)]
+    chosen = counts.take_nearer(order)
     if not chosen:
         possible = [i for i in order if counts.may_take(i)]
         if not possible:
@@ -77,8 +170,9 @@ def take_share(
                 f"use {way_out}"
             )
         chosen = [min(possible, key=counts.distance_with)]
-    out = np.isin(unit, chosen)
-    return [side[i] for i in np.flatnonzero(~out)], [side[i] for i in np.flatnonzero(out)]
+    out = np.zeros(len(counts), bool)
+    out[chosen] = True
+    return side[~out[unit]], side[out[unit]]
 
 
 class _Counts:
@@ -88,21 +182,19 @@ class _Counts:
     computed from these. `taken` and `wanted` are (K,) float64 of all classes.
     """
 
-    def __init__(self, unit: np.ndarray, labels: Sequence[str], fraction: float) -> None:
+    def __init__(self, unit: np.ndarray, labels: np.ndarray, fraction: float) -> None:
+        """unit, labels: (n,) int64 of each video."""
         import numpy as np
 
-        number = {label: k for k, label in enumerate(sorted(set(labels)))}
-        classes = np.fromiter((number[label] for label in labels), np.int64, len(labels))
-        pairs, videos = np.unique(unit * len(number) + classes, return_counts=True)
-        self._starts = np.searchsorted(pairs, len(number) * np.arange(unit.max() + 2)).tolist()
-        self._classes, self._videos = (pairs % len(number)).tolist(), videos.tolist()
-        self._total = np.bincount(classes, minlength=len(number)).astype(np.float64)
+        there, classes = np.unique(labels, return_inverse=True)
+        pairs, videos = np.unique(unit * len(there) + classes, return_counts=True)
+        self._starts = np.searchsorted(pairs, len(there) * np.arange(unit.max() + 2)).tolist()
+        self._classes, self._videos = (pairs % len(there)).tolist(), videos.tolist()
+        self._total = np.bincount(classes, minlength=len(there)).astype(np.float64)
         self.wanted = fraction * self._total
         self.taken = np.zeros_like(self.wanted)
         # Plain numbers: those of numpy are slow one by one.
         self._totals, self._wanted, self._taken = self._total.tolist(), self.wanted.tolist(), self.taken.tolist()
-        # Classes and videos of a unit -> whether it was nearer, where that took sums over all classes; of this `taken`.
-        self._answers: dict[tuple[int, ...], bool] = {}
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -116,29 +208,36 @@ class _Counts:
         """Whether every class keeps a video without the unit."""
         return all(self._taken[k] + count < self._totals[k] for k, count in zip(*self._of(i), strict=True))
 
-    def take_if_nearer(self, i: int) -> bool:
-        """Take a unit if it may be taken, and that brings `taken` nearer to `wanted`; returns whether it was."""
-        if not self.may_take(i):
-            return False
-        classes, videos = self._of(i)
-        gain = 0.0
-        for k, count in zip(classes, videos, strict=True):
-            missing = self._wanted[k] - self._taken[k]
-            gain += abs(missing) - abs(missing - count)
-        # The sums over all classes decide, as they always did; near a tie their rounding does.
-        if abs(gain) > CLEAR_GAIN:
-            nearer = gain > 0
-        else:
-            key = (*classes, *videos)
-            if key not in self._answers:
-                self._answers[key] = self.distance_with(i) < self._distance(self.taken)
-            nearer = self._answers[key]
-        if nearer:
+    def take_nearer(self, order: Sequence[int]) -> list[int]:
+        """Take of the units, in this order, each that may be taken and brings `taken` nearer to `wanted`; returns them."""
+        starts, taken, wanted, totals = self._starts, self._taken, self._wanted, self._totals
+        chosen = []
+        # Classes and videos of a unit -> whether it was nearer, where that took sums over all classes; of this `taken`.
+        answers: dict[tuple[int, ...], bool] = {}
+        for i in order:
+            own = slice(starts[i], starts[i + 1])
+            classes, videos, gain = self._classes[own], self._videos[own], 0.0
             for k, count in zip(classes, videos, strict=True):
-                self._taken[k] += count
-                self.taken[k] += count
-            self._answers.clear()
-        return nearer
+                if taken[k] + count >= totals[k]:
+                    break
+                missing = wanted[k] - taken[k]
+                gain += abs(missing) - abs(missing - count)
+            else:
+                # The sums over all classes decide, as they always did; near a tie their rounding does.
+                if abs(gain) > CLEAR_GAIN:
+                    nearer = gain > 0
+                else:
+                    key = (*classes, *videos)
+                    if key not in answers:
+                        answers[key] = self.distance_with(i) < self._distance(self.taken)
+                    nearer = answers[key]
+                if nearer:
+                    chosen.append(i)
+                    answers.clear()
+                    for k, count in zip(classes, videos, strict=True):
+                        taken[k] += count
+                        self.taken[k] += count
+        return chosen
 
     def distance_with(self, i: int) -> float:
         """Return the sum over the classes of the distance to `wanted` with the unit."""

@@ -26,7 +26,7 @@ from numpy.typing import DTypeLike
 
 from har_pipeline.core.errors import StoreError
 from har_pipeline.core.objects import StorePath
-from har_pipeline.features.places import META, content, entries, put_file
+from har_pipeline.features.places import META, content, entries, meta_of, put_file
 
 CHUNK_BYTES = 64 * 2**20
 
@@ -40,6 +40,7 @@ ZSTD_LEVEL = 1
 # A block of zstd holds at most 128 KiB and takes at least 4 bytes. A chunk that is missing holds the fill value only.
 ZSTD_RATIO, MAX_UNSEEN_BYTES = 2**15, 2**30
 MAX_META_BYTES = 2**28
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 class UnreadableError(StoreError):
@@ -58,7 +59,7 @@ def system_error(error: BaseException) -> OSError | None:
     return None
 
 
-def unreadable(node: StorePath, error: BaseException) -> UnreadableError | None:
+def unreadable(node: StorePath | str, error: BaseException) -> UnreadableError | None:
     """Return the error to raise if `error` says nothing of what is stored, only that it cannot be read now."""
     reason = system_error(error)
     if isinstance(error, MemoryError):
@@ -68,10 +69,10 @@ def unreadable(node: StorePath, error: BaseException) -> UnreadableError | None:
     return UnreadableError(f"{node}: cannot be read ({reason.strerror})")
 
 
-def read_metadata(node: StorePath, kind: Literal["array", "group"]) -> dict[str, Any]:
+def read_metadata(node: StorePath | str, kind: Literal["array", "group"]) -> dict[str, Any]:
     """Return the zarr.json of a group or an array. Raises: UnreadableError; ValueError if it is not one of Zarr v3."""
     try:
-        values = json.loads(content(node / META, MAX_META_BYTES))
+        values = json.loads(content(meta_of(node), MAX_META_BYTES))
     except (OSError, MemoryError) as error:
         raise unreadable(node, error) or ValueError(str(error)) from error
     except RecursionError as error:
@@ -274,8 +275,7 @@ def source_checksum(commit: Mapping[str, Any]) -> str:
     """Return the checksum of what numbers depend on beside the features themselves."""
     names = ("clip_starts", "clip_ends", "clip_times_s", "num_frames", "fps", "padded")
     known = {**{name: commit[name] for name in names}, **({"id": commit["id"]} if "id" in commit else {})}
-    text = json.dumps(known, sort_keys=True, separators=(",", ":"))
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    return f"sha256:{hashlib.sha256(_CANONICAL.encode(known).encode()).hexdigest()}"
 
 
 def write_group(node: StorePath, attributes: Mapping[str, Any], *, once: bool = False) -> None:
@@ -284,8 +284,8 @@ def write_group(node: StorePath, attributes: Mapping[str, Any], *, once: bool = 
     put_file(node / META, json.dumps(values, indent=2), once=once)
 
 
-def read_commit(node: StorePath, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the commit of a video's array. Raises: ValueError if it is missing or damaged."""
+def read_commit(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the commit of a video's array. name: of its node. Raises: ValueError if it is missing or damaged."""
     commit: dict[str, Any] = values["attributes"]
     if commit.get("complete") is not True:
         raise ValueError("it was never committed")
@@ -312,7 +312,7 @@ def read_commit(node: StorePath, values: Mapping[str, Any]) -> dict[str, Any]:
     found = source_checksum(commit) if "clip_times_s" in commit else None
     if commit.get("source_checksum", found) != found:
         raise ValueError("its clips, times or frame rate differ from their checksum")
-    if commit.get("id", node.name) != node.name:
+    if commit.get("id", name) != name:
         raise ValueError(f"these are the features of {commit['id']!r}")
     return commit
 

@@ -62,7 +62,7 @@ def compare_files(
         if row is None or path is None or before is None:
             continue
         now = describe_file(path, records[row])
-        if not differ(before, now):
+        if before == now or not differ(before, now):
             continue
         if replace:
             store.delete(feature_set, video_id)

@@ -76,6 +76,7 @@ from har_pipeline.features.places import (
     in_order,
     is_there,
     last_change,
+    meta_of,
     publish,
 )
 from har_pipeline.features.reader import StoredVideo
@@ -413,13 +414,13 @@ class FeatureStore:
 
         # Not through zarr, which would open an array for each.
         def read(name: str) -> dict[str, Any] | StoreError | None:
-            node = group / name
+            node = f"{group}/{name}" if isinstance(group, Path) else group / name  # to make a Path takes its time
             try:
-                return read_commit(node, read_metadata(node, "array"))
+                return read_commit(name, read_metadata(node, "array"))
             except UnreadableError as error:
                 return error
             except ValueError as error:
-                return _damaged(node, error) if is_there(node / META) else None
+                return _damaged(node, error) if is_there(meta_of(node)) else None
 
         try:
             names = candidates(group)
@@ -485,7 +486,7 @@ class FeatureStore:
             raise self._absent(feature_set, video_id)
         try:
             values = read_metadata(node, "array")
-            commit = read_commit(node, values)
+            commit = read_commit(node.name, values)
             check_array(node, values, (spec.dtype,))
             wanted = [commit["num_clips"] * spec.rows_per_clip, spec.feature_dim]
             if values["shape"] != wanted:
@@ -821,7 +822,7 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _damaged(node: StorePath, error: BaseException) -> StoreError:
+def _damaged(node: StorePath | str, error: BaseException) -> StoreError:
     return StoreError(f"{node}: damaged ({reason_of(error)}); {_AGAIN}")
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import csv
+import dataclasses
 import gc
 import os
+import pickle
 import re
 import tempfile
 from collections import Counter
@@ -19,11 +22,16 @@ from hypothesis import strategies as st
 
 from har_pipeline.core import records as records_module
 from har_pipeline.core.errors import ManifestError, SplitError
-from har_pipeline.core.records import VideoRecord, folded_id
+from har_pipeline.core.records import (
+    RESERVED_ID_PATTERN,
+    VIDEO_ID_PATTERN,
+    VideoRecord,
+    folded_id,
+)
 from har_pipeline.datasets import manifests
 from har_pipeline.datasets.manifests import ASKED_OF_FOLDER, check_manifest, read_manifest
-from har_pipeline.datasets.splits import make_splits
-from har_pipeline.datasets.units import SOURCES, Source, source_of, take_share, units
+from har_pipeline.datasets.splits import describe_splits, make_splits, unused_videos
+from har_pipeline.datasets.units import SOURCES, Columns, Source, source_of, take_share, units
 
 COLUMNS = ("video_id", "path", "label", "subject", "start_frame", "end_frame", "start_s", "x_mood", "x_note")
 
@@ -209,6 +217,70 @@ def test_a_check_holds_one_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert max(alive) - before <= 2
 
 
+def test_paths_through_the_folder_above_stay_inside_the_root(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    (root / "run").mkdir(parents=True)
+    (root / "run/a.avi").touch()
+    path = root / "m.csv"
+    for text in ("../data/run/a.avi", "run/../run/a.avi", "run//a.avi", "./run/a.avi"):
+        path.write_text(f"video_id,path,label\na,{text},run\n", encoding="utf-8")
+        assert [record.files for record in read_manifest(path)] == [(str(root / "run/a.avi"),)]
+    for text, reason in {
+        "../data": "is a folder",
+        "run/..": "is a folder",
+        "run/.": "is a folder",
+        "../run/a.avi": "is outside the root",
+        "../../data/run/a.avi": "is outside the root",
+        "/../data": "is absolute",
+        f"{root}/run/a.avi": "is absolute",
+    }.items():
+        path.write_text(f"video_id,path,label\na,{text},run\n", encoding="utf-8")
+        with pytest.raises(ManifestError, match=f"path '{re.escape(text)}' {reason}"):
+            read_manifest(path)
+
+
+def test_blanks_of_any_kind_at_the_ends_of_cells_are_taken_off() -> None:
+    blanks = [chr(code) for code in range(0x110000) if chr(code).isspace()]
+    assert [blank for blank in blanks if blank.isprintable()] == [" "]  # so the others are found by one look
+
+
+def test_a_record_keeps_its_paths_as_text() -> None:
+    given = {"video_id": "a", "label": "run", "path": "/v/a.avi", "depth_path": "/v/a.mat", "split": "cafe\u0301"}
+    record = VideoRecord(**given)  # type: ignore[arg-type]
+    assert (record.path, record.depth_path) == (Path("/v/a.avi"), Path("/v/a.mat"))
+    assert record == VideoRecord(**{**given, "path": Path("/v/a.avi")})  # type: ignore[arg-type]
+    assert record.split == "caf\u00e9"
+    for copied in (copy.deepcopy(record), pickle.loads(pickle.dumps(record)), dataclasses.replace(record)):
+        assert type(copied) is VideoRecord
+        assert copied == record
+        assert hash(copied.video_id) == hash(record.video_id)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        record.label = "walk"  # type: ignore[misc]
+    with pytest.raises(ValueError, match="end_frame 3 is not above"):
+        dataclasses.replace(record, start_frame=5, end_frame=3)
+
+
+@given(st.from_regex(r"(?i)(con|nul|com1|zarr\.json|v)?[a-z\u017f\u212a0-9._-]{0,6}\n?", fullmatch=True))
+def test_usual_ids_are_legal_and_not_reserved(text: str) -> None:
+    usual = VIDEO_ID_PATTERN.fullmatch(text) and not RESERVED_ID_PATTERN.fullmatch(text)
+    assert bool(records_module._USUAL_ID.fullmatch(text)) == bool(usual)
+
+
+def test_cycles_are_searched_for_again_after_reading(tmp_path: Path) -> None:
+    path = written(tmp_path, 3)
+    read_manifest(path)
+    assert gc.isenabled()
+    with pytest.raises(ManifestError):
+        read_manifest(tmp_path / "none.csv")
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        read_manifest(path)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
 def test_wrong_rows_beyond_those_listed_are_counted_only(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_text("video_id,path,label\n" + "a b,x.avi,run\n" * 50, encoding="utf-8")
@@ -219,6 +291,22 @@ def test_wrong_rows_beyond_those_listed_are_counted_only(tmp_path: Path) -> None
 
 
 # Splits
+
+
+def test_an_id_that_stands_twice_is_refused() -> None:
+    records = videos("1234", [""] * 4, "abab")
+    with pytest.raises(SplitError, match="1 ids appear more than once among the videos, such as 'v002'"):
+        make_splits([*records, records[2]], "all", val_fraction=0)
+
+
+def test_classes_are_those_of_the_split() -> None:
+    records = videos("1234567", [""] * 7, "abababc")
+    records = [dataclasses.replace(r, split="test" if r.video_id in ("v000", "v001") else "train") for r in records]
+    records[-1] = dataclasses.replace(records[-1], split="unused")
+    records.append(dataclasses.replace(records[0], video_id="nameless", label=""))
+    (split,) = make_splits(records, "column", val_fraction=0)
+    assert describe_splits([split], records)[0]["classes"] == 2
+    assert unused_videos([split], records) == ["1 of 8 videos of the manifest are not used by column split 0: v006"]
 
 
 def videos(subjects: Sequence[str], groups: Sequence[str], labels: Sequence[str]) -> list[VideoRecord]:
@@ -286,9 +374,10 @@ def sides(draw: Callable[[st.SearchStrategy[Any]], Any]) -> list[VideoRecord]:
 def test_a_share_is_drawn_as_over_all_classes(side: list[VideoRecord], fraction: float, seed: int) -> None:
     assert units(side, SOURCES) == plain_units(side, SOURCES)
     expected = plain_share(side, fraction, seed)
+    columns, rows = Columns(side), np.arange(len(side))
     if expected is None:
         with pytest.raises(SplitError, match="cannot divide"):
-            take_share(side, fraction, seed, "here", SOURCES, "another")
+            take_share(columns, rows, fraction, seed, "here", SOURCES, "another")
     else:
-        found = take_share(side, fraction, seed, "here", SOURCES, "another")
-        assert tuple([r.video_id for r in part] for part in found) == expected
+        found = take_share(columns, rows, fraction, seed, "here", SOURCES, "another")
+        assert tuple(columns.ids[part].tolist() for part in found) == expected

@@ -21,6 +21,7 @@ from har_pipeline.features import store as store_module
 from har_pipeline.features.job import JobSummary, unfinished
 from har_pipeline.features.options import JobOptions
 from har_pipeline.features.pack import PackedStore, pack_features
+from har_pipeline.features.places import content
 from har_pipeline.features.source_files import describe_file
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.features.table import ROOM, Rows
@@ -94,7 +95,7 @@ def test_a_list_and_a_description_read_each_commit_once(store: FeatureStore, mon
     read: Counter[str] = Counter()
     real = store_module.read_metadata
     monkeypatch.setattr(
-        store_module, "read_metadata", lambda node, kind: (read.update([node.name]), real(node, kind))[1]
+        store_module, "read_metadata", lambda node, kind: (read.update([Path(node).name]), real(node, kind))[1]
     )
     for command in ("list", "show"):
         result = CliRunner().invoke(app, ["features", command, str(store.path), "--json"])
@@ -170,3 +171,17 @@ def test_rows_are_collected_in_little_more_than_their_size(lengths: list[int], b
     assert np.array_equal(joined, np.concatenate(parts))
     assert joined.dtype == np.float16
     rows.close()
+
+
+def test_a_file_that_is_longer_than_it_was_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "long").write_bytes(bytes(range(256)) * 100)
+    (tmp_path / "empty").touch()
+    real = os.stat
+    for seen in (1, 25_000, 25_600):
+        told = os.stat_result((0o100644, 0, 0, 1, 0, 0, seen, 0, 0, 0))
+        monkeypatch.setattr(os, "stat", lambda path, told=told: told)
+        assert content(tmp_path / "long") == content(str(tmp_path / "long")) == bytes(range(256)) * 100
+        assert content(tmp_path / "empty") == b""
+    monkeypatch.setattr(os, "stat", real)
+    with pytest.raises(ValueError, match="long has 25,600 bytes"):
+        content(tmp_path / "long", 25_599)

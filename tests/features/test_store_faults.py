@@ -267,14 +267,14 @@ def test_what_cannot_be_read_now_is_not_deleted(
 def test_metadata_that_cannot_be_read_now_is_no_damage(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     write(store, "v")
     store.record_failure(SPEC.name, "w", "empty")
-    read_bytes = Path.read_bytes
+    opened = os.open
 
-    def fail(path: Path) -> bytes:
-        if path.parent.name in ("v", "w"):
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return read_bytes(path)
+    def fail(path: str, *arguments: int) -> int:
+        if Path(path).parent.name in ("v", "w"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return opened(path, *arguments)
 
-    monkeypatch.setattr(Path, "read_bytes", fail)
+    monkeypatch.setattr(os, "open", fail)
     with pytest.raises(UnreadableError, match="v: cannot be read"):
         store.read(SPEC.name, "v")
     code, found = verify(store, "--delete")

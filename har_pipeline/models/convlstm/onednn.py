@@ -33,7 +33,11 @@ def _fast(dtype: torch.dtype) -> bool:
     image = torch.ones(1, 1, 1, 1, dtype=dtype)
     try:
         add_convolution_(image.clone(), image, pack(image, image))
-    except (AttributeError, RuntimeError, TypeError):  # the operators are not public: another PyTorch may have changed them
+    except (
+        AttributeError,
+        RuntimeError,
+        TypeError,
+    ):  # the operators are not public: another PyTorch may have changed them
         return False
     return True
 
