@@ -37,7 +37,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from har_pipeline import NETWORKS, ConvLSTM, NetworkName, RawNetwork, build_network, keep_freed_memory
-from har_pipeline.models.convlstm.layer import CHUNK
 
 CLASSES = 60
 BATCH = {"convlstm-stateless": 12, "convlstm-stateful": 6}
@@ -225,8 +224,8 @@ def convolutions_of(
         size = layer.output_size(height, width)
         kernel = layer.input_kernel
         padded = [(n - 1) * layer.stride + kernel.shape[2] for n in size]
-        for count in {len(part) for part in torch.arange(steps).split(CHUNK)}:
-            calls = sum(len(part) == count for part in torch.arange(steps).split(CHUNK))
+        for count in {len(part) for part in torch.arange(steps).split(ConvLSTM.steps_at_once)}:
+            calls = sum(len(part) == count for part in torch.arange(steps).split(ConvLSTM.steps_at_once))
             add((count * batch, channels, *padded), kernel, layer.stride, 0, calls)
         kernel = layer.recurrent_kernel
         add((batch, layer.hidden_channels, *size), kernel, 1, kernel.shape[2] // 2, steps - 1)

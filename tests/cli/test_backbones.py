@@ -81,7 +81,7 @@ def test_a_model_of_timm_is_extracted_trained_and_predicted_with(work: Path) -> 
     name, run, first = chain(work, "timm:resnet18", "--weights", "resnet18.safetensors")
     assert name.startswith("timm-resnet18-rgb-")
     spec = FeatureStore(work / "store.zarr").spec(name)
-    assert (spec.layer, spec.resize, spec.feature_dim) == ("pooled", "short235-center224", 512)
+    assert (spec.layer, spec.resize, spec.feature_dim) == ("pooled", "short235-middle224", 512)
     assert predicted(work, run, "--weights", "resnet18.safetensors") == first
 
 

@@ -65,16 +65,19 @@ def trained(made: Any, folder: Path, streams: int = 1, **options: Any) -> HeadRu
 WITH_OPTIONS: list[dict[str, Any]] = [
     {"head": "lstm", "num_layers": 2, "dropout": 0.3},
     {"head": "bilstm", "num_layers": 2, "readout": "steps"},
-    {"head": "lstm", "forget_gate": False},
     {"head": "gru", "input_projection": 4, "output": "sigmoid"},
     {"head": "vote", "vote": "majority"},
-    {"head": "lstm", "num_steps": 4, "standardise": True},
     {"head": "attention", "num_steps": 1},
     {"head": "attentive", "num_layers": 3, "input_projection": 4},
     {"head": "lstm", "streams": 2, "mid_fusion": "hidden", "fusion_op": "concat"},
+    {"head": "res_lstm"},
+]
+# Every head, those of the list above with its options; without them, and with more of them, in `make test-all`.
+MORE_OPTIONS: list[dict[str, Any]] = [
+    {"head": "lstm", "forget_gate": False},
+    {"head": "lstm", "num_steps": 4, "standardise": True},
     {"head": "res_lstm", "streams": 2, "mid_fusion": "input", "fusion_op": "product"},
 ]
-# Every head, those of the list above with its options; without them in `make test-all`.
 VARIANTS = [
     *(
         pytest.param({"head": head}, marks=pytest.mark.exhaustive)
@@ -83,6 +86,7 @@ VARIANTS = [
         for head in get_args(HeadName)
     ),
     *WITH_OPTIONS,
+    *(pytest.param(options, marks=pytest.mark.exhaustive) for options in MORE_OPTIONS),
 ]
 
 

@@ -130,7 +130,7 @@ def test_a_horizon_weighs_the_last_windows_only(run: Path) -> None:
     np.testing.assert_allclose(recogniser.push(frames[:8]), windows[0], atol=1e-6)
 
 
-@pytest.mark.parametrize("horizon", [None, 5])
+@pytest.mark.parametrize("horizon", [pytest.param(None, marks=pytest.mark.exhaustive), 5])
 def test_memory_does_not_grow(run: Path, horizon: int | None) -> None:
     recogniser = StatefulRecogniser(run, horizon=horizon)
     frames = walking_body(0, 40, 8)

@@ -13,7 +13,7 @@ and bfloat16's 8 bits would lose what a step adds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,9 @@ class ConvLSTM(nn.Module):
     1, so that a cell starts by remembering; peepholes 0.
     Source: Shi 2015 (arXiv 1506.04214), equation 3.
     """
+
+    # Time steps whose input convolutions are one call.
+    steps_at_once: ClassVar[int] = CHUNK
 
     def __init__(
         self,
