@@ -69,14 +69,13 @@ WITH_OPTIONS: list[dict[str, Any]] = [
     {"head": "vote", "vote": "majority"},
     {"head": "attention", "num_steps": 1},
     {"head": "attentive", "num_layers": 3, "input_projection": 4},
-    {"head": "lstm", "streams": 2, "mid_fusion": "hidden", "fusion_op": "concat"},
-    {"head": "res_lstm"},
+    {"head": "res_lstm", "streams": 2, "mid_fusion": "input", "fusion_op": "product"},
 ]
 # Every head, those of the list above with its options; without them, and with more of them, in `make test-all`.
 MORE_OPTIONS: list[dict[str, Any]] = [
     {"head": "lstm", "forget_gate": False},
     {"head": "lstm", "num_steps": 4, "standardise": True},
-    {"head": "res_lstm", "streams": 2, "mid_fusion": "input", "fusion_op": "product"},
+    {"head": "lstm", "streams": 2, "mid_fusion": "hidden", "fusion_op": "concat"},
 ]
 VARIANTS = [
     *(
