@@ -4,7 +4,7 @@ One training step (Adam, cross entropy) and inference of each, in turn, `--round
 
 - `ours`: `har_pipeline.models.convlstm`, in fp32 and bf16 (autocast);
 - `keras`: the same network of Keras 3's layers, channels last, `train_on_batch` and `predict_on_batch`, in fp32 and with
-  the policy mixed_bfloat16;
+  the policy mixed_bfloat16; left out where Keras is not installed;
 - `steps`: the module that PyTorch users write: at each time step one convolution over input and hidden state side by side
   (two where the input's has a stride), four gates, autograd; in channels-last memory; in fp32 and bf16 (autocast).
 
@@ -30,6 +30,7 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -183,8 +184,6 @@ def keras_runs(model: Any, clips: torch.Tensor, labels: torch.Tensor) -> dict[st
 
 def build_runs(name: NetworkName, batch: int, device: str) -> dict[tuple[str, str], dict[str, Callable[[], Any]]]:
     """Return (implementation, precision) -> the functions to time."""
-    import keras
-
     torch.manual_seed(0)
     network = build_network(name, CLASSES)
     clips = torch.rand(batch, network.clip_len, 1, 64, 64, device=device)
@@ -195,8 +194,11 @@ def build_runs(name: NetworkName, batch: int, device: str) -> dict[tuple[str, st
         ours.load_state_dict(network.state_dict())
         runs["ours", precision] = torch_runs(ours.to(device), clips, labels, precision)
         runs["steps", precision] = torch_runs(steps_network(network, name).to(device), clips, labels, precision)
-        keras.mixed_precision.set_dtype_policy("mixed_bfloat16" if precision == "bf16" else "float32")
-        runs["keras", precision] = keras_runs(keras_network(network, name), clips, labels)
+        if find_spec("keras") is not None:
+            import keras
+
+            keras.mixed_precision.set_dtype_policy("mixed_bfloat16" if precision == "bf16" else "float32")
+            runs["keras", precision] = keras_runs(keras_network(network, name), clips, labels)
     return runs
 
 
@@ -308,7 +310,10 @@ def measure(name: NetworkName, rounds: int, batch: int, device: str) -> dict[str
                     torch.cuda.synchronize()
                 seconds[key].append((time.perf_counter() - started) / batch)
         median = {key: statistics.median(values[1:]) for key, values in seconds.items()}
-        rival = {p: min(median[who, p] for who in ("keras", "steps")) for p in PRECISIONS}
+        rival = {
+            precision: min(value for (who, own), value in median.items() if own == precision and who != "ours")
+            for precision in PRECISIONS
+        }
         result[what] = {
             "s_per_clip": {f"{who} {precision}": round(value, 5) for (who, precision), value in median.items()},
             "rivals_to_ours_fp32": round(rival["fp32"] / median["ours", "fp32"], 3),

@@ -47,7 +47,7 @@ def parts(dry: bool) -> dict[str, tuple[int, list[str]]]:
     table = ["--videos", "20", "--clips", "4", "--dim", "8", "--loader-workers", "0"] if dry else ["--videos", "4000"]
     loaders = [] if dry else ["--loader-workers", "0", "8"]
     return {
-        **({} if dry else {"tests": (60, tests)}),
+        "tests": (60, tests),
         "extract": (120, ["benchmarks/extract.py", "--extractor", net, *videos, *device]),
         "flow": (90, ["benchmarks/flow.py", *pairs, *device, *(["--eager"] * dry)]),
         "train": (60, ["benchmarks/train.py", *few, *table, *loaders, *device]),

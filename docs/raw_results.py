@@ -261,10 +261,13 @@ def _gpu_nets_lines(content: dict[str, Any]) -> list[str]:
 
 def _convlstm_lines(content: dict[str, Any], name: str) -> list[str]:
     """Return the table of seconds per clip beside the other ways to run such a network."""
+    rivals = "a ConvLSTM step by step as PyTorch users write it"
+    if "keras fp32" in content["result"]["networks"][0]["infer"]["s_per_clip"]:
+        rivals = f"Keras 3 on torch, and {rivals}, the faster of the two"
     lines = [
         f"Seconds per clip, 60 classes, depth, batches of 12 and 6 ({name}.json; {content['machine']}, "
         f"{content['result']['threads']} threads);",
-        "rivals: Keras 3 on torch, and a ConvLSTM step by step as PyTorch users write it, the faster of the two:",
+        f"rivals: {rivals}:",
         "",
         "| network | | ours fp32 | ours bf16 | rival / ours, fp32 | rival / ours, bf16 | rival in fp32 / ours in bf16 |",
         "|---|---|---|---|---|---|---|",
@@ -278,5 +281,22 @@ def _convlstm_lines(content: dict[str, Any], name: str) -> list[str]:
                 f"| {row['network']} | {text} | {seconds['ours fp32']:{digits}} | {seconds['ours bf16']:{digits}} | "
                 f"{one['rivals_to_ours_fp32']:.2f} | {one['rivals_to_ours_bf16']:.2f} | "
                 f"{one['rivals_fp32_to_ours_bf16']:.2f} |"
+            )
+    limits = [(row["network"], row["limits"]) for row in content["result"]["networks"] if "limits" in row]
+    if limits:
+        lines += [
+            "",
+            "Inference beside what the arithmetic allows, in 1e9 operations per CPU second: matrix products, the network's",
+            "bare convolutions, and the whole network, of which only the operations of its convolutions count:",
+            "",
+            "| network | precision | products | convolutions | ours | share of products | share of convolutions |",
+            "|---|---|---|---|---|---|---|",
+        ]
+    for network, found in limits:
+        for precision, one in found.items():
+            speed = one["gflop_per_cpu_s"]
+            lines.append(
+                f"| {network} | {precision} | {speed['product']:.0f} | {speed['convolutions']:.0f} | {speed['ours']:.0f} | "
+                f"{one['ours_to_product']:.2f} | {one['ours_to_convolutions']:.2f} |"
             )
     return lines

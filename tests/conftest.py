@@ -79,6 +79,7 @@ def pictures_drawn() -> Iterator[None]:
         yield
 
 
+@pytest.hookimpl(optionalhook=True)  # a machine for benchmarks/gpu.py has no xdist
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return one worker more than there are cores: many tests wait for processes, and leave a core idle meanwhile."""
     return (os.cpu_count() or 1) + 1

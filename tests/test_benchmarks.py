@@ -70,8 +70,7 @@ def test_what_needs_a_gpu_takes_eight_minutes_at_most_and_a_part_that_fails_cost
     (tests,) = [command for name, (_, command) in parts.items() if name == "tests"]
     assert "tests/models/convlstm/test_fused.py" in tests
     assert all((ROOT / name).is_file() for name in tests if name.startswith("tests"))
-    # All parts of a dry run but the tests themselves, at sizes of their own.
-    assert set(gpu.parts(dry=True)) == set(parts) - {"tests"}
+    assert list(gpu.parts(dry=True)) == list(parts)
     pid = tmp_path / "pid"
     for code, expected in {
         "print('{\"a\": 1}')": {"result": {"a": 1}, "exit_code": 0},
@@ -92,13 +91,26 @@ def test_what_needs_a_gpu_takes_eight_minutes_at_most_and_a_part_that_fails_cost
         assert not psutil.pid_exists(int(pid.read_text())) or psutil.Process(int(pid.read_text())).status() == "zombie"
 
 
+def test_the_tests_are_found_without_xdist() -> None:
+    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "--collect-only", "-q", "tests/test_no_pickle.py"]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+
+
+def test_without_keras_the_other_rival_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    convlstm = load("convlstm", BENCHMARKS)
+    monkeypatch.setattr(convlstm, "find_spec", lambda name: None)
+    runs = convlstm.build_runs("convlstm-stateful", 1, "cpu")
+    assert runs.keys() == {(who, precision) for who in ("ours", "steps") for precision in ("fp32", "bf16")}
+
+
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_each_part_that_needs_a_gpu_runs_on_the_cpu(tmp_path: Path) -> None:
     result = run("benchmarks/gpu.py", "--dry-run", "--minutes", "60", "--out", str(tmp_path / "gpu.json"))
-    assert {name: (part["exit_code"], "result" in part) for name, part in result["parts"].items()} == dict.fromkeys(
-        ("extract", "flow", "train", "nets", "convlstm"), (0, True)
-    )
+    assert {name: (part["exit_code"], "result" in part) for name, part in result["parts"].items()} == {
+        "tests": (0, False),
+        **dict.fromkeys(("extract", "flow", "train", "nets", "convlstm"), (0, True)),
+    }
     assert json.loads((tmp_path / "gpu.json").read_text()) == result
     extract = result["parts"]["extract"]["result"]
     assert {"engine_fp32", "limit_fp32", "decode"} <= set(extract["frames_per_s"])
