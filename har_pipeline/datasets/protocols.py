@@ -262,8 +262,9 @@ def _column(columns: Columns, options: SplitOptions) -> list[Fold]:
     texts = cells(columns.records, options.column)
     values = set(texts)
     if not {"train", "test"} <= values:
+        found = f"found: {sorted(values - {''})[:6]}" if values - {""} else "it is empty"
         way_out = "; write test in the place of val to test on those videos" if {"train", "val"} <= values else ""
-        raise SplitError(f"column {options.column!r} must contain train and test; found: {sorted(values)[:6]}{way_out}")
+        raise SplitError(f"column {options.column!r} must contain train and test; {found}{way_out}")
     return [Fold(*(_rows_with(texts, part) for part in ("train", "test", "val")))]
 
 

@@ -172,7 +172,8 @@ def test_xview_shares_subjects_with_the_test_side_only() -> None:
         ("leave_one_group_out", {}, "needs column 'group' in every row"),
         ("leave_one_subject_out", {"subject": "s1"}, "at least two subjects; found only 's1'"),
         ("group_kfold", {}, "cannot make 5 folds of 1 subjects, groups or files"),
-        ("column", {}, "column 'split' must contain train and test"),
+        ("column", {}, "column 'split' must contain train and test; it is empty"),
+        ("column", {"split": "train"}, r"must contain train and test; found: \['train'\]"),
         ("holdout", {}, "cannot divide 1 subjects, groups or files"),
     ],
 )
