@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from har_pipeline.core.errors import SplitError, UsageError
+from har_pipeline.core.errors import SplitError, UsageError, first_few
 from har_pipeline.core.records import VideoRecord
 from har_pipeline.core.text import unknown
 from har_pipeline.datasets.units import SOURCES, Columns, Source, take_share
@@ -203,7 +203,11 @@ def _leave_one_out(columns: Columns, column: Literal["subject", "group"]) -> lis
     texts = cells(columns.records, column)
     values = sorted(set(texts))
     if "" in values:
-        raise SplitError(f"leave_one_{column}_out needs column {column!r} in every row of the manifest")
+        nameless = [record.video_id for record, text in zip(columns.records, texts, strict=True) if not text]
+        raise SplitError(
+            f"leave_one_{column}_out needs column {column!r} in every row of the manifest; "
+            f"{len(nameless)} of {len(texts)} have none: {first_few(nameless)}"
+        )
     if len(values) < 2:
         raise SplitError(f"leave_one_{column}_out needs at least two {column}s; found only {', '.join(values)!r}")
     number = {value: place for place, value in enumerate(values)}
