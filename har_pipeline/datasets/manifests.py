@@ -105,13 +105,14 @@ def _records(path: Path, root: Path | None, check_files: bool, max_errors: int) 
     if (check_files or root) and not base.is_dir():
         raise ManifestError(f"{path}: root {base} is not a folder; give the data's folder with --root")
     reader = csv.reader(lines, strict=True, delimiter=lines.delimiter)
-    count, wrong = 0, 0
+    count, wrong, last = 0, 0, 0  # last: line of the row before
     problems: list[str] = []
     first_seen: dict[str, int] = {}  # id without case -> row
     spelled: dict[str, str] = {}  # the same -> id, where it is another
     try:
         header = [name.strip() for name in next(reader, [])]
         _check_header(path, header)
+        last = lines.number
         record_of = _RowReader(header, base, check_files)
         for row in reader:
             if not row:
@@ -130,10 +131,16 @@ def _records(path: Path, root: Path | None, check_files: bool, max_errors: int) 
                 wrong += 1
                 if len(problems) < max_errors:
                     commented = "; comments stand above the header only" if lines.text.startswith("#") else ""
-                    problems.append(f"  {path.name}:row {lines.number}: {error}{commented}")
+                    first_line = lines.number - sum(cell.count("\n") for cell in row)
+                    problems.append(f"  {path.name}:row {first_line}: {error}{commented}")
             else:
                 yield record
+            last = lines.number
     except csv.Error as error:
+        if "unexpected end of data" in str(error):
+            raise ManifestError(
+                f"{path.name}: not valid CSV: a quotation mark that opens after row {last} is never closed"
+            ) from error
         raise ManifestError(f"{path.name}:row {lines.number}: not valid CSV: {error}") from error
     if not count:
         raise ManifestError(f"{path}: no rows below the header")
@@ -344,7 +351,7 @@ class _RowReader:
     def __call__(self, row: Sequence[str]) -> VideoRecord:
         """Return one row as a record. Raises: ValueError saying what is wrong with it."""
         if len(row) != len(self._header):
-            raise ValueError("number of cells differs from the header")
+            raise ValueError(f"number of cells differs from the header: {len(row)}, not {len(self._header)}")
         text = "".join(row)
         # No other blank is printable. One look at all is quicker than to strip and to search each cell.
         printable = text.isprintable()

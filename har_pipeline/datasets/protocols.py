@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from har_pipeline.core.errors import SplitError, UsageError
+from har_pipeline.core.errors import SplitError, UsageError, first_few
 from har_pipeline.core.records import VideoRecord
 from har_pipeline.core.text import unknown
 from har_pipeline.datasets.units import SOURCES, Columns, Source, take_share
@@ -203,7 +203,11 @@ def _leave_one_out(columns: Columns, column: Literal["subject", "group"]) -> lis
     texts = cells(columns.records, column)
     values = sorted(set(texts))
     if "" in values:
-        raise SplitError(f"leave_one_{column}_out needs column {column!r} in every row of the manifest")
+        nameless = [record.video_id for record, text in zip(columns.records, texts, strict=True) if not text]
+        raise SplitError(
+            f"leave_one_{column}_out needs column {column!r} in every row of the manifest; "
+            f"{len(nameless)} of {len(texts)} have none: {first_few(nameless)}"
+        )
     if len(values) < 2:
         raise SplitError(f"leave_one_{column}_out needs at least two {column}s; found only {', '.join(values)!r}")
     number = {value: place for place, value in enumerate(values)}
@@ -262,8 +266,9 @@ def _column(columns: Columns, options: SplitOptions) -> list[Fold]:
     texts = cells(columns.records, options.column)
     values = set(texts)
     if not {"train", "test"} <= values:
+        found = f"found: {sorted(values - {''})[:6]}" if values - {""} else "it is empty"
         way_out = "; write test in the place of val to test on those videos" if {"train", "val"} <= values else ""
-        raise SplitError(f"column {options.column!r} must contain train and test; found: {sorted(values)[:6]}{way_out}")
+        raise SplitError(f"column {options.column!r} must contain train and test; {found}{way_out}")
     return [Fold(*(_rows_with(texts, part) for part in ("train", "test", "val")))]
 
 

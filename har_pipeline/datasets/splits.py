@@ -327,6 +327,10 @@ def describe_protocol(splits: Sequence[Split], records: Sequence[VideoRecord], *
             met |= {one for one in train & test if one}
         of_people = f"; {len(met)} of {len(people)} subjects are on both sides" if met else ""
         apart = apart if met else ["subject", *apart]
+    if people and (nameless := {record.video_id for record in records if not record.subject}):
+        used = {one for split in splits for part in PARTS for one in getattr(split, part)}
+        if count := len(nameless & used):
+            of_people += f"; {count} of {len(used)} videos name no subject: one person may be on both sides"
     return f"{line}; train and test share no {' or '.join(filter(None, (', '.join(apart[:-1]), apart[-1])))}{of_people}"
 
 

@@ -438,6 +438,12 @@ def _frames(folder: Path, family: _Family, config: Any) -> tuple[str, ResizeMeth
         log.warning(
             "%s: asks for resample %s, which is not offered: frames are scaled by %s", file, values["resample"], method
         )
+    if not values.get("do_resize", True):
+        log.warning(
+            "%s: asks for frames that are not scaled, which is not offered: they are scaled to %d px", file, made
+        )
+    elif not values.get("do_center_crop", True) and "-center" in resize:
+        log.warning("%s: asks for frames that are not cropped, which is not offered: their centre is cut", file)
     return resize, method, preprocess
 
 
@@ -491,11 +497,17 @@ def _loaded(
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below by name: the library's error names no tensor
                 dtype=torch.float32,
                 **arguments,
             )
-        except Exception as error:  # keys of other shapes, damaged files: the library's own errors are of any kind
+        except Exception as error:  # damaged files: the library's own errors are of any kind
             raise WeightsError(f"{folder}: its weights do not fit its {CONFIG} ({first_line(error)})") from error
+    if about["mismatched_keys"]:
+        other = [f"{key} {tuple(stored)}, not {tuple(ours)}" for key, stored, ours in sorted(about["mismatched_keys"])]
+        raise WeightsError(
+            f"{folder}: its weights do not fit its {CONFIG}: {len(other)} of another shape ({first_few(other)})"
+        )
     spare, not_read = [rf"{part}\." for part in family.spare], (*family.not_read, *_NEVER_READ)
     ours = {
         key: _content(value)

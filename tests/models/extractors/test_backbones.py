@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -326,7 +327,8 @@ def test_what_is_no_folder_of_a_model_says_so(videomae: Path, tmp_path: Path) ->
     shutil.copy(videomae / "model.safetensors", empty)
     assert "no config of videomae" in error(empty)
     (empty / "config.json").write_text(json.dumps({**config, "hidden_size": 64}))
-    assert "do not fit its config.json" in error(empty)
+    shape = r"do not fit its config.json: \d+ of another shape \(.*fc_norm.bias \(32,\), not \(64,\)"
+    assert re.search(shape, error(empty))
 
 
 def test_no_network_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -467,6 +469,25 @@ def test_a_filter_that_is_not_offered_is_told_of(tmp_path: Path, caplog: pytest.
     own = build_extractor(f"hf:{tmp_path / 'model'}", device="cpu")
     assert own.input.resize_method == "bicubic"
     assert "asks for resample 1, which is not offered: frames are scaled by bicubic" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("size", "asked", "message"),
+    [
+        ({"shortest_edge": 40}, {"do_resize": False}, "not scaled, which is not offered: they are scaled to 32 px"),
+        ({"shortest_edge": 40}, {"do_center_crop": False}, "not cropped, which is not offered: their centre is cut"),
+        ({"height": 32, "width": 32}, {"do_center_crop": False}, ""),
+    ],
+)
+def test_frames_that_are_made_otherwise_than_the_processor_asks_are_told_of(
+    size: dict[str, int], asked: dict[str, bool], message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved("clip", tmp_path / "model")
+    cut = {"height": 32, "width": 32}
+    transformers.CLIPImageProcessor(size=size, crop_size=cut, **asked).save_pretrained(tmp_path / "model")
+    build_extractor(f"hf:{tmp_path / 'model'}", device="cpu")
+    assert message in caplog.text
+    assert ("which is not offered" in caplog.text) == bool(message)
 
 
 def test_16_bits_are_taken_where_they_are_asked_for_and_near(videomae: Path, monkeypatch: pytest.MonkeyPatch) -> None:
