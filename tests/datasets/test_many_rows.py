@@ -42,9 +42,14 @@ def read_plainly(text: str, base: Path, name: str) -> list[VideoRecord] | str:
     lines = [(n, line + "\n") for n, line in numbered if line.strip(', "\t')]
     numbers = [n for n, _ in lines]
     reader = csv.DictReader((line for _, line in lines), strict=True)
+    rows, last = [], numbers[0]
     try:
-        rows = [(numbers[min(reader.line_num, len(numbers)) - 1], row) for row in reader]
+        for row in reader:
+            last = numbers[min(reader.line_num, len(numbers)) - 1]
+            rows.append((last, row))
     except csv.Error as error:
+        if "unexpected end" in str(error):
+            return f"not valid CSV: a quotation mark that opens after row {last} is never closed"
         return f"row {numbers[min(max(reader.reader.line_num, 1), len(numbers)) - 1]}: not valid CSV: {error}"
     if not rows:
         return "no rows below the header"
@@ -60,7 +65,8 @@ def read_plainly(text: str, base: Path, name: str) -> list[VideoRecord] | str:
             found.append(record)
         except ValueError as error:
             hint = "; comments stand above the header only" if dict(lines)[number].startswith("#") else ""
-            wrong.append(f"  {name}:row {number}: {error}{hint}")
+            first_line = number - str([*row.values()]).count(r"\n")
+            wrong.append(f"  {name}:row {first_line}: {error}{hint}")
     if not wrong:
         return found
     more = f"\n  and {len(wrong) - 20} more" if len(wrong) > 20 else ""
@@ -69,7 +75,8 @@ def read_plainly(text: str, base: Path, name: str) -> list[VideoRecord] | str:
 
 def plain_record(row: dict[str | Any, str | Any], base: Path) -> VideoRecord:
     if None in row or None in row.values():
-        raise ValueError("number of cells differs from the header")
+        count = len(COLUMNS) + len(row.get(None) or ()) - [*row.values()].count(None)
+        raise ValueError(f"number of cells differs from the header: {count}, not {len(COLUMNS)}")
     cells = {key: value.strip() for key, value in row.items()}
     for key, value in cells.items():
         if re.search(r"[\x00-\x1f\x7f]", value):
