@@ -20,10 +20,10 @@ from feature_results import (
     papers_block,
     sequences_block,
     small_block,
-    speed_block,
     streams_block,
 )
 from raw_results import raw_block
+from speed_results import speed_block
 
 from har_pipeline.cli import COMMANDS_JSON, first_paragraphs
 from har_pipeline.features.options import describe_handcrafted

@@ -88,6 +88,10 @@ def raw_block() -> str:
             "",
             made_by("convlstm"),
             "",
+            *_limits_lines(results("convlstm_limits")),
+            "",
+            made_by("convlstm_limits"),
+            "",
             *_threads_lines(results("threads")["result"]),
             "",
             made_by("threads"),
@@ -282,21 +286,22 @@ def _convlstm_lines(content: dict[str, Any], name: str) -> list[str]:
                 f"{one['rivals_to_ours_fp32']:.2f} | {one['rivals_to_ours_bf16']:.2f} | "
                 f"{one['rivals_fp32_to_ours_bf16']:.2f} |"
             )
-    limits = [(row["network"], row["limits"]) for row in content["result"]["networks"] if "limits" in row]
-    if limits:
-        lines += [
-            "",
-            "Inference beside what the arithmetic allows, in 1e9 operations per CPU second: matrix products, the network's",
-            "bare convolutions, and the whole network, of which only the operations of its convolutions count:",
-            "",
-            "| network | precision | products | convolutions | ours | share of products | share of convolutions |",
-            "|---|---|---|---|---|---|---|",
-        ]
-    for network, found in limits:
-        for precision, one in found.items():
-            speed = one["gflop_per_cpu_s"]
-            lines.append(
-                f"| {network} | {precision} | {speed['product']:.0f} | {speed['convolutions']:.0f} | {speed['ours']:.0f} | "
-                f"{one['ours_to_product']:.2f} | {one['ours_to_convolutions']:.2f} |"
-            )
+    return lines
+
+
+def _limits_lines(content: dict[str, Any]) -> list[str]:
+    """Return the table of a network's inference beside what the arithmetic allows."""
+    lines = [
+        f"Inference with OMP_NUM_THREADS=1 ({content['machine']}; convlstm_limits.json), in 1e9 operations per CPU second:",
+        "products of matrices, the network's bare convolutions, and the whole network, of which only the operations of its",
+        "convolutions count:",
+        "",
+        "| network | precision | products | convolutions | ours | share of products | share of convolutions |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in content["result"]["networks"]:
+        for precision, one in row["limits"].items():
+            speed = [f"{one['gflop_per_cpu_s'][what]:.0f}" for what in ("product", "convolutions", "ours")]
+            shares = f"{one['ours_to_product']:.2f} | {one['ours_to_convolutions']:.2f}"
+            lines.append(f"| {row['network']} | {precision} | {' | '.join(speed)} | {shares} |")
     return lines
