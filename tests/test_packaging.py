@@ -31,6 +31,7 @@ LEFT_OUT = (
     ".hypothesis",
     ".coverage*",
     "demo_out",
+    "scale_out",
 )
 
 
