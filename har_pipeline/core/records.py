@@ -223,7 +223,7 @@ class VideoRecord(Span):
         check_video_id(video_id)
         if path is None and depth_path is None:
             raise ValueError(f"{video_id}: one of path and depth_path is required")
-        # One by one: a manifest may have a million rows, and a dataclass checks them in three times the time.
+        # By hand: a manifest may have a million rows, and the constructor that a dataclass gets takes 1.7 times as long.
         set_value = object.__setattr__
         set_value(self, "video_id", video_id)
         set_value(self, "label", label)

@@ -331,7 +331,8 @@ def describe_protocol(splits: Sequence[Split], records: Sequence[VideoRecord], *
         used = {one for split in splits for part in PARTS for one in getattr(split, part)}
         if count := len(nameless & used):
             of_people += f"; {count} of {len(used)} videos name no subject: one person may be on both sides"
-    return f"{line}; train and test share no {' or '.join(filter(None, (', '.join(apart[:-1]), apart[-1])))}{of_people}"
+    listed = " or ".join(filter(None, (", ".join(apart[:-1]), apart[-1])))
+    return f"{line}; train and test share no {listed}{of_people}"
 
 
 def split_text(split: Split) -> str:

@@ -33,12 +33,8 @@ def _fast(dtype: torch.dtype) -> bool:
     image = torch.ones(1, 1, 1, 1, dtype=dtype)
     try:
         add_convolution_(image.clone(), image, pack(image, image))
-    except (
-        AttributeError,
-        RuntimeError,
-        TypeError,
-    ):  # the operators are not public: another PyTorch may have changed them
-        return False
+    except (AttributeError, RuntimeError, TypeError):
+        return False  # the operators are not public: another PyTorch may have changed them
     return True
 
 

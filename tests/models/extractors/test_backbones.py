@@ -443,6 +443,15 @@ def test_frames_are_prepared_as_the_folders_processor_says(videomae: Path, tmp_p
         ("siglip", transformers.SiglipImageProcessor(size={"height": 32, "width": 32})),
         ("siglip", transformers.SiglipImageProcessor(size={"height": 32, "width": 32}, resample=2)),
         ("dinov2", transformers.BitImageProcessor(size={"shortest_edge": 37}, crop_size=32)),
+        ("dinov3_vit", transformers.DINOv3ViTImageProcessor(size={"height": 32, "width": 32})),
+        (
+            "videomae",
+            transformers.VideoMAEVideoProcessor(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}),
+        ),
+        (
+            "vjepa2",
+            transformers.VJEPA2VideoProcessor(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}),
+        ),
     ],
 )
 def test_frames_are_scaled_as_the_folders_processor_does(kind: str, processor: Any, tmp_path: Path) -> None:
@@ -457,10 +466,15 @@ def test_frames_are_scaled_as_the_folders_processor_does(kind: str, processor: A
         frame = np.array(Image.fromarray(coarse).resize(shape[::-1], Image.Resampling.BICUBIC))
         cut = resize_frame(frame, resize)
         pixels = own.preprocess(torch.from_numpy(cut.copy())[None, None], torch.float32)[0, :, 0]
-        wanted = torch.as_tensor(processor([frame], return_tensors="pt")["pixel_values"]).reshape(pixels.shape)
+        given = (
+            [frame[None]] if hasattr(processor, "do_sample_frames") else [frame]  # of videos, or of images
+        )
+        (wanted,) = processor(given, return_tensors="pt").values()
+        wanted = torch.as_tensor(wanted).reshape(pixels.shape)
         levels = (pixels - wanted).abs() * torch.tensor(own.preprocess.std)[:, None, None]
         assert levels.max() < 1.01
-        assert levels.mean() < 0.2
+        # DINOv3's scales numbers between the levels, from which whole ones are a quarter away on average.
+        assert levels.mean() < (0.3 if kind == "dinov3_vit" else 0.2)
 
 
 def test_a_filter_that_is_not_offered_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
