@@ -12,7 +12,9 @@ HARD_SLOPE = tl.constexpr(0.2)
 
 @triton.jit
 def _gate(value, HARD: tl.constexpr):
-    return tl.minimum(tl.maximum(HARD_SLOPE * value + 0.5, 0.0), 1.0) if HARD else 1 / (1 + tl.exp(-value))
+    # Not `tl.minimum` and `tl.maximum`, which would turn NaN into a number.
+    line = HARD_SLOPE * value + 0.5
+    return tl.where(line < 0, 0.0, tl.where(line > 1, 1.0, line)) if HARD else 1 / (1 + tl.exp(-value))
 
 
 @triton.jit

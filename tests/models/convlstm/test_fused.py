@@ -68,6 +68,15 @@ def test_a_step_and_back_equal_those_of_plain_tensors(shape: tuple[int, ...], dt
     torch.testing.assert_close(d_cell, plain_d_cell, **tolerance)
 
 
+def test_what_is_not_a_number_stays_so(gates: str) -> None:
+    preactivations, cell = random_images(1, 8, 3, 3), random_images(1, 2, 3, 3)
+    preactivations[0, 0, 1, 1] = torch.nan
+    hidden = torch.zeros_like(cell)
+    new_cell, _ = fused.step(preactivations, None, cell, gates == "hard-sigmoid", hidden)
+    for found in (new_cell, hidden):
+        assert torch.isnan(found).nonzero().tolist() == [[0, 0, 1, 1]]
+
+
 @pytest.mark.parametrize("sequences", [True, False])
 @pytest.mark.parametrize("given", [True, False])
 @pytest.mark.parametrize("channels", [(2, 3), (1, 1)])
