@@ -235,7 +235,9 @@ class PackedStore:
     def resolve(self, prefix: str) -> str:
         """Return the full name of a feature set; see `FeatureStore.resolve`."""
         try:
-            return choose_feature_set(self.path, prefix, self.feature_sets(), self.spec, self.names())
+            return choose_feature_set(
+                self.path, prefix, self.feature_sets(), self.spec, self.names(), lambda one: False
+            )
         except StoreError as error:
             raise StoreError(f"{error} (`har features pack` adds others)") from error
 

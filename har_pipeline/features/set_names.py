@@ -25,12 +25,23 @@ def spec_hash(values: Mapping[str, Any]) -> str:
 
 
 def choose_feature_set(
-    path: StorePath, prefix: str, sets: Sequence[str], spec_of: Callable[[str], FeatureSpec], names: Mapping[str, str]
+    path: StorePath,
+    prefix: str,
+    sets: Sequence[str],
+    spec_of: Callable[[str], FeatureSpec],
+    names: Mapping[str, str],
+    is_empty: Callable[[str], bool],
 ) -> str:
-    """Return the one of `sets` that `prefix` means; see `FeatureStore.resolve`. path: told in the error. names: name -> set."""
-    if prefix not in sets and prefix in names:
+    """Return the one of `sets` that `prefix` means; see `FeatureStore.resolve`.
+
+    path: told in the error. names: name -> set. is_empty: whether a set has no video, which the error tells.
+    """
+    if prefix in sets:
+        return prefix
+    if prefix in names:
         return names[prefix]
-    found = [one for one in sets if one == prefix] or [one for one in sets if one.startswith(prefix)]
+    named = {one for name, one in names.items() if name.startswith(prefix)}
+    found = [one for one in sets if one.startswith(prefix) or one in named]
     if len(found) > 1:
         found = [one for one in found if spec_of(one).fit is None] or found
     if not sets:
@@ -38,7 +49,10 @@ def choose_feature_set(
     if len(found) != 1:
         told = differences({one: spec_of(one) for one in found})
         called = {one: repr(name) for name, one in names.items()}
-        facts = {one: ", ".join(filter(None, (called.get(one), told.get(one)))) for one in found or sets}
+        empty = {one: "no videos" for one in found or sets if is_empty(one)}
+        facts = {
+            one: ", ".join(filter(None, (called.get(one), told.get(one), empty.get(one)))) for one in found or sets
+        }
         there = "; ".join(f"{one} ({fact})" if fact else one for one, fact in facts.items()) or "none"
         if not prefix and found:
             raise StoreError(f"{path} holds {len(found)} feature sets, choose one with --features: {there}")

@@ -229,9 +229,12 @@ class FeatureStore:
     def resolve(self, prefix: str) -> str:
         """Return the feature set of the name `prefix`, or the one that starts with it, or the only one of them without a fit.
 
+        Names are its own and the one that it was given.
         Raises: StoreError if there is not exactly one; the message lists the candidates, and in what they differ.
         """
-        return choose_feature_set(self.path, prefix, self.feature_sets(), self.spec, self.names())
+        return choose_feature_set(
+            self.path, prefix, self.feature_sets(), self.spec, self.names(), lambda one: not self.video_ids(one)
+        )
 
     def names(self) -> dict[str, str]:
         """Return name -> feature set of the sets that were given names, sorted; tells once of a damaged one."""

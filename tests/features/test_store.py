@@ -214,6 +214,12 @@ def test_prefixes(store: FeatureStore) -> None:
     with pytest.raises(StoreError, match="no feature set starts"):
         store.resolve("vgg")
     assert store.feature_sets() == sorted([SPEC.name, other.name])
+    store.give_name(other.name, "tuned-pool")
+    assert store.resolve("tuned") == other.name
+    store.write(SPEC.name, "v", features(), source())
+    with pytest.raises(StoreError, match=rf"{other.name} \([^)]*, no videos\)") as raised:
+        store.resolve("")
+    assert str(raised.value).count("no videos") == 1
 
 
 def test_failures_are_kept_until_the_video_succeeds(store: FeatureStore) -> None:
