@@ -4,9 +4,10 @@ For each precision, in turns within one run: (a) `limit`: the net alone on the s
 (b) `engine`: `extract` from video files to the committed store; and, for VGG16, (c) `algorithm1`: Orozco 2020, Algorithm
 1, as people write it: one video at a time, one frame at a time, fp32, `eval` and `inference_mode`, up to the layer,
 nothing written; `algorithm1_channels_last` is the same with PyTorch's documented CPU tuning. What binds the engine: `decode`,
-reading and resizing the same frames in one process; on a GPU `limit_pinned_default`, the default net on batches in pinned
-memory; and `start_s`, what a job of one video takes. Ratios are medians over the rounds. Videos are rendered; weights may be
-random, which changes no timing.
+reading and resizing the same frames in one process; `engine_no_net`, the engine with a net that takes no time, and
+`host_ms_per_frame`, the CPU time of its main process, whose threads fill batches and write the store; on a GPU
+`limit_pinned_default`, the default net on batches in pinned memory; and `start_s`, what a job of one video takes. Ratios are
+medians over the rounds. Videos are rendered; weights may be random, which changes no timing.
 
     python benchmarks/extract.py --extractor vgg16 --videos 50 --rounds 5
 """
@@ -14,6 +15,8 @@ random, which changes no timing.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import json
 import math
 import statistics
@@ -64,6 +67,21 @@ def run_ahead(extractor: Extractor, pinned: list[torch.Tensor]) -> None:
     """As the limit, but the next batch is on its way while the device works: its memory is pinned, and nothing waits."""
     for rows in [extractor(batch) for batch in pinned]:
         rows.cpu()
+
+
+class NoNet(Extractor):
+    """Gives the same features of each batch, which costs nothing but the way of frames and features to the device and back."""
+
+    def __call__(self, clips: torch.Tensor) -> torch.Tensor:
+        """Return features (B, D) float32 on the device."""
+        clips.to(self.device, non_blocking=True)
+        return features_of_nothing(len(clips), self.feature_dim, self.device)
+
+
+@functools.cache
+def features_of_nothing(size: int, dim: int, device: torch.device) -> torch.Tensor:
+    """Return features (size, dim) with as many zeros as those of a net, whose compression takes about as long."""
+    return torch.randn(size, dim, generator=torch.Generator().manual_seed(0)).relu().to(device)
 
 
 def run_decode(records: list[VideoRecord], batch_size: int, resize: str) -> None:
@@ -127,6 +145,15 @@ def main() -> None:
             runs["engine_default"] = lambda: run_engine(default, records, options)
             runs["limit_default"] = lambda: run_limit(default, batches)
         runs["decode"] = lambda: run_decode(records, len(batches[0]), exact.input.resize)
+        no_net = NoNet(**{field.name: getattr(default, field.name) for field in dataclasses.fields(default)})
+        host_s: list[float] = []
+
+        def run_no_net() -> None:
+            started = time.process_time()
+            run_engine(no_net, records, options)
+            host_s.append(time.process_time() - started)
+
+        runs["engine_no_net"] = run_no_net
         runs["start"] = lambda: run_engine(default, records[:1], options)
         if exact.device.type == "cuda":
             pinned = [batch.pin_memory() for batch in batches]
@@ -161,6 +188,7 @@ def main() -> None:
         "rounds": arguments.rounds,
         "frames_per_s": {name: round(frames / statistics.median(values), 2) for name, values in seconds.items()},
         "ratios": ratios,
+        "host_ms_per_frame": round(1000 * statistics.median(host_s) / frames, 3),
         "start_s": start_s,
         "default_precision": default.precision,
         "device": f"{exact.device.type}, {torch.get_num_threads()} threads",

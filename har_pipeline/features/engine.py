@@ -7,10 +7,12 @@ when its last clip is written; what was interrupted is done again.
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 
@@ -19,7 +21,7 @@ import torch
 
 from har_pipeline.core.records import VideoSource
 from har_pipeline.features.job import Noted, Outcome, Report, Spent, file_of
-from har_pipeline.features.lanes import Attempt, Lane
+from har_pipeline.features.lanes import Attempt, Flight, Lane
 from har_pipeline.features.seen import seen_of_video
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.video.clip_worker import Chunk, ClipPlan, DecodeTask, DecodeWorker, Done, Message, OfRow
@@ -28,6 +30,7 @@ from har_pipeline.video.preprocess import Crop, crop_places
 from har_pipeline.video.process import Failed, run_tasks
 
 MAX_PENDING_WRITES = 16
+NUM_WRITERS = 4
 
 
 class Engine:
@@ -38,7 +41,10 @@ class Engine:
     ) -> None:
         self.store, self.lanes, self.report, self.spend = store, lanes, report, spend
         self.spent = Spent()
-        self.writer = ThreadPoolExecutor(1, thread_name_prefix="har-writer")
+        # A video's rows are written in their order by one of these; packing, checksums and waiting for the disk take longer
+        # than a GPU's net.
+        self.writers = [ThreadPoolExecutor(1, thread_name_prefix="har-writer") for _ in range(NUM_WRITERS)]
+        self.next_writers = itertools.cycle(self.writers)
         self.writes: deque[tuple[Future[None], Outcome | None]] = deque()
         self.attempts: dict[tuple[int, str], Attempt] = {}
         self.failed: set[tuple[int, str]] = set()
@@ -66,7 +72,8 @@ class Engine:
             self._finish_writes(0)
             self._tell()
         finally:
-            self.writer.shutdown(wait=True, cancel_futures=True)
+            for thread in self.writers:
+                thread.shutdown(wait=True, cancel_futures=True)
             self._abort_all()
 
     def _tell(self) -> None:
@@ -93,11 +100,12 @@ class Engine:
                 self._handle(worker, of_row, message.message)
             case ClipPlan():
                 self._cancel(message.lane, video_id)
-                lane = self.lanes[message.lane]
+                lane, thread = self.lanes[message.lane], next(self.next_writers)
                 self.attempts[message.lane, video_id] = Attempt(
                     video_id,
                     message,
-                    self.writer.submit(self.store.writer, lane.spec.name, video_id, len(message.clip_bounds)),
+                    thread,
+                    thread.submit(self.store.writer, lane.spec.name, video_id, len(message.clip_bounds)),
                     np.zeros((0, lane.spec.feature_dim), np.float32),
                     file=file_of(task),
                     content=message.content,
@@ -131,20 +139,13 @@ class Engine:
         if lane.flow is not None:
             with self._timed("flow"):
                 source, clips = self._flows(lane, attempt, frames, chunk)
-        height, width = lane.resize.shape
         crops = crop_places(lane.resize, *source.shape[1:3]) if lane.whole else [Crop(0, 0)]
         for clip in clips:
             for crop in crops:
                 if attempt.cancelled:
                     return
-                batch = lane.batches[0]
-                part = source[clip, crop.top : crop.top + height, crop.left : crop.left + width]
-                rows = part if isinstance(part, torch.Tensor) else torch.from_numpy(part)
-                if crop.mirrored:
-                    rows = _mirrored(rows)
-                batch.clips[len(batch.owners)].copy_(rows)
-                batch.owners.append(attempt)
-                if batch.full:
+                lane.batches[0].add(source, clip, crop, attempt)
+                if lane.batches[0].full:
                     self._compute(lane)
 
     def _flows(self, lane: Lane, attempt: Attempt, frames: np.ndarray, chunk: Chunk) -> tuple[torch.Tensor, np.ndarray]:
@@ -177,53 +178,54 @@ class Engine:
             return
         with self._timed("device"):
             features = lane.extractor(batch.clips)
+            started = Flight(batch, features, torch.float32 if lane.crops > 1 else lane.dtype)
         self._collect(lane)
-        lane.in_flight = (batch, features)
+        lane.in_flight = started
         lane.batches.rotate(-1)
 
     def _collect(self, lane: Lane) -> None:
         """Give the finished rows to their videos."""
-        if lane.in_flight is None:
+        flight, lane.in_flight = lane.in_flight, None
+        if flight is None:
             return
-        batch, features = lane.in_flight
-        lane.in_flight = None
         with self._timed("device"):
-            rows = features.cpu().numpy()
-        start = 0
-        while start < len(batch.owners):
-            attempt, end = batch.owners[start], start
-            while end < len(batch.owners) and batch.owners[end] is attempt:
+            rows, finite = flight.rows()
+        owners, start = flight.batch.owners, 0
+        while start < len(owners):
+            attempt, end = owners[start], start
+            while end < len(owners) and owners[end] is attempt:
                 end += 1
-            self._take_rows(lane, attempt, rows[start:end])
+            self._take_rows(lane, attempt, rows[start:end], flight.features[start:end], finite)
             start = end
-        batch.owners.clear()
+        owners.clear()
 
-    def _take_rows(self, lane: Lane, attempt: Attempt, rows: np.ndarray) -> None:
+    def _take_rows(self, lane: Lane, attempt: Attempt, rows: np.ndarray, exact: torch.Tensor, finite: bool) -> None:
+        """Give rows to a video. rows, finite: as `Flight` gives them; exact: the same in float32."""
         if attempt.cancelled:
             return
         if lane.crops > 1:  # the mean over a clip's crops, Lakhal 2018, eq. 5
             rows = np.concatenate([attempt.crop_rows, rows])
             whole = len(rows) // lane.crops * lane.crops
             attempt.crop_rows = rows[whole:]
-            rows = rows[:whole].reshape(-1, lane.crops, rows.shape[1]).mean(axis=1)
-            if not len(rows):
+            if not whole:
                 return
-        with np.errstate(over="ignore"):
-            stored = rows.astype(lane.spec.dtype)
-        if not np.isfinite(stored).all():
-            if not lane.sound and not np.isfinite(rows).all():
+            exact = torch.from_numpy(rows[:whole].reshape(-1, lane.crops, rows.shape[1]).mean(axis=1))
+            rows, finite = exact.to(lane.dtype).numpy(), False
+        if not finite and not np.isfinite(rows).all():
+            largest = float(exact.abs().max())
+            if not lane.sound and not math.isfinite(largest):
                 lane.extractor.check_finite()  # else each video would fail with the same reason
             cause = "its weights may be damaged" if lane.spec.precision == "fp32" else "try --precision fp32"
             reason = f"the net gave a value that is not finite: {cause}"
-            if np.isfinite(rows).all():
-                reason = f"a feature of {np.abs(rows).max():.4g} overflows float16: use --dtype float32"
+            if math.isfinite(largest):
+                reason = f"a feature of {largest:.4g} overflows float16: use --dtype float32"
             self._fail(lane, attempt.video_id, reason, attempt.file)
             return
         lane.sound = True
         attempt.rows += len(rows)
         self.spent.clips += len(rows)
-        attempt.last_row = stored[-1:]
-        self._submit(lambda: attempt.writer.result().append(_rows(stored)))
+        attempt.last_row = rows[-1:]
+        self._submit(attempt.thread, lambda: attempt.writer.result().append(_rows(rows)))
         self._commit_if_complete(lane, attempt)
 
     def _commit_if_complete(self, lane: Lane, attempt: Attempt) -> None:
@@ -259,11 +261,11 @@ class Engine:
             padded=plan.padded,
             seen=seen_of_video(lane.spec, plan.num_frames, plan.fps),
         )
-        self._submit(commit, outcome)
+        self._submit(attempt.thread, commit, outcome)
 
-    def _submit(self, work: Callable[[], None], outcome: Outcome | None = None) -> None:
-        """Let the writer do something, and report the outcome once it is done."""
-        self.writes.append((self.writer.submit(work), outcome))
+    def _submit(self, thread: Executor, work: Callable[[], None], outcome: Outcome | None = None) -> None:
+        """Let a writing thread do something, and report the outcome once it is done."""
+        self.writes.append((thread.submit(work), outcome))
         self._finish_writes(MAX_PENDING_WRITES)
 
     def _finish_writes(self, pending: int) -> None:
@@ -279,7 +281,7 @@ class Engine:
         attempt = self.attempts.pop((lane, video_id), None)
         if attempt is not None:
             attempt.cancelled = True
-            self._submit(lambda: attempt.writer.result().abort())
+            self._submit(attempt.thread, lambda: attempt.writer.result().abort())
 
     def _fail(self, lane: Lane, video_id: str, reason: str, file: Mapping[str, str]) -> None:
         number = self.lanes.index(lane)
@@ -287,6 +289,7 @@ class Engine:
         if (number, video_id) not in self.failed:
             self.failed.add((number, video_id))
             self._submit(
+                next(self.next_writers),
                 lambda: self.store.record_failure(lane.spec.name, video_id, reason, file),
                 Outcome(video_id=video_id, lane=number, reason=reason),
             )
@@ -300,9 +303,3 @@ class Engine:
 def _rows(features: np.ndarray) -> np.ndarray:
     """Return clips' features (n, D) as they are, and tokens (n, M, D) as rows (n * M, D)."""
     return features.reshape(-1, features.shape[-1])
-
-
-def _mirrored(clip: torch.Tensor) -> torch.Tensor:
-    """Return a clip (T, S, S, C) with left and right exchanged; flow (two channels) to the right becomes flow to the left."""
-    flipped = clip.flip(2)
-    return flipped * torch.tensor([-1.0, 1.0], device=clip.device) if clip.shape[-1] == 2 else flipped

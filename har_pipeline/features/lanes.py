@@ -6,7 +6,7 @@ import math
 import platform
 from collections import deque
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +20,7 @@ from har_pipeline.models.extractors.base import Extractor
 from har_pipeline.video.clip_worker import ClipPlan, Done, View
 from har_pipeline.video.flow.cache import FlowCache
 from har_pipeline.video.flow.spec import FlowSpec
-from har_pipeline.video.preprocess import num_crops, parse_resize
+from har_pipeline.video.preprocess import Crop, num_crops, parse_resize
 
 FRAMES_PER_SLOT = 32
 # The longest aspect ratio of frames that are sent uncropped.
@@ -56,6 +56,7 @@ class Attempt:
 
     video_id: str
     plan: ClipPlan
+    thread: Executor  # writes its rows
     writer: Future[FeatureWriter]
     crop_rows: np.ndarray  # of a clip whose other crops are not computed yet
     file: Mapping[str, str]  # as in `FeatureRecord`
@@ -79,11 +80,54 @@ class ClipBatch:
             pin_memory=device.type == "cuda" and not flow,
         )
         self.owners: list[Attempt] = []
+        # numpy copies frames in one thread: torch would wake those of the net for each.
+        self._frames = None if flow else self.clips.numpy()
+
+    def add(self, source: np.ndarray | torch.Tensor, clip: np.ndarray, crop: Crop, owner: Attempt) -> None:
+        """Put one crop of a clip into the next row.
+
+        source: (n, H, W, C) frames, or flow fields on the device; clip: (T,) row numbers into it.
+        """
+        row, (height, width) = len(self.owners), self.clips.shape[2:4]
+        window = (slice(crop.top, crop.top + height), slice(crop.left, crop.left + width))
+        if self._frames is None:
+            assert isinstance(source, torch.Tensor)
+            fields = source[clip][:, *window]
+            self.clips[row].copy_(_mirrored(fields) if crop.mirrored else fields)
+        else:
+            for place, number in enumerate(clip.tolist()):
+                frame = source[number][window]
+                self._frames[row, place] = frame[:, ::-1] if crop.mirrored else frame
+        self.owners.append(owner)
 
     @property
     def full(self) -> bool:
         """Whether every row has an owner."""
         return len(self.owners) == len(self.clips)
+
+
+class Flight:
+    """A batch that the device works on, and its features on their way to the host."""
+
+    def __init__(self, batch: ClipBatch, features: torch.Tensor, dtype: torch.dtype) -> None:
+        """features: (B, D) or (B, M, D) float32 on the device. dtype: of the rows that are wanted."""
+        self.batch, self.features = batch, features
+        # A copy that is asked for when it is wanted would wait for the next batch's net, which has been started by then.
+        asynchronous = features.device.type == "cuda"
+        with torch.inference_mode():
+            self._largest = torch.stack(torch.aminmax(features)).abs().max().to("cpu", non_blocking=asynchronous)
+            self._rows = features.to(dtype).to("cpu", non_blocking=asynchronous)
+        self._done: torch.cuda.Event | None = None
+        if asynchronous:
+            self._done = torch.cuda.Event(blocking=True)  # else waiting would take a core from the decode workers
+            self._done.record(torch.cuda.current_stream(features.device))
+
+    def rows(self) -> tuple[np.ndarray, bool]:
+        """Wait for the rows, of which those without an owner are filling, and say whether all are known to be finite."""
+        if self._done is not None:
+            self._done.synchronize()
+        # False for NaN.
+        return self._rows.numpy(), bool(self._largest <= torch.finfo(self._rows.dtype).max)
 
 
 def view_of(number: int, spec: FeatureSpec) -> View:
@@ -108,6 +152,8 @@ class Lane:
         self.flow = flow if spec.flow else None
         self.resize = parse_resize(spec.resize, spec.resize_method)
         self.crops = num_crops(self.resize)
+        # As stored; crops are averaged before.
+        self.dtype = torch.from_numpy(np.empty(0, spec.dtype)).dtype
         self.whole = view_of(0, spec).whole
         cuda = extractor.device.type == "cuda"
         clip_len = spec.clips.clip_len
@@ -116,7 +162,7 @@ class Lane:
             ClipBatch(size, clip_len, self.resize.shape, self.flow is not None, extractor.device) for _ in range(2)
         )
         # The device works on one batch while the next is filled; a CPU's rows are finished at once.
-        self.in_flight: tuple[ClipBatch, torch.Tensor] | None = None
+        self.in_flight: Flight | None = None
         self.sound = False  # whether it has given finite features
         device = torch.cuda.get_device_name(extractor.device) if cuda else platform.machine()
         self.provenance = provenance(
@@ -132,3 +178,8 @@ class Lane:
         scaled = self.resize.scaled
         width, height = (round(scaled * LONGEST_ASPECT), scaled) if isinstance(scaled, int) else scaled
         return frames * width * height * 3
+
+
+def _mirrored(fields: torch.Tensor) -> torch.Tensor:
+    """Return flow (T, H, W, 2) with left and right exchanged: to the right becomes to the left."""
+    return fields.flip(2) * torch.tensor([-1.0, 1.0], device=fields.device)

@@ -228,13 +228,6 @@ def test_cached_flow_gives_the_same_features_and_is_not_computed_again(
     assert same(read(again, name), read(store, name))
 
 
-def test_mirrored_flow_points_the_other_way() -> None:
-    from har_pipeline.features.engine import _mirrored
-
-    flow = torch.tensor([[[[1.0, 5.0], [2.0, 6.0]]]])
-    assert _mirrored(flow).tolist() == [[[[-2.0, 6.0], [-1.0, 5.0]]]]
-
-
 def test_a_frame_that_is_too_long_sided_is_a_reason(tmp_path: Path, store) -> None:
     path = make_video(tmp_path / "wide.avi", 40, width=960, height=64)
     record = VideoRecord(video_id="wide", label="a", path=path)
