@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,11 @@ OWNER: Any = object()
 
 def flight(values: Any, dtype: torch.dtype) -> Flight:
     return Flight(ClipBatch(1, 1, (2, 2), False, CPU), torch.as_tensor(values, dtype=torch.float32), dtype)
+
+
+def videos(folder: Path, count: int) -> list[VideoRecord]:
+    paths = [make_video(folder / f"v{number:02}.avi", 24, seed=number) for number in range(count)]
+    return [VideoRecord(video_id=path.stem, label="a", path=path) for path in paths]
 
 
 def test_a_batch_has_the_crops_of_its_clips() -> None:
@@ -86,13 +92,34 @@ def test_rows_are_rounded_as_numpy_rounds() -> None:
     assert rows.tobytes() == values[None].astype(np.float16).tobytes()
 
 
+class _LateFlight(Flight):
+    """A device that looks at the frames of a batch as late as it may: when its rows are asked for."""
+
+    net = pixel_extractor()
+
+    def rows(self) -> tuple[np.ndarray, bool]:
+        return Flight(self.batch, self.net(self.batch.clips), self._rows.dtype).rows()
+
+
+def test_a_batch_is_not_filled_again_before_its_rows_have_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = videos(tmp_path, 6)
+    found = []
+    for number, kind in enumerate((Flight, _LateFlight)):
+        monkeypatch.setattr("har_pipeline.features.engine.Flight", kind)
+        store = FeatureStore(tmp_path / f"{number}.zarr", create=True)
+        summary = extract(records, store, pixel_extractor(), ExtractOptions(batch_size=3, workers=2))
+        assert summary.done == len(records)
+        found.append(store.checksums(summary.feature_set))
+    assert found[0] == found[1]
+    assert len(set(found[0].values())) == len(records)
+
+
 @pytest.mark.needs_cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_many_batches_of_a_gpu_give_each_video_its_own_rows(tmp_path: Any, dtype: Any) -> None:
+def test_many_batches_of_a_gpu_give_each_video_its_own_rows(tmp_path: Path, dtype: Any) -> None:
     # A copy that is not waited for, or memory that is filled again too early, would give other rows.
-    paths = [make_video(tmp_path / f"v{number:02}.avi", 24, seed=number) for number in range(24)]
-    records = [VideoRecord(video_id=path.stem, label="a", path=path) for path in paths]
+    records = videos(tmp_path, 24)
     found = []
     for device in ("cpu", "cuda"):
         net = dataclasses.replace(pixel_extractor(), device=torch.device(device))
