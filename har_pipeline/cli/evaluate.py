@@ -11,6 +11,7 @@ import typer
 from har_pipeline.cli.options import AsJson, Device, Root, given_options
 from har_pipeline.cli.output import note, print_json, print_table, say
 from har_pipeline.cli.progress import video_bar
+from har_pipeline.core.text import counted
 
 if TYPE_CHECKING:
     from har_pipeline.core.records import VideoRecord
@@ -137,7 +138,6 @@ def _live(run: Path, records: list[VideoRecord], part: str, device: str, folder:
 
 
 def _print_times(times: VideoTimes, folder: Path) -> None:
-    from har_pipeline.evaluation.statistics import counted
 
     videos = f"{counted(times.videos, 'video')} of {times.mean_frames:.0f} frames on average"
     typer.echo(f"\n{videos}, one at a time; {times.device}, {times.precision}")
@@ -150,7 +150,6 @@ def _print_times(times: VideoTimes, folder: Path) -> None:
 
 
 def _print_live(cost: LiveCost) -> None:
-    from har_pipeline.evaluation.statistics import counted
 
     found = cost.comparison
     typer.echo(f"\nlive decisions on {counted(found.num_videos, 'video')} (McNemar: {found.test.describe_p()})")
@@ -207,7 +206,6 @@ def _print_mistakes(result: Evaluation) -> None:
 
 
 def _print_members(result: Evaluation, one: str) -> None:
-    from har_pipeline.evaluation.statistics import counted
 
     rows: list[list[object]] = []
     for number, member in result.members.items():
@@ -242,7 +240,6 @@ def _sd(value: float | None) -> str:
 
 def _print_measures(measures: Measures, best_and_worst: bool) -> None:
     from har_pipeline.evaluation.metrics import EXTREMES
-    from har_pipeline.evaluation.statistics import counted
 
     videos = counted(measures.num_videos, f"{measures.part} video")
     typer.echo(f"{videos}, {counted(len(measures.classes), 'class', 'classes')}")

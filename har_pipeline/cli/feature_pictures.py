@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, get_args
 import typer
 
 from har_pipeline.cli.output import note, say
+from har_pipeline.core.text import counted
 
 if TYPE_CHECKING:
     from har_pipeline.features.reader import FeatureReader
@@ -52,7 +53,6 @@ def draw_projection(store: FeatureReader, feature_set: str, manifest: Path, how:
     from har_pipeline.core.errors import StoreError
     from har_pipeline.datasets.manifests import read_manifest
     from har_pipeline.evaluation.plots import save_projection
-    from har_pipeline.evaluation.statistics import counted
     from har_pipeline.features.projection import project, video_means
 
     labels = {record.video_id: record.label for record in read_manifest(manifest, check_files=False)}

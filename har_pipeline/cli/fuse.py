@@ -11,6 +11,7 @@ import typer
 from har_pipeline.cli.options import AsJson, check_folder
 from har_pipeline.cli.output import note, print_json, print_table
 from har_pipeline.core.errors import first_few
+from har_pipeline.core.text import counted
 
 if TYPE_CHECKING:
     from har_pipeline.evaluation.compare import Comparison
@@ -89,7 +90,6 @@ def _load(paths: list[Path]) -> list[Member]:
 
 def _note_all(missing: Mapping[str, Sequence[str]], text: str, notes: Sequence[str], noun: str) -> None:
     """Print which videos of each run are left out (text: with a place for their number), and the notes."""
-    from har_pipeline.evaluation.statistics import counted
 
     for name, ids in missing.items():
         if ids:
@@ -106,7 +106,6 @@ def _numbers(text: str) -> list[float]:
 
 
 def _print_fusion(table: FusionTable, out: Path) -> None:
-    from har_pipeline.evaluation.statistics import counted
 
     repeats = f", {len(table.seeds)} repeats" if len(table.seeds) > 1 else ""
     count = f"{counted(table.num_videos, 'test video')}, {counted(len(table.folds), 'fold')}{repeats}"
@@ -161,7 +160,6 @@ def compare(
 
 
 def _print_comparison(comparison: Comparison, out: Path) -> None:
-    from har_pipeline.evaluation.statistics import counted
 
     first, second = comparison.runs
     test = comparison.test

@@ -15,6 +15,7 @@ from har_pipeline.cli.output import note, print_json, say
 from har_pipeline.core.errors import ManifestError, first_few
 from har_pipeline.core.files import holds_other, write_text
 from har_pipeline.core.kinds import what_is
+from har_pipeline.core.text import counted
 
 if TYPE_CHECKING:
     from har_pipeline.core.records import VideoRecord
@@ -109,9 +110,8 @@ def build(
     else:
         step = "extract" if any(record.path for record in records) else "frames"
         state = "" if changed else ", as it was"
-        say(
-            f"{out}: {len(records)} rows, {len(labels)} classes{state}; next: har {step} {shlex.quote(str(out))} store.zarr"
-        )
+        counts = f"{counted(len(records), 'row')}, {counted(len(labels), 'class', 'classes')}"
+        say(f"{out}: {counts}{state}; next: har {step} {shlex.quote(str(out))} store.zarr")
 
 
 def _written(
@@ -179,7 +179,9 @@ def _note_update(made: ManifestUpdate) -> None:
             note(f"{word}: {len(ids)}: {first_few(ids)}")
     stay = len(made.records) - len(made.added)
     edited = ", ".join(f"{name} in {count}" for name, count in made.edited.items())
-    note(f"kept: {stay} rows" + (f"; other than the folder's names say, and kept: {edited}" if edited else ""))
+    note(
+        f"kept: {counted(stay, 'row')}" + (f"; other than the folder's names say, and kept: {edited}" if edited else "")
+    )
 
 
 def _note_some(problems: list[str]) -> None:
@@ -225,7 +227,8 @@ def check(
     if as_json:
         print_json(dataclasses.asdict(summary))
         return
-    missing = f", {summary.unlabelled} rows without a label (not trained on)" if summary.unlabelled else ""
-    say(f"ok: {manifest}: {summary.rows} rows, {len(summary.classes)} classes{missing}; all files are there")
+    counts = f"{counted(summary.rows, 'row')}, {counted(len(summary.classes), 'class', 'classes')}"
+    missing = f", {counted(summary.unlabelled, 'row')} without a label (not trained on)" if summary.unlabelled else ""
+    say(f"ok: {manifest}: {counts}{missing}; all files are there")
     for key, value in dataclasses.asdict(summary).items():
         say(f"{key}: {value}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from har_pipeline.core.text import printable
+from har_pipeline.core.text import counted, printable
 
 if TYPE_CHECKING:
     from har_pipeline.training.jobs import Outcome
@@ -93,7 +93,7 @@ def print_outcomes(outcomes: Sequence[Outcome], out: Path, as_json: bool) -> Non
 
 def _mean(outcomes: Sequence[Outcome]) -> str:
     """Return a line on the mean over several runs."""
-    from har_pipeline.evaluation.statistics import counted, mean_and_sd
+    from har_pipeline.evaluation.statistics import mean_and_sd
 
     mean, sd = mean_and_sd([outcome.summary.measured_accuracy for outcome in outcomes])
     runs = [outcome.run for outcome in outcomes]

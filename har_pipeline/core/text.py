@@ -1,4 +1,4 @@
-"""Text of users' files, shown as text: a label or a file name steers no terminal, page or picture. Names like a wrong one."""
+"""What users read: text of their files that steers no terminal, page or picture; names like a wrong one; numbers with nouns."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ def printable(text: str) -> str:
     Line breaks before two blanks stay: they are those of a list.
     """
     return _STEERING.sub(lambda found: found[0].encode("unicode_escape", "backslashreplace").decode("ascii"), text)
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun, as `1 video` and `2 videos`; plural: default noun + s."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from har_pipeline.core.errors import SplitError, UsageError, first_few
 from har_pipeline.core.records import VideoRecord
-from har_pipeline.core.text import unknown
+from har_pipeline.core.text import counted, unknown
 from har_pipeline.datasets.units import SOURCES, Columns, Source, take_share
 
 if TYPE_CHECKING:
@@ -237,7 +237,8 @@ def _group_kfold(columns: Columns, options: SplitOptions) -> list[Fold]:
     groups = columns.units(rows, SOURCES)
     count = int(groups.max()) + 1
     if not 2 <= options.num_folds <= count:
-        raise SplitError(f"group_kfold: cannot make {options.num_folds} folds of {count} subjects, groups or files")
+        units = counted(count, "subject, group or file", "subjects, groups or files")
+        raise SplitError(f"group_kfold: cannot make {options.num_folds} folds of {units}")
     folds = StratifiedGroupKFold(options.num_folds, shuffle=True, random_state=options.seed)
     with warnings.catch_warnings():
         # scikit-learn warns of classes with fewer videos than folds; they are just absent from some test sides.

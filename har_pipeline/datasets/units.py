@@ -165,10 +165,12 @@ def take_share(
     if not chosen:
         possible = [i for i in order if counts.may_take(i)]
         if not possible:
-            raise SplitError(
-                f"{where}: cannot divide {len(counts)} subjects, groups or files: each is the only one of a class; "
-                f"use {way_out}"
+            why = (
+                "they are of one subject, group or file, which is not divided"
+                if len(counts) == 1
+                else f"of their {len(counts)} subjects, groups or files each is the only one of a class"
             )
+            raise SplitError(f"{where}: cannot divide the videos: {why}; use {way_out}")
         chosen = [min(possible, key=counts.distance_with)]
     out = np.zeros(len(counts), bool)
     out[chosen] = True

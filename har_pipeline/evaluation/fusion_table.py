@@ -14,6 +14,7 @@ import numpy as np
 from har_pipeline.core.errors import RunError
 from har_pipeline.core.files import write_json
 from har_pipeline.core.records import Scores
+from har_pipeline.core.text import counted
 from har_pipeline.evaluation.fusion import (
     FEW,
     calibrate,
@@ -37,7 +38,7 @@ from har_pipeline.evaluation.members import (
 )
 from har_pipeline.evaluation.run_folder import RUN_JSON, SCORES
 from har_pipeline.evaluation.scores import write_scores
-from har_pipeline.evaluation.statistics import Interval, PairedTest, counted, mcnemar, mean_and_sd, mean_interval
+from har_pipeline.evaluation.statistics import Interval, PairedTest, mcnemar, mean_and_sd, mean_interval
 from har_pipeline.evaluation.tables import write_csv
 
 PAPER_WEIGHTS: Mapping[str, float] = {"flow": 1.5, "rgb": 1.0}

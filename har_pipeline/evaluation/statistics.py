@@ -24,11 +24,6 @@ class Interval:
         return f"{100 * self.value:.1f} % ({100 * self.low:.1f} to {100 * self.high:.1f})"
 
 
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """Return a number with its noun, as `1 video` and `2 videos`; plural: default noun + s."""
-    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
-
-
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
     """Return the mean of values and their sample standard deviation, None of a single one."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None

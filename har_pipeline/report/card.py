@@ -8,12 +8,12 @@ from pathlib import Path
 
 from har_pipeline import __version__
 from har_pipeline.core.records import FeatureSpec
+from har_pipeline.core.text import counted
 from har_pipeline.datasets.protocols import PROTOCOLS
 from har_pipeline.evaluation.evaluate import Evaluation, evaluate
 from har_pipeline.evaluation.members import run_folders
 from har_pipeline.evaluation.plan import merge_notes, no_run_error
 from har_pipeline.evaluation.run_folder import HEAD, RunRecord, read_run, recover_run
-from har_pipeline.evaluation.statistics import counted
 from har_pipeline.models.net_names import in_family, net_rows
 from har_pipeline.report.words import Fact, describe_features, describe_run, option_rows
 

@@ -21,6 +21,7 @@ from har_pipeline.core.errors import HarError, RunError, StoreError
 from har_pipeline.core.files import read_json
 from har_pipeline.core.objects import StorePath, store_path
 from har_pipeline.core.records import FeatureSpec, Moments, Scores, VideoRecord
+from har_pipeline.core.text import counted
 from har_pipeline.datasets.manifests import read_manifest
 from har_pipeline.evaluation.calibration import Reliability, reliability
 from har_pipeline.evaluation.categories import Grouping, GroupResult
@@ -30,7 +31,7 @@ from har_pipeline.evaluation.members import FUSION_JSON, Member, load_members, r
 from har_pipeline.evaluation.metrics import ClassResult
 from har_pipeline.evaluation.run_folder import RunRecord, read_run
 from har_pipeline.evaluation.scores import predicted_classes, select_part
-from har_pipeline.evaluation.statistics import Interval, counted, mean_interval
+from har_pipeline.evaluation.statistics import Interval, mean_interval
 from har_pipeline.features.store import FeatureStore
 from har_pipeline.report.gallery import Shown, chosen_rows, shown_videos
 from har_pipeline.report.words import Fact, OptionRow, describe_features, describe_run, option_rows

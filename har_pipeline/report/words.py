@@ -11,8 +11,8 @@ from typing import Any
 
 from har_pipeline.core.options import options_of
 from har_pipeline.core.records import ClipSpec, FeatureSpec
+from har_pipeline.core.text import counted
 from har_pipeline.evaluation.run_folder import HEAD, RunRecord
-from har_pipeline.evaluation.statistics import counted
 from har_pipeline.training.options import TrainConfig, VideoTrainConfig
 
 _RESIZE = re.compile(r"(?P<scaled>(?:stretch|fit|within)-[0-9x]+|short[0-9]+)(?:-(?P<crops>[a-z]+[0-9x]+))?")

@@ -171,10 +171,10 @@ def test_xview_shares_subjects_with_the_test_side_only() -> None:
         ("ucf101", {"group": "g26"}, "group must be 1 to 25"),
         ("leave_one_group_out", {}, "needs column 'group' in every row of the manifest; 1 of 1 have none: a"),
         ("leave_one_subject_out", {"subject": "s1"}, "at least two subjects; found only 's1'"),
-        ("group_kfold", {}, "cannot make 5 folds of 1 subjects, groups or files"),
+        ("group_kfold", {}, "cannot make 5 folds of 1 subject, group or file"),
         ("column", {}, "column 'split' must contain train and test; it is empty"),
         ("column", {"split": "train"}, r"must contain train and test; found: \['train'\]"),
-        ("holdout", {}, "cannot divide 1 subjects, groups or files"),
+        ("holdout", {}, "cannot divide the videos: they are of one subject, group or file"),
     ],
 )
 def test_protocols_that_do_not_fit(protocol: str, columns: dict[str, str], message: str) -> None:
@@ -294,7 +294,7 @@ def test_shares_out_of_range() -> None:
             make_splits(records, "holdout", val_fraction=fraction)
     with pytest.raises(SplitError, match="none of the 6 videos is in test"):
         make_splits(records, "holdout", test_fraction=0)
-    with pytest.raises(SplitError, match=r"divide 1 .*: each is the only one of a class; use --val-fraction 0"):
+    with pytest.raises(SplitError, match="cannot divide .* of one subject, group or file, .*; use --val-fraction 0"):
         make_splits(crossed("group", ["a", "b"]), "leave_one_group_out")
 
 
