@@ -13,7 +13,7 @@ every network.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -33,7 +33,8 @@ from har_pipeline.core.errors import VideoError
 from har_pipeline.core.kinds import what_is
 from har_pipeline.core.records import Decoder, Span
 from har_pipeline.video.decoders import DecoderFailure, OtherDecoder, other_decoder
-from har_pipeline.video.seek import HOLE, Course, PacketLog, PacketTable
+from har_pipeline.video.holes import has_hole
+from har_pipeline.video.seek import Course, PacketLog, PacketTable
 from har_pipeline.video.timing import Timing, display_ticks, in_frames, joined_ticks, timing_of
 
 # A worker has one core. PyAV scales with a thread for each core of the machine since version 17, before with one.
@@ -57,8 +58,6 @@ _MISCOUNT = 1
 # it was cut off.
 _DURATION_SHARE = 0.9
 _DURATION_IN_HEADER = ("matroska,webm", "flv", "asf", "mov,mp4,m4a,3gp,3g2,mj2")
-# Codecs whose arithmetic coders take any bytes for pictures, and never write so many zero bytes in a row.
-_NO_ZEROS = ("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "vvc")
 # The name (GUID) of an ASF file's properties, which stand near its start.
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _ASF_HEAD_BYTES = 2**16
@@ -134,7 +133,8 @@ def probe(path: Path) -> VideoInfo:
         # The frames of a GIF are counted by FFmpeg, as far as it comes.
         counted = stream.frames > 0 and name != "gif"
         expected_s = _expected_s(path, container, stream) if name in _DURATION_IN_HEADER else 0.0
-        log: PacketLog | None = PacketLog(name, context.name, context.extradata, context.name not in _NO_ZEROS)
+        log: PacketLog | None = PacketLog(name, context.name, context.extradata)
+        indexed = sum(entry.size > 0 for entry in _index(stream)) if name == "avi" else 0
         end_s, end_byte, hidden, fillers = 0.0, 0, 0, 0
         pts: list[int | None] = []
         dts: list[int | None] = []
@@ -165,6 +165,10 @@ def probe(path: Path) -> VideoInfo:
             log = None  # a damaged tail: what follows cannot be read, and is reported when frames are missing
         if not pts:
             raise VideoError(f"{path}: the video stream holds no frame")
+        if indexed > (found := len(pts) + hidden + fillers):
+            # The reader looks for the next one behind bytes that are none, and says nothing.
+            log = None
+            notes += (f"the file's index lists {indexed} pictures, of which {found} are found: it is damaged",)
         # Fillers leave gaps in the time stamps that are none on the screen.
         ticks = [] if fillers else display_ticks(pts, dts, name, tick_s)
         return VideoInfo(
@@ -210,9 +214,13 @@ def _expected_s(path: Path, container: Any, stream: Any) -> float:
     found = (container.duration or 0) / 1e6
     if container.format.name == "asf":  # FFmpeg does not believe the header of a file that was cut off
         found = max(found, _asf_duration_s(path))
-    # A Matroska file may have its index (cues) before its frames; older versions of PyAV do not give it.
-    entries = getattr(stream, "index_entries", None) or ()
-    return max([found, *(float(entry.timestamp * stream.time_base) for entry in entries)])
+    # A Matroska file may have its index (cues) before its frames.
+    return max([found, *(float(entry.timestamp * stream.time_base) for entry in _index(stream))])
+
+
+def _index(stream: Any) -> Sequence[Any]:
+    """Return what the index of a stream lists before any packet is read; older versions of PyAV do not give it."""
+    return getattr(stream, "index_entries", None) or ()
 
 
 def _asf_duration_s(path: Path) -> float:
@@ -384,7 +392,7 @@ def _decode(path: Path, state: _Decoding, course: Course | None = None) -> Gener
                         return
                     if packet.is_corrupt:
                         state.torn.append(state.frames)
-                    if stream.codec_context.name in _NO_ZEROS and HOLE in bytes(packet).rstrip(b"\0"):
+                    if has_hole(stream.codec_context.name, packet):
                         state.holes.append(state.frames)
                     if packet.size == 0 and packet.dts is not None:
                         continue  # an AVI's dropped frame: given to the decoder it would end the stream

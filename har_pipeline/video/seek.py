@@ -26,6 +26,8 @@ from typing import Any, TypeVar
 import av
 import numpy as np
 
+from har_pipeline.video.holes import has_hole
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -33,8 +35,6 @@ T = TypeVar("T")
 _CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")
 # Fewer packets than these are decoded, not skipped.
 WORTH_PACKETS = 100
-# Zeros in the data of a codec that never writes so many.
-HOLE = bytes(256)
 # Side data of a packet that gives the stream another header.
 _CHANGES = ("new_extradata", "param_change")
 # Of MPEG-4: shorter packets may say that their picture is not coded.
@@ -96,10 +96,9 @@ _PLAIN, _ENTRY = _Content(False), _Content(True)
 class PacketLog:
     """Collects the packets of a stream; `table` has them if each is known to hold one picture."""
 
-    def __init__(self, container: str, codec: str, extradata: bytes | None, holds_zeros: bool) -> None:
-        """holds_zeros: whether sound data of the codec may have a hole of zeros, see `HOLE`."""
+    def __init__(self, container: str, codec: str, extradata: bytes | None) -> None:
+        self._codec = codec
         self._content = _content_reader(codec, extradata or b"") if container in _CONTAINERS else None
-        self._zeros = holds_zeros
         self._pts, self._place, self._size, self._entries = array("q"), array("q"), array("q"), array("q")
         self._dts: list[int | None] = []
         self._header = b""
@@ -116,7 +115,7 @@ class PacketLog:
         if found is not None and not self._pts:
             self._header = found.header
         strange = found is None or (found.header and found.header != self._header)
-        if found is None or strange or (not self._zeros and HOLE in data.rstrip(b"\0")):
+        if found is None or strange or has_hole(self._codec, data):
             self._content = None
             return
         if found.entry and packet.is_keyframe and found.header == self._header:

@@ -294,7 +294,7 @@ def test_shares_out_of_range() -> None:
             make_splits(records, "holdout", val_fraction=fraction)
     with pytest.raises(SplitError, match="none of the 6 videos is in test"):
         make_splits(records, "holdout", test_fraction=0)
-    with pytest.raises(SplitError, match="cannot divide .* of one subject, group or file, .*; use --val-fraction 0"):
+    with pytest.raises(SplitError, match=r"cannot divide .* of one subject, group or file, .*; use --val-fraction 0"):
         make_splits(crossed("group", ["a", "b"]), "leave_one_group_out")
 
 

@@ -243,6 +243,25 @@ def test_a_truncated_file_yields_its_sound_frames(tmp_path, container, decoder) 
     assert [read_number(frame) for frame in frames[:-1]] == numbers[:-1]
 
 
+@pytest.mark.parametrize("codec", ["mpeg4", "ffv1"])
+def test_a_picture_that_the_reader_of_an_avi_leaps_over_is_noted(tmp_path, codec: str) -> None:
+    """The header of its piece is gone: the reader looks for the next one, and no packet is damaged."""
+    source = make_video(tmp_path / "whole.avi", 20, codec=codec)
+    with av.open(str(source)) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.size]
+    assert probe(source).notes == ()
+    for place in places[1:]:
+        data = bytearray(source.read_bytes())
+        assert data[place - 8 : place - 4] == b"00dc"
+        data[place - 8 : place] = bytes(8)
+        path = tmp_path / "hole.avi"
+        path.write_bytes(data)
+        info = probe(path)
+        assert info.packet_frames < 20
+        assert any(note.startswith("the file's index lists 20 pictures, of which ") for note in info.notes)
+        assert info.table is None
+
+
 def test_a_missing_file_is_named(tmp_path) -> None:
     for action in (probe, lambda path: read(path)):
         with pytest.raises(VideoError, match=r"no\.avi: the file does not exist"):
