@@ -11,7 +11,7 @@ again; about 20 KiB of disk and five inodes a video beside its features.
 Each work is a `har` command in a process of its own. `peak_mb` is the largest resident size of that process or of one of its
 children. `exponent` is that of the CPU seconds between a size and the one before, after those of the smallest size (the
 start of the program) were taken off; 1 is linear. `over_features`: what is added to the peak
-memory of the smallest size, over what is added to its features.
+memory of the smallest size, over what is added to its features. `resume_again` has the index of files that `resume` wrote.
 """
 
 from __future__ import annotations
@@ -138,6 +138,16 @@ def pack(folder: Path, clips: int) -> list[str]:
     return ["features", "pack", str(folder / "store.zarr"), "-o", str(folder / "store.pack")]
 
 
+def resume(folder: Path, clips: int) -> list[str]:
+    options = [*NET, "--num-clips", str(clips)]
+    return ["extract", str(folder / "people.csv"), str(folder / "store.zarr"), *options]
+
+
+def resume_without_index(folder: Path, clips: int) -> list[str]:
+    shutil.rmtree(os.environ["HAR_CACHE"], ignore_errors=True)
+    return resume(folder, clips)
+
+
 # Work -> its command, given the folder of a size and the clips of a video.
 OF_ROWS: dict[str, Callable[[Path, int], list[str]]] = {
     "check": lambda folder, clips: ["manifest", "check", str(folder / "people.csv")],
@@ -151,9 +161,8 @@ OF_ROWS: dict[str, Callable[[Path, int], list[str]]] = {
     "column": splits("column", "people"),
 }
 OF_STORES: dict[str, Callable[[Path, int], list[str]]] = {
-    "resume": lambda folder, clips: [
-        *("extract", str(folder / "people.csv"), str(folder / "store.zarr"), *NET, "--num-clips", str(clips))
-    ],
+    "resume": resume_without_index,
+    "resume_again": resume,
     "list": of_store("list"),
     "show": of_store("show"),
     "verify": of_store("verify"),
@@ -223,6 +232,7 @@ def main() -> None:
     for size in args.sizes:
         options = ["--folder", str(args.folder), "--largest", str(args.largest), "--clips", str(args.clips)]
         run([sys.executable, __file__, *options, "--make", str(size)])
+    os.environ["HAR_CACHE"] = str(args.folder.absolute() / "cache")
     result = {name: measure(name, args) for name in args.only}
     print(json.dumps({"benchmark": "scale", "clips": args.clips, "works": result}, indent=2))
 

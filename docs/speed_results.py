@@ -69,9 +69,13 @@ def speed_block() -> str:
         "",
         made_by("load"),
         "",
-        *scale_lines(results("scale")),
+        *scale_lines("scale"),
         "",
         made_by("scale"),
+        "",
+        *scale_lines("scale_resume"),
+        "",
+        made_by("scale_resume"),
         "",
         *train_lines("train"),
         "",
@@ -219,6 +223,7 @@ AT_SCALE = {
     "cross_subject": "`--protocol xsub`",
     "column": "`--protocol column`",
     "resume": "`har extract` that finds everything there",
+    "resume_again": "the same once more, with the index that it wrote",
     "list": "`har features list`",
     "show": "`har features show`",
     "verify": "`har features verify`",
@@ -227,22 +232,23 @@ AT_SCALE = {
 }
 
 
-def scale_lines(content: dict[str, Any]) -> list[str]:
-    """Return the table of what whole commands take for many rows."""
+def scale_lines(name: str) -> list[str]:
+    """Return the table of what whole commands take for many rows: a record of benchmarks/scale.py."""
+    content = results(name)
     works = content["result"]["works"]
     sizes = sorted({row["size"] for rows in works.values() for row in rows})
     lines = [
-        f"Whole commands on many rows ({content['machine']}; scale.json): CPU seconds, peak memory at the largest size, the",
+        f"Whole commands on many rows ({content['machine']}; {name}.json): CPU seconds, peak memory at the largest size, the",
         "exponent of the CPU seconds between the two largest sizes, without the start (1 is linear):",
         "",
         f"| command | {' | '.join(f'{size:,} rows' for size in sizes)} | peak, MB | exponent |",
         "|---" * (len(sizes) + 3) + "|",
     ]
-    for name, text in AT_SCALE.items():
-        if name not in works:
+    for work, text in AT_SCALE.items():
+        if work not in works:
             continue
-        row_of = {row["size"]: row for row in works[name]}
-        last = works[name][-1]
+        row_of = {row["size"]: row for row in works[work]}
+        last = works[work][-1]
         cells = [f"{row_of[size]['cpu_s']:.1f}" if size in row_of else "" for size in sizes]
         power = last.get("exponent")
         lines.append(

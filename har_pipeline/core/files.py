@@ -357,22 +357,25 @@ def file_sha256(path: Path) -> str:
 _OTHER_CACHE = "set HAR_CACHE to a folder that can be written, or give the file with --weights FILE"
 
 
-def weights_cache() -> Path:
-    """Return the folder of downloaded weights, in the user's cache folder; HAR_CACHE moves it.
-
-    Raises: WeightsError naming HAR_CACHE if the user has no home folder.
-    """
+def user_cache() -> Path | None:
+    """Return the folder of what is kept between jobs, in the user's cache folder; HAR_CACHE moves it. None: there is none."""
     if folder := os.environ.get("HAR_CACHE"):
-        return Path(os.path.expanduser(folder)) / "weights"
+        return Path(os.path.expanduser(folder))
     import platformdirs
 
     try:
         folder = platformdirs.user_cache_dir("har_pipeline")
     except RuntimeError:  # older ones return a path that begins with ~
         folder = ""
-    if not os.path.isabs(folder):
+    return Path(folder) if os.path.isabs(folder) else None
+
+
+def weights_cache() -> Path:
+    """Return the folder of downloaded weights. Raises: WeightsError naming HAR_CACHE if the user has no home folder."""
+    folder = user_cache()
+    if folder is None:
         raise WeightsError(f"the user has no home folder to keep weights in; {_OTHER_CACHE}")
-    return Path(folder) / "weights"
+    return folder / "weights"
 
 
 def cached_weights(name: str) -> Path:

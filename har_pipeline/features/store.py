@@ -50,6 +50,7 @@ from har_pipeline.core.records import (
     check_video_id,
 )
 from har_pipeline.datasets.units import SOURCES, Source
+from har_pipeline.features.file_index import file_index
 from har_pipeline.features.nodes import (
     DTYPES,
     ArrayWriter,
@@ -412,35 +413,55 @@ class FeatureStore:
 
         One walk, and one look at each video; one commit is in memory at a time.
         """
-        self.spec(feature_set)
-        group = self.path / feature_set
-
-        # Not through zarr, which would open an array for each.
-        def read(name: str) -> dict[str, Any] | StoreError | None:
-            node = f"{group}/{name}" if isinstance(group, Path) else group / name  # to make a Path takes its time
-            try:
-                return read_commit(name, read_metadata(node, "array"))
-            except UnreadableError as error:
-                return error
-            except ValueError as error:
-                return _damaged(node, error) if is_there(meta_of(node)) else None
-
-        try:
-            names = candidates(group)
-        except OSError as error:
-            raise StoreError(f"{group}: cannot be read ({error.strerror})") from error
+        names, read = self._candidates(feature_set), functools.partial(self._commit, self.path / feature_set)
         for name, commit in zip(names, in_order(self.path, read, names), strict=True):
             if commit is not None:
                 yield name, commit
 
+    def _candidates(self, feature_set: str) -> list[str]:
+        """Return the names of what may be videos of a set, sorted."""
+        self.spec(feature_set)
+        group = self.path / feature_set
+        try:
+            return candidates(group)
+        except OSError as error:
+            raise StoreError(f"{group}: cannot be read ({error.strerror})") from error
+
+    @staticmethod
+    def _commit(group: StorePath, name: str) -> dict[str, Any] | StoreError | None:
+        """Return a video's commit, what is wrong with it, or None if there is no video; not through Zarr, which is slow."""
+        node = f"{group}/{name}" if isinstance(group, Path) else group / name  # to make a Path takes its time
+        try:
+            return read_commit(name, read_metadata(node, "array"))
+        except UnreadableError as error:
+            return error
+        except ValueError as error:
+            return _damaged(node, error) if is_there(meta_of(node)) else None
+
     def each_file(self, feature_set: str) -> Iterator[tuple[str, dict[str, str] | None]]:
         """Give the id of each video there is, and the file that was read; None of a damaged one, which is told of."""
-        for video_id, commit in self.commits(feature_set):
-            if isinstance(commit, dict):
-                yield video_id, commit.get("file") or {}
-            else:
-                self._tell(feature_set, video_id, commit)
-                yield video_id, None
+        names, group = self._candidates(feature_set), self.path / feature_set
+        with file_index(group, len(names)) as index:
+
+            def look(name: str) -> dict[str, Any] | StoreError | None:
+                """Return the file, or why it is not known; None if there is no video."""
+                state = b"" if index is None else index.state(name)
+                if index is not None and (known := index.known(name, state)) is not None:
+                    return known
+                commit = self._commit(group, name)
+                if not isinstance(commit, dict):
+                    return commit
+                file: dict[str, Any] = commit.get("file") or {}
+                if index is not None:
+                    index.add(name, state, file)
+                return file
+
+            for name, found in zip(names, in_order(self.path, look, names), strict=True):
+                if isinstance(found, StoreError):
+                    self._tell(feature_set, name, found)
+                    yield name, None
+                elif found is not None:
+                    yield name, found
 
     def stored(self, feature_set: str) -> Iterator[StoredVideo]:
         """Give what is known of each video, one at a time; leaves out what `checksums` does."""
