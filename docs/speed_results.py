@@ -255,9 +255,10 @@ def scale_lines(name: str) -> list[str]:
             f"| {text} | {' | '.join(cells)} | {last['peak_mb']:,} | {'' if power is None else f'{power:.2f}'} |"
         )
     clips = content["result"]["clips"]
+    stored = f"{clips} clip{'s' * (clips > 1)} of 1,280 values a video, copies of one"
     lines += [
         "",
-        f"Stores hold {clips} clips of 1,280 values a video, copies of one; the video files are empty and never decoded.",
+        f"Stores hold {stored}; the video files are empty and never decoded.",
     ]
     if over := [row["over_features"] for row in works.get("train", ()) if "over_features" in row]:
         lines += [
