@@ -219,7 +219,7 @@ def _expected_s(path: Path, container: Any, stream: Any) -> float:
 
 
 def _index(stream: Any) -> Sequence[Any]:
-    """Return what the index of a stream lists before any packet is read; older versions of PyAV do not give it."""
+    """Return what the index of a stream lists before any packet is read; PyAV before 17 does not give it."""
     return getattr(stream, "index_entries", None) or ()
 
 
