@@ -93,14 +93,17 @@ class FileIndex:
             self._advance(self._old)
         if self._old is None or not state or self._name != wanted or self._state != state:
             return None
-        if self._new is not None:
-            self._write(wanted, state, self._file)
+        self._write(wanted, state, self._file)
         self._kept = self._end
         file: dict[str, str] = json.loads(self._file)
         return file
 
     def _advance(self, old: IO[bytes]) -> None:
-        line = old.readline()
+        try:
+            line = old.readline()
+        except OSError as error:
+            log.debug("%s: %s", self._path, error)
+            line = b""
         checksum, _, rest = line.rstrip(b"\n").partition(b"\t")
         parts = rest.split(b"\t")
         if len(parts) != 3 or b"%08x" % zlib.crc32(rest) != checksum or parts[1] <= self._name:
@@ -119,15 +122,14 @@ class FileIndex:
         if not state:
             return
         self._added += 1
-        try:
-            if self._new is None:
+        if self._new is None:
+            try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._new = tempfile.NamedTemporaryFile(dir=self._path.parent, prefix=".new-", delete=False)  # noqa: SIM115
                 self._copy_kept(self._new)
-            self._write(os.fsencode(name), state, json.dumps(file).encode())
-        except OSError as error:
-            log.debug("%s: %s", self._path, error)
-            self._drop()
+            except OSError as error:
+                self._drop(error)
+        self._write(os.fsencode(name), state, json.dumps(file).encode())
 
     def _copy_kept(self, new: IO[bytes]) -> None:
         """Copy what was found to hold so far, or is of videos that are gone."""
@@ -140,9 +142,13 @@ class FileIndex:
                     left -= len(part)
 
     def _write(self, name: bytes, state: bytes, file: bytes) -> None:
+        if self._new is None:
+            return
         rest = b"\t".join((state, name, file))
-        if self._new is not None:
+        try:
             self._new.write(b"%08x\t%s\n" % (zlib.crc32(rest), rest))
+        except OSError as error:
+            self._drop(error)
 
     def save(self) -> None:
         """Write the index if enough is new. After the last video."""
@@ -156,9 +162,12 @@ class FileIndex:
                 if entry.stat().st_mtime < time.time() - FORGOTTEN_S:
                     os.unlink(entry.path)
         except OSError as error:
-            log.debug("%s: %s", self._path, error)
+            self._drop(error)
 
-    def _drop(self) -> None:
+    def _drop(self, error: OSError | None = None) -> None:
+        """Delete what is being written, for an error or because it is not needed."""
+        if error is not None:
+            log.debug("%s: %s", self._path, error)
         new, self._new = self._new, None
         if new is not None:
             with suppress(OSError):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,7 +132,7 @@ def test_without_a_cache_all_is_read(
     if place == "file":
         (tmp_path / "cache").touch()
     elif place == "read-only":
-        monkeypatch.setattr(file_index.tempfile, "NamedTemporaryFile", _refuse)
+        monkeypatch.setattr(file_index, "tempfile", SimpleNamespace(NamedTemporaryFile=_refuse))
     else:
         monkeypatch.setattr(file_index, "user_cache", lambda: None)
     for _ in range(2):
@@ -138,6 +141,32 @@ def test_without_a_cache_all_is_read(
 
 def _refuse(**_: object) -> None:
     raise PermissionError(13, "Permission denied")
+
+
+def test_a_full_disk_costs_the_index_only(store: FeatureStore, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    walk(store)
+    kept = {path: path.read_bytes() for path in cache.iterdir()}
+    write(store, "v25")
+    write(store, "v35")
+
+    class Full:
+        def __init__(self, **options: Any) -> None:
+            self._file = tempfile.NamedTemporaryFile(**options)  # noqa: SIM115
+            self.name = self._file.name
+
+        def write(self, data: bytes) -> int:
+            if b"v4" in data:
+                raise OSError(28, "No space left on device")
+            return self._file.write(data)
+
+        def close(self) -> None:
+            self._file.close()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(file_index, "tempfile", SimpleNamespace(NamedTemporaryFile=Full))
+        assert walk(store) == of_commits(store)
+    assert {path: path.read_bytes() for path in cache.iterdir()} == kept
+    assert walk(store) == of_commits(store)
 
 
 def test_a_damaged_commit_is_told_of_with_an_index(store: FeatureStore, caplog: pytest.LogCaptureFixture) -> None:
