@@ -138,13 +138,18 @@ def pack(folder: Path, clips: int) -> list[str]:
     return ["features", "pack", str(folder / "store.zarr"), "-o", str(folder / "store.pack")]
 
 
+def cache_of(folder: Path) -> Path:
+    """Return the cache of one size: what is deleted for one must not cost another its index."""
+    return folder / "cache"
+
+
 def resume(folder: Path, clips: int) -> list[str]:
     options = [*NET, "--num-clips", str(clips)]
     return ["extract", str(folder / "people.csv"), str(folder / "store.zarr"), *options]
 
 
 def resume_without_index(folder: Path, clips: int) -> list[str]:
-    shutil.rmtree(os.environ["HAR_CACHE"], ignore_errors=True)
+    shutil.rmtree(cache_of(folder), ignore_errors=True)
     return resume(folder, clips)
 
 
@@ -187,6 +192,7 @@ def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
         if name in OF_STORES and size > args.largest:
             continue
         work = (OF_STORES if name in OF_STORES else OF_ROWS)[name]
+        os.environ["HAR_CACHE"] = str(cache_of(folder).absolute())
         rounds = [run([*HAR, *work(folder, args.clips)]) for _ in range(args.rounds)]
         cpu, wall, peak = (statistics.median(values) for values in zip(*rounds, strict=True))
         row: dict[str, Any] = {"size": size, "cpu_s": round(cpu, 2), "wall_s": round(wall, 2), "peak_mb": round(peak)}
@@ -232,7 +238,6 @@ def main() -> None:
     for size in args.sizes:
         options = ["--folder", str(args.folder), "--largest", str(args.largest), "--clips", str(args.clips)]
         run([sys.executable, __file__, *options, "--make", str(size)])
-    os.environ["HAR_CACHE"] = str(args.folder.absolute() / "cache")
     result = {name: measure(name, args) for name in args.only}
     print(json.dumps({"benchmark": "scale", "clips": args.clips, "works": result}, indent=2))
 

@@ -41,8 +41,8 @@ class Engine:
     ) -> None:
         self.store, self.lanes, self.report, self.spend = store, lanes, report, spend
         self.spent = Spent()
-        # A video's rows are written in their order by one of these; packing, checksums and waiting for the disk take longer
-        # than a GPU's net.
+        # A video's rows are written in their order by one of these. One alone cannot keep up with a GPU: a frame of VGG16's
+        # pool5 took it 0.7 ms of CPU time in a trial, and an H200's net 0.2 ms (docs/results.md).
         self.writers = [ThreadPoolExecutor(1, thread_name_prefix="har-writer") for _ in range(NUM_WRITERS)]
         self.next_writers = itertools.cycle(self.writers)
         self.writes: deque[tuple[Future[None], Outcome | None]] = deque()

@@ -25,7 +25,7 @@ from har_pipeline.features.places import META
 
 # Videos from which on there is an index: fewer are read within a fraction of a second.
 INDEXED_FROM = 2000
-# New lines for which the index is written again, which takes about as long as to read a hundredth of its commits.
+# New lines for which the index is written again: fewer commits are rather read again.
 WORTH_LINES = 500
 # What changed less than so many ns ago may change again within one tick of the clock.
 SETTLED_NS = 2 * 10**9
@@ -134,12 +134,14 @@ class FileIndex:
     def _copy_kept(self, new: IO[bytes]) -> None:
         """Copy what was found to hold so far, or is of videos that are gone."""
         new.write(self._first)
-        if self._kept > len(self._first):
-            with self._path.open("rb") as old:
-                left = self._kept
-                while left and (part := old.read(min(left, 2**20))):
-                    new.write(part if left < self._kept else part[len(self._first) :])
-                    left -= len(part)
+        left = self._kept - len(self._first)
+        if not left:
+            return  # there may be no file
+        with self._path.open("rb") as old:
+            old.seek(len(self._first))
+            while left and (part := old.read(min(left, 2**20))):
+                new.write(part)
+                left -= len(part)
 
     def _write(self, name: bytes, state: bytes, file: bytes) -> None:
         if self._new is None:
